@@ -1,0 +1,1 @@
+"""ELF in and out: `reader.ElfFile` reads, `writer.ElfObject` changes and writes."""

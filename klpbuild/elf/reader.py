@@ -1,0 +1,261 @@
+"""Read ELF64 files: every table in bulk, every offset checked once."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from klpbuild.elf.constants import SHN_LORESERVE, SHN_XINDEX, SHT, STB, STT
+from klpbuild.elf.tables import (
+    EHDR_SIZE,
+    Table,
+    ehdr_dtype,
+    rela_dtype,
+    section_dtype,
+    string_at,
+    symbol_dtype,
+)
+from klpbuild.errors import KlpError
+
+_EI_CLASS, _EI_DATA = 4, 5
+_ELFCLASS64 = 2
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section header, with its name and its place in the header table."""
+
+    index: int
+    name: str
+    sh_type: int
+    sh_flags: int
+    sh_addr: int
+    sh_offset: int
+    sh_size: int
+    sh_link: int
+    sh_info: int
+    sh_addralign: int
+    sh_entsize: int
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One symbol of ``.symtab``, with its name and its index in the table."""
+
+    index: int
+    name: str
+    st_info: int
+    st_other: int
+    st_shndx: int
+    st_value: int
+    st_size: int
+
+    @property
+    def bind(self) -> int:
+        return self.st_info >> 4
+
+    @property
+    def type(self) -> int:
+        return self.st_info & 0xF
+
+    @property
+    def is_local(self) -> bool:
+        return self.bind == STB.LOCAL
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether it stands in a section of this file."""
+        return 0 < self.st_shndx < SHN_LORESERVE
+
+    @property
+    def is_function(self) -> bool:
+        return self.type == STT.FUNC
+
+
+class ElfFile:
+    """An ELF64 file, read only.
+
+    Tables are numpy views of the file: `symbols` has dtype
+    `klpbuild.elf.tables.symbol_dtype`, `relocations` gives `rela_dtype`.
+
+    :ivar name: what messages call the file.
+    :ivar data: the whole file.
+    :ivar order: ``"<"`` or ``">"``.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap, name: str) -> None:
+        """:raises KlpError: when the headers are not those of a whole ELF64 file."""
+        self.name = name
+        self.data = memoryview(data)
+        if len(data) < EHDR_SIZE or bytes(self.data[:4]) != b"\x7fELF":
+            raise self._broken("is not an ELF file")
+        if self.data[_EI_CLASS] != _ELFCLASS64 or self.data[_EI_DATA] not in (1, 2):
+            raise KlpError(
+                "is not a 64-bit ELF file",
+                where=name,
+                why="Every architecture with livepatch has 64-bit objects.",
+            )
+        self.order = "<" if self.data[_EI_DATA] == 1 else ">"
+        self.header = np.frombuffer(self.data, ehdr_dtype(self.order), 1)[0]
+        self._headers = self._section_headers()
+
+    @classmethod
+    def read(cls, path: Path) -> ElfFile:
+        """Map a file into memory and read its headers.
+
+        :raises KlpError: when the file cannot be read or is not ELF64.
+        """
+        try:
+            with path.open("rb") as file:
+                return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), str(path))
+        except OSError as error:
+            raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        except ValueError as error:  # mmap refuses an empty file
+            raise KlpError("is empty", where=str(path)) from error
+
+    def _broken(self, what: str) -> KlpError:
+        return KlpError(what, where=self.name, hint="Build or fetch the file again.")
+
+    def _section_headers(self) -> Table:
+        header, dtype = self.header, section_dtype(self.order)
+        offset, count = int(header["e_shoff"]), int(header["e_shnum"])
+        if offset == 0:
+            return np.zeros(0, dtype)
+        if int(header["e_shentsize"]) != dtype.itemsize:
+            raise self._broken("has section headers of a wrong size")
+        if offset + dtype.itemsize > len(self.data):
+            raise self._broken("is truncated: its section headers are missing")
+        if count == 0:
+            count = int(np.frombuffer(self.data, dtype, 1, offset)["sh_size"][0])
+        if offset + count * dtype.itemsize > len(self.data):
+            raise self._broken("is truncated: its section headers are missing")
+        headers = np.frombuffer(self.data, dtype, count, offset)
+        in_file = (headers["sh_type"] != SHT.NOBITS) & (headers["sh_type"] != SHT.NULL)
+        ends = headers["sh_offset"] + headers["sh_size"]
+        bad = in_file & ((ends > len(self.data)) | (ends < headers["sh_offset"]))
+        if bad.any():
+            raise self._broken(f"is truncated: section {int(np.argmax(bad))} ends past its end")
+        return headers
+
+    @property
+    def e_type(self) -> int:
+        return int(self.header["e_type"])
+
+    @property
+    def e_machine(self) -> int:
+        return int(self.header["e_machine"])
+
+    @property
+    def e_flags(self) -> int:
+        return int(self.header["e_flags"])
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """All sections, the null section first."""
+        index = int(self.header["e_shstrndx"])
+        if index == SHN_XINDEX and len(self._headers):
+            index = int(self._headers[0]["sh_link"])
+        if len(self._headers) and index >= len(self._headers):
+            raise self._broken("names a section name table that it does not have")
+        names = self._bytes(self._headers[index]) if len(self._headers) else b""
+        return tuple(
+            Section(i, string_at(names, row[0]), *row[1:])
+            for i, row in enumerate(self._headers.tolist())
+        )
+
+    def _bytes(self, header: np.void) -> bytes:
+        offset = int(header["sh_offset"])
+        return bytes(self.data[offset : offset + int(header["sh_size"])])
+
+    def contents(self, section: Section) -> memoryview:
+        """A section's bytes; empty for NOBITS."""
+        if section.sh_type in (SHT.NOBITS, SHT.NULL):
+            return self.data[:0]
+        return self.data[section.sh_offset : section.sh_offset + section.sh_size]
+
+    def section(self, name: str) -> Section | None:
+        """The first section of a name.  Names repeat: work by index where it matters."""
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Section]:
+        found: dict[str, Section] = {}
+        for section in self.sections:
+            found.setdefault(section.name, section)
+        return found
+
+    @cached_property
+    def symtab(self) -> Section | None:
+        """The section of the symbol table."""
+        for section in self.sections:
+            if section.sh_type == SHT.SYMTAB:
+                if section.sh_entsize != symbol_dtype(self.order).itemsize:
+                    raise self._broken("has symbols of a wrong size")
+                if section.sh_link >= len(self.sections):
+                    raise self._broken("has a symbol table without names")
+                return section
+        return None
+
+    @cached_property
+    def symbols(self) -> Table:
+        """The symbol table, shape (n,), index 0 the null symbol; empty without one."""
+        dtype = symbol_dtype(self.order)
+        if self.symtab is None:
+            return np.zeros(0, dtype)
+        count = self.symtab.sh_size // dtype.itemsize
+        if any(s.sh_type == SHT.SYMTAB_SHNDX and s.sh_size for s in self.sections):
+            raise KlpError("has more than 65,279 sections", where=self.name)
+        return np.frombuffer(self.data, dtype, count, self.symtab.sh_offset)
+
+    @cached_property
+    def strtab(self) -> bytes:
+        """The names of the symbols."""
+        if self.symtab is None:
+            return b""
+        return bytes(self.contents(self.sections[self.symtab.sh_link]))
+
+    def symbol_name(self, index: int) -> str:
+        """A symbol's name by its index."""
+        return string_at(self.strtab, int(self.symbols[index]["st_name"]))
+
+    def symbol(self, index: int) -> Symbol:
+        """A symbol by its index.
+
+        :raises KlpError: when the table has no such index.
+        """
+        if not 0 <= index < len(self.symbols):
+            raise self._broken(f"names symbol {index}, and has {len(self.symbols)}")
+        row = self.symbols[index].tolist()
+        return Symbol(index, string_at(self.strtab, row[0]), *row[1:])
+
+    @cached_property
+    def symbol_list(self) -> tuple[Symbol, ...]:
+        """All symbols as records: for objects, not for a whole kernel."""
+        names = self.strtab
+        return tuple(
+            Symbol(i, string_at(names, row[0]), *row[1:])
+            for i, row in enumerate(self.symbols.tolist())
+        )
+
+    def relocations(self, section: Section) -> Table:
+        """The records of an SHT_RELA section, shape (n,).
+
+        :raises KlpError: for another kind of section, or entries of a wrong size.
+        """
+        dtype = rela_dtype(self.order)
+        if section.sh_type != SHT.RELA or section.sh_entsize not in (0, dtype.itemsize):
+            raise KlpError(
+                f"section {section.index} ({section.name}) does not hold relocations with addends",
+                where=self.name,
+                why="Livepatch works with SHT_RELA only.",
+            )
+        return np.frombuffer(self.data, dtype, section.sh_size // dtype.itemsize, section.sh_offset)
+
+    @cached_property
+    def relocation_sections(self) -> tuple[Section, ...]:
+        """All SHT_RELA sections, in order."""
+        return tuple(s for s in self.sections if s.sh_type == SHT.RELA)

@@ -1,0 +1,87 @@
+"""What klpbuild says when the user's input cannot be used.
+
+`KlpError` is for the user: a patch, a kernel tree, a tool chain.  Every other
+exception is a bug of klpbuild and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, told so that it can be mended.
+
+    :param what: the fault, one sentence without a full stop.
+    :param where: ``file:line`` or ``object:section+0xoffset:symbol``; may be empty.
+    :param why: the rule that makes it a fault; may be empty.
+    :param hint: what to do; may be several lines, which are kept as they are.
+    """
+
+    what: str
+    where: str = ""
+    why: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        for text in (self.why, self.hint):
+            lines += [f"  {line}" for line in text.splitlines()]
+        return "\n".join(lines)
+
+
+class KlpError(Exception):
+    """One or more problems with the user's input.
+
+    :ivar problems: at least one `Problem`, in the order found.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
+        self.problems: tuple[Problem, ...] = (Problem(what, where, why, hint),)
+        super().__init__(what)
+
+    @classmethod
+    def together(cls, problems: Iterable[Problem]) -> KlpError:
+        """One error that carries all the problems, each one once.
+
+        :raises ValueError: when there is no problem.
+        """
+        unique = tuple(dict.fromkeys(problems))
+        if not unique:
+            raise ValueError("an error needs a problem")
+        error = cls(unique[0].what)
+        error.problems = unique
+        return error
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class Problems:
+    """Collects problems, so that a user sees all of them in one run."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
+        """Note a problem and go on."""
+        self._found.append(Problem(what, where, why, hint))
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Turn a `KlpError` raised in the block into noted problems."""
+        try:
+            yield
+        except KlpError as error:
+            self._found.extend(error.problems)
+
+    def check(self) -> None:
+        """:raises KlpError: with all problems noted so far, if there are any."""
+        if self._found:
+            raise KlpError.together(self._found)

@@ -1,0 +1,47 @@
+"""A kernel that livepatches are built for, and where its parts are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.arch import Architecture
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel: a fetched one, a headers tree, a full build tree or the fixtures.
+
+    :ivar name: what its directory under ``build/`` is called.
+    :ivar release: UTS_RELEASE, as ``uname -r`` says and vermagic begins.
+    :ivar version: the first three numbers of LINUX_VERSION_CODE.
+    :ivar build: the tree that ``make -C`` takes for external modules.
+    :ivar arch: its architecture.
+    :ivar config: the ``.config`` that it was built with.
+    :ivar module_symvers: its ``Module.symvers``.
+    :ivar modules: its modules, sorted by path; the best kind that is there
+        (with symbols from the debug package or a build tree, else the shipped ``.ko``).
+    :ivar vmlinux: vmlinux with its symbol table, if at hand.
+    :ivar system_map: the real ``System.map``, if at hand (never a stub).
+    :ivar kallsyms: a copy of ``/proc/kallsyms``, if at hand.
+    :ivar filter_functions: a copy of tracefs' ``available_filter_functions``, if at hand.
+    :ivar image: the bootable image, if at hand.
+    :ivar source: the whole source tree, unpacked, if at hand.
+    :ivar cache: where klpbuild keeps what it learns of this kernel; outside the kernel tree.
+    """
+
+    name: str
+    release: str
+    version: tuple[int, int, int]
+    build: Path
+    arch: Architecture
+    config: Path
+    module_symvers: Path
+    modules: tuple[Path, ...]
+    vmlinux: Path | None
+    system_map: Path | None
+    kallsyms: Path | None
+    filter_functions: Path | None
+    image: Path | None
+    source: Path | None
+    cache: Path

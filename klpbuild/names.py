@@ -1,0 +1,141 @@
+"""The names that the kernel parses: objects, livepatch sections and symbols.
+
+The kernel reads them with ``sscanf``; each ``parse`` here accepts what the
+kernel accepts, and each ``format`` produces only what it accepts
+(kernel/livepatch/core.c, klp_resolve_symbols and klp_apply_section_relocs).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from klpbuild.errors import KlpError
+
+VMLINUX = "vmlinux"
+
+#: MODULE_NAME_LEN is 64 - sizeof(unsigned long), with the terminating zero.
+MODULE_NAME_MAX = 55
+#: KSYM_NAME_LEN - 1.  Linux commit b8a94bfb3395 ("kallsyms: increase maximum
+#: kernel symbol length to 512"), v6.1; 127 before.
+SYMBOL_NAME_MAX = 511
+SYMBOL_NAME_MAX_BEFORE_6_1 = 127
+
+SECTION_PREFIX = ".klp.rela."
+SYMBOL_PREFIX = ".klp.sym."
+
+_MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz", ".o")
+
+
+def object_name(path: str) -> str:
+    """The kernel's name of the object in a file: ``fs/snd-pcm.ko`` is ``snd_pcm``.
+
+    kbuild turns ``-`` into ``_`` in KBUILD_MODNAME (scripts/Makefile.lib,
+    name-fix).
+
+    :param path: a module's file name, with or without directories and suffix.
+    """
+    name = PurePath(path).name
+    for suffix in sorted(_MODULE_SUFFIXES, key=len, reverse=True):
+        if name.endswith(suffix):
+            name = name[: -len(suffix)]
+            break
+    return name.replace("-", "_")
+
+
+def symbol_name_max(version: tuple[int, int]) -> int:
+    """The longest symbol name that a kernel of this version can look up, in bytes."""
+    return SYMBOL_NAME_MAX if version >= (6, 1) else SYMBOL_NAME_MAX_BEFORE_6_1
+
+
+@dataclass(frozen=True, order=True)
+class LivepatchSymbol:
+    """The name of a livepatch symbol, ``.klp.sym.<owner>.<symbol>,<sympos>``.
+
+    :param owner: the object that defines the symbol.
+    :param symbol: its name there; dots are allowed, commas are not.
+    :param sympos: 0 if unique in its owner, else its 1-based place among the
+        owner's symbols of that name in kallsyms order.
+    """
+
+    owner: str
+    symbol: str
+    sympos: int
+
+    def format(self, name_max: int = SYMBOL_NAME_MAX) -> str:
+        """The symbol's name in the ELF file.
+
+        :param name_max: longest symbol name in bytes, see `symbol_name_max`.
+        :raises KlpError: for a name that the kernel would not parse.
+        """
+        check_object_name(self.owner)
+        if len(self.symbol.encode()) > name_max:
+            raise KlpError(
+                f"symbol name of {len(self.symbol.encode())} bytes is too long",
+                where=f"{self.owner}:{self.symbol}",
+                why=f"This kernel looks up names of at most {name_max} bytes.",
+                hint="Reach the symbol through another one with a shorter name.",
+            )
+        if not self.symbol or "," in self.symbol:
+            raise KlpError(
+                f"symbol name {self.symbol!r} cannot be written as a livepatch symbol",
+                where=self.owner,
+                why="The kernel takes the text between the object and the first comma as the name.",
+            )
+        return f"{SYMBOL_PREFIX}{self.owner}.{self.symbol},{self.sympos}"
+
+    @classmethod
+    def parse(cls, name: str, name_max: int = SYMBOL_NAME_MAX) -> LivepatchSymbol | None:
+        """What the kernel reads from a symbol's name, None if it would refuse it.
+
+        The pattern is ``.klp.sym.%55[^.].%511[^,],%lu``.
+        """
+        pattern = rf"\.klp\.sym\.([^.]{{1,{MODULE_NAME_MAX}}})\.([^,]{{1,{name_max}}}),\s*\+?(\d+)"
+        match = re.match(pattern, name, re.DOTALL)
+        return cls(match[1], match[2], int(match[3])) if match else None
+
+
+@dataclass(frozen=True, order=True)
+class LivepatchSection:
+    """The name of a livepatch relocation section, ``.klp.rela.<gate>.<section>``.
+
+    :param gate: the object whose loading applies the relocations.
+    :param section: name of the section that they change, as in the file.
+    """
+
+    gate: str
+    section: str
+
+    def format(self) -> str:
+        """The section's name in the ELF file.
+
+        The kernel's document writes ``.klp.rela.ext4.text.ext4_attr_store`` for
+        ``.text.ext4_attr_store``: one dot, which a name like ``__jump_table``
+        lacks and gets, since the kernel ends the object's name at the next dot.
+
+        :raises KlpError: for a gate that the kernel would not parse.
+        """
+        check_object_name(self.gate)
+        return f"{SECTION_PREFIX}{self.gate}.{self.section.removeprefix('.')}"
+
+    @classmethod
+    def parse(cls, name: str) -> LivepatchSection | None:
+        """What the kernel reads from a section's name, None if it would refuse it.
+
+        The pattern is ``.klp.rela.%55[^.]``; what follows is not looked at, so
+        the section is known from sh_info alone.
+        """
+        match = re.match(rf"\.klp\.rela\.([^.]{{1,{MODULE_NAME_MAX}}})(?:\.(.*))?", name, re.DOTALL)
+        return cls(match[1], match[2] or "") if match else None
+
+
+def check_object_name(name: str) -> None:
+    """:raises KlpError: when the kernel cannot have an object of this name."""
+    if name and "." not in name and "-" not in name and len(name.encode()) <= MODULE_NAME_MAX:
+        return
+    raise KlpError(
+        f"object name {name!r} cannot be a module's",
+        why=f"A module's name has 1 to {MODULE_NAME_MAX} bytes and no dot, and '-' is written '_'.",
+        hint=f"Write {object_name(name)!r}." if "-" in name else "",
+    )
