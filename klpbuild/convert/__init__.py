@@ -1,1 +1,1 @@
-""""""
+"""Turn unresolved references of a linked module into livepatch relocations."""

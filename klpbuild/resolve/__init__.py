@@ -1,1 +1,1 @@
-""""""
+"""The one place that decides what becomes of a reference."""

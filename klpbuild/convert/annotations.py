@@ -1,0 +1,145 @@
+"""Read the annotations that a linked, unconverted livepatch carries.
+
+Two styles say where a symbol is:
+
+- ``struct KLP_MODULE_RELOC(object) name[] = { KLP_SYMPOS(symbol, pos) };`` makes
+  12-byte entries, ``u64 symbol; u32 sympos``, in ``.klp.module_relocs.<object>``;
+- ``KLP_RELOC_SYMBOL(gate, owner, symbol[, pos])`` puts everything into the
+  name of the undefined symbol, ``.klp.sym.rela.<gate>.<owner>.<symbol>,<pos>``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from klpbuild.elf.reader import ElfFile, Section
+from klpbuild.errors import KlpError, Problems
+from klpbuild.names import MODULE_NAME_MAX, object_name
+from klpbuild.resolve.fate import Annotation
+
+SECTION_PREFIX = ".klp.module_relocs."
+SYMBOL_PREFIX = ".klp.sym.rela."
+_ENTRY_SIZE = 12
+
+# The third version of the "minimal klp-convert" series wrote a dot before the
+# position, the versions before it and this project a comma.
+_SYMBOL = re.compile(
+    rf"\.klp\.sym\.rela\.([^.]{{1,{MODULE_NAME_MAX}}})\.([^.]{{1,{MODULE_NAME_MAX}}})"
+    r"\.(?:([^,]+),(\d+)|([^,]+)\.(\d+))$"
+)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """All annotations of a file.
+
+    :ivar by_symbol: symbol index to what is said about it.
+    :ivar sections: indexes of the sections that hold the entries.
+    """
+
+    by_symbol: dict[int, Annotation]
+    sections: frozenset[int]
+
+
+def read_annotations(elf: ElfFile) -> Annotations:
+    """Read both styles.
+
+    :raises KlpError: for entries that cannot be read or contradict each other.
+    """
+    problems = Problems()
+    said: dict[int, Annotation] = {}
+    sections = set()
+    for section in elf.sections:
+        if section.name.startswith(SECTION_PREFIX):
+            sections.add(section.index)
+            with problems.collect():
+                for index, annotation in _entries(elf, section):
+                    with problems.collect():
+                        _agree(said.setdefault(index, annotation), annotation)
+    for symbol in elf.symbol_list:
+        if symbol.name.startswith(SYMBOL_PREFIX) and symbol.st_shndx == 0:
+            with problems.collect():
+                said[symbol.index] = parse_symbol(symbol.name, elf.name)
+    problems.check()
+    return Annotations(said, frozenset(sections))
+
+
+def parse_symbol(name: str, where: str) -> Annotation:
+    """Read the symbol name that KLP_RELOC_SYMBOL makes.
+
+    :raises KlpError: when it is not one.
+    """
+    match = _SYMBOL.match(name)
+    if match is None:
+        raise KlpError(
+            f"annotation {name!r} cannot be read",
+            where=where,
+            why=f"It is {SYMBOL_PREFIX}<gate>.<owner>.<symbol>,<position>.",
+            hint="Write it with KLP_RELOC_SYMBOL(gate, owner, symbol, position).",
+        )
+    gate, owner, symbol, position, dotted_symbol, dotted_position = match.groups()
+    return Annotation(
+        symbol or dotted_symbol,
+        object_name(owner),
+        int(position or dotted_position),
+        object_name(gate),
+        f"{where}:KLP_RELOC_SYMBOL({gate}, {owner}, {symbol or dotted_symbol})",
+    )
+
+
+def format_symbol(gate: str, owner: str, symbol: str, sympos: int) -> str:
+    """The symbol name that `parse_symbol` reads."""
+    return f"{SYMBOL_PREFIX}{gate}.{owner}.{symbol},{sympos}"
+
+
+def _agree(first: Annotation, second: Annotation) -> None:
+    if (first.owner, first.sympos) != (second.owner, second.sympos):
+        raise KlpError(
+            f"symbol {first.symbol!r} is annotated as {first.owner} position {first.sympos} "
+            f"and as {second.owner} position {second.sympos}",
+            where=second.where,
+            why="Both mean the same symbol of the object file.",
+            hint="Tell them apart with KLP_RELOC_SYMBOL(gate, owner, symbol, position).",
+        )
+
+
+def _entries(elf: ElfFile, section: Section) -> list[tuple[int, Annotation]]:
+    where = f"{elf.name}:{section.name}"
+    owner = object_name(section.name.removeprefix(SECTION_PREFIX))
+    data = bytes(elf.contents(section))
+    if len(data) % _ENTRY_SIZE:
+        raise KlpError(
+            f"annotations of {len(data)} bytes are not whole entries of {_ENTRY_SIZE} bytes",
+            where=where,
+            hint="Compile with the KLP_MODULE_RELOC of klpbuild's header.",
+        )
+    by_offset: dict[int, int] = {}
+    for rela in elf.relocation_sections:
+        if rela.sh_info == section.index:
+            rows = elf.relocations(rela)
+            by_offset.update(zip(rows["r_offset"].tolist(), rows["r_sym"].tolist(), strict=True))
+    positions = np.frombuffer(data, np.dtype(elf.order + "u4")).reshape(-1, 3)[:, 2]
+    entries = []
+    for number, sympos in enumerate(positions.tolist()):
+        index = by_offset.pop(number * _ENTRY_SIZE, None)
+        if index is None:
+            raise KlpError(
+                f"annotation {number + 1} names no symbol",
+                where=where,
+                hint="Write each entry as KLP_SYMPOS(symbol, position).",
+            )
+        symbol = elf.symbol(index)
+        if symbol.st_shndx != 0:
+            raise KlpError(
+                f"annotated symbol {symbol.name!r} is defined by the livepatch itself",
+                where=where,
+                hint="Declare it extern, or take the annotation away.",
+            )
+        place = f"{where}:KLP_SYMPOS({symbol.name}, {sympos})"
+        entries.append((index, Annotation(symbol.name, owner, sympos, None, place)))
+    if by_offset:
+        raise KlpError("relocations stand outside of the entries", where=where)
+    return entries

@@ -1,0 +1,301 @@
+"""The table that decides what becomes of each undefined reference of a livepatch.
+
+First match wins (docs/relocations.md has the same table for people):
+
+==  ==========================================================  ================================
+ 1  annotated with gate, owner and position                     livepatch relocation as written,
+                                                                checked
+ 2  annotated with owner and position                           livepatch relocation, gate chosen
+ 3  exported by vmlinux                                         ordinary relocation
+ 4  exported by a module                                        livepatch relocation, so that the
+                                                                livepatch can load first
+ 5  one symbol of that name in vmlinux and the patched modules  livepatch relocation
+ 6  several                                                     error that lists them
+ 7  weak, and nowhere defined                                   ordinary: the kernel leaves it 0
+ 8  nowhere defined, or only in objects that are not patched    error
+==  ==========================================================  ================================
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from klpbuild.errors import KlpError
+from klpbuild.names import VMLINUX, LivepatchSymbol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from klpbuild.symbols.database import Candidate, SymbolDatabase
+    from klpbuild.symbols.symvers import Exports
+
+
+class Fate(Enum):
+    """What becomes of a reference."""
+
+    EXPORTED = "exported"
+    LIVEPATCH = "livepatch"
+    WEAK = "weak"
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What the author, or the extraction of a patch, says about a symbol.
+
+    :ivar symbol: name in its owner.
+    :ivar owner: object that defines it.
+    :ivar sympos: 0 or the 1-based place among the owner's symbols of the name.
+    :ivar gate: object whose loading applies the relocations; None: to be chosen.
+    :ivar where: where it is written.
+    """
+
+    symbol: str
+    owner: str
+    sympos: int
+    gate: str | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An undefined symbol of the livepatch.
+
+    :ivar name: its name in the object file.
+    :ivar where: the first place that uses it, ``object:section+0xoffset``.
+    :ivar weak: whether the kernel may leave it 0.
+    :ivar annotation: what is said about it, if anything.
+    """
+
+    name: str
+    where: str
+    weak: bool = False
+    annotation: Annotation | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a reference, and why.
+
+    :ivar gate: of a livepatch relocation; empty otherwise.
+    :ivar target: of a livepatch relocation; None otherwise.
+    """
+
+    reference: Reference
+    fate: Fate
+    why: str
+    gate: str = ""
+    target: LivepatchSymbol | None = None
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Decides references against the symbols of one kernel.
+
+    :ivar database: every symbol of vmlinux and the modules.
+    :ivar exports: Module.symvers.
+    :ivar patched: the objects that the livepatch has a ``klp_object`` for.
+    """
+
+    database: SymbolDatabase
+    exports: Exports
+    patched: frozenset[str]
+
+    def decide(self, reference: Reference) -> Decision:
+        """Decide one reference by the table above.
+
+        :raises KlpError: when there is no answer, or more than one.
+        """
+        if reference.annotation is not None:
+            return self._annotated(reference, reference.annotation)
+        export = self.exports.find(reference.name)
+        if export is not None and export.owner == VMLINUX:
+            return Decision(reference, Fate.EXPORTED, "exported by vmlinux")
+        if export is not None:
+            return self._exported_by_module(reference, export.owner)
+        return self._by_name(reference)
+
+    def _annotated(self, reference: Reference, annotation: Annotation) -> Decision:
+        target = LivepatchSymbol(annotation.owner, annotation.symbol, annotation.sympos)
+        self._check_position(annotation)
+        gate = annotation.gate or self._gate(annotation.owner, reference)
+        self._check_gate(gate, annotation)
+        return Decision(reference, Fate.LIVEPATCH, "annotated", gate, target)
+
+    def _check_position(self, annotation: Annotation) -> None:
+        """The annotation must name a symbol that is there."""
+        name = f"{annotation.owner}:{annotation.symbol}"
+        if annotation.owner not in self.database.objects:
+            raise KlpError(
+                f"object {annotation.owner!r} of symbol {annotation.symbol!r} "
+                "is not in this kernel",
+                where=annotation.where,
+                hint=_nearest("Did you mean", annotation.owner, self.database.objects),
+            )
+        found = self.database.in_object(annotation.owner, annotation.symbol)
+        if not found:
+            elsewhere = self.database.candidates(annotation.symbol)
+            raise KlpError(
+                f"annotated symbol {name} does not exist",
+                where=annotation.where,
+                hint=_listing("It is defined elsewhere:", elsewhere)
+                if elsewhere
+                else "Compare with symbols.klp: GCC may have renamed or inlined it.",
+            )
+        if annotation.sympos == 0 and len(found) > 1:
+            raise KlpError(
+                f"position 0 of {name} means that it is unique, and there are {len(found)}",
+                where=annotation.where,
+                hint=_listing("Take one of:", found),
+            )
+        if annotation.sympos > len(found):
+            raise KlpError(
+                f"position {annotation.sympos} of {name} does not exist: there are {len(found)}",
+                where=annotation.where,
+                hint=_listing("Positions begin at 1:", found),
+            )
+        _check_stable(found, annotation.where)
+
+    def _check_gate(self, gate: str, annotation: Annotation) -> None:
+        if gate != VMLINUX and annotation.owner == VMLINUX:
+            raise KlpError(
+                f"vmlinux symbol {annotation.symbol!r} cannot be applied when {gate} loads",
+                where=annotation.where,
+                why="Kernels since 5.8 refuse vmlinux symbols in a module's livepatch relocations.",
+                hint=f"Write KLP_RELOC_SYMBOL(vmlinux, vmlinux, {annotation.symbol}).",
+            )
+        if gate == VMLINUX and annotation.owner != VMLINUX:
+            raise KlpError(
+                f"symbol {annotation.symbol!r} of module {annotation.owner} "
+                "cannot be applied when the livepatch loads",
+                where=annotation.where,
+                why=f"{annotation.owner} need not be loaded then, and may go later.",
+                hint=f"Write KLP_RELOC_SYMBOL({annotation.owner}, {annotation.owner}, "
+                f"{annotation.symbol}), or name the patched module that depends on it as the gate.",
+            )
+        if gate not in self.patched | {VMLINUX}:
+            raise KlpError(
+                f"gate {gate} of symbol {annotation.symbol!r} is not an object of this livepatch",
+                where=annotation.where,
+                why="The kernel applies livepatch relocations only for objects "
+                "that the livepatch patches.",
+                hint=f"Patched: {', '.join(sorted(self.patched)) or 'none'}. "
+                f"Use one of them as the gate, or add an object {gate!r} to livepatch.toml.",
+            )
+
+    def _gate(self, owner: str, reference: Reference) -> str:
+        """The gate for a symbol of this owner, when nobody names one."""
+        if owner == VMLINUX or owner in self.patched:
+            return owner
+        modules = sorted(self.patched - {VMLINUX})
+        if len(modules) == 1:
+            return modules[0]
+        raise KlpError(
+            f"symbol {reference.name!r} belongs to module {owner}, "
+            "which this livepatch does not patch",
+            where=reference.where,
+            why="A livepatch relocation is applied when a patched object loads.",
+            hint="Name the patched module that depends on it: "
+            f"KLP_RELOC_SYMBOL({modules[0] if modules else 'MODULE'}, {owner}, {reference.name}), "
+            f"or add an object {owner!r} to livepatch.toml.",
+        )
+
+    def _exported_by_module(self, reference: Reference, owner: str) -> Decision:
+        found = self.database.in_object(owner, reference.name)
+        if not found:
+            raise KlpError(
+                f"symbol {reference.name!r} is exported by {owner}, "
+                "whose symbols are not in symbols.klp",
+                where=reference.where,
+                hint="Module.symvers and symbols.klp are of different kernels: make both again.",
+            )
+        # An exported symbol is global; a static namesake only moves its position.
+        bound = [c for c in found if c.kind.isupper()] if len(found) > 1 else list(found)
+        if len(bound) != 1:
+            raise self._ambiguous(reference, found)
+        return self._livepatch(reference, bound[0], f"exported by module {owner}")
+
+    def _by_name(self, reference: Reference) -> Decision:
+        everywhere = self.database.candidates(reference.name)
+        reachable = self.patched | {VMLINUX}
+        found = [c for c in everywhere if c.object in reachable]
+        if len(found) == 1:
+            return self._livepatch(reference, found[0], f"only one in {found[0].object}")
+        if len(found) > 1:
+            raise self._ambiguous(reference, found)
+        if reference.weak and not everywhere:
+            return Decision(reference, Fate.WEAK, "weak, and defined nowhere")
+        if everywhere:
+            owners = sorted({c.object for c in everywhere})
+            raise KlpError(
+                f"symbol {reference.name!r} is defined only by modules "
+                f"that this livepatch does not patch: {', '.join(owners)}",
+                where=reference.where,
+                hint=f"Add an object {owners[0]!r} to livepatch.toml.",
+            )
+        raise KlpError(
+            f"symbol {reference.name!r} is not defined by vmlinux or any module",
+            where=reference.where,
+            why="GCC drops functions that it inlines and renames clones (.isra.0, .constprop.0).",
+            hint=_nearest("In symbols.klp there is", reference.name, self._similar(reference.name)),
+        )
+
+    def _similar(self, name: str) -> list[str]:
+        clones = (f"{name}.{kind}.{n}" for kind in ("isra", "constprop", "part") for n in range(4))
+        return [clone for clone in clones if self.database.candidates(clone)]
+
+    def _livepatch(self, reference: Reference, found: Candidate, why: str) -> Decision:
+        _check_stable([found], reference.where)
+        gate = self._gate(found.object, reference)
+        target = LivepatchSymbol(found.object, found.symbol, found.sympos)
+        return Decision(reference, Fate.LIVEPATCH, why, gate, target)
+
+    def _ambiguous(self, reference: Reference, found: Sequence[Candidate]) -> KlpError:
+        lines = [
+            f"struct KLP_MODULE_RELOC({c.object}) relocations_{c.object}[] = "
+            f"{{ KLP_SYMPOS({c.symbol}, {c.sympos}) }};"
+            for c in found
+        ]
+        where = [_place(c) for c in found]
+        width = max(map(len, where))
+        listing = "\n".join(
+            f"{place:<{width}}  {line}" for place, line in zip(where, lines, strict=True)
+        )
+        return KlpError(
+            f"symbol {reference.name!r} is ambiguous: there are {len(found)}",
+            where=reference.where,
+            why="Only the author knows which one is meant.  Paste one of these lines:",
+            hint=listing,
+        )
+
+
+def _check_stable(found: Sequence[Candidate], where: str) -> None:
+    for candidate in found:
+        if candidate.unstable:
+            raise KlpError(
+                f"symbol {candidate.symbol!r} of {candidate.object} has no fixed position",
+                where=where,
+                why="Its namesakes in .init sections are counted while the module loads "
+                "and not later.",
+                hint="Reach it through another symbol.",
+            )
+
+
+def _place(candidate: Candidate) -> str:
+    address = "unknown" if candidate.address is None else f"0x{candidate.address:x}"
+    return (
+        f"{candidate.object} position {candidate.position}, "
+        f"{candidate.file or 'file unknown'}, address {address}:"
+    )
+
+
+def _listing(title: str, found: Sequence[Candidate]) -> str:
+    return "\n".join([title, *(f"  {_place(c).rstrip(':')}" for c in found)])
+
+
+def _nearest(title: str, name: str, known: Sequence[str]) -> str:
+    near = list(known) if name not in known and len(known) < 8 else []
+    near = difflib.get_close_matches(name, list(known), 3, 0.6) or near
+    return f"{title} {', '.join(near)}?" if near else ""
