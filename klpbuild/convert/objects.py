@@ -35,8 +35,8 @@ def patched_objects(elf: ElfFile, known: Container[str]) -> frozenset[str]:
         rows = elf.relocations(section)
         pointers = rows[rows["r_type"] == absolute]
         places = set(pointers["r_offset"].tolist())
-        for row in pointers.tolist():
-            offset, _, index, addend = row if elf.order == "<" else (row[0], row[2], row[1], row[3])
+        fields = (pointers[name].tolist() for name in ("r_offset", "r_sym", "r_addend"))
+        for offset, index, addend in zip(*fields, strict=True):
             if offset + _POINTER not in places:
                 continue
             symbol = elf.symbol(index)
