@@ -1,0 +1,32 @@
+"""The SCons tool ``livepatch``: Builders that each call one function of klpbuild.
+
+Use it from any SConstruct::
+
+    env = Environment(tools=["livepatch"], toolpath=["klpbuild/site_scons/site_tools"])
+    env.Livepatches()
+
+Construction variables:
+
+``livepatch``, ``livepatches``, ``kernel``, ``V``
+    as explained by ``scons -h``; `LivepatchHelp` writes that text.
+``KLP_BUILD``
+    directory of all outputs, ``build`` if not set.
+"""
+
+from __future__ import annotations
+
+from livepatch import actions, options, targets
+
+
+def generate(env, **_):
+    """Add the Builders and the methods that put them together."""
+    env.SetDefault(KLP_BUILD="build", V=False)
+    env["BUILDERS"].update(actions.builders(env))
+    env.AddMethod(options.help_text, "LivepatchHelp")
+    env.AddMethod(options.check_arguments, "LivepatchCheckArguments")
+    env.AddMethod(targets.livepatches, "Livepatches")
+
+
+def exists(env):
+    """Whether the tool can be used: klpbuild is beside it or installed."""
+    return True

@@ -1,0 +1,86 @@
+"""The Builders: each calls one function of klpbuild.steps and says so in a short line."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import SCons.Action
+import SCons.Builder
+import SCons.Errors
+
+from klpbuild import steps
+from klpbuild.errors import KlpError
+
+
+def guarded(function):
+    """Turn what is wrong with the user's input into one clean message."""
+
+    @functools.wraps(function)
+    def action(target, source, env):
+        try:
+            return function([Path(str(t)) for t in target], [Path(str(s)) for s in source], env)
+        except KlpError as error:
+            text = "\n".join(f"error: {problem}" for problem in error.problems)
+            raise SCons.Errors.BuildError(node=target[0], errstr=text) from error
+
+    return action
+
+
+def _compile(target, source, env):
+    steps.compile_source(
+        env["KLP_KERNEL"],
+        source[0],
+        target[0],
+        module=env["KLP_MODULE"],
+        file_names=env["KLP_DIRECTORY"],
+        log=Path(env["KLP_LOG"]),
+    )
+
+
+def _tables(target, source, env):
+    steps.write_tables(env["KLP_KERNEL"], source[0], target[0])
+
+
+def _link(target, source, env):
+    objects = [path for path in source if path.suffix == ".o"]
+    steps.link(
+        env["KLP_KERNEL"], env["KLP_MODULE"], objects, target[0], log=Path(env["KLP_LOG"])
+    )
+
+
+def _symbols(target, source, env):
+    steps.write_symbols(env["KLP_KERNEL"], target[0])
+
+
+def _convert(target, source, env):
+    steps.convert(env["KLP_KERNEL"], source[0], source[1], target[0], report=target[1])
+
+
+def _graph(target, source, env):
+    steps.write_graph(env["KLP_KERNEL"], source[0], source[1], target)
+
+
+#: Name of the Builder, tag of the short line, function, construction variables
+#: that its result depends on.
+_BUILDERS = (
+    ("LivepatchObject", "CC", _compile, ("KLP_MODULE",)),
+    ("LivepatchTables", "GEN", _tables, ()),
+    ("LivepatchLink", "LD [M]", _link, ("KLP_MODULE",)),
+    ("SymbolsKlp", "SYMBOLS", _symbols, ()),
+    ("LivepatchConvert", "KLP", _convert, ()),
+    ("ReferenceGraph", "GRAPH", _graph, ()),
+)
+
+
+def builders(env):
+    """The Builders by name."""
+    del env
+    return {
+        name: SCons.Builder.Builder(
+            action=SCons.Action.Action(
+                guarded(function), f"  {tag:<7} $TARGET", varlist=list(variables)
+            )
+        )
+        for name, tag, function, variables in _BUILDERS
+    }
