@@ -19,15 +19,19 @@ class Kernel:
     :ivar arch: its architecture.
     :ivar config: the ``.config`` that it was built with.
     :ivar module_symvers: its ``Module.symvers``.
-    :ivar modules: its modules, sorted by path; the best kind that is there
-        (with symbols from the debug package or a build tree, else the shipped ``.ko``).
+    :ivar modules: its modules as the kernel loads them (``.ko``, never compressed),
+        sorted by path.
     :ivar vmlinux: vmlinux with its symbol table, if at hand.
     :ivar system_map: the real ``System.map``, if at hand (never a stub).
     :ivar kallsyms: a copy of ``/proc/kallsyms``, if at hand.
     :ivar filter_functions: a copy of tracefs' ``available_filter_functions``, if at hand.
     :ivar image: the bootable image, if at hand.
     :ivar source: the whole source tree, unpacked, if at hand.
-    :ivar cache: where klpbuild keeps what it learns of this kernel; outside the kernel tree.
+    :ivar cache: where klpbuild keeps what it learns of this kernel; outside the kernel
+        tree; may not exist yet.
+    :ivar debug_modules: the directory that holds the modules' debug information, laid
+        out as the modules' own directory (``kernel/fs/...``), if at hand.
+    :ivar package_version: Debian's version of a fetched kernel, else empty.
     """
 
     name: str
@@ -45,3 +49,5 @@ class Kernel:
     image: Path | None
     source: Path | None
     cache: Path
+    debug_modules: Path | None = None
+    package_version: str = ""

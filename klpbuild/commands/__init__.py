@@ -1,0 +1,1 @@
+"""The words of the command ``klpbuild``, one module each."""

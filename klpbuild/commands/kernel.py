@@ -1,0 +1,131 @@
+"""Fetch Debian kernels as packages and list those that are there.
+
+Nothing needs root.  Kernels go to $KLPBUILD_CACHE, else to klpbuild/ in
+$XDG_CACHE_HOME or ~/.cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from klpbuild.kernel.cache import CachedKernel, Part, cache_directory, cached_kernels
+from klpbuild.kernel.locate import locate
+from klpbuild.kernel.packages import Report, fetch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``kernel fetch`` and ``kernel list``."""
+    words = parser.add_subparsers(dest="word", metavar="fetch|list", required=True)
+    getting = words.add_parser(
+        "fetch",
+        help="get a Debian kernel into the cache",
+        description="Get a Debian kernel into the cache: image, headers and kbuild, and on "
+        "request more.  A second fetch gets only what is missing.",
+    )
+    getting.add_argument(
+        "release",
+        nargs="?",
+        help="such as 6.1.0-47-cloud-amd64; default: the newest cloud kernel that apt offers",
+    )
+    getting.add_argument(
+        "--debug-symbols",
+        action="store_true",
+        help="also vmlinux, System.map and the modules' debug files (about 300 MB, 2 GB unpacked)",
+    )
+    getting.add_argument(
+        "--source", action="store_true", help="also the source package (about 140 MB)"
+    )
+    listing = words.add_parser("list", help="show the fetched kernels")
+    listing.add_argument("--json", action="store_true", help="write JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the arguments say and return the exit status."""
+    if arguments.word == "fetch":
+        return _fetch(arguments.release, arguments.debug_symbols, arguments.source)
+    kernels = cached_kernels()
+    if arguments.json:
+        print(json.dumps([_as_json(kernel) for kernel in kernels], indent=1))
+    elif kernels:
+        _show(kernels)
+    else:
+        print(f"No kernel is fetched in {cache_directory()}; `klpbuild kernel fetch` gets one.")
+    return 0
+
+
+def _fetch(release: str | None, debug_symbols: bool, source: bool) -> int:
+    with _progress() as report:
+        cached = fetch(release, debug_symbols=debug_symbols, source=source, report=report)
+        report(f"reading {cached.release}")
+        kernel = locate(cached.release)
+    print(f"{kernel.release} ({cached.version}): {len(kernel.modules)} modules, in {cached.path}")
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """Plain lines; on a terminal the last one stays below them and moves."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield lambda line: console.print(line, markup=False, soft_wrap=True)
+        return
+    with console.status("asking apt") as status:
+
+        def report(line: str) -> None:
+            console.print(line, markup=False)
+            status.update(line.replace("[", r"\["))
+
+        yield report
+
+
+def _as_json(kernel: CachedKernel) -> dict[str, object]:
+    return {
+        "release": kernel.release,
+        "version": kernel.version,
+        "path": str(kernel.path),
+        "size": _size(kernel.path),
+        "has": _has(kernel),
+        "packages": [
+            {"part": p.part.value, "name": p.name, "version": p.version, "sha256": p.sha256}
+            for p in kernel.packages
+        ],
+    }
+
+
+def _has(kernel: CachedKernel) -> list[str]:
+    """What is there, in words."""
+    parts = (Part.IMAGE, Part.HEADERS, Part.DEBUG, Part.SOURCE)
+    has = [part.value for part in parts if kernel.package(part)]
+    if (kernel.learned / "kallsyms").is_file():
+        has.append("kallsyms")
+    return has
+
+
+def _size(directory: Path) -> int:
+    """Bytes on the disk, below a directory."""
+    total = 0
+    for parent, _, names in os.walk(directory):
+        total += sum(os.lstat(os.path.join(parent, name)).st_blocks * 512 for name in names)  # noqa: PTH118
+    return total
+
+
+def _show(kernels: tuple[CachedKernel, ...]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("release", "version", "has", "size", "path"):
+        table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
+    for kernel in kernels:
+        size = f"{_size(kernel.path) / 1e6:,.0f} MB"
+        has = ", ".join(_has(kernel))
+        table.add_row(kernel.release, kernel.version, has, size, str(kernel.path))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 240  # a pipe does not wrap
+    console.print(table)

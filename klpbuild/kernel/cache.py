@@ -1,0 +1,209 @@
+"""The cache directory: fetched kernels, and what klpbuild learns of any kernel.
+
+::
+
+    kernels/<release>/root/          the unpacked packages
+    kernels/<release>/packages.json  what they are; without it there is no kernel
+    kernels/<release>/learned/       kept by klpbuild: kallsyms, compiler flags
+    trees/<release>-<digest>/        learned of a kernel that was named by its path
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError
+from klpbuild.kernel.versions import version_key
+
+_RECORD = "packages.json"
+
+
+class Part(StrEnum):
+    """What a package brings to a kernel."""
+
+    IMAGE = "image"
+    HEADERS = "headers"
+    COMMON = "common headers"
+    KBUILD = "kbuild"
+    DEBUG = "debug symbols"
+    SOURCE = "source"
+
+
+#: The parts without which no module can be built.
+REQUIRED_PARTS = (Part.IMAGE, Part.HEADERS, Part.COMMON, Part.KBUILD)
+
+
+@dataclass(frozen=True)
+class FetchedPackage:
+    """A package that stands unpacked in the cache.
+
+    :ivar sha256: of the ``.deb`` file, in hexadecimal digits.
+    """
+
+    part: Part
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CachedKernel:
+    """A fetched kernel: all its required parts are there.
+
+    :ivar path: its directory in the cache.
+    :ivar packages: in the order in which they were fetched.
+    """
+
+    release: str
+    path: Path
+    packages: tuple[FetchedPackage, ...]
+
+    @property
+    def root(self) -> Path:
+        """The directory that the packages take for ``/``."""
+        return self.path / "root"
+
+    @property
+    def learned(self) -> Path:
+        """Where klpbuild keeps what it learns of the kernel; may not exist yet."""
+        return self.path / "learned"
+
+    def package(self, part: Part) -> FetchedPackage | None:
+        """The package that brought a part."""
+        return next((package for package in self.packages if package.part is part), None)
+
+    @property
+    def version(self) -> str:
+        """The version of the image's package."""
+        return next(p.version for p in self.packages if p.part is Part.IMAGE)
+
+    def write_record(self) -> None:
+        """Declare the packages to be there."""
+        record = [asdict(package) for package in self.packages]
+        write_file(self.path / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def cache_directory() -> Path:
+    """``$KLPBUILD_CACHE``, else ``$XDG_CACHE_HOME/klpbuild``, else ``~/.cache/klpbuild``.
+
+    :raises KlpError: when its name cannot be used with make.
+    """
+    named, xdg = os.environ.get("KLPBUILD_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    if named:
+        path = Path(named)
+    elif Path(xdg).is_absolute():  # the XDG specification ignores a relative one
+        path = Path(xdg, "klpbuild")
+    else:
+        path = Path("~/.cache/klpbuild")
+    path = path.expanduser().absolute()
+    if re.search(r"[\s:]", str(path)):
+        raise KlpError(
+            "a cache directory's name may not hold spaces or colons",
+            where=str(path),
+            why="kbuild refuses a source tree whose path has them.",
+            hint="Set KLPBUILD_CACHE to another directory.",
+        )
+    return path
+
+
+def kernel_directory(release: str) -> Path:
+    """Where a fetched kernel stands or would stand."""
+    return cache_directory() / "kernels" / release
+
+
+def cached_kernel(release: str) -> CachedKernel | None:
+    """The fetched kernel of this release, None if it is not (wholly) there.
+
+    :raises KlpError: when its record cannot be read.
+    """
+    path = kernel_directory(release)
+    try:
+        rows = json.loads((path / _RECORD).read_bytes())
+        packages = tuple(FetchedPackage(**{**row, "part": Part(row["part"])}) for row in rows)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise KlpError(
+            "is not a record of packages",
+            where=str(path / _RECORD),
+            hint=f"Remove {path} and run `klpbuild kernel fetch {release}`.",
+        ) from error
+    kernel = CachedKernel(release, path, packages)
+    complete = kernel.root.is_dir() and all(kernel.package(part) for part in REQUIRED_PARTS)
+    return kernel if complete else None
+
+
+def cached_kernels() -> tuple[CachedKernel, ...]:
+    """All fetched kernels, the newest first."""
+    directory = cache_directory() / "kernels"
+    found = [cached_kernel(path.parent.name) for path in directory.glob(f"[!.]*/{_RECORD}")]
+    kernels = [kernel for kernel in found if kernel]
+    kernels.sort(key=lambda k: (version_key(k.version), k.release), reverse=True)
+    return tuple(kernels)
+
+
+def tree_directory(release: str, *identity: Path) -> Path:
+    """Where to keep what is learned of a kernel that was named by its path.
+
+    :param identity: files that change when the kernel is built anew; each counts
+        with its path, size and time of change, so that nothing learned outlives it.
+    """
+    digest = hashlib.sha256()
+    for path in identity:
+        digest.update(str(path.resolve()).encode() + b"\0")
+        if path.exists():
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
+    return cache_directory() / "trees" / f"{release}-{digest.hexdigest()[:12]}"
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Keep other processes and threads from working on a path of the cache.
+
+    :param waiting: called once when another one works on it already.
+    :raises KlpError: when the cache cannot be written.
+    """
+    lock = path.parent / f".{path.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise KlpError(
+            f"the cache cannot be written: {error.strerror}",
+            where=str(path.parent),
+            hint="Set KLPBUILD_CACHE to a directory that can be written.",
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A new directory on the file system of ``path``, to make its contents in.
+
+    It goes when the block ends; what is wanted is renamed out of it before.  The
+    caller holds the lock of ``path``: what a killed process left goes too.
+    """
+    prefix = f".{path.name}.making-"
+    for left in path.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as directory:
+        yield Path(directory)

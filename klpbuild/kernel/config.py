@@ -1,0 +1,77 @@
+"""A kernel's ``.config``: what it was built with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from klpbuild.arch import ARCHITECTURES, Architecture
+from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
+
+#: The options that are all on for an architecture that can be livepatched.
+_ARCHITECTURE_OPTIONS = {
+    "x86_64": ("X86_64",),
+    "aarch64": ("ARM64",),
+    "powerpc64le": ("PPC64", "CPU_LITTLE_ENDIAN"),
+    "s390x": ("S390",),
+    "loongarch64": ("LOONGARCH", "64BIT"),
+    "riscv64": ("RISCV", "64BIT"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of a kernel, named without ``CONFIG_``."""
+
+    path: Path
+    values: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Config:
+        """:raises KlpError: when it cannot be read or holds no option."""
+        try:
+            text = path.read_text(errors="replace")
+        except OSError as error:
+            raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        values = dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.MULTILINE))
+        if not values:
+            raise KlpError("is not a kernel's configuration", where=str(path))
+        return cls(path, values)
+
+    def enabled(self, option: str) -> bool:
+        """Whether an option is ``y`` or ``m``."""
+        return self.values.get(option) in ("y", "m")
+
+    def value(self, option: str) -> str:
+        """An option's value without quotes, empty when it is not set."""
+        text = self.values.get(option, "")
+        if len(text) >= 2 and text[0] == text[-1] == '"':
+            return re.sub(r"\\(.)", r"\1", text[1:-1])
+        return text
+
+    def architecture(self) -> Architecture:
+        """:raises KlpError: when the kernel's architecture has no livepatch."""
+        for architecture in ARCHITECTURES:
+            if all(self.enabled(option) for option in _ARCHITECTURE_OPTIONS[architecture.name]):
+                return architecture
+        raise KlpError(
+            "is for an architecture that has no livepatch",
+            where=str(self.path),
+            hint="Known: " + ", ".join(a.name for a in ARCHITECTURES) + ".",
+        )
+
+    def check_livepatch(self) -> None:
+        """:raises KlpError: when the kernel cannot load livepatches."""
+        if not self.enabled("LIVEPATCH"):
+            raise KlpError(
+                "CONFIG_LIVEPATCH is not set: this kernel cannot load livepatches",
+                where=str(self.path),
+                hint="Use a kernel that was built with CONFIG_LIVEPATCH=y.",
+            )
+
+
+def check_livepatch(kernel: Kernel) -> None:
+    """:raises KlpError: when the kernel cannot load livepatches."""
+    Config.read(kernel.config).check_livepatch()

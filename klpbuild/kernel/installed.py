@@ -1,0 +1,92 @@
+"""Where a Linux system keeps the parts of an installed kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+
+#: Debian's linux-image packages hold this one line instead of symbols.
+_STUB = b"The real System.map is in the linux-image-"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A kernel that is installed in a system, or unpacked from its packages.
+
+    :ivar root: ``/``, or what the packages were unpacked into.
+    """
+
+    root: Path
+    release: str
+
+    @property
+    def modules(self) -> Path:
+        """The directory of its modules, whether it is there or not."""
+        places = [self.root / lib / "modules" / self.release for lib in ("lib", "usr/lib")]
+        return next((place for place in places if place.is_dir()), places[0])
+
+    def image(self) -> Path | None:
+        """The bootable image."""
+        boot = self.root / "boot"
+        return _first(
+            [
+                boot / f"vmlinuz-{self.release}",
+                self.modules / "vmlinuz",
+                boot / f"vmlinux-{self.release}",
+            ]
+        )
+
+    def vmlinux(self) -> Path | None:
+        """vmlinux with its symbols."""
+        debug = self.root / "usr" / "lib" / "debug"
+        return _first(
+            [
+                debug / "boot" / f"vmlinux-{self.release}",
+                debug / "lib" / "modules" / self.release / "vmlinux",
+                debug / f"vmlinux-{self.release}",
+            ]
+        )
+
+    def system_map(self) -> Path | None:
+        """The real System.map, never Debian's stub."""
+        name = f"System.map-{self.release}"
+        places = [
+            self.root / "usr" / "lib" / "debug" / "boot" / name,
+            self.root / "boot" / name,
+            self.modules / "System.map",
+        ]
+        return _first(place for place in places if not is_stub(place))
+
+    def debug_modules(self) -> Path | None:
+        """The modules' debug files."""
+        place = self.root / "usr" / "lib" / "debug" / "lib" / "modules" / self.release
+        return place if (place / "kernel").is_dir() else None
+
+
+def _first(places: Iterable[Path]) -> Path | None:
+    return next((place for place in places if place.is_file()), None)
+
+
+def is_stub(system_map: Path) -> bool:
+    """Whether a System.map is the one line that Debian's image packages hold."""
+    try:
+        with system_map.open("rb") as file:
+            return _STUB in file.read(200)
+    except OSError:
+        return False
+
+
+def check_system_map(system_map: Path) -> None:
+    """:raises KlpError: when a System.map is Debian's stub."""
+    if is_stub(system_map):
+        release = system_map.name.removeprefix("System.map-")
+        raise KlpError(
+            "is a stub without symbols",
+            where=str(system_map),
+            why="Debian ships the real System.map in the kernel's debug package.",
+            hint=f"Use /usr/lib/debug/boot/System.map-{release} of linux-image-{release}-dbg, or\n"
+            f"run `klpbuild kernel fetch {release} --debug-symbols`.",
+        )

@@ -1,0 +1,228 @@
+"""Run a kernel's own build system, the same way every time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel.config import Config
+from klpbuild.kernel.tree import Kernel
+
+#: What of the user's environment make sees; anything else could change the result.
+_PASSED = re.compile(r"PATH|HOME|TMPDIR|SOURCE_DATE_EPOCH|CCACHE_\w+|DEBIAN_KERNEL_USE_CCACHE")
+
+_REPRODUCIBLE = {
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "klpbuild",
+    "KBUILD_BUILD_HOST": "klpbuild",
+}
+
+_FAULT = re.compile(r"(?i)error|undefined|\*\*\*|no such file|not found|cannot|failed")
+
+
+def build_environment() -> dict[str, str]:
+    """The environment of every program that a build runs."""
+    passed = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
+    return {**passed, "LC_ALL": "C", "LANG": "C", **_REPRODUCIBLE}
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """The compiler for a kernel.
+
+    :ivar command: its name, for ``CC=``.
+    :ivar version: the first line of what it says for ``--version``.
+    :ivar kernel_version: that line of the compiler which built the kernel.
+    """
+
+    command: str
+    version: str
+    kernel_version: str
+
+    @property
+    def is_kernels(self) -> bool:
+        """Whether it is the very compiler that built the kernel."""
+        return _identity(self.version) == _identity(self.kernel_version)
+
+    @property
+    def warning(self) -> str:
+        """What to tell the user, empty when there is nothing."""
+        if self.is_kernels:
+            return ""
+        return (
+            f"the kernel was built by {self.kernel_version}, this machine has {self.version}: "
+            "the same source may become other code"
+        )
+
+
+def _identity(version: str) -> str:
+    """A version line without the name that the compiler was called by."""
+    return version if "clang" in version else version.partition(" ")[2]
+
+
+def find_compiler(kernel: Kernel) -> Compiler:
+    """The machine's compiler that is nearest to the one which built the kernel.
+
+    :raises KlpError: when the machine has none for the kernel's architecture.
+    """
+    wanted = Config.read(kernel.config).value("CC_VERSION_TEXT")
+    names = _compiler_names(kernel, wanted)
+    found = [
+        Compiler(name, version, wanted or version)
+        for name in names
+        if (version := _version_line(name))
+    ]
+    if not found:
+        raise KlpError(
+            f"no compiler for {kernel.arch.name} is on this machine",
+            why=f"{kernel.release} was built by {wanted}.  Looked for: {', '.join(names)}.",
+            hint=f"Install the package {names[0]}.",
+        )
+    major = _major(wanted)
+    return min(found, key=lambda c: (not c.is_kernels, _major(c.version) != major))
+
+
+def _major(version: str) -> str:
+    match = re.search(r"(\d+)\.\d+\.\d+[^.]*$", version)
+    return match[1] if match else ""
+
+
+def _compiler_names(kernel: Kernel, wanted: str) -> list[str]:
+    kind, major = ("clang" if "clang" in wanted else "gcc"), _major(wanted)
+    names = [f"{kind}-{major}", kind] if major else [kind]
+    if kind == "gcc":
+        names = [cross_prefix(kernel) + name for name in names]
+        said = wanted.partition(" ")[0]
+        # "gcc (Debian ...)" names the program; so does "x86_64-linux-gnu-gcc-12 (...)".
+        if said.startswith(cross_prefix(kernel)) and said not in names:
+            names.append(said)
+    return names
+
+
+def cross_prefix(kernel: Kernel) -> str:
+    """``CROSS_COMPILE`` for a kernel of another architecture, else empty."""
+    native = "powerpc64le" if platform.machine() == "ppc64le" else platform.machine()
+    return "" if kernel.arch.name == native else f"{kernel.arch.name}-linux-gnu-"
+
+
+def _version_line(name: str) -> str:
+    if not shutil.which(name):
+        return ""
+    process = subprocess.run(
+        [name, "--version"], capture_output=True, text=True, env=build_environment(), check=False
+    )
+    return process.stdout.partition("\n")[0]
+
+
+def make_variables(kernel: Kernel) -> dict[str, str]:
+    """The variables that every make for a kernel is given."""
+    variables = {"ARCH": kernel.arch.kernel_name, "CC": find_compiler(kernel).command}
+    prefix = cross_prefix(kernel)
+    if prefix:
+        variables["CROSS_COMPILE"] = prefix
+    if Config.read(kernel.config).enabled("LD_IS_LLD"):
+        variables["LLVM"] = "1"
+    return variables
+
+
+def run_make(
+    kernel: Kernel,
+    module_directory: Path | None,
+    *targets: str,
+    variables: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    jobs: int = 1,
+) -> str:
+    """Run make in a kernel's build tree.
+
+    :param module_directory: directory of an external module (``M=``), if any.
+    :param targets: such as ``modules``.
+    :param variables: further variables, such as ``KBUILD_MODPOST_WARN``.
+    :param log: the command line and all output are added to this file.
+    :param jobs: how many commands may run at once.
+    :returns: what make and its commands printed.
+    :raises KlpError: when make fails; with the lines that tell why.
+    """
+    settings = {**make_variables(kernel), **(variables or {})}
+    if module_directory is not None:
+        settings["M"] = str(module_directory.absolute())
+    words = [f"{name}={value}" for name, value in settings.items()]
+    return make(kernel.build, [*words, *targets], log=log, jobs=jobs)
+
+
+def make(directory: Path, words: Sequence[str], *, log: Path | None = None, jobs: int = 1) -> str:
+    """Run ``make -C directory`` with nothing but the build's own environment.
+
+    :param words: variables and targets.
+    :param log: the command line and all output are added to this file.
+    :returns: what make and its commands printed.
+    :raises KlpError: when make fails; with the lines that tell why.
+    """
+    command = ["make", "--no-print-directory", f"-j{jobs}", "-C", str(directory), *words]
+    environment = build_environment()
+    try:
+        process = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise KlpError(
+            "make is not on this machine", hint="Install the packages make and gcc."
+        ) from error
+    if log:
+        _add_to_log(log, command, environment, process.stdout)
+    if process.returncode:
+        raise _failed(directory, words, process.stdout, log)
+    return process.stdout
+
+
+def _add_to_log(
+    log: Path, command: Sequence[str], environment: Mapping[str, str], output: str
+) -> None:
+    settings = [f"{name}={value}" for name, value in sorted(environment.items())]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:  # one write, so that parallel builds do not mix
+        file.write(f"$ {shlex.join(['env', '-i', *settings, *command])}\n{output}\n")
+
+
+def _failed(directory: Path, words: Sequence[str], output: str, log: Path | None) -> KlpError:
+    lines = output.splitlines()
+    telling = [line for line in lines if _FAULT.search(line)][:20] or lines[-20:]
+    hints = []
+    if "GLIBC_" in output:
+        hints.append(
+            "The kernel's build tools need a newer C library: build on the distribution\n"
+            "that the kernel comes from."
+        )
+    if log:
+        hints.append(f"The whole output is in {log}.")
+    targets = " ".join(word for word in words if "=" not in word)
+    return KlpError(
+        f"kbuild failed: make {targets}".rstrip(),
+        where=str(directory),
+        why="\n".join(telling),
+        hint="\n".join(hints),
+    )
+
+
+def build_fixtures(fixtures: Path, output: Path, log: Path | None = None) -> None:
+    """Build the miniature kernel; does nothing when it is up to date.
+
+    :raises KlpError: when it does not compile.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    make(fixtures, [f"O={output.absolute()}"], log=log, jobs=os.cpu_count() or 1)

@@ -1,0 +1,232 @@
+"""Find the parts of a kernel from what the user wrote after ``kernel=``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError, Problems
+from klpbuild.kernel.cache import (
+    CachedKernel,
+    cached_kernel,
+    cached_kernels,
+    tree_directory,
+)
+from klpbuild.kernel.config import Config
+from klpbuild.kernel.headers import usable_build_tree
+from klpbuild.kernel.installed import Installed
+from klpbuild.kernel.kbuild import build_fixtures
+from klpbuild.kernel.modules import built_modules, shipped_modules
+from klpbuild.kernel.tree import Kernel
+
+FIXTURES = "fixtures"
+
+_UTS_RELEASE = Path("include/generated/utsrelease.h")
+_VERSION = Path("include/generated/uapi/linux/version.h")
+_BOOT_IMAGES = ("bzImage", "Image", "Image.gz", "vmlinuz.efi", "zImage")
+
+
+def locate(text: str, *, fixtures: Path | None = None, output: Path | None = None) -> Kernel:
+    """The kernel that the user names.
+
+    :param text: ``fixtures``, the release of a fetched kernel, or the path of a
+        headers tree (``/lib/modules/RELEASE/build``) or of a full build tree.
+    :param fixtures: the source of the miniature kernel, for ``fixtures``.
+    :param output: where that one is built, for ``fixtures``.
+    :raises KlpError: when there is no such kernel, it is not prepared for modules,
+        or it cannot load livepatches.
+    """
+    if text == FIXTURES and fixtures is not None and output is not None:
+        build_fixtures(fixtures, output)
+        return _from_build_tree(output, name=FIXTURES)
+    if "/" not in text:
+        cached = cached_kernel(text)
+        if cached:
+            return _from_cache(cached)
+    path = Path(text).expanduser().absolute()
+    if path.is_dir() or path.is_symlink():
+        return _from_path(path)
+    raise _unknown(text)
+
+
+def _unknown(text: str) -> KlpError:
+    fetched = [kernel.release for kernel in cached_kernels()]
+    known = "Fetched kernels: " + (", ".join(fetched) or "none") + "."
+    if "/" in text:
+        return KlpError("there is no such directory", where=text, why=known)
+    return KlpError(
+        f"kernel {text!r} is not known",
+        why=known,
+        hint=f"Run `klpbuild kernel fetch {text}`, or name the path of a headers or build tree.",
+    )
+
+
+def _from_cache(cached: CachedKernel) -> Kernel:
+    installed = Installed(cached.root, cached.release)
+    headers = cached.root / "usr" / "src" / f"linux-headers-{cached.release}"
+    return _from_headers(headers, installed, cached)
+
+
+def _from_path(path: Path) -> Kernel:
+    if path.parent.name == "modules" and not (path / "Makefile").exists():
+        path = path / "build"
+    tree, root = _follow(path)
+    if not (tree / "Makefile").is_file():
+        raise KlpError(
+            "is not a kernel's headers or build tree",
+            where=str(path),
+            hint="Name the directory that `make -C` takes to build modules for the kernel.",
+        )
+    if root is None or _has_code(tree / "vmlinux") or (tree / "System.map").exists():
+        return _from_build_tree(tree)
+    return _from_headers(tree, Installed(root, _release(tree)))
+
+
+def _follow(path: Path) -> tuple[Path, Path | None]:
+    """The real tree, and the root of the system that it is installed in, if it is.
+
+    In an unpacked root, ``lib/modules/RELEASE/build`` is an absolute link that
+    means the place inside of the root.
+    """
+    if path.parents[1].name == "modules" and path.parents[2].name == "lib":
+        root = path.parents[3]
+        root = root.parent if root.name == "usr" else root
+        target = path.readlink() if path.is_symlink() else path
+        inside = root / target.relative_to("/") if target.is_absolute() else path
+        return (inside if inside.is_dir() else path).resolve(), root.resolve()
+    tree = path.resolve()
+    for directory in tree.parents:
+        if directory.name == "src" and directory.parent.name == "usr":
+            return tree, directory.parents[1]
+    return tree, None
+
+
+def _has_code(vmlinux: Path) -> bool:
+    """False for the file of type information that Debian's 6.12 headers call vmlinux."""
+    if not vmlinux.is_file():
+        return False
+    return any(section.name == ".text" for section in ElfFile.read(vmlinux).sections)
+
+
+def _release(tree: Path) -> str:
+    """UTS_RELEASE; Debian's include/config/kernel.release has the upstream version."""
+    path = tree / _UTS_RELEASE
+    match = re.search(r'#define UTS_RELEASE "([^"]+)"', _text(path))
+    if not match:
+        raise KlpError(
+            f"is not prepared for building modules: {_UTS_RELEASE} is missing",
+            where=str(tree),
+            hint="Run `make modules_prepare` in it, or better build the kernel.",
+        )
+    return match[1]
+
+
+def _version(tree: Path) -> tuple[int, int, int]:
+    numbers = dict(re.findall(r"#define LINUX_VERSION_(\w+) (\d+)", _text(tree / _VERSION)))
+    if "SUBLEVEL" in numbers:
+        return int(numbers["MAJOR"]), int(numbers["PATCHLEVEL"]), int(numbers["SUBLEVEL"])
+    if "CODE" in numbers:
+        code = int(numbers["CODE"])
+        return code >> 16, code >> 8 & 255, code & 255
+    numbers = dict(re.findall(r"^(\w+) = (\d+)$", _text(tree / "Makefile"), re.MULTILINE))
+    if {"VERSION", "PATCHLEVEL", "SUBLEVEL"} <= set(numbers):
+        return int(numbers["VERSION"]), int(numbers["PATCHLEVEL"]), int(numbers["SUBLEVEL"])
+    raise KlpError(
+        f"is not prepared for building modules: {_VERSION} is missing",
+        where=str(tree),
+        hint="Run `make modules_prepare` in it, or better build the kernel.",
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _checked(tree: Path) -> tuple[str, tuple[int, int, int], Config]:
+    """What every kernel must have; all that is missing is told together."""
+    problems = Problems()
+    with problems.collect():
+        release = _release(tree)
+    with problems.collect():
+        version = _version(tree)
+    if not (tree / "Module.symvers").is_file():
+        problems.add(
+            "has no Module.symvers",
+            where=str(tree),
+            why="It names the exported symbols and is written when the kernel is built.",
+            hint="Build the kernel, or name its distribution's headers tree.",
+        )
+    with problems.collect():
+        config = Config.read(tree / ".config")
+        config.check_livepatch()
+    problems.check()
+    return release, version, config
+
+
+def _from_headers(
+    headers: Path, installed: Installed, cached: CachedKernel | None = None
+) -> Kernel:
+    release, version, config = _checked(headers)
+    if cached:
+        learned, shadow = cached.learned, cached.path / "build"
+    else:
+        identity = [config.path, headers / "Module.symvers", headers / _UTS_RELEASE]
+        learned = tree_directory(release, *identity, installed.modules / "modules.order")
+        shadow = learned / "build"
+    source = cached.path / "source" if cached else None
+    return Kernel(
+        name=release,
+        release=release,
+        version=version,
+        build=usable_build_tree(headers, installed.root, shadow),
+        arch=config.architecture(),
+        config=config.path,
+        module_symvers=headers / "Module.symvers",
+        modules=shipped_modules(installed.modules, learned / "modules"),
+        vmlinux=installed.vmlinux(),
+        system_map=installed.system_map(),
+        kallsyms=_if_file(learned / "kallsyms"),
+        filter_functions=_if_file(learned / "available_filter_functions"),
+        image=installed.image(),
+        source=source if source and source.is_dir() else None,
+        cache=learned,
+        debug_modules=installed.debug_modules(),
+        package_version=cached.version if cached else "",
+    )
+
+
+def _from_build_tree(tree: Path, name: str = "") -> Kernel:
+    release, version, config = _checked(tree)
+    arch = config.architecture()
+    vmlinux, system_map = tree / "vmlinux", tree / "System.map"
+    identity = [config.path, tree / "Module.symvers", tree / _UTS_RELEASE, vmlinux]
+    learned = tree_directory(release, *identity)
+    boot = tree / "arch" / arch.kernel_name / "boot"
+    images = [boot / image for image in _BOOT_IMAGES if (boot / image).is_file()]
+    sources = [path for path in (tree, tree / "source") if (path / "init" / "main.c").is_file()]
+    return Kernel(
+        # Two trees of one release must not share a directory of results.
+        name=name or f"{release}-{learned.name[-12:]}",
+        release=release,
+        version=version,
+        build=tree,
+        arch=arch,
+        config=config.path,
+        module_symvers=tree / "Module.symvers",
+        modules=built_modules(tree),
+        vmlinux=vmlinux if _has_code(vmlinux) else None,
+        system_map=_if_file(system_map),
+        kallsyms=_if_file(learned / "kallsyms"),
+        filter_functions=_if_file(learned / "available_filter_functions"),
+        image=images[0] if images else None,
+        source=sources[0].resolve() if sources else None,
+        cache=learned,
+    )
+
+
+def _if_file(path: Path) -> Path | None:
+    return path if path.is_file() else None

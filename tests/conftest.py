@@ -1,0 +1,50 @@
+"""What all tests share: a cache directory of their own, and a real Debian kernel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel.locate import locate
+from klpbuild.kernel.packages import fetch
+from klpbuild.kernel.tree import Kernel
+
+DEFAULT_TEST_KERNEL = "6.1.0-47-cloud-amd64"
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path | None:
+    """An empty cache directory; the real one (None) for tests of a Debian kernel."""
+    if any(request.node.get_closest_marker(name) for name in ("kernel", "boot")):
+        return None
+    directory = tmp_path_factory.mktemp("cache")
+    request.getfixturevalue("monkeypatch").setenv("KLPBUILD_CACHE", str(directory))
+    return directory
+
+
+def _debian_kernel(debug_symbols: bool) -> Kernel:
+    release = os.environ.get("KLPBUILD_TEST_KERNEL", DEFAULT_TEST_KERNEL)
+    try:
+        fetch(release, debug_symbols=debug_symbols)
+        return locate(release)
+    except KlpError as error:
+        if os.environ.get("KLPBUILD_REQUIRE_KERNEL") == "1":
+            raise
+        pytest.skip(f"no Debian kernel {release}: {error}")
+
+
+@pytest.fixture(scope="session")
+def debian_kernel() -> Kernel:
+    """The kernel ``KLPBUILD_TEST_KERNEL``: image and headers, fetched when missing."""
+    return _debian_kernel(debug_symbols=False)
+
+
+@pytest.fixture(scope="session")
+def debian_debug_kernel() -> Kernel:
+    """The same kernel with its debug symbols."""
+    return _debian_kernel(debug_symbols=True)
