@@ -3,12 +3,15 @@
 The kernel reads them with ``sscanf``; each ``parse`` here accepts what the
 kernel accepts, and each ``format`` produces only what it accepts
 (kernel/livepatch/core.c, klp_resolve_symbols and klp_apply_section_relocs).
+The kernel's sscanf is not the C library's (lib/vsprintf.c, vsscanf): it counts
+bytes, takes no sign for ``%lu``, and lets the number wrap.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePath
 
 from klpbuild.errors import KlpError
@@ -25,14 +28,34 @@ SYMBOL_NAME_MAX_BEFORE_6_1 = 127
 SECTION_PREFIX = ".klp.rela."
 SYMBOL_PREFIX = ".klp.sym."
 
+_ULONG_MAX = 2**64 - 1
+_SECTION = re.compile(rb"\.klp\.rela\.([^.\0]{1,%d})(?:\.(.*))?" % MODULE_NAME_MAX, re.DOTALL)
+
 _MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz", ".o")
+
+
+@cache
+def _symbol_pattern(name_max: int) -> re.Pattern[bytes]:
+    # The last class is what the kernel's isspace accepts (lib/ctype.c).
+    return re.compile(
+        rb"\.klp\.sym\.([^.\0]{1,%d})\.([^,\0]{1,%d}),[\t-\r \xa0]*([0-9]+)"
+        % (MODULE_NAME_MAX, name_max)
+    )
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
 
 
 def object_name(path: str) -> str:
     """The kernel's name of the object in a file: ``fs/snd-pcm.ko`` is ``snd_pcm``.
 
-    kbuild turns ``-`` into ``_`` in KBUILD_MODNAME (scripts/Makefile.lib,
-    name-fix).
+    kbuild turns ``-`` and ``,`` into ``_`` in KBUILD_MODNAME (scripts/Makefile.lib,
+    name-fix-token).
 
     :param path: a module's file name, with or without directories and suffix.
     """
@@ -41,7 +64,7 @@ def object_name(path: str) -> str:
         if name.endswith(suffix):
             name = name[: -len(suffix)]
             break
-    return name.replace("-", "_")
+    return name.replace("-", "_").replace(",", "_")
 
 
 def symbol_name_max(version: tuple[int, int]) -> int:
@@ -70,18 +93,25 @@ class LivepatchSymbol:
         :raises KlpError: for a name that the kernel would not parse.
         """
         check_object_name(self.owner)
-        if len(self.symbol.encode()) > name_max:
+        length = len(_bytes(self.symbol))
+        if length > name_max:
             raise KlpError(
-                f"symbol name of {len(self.symbol.encode())} bytes is too long",
+                f"symbol name of {length} bytes is too long",
                 where=f"{self.owner}:{self.symbol}",
                 why=f"This kernel looks up names of at most {name_max} bytes.",
                 hint="Reach the symbol through another one with a shorter name.",
             )
-        if not self.symbol or "," in self.symbol:
+        if not self.symbol or "," in self.symbol or "\0" in self.symbol:
             raise KlpError(
                 f"symbol name {self.symbol!r} cannot be written as a livepatch symbol",
                 where=self.owner,
                 why="The kernel takes the text between the object and the first comma as the name.",
+            )
+        if not 0 <= self.sympos <= _ULONG_MAX:
+            raise KlpError(
+                f"symbol position {self.sympos} cannot be written",
+                where=f"{self.owner}:{self.symbol}",
+                why="A position is 0 for a name that is unique, else 1 or more.",
             )
         return f"{SYMBOL_PREFIX}{self.owner}.{self.symbol},{self.sympos}"
 
@@ -91,9 +121,11 @@ class LivepatchSymbol:
 
         The pattern is ``.klp.sym.%55[^.].%511[^,],%lu``.
         """
-        pattern = rf"\.klp\.sym\.([^.]{{1,{MODULE_NAME_MAX}}})\.([^,]{{1,{name_max}}}),\s*\+?(\d+)"
-        match = re.match(pattern, name, re.DOTALL)
-        return cls(match[1], match[2], int(match[3])) if match else None
+        match = _symbol_pattern(name_max).match(_bytes(name))
+        if not match:
+            return None
+        digits = match[3][-64:]  # 10**64 is a multiple of 2**64: the rest wraps away
+        return cls(_text(match[1]), _text(match[2]), int(digits) & _ULONG_MAX)
 
 
 @dataclass(frozen=True, order=True)
@@ -126,13 +158,13 @@ class LivepatchSection:
         The pattern is ``.klp.rela.%55[^.]``; what follows is not looked at, so
         the section is known from sh_info alone.
         """
-        match = re.match(rf"\.klp\.rela\.([^.]{{1,{MODULE_NAME_MAX}}})(?:\.(.*))?", name, re.DOTALL)
-        return cls(match[1], match[2] or "") if match else None
+        match = _SECTION.match(_bytes(name))
+        return cls(_text(match[1]), _text(match[2] or b"")) if match else None
 
 
 def check_object_name(name: str) -> None:
     """:raises KlpError: when the kernel cannot have an object of this name."""
-    if name and "." not in name and "-" not in name and len(name.encode()) <= MODULE_NAME_MAX:
+    if name and not set(name) & set(".-/\0") and len(_bytes(name)) <= MODULE_NAME_MAX:
         return
     raise KlpError(
         f"object name {name!r} cannot be a module's",

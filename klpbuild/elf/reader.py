@@ -6,10 +6,12 @@ import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from klpbuild.elf.constants import SHN_LORESERVE, SHN_XINDEX, SHT, STB, STT
+from klpbuild.elf.constants import ET, SHN_LORESERVE, SHN_XINDEX, SHT, STB, STT
 from klpbuild.elf.tables import (
     EHDR_SIZE,
     Table,
@@ -23,6 +25,10 @@ from klpbuild.errors import KlpError
 
 _EI_CLASS, _EI_DATA = 4, 5
 _ELFCLASS64 = 2
+
+#: Far above KSYM_NAME_LEN.  Without a limit, a small file whose names all run to
+#: the end of one long string would take memory without bound.
+_NAME_MAX = 4096
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ class ElfFile:
     """An ELF64 file, read only.
 
     Tables are numpy views of the file: `symbols` has dtype
-    `klpbuild.elf.tables.symbol_dtype`, `relocations` gives `rela_dtype`.
+    `klpbuild.elf.tables.symbol_dtype`, `relocations` gives `rela_dtype`.  Each is
+    checked when first read: its indexes and offsets are then good to use.
 
     :ivar name: what messages call the file.
     :ivar data: the whole file.
@@ -134,12 +141,42 @@ class ElfFile:
         if offset + count * dtype.itemsize > len(self.data):
             raise self._broken("is truncated: its section headers are missing")
         headers = np.frombuffer(self.data, dtype, count, offset)
+        if count == 0 or headers[0]["sh_type"] != SHT.NULL:
+            raise self._broken("does not begin with the null section")
         in_file = (headers["sh_type"] != SHT.NOBITS) & (headers["sh_type"] != SHT.NULL)
         ends = headers["sh_offset"] + headers["sh_size"]
         bad = in_file & ((ends > len(self.data)) | (ends < headers["sh_offset"]))
         if bad.any():
             raise self._broken(f"is truncated: section {int(np.argmax(bad))} ends past its end")
+        self._check_links(headers[1:])
         return headers
+
+    def _check_links(self, headers: Table) -> None:
+        count = len(headers) + 1
+        bad = headers["sh_link"] >= count
+        if bad.any():
+            raise self._broken(
+                f"section {int(np.argmax(bad)) + 1} names a section that is not there"
+            )
+        if int(self.header["e_type"]) != ET.REL:
+            return
+        kinds, target = headers["sh_type"], headers["sh_info"]
+        relocations = np.isin(kinds, (SHT.RELA, SHT.REL))
+        to_relocations = np.isin(target, np.flatnonzero(relocations) + 1)
+        bad = relocations & ((target == 0) | (target >= count) | to_relocations)
+        if bad.any():
+            index = int(np.argmax(bad)) + 1
+            raise self._broken(f"section {index} holds relocations for section {target[index - 1]}")
+
+    def _check_names(self, table: bytes, offsets: npt.NDArray[np.unsignedinteger[Any]]) -> None:
+        """Every name lies in its string table and is short."""
+        if len(offsets) and int(offsets.max()) >= max(len(table), 1):
+            raise self._broken("has a name that is not in its string table")
+        zeros = np.flatnonzero(np.frombuffer(table, np.uint8) == 0)
+        if table and (len(zeros) == 0 or zeros[0] != 0 or zeros[-1] != len(table) - 1):
+            raise self._broken("has a string table that does not begin and end with a zero byte")
+        if len(zeros) and int(np.diff(zeros, prepend=0).max()) > _NAME_MAX + 1:
+            raise self._broken(f"has a name of more than {_NAME_MAX:,} bytes")
 
     @property
     def e_type(self) -> int:
@@ -154,20 +191,33 @@ class ElfFile:
         return int(self.header["e_flags"])
 
     @cached_property
-    def sections(self) -> tuple[Section, ...]:
-        """All sections, the null section first."""
+    def shstrndx(self) -> int:
+        """Section index of the table of section names; 0 without one."""
         index = int(self.header["e_shstrndx"])
         if index == SHN_XINDEX and len(self._headers):
             index = int(self._headers[0]["sh_link"])
         if len(self._headers) and index >= len(self._headers):
             raise self._broken("names a section name table that it does not have")
-        names = self._bytes(self._headers[index]) if len(self._headers) else b""
+        return index
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """All sections, the null section first.
+
+        :raises KlpError: when a name is not in the table of section names.
+        """
+        if not len(self._headers):
+            return ()
+        names = self._bytes(self._headers[self.shstrndx])
+        self._check_names(names, self._headers["sh_name"])
         return tuple(
             Section(i, string_at(names, row[0]), *row[1:])
             for i, row in enumerate(self._headers.tolist())
         )
 
     def _bytes(self, header: np.void) -> bytes:
+        if header["sh_type"] != SHT.STRTAB:
+            return b""
         offset = int(header["sh_offset"])
         return bytes(self.data[offset : offset + int(header["sh_size"])])
 
@@ -190,26 +240,40 @@ class ElfFile:
 
     @cached_property
     def symtab(self) -> Section | None:
-        """The section of the symbol table."""
+        """The section of the symbol table; the first, if a file has several.
+
+        :raises KlpError: when its symbols have a wrong size or no names.
+        """
         for section in self.sections:
             if section.sh_type == SHT.SYMTAB:
-                if section.sh_entsize != symbol_dtype(self.order).itemsize:
+                size = symbol_dtype(self.order).itemsize
+                if section.sh_entsize != size or section.sh_size % size:
                     raise self._broken("has symbols of a wrong size")
-                if section.sh_link >= len(self.sections):
+                if self.sections[section.sh_link].sh_type != SHT.STRTAB:
                     raise self._broken("has a symbol table without names")
                 return section
         return None
 
     @cached_property
     def symbols(self) -> Table:
-        """The symbol table, shape (n,), index 0 the null symbol; empty without one."""
+        """The symbol table, shape (n,), index 0 the null symbol; empty without one.
+
+        :raises KlpError: when a symbol names a string or a section that is not there.
+        """
         dtype = symbol_dtype(self.order)
         if self.symtab is None:
             return np.zeros(0, dtype)
-        count = self.symtab.sh_size // dtype.itemsize
         if any(s.sh_type == SHT.SYMTAB_SHNDX and s.sh_size for s in self.sections):
             raise KlpError("has more than 65,279 sections", where=self.name)
-        return np.frombuffer(self.data, dtype, count, self.symtab.sh_offset)
+        count = self.symtab.sh_size // dtype.itemsize
+        symbols = np.frombuffer(self.data, dtype, count, self.symtab.sh_offset)
+        self._check_names(self.strtab, symbols["st_name"])
+        places = symbols["st_shndx"]
+        bad = (places >= len(self.sections)) & (places < SHN_LORESERVE) | (places == SHN_XINDEX)
+        if bad.any():
+            index = int(np.argmax(bad))
+            raise self._broken(f"symbol {index} is in section {places[index]}, which is not there")
+        return symbols
 
     @cached_property
     def strtab(self) -> bytes:
@@ -218,8 +282,16 @@ class ElfFile:
             return b""
         return bytes(self.contents(self.sections[self.symtab.sh_link]))
 
+    def _check_symbol(self, index: int) -> None:
+        if not 0 <= index < len(self.symbols):
+            raise self._broken(f"names symbol {index}, and has {len(self.symbols)}")
+
     def symbol_name(self, index: int) -> str:
-        """A symbol's name by its index."""
+        """A symbol's name by its index.
+
+        :raises KlpError: when the table has no such index.
+        """
+        self._check_symbol(index)
         return string_at(self.strtab, int(self.symbols[index]["st_name"]))
 
     def symbol(self, index: int) -> Symbol:
@@ -227,8 +299,7 @@ class ElfFile:
 
         :raises KlpError: when the table has no such index.
         """
-        if not 0 <= index < len(self.symbols):
-            raise self._broken(f"names symbol {index}, and has {len(self.symbols)}")
+        self._check_symbol(index)
         row = self.symbols[index].tolist()
         return Symbol(index, string_at(self.strtab, row[0]), *row[1:])
 
@@ -244,7 +315,8 @@ class ElfFile:
     def relocations(self, section: Section) -> Table:
         """The records of an SHT_RELA section, shape (n,).
 
-        :raises KlpError: for another kind of section, or entries of a wrong size.
+        :raises KlpError: for another kind of section, entries of a wrong size, or
+            records that name a symbol or a place that is not there.
         """
         dtype = rela_dtype(self.order)
         if section.sh_type != SHT.RELA or section.sh_entsize not in (0, dtype.itemsize):
@@ -253,7 +325,24 @@ class ElfFile:
                 where=self.name,
                 why="Livepatch works with SHT_RELA only.",
             )
-        return np.frombuffer(self.data, dtype, section.sh_size // dtype.itemsize, section.sh_offset)
+        if section.sh_size % dtype.itemsize:
+            raise self._broken(f"section {section.index} ({section.name}) ends in half a record")
+        count = section.sh_size // dtype.itemsize
+        rows = np.frombuffer(self.data, dtype, count, section.sh_offset)
+        if self.e_type == ET.REL and count:
+            self._check_records(section, rows)
+        return rows
+
+    def _check_records(self, section: Section, rows: Table) -> None:
+        where = f"section {section.index} ({section.name})"
+        if self.symtab is None or section.sh_link != self.symtab.index:
+            raise self._broken(f"{where} does not use the symbol table")
+        symbol, place = int(rows["r_sym"].max()), int(rows["r_offset"].max())
+        if symbol >= len(self.symbols):
+            raise self._broken(f"{where} names symbol {symbol}, and there are {len(self.symbols)}")
+        size = self.sections[section.sh_info].sh_size
+        if place > size:
+            raise self._broken(f"{where} changes offset {place:#x} of a section of {size:#x} bytes")
 
     @cached_property
     def relocation_sections(self) -> tuple[Section, ...]:

@@ -11,9 +11,11 @@ import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from klpbuild.elf.constants import ET, SHN_LORESERVE, SHT, STB
 from klpbuild.elf.reader import ElfFile
@@ -26,6 +28,9 @@ from klpbuild.elf.tables import (
     symbol_dtype,
 )
 from klpbuild.errors import KlpError
+
+#: Alignment counts in memory; in the file a page is enough, whatever a header says.
+_FILE_ALIGN_MAX = 4096
 
 
 @dataclass
@@ -53,16 +58,25 @@ class WritableSection:
 
 @dataclass
 class _Strings:
-    """A string table that only grows."""
+    """A string table that only grows; a string that it has is not added again."""
 
     data: bytearray = field(default_factory=lambda: bytearray(b"\0"))
-    offsets: dict[str, int] = field(default_factory=lambda: {"": 0})
+
+    @cached_property
+    def offsets(self) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        offset = 0
+        for text in bytes(self.data[:-1]).split(b"\0"):
+            found.setdefault(text, offset)
+            offset += len(text) + 1
+        return found
 
     def add(self, text: str) -> int:
-        if text not in self.offsets:
-            self.offsets[text] = len(self.data)
-            self.data += text.encode(errors="surrogateescape") + b"\0"
-        return self.offsets[text]
+        encoded = text.encode(errors="surrogateescape")
+        if encoded not in self.offsets:
+            self.offsets[encoded] = len(self.data)
+            self.data += encoded + b"\0"
+        return self.offsets[encoded]
 
 
 class ElfObject:
@@ -98,7 +112,8 @@ class ElfObject:
     def from_elf(cls, elf: ElfFile) -> ElfObject:
         """A copy of a relocatable file, to be changed.
 
-        :raises KlpError: when it is not relocatable or has no symbol table.
+        :raises KlpError: when it is not relocatable, or its symbol table or its
+            section names are missing or out of order.
         """
         if elf.e_type != ET.REL:
             raise KlpError("is not a relocatable object", where=elf.name)
@@ -106,6 +121,10 @@ class ElfObject:
             raise KlpError(
                 "has no symbol table", where=elf.name, hint="Use the file before it was stripped."
             )
+        if elf.sections[elf.shstrndx].sh_type != SHT.STRTAB:
+            raise KlpError("has no section names", where=elf.name)
+        if not _locals_first(elf.symbols):
+            raise KlpError("has a local symbol after a global one", where=elf.name)
         copy = cls(elf.e_machine, elf.order, elf.e_flags, bytes(elf.data[:16]))
         copy.sections = [
             WritableSection(
@@ -124,9 +143,9 @@ class ElfObject:
         ]
         copy._symtab = elf.symtab.index
         copy._strtab = elf.symtab.sh_link
-        copy._shstrtab = int(elf.header["e_shstrndx"])
+        copy._shstrtab = elf.shstrndx
         copy.symbols = elf.symbols.copy()
-        copy._strings = _Strings(bytearray(elf.strtab))
+        copy._strings = _Strings(bytearray(elf.strtab or b"\0"))
         return copy
 
     @property
@@ -162,9 +181,12 @@ class ElfObject:
     def set_relocations(self, section: int, relocations: Table) -> None:
         """Replace the records of an SHT_RELA section by its index.
 
-        :param relocations: dtype `rela_dtype` of this file's byte order, shape (n,).
+        :param relocations: dtype `rela_dtype` of either byte order, shape (n,).
         """
-        self.sections[section].data = relocations.astype(rela_dtype(self.order)).tobytes()
+        rows = np.zeros(len(relocations), rela_dtype(self.order))
+        for name in rows.dtype.names or ():
+            rows[name] = relocations[name]
+        self.sections[section].data = rows.tobytes()
 
     def add_relocations(self, name: str, target: int, relocations: Table, flags: int = 0) -> int:
         """Append an SHT_RELA section for the section with index ``target``."""
@@ -179,12 +201,10 @@ class ElfObject:
         if self._added:
             self.symbols = np.concatenate([self.symbols, np.array(self._added, dtype)])
             self._added = []
-        local = (self.symbols["st_info"] >> 4) == STB.LOCAL
-        count = int(local.sum())
-        if not local[:count].all():
+        if not _locals_first(self.symbols):
             raise ValueError("a local symbol stands after a global one")
         table = self.sections[self._symtab]
-        table.sh_info = count
+        table.sh_info = int(_is_local(self.symbols).sum())
         table.data = self.symbols.astype(dtype).tobytes()
         self.sections[self._strtab].data = bytes(self._strings.data)
 
@@ -206,7 +226,7 @@ class ElfObject:
         for row, section, name in zip(headers, self.sections, name_offsets, strict=True):
             offset = 0
             if section.sh_type != SHT.NULL:
-                out += bytes(-len(out) % max(section.sh_addralign, 1))
+                out += bytes(-len(out) % min(max(section.sh_addralign, 1), _FILE_ALIGN_MAX))
                 offset = len(out)
                 out += section.data
             row["sh_name"], row["sh_type"], row["sh_flags"] = (
@@ -234,6 +254,15 @@ class ElfObject:
         write_file(path, self.to_bytes())
 
 
+def _is_local(symbols: Table) -> npt.NDArray[np.bool_]:
+    return np.asarray((symbols["st_info"] >> 4) == STB.LOCAL)
+
+
+def _locals_first(symbols: Table) -> bool:
+    local = _is_local(symbols)
+    return bool(local[: int(local.sum())].all())
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all.
 
@@ -245,6 +274,7 @@ def write_file(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
+        raise KlpError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise KlpError(f"cannot be written: {error.strerror}", where=str(path)) from error

@@ -1,0 +1,55 @@
+"""What errors look like, and how problems are collected."""
+
+from __future__ import annotations
+
+import pytest
+
+from klpbuild.errors import KlpError, Problem, Problems
+
+
+def test_a_problem_is_told_in_lines() -> None:
+    assert str(Problem("is broken")) == "is broken"
+    full = Problem("is ambiguous", "ext4.ko:.text+0x10:f", "Two have it.", "Write one of:\n\n    a")
+    assert str(full) == (
+        "ext4.ko:.text+0x10:f: is ambiguous\n  Two have it.\n  Write one of:\n  \n      a"
+    )
+
+
+def test_an_error_carries_its_problem() -> None:
+    error = KlpError("is broken", where="a.o", why="A rule.", hint="Mend it.")
+    assert error.problems == (Problem("is broken", "a.o", "A rule.", "Mend it."),)
+    assert str(error) == "a.o: is broken\n  A rule.\n  Mend it."
+
+
+def test_problems_are_told_together_once_each_in_order() -> None:
+    first, second = Problem("one", "b"), Problem("two", "a")
+    error = KlpError.together([first, second, first])
+    assert error.problems == (first, second)
+    assert str(error) == "b: one\na: two"
+
+
+def test_an_error_needs_a_problem() -> None:
+    with pytest.raises(ValueError, match="an error needs a problem"):
+        KlpError.together([])
+
+
+def test_collecting_goes_on_after_an_error() -> None:
+    problems = Problems()
+    problems.check()
+    with problems.collect():
+        raise KlpError("first", where="a.o")
+    with problems.collect():
+        problems.add("second", why="A rule.")
+    with problems.collect():
+        raise KlpError.together([Problem("third"), Problem("fourth")])
+    assert len(problems) == 4
+    with pytest.raises(KlpError) as caught:
+        problems.check()
+    assert str(caught.value) == "a.o: first\nsecond\n  A rule.\nthird\nfourth"
+
+
+def test_our_own_mistakes_are_not_collected() -> None:
+    problems = Problems()
+    with pytest.raises(ZeroDivisionError), problems.collect():
+        raise ZeroDivisionError
+    problems.check()
