@@ -1,0 +1,207 @@
+"""Compile a source of a livepatch with the kernel's own flags."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.arch import Architecture
+from klpbuild.compiler.flags import CompileCommand, compile_command
+from klpbuild.compiler.log import BuildLog
+from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
+
+#: Our headers; ``klpbuild/livepatch.h`` in it is included before every source.
+INCLUDE = Path(__file__).parent / "include"
+HEADER = INCLUDE / "klpbuild" / "livepatch.h"
+
+# Only the generated tables refer to a function that replaces another one.
+_NO_PROTOTYPES = ("-Wno-missing-prototypes", "-Wno-missing-declarations")
+
+_OWN_MACROS = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+KLP_(?:MODULE_RELOC|RELOC_SYMBOL)\b", re.M)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A compiled source.
+
+    :ivar output: the object.
+    :ivar dependencies: the source and every file that it includes, in the
+        compiler's order, absolute.
+    :ivar warnings: what the compiler and objtool said, and what the user should
+        know of the compiler itself.
+    """
+
+    output: Path
+    dependencies: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def compile_source(
+    kernel: Kernel,
+    source: Path,
+    output: Path,
+    *,
+    module_name: str,
+    extra_flags: Sequence[str] = (),
+    log: BuildLog | None = None,
+    depfile: Path | None = None,
+) -> Compilation:
+    """Compile one C file as a part of a module, and run objtool if kbuild does.
+
+    The object is written aside and renamed when everything has succeeded.  Its
+    bytes do not depend on the directories of the source and the output.
+
+    :param module_name: KBUILD_MODNAME: no ``-``.
+    :param extra_flags: come after the kernel's.
+    :param depfile: where make's rule for the object goes; None: nowhere.
+    :raises KlpError: with the compiler's own lines when it refuses the source.
+    """
+    command = compile_command(kernel)
+    source, output = source.absolute(), output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = output.with_name(f".{output.stem}.{os.getpid()}-{threading.get_ident()}.o")
+    rule = aside.with_suffix(".d")
+    arguments = [
+        *command.compiler,
+        *command.flags,
+        *missing_ftrace_flags(command.flags, kernel.arch),
+        *module_flags(source, module_name),
+        *header_flags(source),
+        f"-I{source.parent}",
+        *path_flags(command, source),
+        *_NO_PROTOTYPES,
+        *extra_flags,
+        "-MD",
+        f"-MF{rule}",
+        f"-MT{output}",
+        "-c",
+        "-o",
+    ]
+    try:
+        said = _run_compiler(command, [*arguments, str(aside), str(source)], source)
+        if log is not None:
+            whole = [*arguments, str(output), str(source)]
+            log.command(whole, command.directory, output=output, source=source, said=said)
+        if command.objtool is not None:
+            objtool_said = run_objtool(command, aside).replace(str(aside), str(output))
+            said += objtool_said
+            if log is not None:
+                whole = [*command.objtool, str(output)]
+                log.command(whole, command.directory, output=output, said=objtool_said)
+        dependencies = read_dependencies(rule.read_text(), command.directory)
+        aside.replace(output)
+        if depfile is not None:
+            rule.replace(depfile)
+    finally:
+        aside.unlink(missing_ok=True)
+        rule.unlink(missing_ok=True)
+    return Compilation(output, dependencies, (*command.warnings, *filter(None, [said.strip()])))
+
+
+def missing_ftrace_flags(flags: Sequence[str], arch: Architecture) -> tuple[str, ...]:
+    """The flags that make an entry call in every function, as far as they are not there.
+
+    A kernel may reserve more instructions at an entry than we would
+    (``-fpatchable-function-entry=4,2`` on arm64): that is its choice.
+    """
+    patchable = "-fpatchable-function-entry="
+    if "__patchable_function_entries" in arch.entry_sections and any(
+        flag.startswith(patchable) for flag in flags
+    ):
+        return ()
+    return tuple(flag for flag in arch.ftrace_flags if flag not in flags)
+
+
+def module_flags(source: Path, module_name: str) -> tuple[str, ...]:
+    """The names that kbuild gives to each object (scripts/Makefile.lib, basename_flags)."""
+    basename = source.stem.replace("-", "_")
+    return (
+        f'-DKBUILD_BASENAME="{basename}"',
+        f'-DKBUILD_MODNAME="{module_name}"',
+        f"-D__KBUILD_MODNAME=kmod_{module_name}",
+    )
+
+
+def header_flags(source: Path) -> tuple[str, ...]:
+    """Include our header, unless the source defines the annotations itself.
+
+    :raises KlpError: when the source cannot be read.
+    """
+    try:
+        text = source.read_bytes()
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(source)) from error
+    if _OWN_MACROS.search(text):
+        return ()
+    return ("-include", str(HEADER))
+
+
+def path_flags(command: CompileCommand, source: Path) -> tuple[str, ...]:
+    """Keep the machine's directories out of ``__FILE__`` and of debug data."""
+    return (
+        f"-ffile-prefix-map={command.directory}=.",
+        f"-ffile-prefix-map={INCLUDE}/=",
+        f"-ffile-prefix-map={source.parent}/=",
+    )
+
+
+def _run_compiler(command: CompileCommand, arguments: Sequence[str], source: Path) -> str:
+    done = _run(arguments, command.directory)
+    if done.returncode:
+        raise KlpError("does not compile", where=str(source), why=done.stdout.strip())
+    return done.stdout
+
+
+def run_objtool(command: CompileCommand, target: Path) -> str:
+    """Run objtool over an object, in place, with the kernel's own arguments.
+
+    :returns: what it printed.
+    :raises KlpError: when it fails.
+    """
+    assert command.objtool is not None
+    done = _run([*command.objtool, str(target)], command.directory)
+    if done.returncode:
+        raise KlpError(
+            f"objtool fails with status {done.returncode}",
+            where=str(target),
+            why=done.stdout.strip(),
+        )
+    return done.stdout
+
+
+def _run(arguments: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ, LC_ALL="C")
+    # A variable that changes where gcc looks for headers must not change a kernel build.
+    for name in ("CPATH", "C_INCLUDE_PATH", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES"):
+        environment.pop(name, None)
+    try:
+        return subprocess.run(
+            list(arguments),
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise KlpError(f"{arguments[0]} does not run: {error.strerror}") from error
+
+
+def read_dependencies(rule: str, directory: Path) -> tuple[Path, ...]:
+    """The files that a compiler's ``-MD`` rule names, absolute.
+
+    :param directory: where the compiler ran.
+    """
+    _, _, text = rule.replace("\\\n", " ").partition(":")
+    names = re.findall(r"(?:\\.|\$\$|[^\s\\])+", text)
+    plain = (re.sub(r"\\(.)", r"\1", name).replace("$$", "$") for name in names)
+    return tuple(dict.fromkeys(Path(os.path.normpath(directory / name)) for name in plain))

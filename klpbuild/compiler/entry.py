@@ -1,0 +1,142 @@
+"""Which functions of an object begin with an ftrace entry call.
+
+ftrace redirects a function through the call at its entry, so the kernel patches
+only functions that have one (kernel/livepatch/patch.c, klp_patch_func), and the
+function that replaces another must have one too, to be traced and patched again.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from klpbuild.arch import X86_64, Architecture, by_machine
+from klpbuild.elf.constants import STT
+from klpbuild.elf.reader import ElfFile, Section, Symbol
+from klpbuild.errors import Problems
+
+# On x86 the call is the first instruction, or the second after endbr64 of 4 bytes.
+_X86_OFFSETS = frozenset({0, 4})
+# Elsewhere a landing pad, a TOC set-up or a moved link register may come first; and
+# arm64 with CALL_OPS records the two instructions before the function.
+_OTHER_OFFSETS = frozenset({-8, 0, 4, 8, 12, 16})
+
+_CALL_OPCODE_SIZE = 1
+
+
+def entry_offsets(elf: ElfFile) -> dict[int, int]:
+    """The functions with an entry call.
+
+    :param elf: a relocatable object, as compiled or after objtool.
+    :returns: symbol index to the offset of the entry call from the symbol, bytes.
+    """
+    architecture = by_machine(elf.e_machine, elf.name)
+    allowed = _X86_OFFSETS if architecture is X86_64 else _OTHER_OFFSETS
+    places = _recorded_places(elf, architecture) | _called_places(elf, architecture)
+    found = {}
+    for symbol in elf.symbol_list:
+        if symbol.type != STT.FUNC or not symbol.is_defined:
+            continue
+        for offset in sorted(allowed, key=abs):
+            if (symbol.st_shndx, symbol.st_value + offset) in places:
+                found[symbol.index] = offset
+                break
+    return found
+
+
+def functions_with_entry(elf: ElfFile) -> frozenset[str]:
+    """The names of the functions with an entry call."""
+    return frozenset(elf.symbol_name(index) for index in entry_offsets(elf))
+
+
+def _recorded_places(elf: ElfFile, architecture: Architecture) -> set[tuple[int, int]]:
+    """(section index, offset) of each entry in ``__mcount_loc`` and its kin."""
+    places: set[tuple[int, int]] = set()
+    for section, target in _relocated(elf):
+        if target.name not in architecture.entry_sections:
+            continue
+        rows = elf.relocations(section)
+        for index, addend in zip(rows["r_sym"].tolist(), rows["r_addend"].tolist(), strict=True):
+            symbol = elf.symbol(index)
+            places.add((symbol.st_shndx, symbol.st_value + addend))
+    return places
+
+
+def _called_places(elf: ElfFile, architecture: Architecture) -> set[tuple[int, int]]:
+    """(section index, offset) of each call of ``__fentry__``, where nothing records them."""
+    if architecture is not X86_64:
+        return set()
+    calls = [s.index for s in elf.symbol_list if s.name == architecture.entry_symbol]
+    places: set[tuple[int, int]] = set()
+    for section, target in _relocated(elf):
+        rows = elf.relocations(section)
+        offsets = rows["r_offset"][np.isin(rows["r_sym"], calls)]
+        places |= {(target.index, offset - _CALL_OPCODE_SIZE) for offset in offsets.tolist()}
+    return places
+
+
+def _relocated(elf: ElfFile) -> list[tuple[Section, Section]]:
+    return [
+        (section, elf.sections[section.sh_info])
+        for section in elf.relocation_sections
+        if section.sh_info < len(elf.sections)
+    ]
+
+
+def check_new_functions(
+    objects: Sequence[ElfFile], functions: Iterable[tuple[str, str]], problems: Problems
+) -> None:
+    """Check the functions that will replace others.
+
+    :param objects: the compiled sources of the livepatch.
+    :param functions: pairs of name and where it is asked for.
+    :param problems: takes every function that is missing, static, or cannot be traced.
+    """
+    defined: dict[str, list[tuple[ElfFile, Symbol]]] = {}
+    for elf in objects:
+        for symbol in elf.symbol_list:
+            if symbol.is_function and symbol.is_defined:
+                defined.setdefault(symbol.name, []).append((elf, symbol))
+    entries = {elf.name: entry_offsets(elf) for elf in objects}
+    for name, where in functions:
+        found = defined.get(name, [])
+        if not found:
+            _report_missing(name, where, defined, problems)
+            continue
+        elf, symbol = next(((e, s) for e, s in found if not s.is_local), found[0])
+        place = f"{elf.name}:{name}"
+        if symbol.is_local:
+            problems.add(
+                f"new function {name!r} is static",
+                where=place,
+                why=f"The generated tables, a file of their own, refer to it ({where}).",
+                hint="Take the word static away.",
+            )
+        elif (section := elf.sections[symbol.st_shndx].name).startswith((".init.", ".exit.")):
+            problems.add(
+                f"new function {name!r} is in {section}",
+                where=place,
+                why="The kernel frees this section when the livepatch is loaded, or drops it.",
+                hint="Take __init or __exit away.",
+            )
+        elif symbol.index not in entries[elf.name]:
+            problems.add(
+                f"new function {name!r} has no ftrace entry call",
+                where=place,
+                why="A function that replaces another one must be traceable like it.",
+                hint="Take notrace or noinstr away, and compile with the kernel's flags.",
+            )
+
+
+def _report_missing(
+    name: str, where: str, defined: dict[str, list[tuple[ElfFile, Symbol]]], problems: Problems
+) -> None:
+    clones = [other for other in defined if other.startswith(f"{name}.")]
+    near = clones or difflib.get_close_matches(name, defined, 3, 0.6)
+    problems.add(
+        f"new function {name!r} is not defined by the livepatch's sources",
+        where=where,
+        hint=f"Did you mean {', '.join(near)}?" if near else "Define it, without static.",
+    )

@@ -1,0 +1,68 @@
+"""The build log: every command line, for people and for tools."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from klpbuild.elf.writer import write_file
+
+_lock = threading.Lock()
+
+
+class BuildLog:
+    """Two files that only grow: a text for people and one JSON object a line for tools.
+
+    :ivar path: the text.
+    :ivar lines: the JSON lines, beside it: ``directory``, ``arguments``, ``output``,
+        and ``file`` for a compilation, as in compile_commands.json.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = path.with_name("commands.jsonl")
+
+    def command(
+        self,
+        arguments: Sequence[str],
+        directory: Path,
+        *,
+        output: Path | None = None,
+        source: Path | None = None,
+        said: str = "",
+    ) -> None:
+        """Note a command that has run.
+
+        :param directory: where it ran.
+        :param output: the file that it made.
+        :param source: the file that it compiled.
+        :param said: what it printed.
+        """
+        text = f"cd {shlex.quote(str(directory))} && {shlex.join(arguments)}\n"
+        if said:
+            text += "".join(f"    {line}\n" for line in said.splitlines())
+        record: dict[str, object] = {"directory": str(directory)}
+        if source is not None:
+            record["file"] = str(source)
+        record["arguments"] = list(arguments)
+        if output is not None:
+            record["output"] = str(output)
+        with _lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(text)
+            with self.lines.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def write_compile_commands(self, path: Path) -> None:
+        """Make a compile_commands.json of the last compilation of each file."""
+        last: dict[str, dict[str, object]] = {}
+        if self.lines.exists():
+            for line in self.lines.read_text().splitlines():
+                record = json.loads(line)
+                if "file" in record:
+                    last[str(record.get("output", record["file"]))] = record
+        write_file(path, (json.dumps([last[name] for name in sorted(last)], indent=1)).encode())

@@ -1,0 +1,388 @@
+"""Read ``livepatch.toml``, the description of a hand-written livepatch.
+
+::
+
+    description = "show saved_command_line in /proc/cmdline"
+    license = "GPL"                  # default
+    references = ["CVE-2024-1234"]   # default: none
+    replace = true                   # default
+    kernels = ["fixtures"]           # default: every kernel
+    sources = ["cmdline.c"]          # default: every .c file of the directory
+
+    [[object]]
+    name = "vmlinux"
+    functions = [{ old = "cmdline_proc_show", new = "livepatch_cmdline_proc_show" }]
+    callbacks = { post_patch = "livepatch_announce" }
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from klpbuild.errors import KlpError, Problems
+from klpbuild.module.livepatch import (
+    CALLBACKS,
+    FILE_NAME,
+    Function,
+    Livepatch,
+    PatchedObject,
+    check_name,
+)
+from klpbuild.names import SYMBOL_NAME_MAX, check_object_name, object_name
+
+_T = TypeVar("_T")
+
+# Licences with which a module may use GPL-only symbols (include/linux/license.h);
+# klp_enable_patch is one.
+_LICENSES = (
+    "GPL",
+    "GPL v2",
+    "GPL and additional rights",
+    "Dual BSD/GPL",
+    "Dual MIT/GPL",
+    "Dual MPL/GPL",
+)
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Of a compiler's clone the name has dots: ext4_attr_show.isra.0
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*")
+_REFERENCE = re.compile(r"[\x20-\x7e]+")
+
+
+def read_livepatch(directory: Path, *, patches: bool = False) -> Livepatch:
+    """Read the livepatch in a directory; its name is the directory's.
+
+    Without ``livepatch.toml`` its sources must bring their own tables.
+
+    :param patches: whether source patches, not C files, make it: no source is
+        needed then, and no object.
+    :raises KlpError: with everything that is wrong in the file.
+    """
+    if not directory.is_dir():
+        raise KlpError("is not a directory", where=str(directory))
+    name = directory.resolve().name
+    check_name(name)
+    path = directory / FILE_NAME
+    found = tuple(sorted(directory.glob("*.c")))
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if patches:
+            return Livepatch(name, found)
+        return _without_description(name, directory, found)
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    try:
+        text = data.decode()
+        table = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise KlpError("is not UTF-8", where=str(path)) from error
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        where = f"{path}:{line[1]}" if line else str(path)
+        raise KlpError(f"is not TOML: {error}", where=where) from error
+    return _Reader(path, text, patches).livepatch(name, table, found)
+
+
+def _without_description(name: str, directory: Path, sources: tuple[Path, ...]) -> Livepatch:
+    if not sources:
+        raise KlpError("has no C source", where=str(directory), hint=f"Write one and {FILE_NAME}.")
+    if any(map(brings_own_tables, sources)):
+        return Livepatch(name, sources, own_tables=True)
+    raise KlpError(
+        f"has no {FILE_NAME}",
+        where=str(directory),
+        why="Its sources define no struct klp_patch either, so nothing says what they replace.",
+        hint=f"Write {directory / FILE_NAME}:\n"
+        '  [[object]]\n  name = "vmlinux"\n'
+        '  functions = [{ old = "OLD_FUNCTION", new = "NEW_FUNCTION" }]',
+    )
+
+
+def brings_own_tables(source: Path) -> bool:
+    """Whether a C file defines a ``struct klp_patch`` and enables it.
+
+    :raises KlpError: when it cannot be read.
+    """
+    try:
+        text = source.read_text(errors="replace")
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(source)) from error
+    code = _without_comments(text)
+    return bool(
+        re.search(r"\bstruct\s+klp_patch\s+\w+\s*=", code)
+        and re.search(r"\b(?:module_init|klp_enable_patch|init_module)\s*\(", code)
+    )
+
+
+def _without_comments(text: str) -> str:
+    """C text without comments, its strings kept whole."""
+    parts = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)
+    return parts.sub(lambda m: " " if m[0].startswith("/") else m[0], text)
+
+
+_KEYS = ("description", "license", "references", "replace", "kernels", "sources", "object")
+_OBJECT_KEYS = ("name", "functions", "callbacks")
+_FUNCTION_KEYS = ("old", "new", "sympos")
+
+_TYPES = {str: "a text", bool: "true or false", int: "a number", list: "a list", dict: "a table"}
+
+
+class _Reader:
+    """Reads the tables of one file and collects what is wrong with them."""
+
+    def __init__(self, path: Path, text: str, patches: bool) -> None:
+        self.path = path
+        self.lines = text.splitlines()
+        self.patches = patches
+        self.problems = Problems()
+
+    def livepatch(self, name: str, table: Mapping[str, Any], found: tuple[Path, ...]) -> Livepatch:
+        self.known_keys(table, _KEYS, "", 0)
+        sources = self.sources(table, found)
+        own_tables = self.own_tables(sources, table)
+        license_ = self.value(table, "license", str, "GPL")
+        if license_ not in _LICENSES:
+            self.add(
+                f"license {license_!r} cannot be a livepatch's",
+                "license",
+                why="klp_enable_patch is exported to GPL-compatible modules only.",
+                hint=f"One of: {', '.join(_LICENSES)}.",
+            )
+        description = self.value(table, "description", str, "")
+        if description and not description.isprintable():
+            self.add("description has a line break or another control character", "description")
+        livepatch = Livepatch(
+            name,
+            sources,
+            self.objects(table, own_tables),
+            description,
+            license_,
+            self.texts(table, "references", _REFERENCE),
+            self.value(table, "replace", bool, True),
+            self.texts(table, "kernels", _REFERENCE),
+            own_tables,
+        )
+        self.problems.check()
+        return livepatch
+
+    def own_tables(self, sources: tuple[Path, ...], table: Mapping[str, Any]) -> bool:
+        own = [source for source in sources if brings_own_tables(source)]
+        if own and "object" in table:
+            self.add(
+                f"{own[0].name} brings its own struct klp_patch",
+                "object",
+                why="Two sets of tables in one module would patch twice.",
+                hint=f"Take the objects out of {FILE_NAME}, or the tables out of {own[0].name}.",
+            )
+        return bool(own)
+
+    def sources(self, table: Mapping[str, Any], found: tuple[Path, ...]) -> tuple[Path, ...]:
+        directory = self.path.parent
+        if "sources" not in table:
+            if not found and not self.patches:
+                self.add("the livepatch has no C source", "", hint=f"Write one in {directory}.")
+            return found
+        named = self.texts(table, "sources", _REFERENCE)
+        result = []
+        for name in named:
+            path = directory / name
+            if Path(name).is_absolute() or ".." in Path(name).parts or not name.endswith(".c"):
+                self.add(f"source {name!r} is not a C file of this directory", "sources", name)
+            elif not path.is_file():
+                near = difflib.get_close_matches(name, [p.name for p in found], 1)
+                self.add(
+                    f"source {name!r} does not exist",
+                    "sources",
+                    name,
+                    hint=f"Did you mean {near[0]!r}?" if near else "",
+                )
+            else:
+                result.append(path)
+        stems = [path.stem for path in result]
+        for stem in sorted({stem for stem in stems if stems.count(stem) > 1}):
+            self.add(f"two sources are called {stem}.c", "sources", hint="Rename one of them.")
+        return tuple(result)
+
+    def objects(self, table: Mapping[str, Any], own_tables: bool) -> tuple[PatchedObject, ...]:
+        tables = self.value(table, "object", list, [])
+        if not tables and not own_tables and not self.patches and "object" not in table:
+            self.add(
+                "no object is patched",
+                "",
+                hint='Add [[object]] with name = "vmlinux" and functions = [...].',
+            )
+        lines = [n for n, line in enumerate(self.lines, 1) if re.match(r"\s*\[\[object\]\]", line)]
+        objects: list[PatchedObject] = []
+        for number, entry in enumerate(tables):
+            line = lines[number] if number < len(lines) else 1
+            if not isinstance(entry, dict):
+                self.add_at(line, "object is not a table", hint="Begin it with [[object]].")
+                continue
+            read = self.object(entry, line)
+            if read is None:
+                continue
+            if any(read.name == other.name for other in objects):
+                self.add_at(
+                    line,
+                    f"object {read.name!r} is given twice",
+                    why="The kernel takes one klp_object for each object.",
+                    hint="Put all its functions into one.",
+                )
+            objects.append(read)
+        return tuple(objects)
+
+    def object(self, entry: Mapping[str, Any], line: int) -> PatchedObject | None:
+        self.known_keys(entry, _OBJECT_KEYS, "object", line)
+        if "name" not in entry:
+            self.add_at(line, "object has no name", hint='Write name = "vmlinux", or a module.')
+            return None
+        name = self.value(entry, "name", str, "", line)
+        if not name:
+            self.add_at(line, "object has an empty name")
+            return None
+        # A path as find(1) shows it is as good as the name.
+        name = object_name(name)
+        try:
+            check_object_name(name)
+        except KlpError as error:
+            problem = error.problems[0]
+            self.add_at(line, problem.what, why=problem.why, hint=problem.hint)
+        functions = self.functions(entry, name, line)
+        callbacks = self.callbacks(entry, line)
+        if not functions and not callbacks and not self.patches:
+            self.add_at(line, f"object {name!r} has neither functions nor callbacks")
+        return PatchedObject(name, functions, callbacks, f"{self.path}:{line}")
+
+    def functions(self, entry: Mapping[str, Any], name: str, line: int) -> tuple[Function, ...]:
+        functions: list[Function] = []
+        for item in self.value(entry, "functions", list, [], line):
+            if not isinstance(item, dict):
+                what = f"function of {name!r} is not a table"
+                self.add_at(line, what, hint='Write { old = "f", new = "livepatch_f" }.')
+                continue
+            old = item.get("old")
+            at = self.line_of(old, line) if isinstance(old, str) else line
+            self.known_keys(item, _FUNCTION_KEYS, "function", at)
+            for key in ("old", "new"):
+                if key not in item:
+                    self.add_at(at, f"function of {name!r} has no {key!r}")
+            read = Function(
+                self.value(item, "old", str, "", at),
+                self.value(item, "new", str, "", at),
+                self.value(item, "sympos", int, 0, at),
+                f"{self.path}:{at}",
+            )
+            self.check_function(read, item, at)
+            for other in functions:
+                if (read.old, read.sympos or 1) == (other.old, other.sympos or 1) and read.old:
+                    self.add_at(at, f"function {read.old!r} of {name!r} is given twice")
+            functions.append(read)
+        return tuple(functions)
+
+    def check_function(self, read: Function, item: Mapping[str, Any], at: int) -> None:
+        if "old" in item and isinstance(item["old"], str):
+            self.check_symbol("old", read.old, _SYMBOL, at)
+        if "new" in item and isinstance(item["new"], str):
+            self.check_symbol("new", read.new, _IDENTIFIER, at)
+        if read.sympos < 0:
+            self.add_at(
+                at,
+                f"position {read.sympos} of {read.old!r} is negative",
+                hint="0 for a unique name, else its place from 1 in symbols.klp.",
+            )
+        if read.old and read.old == read.new:
+            self.add_at(
+                at,
+                f"function {read.old!r} is to replace itself",
+                why="The livepatch could not refer to the original any more.",
+                hint=f"Call the new one livepatch_{read.old}.",
+            )
+
+    def callbacks(self, entry: Mapping[str, Any], line: int) -> dict[str, str]:
+        table = self.value(entry, "callbacks", dict, {}, line)
+        at = self.line_of_key("callbacks", line)
+        self.known_keys(table, CALLBACKS, "callbacks", at)
+        read = {}
+        for key in CALLBACKS:
+            if key in table:
+                read[key] = self.value(table, key, str, "", at)
+                if isinstance(table[key], str):
+                    self.check_symbol(key, read[key], _IDENTIFIER, at)
+        return read
+
+    def check_symbol(self, key: str, name: str, pattern: re.Pattern[str], at: int) -> None:
+        if not pattern.fullmatch(name):
+            self.add_at(at, f"{key} = {name!r} is not the name of a function")
+        elif len(name) > SYMBOL_NAME_MAX:
+            self.add_at(
+                at,
+                f"{key} = {name[:40]!r}... is too long, {len(name)} bytes",
+                why=f"The kernel looks up names of at most {SYMBOL_NAME_MAX} bytes.",
+            )
+
+    def known_keys(
+        self, table: Mapping[str, Any], known: tuple[str, ...], what: str, line: int
+    ) -> None:
+        for key in table:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                self.add_at(
+                    self.line_of_key(key, line),
+                    f"unknown key {key!r}" + (f" in {what}" if what else ""),
+                    hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
+                )
+
+    def value(
+        self, table: Mapping[str, Any], key: str, kind: type[_T], default: _T, line: int = 0
+    ) -> _T:
+        """The value of a key, or the default when it is missing or of another type."""
+        value = table.get(key, default)
+        # bool is a subclass of int, and true is no position.
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            self.add_at(self.line_of_key(key, line), f"{key} is not {_TYPES[kind]}: {value!r}")
+            return default
+        return value
+
+    def texts(
+        self, table: Mapping[str, Any], key: str, pattern: re.Pattern[str]
+    ) -> tuple[str, ...]:
+        texts = []
+        for item in self.value(table, key, list, []):
+            if isinstance(item, str) and pattern.fullmatch(item):
+                texts.append(item)
+            else:
+                self.add(f"{key} holds {item!r}, which is not a text of one line", key)
+        return tuple(texts)
+
+    def line_of_key(self, key: str, start: int = 0) -> int:
+        """The line that gives a key a value, from a line on."""
+        pattern = re.compile(
+            rf"(?:^|[\s{{,\"']){re.escape(key)}[\"']?\s*=|^\s*\[+{re.escape(key)}\]"
+        )
+        return self._search(pattern, start)
+
+    def line_of(self, text: str, start: int = 0) -> int:
+        """The line that has a quoted text, from a line on."""
+        return self._search(re.compile(rf"[\"']{re.escape(text)}[\"']"), start)
+
+    def _search(self, pattern: re.Pattern[str], start: int) -> int:
+        for number in range(max(start, 1), len(self.lines) + 1):
+            if pattern.search(self.lines[number - 1]):
+                return number
+        return max(start, 1)
+
+    def add(self, what: str, key: str, text: str = "", *, why: str = "", hint: str = "") -> None:
+        line = self.line_of_key(key) if key else 0
+        if text:
+            line = self.line_of(text, line)
+        self.add_at(line, what, why=why, hint=hint)
+
+    def add_at(self, line: int, what: str, *, why: str = "", hint: str = "") -> None:
+        where = f"{self.path}:{line}" if line else str(self.path)
+        self.problems.add(what, where=where, why=why, hint=hint)

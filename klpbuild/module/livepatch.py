@@ -1,0 +1,118 @@
+"""What a livepatch is: sources, and the functions of objects that they replace."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+from klpbuild.names import MODULE_NAME_MAX, object_name
+
+FILE_NAME = "livepatch.toml"
+
+#: The callbacks of a ``struct klp_object`` (Documentation/livepatch/callbacks.rst).
+CALLBACKS = ("pre_patch", "post_patch", "pre_unpatch", "post_unpatch")
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that is replaced.
+
+    :ivar old: its name in the object's symbol table.
+    :ivar new: the function of the livepatch that takes its place.
+    :ivar sympos: 0 if `old` is unique in the object, else its 1-based place
+        among the object's symbols of that name in kallsyms order.
+    :ivar where: ``file:line`` that names it.
+    """
+
+    old: str
+    new: str
+    sympos: int = 0
+    where: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class PatchedObject:
+    """vmlinux or a module whose functions are replaced.
+
+    :ivar name: the kernel's name of it.
+    :ivar callbacks: name of the callback (one of `CALLBACKS`) to the livepatch's function.
+    """
+
+    name: str
+    functions: tuple[Function, ...]
+    callbacks: Mapping[str, str] = field(default_factory=dict)
+    where: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Livepatch:
+    """A livepatch, described.
+
+    :ivar name: its directory's name.
+    :ivar sources: its C files, in the order of the link.
+    :ivar objects: empty when the sources bring their own tables.
+    :ivar replace: whether it takes the place of every livepatch before it.
+    :ivar kernels: patterns of kernel names and releases that it is for; empty: all.
+    :ivar own_tables: whether the sources bring ``struct klp_patch`` and the
+        module's init function themselves; then they are left alone.
+    """
+
+    name: str
+    sources: tuple[Path, ...]
+    objects: tuple[PatchedObject, ...] = ()
+    description: str = ""
+    license: str = "GPL"
+    references: tuple[str, ...] = ()
+    replace: bool = True
+    kernels: tuple[str, ...] = ()
+    own_tables: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """The module's file, ``livepatch-meminfo.ko``."""
+        return f"livepatch-{self.name}.ko"
+
+    @property
+    def module_name(self) -> str:
+        """KBUILD_MODNAME, ``livepatch_meminfo``."""
+        return object_name(self.file_name)
+
+    def is_for(self, kernel: str, release: str) -> bool:
+        """Whether it may be built for a kernel of this name and release."""
+        return not self.kernels or any(
+            fnmatch.fnmatchcase(text, pattern)
+            for pattern in self.kernels
+            for text in (kernel, release)
+        )
+
+
+def check_name(name: str) -> None:
+    """:raises KlpError: when ``livepatch-NAME`` cannot be a module's name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise KlpError(
+            f"livepatch name {name!r} cannot be a module's",
+            why="A module's name has letters, digits, '-' and '_' only.",
+            hint="Rename its directory.",
+        )
+    size = len(f"livepatch-{name}")
+    if size > MODULE_NAME_MAX:
+        raise KlpError(
+            f"livepatch name {name!r} is too long",
+            why=f"With livepatch- before it, it has {size} bytes of {MODULE_NAME_MAX}.",
+            hint="Rename its directory.",
+        )
+
+
+def check_for_kernel(livepatch: Livepatch, kernel: str, release: str) -> None:
+    """:raises KlpError: when the livepatch is not for this kernel."""
+    if livepatch.is_for(kernel, release):
+        return
+    raise KlpError(
+        f"livepatch {livepatch.name} is not for kernel {kernel}",
+        why=f"Its {FILE_NAME} restricts it to: {', '.join(livepatch.kernels)}.",
+        hint="Take another kernel, or change the key kernels.",
+    )
