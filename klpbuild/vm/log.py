@@ -1,0 +1,136 @@
+"""The kernel's log as it came over the console, and the faults that it reports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+#: A line under ``console_msg_format=syslog``, with or without CONFIG_PRINTK_CALLER.
+_LINE = re.compile(r"<(\d+)>\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
+_MARK = re.compile(r"klpbuild: step (\d+)")
+
+#: Lines of a report after its first are taken up to its end mark, and at most so many.
+_REPORT_MAX = 60
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of the kernel's log.
+
+    :ivar level: 0 (emergency) to 7 (debug).
+    :ivar time: seconds since boot.
+    """
+
+    level: int
+    time: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"[{self.time:12.6f}] {self.text}"
+
+
+class FaultKind(Enum):
+    """How bad a fault is that the kernel reports of itself."""
+
+    WARNING = "warning"
+    STALL = "stall"
+    BUG = "bug"
+    OOPS = "oops"
+    PANIC = "panic"
+
+
+#: First match wins.  The texts are those of kernel/panic.c, lib/bug.c, kernel/watchdog.c,
+#: kernel/hung_task.c, kernel/rcu/tree_stall.h, lib/ubsan.c, mm/kasan/report.c and
+#: arch/x86/mm/fault.c, arch/x86/kernel/{dumpstack,traps}.c.
+_FAULTS = (
+    (FaultKind.PANIC, re.compile(r"Kernel panic - ")),
+    (FaultKind.STALL, re.compile(r"(watchdog: )?BUG: (soft lockup|workqueue lockup)|hard LOCKUP")),
+    (FaultKind.STALL, re.compile(r"INFO: task .* blocked for more than|rcu: INFO: ")),
+    (
+        FaultKind.OOPS,
+        re.compile(
+            r"BUG: (kernel NULL pointer|unable to handle)|Oops: |general protection fault"
+            r"|kernel BUG at |invalid opcode: |int3: |stack segment: |double fault: "
+            r"|Unable to handle kernel|kernel tried to execute|Internal error: "
+        ),
+    ),
+    (FaultKind.BUG, re.compile(r"BUG: |UBSAN: |KFENCE: |possible recursive locking|Bad page ")),
+    (FaultKind.WARNING, re.compile(r"WARNING: ")),
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault in the kernel's log.
+
+    :ivar lines: its report, first the line that names it.
+    """
+
+    kind: FaultKind
+    lines: tuple[LogLine, ...]
+
+    @property
+    def title(self) -> str:
+        """The line that names it."""
+        return self.lines[0].text
+
+
+def parse(console: bytes) -> tuple[LogLine, ...]:
+    """The kernel's log from what the console printed; what is not of the log is left out.
+
+    A line that the end of the machine cut off is kept.
+    """
+    found = []
+    for text in console.decode(errors="replace").splitlines():
+        match = _LINE.search(text)
+        if match:
+            # facility * 8 + level
+            found.append(LogLine(int(match[1]) & 7, float(match[2]), match[3].rstrip()))
+    return tuple(found)
+
+
+def by_step(lines: Iterable[LogLine]) -> dict[int | None, tuple[LogLine, ...]]:
+    """The lines by the step during which, or after which, they came.
+
+    :returns: step number to lines; None stands for the boot before the first step.
+    """
+    found: dict[int | None, list[LogLine]] = {None: []}
+    step: int | None = None
+    for line in lines:
+        mark = _MARK.fullmatch(line.text)
+        if mark:
+            step = int(mark[1])
+            found.setdefault(step, [])
+        else:
+            found[step].append(line)
+    return {number: tuple(of_step) for number, of_step in found.items()}
+
+
+def faults(lines: Iterable[LogLine]) -> tuple[Fault, ...]:
+    """The faults that the kernel reports in its log, in order.
+
+    A report's further lines (registers, call trace) belong to its first.  A second line that
+    names the same trouble (``Oops:`` after ``BUG: kernel NULL pointer``) starts no new fault.
+    """
+    found: list[tuple[FaultKind, list[LogLine]]] = []
+    open_report: list[LogLine] | None = None
+    for line in lines:
+        kind = _kind(line)
+        same = open_report is not None and found and found[-1][0] == kind
+        if kind is not None and not same:
+            open_report = [line]
+            found.append((kind, open_report))
+        elif open_report is not None:
+            open_report.append(line)
+            if line.text.startswith("---[ end ") or len(open_report) == _REPORT_MAX:
+                open_report = None
+    return tuple(Fault(kind, tuple(report)) for kind, report in found)
+
+
+def _kind(line: LogLine) -> FaultKind | None:
+    for kind, pattern in _FAULTS:
+        if pattern.match(line.text) or (kind is FaultKind.STALL and pattern.search(line.text)):
+            return kind
+    return None
