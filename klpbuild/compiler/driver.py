@@ -14,6 +14,7 @@ from klpbuild.arch import Architecture
 from klpbuild.compiler.flags import CompileCommand, compile_command
 from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
+from klpbuild.kernel.kbuild import build_environment
 from klpbuild.kernel.tree import Kernel
 
 #: Our headers; ``klpbuild/livepatch.h`` in it is included before every source.
@@ -84,7 +85,10 @@ def compile_source(
         "-o",
     ]
     try:
-        said = _run_compiler(command, [*arguments, str(aside), str(source)], source)
+        done = _run([*arguments, str(aside), str(source)], command.directory)
+        if done.returncode:
+            raise KlpError("does not compile", where=str(source), why=done.stdout.strip())
+        said = done.stdout
         if log is not None:
             whole = [*arguments, str(output), str(source)]
             log.command(whole, command.directory, output=output, source=source, said=said)
@@ -101,7 +105,8 @@ def compile_source(
     finally:
         aside.unlink(missing_ok=True)
         rule.unlink(missing_ok=True)
-    return Compilation(output, dependencies, (*command.warnings, *filter(None, [said.strip()])))
+    warnings = tuple(filter(None, (command.warning, said.strip())))
+    return Compilation(output, dependencies, warnings)
 
 
 def missing_ftrace_flags(flags: Sequence[str], arch: Architecture) -> tuple[str, ...]:
@@ -151,13 +156,6 @@ def path_flags(command: CompileCommand, source: Path) -> tuple[str, ...]:
     )
 
 
-def _run_compiler(command: CompileCommand, arguments: Sequence[str], source: Path) -> str:
-    done = _run(arguments, command.directory)
-    if done.returncode:
-        raise KlpError("does not compile", where=str(source), why=done.stdout.strip())
-    return done.stdout
-
-
 def run_objtool(command: CompileCommand, target: Path) -> str:
     """Run objtool over an object, in place, with the kernel's own arguments.
 
@@ -176,15 +174,11 @@ def run_objtool(command: CompileCommand, target: Path) -> str:
 
 
 def _run(arguments: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
-    environment = dict(os.environ, LC_ALL="C")
-    # A variable that changes where gcc looks for headers must not change a kernel build.
-    for name in ("CPATH", "C_INCLUDE_PATH", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES"):
-        environment.pop(name, None)
     try:
         return subprocess.run(
             list(arguments),
             cwd=directory,
-            env=environment,
+            env=build_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -86,13 +86,19 @@ def _relocated(elf: ElfFile) -> list[tuple[Section, Section]]:
 
 
 def check_new_functions(
-    objects: Sequence[ElfFile], functions: Iterable[tuple[str, str]], problems: Problems
+    objects: Sequence[ElfFile],
+    functions: Iterable[tuple[str, str]],
+    problems: Problems,
+    *,
+    callbacks: Iterable[tuple[str, str]] = (),
 ) -> None:
-    """Check the functions that will replace others.
+    """Check the functions that the tables refer to.
 
     :param objects: the compiled sources of the livepatch.
-    :param functions: pairs of name and where it is asked for.
-    :param problems: takes every function that is missing, static, or cannot be traced.
+    :param functions: those that replace others; pairs of name and where it is asked for.
+    :param problems: takes every function that is missing, static, freed after the
+        load, or cannot be traced.
+    :param callbacks: those that need not be traceable; pairs like `functions`.
     """
     defined: dict[str, list[tuple[ElfFile, Symbol]]] = {}
     for elf in objects:
@@ -100,7 +106,8 @@ def check_new_functions(
             if symbol.is_function and symbol.is_defined:
                 defined.setdefault(symbol.name, []).append((elf, symbol))
     entries = {elf.name: entry_offsets(elf) for elf in objects}
-    for name, where in functions:
+    asked = [(*pair, True) for pair in functions] + [(*pair, False) for pair in callbacks]
+    for name, where, replaces in asked:
         found = defined.get(name, [])
         if not found:
             _report_missing(name, where, defined, problems)
@@ -121,7 +128,7 @@ def check_new_functions(
                 why="The kernel frees this section when the livepatch is loaded, or drops it.",
                 hint="Take __init or __exit away.",
             )
-        elif symbol.index not in entries[elf.name]:
+        elif replaces and symbol.index not in entries[elf.name]:
             problems.add(
                 f"new function {name!r} has no ftrace entry call",
                 where=place,

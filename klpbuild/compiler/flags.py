@@ -11,16 +11,14 @@ import hashlib
 import json
 import re
 import shlex
-import shutil
-import subprocess
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from klpbuild.compiler.make import run_make
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.kernel.kbuild import find_compiler, run_make
 from klpbuild.kernel.tree import Kernel
 
 _MODULE, _OBJECT = "klpbuild_probe", "probe"
@@ -36,7 +34,6 @@ class CompileCommand:
     """How one kernel compiles a source file of a module.
 
     :ivar compiler: the compiler, with a launcher such as ccache before it.
-    :ivar version: the first line that it answers to ``--version``.
     :ivar flags: all flags but those that name the source, the output, the
         dependency file and the module (``-DKBUILD_BASENAME`` and its kin).
     :ivar objtool: the objtool command that follows the compilation of each
@@ -44,18 +41,15 @@ class CompileCommand:
         or runs when the module is linked.
     :ivar objtool_at_link: whether kbuild runs objtool when it links a module.
     :ivar directory: where the command runs; relative paths in it start there.
-    :ivar make_variables: what kbuild must be given to use this compiler.
-    :ivar warnings: what the user should know of it.
+    :ivar warning: what to tell the user when the compiler is not the kernel's, else empty.
     """
 
     compiler: tuple[str, ...]
-    version: str
     flags: tuple[str, ...]
     objtool: tuple[str, ...] | None
     objtool_at_link: bool
     directory: Path
-    make_variables: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warning: str = ""
 
     def header(self, name: str) -> Path | None:
         """The header that ``#include <name>`` finds, for instance ``linux/livepatch.h``."""
@@ -70,22 +64,10 @@ def compile_command(kernel: Kernel) -> CompileCommand:
 
     :raises KlpError: when kbuild cannot build a module for this kernel.
     """
-    return _compile_command(kernel, _config_digest(kernel))
+    return _compile_command(kernel, _digest(kernel))
 
 
-@lru_cache(maxsize=16)
-def _compile_command(kernel: Kernel, digest: str) -> CompileCommand:
-    kept = kernel.cache / "compile-command.json"
-    key = {"format": _FORMAT, "build": str(kernel.build), "release": kernel.release, "is": digest}
-    if (command := _read_kept(kept, key)) is not None:
-        return command
-    command = _ask(kernel)
-    fields = asdict(command) | {"directory": str(command.directory)}
-    write_file(kept, json.dumps({"key": key, "command": fields}, indent=1).encode())
-    return command
-
-
-def _config_digest(kernel: Kernel) -> str:
+def _digest(kernel: Kernel) -> str:
     digest = hashlib.sha256()
     for path in (kernel.config, kernel.build / "Makefile"):
         try:
@@ -99,110 +81,67 @@ def _config_digest(kernel: Kernel) -> str:
     return digest.hexdigest()
 
 
+@lru_cache(maxsize=16)
+def _compile_command(kernel: Kernel, digest: str) -> CompileCommand:
+    compiler = find_compiler(kernel)
+    key = {
+        "format": _FORMAT,
+        "build": str(kernel.build),
+        "release": kernel.release,
+        "digest": digest,
+        "compiler": [compiler.command, compiler.version],
+    }
+    kept = kernel.cache / "compile-command.json"
+    if (command := _read_kept(kept, key)) is None:
+        command = _probe(kernel, compiler.warning)
+        fields = asdict(command) | {"directory": str(command.directory)}
+        write_file(kept, json.dumps({"key": key, "command": fields}, indent=1).encode())
+    return command
+
+
 def _read_kept(kept: Path, key: dict[str, object]) -> CompileCommand | None:
     try:
         stored = json.loads(kept.read_bytes())
     except (OSError, ValueError):
         return None
-    if stored.get("key") != key:
+    if not isinstance(stored, dict) or stored.get("key") != key:
         return None
     fields = stored["command"]
-    for name in ("compiler", "flags", "make_variables", "warnings"):
-        fields[name] = tuple(fields[name])
-    fields["objtool"] = None if fields["objtool"] is None else tuple(fields["objtool"])
-    command = CompileCommand(**fields | {"directory": Path(fields["directory"])})
-    return command if compiler_version(command.compiler) == command.version else None
+    return CompileCommand(
+        tuple(fields["compiler"]),
+        tuple(fields["flags"]),
+        None if fields["objtool"] is None else tuple(fields["objtool"]),
+        fields["objtool_at_link"],
+        Path(fields["directory"]),
+        fields["warning"],
+    )
 
 
-def compiler_version(compiler: tuple[str, ...]) -> str | None:
-    """The first line that a compiler answers to ``--version``, None if it does not run."""
-    try:
-        answer = subprocess.run(
-            [*compiler, "--version"], capture_output=True, text=True, check=True, errors="replace"
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.partition("\n")[0].strip()
-
-
-def _ask(kernel: Kernel) -> CompileCommand:
-    """Ask kbuild, with the compiler that it names or else with the one the kernel was built by."""
-    wanted = _config_value(kernel.config, "CONFIG_CC_VERSION_TEXT")
-    builder = wanted.split(" ", 1)[0]
-    try:
-        command = _probe(kernel, ())
-    except _NoCompiler as missing:
-        substitute = builder if shutil.which(builder) else "gcc"
-        if not shutil.which(substitute):
-            raise KlpError(
-                f"kbuild's compiler {missing.name} is not installed",
-                where=str(kernel.build),
-                hint=f"This kernel was built by {wanted or 'an unnamed compiler'}.",
-            ) from missing
-        command = _probe(kernel, (f"CC={substitute}",))
-    if not _same_compiler(command.version, wanted) and shutil.which(builder):
-        other = compiler_version((builder,))
-        if other is not None and _same_compiler(other, wanted):
-            command = _probe(kernel, (f"CC={builder}",))
-    if wanted and not _same_compiler(command.version, wanted):
-        warning = f"compiler {command.version!r} is not the kernel's, {wanted!r}"
-        return replace(command, warnings=(warning,))
-    return command
-
-
-def _same_compiler(version: str, wanted: str) -> bool:
-    """Compare without the program's own name: ``x86_64-linux-gnu-gcc-12`` is ``gcc-12``."""
-    return re.sub(r"^\S+ (?=\()", "", version) == re.sub(r"^\S+ (?=\()", "", wanted)
-
-
-def _config_value(config: Path, name: str) -> str:
-    match = re.search(rf'^{name}="?(.*?)"?$', config.read_text(errors="replace"), re.MULTILINE)
-    return match[1] if match else ""
-
-
-class _NoCompiler(Exception):
-    def __init__(self, name: str) -> None:
-        self.name = name
-        super().__init__(name)
-
-
-def _probe(kernel: Kernel, variables: tuple[str, ...]) -> CompileCommand:
+def _probe(kernel: Kernel, warning: str) -> CompileCommand:
     kernel.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="probe-", dir=kernel.cache) as name:
         directory = Path(name)
         (directory / "Makefile").write_text(_MAKEFILE)
         (directory / f"{_OBJECT}.c").write_text(_SOURCE)
-        result = run_make(kernel, directory, "modules", "V=1", *variables)
-        if result.returncode:
-            missing = re.search(r"(\S*(?:gcc|clang)\S*): (?:command )?not found", result.output)
-            if missing and not variables:
-                raise _NoCompiler(missing[1])
-            raise KlpError(
-                "kbuild cannot build a module for this kernel",
-                where=str(kernel.build),
-                why=result.errors(),
-                hint="Give a kernel that is configured and prepared for external modules.",
-            )
+        said = run_make(
+            kernel, directory, "modules", variables={"KBUILD_MODPOST_WARN": "1", "V": "1"}
+        )
         compile_line = _recorded(directory / f".{_OBJECT}.o.cmd")
         link_line = _recorded(directory / f".{_MODULE}.o.cmd")
     commands = split_commands(compile_line)
-    compiler, flags = _compiler_and_flags(commands[0], name)
-    objtool = _objtool(commands[1:], directory / f"{_OBJECT}.o")
+    compiler, flags = _compiler_and_flags(commands[0], directory.name)
+    objtool = _objtool(commands[1:], f"{_OBJECT}.o")
     if objtool is None:  # before v5.18 kbuild runs it and does not record it
-        shown = [split_commands(line) for line in result.output.splitlines() if "objtool" in line]
-        for line in shown:
-            objtool = objtool or _objtool(line, directory / f"{_OBJECT}.o")
-    version = compiler_version(compiler)
-    if version is None:
-        raise KlpError(f"compiler {compiler[-1]} does not run", where=str(kernel.build))
+        for line in said.splitlines():
+            if "objtool" in line:
+                objtool = objtool or _objtool(split_commands(line), f"{_OBJECT}.o")
     return CompileCommand(
         compiler,
-        version,
         flags,
         objtool,
-        any(_is_objtool(words) for words in split_commands(link_line)),
+        any(map(_is_objtool, split_commands(link_line))),
         kernel.build.resolve(),
-        variables,
+        warning,
     )
 
 
@@ -272,8 +211,8 @@ def _is_objtool(words: list[str]) -> bool:
     return bool(words) and Path(words[0]).name == "objtool"
 
 
-def _objtool(commands: list[list[str]], target: Path) -> tuple[str, ...] | None:
+def _objtool(commands: list[list[str]], target: str) -> tuple[str, ...] | None:
     for words in commands:
-        if _is_objtool(words) and Path(words[-1]).name == target.name:
+        if _is_objtool(words) and Path(words[-1]).name == target:
             return tuple(words[:-1])
     return None

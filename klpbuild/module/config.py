@@ -362,9 +362,8 @@ class _Reader:
 
     def line_of_key(self, key: str, start: int = 0) -> int:
         """The line that gives a key a value, from a line on."""
-        pattern = re.compile(
-            rf"(?:^|[\s{{,\"']){re.escape(key)}[\"']?\s*=|^\s*\[+{re.escape(key)}\]"
-        )
+        name = re.escape(key)
+        pattern = re.compile(rf"(?:^|[\s{{,\"']){name}[\"']?\s*=|^\s*\[+{name}\]")
         return self._search(pattern, start)
 
     def line_of(self, text: str, start: int = 0) -> int:

@@ -1,0 +1,133 @@
+"""Link objects into a module by kbuild's own modpost and linker script.
+
+kbuild takes finished objects as ``*_shipped`` files.  What it does not find in
+``Module.symvers`` stays undefined: the conversion decides about it.
+
+Debug data is left out by the linker (``LDFLAGS_MODULE``), before the conversion:
+binutils' strip and objcopy damage a converted module, and without debug data the
+build id, and so every byte, is the same in every directory.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.compiler.flags import compile_command
+from klpbuild.compiler.log import BuildLog
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.kernel.config import Config
+from klpbuild.kernel.kbuild import run_make
+from klpbuild.kernel.tree import Kernel
+
+# modpost's and kbuild's words about what livepatches always do.
+_EXPECTED = re.compile(
+    r"WARNING: modpost: .* undefined!$"
+    r"|WARNING: Module\.symvers is missing"
+    r"|WARNING: modpost: missing MODULE_DESCRIPTION"
+    r"|Skipping BTF generation"
+)
+_NOTABLE = re.compile(r"\bwarning\b|\berror\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LinkedModule:
+    """A linked module, not converted yet.
+
+    :ivar path: the ``.ko`` in the directory that it was linked in.
+    :ivar warnings: what modpost and objtool said and the user should know.
+    """
+
+    path: Path
+    warnings: tuple[str, ...]
+
+
+def link_module(
+    kernel: Kernel,
+    name: str,
+    objects: Sequence[Path],
+    directory: Path,
+    log: BuildLog | None = None,
+) -> LinkedModule:
+    """Link objects into ``livepatch-NAME.ko``, its unresolved symbols left undefined.
+
+    :param name: the livepatch's name, without ``livepatch-``.
+    :param objects: compiled, in the order of the link; at least one.
+    :param directory: is emptied and belongs to the link from then on.
+    :raises KlpError: with kbuild's own lines when it fails, and when the module
+        would lack what the kernel needs to unwind and trace it.
+    """
+    if not objects:
+        raise ValueError("a module needs an object")
+    module = f"livepatch-{name}"
+    _lay_out(directory, module, objects)
+    said = run_make(
+        kernel,
+        directory,
+        "modules",
+        variables={
+            "KBUILD_MODPOST_WARN": "1",
+            "LDFLAGS_MODULE": "--strip-debug",
+        },
+        log=log.path if log is not None else None,
+    )
+    output = directory / f"{module}.ko"
+    if not output.is_file():
+        raise KlpError(
+            "kbuild linked no module",
+            where=str(output),
+            hint="Another Makefile may be in force there." if log is None else f"See {log.path}.",
+        )
+    _check_linked(kernel, ElfFile.read(output), [ElfFile.read(path) for path in objects])
+    return LinkedModule(output, _warnings(said))
+
+
+def _lay_out(directory: Path, module: str, objects: Sequence[Path]) -> None:
+    """Write a module directory as kbuild expects it."""
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    parts = []
+    for number, path in enumerate(objects):
+        # Numbered, so that none is called like the module or like another one.
+        part = f"part{number}"
+        shutil.copyfile(path, directory / f"{part}.o_shipped")
+        # modpost reads the command of each part, for the module's source version.
+        (directory / f".{part}.o.cmd").write_text("")
+        parts.append(f"{part}.o")
+    makefile = f"obj-m := {module}.o\n{module}-y := {' '.join(parts)}\n"
+    (directory / "Makefile").write_text(makefile)
+
+
+def _warnings(output: str) -> tuple[str, ...]:
+    lines = (line.strip() for line in output.splitlines())
+    return tuple(
+        line
+        for line in dict.fromkeys(lines)
+        if _NOTABLE.search(line) and not _EXPECTED.search(line)
+    )
+
+
+def _check_linked(kernel: Kernel, linked: ElfFile, objects: Sequence[ElfFile]) -> None:
+    """Refuse a module that has lost what the objects had, or that objtool did not see."""
+    needed = {
+        name
+        for name in kernel.arch.entry_sections
+        if any(elf.section(name) is not None for elf in objects)
+    }
+    command = compile_command(kernel)
+    objtool = command.objtool is not None or command.objtool_at_link
+    if objtool and Config.read(kernel.config).enabled("UNWINDER_ORC"):
+        needed.add(".orc_unwind")
+    for name in sorted(needed):
+        if linked.section(name) is None:
+            raise KlpError(
+                f"the linked module has no section {name}",
+                where=linked.name,
+                why="Without it the kernel can neither trace nor reliably unwind the livepatch.",
+                hint="Its objects were not compiled by this kernel's rules.",
+            )

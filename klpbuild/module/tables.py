@@ -1,0 +1,133 @@
+"""Generate the C file that tells the kernel what a livepatch replaces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from klpbuild.compiler.flags import compile_command
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError, Problems
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.livepatch import Livepatch
+
+
+@dataclass(frozen=True)
+class LivepatchApi:
+    """What a kernel's livepatch core offers.
+
+    :ivar register: ``klp_register_patch`` must precede ``klp_enable_patch``;
+        v4.0 to v5.0.
+    :ivar replace: ``klp_patch.replace``, atomic replace; since v5.1.
+    :ivar callbacks: ``klp_object.callbacks``; since v4.15.
+    """
+
+    register: bool
+    replace: bool
+    callbacks: bool
+
+
+def livepatch_api(kernel: Kernel) -> LivepatchApi:
+    """What this kernel offers: its header says, since distributions backport.
+
+    :raises KlpError: for a kernel whose livepatch modules have another format.
+    """
+    header = compile_command(kernel).header("linux/livepatch.h")
+    if header is None:
+        raise KlpError(
+            "has no include/linux/livepatch.h",
+            where=str(kernel.build),
+            hint="Give the headers of a kernel with livepatch, v4.7 or later.",
+        )
+    text = header.read_text(errors="replace")
+    if re.search(r"\bstruct\s+klp_reloc\s*\{", text):
+        raise KlpError(
+            f"kernel {kernel.release} is too old",
+            where=str(header),
+            why="Its livepatch modules carry struct klp_reloc; "
+            "livepatch relocation sections came with v4.7.",
+        )
+    return LivepatchApi(
+        register=re.search(r"\bklp_register_patch\s*\(", text) is not None,
+        replace=re.search(r"\bbool\s+replace\s*;", text) is not None,
+        callbacks=re.search(r"\bstruct\s+klp_callbacks\b", text) is not None,
+    )
+
+
+def generate_tables(livepatch: Livepatch, api: LivepatchApi, namespaces: Sequence[str] = ()) -> str:
+    """The C file with the livepatch's tables, its init function and its description.
+
+    The tables are static data, so that they can be read from the module's file.
+    A kernel without atomic replace gets a livepatch that is stacked on others.
+
+    :param livepatch: one with objects; its functions' old names are those of the
+        kernel's symbol table, which may be a clone's.
+    :param namespaces: symbol namespaces to import, see `klpbuild.module.link.namespaces`.
+    :raises KlpError: for callbacks that the kernel does not know.
+    """
+    problems = Problems()
+    for entry in livepatch.objects:
+        if entry.callbacks and not api.callbacks:
+            problems.add(
+                f"object {entry.name!r} has callbacks, which this kernel does not know",
+                where=entry.where,
+                why="They came with v4.15.",
+            )
+    problems.check()
+    new = dict.fromkeys(f.new for entry in livepatch.objects for f in entry.functions)
+    called = dict.fromkeys(
+        pair for entry in livepatch.objects for pair in sorted(entry.callbacks.items())
+    )
+    callback_names = {(kind, label): f"{kind}_{n}" for n, (kind, label) in enumerate(called)}
+    return _template().render(
+        new_functions={label: f"new_function_{n}" for n, label in enumerate(new)},
+        callbacks=[(kind, label, name) for (kind, label), name in callback_names.items()],
+        callback_names=callback_names,
+        objects=livepatch.objects,
+        replace=livepatch.replace and api.replace,
+        register=api.register,
+        license=livepatch.license,
+        description=livepatch.description or f"livepatch {livepatch.name}",
+        references=livepatch.references,
+        namespaces=sorted(set(namespaces)),
+    )
+
+
+def write_tables(
+    kernel: Kernel, livepatch: Livepatch, path: Path, namespaces: Sequence[str] = ()
+) -> Path:
+    """Write the livepatch's tables for a kernel; see `generate_tables`."""
+    text = generate_tables(livepatch, livepatch_api(kernel), namespaces)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, text.encode())
+    return path
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=False,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["c"] = c_string
+    return environment.get_template("tables.c.j2")
+
+
+def c_string(text: str) -> str:
+    """A text as a C string literal; other bytes than ASCII as octal escapes."""
+    out = []
+    for byte in text.encode():
+        char = chr(byte)
+        if char in '"\\?':  # ?? could begin a trigraph
+            out.append("\\" + char)
+        elif 0x20 <= byte < 0x7F:
+            out.append(char)
+        else:
+            out.append(f"\\{byte:03o}")
+    return '"' + "".join(out) + '"'
