@@ -1,0 +1,412 @@
+"""Write what was chosen as an object of its own.
+
+Names and sections stay those of the patched object.  What the running kernel has becomes
+an undefined symbol, and so does the address of a replaced function where it is kept or
+compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from klpbuild.elf.constants import SHF, SHN_ABS, SHT, STB, STT
+from klpbuild.elf.reader import Section, Symbol
+from klpbuild.elf.tables import rela_dtype
+from klpbuild.elf.writer import ElfObject, WritableSection
+from klpbuild.extract import x86_64
+from klpbuild.extract.correlate import Correlation
+from klpbuild.extract.inclusion import CALL_KEY, TRAMPOLINE, Inclusion
+from klpbuild.extract.objects import Atom, Literal, Reference
+from klpbuild.extract.result import KeyKind, KeyUse
+from klpbuild.extract.result import Reference as UndefinedReference
+from klpbuild.extract.sections import SectionKind
+from klpbuild.extract.special import Entry, Tables
+
+_OWN_SECTION = (".text.", ".text.unlikely.", ".text.hot.", ".altinstr")
+#: objtool takes the instruction before such an address for one that does not come back.
+_UNREACHABLE = ".discard.unreachable"
+#: Bit of a jump label's key that tells objtool to make the jump a no-operation
+#: (arch/x86/include/asm/jump_label.h, JUMP_TABLE_ENTRY).
+_NOP_FLAG = 2
+
+
+@dataclass(eq=False)
+class _Symbol:
+    name: str
+    bind: int
+    type: int
+    section: int
+    value: int = 0
+    size: int = 0
+    other: int = 0
+    index: int = 0
+
+
+@dataclass(eq=False)
+class _Output:
+    """A section being filled."""
+
+    section: WritableSection
+    index: int
+    symbol: _Symbol
+    data: bytearray = field(default_factory=bytearray)
+    relocations: list[tuple[int, int, _Symbol, int]] = field(default_factory=list)
+
+    def place(self, size: int, start: int = 0) -> int:
+        """Make room for bytes that stood at an offset; keeps their alignment."""
+        align = max(self.section.sh_addralign, 1)
+        offset = -(-len(self.data) // align) * align + start % align if self.data else 0
+        self.data += bytes(offset + size - len(self.data))
+        return offset
+
+
+def assemble(
+    correlation: Correlation, chosen: Inclusion, tables: Tables, source_file: str
+) -> tuple[ElfObject, tuple[UndefinedReference, ...], dict[Atom, str]]:
+    """Write the object.
+
+    :param tables: those of the patched object.
+    :param source_file: name for the STT_FILE symbol.
+    :return: the object, its undefined symbols, and the section of each included atom.
+    """
+    assembly = _Assembly(correlation, chosen, tables, source_file)
+    assembly.place_atoms()
+    assembly.write_atoms()
+    assembly.write_tables()
+    assembly.name_call_keys()
+    assembly.write_namespaces()
+    assembly.finish()
+    sections = {atom: output.section.name for atom, (output, _) in assembly.places.items()}
+    return assembly.object, assembly.references(), sections
+
+
+class _Assembly:
+    def __init__(
+        self, correlation: Correlation, chosen: Inclusion, tables: Tables, source_file: str
+    ) -> None:
+        self.correlation, self.chosen, self.tables = correlation, chosen, tables
+        self.original, self.patched = correlation.original, correlation.patched
+        elf = self.patched.elf
+        self.object = ElfObject(elf.e_machine, elf.order, elf.e_flags, bytes(elf.data[:16]))
+        self.outputs: list[_Output] = []
+        self.places: dict[Atom, tuple[_Output, int]] = {}
+        self.locals: list[_Symbol] = [_Symbol(source_file, STB.LOCAL, STT.FILE, SHN_ABS)]
+        self.globals: list[_Symbol] = []
+        self.by_name: dict[Atom, dict[str, _Symbol]] = defaultdict(dict)
+        self.literals: dict[tuple[str, bytes], _Symbol] = {}
+        self.literal_outputs: dict[str, _Output] = {}
+        self.undefined: dict[object, tuple[_Symbol, UndefinedReference]] = {}
+        self.names: set[str] = set()
+        self.dead_ends: dict[Atom, bool] = {}
+        self.call_uses = {
+            key.name: use for key, use in chosen.keys.items() if key.kind is KeyKind.STATIC_CALL
+        }
+
+    # -- places
+
+    def output(self, like: Section, name: str = "", link: int = 0) -> _Output:
+        """A new section like one of the patched object."""
+        flags = like.sh_flags & ~(SHF.GROUP | SHF.INFO_LINK)
+        section = WritableSection(
+            name or like.name,
+            like.sh_type,
+            flags,
+            sh_link=link,
+            sh_addralign=like.sh_addralign,
+            sh_entsize=like.sh_entsize,
+        )
+        index = self.object.add_section(section)
+        symbol = _Symbol("", STB.LOCAL, STT.SECTION, index)
+        output = _Output(section, index, symbol)
+        self.outputs.append(output)
+        return output
+
+    def place_atoms(self) -> None:
+        """Give every included atom its place and its symbols."""
+        shared: dict[int, _Output] = {}
+        for atom in sorted(self.chosen.atoms, key=lambda a: a.index):
+            if atom.is_function and not atom.section.name.startswith(_OWN_SECTION):
+                # .sched.text, .exit.text: here it is ordinary code
+                output = self.output(atom.section, f".text.{atom.name}")
+            else:
+                known = shared.get(atom.section.index)
+                output = known if known is not None else self.output(atom.section)
+                shared[atom.section.index] = output
+            offset = output.place(len(atom), atom.start)
+            self.places[atom] = output, offset - atom.start
+            is_new = atom not in self.correlation.to_original
+            for symbol in atom.symbols:
+                self._define(atom, symbol, output, offset - atom.start, is_new)
+
+    def _define(
+        self, atom: Atom, symbol: Symbol, output: _Output, delta: int, is_new: bool
+    ) -> None:
+        # a replaced global becomes local, else others would bind to it before it is in use
+        bind = symbol.bind if is_new else STB.LOCAL
+        made = _Symbol(
+            symbol.name,
+            bind,
+            symbol.type,
+            output.index,
+            symbol.st_value + delta,
+            symbol.st_size,
+            symbol.st_other,
+        )
+        (self.locals if bind == STB.LOCAL else self.globals).append(made)
+        self.by_name[atom][symbol.name] = made
+        self.names.add(symbol.name)
+
+    # -- contents
+
+    def write_atoms(self) -> None:
+        """Copy bytes and relocations of the included atoms."""
+        for atom, (output, delta) in self.places.items():
+            start = atom.start + delta
+            output.data[start : start + len(atom)] = self.patched.contents(atom)
+            for reference in self.patched.references(atom):
+                symbol, addend = self.bind(atom, reference, is_entry=False)
+                output.relocations.append(
+                    (start + reference.offset, reference.type, symbol, addend)
+                )
+        for entry in self.chosen.dropped:
+            self._leave_default(entry)
+
+    def _leave_default(self, entry: Entry) -> None:
+        """Make a jump what objtool makes it for a key that is at its default."""
+        key = next(r for r in entry.references if r.offset == self.patched.sizes.jump_key)
+        if entry.owner is None or not key.addend & _NOP_FLAG:
+            return
+        output, delta = self.places[entry.owner]
+        place = entry.place + delta
+        nop = x86_64.without_jump(bytes(output.data), place)
+        if nop is None:
+            raise ValueError(f"no jump at {output.section.name}+{place:#x}")
+        output.data[place : place + len(nop)] = nop
+        # a jump into another section has a relocation
+        output.relocations = [r for r in output.relocations if not place <= r[0] < place + len(nop)]
+
+    def write_tables(self) -> None:
+        """Copy the entries of the included code, in the tables' own order."""
+        entries: dict[int, list[Entry]] = defaultdict(list)
+        for atom in self.places:
+            for entry in self.tables.of(atom):
+                if entry not in self.chosen.dropped:
+                    entries[entry.section.index].append(entry)
+        for index in sorted(entries):
+            section = self.patched.elf.sections[index]
+            link = 0
+            if section.sh_flags & SHF.LINK_ORDER:
+                owner = entries[index][0].owner
+                link = self.places[owner][0].index if owner is not None else 0
+            output = self.output(section, link=link)
+            for entry in sorted(entries[index], key=lambda e: e.offset):
+                offset = len(output.data)
+                output.data += self.tables.contents(entry).ljust(self._stride(entry), b"\0")
+                for reference in entry.references:
+                    owner = entry.owner
+                    assert owner is not None
+                    symbol, addend = self.bind(owner, reference, is_entry=True)
+                    output.relocations.append(
+                        (offset + reference.offset, reference.type, symbol, addend)
+                    )
+        self._mark_dead_ends()
+
+    def _stride(self, entry: Entry) -> int:
+        size = self.patched.sizes.paravirt_patch_site
+        return size if entry.section.name == ".parainstructions" and size else entry.size
+
+    # -- references
+
+    def bind(self, atom: Atom, reference: Reference, is_entry: bool) -> tuple[_Symbol, int]:
+        """Symbol and addend for a reference, in the output.
+
+        :param is_entry: whether a table entry makes it, which is always about the code
+            at hand.
+        """
+        target = reference.target
+        if isinstance(target, Literal):
+            return self._literal(target), reference.addend
+        named = self.patched.elf.symbol_list[reference.symbol]
+        if target is None:
+            return self._undefined(
+                named.name, self._in_original(named.name), named
+            ), reference.addend
+        if target in self.places and not (
+            not is_entry and self._is_kept_address(atom, reference, target)
+        ):
+            output, delta = self.places[target]
+            known = self.by_name[target].get(named.name) if named.type != STT.SECTION else None
+            if known is not None:
+                return known, reference.addend + target.entry - named.st_value
+            return output.symbol, reference.addend + target.entry + delta
+        twin = self.correlation.to_original[target]
+        symbol = next((s for s in twin.symbols if s.name == named.name), twin.symbols[0])
+        pointer = target in self.places
+        addend = reference.addend + twin.entry - symbol.st_value
+        return self._undefined(symbol.name, symbol, named, pointer), addend
+
+    def _is_kept_address(self, atom: Atom, reference: Reference, target: Atom) -> bool:
+        """Whether a reference is the address of a replaced function, and not a call of it."""
+        if target not in self.correlation.to_original or not target.is_function:
+            return False
+        if self.patched.is_branch(atom, reference):
+            return False
+        bias = 0
+        if atom.kind is SectionKind.CODE and reference.type in x86_64.PC_RELATIVE:
+            bias = -4
+        return reference.addend == bias
+
+    def _in_original(self, name: str) -> Symbol | None:
+        return self.chosen_globals.get(name)
+
+    @property
+    def chosen_globals(self) -> dict[str, Symbol]:
+        if not hasattr(self, "_globals_of_original"):
+            self._globals_of_original = {
+                s.name: s for s in self.original.elf.symbol_list if not s.is_local
+            }
+        return self._globals_of_original
+
+    def _undefined(
+        self, name: str, original: Symbol | None, like: Symbol, pointer: bool = False
+    ) -> _Symbol:
+        key = original.index if original is not None else name
+        found = self.undefined.get(key)
+        if found is None:
+            unique = name
+            is_default = (
+                name.startswith(TRAMPOLINE)
+                and self.call_uses.get(CALL_KEY + name.removeprefix(TRAMPOLINE)) is KeyUse.DEFAULT
+            )
+            # objtool makes a static call site of every call of __SCT__*
+            while unique in self.names or (is_default and unique == name):
+                unique = f"original.{unique}"
+            self.names.add(unique)
+            weak = like.st_shndx == 0 and like.bind == STB.WEAK
+            symbol = _Symbol(unique, STB.WEAK if weak else STB.GLOBAL, STT.NOTYPE, 0)
+            reference = UndefinedReference(
+                unique,
+                name,
+                original.index if original is not None else None,
+                original is not None and original.is_defined,
+                original is not None and original.is_defined and original.is_local,
+                pointer,
+            )
+            found = self.undefined[key] = symbol, reference
+            self.globals.append(symbol)
+        return found[0]
+
+    def _literal(self, literal: Literal) -> _Symbol:
+        section = self.patched.elf.sections[literal.section]
+        key = section.name, literal.content
+        if key not in self.literals:
+            output = self.literal_outputs.get(section.name)
+            if output is None:
+                output = self.literal_outputs[section.name] = self.output(section)
+            offset = output.place(len(literal.content))
+            output.data[offset : offset + len(literal.content)] = literal.content
+            symbol = _Symbol(
+                f".LC{len(self.literals)}", STB.LOCAL, STT.NOTYPE, output.index, offset
+            )
+            self.locals.append(symbol)
+            self.literals[key] = symbol
+        return self.literals[key]
+
+    # -- what objtool must know
+
+    def name_call_keys(self) -> None:
+        """Mention the keys of static calls: objtool looks them up by name."""
+        mentioned = {s.name: s for s in self.patched.elf.symbol_list}
+        for key, use in self.chosen.keys.items():
+            if key.kind is KeyKind.STATIC_CALL and use is KeyUse.SWITCHED and key.name in mentioned:
+                self._undefined(key.name, self._in_original(key.name), mentioned[key.name])
+
+    def _mark_dead_ends(self) -> None:
+        """Tell objtool which calls do not return: it can no longer read the called function."""
+        found: list[tuple[_Output, int]] = []
+        for atom, (output, delta) in self.places.items():
+            if atom.kind is not SectionKind.CODE:
+                continue
+            for reference in self.patched.references(atom):
+                target = reference.target
+                if not isinstance(target, Atom) or target in self.places or not target.is_function:
+                    continue
+                field_at = atom.start + reference.offset
+                if self.patched.contents(atom)[
+                    reference.offset - 1
+                ] == 0xE8 and not self.comes_back(target):
+                    found.append((output, field_at + 4 + delta))
+        if found:
+            like = Section(0, _UNREACHABLE, SHT.PROGBITS, 0, 0, 0, 0, 0, 0, 1, 0)
+            hints = next((o for o in self.outputs if o.section.name == _UNREACHABLE), None)
+            hints = hints or self.output(like)
+            for output, place in found:
+                offset = len(hints.data)
+                hints.data += bytes(4)
+                hints.relocations.append((offset, x86_64.R_PC32, output.symbol, place))
+
+    def comes_back(self, atom: Atom) -> bool:
+        """Whether a function of the patched object may return to its caller."""
+        if atom not in self.dead_ends:
+            self.dead_ends[atom] = True  # while it is being read
+            thunks, out = set(), set()
+            for reference in self.patched.references(atom):
+                name = self.patched.elf.symbol_list[reference.symbol].name
+                if name == x86_64.RETURN_THUNK:
+                    thunks.add(reference.offset)
+                elif not isinstance(reference.target, Atom) or (
+                    reference.target is not atom and self.comes_back(reference.target)
+                ):
+                    out.add(reference.offset)
+            code = self.patched.contents(atom)
+            self.dead_ends[atom] = x86_64.returns(code, frozenset(thunks), frozenset(out))
+        return self.dead_ends[atom]
+
+    # -- the rest
+
+    def write_namespaces(self) -> None:
+        """Keep the export namespaces that the object imports."""
+        for section in self.patched.elf.sections:
+            if section.name == ".modinfo":
+                texts = bytes(self.patched.elf.contents(section)).split(b"\0")
+                kept = [text for text in texts if text.startswith(b"import_ns=")]
+                if kept:
+                    self.output(section).data += b"".join(text + b"\0" for text in kept)
+
+    def finish(self) -> None:
+        """Number the symbols, and put relocations and bytes into their sections."""
+        add = self.object.add_symbol
+        symbols = [*self.locals[:1], *(o.symbol for o in self.outputs), *self.locals[1:]]
+        for symbol in [*symbols, *self.globals]:
+            symbol.index = add(
+                symbol.name,
+                bind=symbol.bind,
+                type=symbol.type,
+                st_shndx=symbol.section,
+                st_value=symbol.value,
+                st_size=symbol.size,
+                st_other=symbol.other,
+            )
+        dtype = rela_dtype(self.object.order)
+        for output in self.outputs:
+            if output.section.sh_type == SHT.NOBITS:
+                output.section.nobits_size = len(output.data)
+            else:
+                output.section.data = bytes(output.data)
+            if output.relocations:
+                rows = np.zeros(len(output.relocations), dtype)
+                for row, (offset, type_, symbol, addend) in zip(
+                    rows, output.relocations, strict=True
+                ):
+                    row["r_offset"], row["r_type"] = offset, type_
+                    row["r_sym"], row["r_addend"] = symbol.index, addend
+                name = f".rela{output.section.name}"
+                self.object.add_relocations(name, output.index, rows, SHF.INFO_LINK)
+        self.object.add_section(WritableSection(".note.GNU-stack", SHT.PROGBITS))
+
+    def references(self) -> tuple[UndefinedReference, ...]:
+        """The undefined symbols, in the order of the symbol table."""
+        return tuple(reference for _, reference in self.undefined.values())

@@ -1,0 +1,167 @@
+"""What differs between the original and the patched object."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from klpbuild.extract.correlate import Correlation, Identities
+from klpbuild.extract.names import cold_parent
+from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
+from klpbuild.extract.sections import SectionKind, is_init
+from klpbuild.extract.special import Tables
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The differences, each with what differs.
+
+    :ivar functions: changed functions and other code of the patched object.
+    :ivar data: changed variables of the patched object that the original has.
+    :ivar new: functions of the patched object that the original does not have.
+    :ivar removed: functions of the original that the patched object does not have.
+    """
+
+    functions: dict[Atom, str] = field(default_factory=dict)
+    data: dict[Atom, str] = field(default_factory=dict)
+    new: list[Atom] = field(default_factory=list)
+    removed: list[Atom] = field(default_factory=list)
+
+
+def compare(correlation: Correlation, original_tables: Tables, patched_tables: Tables) -> Changes:
+    """Compare all twins: bytes, what references lead to, table entries.
+
+    Not a change: line numbers in bug tables, strings and constants that moved, numbers
+    in the names of static variables and clones.
+    """
+    comparison = _Comparison(correlation, original_tables, patched_tables)
+    changes = Changes()
+    for atom in correlation.patched.atoms:
+        if atom.kind is SectionKind.METADATA:
+            continue
+        twin = correlation.to_original.get(atom)
+        if twin is None:
+            if atom.is_function:
+                changes.new.append(atom)
+            continue
+        difference = comparison.difference(twin, atom)
+        if difference and atom.kind is SectionKind.CODE:
+            changes.functions[atom] = difference
+        elif difference:
+            changes.data[atom] = difference
+    for atom in correlation.original.atoms:
+        if atom.is_function and atom not in correlation.to_patched:
+            changes.removed.append(atom)
+    _spread(correlation, changes)
+    return changes
+
+
+class _Comparison:
+    def __init__(
+        self, correlation: Correlation, original_tables: Tables, patched_tables: Tables
+    ) -> None:
+        self.original, self.patched = correlation.original, correlation.patched
+        self.tables = original_tables, patched_tables
+        self.identities = Identities(correlation)
+
+    def difference(self, original: Atom, patched: Atom) -> str:
+        """The first difference of two twins in words, empty if there is none."""
+        old_code, new_code = self.original.contents(original), self.patched.contents(patched)
+        if patched.kind is SectionKind.DATA and len(original) != len(patched):
+            return f"its size was {len(original)} bytes and is {len(patched)}"
+        olds, news = self.original.references(original), self.patched.references(patched)
+        for old, new in zip(olds, news, strict=False):
+            if self.identities.reference(False, old) != self.identities.reference(True, new):
+                if old.offset == new.offset and old_code[: old.offset] == new_code[: new.offset]:
+                    return (
+                        f"{_at(old.offset, original)} refers to"
+                        f" {_named(self.patched, new)} instead of {_named(self.original, old)}"
+                    )
+                break
+        if old_code != new_code or len(olds) != len(news):
+            return f"{_at(_first_difference(old_code, new_code), original)} differs"
+        if any(
+            self.identities.reference(False, old) != self.identities.reference(True, new)
+            for old, new in zip(olds, news, strict=True)
+        ):
+            return "its references differ"
+        before = self.tables[0].meaning(original, self.identities, False)
+        after = self.tables[1].meaning(patched, self.identities, True)
+        if before != after:
+            names = sorted({e.section.name for e in self.tables[1].of(patched)})
+            return "an entry of " + " or ".join(names or ["a table"]) + " differs"
+        if patched.kind is SectionKind.DATA and is_init(original.section.name) != is_init(
+            patched.section.name
+        ):
+            return f"it moved from {original.section.name} to {patched.section.name}"
+        return ""
+
+
+def _first_difference(old: bytes, new: bytes) -> int:
+    for i, (a, b) in enumerate(zip(old, new, strict=False)):
+        if a != b:
+            return i
+    return min(len(old), len(new))
+
+
+def _at(offset: int, atom: Atom) -> str:
+    what = "code" if atom.kind is SectionKind.CODE else "content"
+    return f"{what} at +{offset - (atom.entry - atom.start):#x}"
+
+
+def _named(code: CodeObject, reference: Reference) -> str:
+    target = reference.target
+    if isinstance(target, Literal):
+        text = target.content.rstrip(b"\0")
+        return repr(text.decode(errors="replace")) if text.isascii() else "a constant"
+    if target is not None:
+        return target.name
+    return code.elf.symbol_list[reference.symbol].name
+
+
+def families(code: CodeObject) -> dict[Atom, frozenset[Atom]]:
+    """The pieces of code that only work together: a function and its cold parts.
+
+    They belong together by name, and where one jumps into the middle of another.
+    """
+    parent: dict[Atom, Atom] = {}
+
+    def root(atom: Atom) -> Atom:
+        while parent.get(atom, atom) is not atom:
+            atom = parent[atom]
+        return atom
+
+    by_name = {symbol.name: a for a in code.atoms if a.is_function for symbol in a.symbols}
+    for atom in code.atoms:
+        if not atom.is_function:
+            continue
+        name = cold_parent(atom.name)
+        if name in by_name:
+            parent[root(atom)] = root(by_name[name])
+        for reference in code.references(atom):
+            target = reference.target
+            if not isinstance(target, Atom) or not target.is_function or target is atom:
+                continue
+            if code.is_branch(atom, reference) and reference.addend != -4:
+                parent[root(atom)] = root(target)
+    found: dict[Atom, set[Atom]] = defaultdict(set)
+    for atom in code.atoms:
+        if atom.is_function:
+            found[root(atom)].add(atom)
+    return {atom: frozenset(members) for members in found.values() for atom in members}
+
+
+def _spread(correlation: Correlation, changes: Changes) -> None:
+    """A change in one member of a family is one of all its members."""
+    olds, news = families(correlation.original), families(correlation.patched)
+    for atom, family in news.items():
+        twin = correlation.to_original.get(atom)
+        if twin is None or atom in changes.functions:
+            continue
+        cause = next((m for m in family if m in changes.functions), None)
+        if cause is not None:
+            changes.functions[atom] = f"its part {cause.name} changed"
+            continue
+        before = {correlation.to_patched.get(m) for m in olds[twin]}
+        if len(family) > 1 and before != set(family):
+            changes.functions[atom] = "it is split into other parts"

@@ -1,0 +1,112 @@
+"""Two compilations of one source file in, an object with what changed out."""
+
+from __future__ import annotations
+
+from klpbuild.arch import X86_64, Architecture
+from klpbuild.elf.constants import ET
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.extract.assemble import assemble
+from klpbuild.extract.changes import compare
+from klpbuild.extract.correlate import correlate
+from klpbuild.extract.inclusion import Inclusion, include
+from klpbuild.extract.objects import CodeObject
+from klpbuild.extract.result import (
+    ChangedFunction,
+    Extraction,
+    Included,
+    Key,
+    KeyPolicy,
+    KeyUse,
+)
+from klpbuild.extract.sizes import EntrySizes
+from klpbuild.extract.special import Tables
+
+
+def keep_all_keys(key: Key) -> KeyUse:
+    """The key policy for an object of vmlinux: all its keys are known when a module loads."""
+    return KeyUse.SWITCHED
+
+
+def extract(
+    original: ElfFile,
+    patched: ElfFile,
+    *,
+    entry_sizes: EntrySizes,
+    arch: Architecture,
+    source_file: str,
+    in_module: bool = False,
+    key_policy: KeyPolicy = keep_all_keys,
+) -> Extraction:
+    """Extract the functions that a patch changes, and what they need.
+
+    Both objects are compiled with ``-ffunction-sections -fdata-sections`` and were not
+    read by objtool.
+
+    :param entry_sizes: sizes of the table entries of this kernel.
+    :param source_file: the source file, for messages and the STT_FILE symbol.
+    :param in_module: whether the object belongs to a module, where ``__exit`` code runs.
+    :param key_policy: decides about static keys and calls that the object does not own.
+    :raises KlpError: when nothing changes, or with every reason why the change cannot be
+        made to a running kernel.
+    """
+    _check_kind(original, patched, arch)
+    where = f"{source_file}:{original.name}"
+    before, after = CodeObject(original, entry_sizes), CodeObject(patched, entry_sizes)
+    correlation = correlate(before, after)
+    tables = Tables(after)
+    changes = compare(correlation, Tables(before), tables)
+    chosen = include(
+        correlation,
+        changes,
+        tables,
+        arch=arch,
+        where=where,
+        in_module=in_module,
+        key_policy=key_policy,
+    )
+    if not chosen.changed:
+        raise _nothing_changes(where, chosen)
+    made, references, sections = assemble(correlation, chosen, tables, source_file)
+    changed = []
+    for atom in sorted(chosen.changed, key=lambda a: a.index):
+        twin = correlation.to_original[atom]
+        symbol = twin.symbols[0]
+        why = chosen.atoms[atom].removeprefix("changed: ")
+        changed.append(ChangedFunction(symbol.name, symbol.index, atom.name, why))
+    return Extraction(
+        object=made,
+        changed=tuple(changed),
+        new=tuple(atom.name for atom in changes.new if atom in chosen.atoms),
+        removed=tuple(atom.name for atom in changes.removed),
+        references=references,
+        keys=tuple(chosen.keys.items()),
+        included=tuple(
+            Included(atom.name, sections[atom], len(atom), chosen.atoms[atom])
+            for atom in sections
+            if atom.symbols
+        ),
+        notices=tuple(chosen.notices),
+    )
+
+
+def _check_kind(original: ElfFile, patched: ElfFile, arch: Architecture) -> None:
+    for elf in (original, patched):
+        if elf.e_type != ET.REL or elf.symtab is None:
+            raise KlpError("is not a relocatable object with symbols", where=elf.name)
+        if elf.e_machine != X86_64.machine or arch is not X86_64:
+            raise KlpError(
+                "is not an x86-64 object",
+                where=elf.name,
+                why="Source patches are built for x86-64 only.",
+                hint="Write the livepatch by hand: that works on every architecture.",
+            )
+
+
+def _nothing_changes(where: str, chosen: Inclusion) -> KlpError:
+    return KlpError(
+        "the patch changes no code that runs",
+        where=where,
+        why="Both versions compile to the same functions and variables.",
+        hint="\n".join(chosen.notices),
+    )

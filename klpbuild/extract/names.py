@@ -1,0 +1,74 @@
+"""What the compiler and the kernel's macros do to names, undone."""
+
+from __future__ import annotations
+
+import re
+
+#: Suffixes of functions that GCC and Clang split off, clone or rename.
+_CLONE_NUMBER = re.compile(r"\.(isra|constprop|part|cold|localalias|lto_priv)\.\d+")
+_LLVM_HASH = re.compile(r"\.llvm\.\d+")
+_STATIC_NUMBER = re.compile(r"\.\d+$")
+_UNIQUE_ID = re.compile(r"^(__UNIQUE_ID_\D.*?|__addressable_.*?|__initcall__kmod_.*?_)\d[\d_]*")
+#: A constant that GCC made of an initialiser: C.0.5.
+_CONSTANT = re.compile(r"C(\.\d+)+$")
+_COLD = re.compile(r"\.cold(\.\d+)?$")
+_CLONE = re.compile(r"\.(isra|constprop|part|cold|localalias|llvm|lto_priv)(\.\d+)?")
+
+#: Static variables that macros declare once per use.  A livepatch takes its own copy: the
+#: kernel may print a warning once more, and numbers differ between any two compilations.
+_SPECIAL = frozenset(
+    {
+        "__key",
+        "__warned",
+        "__already_done",
+        "__print_once",
+        "__func__",
+        "__FUNCTION__",
+        "__PRETTY_FUNCTION__",
+        "__msg",
+        "_rs",
+        "CSWTCH",
+        "_entry",
+        "_entry_ptr",
+        "descriptor",
+        "__UNIQUE_ID_ddebug",
+    }
+)
+
+
+def base_name(name: str) -> str:
+    """The name without the numbers that change from one compilation to the next.
+
+    ``count.12`` is ``count``, ``f.isra.0`` is ``f.isra``, ``__UNIQUE_ID_ddebug241.3`` is
+    ``__UNIQUE_ID_ddebug``.
+    """
+    if _CONSTANT.match(name):
+        return "C"
+    name = _STATIC_NUMBER.sub("", _CLONE_NUMBER.sub(r".\1", _LLVM_HASH.sub("", name)))
+    return _UNIQUE_ID.sub(r"\1", name)
+
+
+def source_name(name: str) -> str:
+    """The function's name in the source: ``f.isra.0.cold`` is ``f``."""
+    return _STATIC_NUMBER.sub("", _CLONE.sub("", name))
+
+
+def static_number(name: str) -> int | None:
+    """The number of a static variable inside a function: 12 for ``count.12``."""
+    match = _STATIC_NUMBER.search(name)
+    return int(match[0][1:]) if match else None
+
+
+def cold_parent(name: str) -> str | None:
+    """The function that a cold part was split off from, None for other names."""
+    match = _COLD.search(name)
+    return name[: match.start()] if match else None
+
+
+def is_special_static(name: str) -> bool:
+    """Whether it is a static variable of which a livepatch takes its own copy."""
+    if _CONSTANT.match(name):
+        return True
+    base = base_name(name)
+    # Clang puts the function first: f.__warned
+    return (base != name and base in _SPECIAL) or base.rpartition(".")[2] in _SPECIAL - {base}

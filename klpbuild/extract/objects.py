@@ -1,0 +1,417 @@
+"""A compiled object as atoms, and the references between them.
+
+An atom is what is extracted whole or not at all: a function, a variable, or a piece
+without a symbol that others refer to.  Compiled with ``-ffunction-sections
+-fdata-sections`` most atoms have a section of their own, but not all: ``__sched``
+functions, per-CPU variables, alternatives.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from klpbuild.elf.constants import SHF, SHT, STB, STT
+from klpbuild.elf.reader import ElfFile, Section, Symbol
+from klpbuild.errors import KlpError
+from klpbuild.extract import x86_64
+from klpbuild.extract.sections import OBJTOOL_TABLES, SectionKind, entry_size, kind_of
+from klpbuild.extract.sizes import EntrySizes
+
+ALTERNATIVES, REPLACEMENTS = ".altinstructions", ".altinstr_replacement"
+#: Code without symbols that functions jump to and that jumps back.
+_OUT_OF_LINE = (".altinstr_aux", ".fixup")
+_PADDING_TABLE = "__patchable_function_entries"
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """A run of bytes in one section.
+
+    :ivar index: its place among the object's atoms.
+    :ivar start: offset in the section; a function's includes the padding before it.
+    :ivar end: offset behind it.
+    :ivar entry: offset of its first symbol, `start` if it has none.
+    :ivar symbols: its symbols, the one that names it first.
+    """
+
+    index: int
+    section: Section
+    kind: SectionKind
+    start: int
+    end: int
+    entry: int
+    symbols: tuple[Symbol, ...]
+
+    @property
+    def name(self) -> str:
+        return self.symbols[0].name if self.symbols else self.section.name
+
+    @property
+    def is_function(self) -> bool:
+        return self.kind is SectionKind.CODE and bool(self.symbols)
+
+    @property
+    def is_global(self) -> bool:
+        return any(not symbol.is_local for symbol in self.symbols)
+
+    @property
+    def is_writable(self) -> bool:
+        return bool(self.section.sh_flags & SHF.WRITE)
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+class Literal(NamedTuple):
+    """A string or a constant of a mergeable section, known by its content."""
+
+    section: int
+    content: bytes
+
+
+class Reference(NamedTuple):
+    """A relocation, with what it leads to.
+
+    :ivar offset: of the field, from the start of its atom or of its table entry.
+    :ivar type: relocation type.
+    :ivar symbol: index of the symbol it names.
+    :ivar target: what it leads to; None for an undefined symbol, and for what cannot be
+        extracted.
+    :ivar addend: what is added to the address of the target's `Atom.entry`, of the literal's
+        first byte or of the undefined symbol.
+    """
+
+    offset: int
+    type: int
+    symbol: int
+    target: Atom | Literal | None
+    addend: int
+
+
+class _Raw(NamedTuple):
+    offset: int
+    type: int
+    symbol: int
+    addend: int
+
+
+class CodeObject:
+    """A relocatable object of one source file, from before objtool ran.
+
+    :ivar elf: the file.
+    :ivar atoms: all atoms, by section and offset.
+    """
+
+    def __init__(self, elf: ElfFile, sizes: EntrySizes) -> None:
+        """:raises KlpError: when objtool ran over it, or a table does not fit its entry size."""
+        self.elf = elf
+        self.sizes = sizes
+        for section in elf.sections:
+            if section.name in OBJTOOL_TABLES:
+                raise KlpError(
+                    f"has been through objtool: it has {section.name}",
+                    where=elf.name,
+                    why="objtool rewrites jumps and returns, and runs over the extracted object.",
+                    hint="Compile it without the objtool step.",
+                )
+        self.kinds = tuple(kind_of(section) for section in elf.sections)
+        self._raw = self._read_relocations()
+        self._code: dict[int, bytearray] = {}
+        self.atoms: list[Atom] = []
+        self._in_section: dict[int, list[Atom]] = {}
+        self._starts: dict[int, list[int]] = {}
+        self._of_symbol: dict[int, Atom] = {}
+        self.replacements: dict[tuple[int, int], Atom] = {}
+        self.immovable: set[Atom] = set()
+        self._references: dict[Atom, tuple[Reference, ...]] = {}
+        self._instruction_ends: dict[int, list[int]] = {}
+        self._literals: dict[int, bytes] = {}
+        self._cut()
+        self._make_branches_explicit()
+
+    def _read_relocations(self) -> dict[int, list[_Raw]]:
+        found: dict[int, list[_Raw]] = {}
+        for section in self.elf.relocation_sections:
+            if self.kinds[section.sh_info] is SectionKind.DROPPED:
+                continue
+            table = self.elf.relocations(section)
+            rows = zip(
+                table["r_offset"].tolist(),
+                table["r_type"].tolist(),
+                table["r_sym"].tolist(),
+                table["r_addend"].tolist(),
+                strict=True,
+            )
+            found[section.sh_info] = sorted(_Raw(*row) for row in rows)
+        return found
+
+    # -- atoms
+
+    def _cut(self) -> None:
+        symbols: dict[int, list[Symbol]] = defaultdict(list)
+        for symbol in self.elf.symbol_list:
+            is_named = symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC)
+            if symbol.is_defined and is_named and not symbol.name.startswith(".L"):
+                symbols[symbol.st_shndx].append(symbol)
+        paddings = self._paddings()
+        for section, kind in zip(self.elf.sections, self.kinds, strict=True):
+            if kind not in (SectionKind.CODE, SectionKind.DATA, SectionKind.METADATA):
+                continue
+            if symbols[section.index]:
+                self._cut_by_symbols(section, symbols[section.index], paddings[section.index])
+            elif section.name == REPLACEMENTS:
+                self._cut_replacements(section)
+            elif section.name in _OUT_OF_LINE:
+                self._cut_out_of_line(section)
+            elif section.sh_size:
+                self._add(section, 0, section.sh_size, 0, ())
+        for section_index, atoms in self._in_section.items():
+            self._starts[section_index] = [atom.start for atom in atoms]
+
+    def _add(
+        self, section: Section, start: int, end: int, entry: int, symbols: Iterable[Symbol]
+    ) -> Atom:
+        # the name that outlives the compilation: global before local, typed before label
+        ordered = sorted(symbols, key=lambda s: (s.st_value, s.is_local, s.type == STT.NOTYPE))
+        kind = self.kinds[section.index]
+        atom = Atom(len(self.atoms), section, kind, start, end, entry, tuple(ordered))
+        self.atoms.append(atom)
+        self._in_section.setdefault(section.index, []).append(atom)
+        for symbol in ordered:
+            self._of_symbol[symbol.index] = atom
+        return atom
+
+    def _paddings(self) -> dict[int, set[int]]:
+        """Per section the offsets where padding for a call before the function starts."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for section in self.elf.sections:
+            if section.name == _PADDING_TABLE:
+                for raw in self._raw.get(section.index, ()):
+                    symbol = self.elf.symbol_list[raw.symbol]
+                    found[symbol.st_shndx].add(symbol.st_value + raw.addend)
+        return found
+
+    def _cut_by_symbols(self, section: Section, symbols: list[Symbol], paddings: set[int]) -> None:
+        groups: list[tuple[int, int, list[Symbol]]] = []
+        for symbol in sorted(symbols, key=lambda s: (s.st_value, -s.st_size)):
+            end = symbol.st_value + symbol.st_size
+            if groups and (symbol.st_value < groups[-1][1] or symbol.st_value == groups[-1][0]):
+                start, old_end, members = groups[-1]
+                groups[-1] = (start, max(end, old_end), [*members, symbol])
+            else:
+                groups.append((symbol.st_value, end, [symbol]))
+        if len(groups) == 1:
+            self._add(section, 0, section.sh_size, groups[0][0], groups[0][2])
+            return
+        for i, (entry, end, members) in enumerate(groups):
+            following = groups[i + 1][0] if i + 1 < len(groups) else section.sh_size
+            if end == entry:  # a label without a size
+                end = following
+            previous = groups[i - 1][1] if i else 0
+            start = max((p for p in paddings if previous <= p <= entry), default=entry)
+            self._add(section, start, end, entry, members)
+
+    def _cut_replacements(self, section: Section) -> None:
+        """One atom for each replacement that an entry of .altinstructions names."""
+        found: set[tuple[int, int]] = set()
+        length_at = self.sizes.alt_replacement_length
+        for table in self.elf.sections:
+            size = entry_size(table.name, self.sizes)
+            if table.name != ALTERNATIVES or size is None or length_at is None:
+                continue
+            data = self.elf.contents(table)
+            for raw in self._raw.get(table.index, ()):
+                symbol = self.elf.symbol_list[raw.symbol]
+                if symbol.st_shndx == section.index:
+                    entry = raw.offset // size * size
+                    found.add((symbol.st_value + raw.addend, data[entry + length_at]))
+        for start, length in sorted(found):
+            atom = self._add(section, start, start + length, start, ())
+            self.replacements[start, length] = atom
+
+    def _cut_out_of_line(self, section: Section) -> None:
+        """Cut where code jumps in and what stands before does not run on."""
+        entries = {0}
+        for index, raws in self._raw.items():
+            kind, name = self.kinds[index], self.elf.sections[index].name
+            if index == section.index or name in (".smp_locks", "__bug_table"):
+                continue
+            for raw in raws:
+                symbol = self.elf.symbol_list[raw.symbol]
+                if symbol.st_shndx == section.index:
+                    bias = 4 if kind is SectionKind.CODE else 0
+                    entries.add(symbol.st_value + raw.addend + bias)
+        code = bytes(self.elf.contents(section))
+        stops = {0}
+        for offset, size, mnemonic, _ in x86_64.instructions(code):
+            if mnemonic.split()[-1] in ("jmp", "ret", "ud2", "int3"):
+                stops.add(offset + size)
+        starts = sorted(entries & stops)
+        for start, end in zip(starts, [*starts[1:], section.sh_size], strict=True):
+            self._add(section, start, end, start, ())
+
+    # -- code
+
+    def _make_branches_explicit(self) -> None:
+        """Give branches between functions of one section the relocation that as(1) left out."""
+        for index, atoms in self._in_section.items():
+            functions = [atom for atom in atoms if atom.is_function]
+            if len(functions) < 2:
+                continue
+            data = bytes(self.elf.contents(self.elf.sections[index]))
+            code = bytearray(data)
+            known = {raw.offset for raw in self._raw.get(index, ())}
+            added = []
+            for atom in functions:
+                for branch in x86_64.branches(data[atom.start : atom.end]):
+                    field, to = atom.start + branch.field, atom.start + branch.target
+                    if atom.start <= to < atom.end or field in known:
+                        continue
+                    target = self.locate(index, to)
+                    if branch.is_short or target is None or not target.symbols:
+                        self.immovable.add(atom)
+                        continue
+                    symbol = target.symbols[0]
+                    addend = to - symbol.st_value - 4
+                    added.append(_Raw(field, x86_64.R_PLT32, symbol.index, addend))
+                    code[field : field + 4] = bytes(4)
+            if added:
+                self._raw[index] = sorted([*self._raw.get(index, ()), *added])
+                self._code[index] = code
+
+    def locate(self, section: int, offset: int) -> Atom | None:
+        """The atom at an offset of a section, or the one before it when none covers it."""
+        starts = self._starts.get(section)
+        if not starts:
+            return None
+        return self._in_section[section][max(bisect_right(starts, offset) - 1, 0)]
+
+    def contents(self, atom: Atom) -> bytes:
+        """An atom's bytes; zeros for one without bytes in the file."""
+        if atom.section.sh_type == SHT.NOBITS:
+            return bytes(len(atom))
+        code = self._code.get(atom.section.index)
+        data = code if code is not None else self.elf.contents(atom.section)
+        return bytes(data[atom.start : atom.end])
+
+    def _bias(self, section: int, raw: _Raw, several: bool) -> int:
+        """How far the address that a PC-relative field counts from lies behind the field."""
+        if self.kinds[section] is not SectionKind.CODE or raw.type not in x86_64.PC_RELATIVE:
+            return 0
+        data = self.elf.contents(self.elf.sections[section])
+        if not several or x86_64.is_branch_field(data, raw.offset):
+            return 4
+        ends = self._instruction_ends.get(section)
+        if ends is None:
+            ends = self._instruction_ends[section] = self._read_instructions(section)
+        place = bisect_right(ends, raw.offset)
+        return ends[place] - raw.offset if place < len(ends) else 4
+
+    def _read_instructions(self, section: int) -> list[int]:
+        ends: list[int] = []
+        for atom in self._in_section.get(section, ()):
+            code = bytes(self.elf.contents(atom.section)[atom.start : atom.end])
+            ends += [atom.start + end for end in x86_64.instruction_ends(code).tolist()]
+        return sorted(ends)
+
+    # -- references
+
+    def references(self, atom: Atom) -> tuple[Reference, ...]:
+        """The relocations inside an atom, by offset."""
+        found = self._references.get(atom)
+        if found is None:
+            found = tuple(
+                self._resolve(atom.section.index, raw, atom.start)
+                for raw in self.raw_between(atom.section.index, atom.start, atom.end)
+            )
+            self._references[atom] = found
+        return found
+
+    def raw_between(self, section: int, start: int, end: int) -> list[_Raw]:
+        """A section's relocations with ``start <= offset < end``."""
+        raws = self._raw.get(section)
+        if not raws:
+            return []
+        first = bisect_right(raws, (start, -1))
+        last = bisect_right(raws, (end, -1), first)
+        return raws[first:last]
+
+    def table_references(self, section: int, start: int, end: int) -> tuple[Reference, ...]:
+        """The references of one table entry, offsets from its start."""
+        return tuple(
+            self._resolve(section, raw, start) for raw in self.raw_between(section, start, end)
+        )
+
+    def _resolve(self, section: int, raw: _Raw, start: int) -> Reference:
+        symbol = self.elf.symbol_list[raw.symbol]
+        offset = raw.offset - start
+        if not symbol.is_defined:
+            return Reference(offset, raw.type, raw.symbol, None, raw.addend)
+        kind = self.kinds[symbol.st_shndx]
+        place = symbol.st_value + raw.addend
+        if kind is SectionKind.LITERALS:
+            begin = symbol.st_value
+            if symbol.type == STT.SECTION:
+                begin = place + self._bias(section, raw, True)
+            literal = self._literal(symbol.st_shndx, begin)
+            return Reference(offset, raw.type, raw.symbol, literal, place - begin)
+        if symbol.type == STT.SECTION:
+            several = len(self._in_section.get(symbol.st_shndx, ())) > 1
+            target = self.locate(symbol.st_shndx, place + self._bias(section, raw, several))
+        else:
+            target = self._of_symbol.get(raw.symbol) or self.locate(
+                symbol.st_shndx, symbol.st_value
+            )
+        addend = place - target.entry if target is not None else raw.addend
+        return Reference(offset, raw.type, raw.symbol, target, addend)
+
+    def _literal(self, index: int, begin: int) -> Literal:
+        section = self.elf.sections[index]
+        data = self.elf.contents(section)
+        if not 0 <= begin < len(data):
+            raise KlpError(
+                f"a reference leads to offset {begin} of the {len(data)} bytes of {section.name}",
+                where=self.elf.name,
+                hint="Compile the object again.",
+            )
+        width = max(section.sh_entsize, 1)
+        if not section.sh_flags & SHF.STRINGS:
+            return Literal(index, bytes(data[begin : begin - begin % width + width]))
+        whole = self._literal_bytes(index)
+        end = whole.find(bytes(width), begin)
+        while end >= 0 and (end - begin) % width:
+            end = whole.find(bytes(width), end + 1)
+        return Literal(index, whole[begin : end + width if end >= 0 else len(whole)])
+
+    def _literal_bytes(self, index: int) -> bytes:
+        if index not in self._literals:
+            self._literals[index] = bytes(self.elf.contents(self.elf.sections[index]))
+        return self._literals[index]
+
+    def is_branch(self, atom: Atom, reference: Reference) -> bool:
+        """Whether a reference of a code atom is a direct jump or call."""
+        if reference.type == x86_64.R_PLT32:
+            return True
+        if (
+            reference.type != x86_64.R_PC32
+            or self.kinds[atom.section.index] is not SectionKind.CODE
+        ):
+            return False
+        return x86_64.is_branch_field(self.contents(atom), reference.offset)
+
+    def is_memory_operand(self, atom: Atom, reference: Reference) -> bool:
+        """Whether code accesses what a reference leads to, and does not take its address."""
+        return x86_64.is_memory_operand(self.contents(atom), reference.offset)
+
+    def undefined(self, reference: Reference) -> Symbol | None:
+        """The undefined symbol that a reference names, if it does."""
+        symbol = self.elf.symbol_list[reference.symbol]
+        return symbol if reference.target is None and symbol.st_shndx == 0 else None
+
+    def is_weak(self, index: int) -> bool:
+        """Whether a symbol is weak."""
+        return self.elf.symbol_list[index].bind == STB.WEAK

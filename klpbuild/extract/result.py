@@ -1,0 +1,120 @@
+"""What an extraction hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from klpbuild.elf.writer import ElfObject
+
+
+@dataclass(frozen=True)
+class ChangedFunction:
+    """A function of the original that the livepatch replaces.
+
+    :ivar name: its name in the original object's symbol table.
+    :ivar original: its symbol index there.
+    :ivar symbol: name of its new version in the extracted object.
+    :ivar why: what differs.
+    """
+
+    name: str
+    original: int
+    symbol: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An undefined symbol of the extracted object.
+
+    :ivar symbol: its name there, which no other symbol of the object has.
+    :ivar name: the name it has in the kernel.
+    :ivar original: the symbol's index in the original object, None if that does not name it.
+    :ivar is_defined: whether the original object defines it; else it is another object's.
+    :ivar is_local: whether it is local in the original object.
+    :ivar is_function_pointer: whether it is the address of a function that the livepatch
+        replaces: the kernel compares and keeps such addresses, so that they stay those of
+        the original function.
+    """
+
+    symbol: str
+    name: str
+    original: int | None
+    is_defined: bool
+    is_local: bool
+    is_function_pointer: bool
+
+
+class KeyKind(Enum):
+    """What a key switches."""
+
+    STATIC_BRANCH = "static branch"
+    STATIC_CALL = "static call"
+
+
+class KeyUse(Enum):
+    """What becomes of the code that a key switches."""
+
+    SWITCHED = "switched by its key"
+    DEFAULT = "left as compiled"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A static key or static call that extracted code uses and does not define.
+
+    :ivar name: the key's name in the kernel.
+    :ivar original: its symbol index in the original object, None if that does not name it.
+    :ivar is_defined: whether the original object defines it.
+    """
+
+    kind: KeyKind
+    name: str
+    original: int | None
+    is_defined: bool
+
+
+#: Decides what becomes of a key's uses: `KeyUse`, or why it cannot be used.
+KeyPolicy = Callable[[Key], "KeyUse | str"]
+
+
+@dataclass(frozen=True)
+class Included:
+    """A function or variable of the extracted object.
+
+    :ivar name: its name there.
+    :ivar section: its section there.
+    :ivar size: its size in bytes.
+    :ivar why: what made it part of the livepatch.
+    """
+
+    name: str
+    section: str
+    size: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The extracted object and what is known about it.
+
+    :ivar object: relocatable, for objtool and the linker.
+    :ivar changed: functions to replace, in the object's order.
+    :ivar new: names of included functions that the original does not have.
+    :ivar removed: names of the original's functions that the patched object does not have.
+    :ivar references: its undefined symbols.
+    :ivar keys: keys with what became of their uses.
+    :ivar included: all functions and variables in it.
+    :ivar notices: what the user should know and is no fault.
+    """
+
+    object: ElfObject
+    changed: tuple[ChangedFunction, ...]
+    new: tuple[str, ...]
+    removed: tuple[str, ...]
+    references: tuple[Reference, ...]
+    keys: tuple[tuple[Key, KeyUse], ...]
+    included: tuple[Included, ...]
+    notices: tuple[str, ...]

@@ -1,0 +1,113 @@
+"""What the sections of a kernel object hold, by name and flags."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from klpbuild.elf.constants import SHF, SHT
+from klpbuild.elf.reader import Section
+from klpbuild.extract.sizes import EntrySizes
+
+
+class SectionKind(Enum):
+    """What extraction does with a section.
+
+    CODE and DATA are cut into atoms.  LITERALS are strings and constants, used by
+    content.  A TABLE has entries that belong to functions.  METADATA is read by the
+    build, the boot or the module loader only, so that a livepatch cannot change what
+    it did.  DROPPED says nothing about behaviour.
+    """
+
+    CODE = "code"
+    DATA = "data"
+    LITERALS = "literals"
+    TABLE = "table"
+    METADATA = "metadata"
+    DROPPED = "dropped"
+
+
+#: Tables with the field of `EntrySizes` that holds their entry size, or the size itself.
+_TABLES: dict[str, str | int] = {
+    ".altinstructions": "alt_instr",
+    "__bug_table": "bug_entry",
+    "__ex_table": "exception_table_entry",
+    "__jump_table": "jump_entry",
+    ".parainstructions": "paravirt_patch_site",
+    ".smp_locks": 4,
+    ".kcfi_traps": 4,
+    "__mcount_loc": 8,
+    "__patchable_function_entries": 8,
+}
+
+#: objtool writes these (tools/objtool/check.c and orc_gen.c), and does it again for the result.
+OBJTOOL_TABLES = frozenset(
+    {
+        ".orc_unwind",
+        ".orc_unwind_ip",
+        ".retpoline_sites",
+        ".return_sites",
+        ".call_sites",
+        ".ibt_endbr_seal",
+        ".static_call_sites",
+    }
+)
+
+_METADATA = re.compile(
+    r"""
+    _{2,3}k(symtab|crctab)|\.export_symbol|\.modinfo$|__param$|__modver$|__obsparm$
+    |\.(con_)?initcall|\.exitcall|\.init\.setup|\.init_array|\.ctors
+    |_ftrace_e|__tracepoints_ptrs|__bpf_raw_tp_map|__syscalls_metadata|\.printk_index
+    |___srcu_struct_ptrs|\.static_call_tramp_key|_error_injection_whitelist|_kprobe_blacklist
+    |\.x86_cpu_dev\.init|\.apicdrivers|__\w+_of_table|\.kunit|\.gnu\.
+    """,
+    re.VERBOSE,
+)
+_INIT = re.compile(
+    r"\.(init|meminit|cpuinit|devinit|head)\.|\.(initcall|con_initcall)|\.x86_cpu_dev"
+)
+_EXIT = re.compile(r"\.(exit|memexit|cpuexit|devexit)\.|\.exitcall")
+#: Where compilers and the kernel's macros put ordinary variables.
+_VARIABLES = re.compile(r"\.(rodata|data|bss|ref\.data|sdata|sbss)($|[._])|__dyndbg|__tracepoints")
+
+
+def kind_of(section: Section) -> SectionKind:
+    """What kind of section it is."""
+    name, flags = section.name, section.sh_flags
+    if section.sh_type not in (SHT.PROGBITS, SHT.NOBITS):
+        return SectionKind.DROPPED
+    if name in _TABLES or name.startswith(".discard."):
+        return SectionKind.TABLE
+    if name in OBJTOOL_TABLES or not flags & SHF.ALLOC:
+        return SectionKind.DROPPED
+    if _METADATA.match(name):
+        return SectionKind.METADATA
+    if flags & SHF.MERGE:
+        return SectionKind.LITERALS
+    return SectionKind.CODE if flags & SHF.EXECINSTR else SectionKind.DATA
+
+
+def entry_size(name: str, sizes: EntrySizes) -> int | None:
+    """Size in bytes of a table's entries.
+
+    None for a table where each entry has one relocation, so that these tell it
+    (``.discard.*``), and for one that this kernel does not have.
+    """
+    field = _TABLES.get(name)
+    size = getattr(sizes, field) if isinstance(field, str) else field
+    return int(size) if size is not None else None
+
+
+def is_init(name: str) -> bool:
+    """Whether the kernel frees the section once it or the module has started."""
+    return _INIT.match(name) is not None
+
+
+def is_exit(name: str) -> bool:
+    """Whether the section is left out of vmlinux, and run once when a module is removed."""
+    return _EXIT.match(name) is not None
+
+
+def holds_variables(name: str) -> bool:
+    """Whether the section holds variables, rather than entries that something collects."""
+    return _VARIABLES.match(name) is not None
