@@ -38,6 +38,20 @@ int strcmp(const char *a, const char *b)
 }
 EXPORT_SYMBOL(strcmp);
 
+char *strstr(const char *text, const char *word)
+{
+	size_t i;
+
+	for (; *text; text++) {
+		for (i = 0; word[i] && text[i] == word[i]; i++)
+			;
+		if (!word[i])
+			return (char *)text;
+	}
+	return NULL;
+}
+EXPORT_SYMBOL(strstr);
+
 /* A string written through sysfs may end in a newline. */
 bool sysfs_streq(const char *a, const char *b)
 {

@@ -65,11 +65,9 @@ def read_symvers(path):
 
 
 def mod_c(module, needed, depends):
-    name = module.path.stem.replace("-", "_")
     init = "\t.init = init_module,\n" if "init_module" in module.defined else ""
     leave = "\t.exit = cleanup_module,\n" if "cleanup_module" in module.defined else ""
     versions = "".join(f'\t{{ {crc(s):#010x}, "{s}" }},\n' for s in ["module_layout", *needed])
-    assert name
     return f"""#include <linux/module.h>
 #include <linux/vermagic.h>
 #include <linux/compiler.h>
@@ -122,6 +120,7 @@ def main():
             own[symbol] = (str(module.path.with_suffix("")), kind)
     known |= own
 
+    sources = {}
     for module in modules:
         if "license" not in module.modinfo:
             print(f"ERROR: modpost: missing MODULE_LICENSE() in {module.path}", file=sys.stderr)
@@ -143,14 +142,15 @@ def main():
             needed.append(symbol)
             if owner != "vmlinux":
                 depends.append(Path(owner).name.replace("-", "_"))
-        write_if_different(
-            module.path.with_suffix(".mod.c"), mod_c(module, needed, list(dict.fromkeys(depends)))
+        sources[module.path.with_suffix(".mod.c")] = mod_c(
+            module, needed, list(dict.fromkeys(depends))
         )
 
     if errors:
         sys.exit(1)
     lines = [f"{crc(s):#010x}\t{s}\t{owner}\t{kind}\t\n" for s, (owner, kind) in own.items()]
-    write_if_different(Path(arguments.o), "".join(lines))
+    for path, text in {**sources, Path(arguments.o): "".join(lines)}.items():
+        write_if_different(path, text)
 
 
 main()

@@ -28,19 +28,15 @@ struct v9fs_session_info *v9fs_session_init(char *cachetag)
 
 static ssize_t caches_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {
-	ssize_t n, count = 0, limit = PAGE_SIZE;
-	struct v9fs_session_info *v9ses;
+	struct v9fs_session_info *session;
+	size_t used = 0;
 
 	spin_lock(&v9fs_sessionlist_lock);
-	list_for_each_entry(v9ses, &v9fs_sessionlist, slist) {
-		if (!v9ses->cachetag)
-			continue;
-		n = snprintf(buf + count, limit, "%s\n", v9ses->cachetag);
-		count += n;
-		limit -= n;
-	}
+	list_for_each_entry(session, &v9fs_sessionlist, slist)
+		if (session->cachetag)
+			used += scnprintf(buf + used, PAGE_SIZE - used, "%s\n", session->cachetag);
 	spin_unlock(&v9fs_sessionlist_lock);
-	return count;
+	return used;
 }
 
 static struct kobj_attribute v9fs_attr_cache = {
