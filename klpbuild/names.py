@@ -27,9 +27,18 @@ SYMBOL_NAME_MAX_BEFORE_6_1 = 127
 
 SECTION_PREFIX = ".klp.rela."
 SYMBOL_PREFIX = ".klp.sym."
+ANNOTATION_PREFIX = ".klp.sym.rela."
 
 _ULONG_MAX = 2**64 - 1
 _SECTION = re.compile(rb"\.klp\.rela\.([^.\0]{1,%d})(?:\.(.*))?" % MODULE_NAME_MAX, re.DOTALL)
+
+# The third version of the "minimal klp-convert" series wrote a dot before the
+# position, the versions before it and this project a comma.
+_ANNOTATION = re.compile(
+    rf"\.klp\.sym\.rela\.([^.]{{1,{MODULE_NAME_MAX}}})\.([^.]{{1,{MODULE_NAME_MAX}}})"
+    r"\.(?:([^,]+),([0-9]{1,19})|([^,]+)\.([0-9]{1,19}))",
+    re.DOTALL,
+)
 
 _MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz", ".o")
 
@@ -126,6 +135,29 @@ class LivepatchSymbol:
             return None
         digits = match[3][-64:]  # 10**64 is a multiple of 2**64: the rest wraps away
         return cls(_text(match[1]), _text(match[2]), int(digits) & _ULONG_MAX)
+
+
+@dataclass(frozen=True, order=True)
+class AnnotatedSymbol:
+    """The name that KLP_RELOC_SYMBOL gives an undefined symbol before conversion.
+
+    It is ``.klp.sym.rela.<gate>.<owner>.<symbol>,<sympos>``; klpbuild reads it, the
+    kernel never does.
+    """
+
+    gate: str
+    owner: str
+    symbol: str
+    sympos: int
+
+    @classmethod
+    def parse(cls, name: str) -> AnnotatedSymbol | None:
+        """Read such a name, None for another one.  ``-`` in objects becomes ``_``."""
+        match = _ANNOTATION.fullmatch(name)
+        if match is None:
+            return None
+        symbol, sympos = match[3] or match[5], match[4] or match[6]
+        return cls(object_name(match[1]), object_name(match[2]), symbol, int(sympos))
 
 
 @dataclass(frozen=True, order=True)

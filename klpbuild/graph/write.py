@@ -1,0 +1,183 @@
+"""Write the graph as GraphML, DOT, JSON or SVG: whole files, the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+
+import networkx as nx
+from networkx.readwrite.graphml import GraphMLWriter
+
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError
+from klpbuild.graph.build import Edge, Fate, Graph, Kind
+
+#: Laying out more than this takes graphviz minutes.
+SVG_NODES_MAX = 1500
+
+SVG_ABSENT = "no SVG: graphviz is not installed (its program is dot)"
+
+
+class Format(StrEnum):
+    """The files that a graph can be written as."""
+
+    GRAPHML = "graphml"
+    DOT = "dot"
+    JSON = "json"
+    SVG = "svg"
+
+
+def can_draw() -> bool:
+    """Whether graphviz is installed."""
+    return shutil.which("dot") is not None
+
+
+def render(graph: Graph, format: Format) -> bytes:
+    """The bytes of a graph file.
+
+    :raises KlpError: for an SVG without graphviz, or of a graph too large to draw.
+    """
+    if format is Format.GRAPHML:
+        return _graphml(graph)
+    if format is Format.DOT:
+        return _dot(graph).encode()
+    if format is Format.JSON:
+        return _json(graph).encode()
+    return _svg(graph)
+
+
+def write_graph(graph: Graph, path: Path, format: Format) -> None:
+    """Write one file, whole or not at all.
+
+    :raises KlpError: when it cannot be made or written.
+    """
+    write_file(path, render(graph, format))
+
+
+def write_all(graph: Graph, directory: Path, stem: str) -> tuple[Path, ...]:
+    """Write ``<stem>.graphml``, ``.dot``, ``.json``, and ``.svg`` when graphviz is there.
+
+    :returns: the files written.
+    :raises KlpError: when one cannot be written.
+    """
+    written = []
+    for kind in Format:
+        if kind is Format.SVG and not (can_draw() and len(graph) <= SVG_NODES_MAX):
+            continue
+        path = directory / f"{stem}.{kind}"
+        write_graph(graph, path, kind)
+        written.append(path)
+    return tuple(written)
+
+
+def _text(name: str) -> str:
+    """A name with what XML and UTF-8 cannot hold written as ``\\xNN``."""
+    decoded = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", lambda found: f"\\x{ord(found[0]):02x}", decoded)
+
+
+def _attributes(data: Mapping[str, object]) -> dict[str, object]:
+    return {
+        key: _text(value) if isinstance(value, str) else value
+        for key, value in sorted(data.items())
+    }
+
+
+def _printable(graph: Graph) -> Graph:
+    """The graph with names that any file can hold, and a number on each edge."""
+    copy: Graph = nx.MultiDiGraph()
+    copy.add_nodes_from((_text(node), _attributes(data)) for node, data in graph.nodes(data=True))
+    for number, (source, target, key, data) in enumerate(graph.edges(keys=True, data=True)):
+        copy.add_edge(_text(source), _text(target), key=key, id=f"e{number}", **_attributes(data))
+    return copy
+
+
+def _graphml(graph: Graph) -> bytes:
+    # networkx takes lxml when it is installed, which writes other bytes: name the writer.
+    writer = GraphMLWriter(prettyprint=True, edge_id_from_attribute="id")
+    writer.add_graph_element(_printable(graph))
+    out = io.BytesIO()
+    writer.dump(out)
+    return out.getvalue() + b"\n"
+
+
+def _json(graph: Graph) -> str:
+    data = nx.node_link_data(_printable(graph), edges="edges")
+    return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+
+_NODE_STYLE = {
+    Kind.VMLINUX: 'shape=box, style=filled, fillcolor="#dddddd"',
+    Kind.MODULE: "shape=box",
+    Kind.LIVEPATCH: 'shape=box, style="filled,bold", fillcolor="#cfe8cf"',
+    Kind.SYMBOL: "shape=ellipse",
+}
+_EDGE_STYLE = {
+    Edge.DEFINES: 'style=dotted, arrowhead=none, color="#777777"',
+    Edge.EXPORTS: 'color="#1f6fb2"',
+    Edge.REFERENCES: "",
+    Edge.PATCHES: 'style=bold, color="#2e7d32"',
+    Edge.NEEDS: "style=dashed",
+}
+_BAD = (Fate.AMBIGUOUS, Fate.UNRESOLVED)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _dot(graph: Graph) -> str:
+    lines = ["digraph references {", "  rankdir=LR;", "  node [fontsize=11];"]
+    printable = _printable(graph)
+    for node, data in printable.nodes(data=True):
+        kind = Kind(data["kind"])
+        label = node if kind is not Kind.SYMBOL else _label(data)
+        lines.append(f"  {_quoted(node)} [label={_quoted(label)}, {_NODE_STYLE[kind]}];")
+    for source, target, data in printable.edges(data=True):
+        words = _edge_words(data)
+        lines.append(f"  {_quoted(source)} -> {_quoted(target)} [{', '.join(words)}];")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _label(data: Mapping[str, object]) -> str:
+    position = f" ({data['sympos']})" if data.get("sympos") else ""
+    return f"{data['symbol']}{position}"
+
+
+def _edge_words(data: Mapping[str, str]) -> Iterable[str]:
+    kind = Edge(data["kind"])
+    label: str = kind
+    if kind is Edge.REFERENCES:
+        label = data["fate"] + (f"\\ngate {data['gate']}" if data["gate"] else "")
+    elif kind is Edge.NEEDS and data["gate"]:
+        label = f"needs when {data['gate']} loads"
+    yield f'label="{label}"'
+    if _EDGE_STYLE[kind]:
+        yield _EDGE_STYLE[kind]
+    if data.get("fate") in _BAD:
+        yield 'color="#c62828", fontcolor="#c62828"'
+
+
+def _svg(graph: Graph) -> bytes:
+    if not can_draw():
+        raise KlpError(
+            SVG_ABSENT, hint="Install the package graphviz, or write another format: graphml, dot."
+        )
+    if len(graph) > SVG_NODES_MAX:
+        raise KlpError(
+            f"a graph of {len(graph):,} nodes is too large to draw",
+            hint="Name a livepatch or an object, to draw what is around it.",
+        )
+    done = subprocess.run(
+        ["dot", "-Tsvg"], input=_dot(graph).encode(), capture_output=True, check=False
+    )
+    if done.returncode:
+        message = done.stderr.decode(errors="replace").strip()
+        raise KlpError("graphviz could not draw the graph", why=message)
+    return done.stdout
