@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.kernel.cache import locked
 from klpbuild.kernel.tree import Kernel
 
 #: Takes a line for the build log.
@@ -75,10 +74,9 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
         )
     compiler = kernel_compiler(kernel)
     build = kernel.cache / "prepared"
-    kernel.cache.mkdir(parents=True, exist_ok=True)
     variables = _variables(kernel, compiler, build)
     key = _key(kernel, variables)
-    with _locked(kernel.cache / "prepared.lock"):
+    with locked(build, lambda: log("waiting for another process that prepares this kernel")):
         stamp = build / _STAMP
         if not stamp.is_file() or json.loads(stamp.read_text()).get("key") != key:
             shutil.rmtree(build, ignore_errors=True)
@@ -200,10 +198,3 @@ def _differences(kernel: Kernel, build: Path) -> list[str]:
 def _settings(config: Path) -> dict[str, str]:
     text = config.read_text(errors="replace")
     return dict(re.findall(r"^(CONFIG_\w+)=(.*)$", text, re.MULTILINE))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

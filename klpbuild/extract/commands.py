@@ -1,0 +1,186 @@
+"""How kbuild compiles an object: asked of kbuild, once for each object."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError
+from klpbuild.kernel.cache import locked
+from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
+
+_COMMAND = re.compile(r"(?:saved)?cmd_(\S+) := (.*)")
+# scripts/Kbuild.include, cmd_and_fixdep
+_FIXDEP = re.compile(r"scripts/basic/fixdep \S+ (\S+) ('.*') > \S+\.cmd")
+
+
+@dataclass(frozen=True)
+class CompileCommand:
+    """How one object is made, with ``build`` of the prepared tree as working directory.
+
+    :ivar target: the object, relative to the working directory.
+    :ivar source: the C file, as the command names it.
+    :ivar arguments: the compiler and its arguments, without output and dependency files.
+    :ivar objtool: objtool and its arguments, without the object; empty when the
+        kernel runs it later, on the linked object.
+    """
+
+    target: str
+    source: str
+    arguments: tuple[str, ...]
+    objtool: tuple[str, ...]
+
+    @property
+    def module(self) -> bool:
+        """Whether the object is made for a module."""
+        return "-DMODULE" in self.arguments
+
+    def compile(self, output: Path, *flags: str, source: Path, shadow: Path | None) -> list[str]:
+        """The command line of the compiler.
+
+        :param output: the object to write.
+        :param flags: what to add.
+        :param source: the source tree that the command was made for.
+        :param shadow: the tree to take in its place, whose names end up in the
+            object as if they were the source tree's.
+        """
+        arguments = [*self.arguments, *flags]
+        place = self.source
+        if shadow is not None:
+            arguments = [_moved(argument, str(source), str(shadow)) for argument in arguments]
+            place = _moved(place, str(source), str(shadow))
+            if not any("prefix-map=" in argument for argument in arguments):
+                arguments.append(f"-fmacro-prefix-map={shadow}/={source}/")
+        return [*arguments, "-c", "-o", str(output), place]
+
+
+def _moved(argument: str, source: str, shadow: str) -> str:
+    """An argument with the shadow's name where the source tree's stands as a path."""
+    return re.sub(rf"(?<![\w.]){re.escape(source)}(?=/|$)", lambda _: shadow, argument)
+
+
+def compile_commands(
+    tree: PreparedTree, cache: Path, targets: Iterable[str], log: Log
+) -> dict[str, CompileCommand]:
+    """Ask kbuild how it makes objects.
+
+    :param cache: a directory for the answers.
+    :param targets: objects such as ``fs/open.o``.
+    :return: by target; a target that kbuild knows no rule for is missing.
+    :raises KlpError: when kbuild itself fails.
+    """
+    wanted = list(dict.fromkeys(targets))
+    found = {}
+    for target in wanted:
+        path = _record(cache, target)
+        if path.is_file():
+            record = json.loads(path.read_text())
+            record = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+            found[target] = CompileCommand(**record)
+    missing = [target for target in wanted if target not in found]
+    if missing:
+        for command in _asked(tree, cache, missing, log):
+            found[command.target] = command
+            write_file(_record(cache, command.target), json.dumps(asdict(command)).encode())
+    return found
+
+
+def make_objects(tree: PreparedTree, cache: Path, targets: Iterable[str], log: Log) -> bool:
+    """Let kbuild make objects, and so whatever they need that is generated.
+
+    :return: whether it could.
+    """
+    return _make(tree, cache, [*targets], log)[0] == 0
+
+
+def _record(cache: Path, target: str) -> Path:
+    return cache / f"{target}.json"
+
+
+def _asked(tree: PreparedTree, cache: Path, targets: list[str], log: Log) -> list[CompileCommand]:
+    """What ``make -n`` would run.  It stops at an unknown target: then one by one."""
+    status, output = _make(tree, cache, ["-n", *targets], log)
+    known = [target for target in targets if (tree.build / _written(target)).is_file()]
+    for target in known:
+        output += (tree.build / _written(target)).read_text()
+    commands = {c.target: c for line in output.splitlines() if (c := _parse(line)) is not None}
+    found = [commands[target] for target in targets if target in commands]
+    if status and len(targets) > 1:
+        rest = [target for target in targets if target not in commands]
+        return found + [
+            command for target in rest for command in _asked(tree, cache, [target], log)
+        ]
+    return found
+
+
+def _make(tree: PreparedTree, cache: Path, goals: list[str], log: Log) -> tuple[int, str]:
+    command = tree.make(*goals)
+    log(shlex.join(command))
+    with locked(cache / "kbuild"):
+        done = subprocess.run(
+            command,
+            env=build_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    log(done.stderr)
+    if done.returncode and "No rule to make target" not in done.stderr and "-n" in goals:
+        raise KlpError(
+            "kbuild does not say how it makes " + " ".join(goals[1:4]),
+            where=str(tree.build),
+            why="\n".join(done.stderr.splitlines()[-5:]),
+        )
+    return done.returncode, done.stdout
+
+
+def _written(target: str) -> str:
+    directory, slash, name = target.rpartition("/")
+    return f"{directory}{slash}.{name}.cmd"
+
+
+def _parse(line: str) -> CompileCommand | None:
+    """A line of a ``.cmd`` file, or the shell's call of fixdep that would write it."""
+    if match := _FIXDEP.search(line):
+        target, text = match[1], shlex.split(match[2])[0]
+    elif match := _COMMAND.match(line):
+        target, text = match[1], match[2]
+    else:
+        return None
+    # make doubles the dollar and writes the hash as a variable.
+    text = text.replace("$(pound)", "#").replace("$$", "$")
+    try:
+        words = [list(part) for part in _parts(shlex.split(text, comments=False))]
+    except ValueError:
+        return None
+    compiles = words[0] if words else []
+    if "-c" not in compiles or "-o" not in compiles or not compiles[-1].endswith(".c"):
+        return None
+    arguments = [word for word in compiles[:-1] if not word.startswith("-Wp,-M")]
+    output = arguments.index("-o")
+    del arguments[output : output + 2]
+    arguments.remove("-c")
+    objtool = next((part[:-1] for part in words[1:] if "objtool" in part[0].rpartition("/")[2]), [])
+    return CompileCommand(target, compiles[-1], tuple(arguments), tuple(objtool))
+
+
+def _parts(words: list[str]) -> Iterable[list[str]]:
+    """Commands of a line, which kbuild sets apart by a word ``;``."""
+    part: list[str] = []
+    for word in words:
+        if word == ";":
+            if part:
+                yield part
+            part = []
+        else:
+            part.append(word)
+    if part:
+        yield part
