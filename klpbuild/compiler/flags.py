@@ -18,7 +18,7 @@ from pathlib import Path
 
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
-from klpbuild.kernel.kbuild import find_compiler, run_make
+from klpbuild.kernel.kbuild import Compiler, find_compiler, run_make
 from klpbuild.kernel.tree import Kernel
 
 _MODULE, _OBJECT = "klpbuild_probe", "probe"
@@ -26,7 +26,7 @@ _MAKEFILE = f"obj-m := {_MODULE}.o\n{_MODULE}-y := {_OBJECT}.o\n"
 _SOURCE = '#include <linux/module.h>\nMODULE_LICENSE("GPL");\n'
 
 #: Raised when what is kept changes its meaning.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class CompileCommand:
     """How one kernel compiles a source file of a module.
 
     :ivar compiler: the compiler, with a launcher such as ccache before it.
+    :ivar version: the first line of what it says for ``--version``.
     :ivar flags: all flags but those that name the source, the output, the
         dependency file and the module (``-DKBUILD_BASENAME`` and its kin).
     :ivar objtool: the objtool command that follows the compilation of each
@@ -45,6 +46,7 @@ class CompileCommand:
     """
 
     compiler: tuple[str, ...]
+    version: str
     flags: tuple[str, ...]
     objtool: tuple[str, ...] | None
     objtool_at_link: bool
@@ -93,7 +95,7 @@ def _compile_command(kernel: Kernel, digest: str) -> CompileCommand:
     }
     kept = kernel.cache / "compile-command.json"
     if (command := _read_kept(kept, key)) is None:
-        command = _probe(kernel, compiler.warning)
+        command = _probe(kernel, compiler)
         fields = asdict(command) | {"directory": str(command.directory)}
         write_file(kept, json.dumps({"key": key, "command": fields}, indent=1).encode())
     return command
@@ -109,6 +111,7 @@ def _read_kept(kept: Path, key: dict[str, object]) -> CompileCommand | None:
     fields = stored["command"]
     return CompileCommand(
         tuple(fields["compiler"]),
+        fields["version"],
         tuple(fields["flags"]),
         None if fields["objtool"] is None else tuple(fields["objtool"]),
         fields["objtool_at_link"],
@@ -117,7 +120,7 @@ def _read_kept(kept: Path, key: dict[str, object]) -> CompileCommand | None:
     )
 
 
-def _probe(kernel: Kernel, warning: str) -> CompileCommand:
+def _probe(kernel: Kernel, compiler: Compiler) -> CompileCommand:
     kernel.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="probe-", dir=kernel.cache) as name:
         directory = Path(name)
@@ -129,19 +132,20 @@ def _probe(kernel: Kernel, warning: str) -> CompileCommand:
         compile_line = _recorded(directory / f".{_OBJECT}.o.cmd")
         link_line = _recorded(directory / f".{_MODULE}.o.cmd")
     commands = split_commands(compile_line)
-    compiler, flags = _compiler_and_flags(commands[0], directory.name)
+    words, flags = _compiler_and_flags(commands[0], directory.name)
     objtool = _objtool(commands[1:], f"{_OBJECT}.o")
     if objtool is None:  # before v5.18 kbuild runs it and does not record it
         for line in said.splitlines():
             if "objtool" in line:
                 objtool = objtool or _objtool(split_commands(line), f"{_OBJECT}.o")
     return CompileCommand(
-        compiler,
+        words,
+        compiler.version,
         flags,
         objtool,
         any(map(_is_objtool, split_commands(link_line))),
         kernel.build.resolve(),
-        warning,
+        compiler.warning,
     )
 
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import run_make
@@ -34,56 +34,46 @@ _EXPECTED = re.compile(
 _NOTABLE = re.compile(r"\bwarning\b|\berror\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class LinkedModule:
-    """A linked module, not converted yet.
-
-    :ivar path: the ``.ko`` in the directory that it was linked in.
-    :ivar warnings: what modpost and objtool said and the user should know.
-    """
-
-    path: Path
-    warnings: tuple[str, ...]
-
-
 def link_module(
     kernel: Kernel,
-    name: str,
+    module: str,
     objects: Sequence[Path],
     directory: Path,
     log: BuildLog | None = None,
-) -> LinkedModule:
-    """Link objects into ``livepatch-NAME.ko``, its unresolved symbols left undefined.
+    *,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Link objects into a module, their unresolved symbols left undefined.
 
-    :param name: the livepatch's name, without ``livepatch-``.
+    :param module: the module's file name without ``.ko``, such as ``livepatch-meminfo``.
     :param objects: compiled, in the order of the link; at least one.
-    :param directory: is emptied and belongs to the link from then on.
+    :param directory: gets the module, and ``kbuild/`` with kbuild's own files.
+    :param log: gets kbuild's whole output.
+    :param warn: is called with each line of kbuild's output that the user should see.
+    :returns: the path of the linked, unconverted ``.ko``.
     :raises KlpError: with kbuild's own lines when it fails, and when the module
         would lack what the kernel needs to unwind and trace it.
     """
     if not objects:
         raise ValueError("a module needs an object")
-    module = f"livepatch-{name}"
-    _lay_out(directory, module, objects)
+    workshop = directory / "kbuild"
+    _lay_out(workshop, module, objects)
     said = run_make(
         kernel,
-        directory,
+        workshop,
         "modules",
-        variables={
-            "KBUILD_MODPOST_WARN": "1",
-            "LDFLAGS_MODULE": "--strip-debug",
-        },
+        variables={"KBUILD_MODPOST_WARN": "1", "LDFLAGS_MODULE": "--strip-debug"},
         log=log.path if log is not None else None,
     )
-    output = directory / f"{module}.ko"
-    if not output.is_file():
-        raise KlpError(
-            "kbuild linked no module",
-            where=str(output),
-            hint="Another Makefile may be in force there." if log is None else f"See {log.path}.",
-        )
-    _check_linked(kernel, ElfFile.read(output), [ElfFile.read(path) for path in objects])
-    return LinkedModule(output, _warnings(said))
+    linked = workshop / f"{module}.ko"
+    if not linked.is_file():
+        raise KlpError("kbuild linked no module", where=str(linked), why=said.strip())
+    _check_linked(kernel, ElfFile.read(linked), [ElfFile.read(path) for path in objects])
+    for line in _warnings(said):
+        warn(line)
+    output = directory / linked.name
+    write_file(output, linked.read_bytes())
+    return output
 
 
 def _lay_out(directory: Path, module: str, objects: Sequence[Path]) -> None:

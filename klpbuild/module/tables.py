@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
 from klpbuild.compiler.flags import compile_command
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
@@ -58,7 +56,7 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
     )
 
 
-def generate_tables(livepatch: Livepatch, api: LivepatchApi, namespaces: Sequence[str] = ()) -> str:
+def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
     """The C file with the livepatch's tables, its init function and its description.
 
     The tables are static data, so that they can be read from the module's file.
@@ -66,7 +64,6 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi, namespaces: Sequenc
 
     :param livepatch: one with objects; its functions' old names are those of the
         kernel's symbol table, which may be a clone's.
-    :param namespaces: symbol namespaces to import, see `klpbuild.module.link.namespaces`.
     :raises KlpError: for callbacks that the kernel does not know.
     """
     problems = Problems()
@@ -93,18 +90,12 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi, namespaces: Sequenc
         license=livepatch.license,
         description=livepatch.description or f"livepatch {livepatch.name}",
         references=livepatch.references,
-        namespaces=sorted(set(namespaces)),
     )
 
 
-def write_tables(
-    kernel: Kernel, livepatch: Livepatch, path: Path, namespaces: Sequence[str] = ()
-) -> Path:
-    """Write the livepatch's tables for a kernel; see `generate_tables`."""
-    text = generate_tables(livepatch, livepatch_api(kernel), namespaces)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text.encode())
-    return path
+def tables_source(livepatch: Livepatch, kernel: Kernel) -> str:
+    """The C file with the livepatch's tables for a kernel; see `generate_tables`."""
+    return generate_tables(livepatch, livepatch_api(kernel))
 
 
 def _template() -> jinja2.Template:
