@@ -156,7 +156,7 @@ class Resolver:
                 where=annotation.where,
                 hint=_listing("Positions begin at 1:", found),
             )
-        _check_stable(found, annotation.where)
+        _check_stable([found[max(annotation.sympos, 1) - 1]], annotation.where)
 
     def _check_gate(self, gate: str, annotation: Annotation) -> None:
         if gate != VMLINUX and annotation.owner == VMLINUX:
@@ -273,6 +273,13 @@ class Resolver:
 
 def _check_stable(found: Sequence[Candidate], where: str) -> None:
     for candidate in found:
+        if candidate.init:
+            raise KlpError(
+                f"symbol {candidate.symbol!r} of {candidate.object} is in {candidate.section}",
+                where=where,
+                why=f"That memory is freed once {candidate.object} runs.",
+                hint="A livepatch can only use what stays.",
+            )
         if candidate.unstable:
             raise KlpError(
                 f"symbol {candidate.symbol!r} of {candidate.object} has no fixed position",

@@ -123,7 +123,7 @@ def test_every_other_symbol_and_section_keeps_its_place(kernel: Kernel, tmp_path
         """extern char *saved_command_line; extern int printk(const char *, ...);
         int show(void) { return printk(saved_command_line); }
         char **pointer = &saved_command_line;""",
-        "-ffunction-sections", "-fpatchable-function-entry=2",
+        "-ffunction-sections", "-fdata-sections", "-fpatchable-function-entry=2",
     )  # fmt: skip
     before, after = kernel.linked, ElfFile(conversion.data, "out")
     for old, new in zip(before.sections, after.sections, strict=False):
@@ -243,8 +243,8 @@ def test_the_dotted_position_of_other_headers_is_understood(kernel: Kernel) -> N
          "livepatch.o:.klp.module_relocs.btrfs:KLP_SYMPOS(both, 0): "
          "annotated symbol btrfs:both does not exist\n"
          "  It is defined elsewhere:\n"
-         "    ext4 position 1, file unknown, address unknown\n"
-         "    vmlinux position 1, file unknown, address unknown"),
+         "    vmlinux position 1, file unknown, address unknown\n"
+         "    ext4 position 1, file unknown, address unknown"),
         ("extern int twin(void); struct KLP_MODULE_RELOC(vmlinux) a[] = { KLP_SYMPOS(twin, 1) };"
          "int f(void) { return 1; }", "",
          "livepatch.o:.klp.module_relocs.vmlinux:KLP_SYMPOS(twin, 1): "
@@ -406,7 +406,7 @@ def test_another_machines_object_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
     name = "n" * 512
-    kernel = Kernel(tmp_path, {}, vmlinux=name)
+    kernel = Kernel(tmp_path, {"vmlinux": "printk"}, vmlinux=name)
     text = kernel.error(f"extern int {name}(void); int f(void) {{ return {name}() + 1; }}")
     assert text == (
         f"vmlinux:{name}: symbol name of 512 bytes is too long\n"
