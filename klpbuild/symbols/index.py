@@ -1,0 +1,217 @@
+"""The index beside symbols.klp: from a name to its places in constant time.
+
+The file is mapped into memory, and little of it is touched.  It belongs to one
+symbols.klp, whose digest it holds, and is checked as a whole when it is opened:
+a damaged one would give wrong positions, and those crash machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from klpbuild.symbols.lines import Lines, hash_of
+from klpbuild.symbols.table import ROW, ObjectSymbols, Rows
+
+#: Bytes of a file, mapped or not.
+Buffer = bytes | memoryview
+
+_MAGIC = b"klpbuild-symbol-index-1\n"
+_ALIGNMENT = 8
+_HASH_BITS = 32
+#: Rows that share a bucket, about.
+_BUCKET_ROWS = 4
+
+
+def index_path(symbols_klp: Path) -> Path:
+    """Where the index of a symbols.klp is."""
+    return symbols_klp.with_name(symbols_klp.name + ".index")
+
+
+def digest_of(text: Buffer) -> str:
+    """What an index knows its symbols.klp by."""
+    return hashlib.blake2b(text, digest_size=20).hexdigest()
+
+
+@dataclass(frozen=True)
+class IndexedObject:
+    """An object in the index.
+
+    :ivar name: of the object.
+    :ivar first_row: where its symbols begin in `Index.rows`.
+    :ivar labels_at: where its section names and then its source files begin.
+    :ivar sections_size: bytes of its section names.
+    :ivar files_size: bytes of its source files.
+    :ivar addressed: whether addresses and kinds are known.
+    """
+
+    name: str
+    first_row: int
+    labels_at: int
+    sections_size: int
+    files_size: int
+    addressed: bool
+
+
+class Index:
+    """Every symbol of a symbols.klp, found by name.
+
+    :ivar objects: in the order of symbols.klp.
+    :ivar rows: all symbols in the order of symbols.klp, dtype
+        `klpbuild.symbols.table.ROW`, shape (n,).
+    """
+
+    def __init__(self, data: Buffer, text: Buffer) -> None:
+        """:param data: what `build` made.
+        :param text: the symbols.klp that it belongs to.
+        :raises ValueError: when it is damaged, of another version or of another text.
+        """
+        view = memoryview(data)
+        body = view[len(_MAGIC) + 4 :]
+        if bytes(view[: len(_MAGIC)]) != _MAGIC:
+            raise ValueError("is not an index of this version")
+        if int.from_bytes(view[len(_MAGIC) :][:4], "little") != zlib.crc32(body):
+            raise ValueError("is damaged")
+        size = int.from_bytes(body[:4], "little")
+        header: dict[str, Any] = json.loads(bytes(body[4 : 4 + size]))
+        if header["digest"] != digest_of(text):
+            raise ValueError("belongs to another symbols.klp")
+        self.text = text
+        self.objects = tuple(IndexedObject(*fields) for fields in header["objects"])
+
+        at = len(_MAGIC) + 8 + size
+        parts: list[npt.NDArray[Any]] = []
+        for dtype, count in zip(_DTYPES, header["counts"], strict=True):
+            parts.append(np.frombuffer(view, dtype, count, at))
+            at += _padded(count * dtype.itemsize)
+        self.rows: Rows = parts[0]
+        self._name_at, self._order, self._buckets, self._labels = parts[1:]
+        self._shift = _HASH_BITS - (len(self._buckets) - 1).bit_length() + 1
+        self._first_rows = [o.first_row for o in self.objects]
+
+    def find(self, name: str) -> list[int]:
+        """The rows of a name in all objects, in order."""
+        encoded = name.encode(errors="surrogateescape")
+        number = hash_of(encoded)
+        bucket = number >> self._shift
+        rows = self._order[self._buckets[bucket] : self._buckets[bucket + 1]]
+        return [
+            row
+            for row in rows[self.rows["hash"][rows] == number].tolist()
+            if self._name(row) == encoded
+        ]
+
+    def _name(self, row: int) -> bytes:
+        at = int(self._name_at[row])
+        return bytes(self.text[at : at + int(self.rows["length"][row])])
+
+    def object_of(self, row: int) -> int:
+        """The number of the object that a row is in."""
+        return bisect_right(self._first_rows, row) - 1
+
+    @cached_property
+    def object_numbers(self) -> dict[str, int]:
+        """The number of each object by its name."""
+        return {o.name: number for number, o in enumerate(self.objects)}
+
+    def row_range(self, number: int) -> tuple[int, int]:
+        """First row of an object and of the next one."""
+        end = self.objects[number + 1].first_row if number + 1 < len(self.objects) else None
+        return self.objects[number].first_row, len(self.rows) if end is None else end
+
+    def labels(self, number: int) -> tuple[bytes, bytes]:
+        """The section names and the source files of an object, a line each."""
+        found = self.objects[number]
+        middle = found.labels_at + found.sections_size
+        labels = self._labels
+        return (
+            labels[found.labels_at : middle].tobytes(),
+            labels[middle : middle + found.files_size].tobytes(),
+        )
+
+    def symbols(self, number: int) -> ObjectSymbols:
+        """All symbols of an object."""
+        first, end = self.row_range(number)
+        rows = self.rows[first:end]
+        names = Lines.gather(
+            np.frombuffer(self.text, np.uint8),
+            self._name_at[first:end].astype(np.int64),
+            rows["length"].astype(np.int64),
+        )
+        found = self.objects[number]
+        return ObjectSymbols(
+            found.name, rows, names.text, *self.labels(number), addressed=found.addressed
+        )
+
+
+_U4 = np.dtype("<u4")
+_DTYPES: tuple[np.dtype[Any], ...] = (ROW, _U4, _U4, _U4, np.dtype("u1"))
+
+
+def build(
+    text: Buffer, objects: Sequence[ObjectSymbols], name_at: npt.NDArray[np.integer[Any]]
+) -> bytes:
+    """The index of a symbols.klp.
+
+    :param text: the symbols.klp.
+    :param objects: its objects in its order.
+    :param name_at: where each symbol's name begins in the text, shape (n,).
+    """
+    rows = np.concatenate([o.rows for o in objects]) if objects else np.zeros(0, ROW)
+    labels = [part for o in objects for part in (o.section_names, o.file_names)]
+    described = []
+    first_row = labels_at = 0
+    for symbols in objects:
+        sizes = len(symbols.section_names), len(symbols.file_names)
+        described.append(
+            IndexedObject(symbols.object, first_row, labels_at, *sizes, symbols.addressed)
+        )
+        first_row += len(symbols)
+        labels_at += sum(sizes)
+
+    order, buckets = _buckets(rows["hash"])
+    parts: list[npt.NDArray[Any]] = [
+        rows,
+        name_at,
+        order,
+        buckets,
+        np.frombuffer(b"".join(labels), np.uint8),
+    ]
+    header = {
+        "digest": digest_of(text),
+        "counts": [len(part) for part in parts],
+        "objects": [astuple(o) for o in described],
+    }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-(len(_MAGIC) + 8 + len(encoded)) % _ALIGNMENT)
+    body = bytearray(len(encoded).to_bytes(4, "little") + encoded)
+    for part, dtype in zip(parts, _DTYPES, strict=True):
+        data = part.astype(dtype, copy=False).tobytes()
+        body += data + bytes(_padded(len(data)) - len(data))
+    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def _buckets(
+    hashes: npt.NDArray[np.uint32],
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    """Row numbers by hash, and where each bucket of equal leading bits begins in them."""
+    rows = np.arange(len(hashes), dtype=np.uint64)
+    keys = np.sort(hashes.astype(np.uint64) << np.uint64(_HASH_BITS) | rows)
+    bits = max(len(hashes) // _BUCKET_ROWS, 1).bit_length()
+    bounds = np.arange((1 << bits) + 1, dtype=np.uint64) << np.uint64(2 * _HASH_BITS - bits)
+    bounds[-1] = ~np.uint64(0)
+    return keys.astype(np.uint32), np.searchsorted(keys, bounds).astype(np.uint32)
+
+
+def _padded(size: int) -> int:
+    return size + -size % _ALIGNMENT

@@ -1,0 +1,120 @@
+"""Which symbols of vmlinux kallsyms holds, and in which order.
+
+The build lists vmlinux with ``nm -n``, drops lines (scripts/mksysmap), drops
+more and sorts the rest (scripts/kallsyms.c).  The rules here are those of
+Linux 6.1 and 6.12 together; between the two, patterns only moved from one file
+to the other.  CONFIG_LIVEPATCH depends on CONFIG_KALLSYMS_ALL, so data counts
+as text does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from klpbuild.names import symbol_name_max
+from klpbuild.symbols.lines import Lines, Numbers
+
+#: Names that are left out by how they begin, or whole.  Each begins after a line end.
+_IGNORED = rb"""
+    \n(?:
+        [$]  |  [.]L                                      # mapping symbols, local labels
+      | __(?: crc_  |  kstrtab_  |  kstrtabns_            # of EXPORT_SYMBOL
+            | efistub_  |  pi_[$]  |  pi_[.]L  |  kvm_nvhe_[$]  |  kvm_nvhe_[.]L
+            | (?: kvm_nvhe_  |  pi_ )? (?: __ )? kcfi_typeid_
+            | (?: [A-Z][A-Za-z0-9]*  |  microLA25 ) Thunk_
+          )
+      | (?: L0  |  _SDA_BASE_  |  _SDA2_BASE_  %s ) (?=\n)
+    )
+"""
+#: The table's own symbols.
+_OWN = rb"""
+      | kallsyms_(?: addresses  |  offsets  |  relative_base  |  num_syms  |  names
+                   | markers  |  token_table  |  token_index  |  seqs_of_names )
+"""
+_IGNORED_BEFORE_6_12 = re.compile(_IGNORED % _OWN, re.VERBOSE)
+_IGNORED_SINCE_6_12 = re.compile(_IGNORED % b"", re.VERBOSE)
+
+#: Names that are left out by how they end or by what they hold.
+_IGNORED_PARTS = (b"_from_arm\n", b"_from_thumb\n", b"_veneer\n", b".long_branch.", b".plt_branch.")
+
+#: Absolute, debugging, undefined and unique global symbols.
+_UNWANTED = np.isin(np.arange(256), list(b"aANnUuvw"))
+
+
+def select(
+    names: Lines,
+    addresses: npt.NDArray[np.uint64],
+    kinds: npt.NDArray[np.bytes_],
+    version: tuple[int, ...],
+) -> Numbers:
+    """The symbols that kallsyms holds, in its order.
+
+    :param names: n names.
+    :param addresses: shape (n,).
+    :param kinds: letters as ``nm`` prints them, shape (n,).
+    :param version: the kernel's; the first two numbers count.
+    :returns: indexes into the input, shape (m,), m <= n.
+    """
+    held = ~_UNWANTED[kinds.view(np.uint8)]
+    held &= names.lengths <= symbol_name_max((version[0], version[1]))
+    held[_ignored(names, version)] = False
+    chosen = np.flatnonzero(held)
+    order = chosen[np.argsort(addresses[chosen], kind="stable")]
+    _settle_ties(order, names, addresses, kinds)
+    return order
+
+
+def _ignored(names: Lines, version: tuple[int, ...]) -> Numbers:
+    """The names that are left out whatever they name."""
+    pattern = _IGNORED_BEFORE_6_12 if version < (6, 12) else _IGNORED_SINCE_6_12
+    places = [found.start() for found in pattern.finditer(b"\n" + names.text)]
+    for part in _IGNORED_PARTS:
+        places += _places(names.text, part)
+    rows: Numbers = np.searchsorted(names.starts, places, "right") - 1
+    return rows
+
+
+def _places(text: bytes, part: bytes) -> Iterator[int]:
+    place = text.find(part)
+    while place >= 0:
+        yield place
+        place = text.find(part, place + 1)
+
+
+def _settle_ties(
+    order: Numbers,
+    names: Lines,
+    addresses: npt.NDArray[np.uint64],
+    kinds: npt.NDArray[np.bytes_],
+) -> None:
+    """Sort the symbols at one address as compare_symbols() of scripts/kallsyms.c does.
+
+    Its last resort is the order of the input, and ``nm -n`` goes by name there.
+    """
+    by_address = addresses[order]
+    same = np.flatnonzero(by_address[1:] == by_address[:-1])
+    tied = np.union1d(same, same + 1)
+    starts, ends = names.starts, names.starts + names.lengths
+
+    def rank(row: int) -> tuple[int, bool, bool, int, bytes]:
+        name = names.text[starts[row] : ends[row]]
+        underscores = len(name) - len(name.lstrip(b"_"))
+        weak = bool(kinds[row] in (b"w", b"W"))
+        return int(addresses[row]), weak, _linker_may_provide(name), underscores, name
+
+    order[tied] = sorted(order[tied].tolist(), key=rank)
+
+
+def _linker_may_provide(name: bytes) -> bool:
+    return (
+        len(name) >= 8
+        and name.startswith(b"__")
+        and (
+            name[2:].startswith((b"start_", b"stop_", b"end_"))
+            or name.endswith((b"_start", b"_end"))
+        )
+    )

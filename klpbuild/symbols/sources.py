@@ -1,0 +1,211 @@
+"""Read the symbols of objects, in the order in which the kernel counts them.
+
+vmlinux: from the ELF file, from ``System.map`` or from a copy of
+``/proc/kallsyms``; all give the same.  Modules: from their ``.ko`` files, in
+symbol-table order without undefined symbols, as module_kallsyms_on_each_symbol()
+of kernel/module/kallsyms.c walks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from klpbuild.errors import KlpError
+from klpbuild.names import VMLINUX
+from klpbuild.symbols import kallsyms
+from klpbuild.symbols.lines import Bytes, Lines, Numbers
+from klpbuild.symbols.objects import read_symbols
+from klpbuild.symbols.table import ROW, Flag, ObjectSymbols
+from klpbuild.symbols.tables import SymbolTables, read_tables
+
+#: Modules taken together: enough to spread numpy's cost, few enough to stay small.
+_TOGETHER = 128
+
+
+def read_vmlinux(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
+    """The symbols of vmlinux from the linked ELF file.
+
+    :param version: the kernel's, which decides what kallsyms leaves out.
+    :raises KlpError: when the file is broken or has no symbol table.
+    """
+    return vmlinux_symbols(read_tables(path), version)
+
+
+def vmlinux_symbols(tables: SymbolTables, version: tuple[int, ...]) -> ObjectSymbols:
+    """`read_vmlinux` for tables that are read already."""
+    (listed,) = read_symbols([tables])
+    return _as_kallsyms_has_them(listed, version)
+
+
+def read_modules(paths: Sequence[Path]) -> Iterator[ObjectSymbols]:
+    """The symbols of modules from their ``.ko`` files, in the order of the paths.
+
+    :param paths: compressed files have the suffix .xz, .gz or .zst.
+    :raises KlpError: when a file is broken or has no symbol table.
+    """
+    for first in range(0, len(paths), _TOGETHER):
+        yield from read_symbols([read_tables(p) for p in paths[first : first + _TOGETHER]])
+
+
+def read_system_map(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
+    """The symbols of vmlinux from ``System.map``, which ``nm -n`` made.
+
+    :param version: the kernel's, which decides what kallsyms leaves out.
+    :raises KlpError: when it is Debian's stub, or no System.map.
+    """
+    data = _read(path)
+    if b"The real System.map" in data[:200]:
+        raise KlpError(
+            "is Debian's stub, not a System.map",
+            where=str(path),
+            why="Debian ships /boot/System.map-* with one line, so that nobody learns addresses.",
+            hint="The real one is in the package linux-image-<release>-dbg.\n"
+            "vmlinux with symbols or a copy of /proc/kallsyms will do as well.",
+        )
+    listing = _Listing.parse(data, path)
+    if listing.module_lines.any():
+        raise KlpError(
+            "is not a System.map: it lists modules",
+            where=f"{path}:{int(listing.module_lines.argmax()) + 1}",
+            hint="Give it as a copy of /proc/kallsyms.",
+        )
+    return _as_kallsyms_has_them(listing.symbols(VMLINUX, ~listing.module_lines), version)
+
+
+def read_kallsyms(path: Path) -> ObjectSymbols:
+    """The symbols of vmlinux from a copy of ``/proc/kallsyms``.
+
+    The modules in it are those that happened to be loaded, without the symbols that
+    counted while they were loading: take them from their ``.ko`` files.
+
+    :raises KlpError: when it was copied without privileges, is sorted in another
+        way or is something else.
+    """
+    listing = _Listing.parse(_read(path), path)
+    core = ~listing.module_lines
+    addresses = listing.addresses[core]
+    if not addresses.any():
+        raise KlpError(
+            "holds no addresses",
+            where=str(path),
+            why="The kernel shows zeros to those who may not see addresses "
+            "(sysctl kernel.kptr_restrict).",
+            hint="Copy /proc/kallsyms again as root, after: sysctl kernel.kptr_restrict=1",
+        )
+    falling = np.flatnonzero(addresses[1:] < addresses[:-1])
+    if len(falling):
+        raise KlpError(
+            "is not in the order of /proc/kallsyms",
+            where=f"{path}:{int(np.flatnonzero(core)[falling[0] + 1]) + 1}",
+            why="A symbol's position is counted in that order, which goes by address.",
+            hint="Copy /proc/kallsyms as it is, do not sort it.",
+        )
+    return _with_flags(listing.symbols(VMLINUX, core))
+
+
+def _as_kallsyms_has_them(symbols: ObjectSymbols, version: tuple[int, ...]) -> ObjectSymbols:
+    rows, names = symbols.rows, Lines.of(symbols.names)
+    order = kallsyms.select(names, rows["address"], rows["kind"], version)
+    chosen = replace(symbols, object=VMLINUX, rows=rows[order], names=names.take(order).text)
+    return _with_flags(chosen)
+
+
+def _with_flags(vmlinux: ObjectSymbols) -> ObjectSymbols:
+    """vmlinux keeps all its symbols; those between two marks lose their memory."""
+    addresses, flags = vmlinux.rows["address"], vmlinux.rows["flags"]
+    flags[:] = Flag.LIVE
+    begin, end = (vmlinux.first_address(mark) for mark in ("__init_begin", "__init_end"))
+    if begin is not None and end is not None:
+        flags[(addresses >= begin) & (addresses < end)] = Flag.LIVE | Flag.INIT
+    return vmlinux
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Listing:
+    """Lines of sixteen hexadecimal digits, a letter, a name and perhaps ``[module]``.
+
+    :ivar starts: where each name begins in `data`, shape (n,).
+    :ivar lengths: length of each name in bytes.
+    :ivar module_lines: whether a line names a module.
+    """
+
+    data: Bytes
+    addresses: npt.NDArray[np.uint64]
+    kinds: npt.NDArray[np.bytes_]
+    starts: Numbers
+    lengths: Numbers
+    module_lines: npt.NDArray[np.bool_]
+    path: Path
+
+    @classmethod
+    def parse(cls, text: bytes, path: Path) -> _Listing:
+        """:raises KlpError: with the number of the first other line."""
+        data = np.frombuffer(text, np.uint8)
+        ends = np.flatnonzero(data == ord("\n"))
+        if len(data) and data[-1] != ord("\n"):
+            ends = np.append(ends, len(data))
+        firsts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+        _check_shape(data, firsts, ends, path)
+
+        digits = _DIGIT_VALUES[data[firsts[:, None] + np.arange(_DIGITS)]]
+        wrong = (digits > 15).any(axis=1)
+        if wrong.any():
+            raise _not_a_listing(path, int(wrong.argmax()))
+        addresses = np.zeros(len(firsts), np.uint64)
+        for place in range(_DIGITS):
+            addresses = addresses << np.uint64(4) | digits[:, place]
+
+        starts = firsts + _NAME_AT
+        tabs = np.flatnonzero(data == ord("\t"))
+        module_lines = np.zeros(len(firsts), np.bool_)
+        module_lines[np.searchsorted(ends, tabs)] = True
+        name_ends = ends.copy()
+        name_ends[np.searchsorted(ends, tabs)] = tabs
+        kinds = data[firsts + _KIND_AT].view("S1")
+        return cls(data, addresses, kinds, starts, name_ends - starts, module_lines, path)
+
+    def symbols(self, object: str, chosen: npt.NDArray[np.bool_]) -> ObjectSymbols:
+        """The symbols of these lines, in their order."""
+        names = Lines.gather(self.data, self.starts[chosen], self.lengths[chosen])
+        rows = np.zeros(len(names), ROW)
+        rows["address"] = self.addresses[chosen]
+        rows["kind"] = self.kinds[chosen]
+        rows["hash"] = names.hashes()
+        rows["length"] = names.lengths
+        return ObjectSymbols(object, rows, names.text)
+
+
+_DIGITS, _KIND_AT, _NAME_AT = 16, 17, 19
+_DIGIT_VALUES = np.full(256, 255, np.uint8)
+for _value, _digit in enumerate("0123456789abcdef"):
+    _DIGIT_VALUES[ord(_digit)] = _value
+
+
+def _check_shape(data: Bytes, firsts: Numbers, ends: Numbers, path: Path) -> None:
+    short = ends - firsts <= _NAME_AT
+    if short.any() or not len(firsts):
+        raise _not_a_listing(path, int(short.argmax()) if len(firsts) else 0)
+    wrong = (data[firsts + _KIND_AT - 1] != ord(" ")) | (data[firsts + _NAME_AT - 1] != ord(" "))
+    if wrong.any():
+        raise _not_a_listing(path, int(wrong.argmax()))
+
+
+def _not_a_listing(path: Path, line: int) -> KlpError:
+    return KlpError(
+        "is not a line of System.map or /proc/kallsyms",
+        where=f"{path}:{line + 1}",
+        why="Every line is an address of sixteen digits, a letter and a name.",
+        hint="Give the whole file, as it is.",
+    )

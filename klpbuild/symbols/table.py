@@ -1,0 +1,127 @@
+"""The symbols of one object in kallsyms order, as numpy rows and blocks of names."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntFlag
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from klpbuild.symbols.lines import Numbers
+
+_MAGIC = b"klpbuild-symbols-1\n\0"
+_HEADER = struct.Struct("<20sIQQQII")
+
+
+class Flag(IntFlag):
+    """What becomes of a symbol.
+
+    INIT: it lies in memory that is freed once its object runs.
+    LIVE: kallsyms still holds it then.  A module's other symbols count only
+    while the module is loading (kernel/module/kallsyms.c, is_core_symbol).
+    """
+
+    INIT = 1
+    LIVE = 2
+
+
+#: One symbol.  ``length`` is its name's, in bytes; ``section`` counts the lines of
+#: `ObjectSymbols.section_names` from 0; ``file`` those of `file_names` from 1, 0 is
+#: unknown; ``kind`` is the letter that nm prints.
+ROW = np.dtype(
+    [
+        ("address", "<u8"),
+        ("hash", "<u4"),
+        ("section", "<u2"),
+        ("file", "<u2"),
+        ("length", "<u2"),
+        ("kind", "S1"),
+        ("flags", "u1"),
+    ]
+)
+
+Rows = npt.NDArray[np.void]
+
+#: What fits into a row's ``section`` and ``file``.
+NUMBER_MAX = 0xFFFF
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectSymbols:
+    """The symbols of one object, in the order in which the kernel counts them.
+
+    :ivar object: ``vmlinux`` or the module's name.
+    :ivar rows: dtype `ROW`, shape (n,).
+    :ivar names: n lines.
+    :ivar section_names: a line for each section of the file; empty when not known.
+    :ivar file_names: a line for each source file, without directories.
+    :ivar addressed: whether addresses and kinds are known.  In vmlinux they are
+        the link's, in a module offsets in the section.
+    :ivar livepatch: whether the module is a livepatch: its symbols are nobody's target.
+    """
+
+    object: str
+    rows: Rows
+    names: bytes
+    section_names: bytes = b""
+    file_names: bytes = b""
+    addressed: bool = True
+    livepatch: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def name_starts(self) -> Numbers:
+        """Where each name begins in `names`, shape (n,)."""
+        lengths = self.rows["length"].astype(np.int64) + 1
+        starts: Numbers = np.cumsum(lengths) - lengths
+        return starts
+
+    @cached_property
+    def name_list(self) -> list[str]:
+        """All names: for tests and reports."""
+        return self.names.decode(errors="surrogateescape").split("\n")[:-1]
+
+    def first_address(self, name: str) -> int | None:
+        """The address of the first symbol of a name."""
+        place = (b"\n" + self.names).find(b"\n%s\n" % name.encode())
+        if place < 0:
+            return None
+        return int(self.rows["address"][np.searchsorted(self.name_starts, place)])
+
+    def to_bytes(self) -> bytes:
+        """The symbols without their object's name, to be kept in a cache."""
+        flags = int(self.addressed) | int(self.livepatch) << 1
+        parts = (self.rows.tobytes(), self.names, self.section_names, self.file_names)
+        body = b"".join(parts)
+        sizes = [len(part) for part in parts[1:]]
+        return _HEADER.pack(_MAGIC, len(self.rows), *sizes, flags, zlib.crc32(body)) + body
+
+    @classmethod
+    def from_bytes(cls, object: str, data: bytes) -> ObjectSymbols:
+        """What `to_bytes` gave.
+
+        :raises ValueError: when it is damaged or of another version.
+        """
+        if len(data) < _HEADER.size:
+            raise ValueError("cut off")
+        magic, count, names, sections, _, flags, checksum = _HEADER.unpack_from(data)
+        if magic != _MAGIC or checksum != zlib.crc32(memoryview(data)[_HEADER.size :]):
+            raise ValueError("damaged or of another version")
+        at = _HEADER.size + count * ROW.itemsize
+        rows = np.frombuffer(data, ROW, count, _HEADER.size)
+        section_names = data[at + names : at + names + sections]
+        return cls(
+            object,
+            rows,
+            data[at : at + names],
+            section_names,
+            data[at + names + sections :],
+            bool(flags & 1),
+            bool(flags & 2),
+        )

@@ -1,0 +1,189 @@
+"""The symbol tables of many ELF files, read with as few bytes as will do.
+
+A debug package's modules are a gigabyte of which symbols are one hundredth:
+only headers, symbol tables and names are read, at their offsets.  A file that
+looks wrong goes to `klpbuild.elf.reader.ElfFile`, which says what is wrong.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import struct
+import subprocess
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from klpbuild.elf.constants import SHT
+from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.tables import EHDR_SIZE, section_dtype, symbol_dtype
+from klpbuild.errors import KlpError
+
+_SECTION_SIZE = section_dtype("<").itemsize
+_SYMBOL_SIZE = symbol_dtype("<").itemsize
+
+#: Bytes of a file: offset, size.
+_Read = Callable[[int, int], bytes]
+
+
+@dataclass(frozen=True)
+class SymbolTables:
+    """What of an ELF file says which symbols it has.
+
+    :ivar path: the file.
+    :ivar order: ``"<"`` or ``">"``.
+    :ivar sections: the section headers.
+    :ivar section_names: their string table, ending with a zero.
+    :ivar symbols: the symbol table.
+    :ivar strings: its string table, ending with a zero.
+    :ivar modinfo: the contents of ``.modinfo``.
+    """
+
+    path: Path
+    order: str
+    sections: bytes
+    section_names: bytes
+    symbols: bytes
+    strings: bytes
+    modinfo: bytes
+
+    @property
+    def livepatch(self) -> bool:
+        """Whether the module says that it is a livepatch (MODULE_INFO(livepatch, "Y"))."""
+        return b"livepatch=Y" in self.modinfo.split(b"\0")
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes when the symbols do."""
+        digest = hashlib.blake2b(self.order.encode(), digest_size=20)
+        for part in (
+            self.sections,
+            self.section_names,
+            self.symbols,
+            self.strings,
+            self.modinfo,
+        ):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+        return digest.hexdigest()
+
+
+class _UnusualError(Exception):
+    """The file is not what `_tables` expects."""
+
+
+def read_tables(path: Path) -> SymbolTables:
+    """Read a vmlinux or a module, compressed or not.
+
+    :raises KlpError: when it cannot be read, is not a whole ELF64 file or has no
+        symbol table.
+    """
+    if path.suffix in _DECOMPRESS:
+        data = decompressed(path)
+        try:
+            return _tables(path, lambda offset, size: data[offset : offset + size])
+        except _UnusualError:
+            raise _explanation(ElfFile(data, str(path))) from None
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    try:
+        return _tables(path, lambda offset, size: os.pread(file, size, offset))
+    except (_UnusualError, OSError, OverflowError):
+        raise _explanation(ElfFile.read(path)) from None
+    finally:
+        os.close(file)
+
+
+def _tables(path: Path, read: _Read) -> SymbolTables:
+    header = read(0, EHDR_SIZE)
+    if len(header) < EHDR_SIZE or header[:5] != b"\x7fELF\x02" or header[5] not in (1, 2):
+        raise _UnusualError
+    order = "<" if header[5] == 1 else ">"
+    (offset,) = struct.unpack_from(order + "Q", header, 40)
+    entry_size, count, names_index = struct.unpack_from(order + "HHH", header, 58)
+    headers = read(offset, count * _SECTION_SIZE)
+    if entry_size != _SECTION_SIZE or not count or len(headers) != count * _SECTION_SIZE:
+        raise _UnusualError
+    table = np.frombuffer(headers, section_dtype(order))
+
+    def contents(index: int) -> bytes:
+        if index >= count:
+            raise _UnusualError
+        size = int(table["sh_size"][index])
+        data = read(int(table["sh_offset"][index]), size)
+        if len(data) != size:
+            raise _UnusualError
+        return data
+
+    symtab = int((table["sh_type"] == SHT.SYMTAB).argmax())
+    if table["sh_type"][symtab] != SHT.SYMTAB or table["sh_entsize"][symtab] != _SYMBOL_SIZE:
+        raise _UnusualError
+    symbols = contents(symtab)
+    if len(symbols) % _SYMBOL_SIZE or len(symbols) <= _SYMBOL_SIZE:
+        raise _UnusualError
+    section_names = contents(names_index) + b"\0"
+    modinfo = np.flatnonzero(table["sh_name"] == section_names.find(b".modinfo\0"))
+    return SymbolTables(
+        path,
+        order,
+        headers,
+        section_names,
+        symbols,
+        contents(int(table["sh_link"][symtab])) + b"\0",
+        contents(int(modinfo[0])) if len(modinfo) else b"",
+    )
+
+
+def _explanation(elf: ElfFile) -> KlpError:
+    """Why `_tables` could not use a file.
+
+    :raises KlpError: by the reader, when it finds the reason.
+    """
+    if len(elf.symbols) <= 1:
+        return KlpError(
+            "has no symbols",
+            where=elf.name,
+            why="Only the symbol table tells what a name in the kernel stands for.",
+            hint="Use the file before it was stripped: the build tree's or the debug package's.",
+        )
+    return KlpError("is not laid out as a kernel object is", where=elf.name)
+
+
+def decompressed(path: Path) -> bytes:
+    """The contents of a module that is compressed as its suffix says.
+
+    :raises KlpError: when it cannot be read or decompressed.
+    """
+    try:
+        return _DECOMPRESS[path.suffix](path.read_bytes())
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    except (lzma.LZMAError, EOFError, zlib.error, subprocess.CalledProcessError) as error:
+        raise KlpError(
+            "cannot be decompressed", where=str(path), hint="Build or fetch the file again."
+        ) from error
+
+
+def _unzstd(data: bytes) -> bytes:
+    program = shutil.which("zstd")
+    if program is None:
+        raise OSError("the program zstd is not installed")
+    done = subprocess.run([program, "-dcq"], input=data, capture_output=True, check=True)
+    return done.stdout
+
+
+_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+    ".zst": _unzstd,
+}
