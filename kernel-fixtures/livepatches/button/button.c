@@ -14,8 +14,6 @@
 extern long lid_init_state;
 extern const char * const lid_init_state_str[4];
 
-int livepatch_param_get_lid_init_state(char *buf, const struct kernel_param *kp);
-
 int livepatch_param_get_lid_init_state(char *buf, const struct kernel_param *kp)
 {
 	bool set = strstr(saved_command_line, "button.lid_init_state=");

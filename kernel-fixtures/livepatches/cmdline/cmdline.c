@@ -4,8 +4,6 @@
 #include <linux/kernel.h>
 #include <linux/seq_file.h>
 
-int livepatch_cmdline_proc_show(struct seq_file *m, void *v);
-
 struct KLP_MODULE_RELOC(vmlinux) vmlinux_relocs[] = {
 	KLP_SYMPOS(saved_command_line, 0)
 };

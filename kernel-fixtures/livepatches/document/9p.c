@@ -7,8 +7,6 @@
 extern spinlock_t v9fs_sessionlist_lock;
 extern struct list_head v9fs_sessionlist;
 
-ssize_t livepatch_caches_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf);
-
 __section(".text.caches_show")
 ssize_t livepatch_caches_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {

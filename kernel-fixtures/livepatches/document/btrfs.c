@@ -8,9 +8,6 @@ extern struct kobj_type btrfs_ktype;
 /* GCC made a clone of it, which takes one field of the attribute and has a name to match. */
 extern int can_modify_feature(enum btrfs_feature_set set) __asm__("can_modify_feature.isra.0");
 
-ssize_t livepatch_btrfs_feature_attr_show(struct kobject *kobj, struct kobj_attribute *a,
-					  char *buf);
-
 __section(".text.btrfs_feature_attr_show")
 ssize_t livepatch_btrfs_feature_attr_show(struct kobject *kobj, struct kobj_attribute *a,
 					  char *buf)

@@ -9,9 +9,6 @@
 #include <linux/seq_file.h>
 #include <linux/swap.h>
 
-int livepatch_cmdline_proc_show(struct seq_file *m, void *v);
-int livepatch_meminfo_proc_show(struct seq_file *m, void *v);
-
 __section(".text.cmdline_proc_show")
 int livepatch_cmdline_proc_show(struct seq_file *m, void *v)
 {

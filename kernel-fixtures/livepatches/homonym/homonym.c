@@ -11,8 +11,6 @@
 
 extern const char __param_str_reset[];
 
-int livepatch_cmdline_proc_show(struct seq_file *m, void *v);
-
 struct KLP_MODULE_RELOC(vmlinux) vmlinux_relocs[] = {
 	KLP_SYMPOS(__param_str_reset, 2)
 };

@@ -10,8 +10,6 @@
 extern const char i8042_name[] KLP_RELOC_SYMBOL(vmlinux, vmlinux, __param_str_reset, 1);
 extern const char atkbd_name[] KLP_RELOC_SYMBOL(vmlinux, vmlinux, __param_str_reset, 2);
 
-int livepatch_cmdline_proc_show(struct seq_file *m, void *v);
-
 int livepatch_cmdline_proc_show(struct seq_file *m, void *v)
 {
 	seq_printf(m, "%s homonyms=%s,%s\n", saved_command_line, i8042_name, atkbd_name);

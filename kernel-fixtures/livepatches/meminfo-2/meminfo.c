@@ -9,8 +9,6 @@
 #include <linux/seq_file.h>
 #include <linux/swap.h>
 
-int livepatch_meminfo_proc_show(struct seq_file *m, void *v);
-
 int livepatch_meminfo_proc_show(struct seq_file *m, void *v)
 {
 	struct sysinfo i;

@@ -10,8 +10,6 @@
 #include <linux/seq_file.h>
 #include <linux/swap.h>
 
-int livepatch_meminfo_proc_show(struct seq_file *m, void *v);
-
 static void show_kb(struct seq_file *m, const char *name, unsigned long pages)
 {
 	seq_printf(m, "%-16s%8lu kB\n", name, pages << (PAGE_SHIFT - 10));
