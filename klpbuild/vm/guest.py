@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shlex
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -178,7 +179,7 @@ class _Report:
     def result(self) -> BootResult:
         end, reason = self._end()
         if not self.told.release:
-            raise self._not_booted(end, reason)
+            raise self._not_booted(reason)
         if self.told.release != self.guest.kernel.release:
             raise KlpError(
                 f"boots as release {self.told.release}",
@@ -240,21 +241,18 @@ class _Report:
             word = "panicked" if end is End.PANIC else "oopsed"
             return end, f"the guest's kernel {word}: {fatal.title}"
         if self.ended.timed_out:
-            limit = f"{self.guest.quiet_limit:g} s"
-            return End.TIME_LIMIT, f"the guest said nothing for {limit} and was ended"
-        return End.VANISHED, f"QEMU vanished with exit status {self.ended.status}"
+            words = f"the guest said nothing for {self.guest.quiet_limit:g} s and was ended"
+            return End.TIME_LIMIT, "\n".join([words, *(f.title for f in faults(self.log))])
+        words = f"QEMU vanished with exit status {self.ended.status}"
+        return End.VANISHED, "\n".join([words, *self.ended.messages.splitlines()])
 
-    def _not_booted(self, end: End, reason: str) -> KlpError:
+    def _not_booted(self, reason: str) -> KlpError:
         fatal = _fatal(self.log)
-        if fatal is not None:
-            why = "\n".join(str(line) for line in fatal.lines)
-        else:
-            why = self.ended.messages.strip()
         return KlpError(
             f"does not boot: {reason or 'its init ended without a word'}",
             where=str(self.guest.kernel.image),
-            why=why,
-            hint="QEMU was run with:\n" + " ".join(self.command),
+            why="\n".join(str(line) for line in fatal.lines) if fatal else "",
+            hint="QEMU was run with:\n" + shlex.join(self.command),
         )
 
 

@@ -29,16 +29,17 @@ note() {
 }
 
 finish() {
+	echo "klpbuild: step end" >/dev/kmsg
 	note "$1" 0 0
 	sleep 0.1
 	poweroff -f
 	while :; do sleep 1; done
 }
 
-# Everything livepatch shows in sysfs; without a fork, for it runs after each step.
+# Everything livepatch shows in sysfs; with few forks, for it runs after each step.
 livepatches() {
-	read -r taint </proc/sys/kernel/tainted
-	echo "taint $taint"
+	# Not "read": it takes byte by byte, and a sysctl file gives only its first one so.
+	echo "taint $(cat /proc/sys/kernel/tainted)"
 	for patch in /sys/kernel/livepatch/*/; do
 		[ -e "${patch}enabled" ] || continue
 		read -r enabled <"${patch}enabled"
@@ -135,6 +136,14 @@ remove() {
 	rmmod "$1"
 }
 
+remove_if_loaded() {
+	if [ -e "/sys/module/$1" ]; then
+		remove "$1"
+	else
+		echo "module $1 is not loaded"
+	fi
+}
+
 # Tasks that keep a transition from its end: those not yet in the wanted state.
 stalled() {
 	for file in /proc/[0-9]*/task/[0-9]*/patch_state; do
@@ -201,7 +210,11 @@ disable() {
 
 # For a livepatch that a later one may have replaced.
 disable_if_loaded() {
-	[ ! -e "/sys/kernel/livepatch/$1" ] || disable "$1"
+	if [ -e "/sys/kernel/livepatch/$1" ]; then
+		disable "$1"
+	else
+		echo "livepatch $1 is not loaded any more"
+	fi
 }
 
 shell() {

@@ -9,10 +9,14 @@ from enum import Enum
 
 #: A line under ``console_msg_format=syslog``, with or without CONFIG_PRINTK_CALLER.
 _LINE = re.compile(r"<(\d+)>\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
-_MARK = re.compile(r"klpbuild: step (\d+)")
+_MARK = re.compile(r"klpbuild: step (\d+|end)")
 
 #: Lines of a report after its first are taken up to its end mark, and at most so many.
-_REPORT_MAX = 60
+_REPORT_MAX = 80
+#: A WARN() prints this, its message, and then the line that says ``WARNING:``.
+_CUT = "------------[ cut here ]------------"
+_CUT_MAX = 8
+_END = "---[ end "
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,10 @@ class FaultKind(Enum):
 #: arch/x86/mm/fault.c, arch/x86/kernel/{dumpstack,traps}.c.
 _FAULTS = (
     (FaultKind.PANIC, re.compile(r"Kernel panic - ")),
-    (FaultKind.STALL, re.compile(r"(watchdog: )?BUG: (soft lockup|workqueue lockup)|hard LOCKUP")),
+    (
+        FaultKind.STALL,
+        re.compile(r"(watchdog: )?BUG: (soft lockup|workqueue lockup)|.*hard LOCKUP"),
+    ),
     (FaultKind.STALL, re.compile(r"INFO: task .* blocked for more than|rcu: INFO: ")),
     (
         FaultKind.OOPS,
@@ -65,16 +72,13 @@ _FAULTS = (
 class Fault:
     """A fault in the kernel's log.
 
-    :ivar lines: its report, first the line that names it.
+    :ivar title: the line that names it, and what a WARN() in front of it says.
+    :ivar lines: its report.
     """
 
     kind: FaultKind
+    title: str
     lines: tuple[LogLine, ...]
-
-    @property
-    def title(self) -> str:
-        """The line that names it."""
-        return self.lines[0].text
 
 
 def parse(console: bytes) -> tuple[LogLine, ...]:
@@ -94,14 +98,14 @@ def parse(console: bytes) -> tuple[LogLine, ...]:
 def by_step(lines: Iterable[LogLine]) -> dict[int | None, tuple[LogLine, ...]]:
     """The lines by the step during which, or after which, they came.
 
-    :returns: step number to lines; None stands for the boot before the first step.
+    :returns: step number to lines; None stands for the boot and the power-off.
     """
     found: dict[int | None, list[LogLine]] = {None: []}
     step: int | None = None
     for line in lines:
         mark = _MARK.fullmatch(line.text)
         if mark:
-            step = int(mark[1])
+            step = None if mark[1] == "end" else int(mark[1])
             found.setdefault(step, [])
         else:
             found[step].append(line)
@@ -114,23 +118,29 @@ def faults(lines: Iterable[LogLine]) -> tuple[Fault, ...]:
     A report's further lines (registers, call trace) belong to its first.  A second line that
     names the same trouble (``Oops:`` after ``BUG: kernel NULL pointer``) starts no new fault.
     """
-    found: list[tuple[FaultKind, list[LogLine]]] = []
-    open_report: list[LogLine] | None = None
+    found: list[tuple[FaultKind, str, list[LogLine]]] = []
+    report: list[LogLine] | None = None  # the last of `found`, while it is open
+    cut: list[LogLine] = []  # lines since "cut here": their kind comes with a later line
     for line in lines:
+        if line.text.endswith(_CUT):
+            cut, report = [line], None
+            continue
         kind = _kind(line)
-        same = open_report is not None and found and found[-1][0] == kind
-        if kind is not None and not same:
-            open_report = [line]
-            found.append((kind, open_report))
-        elif open_report is not None:
-            open_report.append(line)
-            if line.text.startswith("---[ end ") or len(open_report) == _REPORT_MAX:
-                open_report = None
-    return tuple(Fault(kind, tuple(report)) for kind, report in found)
+        if kind is not None and (report is None or found[-1][0] is not kind):
+            said = [each.text for each in cut[1:]]
+            report = [*cut, line]
+            found.append((kind, ": ".join([line.text, *said]), report))
+            cut = []
+        elif report is not None:
+            report.append(line)
+        elif cut:
+            cut.append(line)
+        if report is not None and (line.text.startswith(_END) or len(report) >= _REPORT_MAX):
+            report = None
+        if len(cut) > _CUT_MAX:
+            cut = []
+    return tuple(Fault(kind, title, tuple(report)) for kind, title, report in found)
 
 
 def _kind(line: LogLine) -> FaultKind | None:
-    for kind, pattern in _FAULTS:
-        if pattern.match(line.text) or (kind is FaultKind.STALL and pattern.search(line.text)):
-            return kind
-    return None
+    return next((kind for kind, pattern in _FAULTS if pattern.match(line.text)), None)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from klpbuild.vm.log import Fault, LogLine, faults
+from klpbuild.vm.log import Fault, FaultKind, LogLine, faults
 from klpbuild.vm.scenario import Group, Planned
+
+#: Log level of pr_warn; lower numbers are worse.
+_WARNING = 4
+#: So many of the kernel's lines tell why a step failed; the log has them all.
+_REASONS_MAX = 6
 
 
 class Status(Enum):
@@ -123,7 +128,9 @@ def judge(planned: Planned, exit_status: int, output: str, log: tuple[LogLine, .
     """Why a step that came to its end is not what was asked for; empty when it is."""
     title = planned.step.title
     if planned.fails is False and exit_status != 0:
-        return f"{title}: {output.strip() or f'exit status {exit_status}'}"
+        said = [line.text for line in log if line.level <= _WARNING and "taint" not in line.text]
+        reasons = [output.strip() or f"exit status {exit_status}", *said[:_REASONS_MAX]]
+        return f"{title}: " + "\n".join(reasons)
     if planned.fails is True and exit_status == 0:
         return f"{title}: succeeded, and should have failed"
     for text in planned.output:
@@ -132,6 +139,10 @@ def judge(planned: Planned, exit_status: int, output: str, log: tuple[LogLine, .
     for text in planned.log:
         if not any(text in line.text for line in log):
             return f"{title}: the kernel's log lacks {text!r}"
+    # A stall may be the host's fault: emulation is slow, and other programs run.
+    serious = [fault for fault in faults(log) if fault.kind is not FaultKind.STALL]
+    if serious and not planned.warns:
+        return f"{title}: the kernel reports: {serious[0].title}"
     return ""
 
 

@@ -119,16 +119,20 @@ class Insmod(Step):
 
 @dataclass(frozen=True)
 class Rmmod(Step):
-    """Unload a module."""
+    """Unload a module.
+
+    :param if_loaded: pass, too, when it is not loaded.
+    """
 
     name: str
+    if_loaded: bool = False
 
     @property
     def title(self) -> str:
         return f"rmmod {self.name}"
 
     def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("remove", self.name)
+        return ("remove_if_loaded" if self.if_loaded else "remove", self.name)
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,7 @@ class Planned:
     :param fails: True when it must fail, None when either is right.
     :param output: texts that its output must hold.
     :param log: texts that the kernel's log during the step must hold, each in one line.
+    :param warns: True when a warning or worse in the kernel's log is no failure.
     :param always: run it even when an earlier step of the group failed: it cleans up.
     """
 
@@ -229,6 +234,7 @@ class Planned:
     fails: bool | None = False
     output: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
+    warns: bool = False
     always: bool = False
 
 
@@ -267,7 +273,7 @@ def load_and_unload(module: Path, modules: tuple[str, ...] = ()) -> Group:
             WaitEnabled(name),
             Planned(Disable(name, if_loaded=True), always=True),
             Planned(WaitDisabled(name), always=True),
-            Rmmod(name),
+            Planned(Rmmod(name, if_loaded=True), always=True),
         ),
     )
 

@@ -1,0 +1,79 @@
+"""Boot a kernel in QEMU with livepatches and show what they change.
+
+Needs neither root nor KVM.  KLPBUILD_ACCEL=tcg or kvm overrides the choice of the accelerator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from klpbuild.kernel.locate import locate
+from klpbuild.vm.transcript import as_json, transcript
+from klpbuild.vm.trial import boot_livepatch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("modules", nargs="+", type=Path, metavar="MODULE.ko")
+    parser.add_argument(
+        "--kernel", required=True, help="release of a fetched kernel, or path of a kernel tree"
+    )
+    parser.add_argument(
+        "--watch",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="show this file of the guest before, with and after the livepatches (repeatable)",
+    )
+    parser.add_argument(
+        "--modprobe",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="load this module of the kernel before the livepatches (repeatable)",
+    )
+    parser.add_argument(
+        "--modprobe-after",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="load this module of the kernel after the livepatches (repeatable)",
+    )
+    parser.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="fail unless a watched file shows TEXT with the livepatches, and only then",
+    )
+    parser.add_argument(
+        "--must-change",
+        action="store_true",
+        help="fail unless each watched file changes in more than its numbers",
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIRECTORY", help="keep the guest's console log there"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Boot, show, and return 0 when all went as wanted."""
+    trial = boot_livepatch(
+        locate(arguments.kernel),
+        arguments.modules,
+        watch=arguments.watch,
+        modprobe=arguments.modprobe,
+        late=arguments.modprobe_after,
+        expect=arguments.expect,
+        must_change=arguments.must_change,
+        directory=arguments.keep,
+    )
+    if arguments.json:
+        print(json.dumps(as_json(trial), indent=1))
+    else:
+        for line in transcript(trial):
+            print(line)
+    return 0 if trial.passed else 1
