@@ -27,24 +27,32 @@ def cache_dir(
     return directory
 
 
-def _debian_kernel(debug_symbols: bool) -> Kernel:
-    release = os.environ.get("KLPBUILD_TEST_KERNEL", DEFAULT_TEST_KERNEL)
+def _debian_kernel(release: str | None, debug_symbols: bool = False) -> Kernel:
     try:
-        fetch(release, debug_symbols=debug_symbols)
-        return locate(release)
+        return locate(fetch(release, debug_symbols=debug_symbols).release)
     except KlpError as error:
         if os.environ.get("KLPBUILD_REQUIRE_KERNEL") == "1":
             raise
-        pytest.skip(f"no Debian kernel {release}: {error}")
+        pytest.skip(f"no Debian kernel {release or ''}: {error}")
+
+
+def _test_release() -> str:
+    return os.environ.get("KLPBUILD_TEST_KERNEL", DEFAULT_TEST_KERNEL)
 
 
 @pytest.fixture(scope="session")
 def debian_kernel() -> Kernel:
     """The kernel ``KLPBUILD_TEST_KERNEL``: image and headers, fetched when missing."""
-    return _debian_kernel(debug_symbols=False)
+    return _debian_kernel(_test_release())
 
 
 @pytest.fixture(scope="session")
 def debian_debug_kernel() -> Kernel:
     """The same kernel with its debug symbols."""
-    return _debian_kernel(debug_symbols=True)
+    return _debian_kernel(_test_release(), debug_symbols=True)
+
+
+@pytest.fixture(scope="session")
+def newest_kernel() -> Kernel:
+    """The newest cloud kernel that the machine's apt offers."""
+    return _debian_kernel(None)

@@ -108,11 +108,11 @@ def cache_directory() -> Path:
     else:
         path = Path("~/.cache/klpbuild")
     path = path.expanduser().absolute()
-    if re.search(r"[\s:]", str(path)):
+    if re.search(r"[\s%:#$'\"\\]", str(path)):
         raise KlpError(
-            "a cache directory's name may not hold spaces or colons",
+            "kbuild cannot work in this cache directory",
             where=str(path),
-            why="kbuild refuses a source tree whose path has them.",
+            why="Its name has a character that means something to make.",
             hint="Set KLPBUILD_CACHE to another directory.",
         )
     return path
@@ -169,12 +169,18 @@ def tree_directory(release: str, *identity: Path) -> Path:
     return cache_directory() / "trees" / f"{release}-{digest.hexdigest()[:12]}"
 
 
+def _elsewhere(path: Path) -> str:
+    if not path.is_relative_to(cache_directory()):
+        return ""
+    return "Set KLPBUILD_CACHE to a directory that can be written."
+
+
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Keep other processes and threads from working on a path of the cache.
+    """Keep other processes and threads from making the same path.
 
     :param waiting: called once when another one works on it already.
-    :raises KlpError: when the cache cannot be written.
+    :raises KlpError: when its directory cannot be written.
     """
     lock = path.parent / f".{path.name}.lock"
     try:
@@ -182,9 +188,9 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
         file = lock.open("w")
     except OSError as error:
         raise KlpError(
-            f"the cache cannot be written: {error.strerror}",
+            f"cannot be written: {error.strerror}",
             where=str(path.parent),
-            hint="Set KLPBUILD_CACHE to a directory that can be written.",
+            hint=_elsewhere(path),
         ) from error
     with file:
         try:

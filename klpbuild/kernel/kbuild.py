@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.kernel.cache import locked
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
 
@@ -151,11 +152,25 @@ def run_make(
     :returns: what make and its commands printed.
     :raises KlpError: when make fails; with the lines that tell why.
     """
-    settings = {**make_variables(kernel), **(variables or {})}
+    settings = make_variables(kernel)
     if module_directory is not None:
+        _check_path(module_directory)
         settings["M"] = str(module_directory.absolute())
+        # Type information for a module needs pahole; a livepatch module needs none.
+        settings["CONFIG_DEBUG_INFO_BTF_MODULES"] = ""
+    settings |= variables or {}
     words = [f"{name}={value}" for name, value in settings.items()]
     return make(kernel.build, [*words, *targets], log=log, jobs=jobs)
+
+
+def _check_path(directory: Path) -> None:
+    if re.search(r"[\s%:#$'\"\\]", str(directory.absolute())):
+        raise KlpError(
+            "kbuild cannot work in this directory",
+            where=str(directory),
+            why="Its name has a character that means something to make.",
+            hint="Choose a path without spaces and without % : # $ ' \" \\.",
+        )
 
 
 def make(directory: Path, words: Sequence[str], *, log: Path | None = None, jobs: int = 1) -> str:
@@ -195,8 +210,9 @@ def _add_to_log(
 ) -> None:
     settings = [f"{name}={value}" for name, value in sorted(environment.items())]
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:  # one write, so that parallel builds do not mix
-        file.write(f"$ {shlex.join(['env', '-i', *settings, *command])}\n{output}\n")
+    entry = f"$ {shlex.join(['env', '-i', *settings, *command])}\n{output}\n"
+    with log.open("ab", buffering=0) as file:  # one write, so that parallel builds do not mix
+        file.write(entry.encode())
 
 
 def _failed(directory: Path, words: Sequence[str], output: str, log: Path | None) -> KlpError:
@@ -224,5 +240,6 @@ def build_fixtures(fixtures: Path, output: Path, log: Path | None = None) -> Non
 
     :raises KlpError: when it does not compile.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    make(fixtures, [f"O={output.absolute()}"], log=log, jobs=os.cpu_count() or 1)
+    with locked(output):
+        output.mkdir(exist_ok=True)
+        make(fixtures, [f"O={output.absolute()}"], log=log, jobs=os.cpu_count() or 1)

@@ -45,7 +45,7 @@ def locate(text: str, *, fixtures: Path | None = None, output: Path | None = Non
         if cached:
             return _from_cache(cached)
     path = Path(text).expanduser().absolute()
-    if path.is_dir() or path.is_symlink():
+    if text and (path.is_dir() or path.is_symlink()):
         return _from_path(path)
     raise _unknown(text)
 

@@ -1,0 +1,39 @@
+"""Stands for apt-get and apt-cache: a pool of small real packages.
+
+Run as ``fake_apt.py POOL apt-cache|apt-get ARGUMENTS``.  ``POOL/offers.json`` lists
+the packages; ``POOL/calls`` records every call.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+
+def main(pool: Path, program: str, arguments: list[str]) -> int:
+    with (pool / "calls").open("a") as calls:
+        calls.write(" ".join([program, *arguments]) + "\n")
+    offers = json.loads((pool / "offers.json").read_text())
+    words = [word for word in arguments if not word.startswith("-") and "::" not in word]
+    if words[0] == "pkgnames":
+        print("\n".join({o["Package"] for o in offers if o["Package"].startswith(words[1])}))
+        return 0
+    if words[0] == "show":
+        found = [offer for offer in offers if offer["Package"] in words[1:]]
+        for offer in found:
+            fields = {k: v for k, v in offer.items() if not k.startswith("fake-")}
+            print("\n".join(f"{key}: {value}" for key, value in fields.items()) + "\n")
+        return 0 if found else 100
+    name, _, version = words[1].partition("=")
+    offer = next(o for o in offers if (o["Package"], o["Version"]) == (name, version))
+    time.sleep(offer.get("fake-seconds", 0))
+    if "fake-failure" in offer:
+        print("Get:1 something", offer["fake-failure"], sep="\n", file=sys.stderr)
+        return 100
+    shutil.copy(pool / offer["Filename"], Path(offer["Filename"]).name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

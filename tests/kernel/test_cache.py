@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel.cache import aside, cache_directory, cached_kernel, locked
+from tests.kernel.machines import write
+
+
+def test_the_directory_is_named_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    monkeypatch.setenv("KLPBUILD_CACHE", str(tmp_path))
+    assert cache_directory() == tmp_path
+    monkeypatch.delenv("KLPBUILD_CACHE")
+    assert cache_directory() == Path("/xdg/klpbuild")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_directory() == Path("/home/somebody/.cache/klpbuild")
+
+
+def test_a_directory_that_make_cannot_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLPBUILD_CACHE", "/a b")
+    with pytest.raises(KlpError) as caught:
+        cache_directory()
+    assert str(caught.value) == (
+        "/a b: kbuild cannot work in this cache directory\n"
+        "  Its name has a character that means something to make.\n"
+        "  Set KLPBUILD_CACHE to another directory."
+    )
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLPBUILD_CACHE", "/dev/null")
+    with pytest.raises(KlpError) as caught, locked(cache_directory() / "kernels" / "x"):
+        pass
+    assert str(caught.value) == (
+        "/dev/null/kernels: cannot be written: Not a directory\n"
+        "  Set KLPBUILD_CACHE to a directory that can be written."
+    )
+
+
+@pytest.mark.parametrize("record", ["", "{", "[1]", '[{"part": "wheel"}]', '[{"part": "image"}]'])
+def test_a_damaged_record_is_told(record: str, cache_dir: Path) -> None:
+    path = write(cache_dir / "kernels/6.1.0/packages.json", record)
+    with pytest.raises(KlpError) as caught:
+        cached_kernel("6.1.0")
+    assert str(caught.value) == (
+        f"{path}: is not a record of packages\n"
+        f"  Remove {path.parent} and run `klpbuild kernel fetch 6.1.0`."
+    )
+
+
+def test_a_record_without_all_parts_is_no_kernel(cache_dir: Path) -> None:
+    write(cache_dir / "kernels/6.1.0/packages.json", "[]")
+    (cache_dir / "kernels/6.1.0/root").mkdir()
+    assert cached_kernel("6.1.0") is None
+
+
+def test_what_is_made_aside_goes_and_so_does_what_was_left(tmp_path: Path) -> None:
+    left = write(tmp_path / ".thing.making-old/file").parent
+    with pytest.raises(RuntimeError), aside(tmp_path / "thing") as directory:
+        assert not left.exists()
+        write(directory / "file")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []

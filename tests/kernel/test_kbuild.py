@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel import kbuild
+from klpbuild.kernel.kbuild import find_compiler, run_make
+from klpbuild.kernel.locate import locate
+from klpbuild.kernel.tree import Kernel
+from tests.kernel.machines import CONFIG, prepared_tree, write
+
+GCC_12 = "(Debian 12.2.0-14+deb12u1) 12.2.0"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of compilers that hides the machine's own."""
+    directory = tmp_path / "programs"
+    directory.mkdir()
+    for name in ("make", "sh", "env", "sort", "echo", "head"):
+        real = next(Path(p, name) for p in ("/usr/bin", "/bin") if Path(p, name).exists())
+        (directory / name).symlink_to(real)
+    monkeypatch.setenv("PATH", str(directory))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    return directory
+
+
+def add_compiler(programs: Path, name: str, version: str) -> None:
+    program = write(programs / name, f'#!/bin/sh\necho "{name} {version}"\necho more\n')
+    program.chmod(0o755)
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Kernel:
+    return locate(str(prepared_tree(tmp_path / "linux", "6.1.170-custom")))
+
+
+def test_make_sees_nothing_of_the_users_shell(
+    kernel: Kernel, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    for name in ("KCFLAGS", "MAKEFLAGS", "CROSS_COMPILE", "LANG", "CC", "CPATH", "V"):
+        monkeypatch.setenv(name, "s")
+    monkeypatch.setenv("CCACHE_DIR", "/ccache")
+    module, log = tmp_path / "module", tmp_path / "logs" / "build.log"
+    output = run_make(kernel, module, "modules", variables={"EXTRA": "1 2"}, log=log)
+    first, *environment = output.splitlines()
+    assert first.startswith(f"CC=gcc-12 ARCH=x86 M={module} symvers=Module.symvers")
+    seen = dict(line.split("=", 1) for line in environment if "=" in line)
+    assert not {"KCFLAGS", "CROSS_COMPILE", "CPATH", "V"} & set(seen)
+    assert seen["LANG"] == seen["LC_ALL"] == "C"
+    assert seen["CCACHE_DIR"] == "/ccache"
+    assert seen["EXTRA"] == "1 2"
+    assert seen["KBUILD_BUILD_TIMESTAMP"] == "Thu Jan  1 00:00:00 UTC 1970"
+    assert seen["KBUILD_BUILD_USER"] == seen["KBUILD_BUILD_HOST"] == "klpbuild"
+
+    said = log.read_text()
+    assert said.startswith("$ env -i CCACHE_DIR=/ccache ")
+    assert f"make --no-print-directory -j1 -C {kernel.build} ARCH=x86 CC=gcc-12 M={module}" in said
+    assert "'EXTRA=1 2' modules\n" in said
+    assert output in said
+
+
+def test_the_logged_command_can_be_run_again(
+    kernel: Kernel, programs: Path, tmp_path: Path
+) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    log = tmp_path / "build.log"
+    output = run_make(kernel, tmp_path / "module", "modules", log=log)
+    command = log.read_text().splitlines()[0].removeprefix("$ ")
+    again = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert again.stdout == output
+
+
+def test_a_failure_shows_the_lines_that_tell_why(
+    kernel: Kernel, programs: Path, tmp_path: Path
+) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    with pytest.raises(KlpError) as caught:
+        run_make(kernel, tmp_path / "module", "failing", log=tmp_path / "log")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{kernel.build}: kbuild failed: make failing"
+    assert lines[1] == "  x.c:3: error: no such thing"
+    assert "quiet" not in str(caught.value)
+    assert lines[-1] == f"  The whole output is in {tmp_path}/log."
+
+
+def test_a_directory_that_make_cannot_take_is_refused(
+    kernel: Kernel, programs: Path, tmp_path: Path
+) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    with pytest.raises(KlpError) as caught:
+        run_make(kernel, tmp_path / "my module", "modules")
+    assert str(caught.value) == (
+        f"{tmp_path}/my module: kbuild cannot work in this directory\n"
+        "  Its name has a character that means something to make.\n"
+        "  Choose a path without spaces and without % : # $ ' \" \\."
+    )
+
+
+def test_without_make(kernel: Kernel, programs: Path, tmp_path: Path) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    (programs / "make").unlink()
+    with pytest.raises(KlpError) as caught:
+        run_make(kernel, tmp_path, "modules")
+    assert str(caught.value) == (
+        "make is not on this machine\n  Install the packages make and gcc."
+    )
+
+
+def test_the_kernels_own_compiler_is_preferred(kernel: Kernel, programs: Path) -> None:
+    add_compiler(programs, "gcc", "(Debian 13.2.0-1) 13.2.0")
+    add_compiler(programs, "gcc-12", GCC_12)
+    compiler = find_compiler(kernel)
+    assert (compiler.command, compiler.is_kernels, compiler.warning) == ("gcc-12", True, "")
+
+
+def test_a_compiler_of_the_same_version_under_another_name(kernel: Kernel, programs: Path) -> None:
+    add_compiler(programs, "gcc", GCC_12)
+    compiler = find_compiler(kernel)
+    assert (compiler.command, compiler.warning) == ("gcc", "")
+
+
+def test_another_compiler_is_a_warning(kernel: Kernel, programs: Path) -> None:
+    add_compiler(programs, "gcc-12", "(Debian 12.3.0-1) 12.3.0")
+    add_compiler(programs, "gcc", "(Debian 13.2.0-1) 13.2.0")
+    compiler = find_compiler(kernel)
+    assert compiler.command == "gcc-12", "of the same major version"
+    assert compiler.warning == (
+        f"the kernel was built by gcc-12 {GCC_12}, this machine has gcc-12 (Debian 12.3.0-1) "
+        "12.3.0: the same source may become other code"
+    )
+
+
+def test_no_compiler_is_an_error(kernel: Kernel, programs: Path) -> None:
+    with pytest.raises(KlpError) as caught:
+        find_compiler(kernel)
+    assert str(caught.value) == (
+        "no compiler for x86_64 is on this machine\n"
+        f"  6.1.170-custom was built by gcc-12 {GCC_12}.  Looked for: gcc-12, gcc.\n"
+        "  Install the package gcc-12."
+    )
+
+
+def test_another_architectures_kernel_takes_a_cross_compiler(
+    tmp_path: Path, programs: Path
+) -> None:
+    config = CONFIG.replace("X86_64", "ARM64")
+    kernel = locate(str(prepared_tree(tmp_path / "arm", "6.1.170-arm64", config)))
+    add_compiler(programs, "gcc-12", GCC_12)
+    with pytest.raises(KlpError, match="no compiler for aarch64"):
+        find_compiler(kernel)
+    add_compiler(programs, "aarch64-linux-gnu-gcc-12", GCC_12)
+    output = run_make(kernel, tmp_path / "module", "modules")
+    assert output.startswith("CC=aarch64-linux-gnu-gcc-12 ARCH=arm64 ")
+    assert "CROSS_COMPILE=aarch64-linux-gnu-\n" in output
+
+
+def test_a_kernel_built_by_clang(tmp_path: Path, programs: Path) -> None:
+    clang = "Debian clang version 14.0.6"
+    config = CONFIG.replace(f"gcc-12 {GCC_12}", clang) + "CONFIG_LD_IS_LLD=y\n"
+    kernel = locate(str(prepared_tree(tmp_path / "clang", "6.1.170-clang", config)))
+    program = write(programs / "clang-14", f"#!/bin/sh\necho '{clang}'\n")
+    program.chmod(0o755)
+    compiler = find_compiler(kernel)
+    assert (compiler.command, compiler.warning) == ("clang-14", "")
+    assert kbuild.make_variables(kernel)["LLVM"] == "1"
+
+
+def test_the_log_of_parallel_builds_keeps_each_command_whole(
+    kernel: Kernel, programs: Path, tmp_path: Path
+) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    log = tmp_path / "log"
+    with ThreadPoolExecutor(4) as pool:
+        outputs = list(
+            pool.map(lambda n: run_make(kernel, tmp_path / f"m{n}", "modules", log=log), range(8))
+        )
+    said = log.read_text()
+    assert all(output in said for output in outputs)
+    assert said.count("$ env -i ") == 8 and os.environ["PATH"] in said

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import gzip
+import lzma
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel.installed import check_system_map
+from klpbuild.kernel.locate import locate
+from tests.kernel.machines import (
+    COMMON_MAKEFILE,
+    CONFIG,
+    headers_files,
+    image_files,
+    prepared_tree,
+    write,
+)
+
+RELEASE = "6.1.0-47-cloud-amd64"
+COMMON = "linux-headers-6.1.0-47-common"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A system that Debian's packages were unpacked into."""
+    root = tmp_path / "root"
+    for path, text in (headers_files(RELEASE, COMMON) | image_files(RELEASE)).items():
+        write(root / path, text)
+    write(root / f"usr/src/{COMMON}/Makefile", COMMON_MAKEFILE)
+    link = root / "lib/modules" / RELEASE / "build"
+    link.symlink_to(f"/usr/src/linux-headers-{RELEASE}")
+    return root
+
+
+def compile_vmlinux(path: Path, source: str = "int start_kernel(void) { return 0; }") -> Path:
+    write(path.with_suffix(".c"), source)
+    subprocess.run(["gcc", "-c", path.with_suffix(".c"), "-o", path], check=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    "named", ["lib/modules/R", "lib/modules/R/build", "usr/src/linux-headers-R"]
+)
+def test_an_unpacked_root_is_its_own_system(root: Path, named: str, tmp_path: Path) -> None:
+    kernel = locate(str(root / named.replace("R", RELEASE)))
+    assert (kernel.name, kernel.release, kernel.version) == (RELEASE, RELEASE, (6, 1, 170))
+    assert kernel.arch.name == "x86_64"
+    assert kernel.image == root / "boot" / f"vmlinuz-{RELEASE}"
+    assert kernel.system_map is None and kernel.vmlinux is None
+    assert [path.name for path in kernel.modules] == ["tun.ko", "ext4.ko"]
+    assert root not in kernel.build.parents, "nothing is written into the system"
+    output = subprocess.run(
+        ["make", "-C", kernel.build, f"M={tmp_path}", "modules"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert f"{root}/usr/src/{COMMON}" in output
+
+
+def test_debug_files_of_the_system_are_found(root: Path) -> None:
+    debug = root / "usr/lib/debug"
+    write(debug / "boot" / f"vmlinux-{RELEASE}", "vmlinux")
+    real = write(debug / "boot" / f"System.map-{RELEASE}", "ffffffff81000000 T _stext\n")
+    write(debug / "lib/modules" / RELEASE / "kernel/fs/ext4/ext4.ko", "debug")
+    kernel = locate(str(root / "lib/modules" / RELEASE / "build"))
+    assert kernel.vmlinux == debug / "boot" / f"vmlinux-{RELEASE}"
+    assert kernel.system_map == real
+    assert kernel.debug_modules == debug / "lib/modules" / RELEASE
+
+
+def test_a_real_system_map_in_boot_is_taken(root: Path) -> None:
+    write(root / "boot" / f"System.map-{RELEASE}", "ffffffff81000000 T _stext\n")
+    kernel = locate(str(root / "lib/modules" / RELEASE))
+    assert kernel.system_map == root / "boot" / f"System.map-{RELEASE}"
+
+
+def test_debians_stub_says_what_it_is_and_where_the_real_one_is(root: Path) -> None:
+    stub = root / "boot" / f"System.map-{RELEASE}"
+    with pytest.raises(KlpError) as caught:
+        check_system_map(stub)
+    assert str(caught.value) == (
+        f"{stub}: is a stub without symbols\n"
+        "  Debian ships the real System.map in the kernel's debug package.\n"
+        f"  Use /usr/lib/debug/boot/System.map-{RELEASE} of linux-image-{RELEASE}-dbg, or\n"
+        f"  run `klpbuild kernel fetch {RELEASE} --debug-symbols`."
+    )
+    check_system_map(write(root / "System.map", "ffffffff81000000 T _stext\n"))
+
+
+def test_missing_common_headers_are_named(root: Path) -> None:
+    shutil.rmtree(root / "usr/src" / COMMON)
+    headers = root / f"usr/src/linux-headers-{RELEASE}"
+    with pytest.raises(KlpError) as caught:
+        locate(str(headers))
+    assert str(caught.value) == (
+        f"{headers}: the headers need {COMMON}, which is missing\n"
+        f"  Their Makefile includes {root}/usr/src/{COMMON}/Makefile.\n"
+        f"  Install the package {COMMON}, or use `klpbuild kernel fetch`."
+    )
+
+
+def test_compressed_modules_are_decompressed_outside_of_the_system(root: Path) -> None:
+    directory = root / "lib/modules" / RELEASE
+    module = directory / "kernel/fs/ext4/ext4.ko"
+    module.unlink()
+    write(module.with_name("ext4.ko.xz"), lzma.compress(b"ext4"))
+    write(module.with_name("jbd2.ko.gz"), gzip.compress(b"jbd2"))
+    kernel = locate(str(directory))
+    assert {path.name: path.read_bytes() for path in kernel.modules} == {
+        "ext4.ko": b"ext4",
+        "jbd2.ko": b"jbd2",
+        "tun.ko": b"module",
+    }
+    assert kernel.modules == locate(str(directory)).modules
+    assert not module.exists()
+
+
+@pytest.mark.skipif(not shutil.which("zstd"), reason="zstd is not on this machine")
+def test_zstd_modules_are_decompressed_and_their_damage_is_told(root: Path) -> None:
+    module = root / "lib/modules" / RELEASE / "kernel/fs/ext4/ext4.ko"
+    subprocess.run(["zstd", "-q", "--rm", module], check=True)
+    kernel = locate(str(root / "lib/modules" / RELEASE))
+    assert kernel.modules[1].read_bytes() == b"module"
+
+
+def test_a_broken_compressed_module_leaves_nothing(root: Path, cache_dir: Path) -> None:
+    directory = root / "lib/modules" / RELEASE / "kernel"
+    broken = write(directory / "net/tls.ko.xz", lzma.compress(b"tls")[:-5])
+    with pytest.raises(KlpError) as caught:
+        locate(str(directory.parent))
+    assert str(caught.value).startswith(f"{broken}: cannot be decompressed\n")
+    assert [path for path in cache_dir.rglob("*") if path.name == "modules"] == []
+
+
+def test_a_build_tree_has_everything_itself(tmp_path: Path) -> None:
+    tree = prepared_tree(tmp_path / "linux", "6.1.170-custom")
+    compile_vmlinux(tree / "vmlinux")
+    write(tree / "System.map", "ffffffff81000000 T _stext\n")
+    write(tree / "arch/x86/boot/bzImage", "image")
+    write(tree / "init/main.c")
+    write(tree / "fs/ext4/ext4.ko")
+    write(tree / "fs/jbd2/jbd2.ko")
+    write(tree / "fs/old/stale.ko")
+    write(tree / "modules.order", "kernel/fs/jbd2/jbd2.ko\nfs/ext4/ext4.o\n")
+    kernel = locate(str(tree))
+    assert kernel.release == "6.1.170-custom"
+    assert kernel.name.startswith("6.1.170-custom-")
+    assert kernel.build == kernel.source == tree
+    assert kernel.vmlinux == tree / "vmlinux"
+    assert kernel.system_map == tree / "System.map"
+    assert kernel.image == tree / "arch/x86/boot/bzImage"
+    assert [path.name for path in kernel.modules] == ["ext4.ko", "jbd2.ko"]
+    assert tree not in kernel.cache.parents
+
+
+def test_nothing_learned_outlives_a_rebuilt_tree(tmp_path: Path) -> None:
+    tree = prepared_tree(tmp_path / "linux", "6.1.170-custom")
+    compile_vmlinux(tree / "vmlinux")
+    before = locate(str(tree))
+    write(before.cache / "kallsyms", "ffffffff81000000 T _stext\n")
+    assert locate(str(tree)).kallsyms == before.cache / "kallsyms"
+    compile_vmlinux(tree / "vmlinux", "int start_kernel(int x) { return x + 1; }")
+    assert locate(str(tree)).kallsyms is None
+
+
+def test_a_vmlinux_without_code_is_none(root: Path) -> None:
+    """Debian's 6.12 headers hold a vmlinux of type information only."""
+    headers = root / f"usr/src/linux-headers-{RELEASE}"
+    whole = compile_vmlinux(root / "whole")
+    command = ["objcopy", "-R", ".text", "-R", ".rela.eh_frame", "-R", ".eh_frame"]
+    subprocess.run([*command, whole, headers / "vmlinux"], check=True)
+    kernel = locate(str(headers))
+    assert kernel.vmlinux is None
+    assert not (kernel.build / "vmlinux").exists(), "kbuild would ask for pahole"
+
+
+def test_an_unknown_kernel_names_the_fetched_ones_and_the_command() -> None:
+    with pytest.raises(KlpError) as caught:
+        locate("6.1.0-48-cloud-amd64")
+    assert str(caught.value) == (
+        "kernel '6.1.0-48-cloud-amd64' is not known\n"
+        "  Fetched kernels: none.\n"
+        "  Run `klpbuild kernel fetch 6.1.0-48-cloud-amd64`, or name the path of a headers or "
+        "build tree."
+    )
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(KlpError) as caught:
+        locate(str(tmp_path / "nothing"))
+    assert str(caught.value) == (
+        f"{tmp_path}/nothing: there is no such directory\n  Fetched kernels: none."
+    )
+
+
+def test_a_directory_that_is_no_kernel(tmp_path: Path) -> None:
+    with pytest.raises(KlpError) as caught:
+        locate(str(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path}: is not a kernel's headers or build tree\n"
+        "  Name the directory that `make -C` takes to build modules for the kernel."
+    )
+
+
+def test_all_that_a_tree_lacks_is_told_together(tmp_path: Path) -> None:
+    tree = tmp_path / "linux"
+    write(tree / "Makefile", "all:\n")
+    with pytest.raises(KlpError) as caught:
+        locate(str(tree))
+    assert [(p.where, p.what) for p in caught.value.problems] == [
+        (
+            str(tree),
+            "is not prepared for building modules: include/generated/utsrelease.h is missing",
+        ),
+        (
+            str(tree),
+            "is not prepared for building modules: "
+            "include/generated/uapi/linux/version.h is missing",
+        ),
+        (str(tree), "has no Module.symvers"),
+        (str(tree / ".config"), "cannot be read: No such file or directory"),
+    ]
+
+
+def test_a_kernel_without_livepatch_is_refused(tmp_path: Path) -> None:
+    without = CONFIG.replace("CONFIG_LIVEPATCH=y", "# CONFIG_LIVEPATCH is not set")
+    tree = prepared_tree(tmp_path / "linux", "6.1.170", without)
+    with pytest.raises(KlpError) as caught:
+        locate(str(tree))
+    assert str(caught.value) == (
+        f"{tree}/.config: CONFIG_LIVEPATCH is not set: this kernel cannot load livepatches\n"
+        "  Use a kernel that was built with CONFIG_LIVEPATCH=y."
+    )
+
+
+def test_the_version_is_found_in_older_forms(tmp_path: Path) -> None:
+    tree = prepared_tree(tmp_path / "linux", "5.4.99")
+    version = tree / "include/generated/uapi/linux/version.h"
+    write(version, "#define LINUX_VERSION_CODE 328803\n")
+    assert locate(str(tree)).version == (5, 4, 99)
+    version.unlink()
+    write(tree / "Makefile", "VERSION = 5\nPATCHLEVEL = 4\nSUBLEVEL = 98\n")
+    assert locate(str(tree)).version == (5, 4, 98)

@@ -1,0 +1,345 @@
+"""Fetching kernels from an apt that offers small real packages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from klpbuild import cli
+from klpbuild.errors import KlpError
+from klpbuild.kernel import cache, packages
+from klpbuild.kernel.cache import Part, cached_kernel, cached_kernels
+from klpbuild.kernel.locate import locate
+from klpbuild.kernel.packages import fetch, offered_releases, source_tree
+from tests.kernel.machines import Machine
+
+RELEASE = "6.1.0-47-cloud-amd64"
+VERSION = "6.1.170-3"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine.make(tmp_path / "machine")
+    monkeypatch.setenv("PATH", f"{machine.programs}:{os.environ['PATH']}")
+    monkeypatch.setattr("klpbuild.kernel.apt.native_architecture", lambda: "amd64")
+    return machine
+
+
+@pytest.fixture
+def debian(machine: Machine) -> Machine:
+    machine.offer_kernel(RELEASE, VERSION, kbuild=f" (>= {VERSION})")
+    for version in ("6.1.192-2", "6.1.176-1", "6.1.100-1"):
+        machine.offer_kbuild(version)
+    return machine
+
+
+def files_left(directory: Path) -> list[str]:
+    """What stands in the cache but lock files."""
+    return sorted(p.name for p in directory.rglob("*") if not p.name.endswith(".lock"))
+
+
+def test_a_fetched_kernel_builds_modules_where_it_stands(debian: Machine, tmp_path: Path) -> None:
+    lines: list[str] = []
+    cached = fetch(RELEASE, report=lines.append)
+    kernel = locate(RELEASE)
+
+    assert (kernel.release, kernel.version, kernel.package_version) == (
+        RELEASE,
+        (6, 1, 170),
+        VERSION,
+    )
+    assert [path.name for path in kernel.modules] == ["tun.ko", "ext4.ko"]
+    assert kernel.image and kernel.image.read_text() == "image"
+    assert kernel.system_map is None, "Debian's stub is no System.map"
+    assert kernel.vmlinux is None and kernel.debug_modules is None
+    output = subprocess.run(
+        ["make", "-C", kernel.build, f"M={tmp_path}", "modules"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert f"symvers=Module.symvers {cached.root}/usr/src/linux-headers-6.1.0-47-common" in output
+    assert (
+        "linux-kbuild-6.1 6.1.170-3 is not offered; 6.1.176-1 is the lowest that "
+        + (f"linux-headers-{RELEASE} allows")
+        in lines
+    )
+    assert [(p.part, p.version) for p in cached.packages] == [
+        (Part.IMAGE, VERSION),
+        (Part.HEADERS, VERSION),
+        (Part.COMMON, VERSION),
+        (Part.KBUILD, "6.1.176-1"),
+    ]
+    assert files_left(cache.cache_directory() / "kernels").count("packages.json") == 1
+
+
+def test_kbuild_of_the_images_own_version_is_taken_when_offered(debian: Machine) -> None:
+    debian.offer_kbuild(VERSION)
+    lines: list[str] = []
+    kbuild = fetch(RELEASE, report=lines.append).package(Part.KBUILD)
+    assert kbuild and kbuild.version == VERSION
+    assert not [line for line in lines if "lowest" in line]
+
+
+def test_a_second_fetch_gets_only_what_is_missing(debian: Machine) -> None:
+    first = fetch(RELEASE)
+    debian.pool.joinpath("calls").unlink()
+    assert fetch(RELEASE) == first
+    assert debian.calls == [], "nothing is missing, so apt is not asked"
+
+    second = fetch(RELEASE, debug_symbols=True)
+    downloads = [call for call in debian.calls if "download" in call]
+    assert [call.split()[-1] for call in downloads] == [f"linux-image-{RELEASE}-dbg={VERSION}"]
+    assert second.packages[:4] == first.packages
+    kernel = locate(RELEASE)
+    assert kernel.vmlinux and kernel.vmlinux.read_text() == "vmlinux"
+    assert kernel.system_map and kernel.system_map.read_text().endswith("_stext\n")
+    assert kernel.debug_modules and (kernel.debug_modules / "kernel/fs/ext4/ext4.ko").is_file()
+    assert kernel.modules[1].read_text() == "module", "the shipped one, which the kernel loads"
+
+
+def test_the_unsigned_image_is_taken_where_there_are_both(debian: Machine) -> None:
+    debian.offer(f"linux-image-{RELEASE}", VERSION, {f"boot/vmlinuz-{RELEASE}": "signed"})
+    image = fetch(RELEASE).package(Part.IMAGE)
+    assert image and image.name == f"linux-image-{RELEASE}-unsigned"
+
+
+def test_the_signed_image_is_taken_where_there_is_no_other(machine: Machine) -> None:
+    machine.offer_kernel(RELEASE, VERSION, unsigned=False)
+    machine.offer_kbuild(VERSION)
+    image = fetch(RELEASE).package(Part.IMAGE)
+    assert image and image.name == f"linux-image-{RELEASE}"
+
+
+def test_the_default_is_the_newest_cloud_kernel_with_headers(debian: Machine) -> None:
+    newest = "6.1.0-56-cloud-amd64"
+    debian.offer_kernel(newest, "6.1.192-2")
+    debian.offer_kernel("6.1.0-57-amd64", "6.1.193-1")
+    debian.offer("linux-image-6.1.0-99-cloud-amd64", "6.1.999-1", {})
+    debian.offer("linux-image-6.12-cloud-amd64", "6.12.117-1", {})
+    debian.offer("linux-headers-6.12-cloud-amd64", "6.12.117-1", {})
+    assert offered_releases() == ("6.1.0-57-amd64", newest, RELEASE)
+    assert fetch().release == newest
+
+
+def test_an_unknown_release_lists_the_offered_ones_newest_first(debian: Machine) -> None:
+    debian.offer_kernel("6.1.0-56-cloud-amd64", "6.1.192-2")
+    for unknown in ("6.1.0-1-cloud-amd64", "../../etc"):
+        with pytest.raises(KlpError) as caught:
+            fetch(unknown)
+        assert str(caught.value) == (
+            f"apt offers no kernel {unknown} with its headers\n"
+            "  Name one of these releases:\n"
+            "  6.1.0-56-cloud-amd64\n"
+            f"  {RELEASE}"
+        )
+    assert cached_kernels() == ()
+
+
+def test_empty_package_lists_say_what_to_do(machine: Machine) -> None:
+    with pytest.raises(KlpError) as caught:
+        fetch()
+    assert str(caught.value) == (
+        "apt offers no kernel package\n"
+        "  Its package lists are empty or name no kernel of Debian.\n"
+        "  Run `apt-get update` as root and look into /etc/apt/sources.list*, then try again."
+    )
+
+
+def test_a_machine_without_apt_is_told_of_other_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KlpError) as caught:
+        fetch(RELEASE)
+    assert str(caught.value) == (
+        "apt-cache is not on this machine\n"
+        "  Kernels are fetched as Debian packages, with apt-get and dpkg-deb.\n"
+        "  Name a kernel by the path of its headers or build tree instead:\n"
+        "  kernel=/lib/modules/RELEASE/build"
+    )
+
+
+def test_a_failed_download_leaves_no_kernel(debian: Machine) -> None:
+    headers = next(o for o in debian.offers if o["Package"] == f"linux-headers-{RELEASE}")
+    headers["fake-failure"] = "E: Failed to fetch it  404  Not Found"
+    debian.settle()
+    with pytest.raises(KlpError) as caught:
+        fetch(RELEASE)
+    assert str(caught.value).splitlines()[:2] == [
+        f"linux-headers-{RELEASE} {VERSION} could not be downloaded",
+        "  E: Failed to fetch it  404  Not Found",
+    ]
+    assert cached_kernel(RELEASE) is None
+    assert files_left(cache.cache_directory() / "kernels") == []
+
+
+def test_a_failed_addition_leaves_the_kernel_as_it_was(debian: Machine) -> None:
+    before = fetch(RELEASE)
+    debug = next(o for o in debian.offers if o["Package"] == f"linux-image-{RELEASE}-dbg")
+    debug["SHA256"] = "0" * 64
+    debian.settle()
+    with pytest.raises(KlpError, match=f"linux-image-{RELEASE}-dbg {VERSION} arrived damaged"):
+        fetch(RELEASE, debug_symbols=True)
+    assert cached_kernel(RELEASE) == before
+    assert locate(RELEASE).vmlinux is None
+
+
+def test_a_broken_package_is_told(debian: Machine) -> None:
+    image = next(o for o in debian.offers if "unsigned" in str(o["Package"]))
+    package = debian.pool / str(image["Filename"])
+    package.write_bytes(package.read_bytes()[:500])
+    image["SHA256"] = hashlib.sha256(package.read_bytes()).hexdigest()
+    debian.settle()
+    with pytest.raises(KlpError, match=rf"{package.name} could not be unpacked"):
+        fetch(RELEASE)
+    assert cached_kernel(RELEASE) is None
+
+
+def test_a_full_disk_is_told_before_the_download(debian: Machine) -> None:
+    debian.offers[0]["Installed-Size"] = str(10**12)
+    debian.settle()
+    with pytest.raises(KlpError, match=r"the packages need 1024000000 MB, and \d+ MB are free"):
+        fetch(RELEASE)
+    assert not [call for call in debian.calls if "download" in call]
+
+
+def test_debug_symbols_of_another_version_are_refused(debian: Machine) -> None:
+    cached = fetch(RELEASE)
+    debian.offers = [o for o in debian.offers if not str(o["Package"]).endswith("-dbg")]
+    debian.offer(f"linux-image-{RELEASE}-dbg", "6.1.170-4", {})
+    with pytest.raises(KlpError) as caught:
+        fetch(RELEASE, debug_symbols=True)
+    assert str(caught.value) == (
+        f"apt does not offer linux-image-{RELEASE}-dbg {VERSION}\n"
+        "  It must be of exactly the image's version.  Offered: 6.1.170-4.\n"
+        "  Run `apt-get update` as root and try again.\n"
+        f"  If apt has a newer image of this release, remove {cached.path} to fetch it anew."
+    )
+
+
+def test_kbuild_that_the_headers_refuse_is_not_taken(machine: Machine) -> None:
+    machine.offer_kernel(RELEASE, VERSION, kbuild=f" (>= {VERSION})")
+    machine.offer_kbuild("6.1.100-1")
+    with pytest.raises(KlpError) as caught:
+        fetch(RELEASE)
+    assert str(caught.value).splitlines()[:2] == [
+        f"apt does not offer linux-kbuild-6.1 as linux-headers-{RELEASE} needs it",
+        f"  Needed: >= {VERSION}.  Offered: 6.1.100-1.",
+    ]
+
+
+def test_two_processes_that_fetch_at_once_make_one_kernel(debian: Machine) -> None:
+    debian.offers[0]["fake-seconds"] = 0.5
+    debian.settle()
+    command = [sys.executable, "-m", "klpbuild.cli", "kernel", "fetch", RELEASE]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("waiting for another klpbuild" in text for text in said) == 1
+    assert sum("download" in call for call in debian.calls) == 4
+
+
+def test_a_killed_fetch_leaves_nothing_that_looks_complete(debian: Machine) -> None:
+    last = next(o for o in debian.offers if o["Version"] == "6.1.176-1")
+    last["fake-seconds"] = 10
+    debian.settle()
+    command = [sys.executable, "-m", "klpbuild.cli", "kernel", "fetch", RELEASE]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not (debian.calls and debian.calls[-1].endswith("linux-kbuild-6.1=6.1.176-1")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert cached_kernel(RELEASE) is None and cached_kernels() == ()
+
+    del last["fake-seconds"]
+    debian.settle()
+    fetch(RELEASE)
+    assert [p.name for p in cache.cache_directory().glob("kernels/.*making*")] == []
+
+
+def test_the_source_is_unpacked_once_when_it_is_asked_for(debian: Machine, tmp_path: Path) -> None:
+    fetch(RELEASE)
+    with pytest.raises(KlpError) as caught:
+        source_tree(locate(RELEASE))
+    assert str(caught.value) == (
+        f"the source of {RELEASE} is not at hand\n  Run `klpbuild kernel fetch {RELEASE} --source`."
+    )
+
+    main = tmp_path / "linux-source-6.1" / "init" / "main.c"
+    main.parent.mkdir(parents=True)
+    main.write_text("int main;\n")
+    archive = tmp_path / "usr/src/linux-source-6.1.tar.xz"
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(main.parents[1], "linux-source-6.1")
+    offer = debian.offer("linux-source-6.1", "6.1.192-1", {})
+    offer = debian.offer("linux-source-6.1", VERSION, {})
+    _add_file(debian, offer, archive, "usr/src/linux-source-6.1.tar.xz")
+    fetch(RELEASE, source=True)
+    assert locate(RELEASE).source is None, "not yet unpacked"
+    tree = source_tree(locate(RELEASE))
+    assert (tree / "init/main.c").read_text() == "int main;\n"
+    assert locate(RELEASE).source == tree == source_tree(locate(RELEASE))
+
+
+def _add_file(machine: Machine, offer: dict[str, object], file: Path, path: str) -> None:
+    package = machine.pool / str(offer["Filename"])
+    tree = machine.pool / "again"
+    subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
+    (tree / path).parent.mkdir(parents=True)
+    (tree / path).write_bytes(file.read_bytes())
+    subprocess.run(["dpkg-deb", "-Znone", "-b", tree, package], check=True, capture_output=True)
+    offer["SHA256"] = hashlib.sha256(package.read_bytes()).hexdigest()
+    machine.settle()
+
+
+def test_list_shows_what_is_there(debian: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["kernel", "list"]) == 0
+    directory = cache.cache_directory()
+    assert capsys.readouterr().out == (
+        f"No kernel is fetched in {directory}; `klpbuild kernel fetch` gets one.\n"
+    )
+    debian.offer_kernel("6.1.0-56-cloud-amd64", "6.1.192-2")
+    cli.main(["kernel", "fetch", RELEASE])
+    cli.main(["kernel", "fetch", "--debug-symbols"])
+    capsys.readouterr()
+    assert cli.main(["kernel", "list"]) == 0
+    head, newest, oldest = capsys.readouterr().out.splitlines()
+    assert head.split() == ["release", "version", "has", "size", "path"]
+    assert newest.split()[:6] == [
+        *("6.1.0-56-cloud-amd64", "6.1.192-2", "image,", "headers,", "debug", "symbols"),
+    ]
+    assert oldest.split()[:4] == [RELEASE, VERSION, "image,", "headers"]
+    assert oldest.split()[-1] == str(directory / "kernels" / RELEASE)
+
+    assert cli.main(["kernel", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["release"] for row in rows] == ["6.1.0-56-cloud-amd64", RELEASE]
+    assert rows[1]["has"] == ["image", "headers"]
+    assert rows[1]["size"] > 0 and len(rows[1]["packages"][0]["sha256"]) == 64
+
+
+def test_the_command_prints_the_error_and_fails(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["kernel", "fetch"]) == 1
+    assert capsys.readouterr().err.startswith("klpbuild: error: apt offers no kernel package\n")
+
+
+def test_installed_but_not_offered_packages_do_not_count(machine: Machine) -> None:
+    offer = machine.offer(f"linux-image-{RELEASE}", VERSION, {})
+    del offer["Filename"]
+    machine.offer(f"linux-headers-{RELEASE}", VERSION, {})
+    machine.settle()
+    with pytest.raises(KlpError, match="apt offers no kernel package"):
+        packages.fetch(RELEASE)
