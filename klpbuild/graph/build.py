@@ -146,7 +146,7 @@ def build_graph(
         _add_module(graph, module, exports)
     for livepatch in livepatches:
         _Builder(graph, exports, database, livepatch).add()
-    return _in_order(graph)
+    return in_order(graph)
 
 
 def _add_object(graph: Graph, name: str, kind: Kind | None = None) -> None:
@@ -300,8 +300,8 @@ class _Builder:
         return [c for c in self.database.candidates(name) if c.object in reachable]
 
 
-def _in_order(graph: Graph) -> Graph:
-    """The same graph with nodes and edges sorted, objects before symbols."""
+def in_order(graph: Graph) -> Graph:
+    """A copy with nodes and edges sorted, objects before symbols."""
     ordered: Graph = nx.MultiDiGraph()
     is_symbol = {node: kind == Kind.SYMBOL for node, kind in graph.nodes(data="kind")}
     for node in sorted(graph, key=lambda node: (is_symbol[node], node)):

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 import networkx as nx
 
 from klpbuild.errors import KlpError
-from klpbuild.graph.build import Edge, Fate, Graph, Kind
+from klpbuild.graph.build import Edge, Fate, Graph, Kind, in_order
 from klpbuild.names import VMLINUX
 
 
@@ -287,7 +287,7 @@ def neighbourhood(graph: Graph, names: Iterable[str]) -> Graph:
         _check(graph, name)
         kept |= {name, *graph.successors(name), *graph.predecessors(name)}
     kept |= {graph.nodes[node]["object"] for node in kept} & set(graph)
-    return graph.subgraph(kept).copy()
+    return in_order(graph.subgraph(kept))
 
 
 def _all_needed(graph: Graph, name: str) -> set[str]:

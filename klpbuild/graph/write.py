@@ -104,7 +104,7 @@ def _graphml(graph: Graph) -> bytes:
     writer.add_graph_element(_printable(graph))
     out = io.BytesIO()
     writer.dump(out)
-    return out.getvalue() + b"\n"
+    return out.getvalue()
 
 
 def _json(graph: Graph) -> str:
