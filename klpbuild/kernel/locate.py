@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
@@ -210,7 +211,7 @@ def _from_build_tree(tree: Path, name: str = "") -> Kernel:
     sources = [path for path in (tree, tree / "source") if (path / "init" / "main.c").is_file()]
     return Kernel(
         # Two trees of one release must not share a directory of results.
-        name=name or f"{release}-{learned.name[-12:]}",
+        name=name or f"{release}-{sha256(bytes(tree)).hexdigest()[:8]}",
         release=release,
         version=version,
         build=tree,

@@ -26,7 +26,8 @@ class Kernel:
     :ivar kallsyms: a copy of ``/proc/kallsyms``, if at hand.
     :ivar filter_functions: a copy of tracefs' ``available_filter_functions``, if at hand.
     :ivar image: the bootable image, if at hand.
-    :ivar source: the whole source tree, unpacked, if at hand.
+    :ivar source: the whole source tree, if it is at hand and unpacked; see
+        `klpbuild.kernel.packages.source_tree`.
     :ivar cache: where klpbuild keeps what it learns of this kernel; outside the kernel
         tree; may not exist yet.
     :ivar debug_modules: the directory that holds the modules' debug information, laid

@@ -165,7 +165,25 @@ def test_nothing_learned_outlives_a_rebuilt_tree(tmp_path: Path) -> None:
     write(before.cache / "kallsyms", "ffffffff81000000 T _stext\n")
     assert locate(str(tree)).kallsyms == before.cache / "kallsyms"
     compile_vmlinux(tree / "vmlinux", "int start_kernel(int x) { return x + 1; }")
-    assert locate(str(tree)).kallsyms is None
+    after = locate(str(tree))
+    assert after.kallsyms is None
+    assert after.name == before.name, "results go to the same directory"
+
+
+def test_trees_of_one_release_have_different_names(tmp_path: Path) -> None:
+    trees = [prepared_tree(tmp_path / name, "6.1.170-custom") for name in ("one", "two")]
+    assert len({locate(str(tree)).name for tree in trees}) == 2
+
+
+def test_the_fixtures_are_built_and_located(tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "kernel-fixtures"
+    output = tmp_path / "fixtures" / "kernel"
+    kernel = locate("fixtures", fixtures=source, output=output)
+    assert (kernel.name, kernel.build, kernel.source) == ("fixtures", output, source)
+    assert kernel.vmlinux == output / "vmlinux"
+    before = kernel.vmlinux.stat().st_mtime_ns
+    assert locate("fixtures", fixtures=source, output=output) == kernel
+    assert kernel.vmlinux.stat().st_mtime_ns == before, "up to date"
 
 
 def test_a_vmlinux_without_code_is_none(root: Path) -> None:

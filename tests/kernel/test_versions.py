@@ -15,7 +15,8 @@ def dpkg_says_less(left: str, right: str) -> bool:
 
 def test_a_backport_comes_before_its_original_and_numbers_count_as_numbers() -> None:
     ordered = ["6.1.99-1", "6.1.170-3", "6.12.117-1~deb12u1", "6.12.117-1", "1:5.0-1"]
-    assert sorted(ordered[::-1], key=version_key) == ordered
+    shuffled = [ordered[i] for i in (3, 0, 4, 2, 1)]
+    assert sorted(shuffled, key=version_key) == ordered
 
 
 numbers = st.from_regex(r"[0-9][0-9a-c.+~]{0,6}", fullmatch=True)
