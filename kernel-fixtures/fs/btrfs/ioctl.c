@@ -6,7 +6,7 @@
 static u64 safe_set[FEAT_MAX] = { 0, 1, 2 };
 static noinline int check_feature(u64 flags)
 {
-	return flags & ~safe_set[FEAT_INCOMPAT] ? -EINVAL : 0;
+	return flags & ~READ_ONCE(safe_set[FEAT_INCOMPAT]) ? -EINVAL : 0;
 }
 
 int btrfs_ioctl_set_features(struct btrfs_fs_info *info, u64 flags);

@@ -51,7 +51,7 @@ static DEFINE_SPINLOCK(feature_lock);
 
 static noinline int check_feature(u64 flags)
 {
-	return flags & ~safe_set[FEAT_COMPAT_RO] ? -EINVAL : 0;
+	return flags & ~READ_ONCE(safe_set[FEAT_COMPAT_RO]) ? -EINVAL : 0;
 }
 
 static struct btrfs_fs_info *to_fs_info(struct kobject *kobj)

@@ -16,7 +16,8 @@ static void ext4_kill_sb(struct super_block *sb)
 {
 	static unsigned int counter;
 
-	pr_info("ext4: %s %u %u\n", ext4_state_name(sb->s_flags != 0), ++counter, ext4_debug_level);
+	pr_info("ext4: %s %u %u\n", ext4_state_name(sb->s_flags != 0), ++counter,
+		READ_ONCE(ext4_debug_level));
 }
 
 static int ext4_init_fs_context(void *fc)

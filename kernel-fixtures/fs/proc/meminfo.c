@@ -8,6 +8,7 @@
 #include <linux/swap.h>
 
 void arch_report_meminfo(struct seq_file *m);
+/* The one of arch/x86 overrides it; the code stays, without a symbol. */
 void __weak arch_report_meminfo(struct seq_file *m)
 {
 }
