@@ -15,15 +15,15 @@ Construction variables:
 
 from __future__ import annotations
 
-from livepatch import actions, options, targets
+from . import actions, arguments, targets
 
 
 def generate(env, **_):
     """Add the Builders and the methods that put them together."""
     env.SetDefault(KLP_BUILD="build", V=False)
     env["BUILDERS"].update(actions.builders(env))
-    env.AddMethod(options.help_text, "LivepatchHelp")
-    env.AddMethod(options.check_arguments, "LivepatchCheckArguments")
+    env.AddMethod(arguments.help_text, "LivepatchHelp")
+    env.AddMethod(arguments.check_arguments, "LivepatchCheckArguments")
     env.AddMethod(targets.livepatches, "Livepatches")
 
 

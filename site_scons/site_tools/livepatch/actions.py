@@ -29,24 +29,16 @@ def guarded(function):
 
 def _compile(target, source, env):
     steps.compile_source(
-        env["KLP_KERNEL"],
-        source[0],
-        target[0],
-        module=env["KLP_MODULE"],
-        file_names=env["KLP_DIRECTORY"],
-        log=Path(env["KLP_LOG"]),
+        env["KLP_KERNEL"], source[0], target[0], env["KLP_CHOSEN"].module, Path(env["KLP_LOG"])
     )
 
 
 def _tables(target, source, env):
-    steps.write_tables(env["KLP_KERNEL"], source[0], target[0])
+    steps.write_tables(env["KLP_KERNEL"], env["KLP_CHOSEN"].livepatch, target[0])
 
 
 def _link(target, source, env):
-    objects = [path for path in source if path.suffix == ".o"]
-    steps.link(
-        env["KLP_KERNEL"], env["KLP_MODULE"], objects, target[0], log=Path(env["KLP_LOG"])
-    )
+    steps.link(env["KLP_KERNEL"], env["KLP_CHOSEN"], source, target[0], Path(env["KLP_LOG"]))
 
 
 def _symbols(target, source, env):
@@ -54,22 +46,22 @@ def _symbols(target, source, env):
 
 
 def _convert(target, source, env):
-    steps.convert(env["KLP_KERNEL"], source[0], source[1], target[0], report=target[1])
+    steps.convert(env["KLP_KERNEL"], source[0], source[1], target[0], target[1])
+    print(f"          {steps.summary(target[1])}")
 
 
 def _graph(target, source, env):
     steps.write_graph(env["KLP_KERNEL"], source[0], source[1], target)
 
 
-#: Name of the Builder, tag of the short line, function, construction variables
-#: that its result depends on.
+#: Name of the Builder, tag of the short line, function.
 _BUILDERS = (
-    ("LivepatchObject", "CC", _compile, ("KLP_MODULE",)),
-    ("LivepatchTables", "GEN", _tables, ()),
-    ("LivepatchLink", "LD [M]", _link, ("KLP_MODULE",)),
-    ("SymbolsKlp", "SYMBOLS", _symbols, ()),
-    ("LivepatchConvert", "KLP", _convert, ()),
-    ("ReferenceGraph", "GRAPH", _graph, ()),
+    ("LivepatchObject", "CC", _compile),
+    ("LivepatchTables", "GEN", _tables),
+    ("LivepatchLink", "LD [M]", _link),
+    ("SymbolsKlp", "SYMBOLS", _symbols),
+    ("LivepatchConvert", "KLP", _convert),
+    ("ReferenceGraph", "GRAPH", _graph),
 )
 
 
@@ -78,9 +70,7 @@ def builders(env):
     del env
     return {
         name: SCons.Builder.Builder(
-            action=SCons.Action.Action(
-                guarded(function), f"  {tag:<7} $TARGET", varlist=list(variables)
-            )
+            action=SCons.Action.Action(guarded(function), f"  {tag:<7} $TARGET")
         )
-        for name, tag, function, variables in _BUILDERS
+        for name, tag, function in _BUILDERS
     }

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from SCons.Action import Action
 from SCons.Script import COMMAND_LINE_TARGETS
 
 from klpbuild import steps
 from klpbuild.errors import KlpError
-from livepatch import actions, options
+
+from .actions import guarded
 
 _WITHOUT_KERNEL = {
     "test": ["-m", "pytest", "-n", "auto", "-m", "not kernel and not boot"],
@@ -35,66 +37,59 @@ def livepatches(env):
 
 def _runner(name, words):
     def run(target, source, env):
-        del target, source, env
         return subprocess.run([sys.executable, *words], check=False).returncode
 
-    return actions.SCons.Action.Action(run, f"  TEST    {name}")
+    return Action(run, f"  TEST    {name}")
 
 
 def _kernel_targets(env):
-    chosen = steps.choose_livepatches(Path(env["livepatches"]), env["livepatch"])
-    kernel = steps.locate_kernel(env["kernel"], Path("kernel-fixtures"), Path(env["KLP_BUILD"]))
-    directory = Path(env["KLP_BUILD"]) / kernel.name
-    log = directory / "build.log"
-    env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=str(log), V=env["V"])
-    identity = env.Value(steps.identity(kernel), name="kernel")
-    tools = env.Value(steps.tool_identity(kernel), name="tools")
+    build = Path(env["KLP_BUILD"])
+    kernel = steps.locate_kernel(env["kernel"], Path("kernel-fixtures"), build)
+    chosen = steps.choose_livepatches(Path(env["livepatches"]), env["livepatch"], kernel)
+    directory = build / kernel.name
+    env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=str(directory / "build.log"))
+    identities = [env.Value(steps.identity(kernel)), env.Value(steps.tool_identity(kernel))]
 
-    symbols = env.SymbolsKlp(str(directory / "symbols.klp"), [identity, tools])
+    symbols = env.SymbolsKlp(str(directory / "symbols.klp"), identities)
     env.Alias("symbols", symbols)
-    modules = [_livepatch(env, patch, directory, symbols, [identity, tools]) for patch in chosen]
+    modules = [_livepatch(env, patch, directory, symbols, identities) for patch in chosen]
     env.Alias("livepatch", modules)
     env.Default("livepatch")
-    boot = env.Alias("boot", modules, _boot(kernel, chosen, modules))
-    env.AlwaysBuild(boot)
+    env.AlwaysBuild(env.Alias("boot", modules, _boot(kernel, chosen, modules)))
 
 
-def _livepatch(env, livepatch, directory, symbols, identities):
-    work = directory / livepatch.module
-    env = env.Clone(KLP_MODULE=livepatch.module, KLP_DIRECTORY=str(livepatch.directory))
-    sources = [str(path) for path in livepatch.sources]
-    objects = []
-    if livepatch.config is not None:
-        tables = env.LivepatchTables(str(work / "tables.c"), str(livepatch.config))
-        env.Depends(tables, identities)
-        sources += tables
-    for source in sources:
-        target = work / "objects" / f"{Path(str(source)).stem}.o"
-        built = env.LivepatchObject(str(target), source)
-        env.Depends(built, [*identities, *_included(env, target)])
-        objects += built
-    linked = env.LivepatchLink(str(work / "linked" / f"{livepatch.module}.ko"), objects)
-    env.Depends(linked, identities)
-    module = env.LivepatchConvert(
-        [str(directory / f"{livepatch.module}.ko"), str(work / "relocations.json")],
+def _livepatch(env, chosen, directory, symbols, identities):
+    work = directory / chosen.module
+    env = env.Clone(KLP_CHOSEN=chosen)
+    objects = [_object(env, work, str(path), identities) for path in chosen.livepatch.sources]
+    if chosen.description is not None:
+        tables = env.LivepatchTables(str(work / "tables.c"), [])
+        env.Depends(tables, [*identities, env.Value(repr(chosen.livepatch))])
+        objects.append(_object(env, work, tables[0], identities))
+    linked = env.LivepatchLink(str(work / "linked" / f"{chosen.module}.ko"), objects)
+    module, report = env.LivepatchConvert(
+        [str(directory / f"{chosen.module}.ko"), str(work / "relocations.json")],
         [linked, symbols],
     )
-    env.Depends(module, identities)
     graph = env.ReferenceGraph(
-        [str(work / f"graph.{kind}") for kind in steps.graph_kinds()], [module[0], symbols]
+        [str(directory / f"{chosen.module}.{kind}") for kind in steps.GRAPH_KINDS],
+        [module, symbols],
     )
-    env.Depends(graph, identities)
+    env.Depends([*linked, module, report, *graph], identities)
     env.Alias("livepatch", graph)
-    return module[0]
+    return module
 
 
-def _included(env, target):
-    """The files that the last compilation read outside of the kernel tree."""
-    return [env.File(str(path)) for path in steps.included_files(env["KLP_KERNEL"], target)]
+def _object(env, work, source, identities):
+    target = work / f"{Path(str(source)).stem}.o"
+    (built,) = env.LivepatchObject(str(target), source)
+    included = steps.included_files(env["KLP_KERNEL"], target)
+    env.Depends(built, [*identities, *(env.File(str(path)) for path in included)])
+    return built
 
 
 def _boot(kernel, chosen, modules):
     def boot(target, source, env):
         return steps.boot(kernel, chosen, [Path(str(module)) for module in modules])
 
-    return actions.SCons.Action.Action(actions.guarded_plain(boot), f"  BOOT    {kernel.release}")
+    return Action(guarded(boot), f"  BOOT    {kernel.release}")

@@ -1,0 +1,284 @@
+"""One function for each step of a build: SCons's actions and the command line call them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import klpbuild
+from klpbuild.compiler.driver import compile_source as compile_with_kernel_flags
+from klpbuild.compiler.driver import read_dependencies
+from klpbuild.compiler.entry import check_new_functions
+from klpbuild.compiler.flags import compile_command
+from klpbuild.compiler.log import BuildLog
+from klpbuild.convert.converter import Conversion
+from klpbuild.convert.converter import convert as convert_elf
+from klpbuild.convert.objects import patched_objects
+from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError, Problems
+from klpbuild.graph.build import build_graph
+from klpbuild.graph.queries import neighbourhood
+from klpbuild.graph.tables import read_livepatch as read_tables
+from klpbuild.graph.write import write_all
+from klpbuild.kernel.cache import cache_directory
+from klpbuild.kernel.locate import locate
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.config import read_livepatch
+from klpbuild.module.link import link_module
+from klpbuild.module.livepatch import FILE_NAME, Livepatch, check_for_kernel
+from klpbuild.module.tables import tables_source
+from klpbuild.names import object_name, symbol_name_max
+from klpbuild.resolve.fate import Fate, Resolver
+from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.symvers import Exports
+from klpbuild.symbols.write import SymbolSources, Written
+from klpbuild.symbols.write import write_symbols as write_symbols_klp
+from klpbuild.vm.probe import learn
+from klpbuild.vm.transcript import transcript
+from klpbuild.vm.trial import boot_livepatch
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A livepatch that the user asks for.
+
+    :ivar directory: where it is described.
+    """
+
+    directory: Path
+    livepatch: Livepatch
+
+    @property
+    def module(self) -> str:
+        """The file's name without suffix, ``livepatch-meminfo``."""
+        return f"livepatch-{self.livepatch.name}"
+
+    @property
+    def description(self) -> Path | None:
+        """Its ``livepatch.toml``, if it has one that tables are made from."""
+        path = self.directory / FILE_NAME
+        return path if path.exists() and not self.livepatch.own_tables else None
+
+
+def known_livepatches(directory: Path) -> tuple[str, ...]:
+    """The names of the livepatches in a directory, sorted.
+
+    :raises KlpError: when it cannot be read.
+    """
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(directory)) from error
+    return tuple(
+        e.name for e in entries if (e.is_dir() and any(e.glob("*.c"))) or (e / FILE_NAME).exists()
+    )
+
+
+def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Chosen, ...]:
+    """The livepatches that an option names.
+
+    :param names: names with commas between, or ``all``, which leaves out those
+        that are for other kernels.
+    :raises KlpError: for unknown names, and for each livepatch that cannot be read.
+    """
+    known = known_livepatches(directory)
+    wanted = known if names == "all" else tuple(n for n in names.split(",") if n)
+    problems = Problems()
+    chosen = []
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            problems.add(
+                f"livepatch {name!r} is not known",
+                where=str(directory),
+                why=f"Did you mean {near[0]}?" if near else "",
+                hint=f"Known: {', '.join(known) or 'none'}.",
+            )
+            continue
+        with problems.collect():
+            livepatch = read_livepatch(directory / name)
+            if names == "all" and not livepatch.is_for(kernel.name, kernel.release):
+                continue
+            check_for_kernel(livepatch, kernel.name, kernel.release)
+            chosen.append(Chosen(directory / name, livepatch))
+    problems.check()
+    if not chosen:
+        raise KlpError("no livepatch is named", where=str(directory), hint="livepatch=NAME")
+    return tuple(chosen)
+
+
+def locate_kernel(text: str, fixtures: Path, build: Path) -> Kernel:
+    """The kernel that ``kernel=`` names; the fixtures are built when they changed.
+
+    :raises KlpError: see `klpbuild.kernel.locate.locate`.
+    """
+    return locate(text, fixtures=fixtures, output=build / "fixtures" / "kernel")
+
+
+def identity(kernel: Kernel) -> str:
+    """A short text that changes when any part of the kernel changes.
+
+    The tree is never modelled file by file: names, sizes and times stand for it.
+    """
+    digest = hashlib.sha256()
+    parts = (kernel.config, kernel.module_symvers, kernel.vmlinux, kernel.system_map)
+    for path in (*parts, kernel.kallsyms, kernel.filter_functions, *kernel.modules):
+        if path is not None and path.exists():
+            status = path.stat()
+            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return f"{kernel.release}:{digest.hexdigest()[:16]}"
+
+
+def tool_identity(kernel: Kernel) -> str:
+    """A short text that changes when klpbuild or the compiler changes."""
+    digest = hashlib.sha256(compile_command(kernel).version.encode())
+    root = Path(klpbuild.__file__).parent
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", ".h", ".j2", ".sh"):
+            digest.update(path.read_bytes())
+    return f"{klpbuild.__version__}:{digest.hexdigest()[:16]}"
+
+
+def compile_source(kernel: Kernel, source: Path, output: Path, module: str, log: Path) -> None:
+    """Compile one source; the files that it reads are recorded beside the object.
+
+    :raises KlpError: with the compiler's lines.
+    """
+    compilation = compile_with_kernel_flags(
+        kernel,
+        source,
+        output,
+        module_name=module.replace("-", "_"),
+        log=BuildLog(log),
+        depfile=output.with_suffix(".d"),
+    )
+    for warning in compilation.warnings:
+        print(f"{source}: {warning}")
+
+
+def included_files(kernel: Kernel, output: Path) -> list[Path]:
+    """The files outside of the kernel tree that an object was compiled from last time."""
+    rule = output.with_suffix(".d")
+    if not rule.exists():
+        return []
+    kernel_tree = kernel.build.resolve()
+    inside = Path.cwd()
+    return [
+        path.relative_to(inside)
+        for path in read_dependencies(rule.read_text(), inside)
+        if path.is_relative_to(inside) and not path.is_relative_to(kernel_tree)
+    ]
+
+
+def write_symbols(kernel: Kernel, output: Path) -> Written:
+    """Write symbols.klp and its index.
+
+    A kernel of which only image and modules are at hand is booted once: its own
+    /proc/kallsyms is the first word on vmlinux' symbols.
+
+    :raises KlpError: when there is no source of symbols at all.
+    """
+    kallsyms = kernel.kallsyms
+    if not (kernel.vmlinux or kernel.system_map or kallsyms) and kernel.image:
+        kallsyms = learn(kernel).kallsyms
+    sources = SymbolSources(
+        kernel.version, kernel.modules, kernel.vmlinux, kernel.system_map, kallsyms
+    )
+    return write_symbols_klp(output, sources, cache_directory() / "symbols")
+
+
+def write_tables(kernel: Kernel, livepatch: Livepatch, output: Path) -> None:
+    """Write the C source with a livepatch's tables and init function."""
+    write_file(output, tables_source(livepatch, kernel).encode())
+
+
+def link(kernel: Kernel, chosen: Chosen, objects: Sequence[Path], output: Path, log: Path) -> None:
+    """Link the objects to a module that is not converted yet.
+
+    :raises KlpError: when a new function cannot be traced, or kbuild fails.
+    """
+    problems = Problems()
+    functions = [
+        (function.new, function.where)
+        for patched in chosen.livepatch.objects
+        for function in patched.functions
+    ]
+    check_new_functions([ElfFile.read(path) for path in objects], functions, problems)
+    problems.check()
+    linked = link_module(kernel, chosen.module, objects, output.parent, BuildLog(log), warn=print)
+    if linked != output:
+        raise AssertionError(f"linked {linked}, expected {output}")
+
+
+def convert(kernel: Kernel, linked: Path, symbols: Path, output: Path, report: Path) -> Conversion:
+    """Convert a linked module and write it, with a report of each relocation's fate.
+
+    :raises KlpError: with every reference that cannot be resolved.
+    """
+    database = SymbolDatabase.read(symbols)
+    elf = ElfFile.read(linked)
+    resolver = Resolver(
+        database, Exports.read(kernel.module_symvers), patched_objects(elf, database.objects)
+    )
+    conversion = convert_elf(elf, resolver, symbol_name_max(kernel.version[:2]))
+    write_file(report, _report(conversion).encode())
+    write_file(output, conversion.data)
+    return conversion
+
+
+def _report(conversion: Conversion) -> str:
+    counts: dict[str, int] = {}
+    for relocation in conversion.relocations:
+        name = relocation.decision.reference.name
+        counts[name] = counts.get(name, 0) + relocation.count
+    rows = [
+        {
+            "symbol": decision.target.symbol if decision.target else decision.reference.name,
+            "fate": decision.fate.value,
+            "why": decision.why,
+            "gate": decision.gate,
+            "owner": decision.target.owner if decision.target else "",
+            "sympos": decision.target.sympos if decision.target else None,
+            "relocations": counts.get(decision.reference.name, 0),
+        }
+        for decision in conversion.decisions
+    ]
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def summary(report: Path) -> str:
+    """One line that says what became of the references."""
+    rows = json.loads(report.read_text())
+    livepatch = [row for row in rows if row["fate"] == Fate.LIVEPATCH.value]
+    ordinary = len(rows) - len(livepatch)
+    return f"{len(livepatch)} livepatch symbols, {ordinary} ordinary"
+
+
+#: What `write_graph` writes, by suffix.
+GRAPH_KINDS = ("graphml", "dot", "json")
+
+
+def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[Path]) -> None:
+    """Write the reference graph of one livepatch, and its picture when graphviz is there."""
+    graph = build_graph(
+        Exports.read(kernel.module_symvers),
+        livepatches=[read_tables(ElfFile.read(module), module.name)],
+        database=SymbolDatabase.read(symbols),
+    )
+    near = neighbourhood(graph, [object_name(module.name)])
+    write_all(near, outputs[0].parent, module.stem)
+
+
+def boot(
+    kernel: Kernel, chosen: Sequence[Chosen], modules: Sequence[Path], watch: Sequence[str]
+) -> int:
+    """Boot the kernel with the modules, show what changes; 0 when all went well."""
+    trial = boot_livepatch(kernel, modules, watch=watch)
+    for line in transcript(trial):
+        print(line)
+    return 0 if trial.passed else 1
