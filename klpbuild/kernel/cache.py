@@ -185,7 +185,7 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
     lock = path.parent / f".{path.name}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        file = lock.open("a")
     except OSError as error:
         raise KlpError(
             f"cannot be written: {error.strerror}",
