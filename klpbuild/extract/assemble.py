@@ -25,12 +25,13 @@ from klpbuild.extract.result import Reference as UndefinedReference
 from klpbuild.extract.sections import SectionKind
 from klpbuild.extract.special import Entry, Tables
 
-_OWN_SECTION = (".text.", ".text.unlikely.", ".text.hot.", ".altinstr")
+_OWN_SECTION = (".text.", ".text.unlikely.", ".text.hot.", ".altinstr", ".static_call.")
 #: objtool takes the instruction before such an address for one that does not come back.
 _UNREACHABLE = ".discard.unreachable"
-#: Bit of a jump label's key that tells objtool to make the jump a no-operation
-#: (arch/x86/include/asm/jump_label.h, JUMP_TABLE_ENTRY).
-_NOP_FLAG = 2
+_KEY_OFF = "klpbuild_key_off"
+#: Bits of a jump label's key that are not part of its address: the branch that is likely,
+#: and that objtool makes the jump a no-operation (arch/x86/include/asm/jump_label.h).
+_KEY_FLAGS = 3
 
 
 @dataclass(eq=False)
@@ -101,6 +102,7 @@ class _Assembly:
         self.undefined: dict[object, tuple[_Symbol, UndefinedReference]] = {}
         self.names: set[str] = set()
         self.dead_ends: dict[Atom, bool] = {}
+        self._off: _Symbol | None = None
         self.call_uses = {
             key.name: use for key, use in chosen.keys.items() if key.kind is KeyKind.STATIC_CALL
         }
@@ -171,30 +173,13 @@ class _Assembly:
                 output.relocations.append(
                     (start + reference.offset, reference.type, symbol, addend)
                 )
-        for entry in self.chosen.dropped:
-            self._leave_default(entry)
-
-    def _leave_default(self, entry: Entry) -> None:
-        """Make a jump what objtool makes it for a key that is at its default."""
-        key = next(r for r in entry.references if r.offset == self.patched.sizes.jump_key)
-        if entry.owner is None or not key.addend & _NOP_FLAG:
-            return
-        output, delta = self.places[entry.owner]
-        place = entry.place + delta
-        nop = x86_64.without_jump(bytes(output.data), place)
-        if nop is None:
-            raise ValueError(f"no jump at {output.section.name}+{place:#x}")
-        output.data[place : place + len(nop)] = nop
-        # a jump into another section has a relocation
-        output.relocations = [r for r in output.relocations if not place <= r[0] < place + len(nop)]
 
     def write_tables(self) -> None:
         """Copy the entries of the included code, in the tables' own order."""
         entries: dict[int, list[Entry]] = defaultdict(list)
         for atom in self.places:
             for entry in self.tables.of(atom):
-                if entry not in self.chosen.dropped:
-                    entries[entry.section.index].append(entry)
+                entries[entry.section.index].append(entry)
         for index in sorted(entries):
             section = self.patched.elf.sections[index]
             link = 0
@@ -208,11 +193,29 @@ class _Assembly:
                 for reference in entry.references:
                     owner = entry.owner
                     assert owner is not None
-                    symbol, addend = self.bind(owner, reference, is_entry=True)
+                    if entry in self.chosen.detached and self._is_key(reference):
+                        symbol, addend = self._key_that_is_off(), reference.addend & _KEY_FLAGS
+                    else:
+                        symbol, addend = self.bind(owner, reference, is_entry=True)
                     output.relocations.append(
                         (offset + reference.offset, reference.type, symbol, addend)
                     )
         self._mark_dead_ends()
+
+    def _is_key(self, reference: Reference) -> bool:
+        return reference.offset == self.patched.sizes.jump_key
+
+    def _key_that_is_off(self) -> _Symbol:
+        """A static key that nobody enables, like DEFINE_STATIC_KEY_FALSE: all zeros."""
+        if self._off is None:
+            size = self.patched.sizes.static_key or 0
+            flags = SHF.ALLOC | SHF.WRITE
+            section = Section(0, f".bss.{_KEY_OFF}", SHT.NOBITS, flags, 0, 0, 0, 0, 0, 8, 0)
+            output = self.output(section)
+            output.place(size)
+            self._off = _Symbol(_KEY_OFF, STB.LOCAL, STT.OBJECT, output.index, 0, size)
+            self.locals.append(self._off)
+        return self._off
 
     def _stride(self, entry: Entry) -> int:
         size = self.patched.sizes.paravirt_patch_site
@@ -277,12 +280,12 @@ class _Assembly:
         found = self.undefined.get(key)
         if found is None:
             unique = name
-            is_default = (
+            is_detached = (
                 name.startswith(TRAMPOLINE)
-                and self.call_uses.get(CALL_KEY + name.removeprefix(TRAMPOLINE)) is KeyUse.DEFAULT
+                and self.call_uses.get(CALL_KEY + name.removeprefix(TRAMPOLINE)) is KeyUse.DETACHED
             )
             # objtool makes a static call site of every call of __SCT__*
-            while unique in self.names or (is_default and unique == name):
+            while unique in self.names or (is_detached and unique == name):
                 unique = f"original.{unique}"
             self.names.add(unique)
             weak = like.st_shndx == 0 and like.bind == STB.WEAK

@@ -19,12 +19,14 @@ class Changes:
     :ivar functions: changed functions and other code of the patched object.
     :ivar data: changed variables of the patched object that the original has.
     :ivar new: functions of the patched object that the original does not have.
+    :ivar folded: functions that differ and are one with others in one of the objects.
     :ivar removed: functions of the original that the patched object does not have.
     """
 
     functions: dict[Atom, str] = field(default_factory=dict)
     data: dict[Atom, str] = field(default_factory=dict)
     new: list[Atom] = field(default_factory=list)
+    folded: dict[Atom, str] = field(default_factory=dict)
     removed: list[Atom] = field(default_factory=list)
 
 
@@ -53,6 +55,15 @@ def compare(correlation: Correlation, original_tables: Tables, patched_tables: T
         if atom.is_function and atom not in correlation.to_patched:
             changes.removed.append(atom)
     _spread(correlation, changes)
+    for old, atom in correlation.folded:
+        first = correlation.to_patched.get(old)
+        difference = (
+            comparison.difference(old, atom)
+            or changes.functions.get(atom)
+            or (changes.functions.get(first) if first is not None else None)
+        )
+        if difference:
+            changes.folded[atom] = difference
     return changes
 
 

@@ -23,6 +23,8 @@ class Correlation:
     :ivar patched: the patched object.
     :ivar to_original: the original twin of a patched atom.
     :ivar to_patched: the patched twin of an original atom.
+    :ivar folded: pairs of functions that are one in one object and several in the other,
+        as identical code folding leaves them; `to_original` holds one of each.
     :ivar ambiguous: patched variables that may or may not be one of the original's, each
         with the reason.
     """
@@ -31,6 +33,7 @@ class Correlation:
     patched: CodeObject
     to_original: dict[Atom, Atom] = field(default_factory=dict)
     to_patched: dict[Atom, Atom] = field(default_factory=dict)
+    folded: list[tuple[Atom, Atom]] = field(default_factory=list)
     ambiguous: dict[Atom, str] = field(default_factory=dict)
 
     def pair(self, original: Atom, patched: Atom) -> None:
@@ -77,10 +80,15 @@ def _by_name(result: Correlation) -> None:
         if _is_copied(atom) or _is_static_local(atom):
             continue
         for symbol in atom.symbols:
-            free = [a for a in known[atom.kind, symbol.name] if a not in result.to_patched]
-            if free:
-                result.pair(free[0], atom)
-                break
+            namesakes = known[atom.kind, symbol.name]
+            free = [a for a in namesakes if a not in result.to_patched]
+            if atom not in result.to_original and (free or namesakes):
+                result.pair((free or namesakes)[0], atom)
+                if free:
+                    continue
+            twin = result.to_original.get(atom)
+            if namesakes and (twin not in namesakes or result.to_patched[twin] is not atom):
+                result.folded.append((namesakes[0], atom))
 
 
 def _unpaired(

@@ -47,6 +47,8 @@ def extract(
     :param source_file: the source file, for messages and the STT_FILE symbol.
     :param in_module: whether the object belongs to a module, where ``__exit`` code runs.
     :param key_policy: decides about static keys and calls that the object does not own.
+    :return: without changed functions when all that is new are globals, which another
+        object of the same livepatch may use.
     :raises KlpError: when nothing changes, or with every reason why the change cannot be
         made to a running kernel.
     """
@@ -65,7 +67,7 @@ def extract(
         in_module=in_module,
         key_policy=key_policy,
     )
-    if not chosen.changed:
+    if not chosen.atoms:
         raise _nothing_changes(where, chosen)
     made, references, sections = assemble(correlation, chosen, tables, source_file)
     changed = []

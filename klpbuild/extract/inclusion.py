@@ -15,7 +15,7 @@ from klpbuild.arch import Architecture
 from klpbuild.elf.reader import Symbol
 from klpbuild.errors import Problems
 from klpbuild.extract.changes import Changes, families
-from klpbuild.extract.correlate import Correlation
+from klpbuild.extract.correlate import Correlation, Identities
 from klpbuild.extract.names import is_special_static
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse
@@ -33,14 +33,14 @@ class Inclusion:
 
     :ivar atoms: included atoms of the patched object, each with the reason.
     :ivar changed: those that replace a function of the original.
-    :ivar dropped: table entries left out because their keys are.
+    :ivar detached: jump label entries that get a key of their own.
     :ivar keys: keys with what became of their uses.
     :ivar notices: what the user should know.
     """
 
     atoms: dict[Atom, str] = field(default_factory=dict)
     changed: list[Atom] = field(default_factory=list)
-    dropped: set[Entry] = field(default_factory=set)
+    detached: set[Entry] = field(default_factory=set)
     keys: dict[Key, KeyUse] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
@@ -91,6 +91,7 @@ class _Choice:
         self.result = Inclusion()
         self.copies: set[Atom] = set()
         self.families = families(self.patched)
+        self.folded = changes.folded
         self.users_original = _users(self.original)
         self.users_patched = _users(self.patched)
 
@@ -107,26 +108,20 @@ class _Choice:
         content, or pass on its address while it holds no function's.  Tables of functions
         whose address is passed on (``inode->i_fop``) are compared and kept by the kernel.
         """
-        pending = list(self.data)
-        while pending:
-            atom = pending.pop()
-            reason = self._not_a_copy(atom)
-            if reason:
-                self._refuse_data(atom, reason)
+        for atom, difference in self.data.items():
+            obstacle = self._not_a_copy(atom)
+            if obstacle:
+                self.refuse(
+                    f"data {atom.name} changed: {difference}", atom, why=obstacle, hint=_DATA_HINT
+                )
                 continue
             self.copies.add(atom)
             twin = self.correlation.to_original[atom]
+            use = f"uses the changed constant {atom.name}"
             for user in self.users_patched[atom] | self._twins(self.users_original[twin]):
-                if user not in self.correlation.to_original:
-                    continue
-                if user.kind is SectionKind.CODE:
-                    for member in self.families[user]:
-                        if member in self.correlation.to_original:
-                            use = f"uses the changed constant {atom.name}"
-                            self.functions.setdefault(member, use)
-                elif user not in self.copies and user not in pending:
-                    self.data.setdefault(user, f"refers to the changed constant {atom.name}")
-                    pending.append(user)
+                for member in self.families.get(user, ()):
+                    if member in self.correlation.to_original:
+                        self.functions.setdefault(member, use)
 
     def _twins(self, originals: set[Atom]) -> set[Atom]:
         twins = self.correlation.to_patched
@@ -148,24 +143,14 @@ class _Choice:
             (self.patched, atom, self.users_patched[atom]),
         ):
             for user in users:
-                if user.kind is SectionKind.METADATA or user.is_writable or not user.symbols:
-                    return f"The kernel's {user.name} refers to it."
-                is_table = user.kind is SectionKind.CODE and self._has_functions(code, one)
-                if is_table and not self._takes_content(code, user, one):
+                if not user.is_function:
+                    return f"{user.name} refers to it, and the running kernel has its own."
+                if self._has_functions(code, one) and not self._takes_content(code, user, one):
                     return (
                         "It holds addresses of functions, and"
                         f" {user.name} passes on its own address."
                     )
         return ""
-
-    def _refuse_data(self, atom: Atom, reason: str) -> None:
-        self.refuse(
-            f"data {atom.name} changed: {self.data[atom]}",
-            atom,
-            why=reason,
-            hint="Change it from a callback of the livepatch, or keep the new state in shadow"
-            " variables.",
-        )
 
     @staticmethod
     def _has_functions(code: CodeObject, atom: Atom) -> bool:
@@ -190,6 +175,15 @@ class _Choice:
 
     def settle_functions(self) -> None:
         """Refuse changed functions that no livepatch can replace."""
+        for atom, difference in self.folded.items():
+            names = ", ".join(s.name for s in self.correlation.to_original[atom].symbols)
+            self.refuse(
+                f"{atom.name} changed, and shares its code with another function",
+                atom,
+                why="The compiler made identical functions one in only one of the versions, and a"
+                f" livepatch replaces all names of an address: {names} ({difference}).",
+                hint="Make the functions differ in both versions.",
+            )
         stuck: dict[Atom, tuple[str, str]] = {}
         for atom in self.functions:
             twin = self.correlation.to_original[atom]
@@ -223,6 +217,8 @@ class _Choice:
                 f"{self.where}:{atom.name}: changed, and {section} is not part of vmlinux"
             )
             return "", ""
+        if is_exit(section):
+            return _EXIT, f"It is in {section}, and {_EXIT_RULE} ({self.functions[atom]})."
         family = self.families[atom]
         if not any(self._has_entry_call(member) for member in family):
             return _NOTRACE, f"It is in {section} and has no entry call ({self.functions[atom]})."
@@ -294,10 +290,10 @@ class _Choice:
             for reference in self.patched.references(atom):
                 self._follow(atom, reference, pending)
             for entry in self.tables.of(atom):
-                if entry.section.name == JUMP_TABLE and self._drop(atom, entry):
-                    continue
+                detached = entry.section.name == JUMP_TABLE and self._detach(atom, entry)
                 for reference in entry.references:
-                    self._follow(atom, reference, pending)
+                    if not (detached and reference.offset == self.patched.sizes.jump_key):
+                        self._follow(atom, reference, pending)
 
     def _follow(self, atom: Atom, reference: Reference, pending: list[Atom]) -> None:
         target = reference.target
@@ -381,8 +377,8 @@ class _Choice:
 
     # -- keys
 
-    def _drop(self, atom: Atom, entry: Entry) -> bool:
-        """Whether to leave out a jump label's entry."""
+    def _detach(self, atom: Atom, entry: Entry) -> bool:
+        """Whether to detach a jump label's entry from its key."""
         at = self.patched.sizes.jump_key
         for reference in entry.references:
             if reference.offset != at:
@@ -397,8 +393,8 @@ class _Choice:
             else:
                 name = self.patched.elf.symbol_list[reference.symbol].name
                 symbol = self._original_globals.get(name)
-            if self._ask(KeyKind.STATIC_BRANCH, atom, name, symbol) is KeyUse.DEFAULT:
-                self.result.dropped.add(entry)
+            if self._ask(KeyKind.STATIC_BRANCH, atom, name, symbol) is KeyUse.DETACHED:
+                self.result.detached.add(entry)
                 return True
         return False
 
@@ -410,7 +406,7 @@ class _Choice:
             told = self.key_policy(key)
             if isinstance(told, str):
                 self.refuse(f"{atom.name} uses {kind.value} key {name}", atom, why=told)
-                told = KeyUse.DEFAULT
+                told = KeyUse.DETACHED
             answer = self.result.keys[key] = told
         return answer
 
@@ -422,20 +418,38 @@ class _Choice:
 
     def look_at_metadata(self) -> None:
         """Refuse initcalls and unknown tables of what is included; mention the rest."""
-        included = self.result.atoms
         for atom in self.patched.atoms:
-            name = atom.section.name
             if atom.kind is SectionKind.METADATA:
                 self._look_at_entry(atom)
-            elif atom.kind is SectionKind.DATA and not holds_variables(name) and not atom.symbols:
-                for reference in self.patched.references(atom):
-                    if reference.target in included:
-                        self.refuse(
-                            f"table {name} has an entry for it that klpbuild does not know",
-                            reference.target,
-                            why="The kernel changes the code that such a table names, at boot or"
-                            " when a module is loaded.",
-                        )
+        identities = Identities(self.correlation)
+        before = _collected(self.original)
+        for name, atoms in _collected(self.patched).items():
+            for atom in atoms:
+                self._look_at_collected(atom)
+            olds = [identities.of_original(old) for old in before.get(name, ())]
+            if olds != [identities.of_patched(atom) for atom in atoms]:
+                self.refuse(
+                    f"table {name} changed",
+                    why="The kernel has read it when it or the module started.",
+                    hint="Do from a callback of the livepatch what its new entries ask for.",
+                )
+
+    def _look_at_collected(self, atom: Atom) -> None:
+        """Refuse a table that leads into the middle of included functions: to change them."""
+        for reference in self.patched.references(atom):
+            target = reference.target
+            if (
+                isinstance(target, Atom)
+                and target.kind is SectionKind.CODE
+                and target in self.result.atoms
+                and reference.addend
+            ):
+                self.refuse(
+                    f"table {atom.section.name} has an entry for it that klpbuild does not know",
+                    target,
+                    why="The kernel changes the code that such a table names, at boot or when a"
+                    " module is loaded.",
+                )
 
     def _look_at_entry(self, atom: Atom) -> None:
         if atom in self.correlation.to_original or not atom.symbols:
@@ -458,12 +472,28 @@ class _Choice:
             )
 
 
+_DATA_HINT = (
+    "Change it from a callback of the livepatch, or keep the new state in shadow variables."
+)
 _INIT = "__init code changed"
 _NOTRACE = "changed, and cannot be livepatched"
+_EXIT = "__exit code changed"
+_EXIT_RULE = "__exit functions have no entry call"
 _FUNCTION_HINTS = {
+    _EXIT: "Leave it out of the patch.",
     _INIT: "Leave it out of the patch, or do in a callback what it would do.",
     _NOTRACE: "Change its callers instead, so that they call a new function.",
 }
+
+
+def _collected(code: CodeObject) -> dict[str, list[Atom]]:
+    """What has no symbol in sections that hold no variables: entries for the kernel to read."""
+    found: dict[str, list[Atom]] = defaultdict(list)
+    for atom in code.atoms:
+        name = atom.section.name
+        if atom.kind is SectionKind.DATA and not atom.symbols and not holds_variables(name):
+            found[name].append(atom)
+    return found
 
 
 def holds_or_runs(atom: Atom) -> bool:

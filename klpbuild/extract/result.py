@@ -55,10 +55,14 @@ class KeyKind(Enum):
 
 
 class KeyUse(Enum):
-    """What becomes of the code that a key switches."""
+    """What becomes of the code that a key switches.
+
+    A DETACHED branch is off for ever, as a tracepoint or pr_debug() that nobody enables.  A
+    DETACHED call goes through the call's trampoline, which the kernel keeps up to date.
+    """
 
     SWITCHED = "switched by its key"
-    DEFAULT = "left as compiled"
+    DETACHED = "detached from its key"
 
 
 @dataclass(frozen=True)

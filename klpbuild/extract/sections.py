@@ -63,10 +63,8 @@ _METADATA = re.compile(
     """,
     re.VERBOSE,
 )
-_INIT = re.compile(
-    r"\.(init|meminit|cpuinit|devinit|head)\.|\.(initcall|con_initcall)|\.x86_cpu_dev"
-)
-_EXIT = re.compile(r"\.(exit|memexit|cpuexit|devexit)\.|\.exitcall")
+_INIT = re.compile(r"\.(init|head)\.|\.(initcall|con_initcall)|\.x86_cpu_dev")
+_EXIT = re.compile(r"\.exit\.|\.exitcall")
 #: Where compilers and the kernel's macros put ordinary variables.
 _VARIABLES = re.compile(r"\.(rodata|data|bss|ref\.data|sdata|sbss)($|[._])|__dyndbg|__tracepoints")
 

@@ -38,6 +38,7 @@ SIZE(exception_table_entry, sizeof(struct exception_table_entry));
 #if defined(CONFIG_JUMP_LABEL) && __has_include(<linux/jump_label.h>)
 #include <linux/jump_label.h>
 SIZE(jump_entry, sizeof(struct jump_entry));
+SIZE(static_key, sizeof(struct static_key));
 SIZE(jump_key, __builtin_offsetof(struct jump_entry, key));
 #endif
 #if defined(CONFIG_PARAVIRT) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0) && \\
@@ -59,6 +60,7 @@ class EntrySizes:
     :ivar exception_table_entry: an entry of ``__ex_table``.
     :ivar jump_entry: an entry of ``__jump_table``.
     :ivar jump_key: offset in it of the key.
+    :ivar static_key: a ``struct static_key``.
     :ivar paravirt_patch_site: an entry of ``.parainstructions``; none since v6.8.
     """
 
@@ -69,6 +71,7 @@ class EntrySizes:
     exception_table_entry: int | None = None
     jump_entry: int | None = None
     jump_key: int | None = None
+    static_key: int | None = None
     paravirt_patch_site: int | None = None
 
     @classmethod

@@ -16,8 +16,7 @@ PC_RELATIVE = frozenset({R_PC32, R_PLT32})
 #: ``__x86_return_thunk``: what a return jumps to with ``-mfunction-return=thunk-extern``.
 RETURN_THUNK = "__x86_return_thunk"
 
-_JMP_SHORT, _JMP_NEAR = 0xEB, 0xE9
-_NOPS = {2: bytes.fromhex("6690"), 5: bytes.fromhex("0f1f440000")}
+CALL_NEAR, _JMP_NEAR = 0xE8, 0xE9
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,9 @@ def is_branch_field(code: bytes | memoryview, offset: int) -> bool:
     The ModRM byte before a RIP-relative displacement has mod 0 and r/m 5, which no
     opcode of a direct branch (e8, e9, 0f 80 to 0f 8f) has.
     """
-    if offset >= 1 and code[offset - 1] in (0xE8, _JMP_NEAR):
+    if offset >= 1 and code[offset - 1] in (CALL_NEAR, _JMP_NEAR):
         return True
     return offset >= 2 and code[offset - 2] == 0x0F and code[offset - 1] & 0xF0 == 0x80
-
-
-def without_jump(code: bytes, offset: int) -> bytes | None:
-    """The bytes of a no-operation as long as the jump at an offset, None if there is none."""
-    size = {_JMP_SHORT: 2, _JMP_NEAR: 5}.get(code[offset])
-    return _NOPS[size] if size else None
 
 
 def is_memory_operand(code: bytes, field: int) -> bool:
