@@ -123,8 +123,9 @@ def _compile(words: _Words) -> int:
     from klpbuild.kernel.locate import locate
     from klpbuild.names import object_name
 
-    fixtures = Path("kernel-fixtures"), Path("build", "fixtures", "kernel")
-    kernel = locate(words.kernel, fixtures=fixtures[0], output=fixtures[1])
+    fixtures, output = Path("kernel-fixtures"), Path("build", "fixtures", "kernel")
+    here = fixtures.is_dir()
+    kernel = locate(words.kernel, fixtures=fixtures if here else None, output=output)
     compilation = compile_source(
         kernel,
         Path(words.source),
@@ -141,51 +142,45 @@ def _compile(words: _Words) -> int:
 
 def _pass_on(words: list[str]) -> int:
     compiler = os.environ.get("KLPBUILD_CC", "gcc").split()
-    source = _module_source(words)
-    added = _added_flags(compiler, words, source) if source else []
-    command = [*compiler, *words, *added]
+    source = _source(words)
+    of_module = {"-D__KERNEL__", "-DMODULE"} <= set(words)
+    command = [*compiler, *words]
+    if of_module and source.endswith(".c"):
+        command += _added_flags(compiler, words, source)
     log = os.environ.get("KLPBUILD_LOG")
-    if not log:
-        sys.stdout.flush()
-        try:
-            os.execvp(command[0], command)
-        except OSError as error:
-            raise _not_there(command[0], error) from error
     try:
+        if not log or not source:
+            os.execvp(command[0], command)
         status = subprocess.run(command, check=False).returncode
     except OSError as error:
-        raise _not_there(command[0], error) from error
+        raise KlpError(
+            f"compiler {command[0]!r} does not run: {error.strerror}",
+            hint="Name another one in the environment variable KLPBUILD_CC.",
+        ) from error
     from klpbuild.compiler.log import BuildLog
 
     output = _after(words, "-o")
     BuildLog(Path(log)).command(
-        command,
-        Path.cwd(),
-        output=Path(output) if output else None,
-        source=Path(source) if source else None,
+        command, Path.cwd(), output=Path(output) if output else None, source=Path(source)
     )
     return status if status >= 0 else 128 - status
-
-
-def _not_there(name: str, error: OSError) -> KlpError:
-    return KlpError(
-        f"compiler {name!r} does not run: {error.strerror}",
-        hint="Name another one in the environment variable KLPBUILD_CC.",
-    )
 
 
 def _after(words: Sequence[str], option: str) -> str:
     return next((b for a, b in pairwise(words) if a == option), "")
 
 
-def _module_source(words: Sequence[str]) -> str:
-    """The C file of a module that the words compile, empty if they do anything else."""
-    if not {"-D__KERNEL__", "-DMODULE", "-c"} <= set(words):
+def _source(words: Sequence[str]) -> str:
+    """The file that the words compile, empty if they do anything else, as kbuild's probes do."""
+    if "-c" not in words:
         return ""
-    sources = [word for word in words if word.endswith(".c") and not word.startswith("-")]
     included = {_after(words, option) for option in ("-include", "-imacros")}
-    sources = [word for word in sources if word not in included and Path(word).is_file()]
-    return sources[0] if len(sources) == 1 else ""
+    sources = [
+        word
+        for word in words
+        if word.endswith((".c", ".S")) and word[0] != "-" and word not in included
+    ]
+    return sources[0] if len(sources) == 1 and Path(sources[0]).is_file() else ""
 
 
 def _added_flags(compiler: Sequence[str], words: Sequence[str], source: str) -> list[str]:

@@ -106,44 +106,57 @@ def check_new_functions(
             if symbol.is_function and symbol.is_defined:
                 defined.setdefault(symbol.name, []).append((elf, symbol))
     entries = {elf.name: entry_offsets(elf) for elf in objects}
-    asked = [(*pair, True) for pair in functions] + [(*pair, False) for pair in callbacks]
-    for name, where, replaces in asked:
-        found = defined.get(name, [])
-        if not found:
-            _report_missing(name, where, defined, problems)
-            continue
-        elf, symbol = next(((e, s) for e, s in found if not s.is_local), found[0])
-        place = f"{elf.name}:{name}"
-        if symbol.is_local:
-            problems.add(
-                f"new function {name!r} is static",
-                where=place,
-                why=f"The generated tables, a file of their own, refer to it ({where}).",
-                hint="Take the word static away.",
-            )
-        elif (section := elf.sections[symbol.st_shndx].name).startswith((".init.", ".exit.")):
-            problems.add(
-                f"new function {name!r} is in {section}",
-                where=place,
-                why="The kernel frees this section when the livepatch is loaded, or drops it.",
-                hint="Take __init or __exit away.",
-            )
-        elif replaces and symbol.index not in entries[elf.name]:
-            problems.add(
-                f"new function {name!r} has no ftrace entry call",
-                where=place,
-                why="A function that replaces another one must be traceable like it.",
-                hint="Take notrace or noinstr away, and compile with the kernel's flags.",
-            )
+    kinds = ((functions, "new function"), (callbacks, "callback"))
+    for pairs, kind in kinds:
+        for name, where in pairs:
+            found = defined.get(name, [])
+            if not found:
+                _report_missing(f"{kind} {name!r}", name, where, defined, problems)
+                continue
+            elf, symbol = next(((e, s) for e, s in found if not s.is_local), found[0])
+            traced = kind == "callback" or symbol.index in entries[elf.name]
+            _check_reachable(f"{kind} {name!r}", where, elf, symbol, traced, problems)
+
+
+def _check_reachable(
+    what: str, where: str, elf: ElfFile, symbol: Symbol, traced: bool, problems: Problems
+) -> None:
+    place = f"{elf.name}:{symbol.name}"
+    section = elf.sections[symbol.st_shndx].name
+    if symbol.is_local:
+        problems.add(
+            f"{what} is static",
+            where=place,
+            why=f"The generated tables, a file of their own, refer to it ({where}).",
+            hint="Take the word static away.",
+        )
+    elif section.startswith((".init.", ".exit.")):
+        problems.add(
+            f"{what} is in {section}",
+            where=place,
+            why="The kernel frees this section when the livepatch is loaded, or drops it.",
+            hint="Take __init or __exit away.",
+        )
+    elif not traced:
+        problems.add(
+            f"{what} has no ftrace entry call",
+            where=place,
+            why="A function that replaces another one must be traceable like it.",
+            hint="Take notrace or noinstr away, and compile with the kernel's flags.",
+        )
 
 
 def _report_missing(
-    name: str, where: str, defined: dict[str, list[tuple[ElfFile, Symbol]]], problems: Problems
+    what: str,
+    name: str,
+    where: str,
+    defined: dict[str, list[tuple[ElfFile, Symbol]]],
+    problems: Problems,
 ) -> None:
     clones = [other for other in defined if other.startswith(f"{name}.")]
     near = clones or difflib.get_close_matches(name, defined, 3, 0.6)
     problems.add(
-        f"new function {name!r} is not defined by the livepatch's sources",
+        f"{what} is not defined by the livepatch's sources",
         where=where,
         hint=f"Did you mean {', '.join(near)}?" if near else "Define it, without static.",
     )

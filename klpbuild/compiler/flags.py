@@ -163,7 +163,7 @@ def _recorded(path: Path) -> str:
 
 def unescape_recorded(text: str) -> str:
     """The shell's text of a recorded command (scripts/Kbuild.include, make-cmd)."""
-    return text.replace("$(pound)", "#").replace("$$", "$")
+    return re.sub(r"\$\$|\$\(pound\)", lambda m: "$" if m[0] == "$$" else "#", text)
 
 
 def split_commands(line: str) -> list[list[str]]:

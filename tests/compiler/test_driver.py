@@ -1,0 +1,173 @@
+"""Compile sources with a kernel's flags."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from klpbuild.arch import ARM64, PPC64LE, X86_64, Architecture
+from klpbuild.compiler.driver import (
+    HEADER,
+    Compilation,
+    compile_source,
+    missing_ftrace_flags,
+    read_dependencies,
+)
+from klpbuild.compiler.entry import functions_with_entry
+from klpbuild.compiler.log import BuildLog
+from klpbuild.elf.constants import SHF
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
+
+SOURCE = """\
+#include <linux/kernel.h>
+#include "own.h"
+extern char *saved_command_line;
+struct KLP_MODULE_RELOC(vmlinux) relocations[] = { KLP_SYMPOS(saved_command_line, 0) };
+const char *livepatch_where(void) { return __FILE__ KBUILD_MODNAME KBUILD_BASENAME; }
+char livepatch_first(void) { return saved_command_line[OWN]; }
+"""
+
+
+def _compile(kernel: Kernel, directory: Path, text: str = SOURCE, **options: object) -> Compilation:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "own.h").write_text("#define OWN 0\n")
+    source = directory / "my-fix.c"
+    source.write_text(text)
+    output = directory / "out" / "fix.o"
+    return compile_source(kernel, source, output, module_name="livepatch_fix", **options)  # type: ignore[arg-type]
+
+
+def test_object_is_a_part_of_the_module(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    done = _compile(fixtures_kernel, tmp_path)
+    elf = ElfFile.read(done.output)
+    assert functions_with_entry(elf) == {"livepatch_where", "livepatch_first"}
+    assert elf.section(".klp.module_relocs.vmlinux") is not None
+    # __FILE__ without a directory, KBUILD_MODNAME, KBUILD_BASENAME as kbuild spells it
+    assert b"my-fix.clivepatch_fixmy_fix\0" in bytes(elf.data)
+    assert done.warnings == ()
+
+
+def test_dependencies_are_absolute_and_complete(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    depfile = tmp_path / "fix.d"
+    done = _compile(fixtures_kernel, tmp_path, depfile=depfile)
+    assert done.dependencies[0] == tmp_path / "my-fix.c"
+    assert {tmp_path / "own.h", HEADER} <= set(done.dependencies)
+    assert any(path.name == "autoconf.h" for path in done.dependencies)
+    assert all(path.is_absolute() and path.is_file() for path in done.dependencies)
+    assert depfile.read_text().startswith(f"{tmp_path}/out/fix.o:")
+
+
+def test_object_does_not_depend_on_the_directory(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    one = _compile(fixtures_kernel, tmp_path / "one")
+    two = _compile(fixtures_kernel, tmp_path / "another" / "place")
+    assert one.output.read_bytes() == two.output.read_bytes()
+
+
+def test_compiler_errors_are_shown_and_nothing_is_left(
+    fixtures_kernel: Kernel, tmp_path: Path
+) -> None:
+    output = tmp_path / "out" / "fix.o"
+    output.parent.mkdir()
+    output.write_text("the last good one")
+    with pytest.raises(KlpError) as caught:
+        _compile(fixtures_kernel, tmp_path, "int f(void) { return missing; }\n")
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path}/my-fix.c: does not compile\n")
+    assert "my-fix.c:1:22: error: 'missing' undeclared" in text
+    assert output.read_text() == "the last good one"
+    assert [path.name for path in output.parent.iterdir()] == ["fix.o"]
+
+
+def test_compiler_warnings_are_returned(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    text = "int f(int a);\nint f(int a) { switch (a) { case 1: a = 2; } return a; int b; }\n"
+    done = _compile(fixtures_kernel, tmp_path, text)
+    assert len(done.warnings) == 1
+    assert "unused variable 'b' [-Wunused-variable]" in done.warnings[0]
+
+
+def test_new_functions_need_no_prototype(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    flags = ["-Wmissing-prototypes"]
+    assert _compile(fixtures_kernel, tmp_path, "int f(void) { return 1; }\n").warnings == ()
+    done = _compile(fixtures_kernel, tmp_path, "int f(void) { return 1; }\n", extra_flags=flags)
+    assert "no previous prototype" in done.warnings[0]  # the user's own flags come last
+
+
+def test_missing_source(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    with pytest.raises(KlpError) as caught:
+        compile_source(
+            fixtures_kernel, tmp_path / "no.c", tmp_path / "no.o", module_name="livepatch_no"
+        )
+    assert str(caught.value) == f"{tmp_path}/no.c: cannot be read: No such file or directory"
+
+
+def test_source_with_annotations_of_its_own(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    own = """
+#define KLP_RELOC_SYMBOL(gate, owner, symbol) \\
+	__asm__("\\".klp.sym.rela." #gate "." #owner "." #symbol ".0\\"")
+extern int counter KLP_RELOC_SYMBOL(vmlinux, vmlinux, counter);
+int f(void) { return counter; }
+"""
+    done = _compile(fixtures_kernel, tmp_path, own)
+    assert HEADER not in done.dependencies
+    names = {symbol.name for symbol in ElfFile.read(done.output).symbol_list}
+    assert ".klp.sym.rela.vmlinux.vmlinux.counter.0" in names
+
+
+def test_log_holds_the_whole_command(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    log = BuildLog(tmp_path / "log" / "build.log")
+    _compile(fixtures_kernel, tmp_path, log=log)
+    _compile(fixtures_kernel, tmp_path, log=log, extra_flags=["-DSECOND=1 2"])
+    text = log.path.read_text()
+    assert text.count(f"cd {fixtures_kernel.build.resolve()} && ") == 2
+    assert "'-DSECOND=1 2'" in text
+    log.write_compile_commands(tmp_path / "compile_commands.json")
+    (entry,) = json.loads((tmp_path / "compile_commands.json").read_text())
+    assert entry["file"] == str(tmp_path / "my-fix.c")
+    assert entry["output"] == str(tmp_path / "out" / "fix.o")
+    assert "-DSECOND=1 2" in entry["arguments"]
+    assert entry["arguments"][-2:] == [entry["output"], entry["file"]]
+
+
+@pytest.mark.parametrize(
+    ("arch", "flags", "missing"),
+    [
+        (X86_64, ["-pg", "-mfentry", "-mrecord-mcount"], ()),
+        (X86_64, ["-fpatchable-function-entry=16,16"], ("-pg", "-mfentry")),
+        (X86_64, ["-pg"], ("-mfentry",)),
+        (ARM64, ["-fpatchable-function-entry=4,2"], ()),
+        (ARM64, [], ("-fpatchable-function-entry=2",)),
+        (PPC64LE, ["-fpatchable-function-entry=2"], ()),
+        (PPC64LE, ["-pg", "-mprofile-kernel"], ()),
+        (PPC64LE, ["-pg"], ("-mprofile-kernel",)),
+    ],
+)
+def test_ftrace_flags(arch: Architecture, flags: list[str], missing: tuple[str, ...]) -> None:
+    assert missing_ftrace_flags(flags, arch) == missing
+
+
+def test_dependencies_of_odd_names() -> None:
+    rule = "out.o: a\\ b.c \\\n include/x.h /y$$z.h ../up.h\n"
+    assert read_dependencies(rule, Path("/work/dir")) == (
+        Path("/work/dir/a b.c"),
+        Path("/work/dir/include/x.h"),
+        Path("/y$z.h"),
+        Path("/work/up.h"),
+    )
+
+
+@pytest.mark.kernel
+def test_debian_object_went_through_objtool(debian_kernel: Kernel, tmp_path: Path) -> None:
+    text = "#include <linux/module.h>\n" + SOURCE.replace("#include <linux/kernel.h>\n", "")
+    log = BuildLog(tmp_path / "build.log")
+    done = _compile(debian_kernel, tmp_path, text, log=log)
+    elf = ElfFile.read(done.output)
+    assert functions_with_entry(elf) == {"livepatch_where", "livepatch_first"}
+    if debian_kernel.version < (6, 2):
+        orc = elf.section(".orc_unwind")
+        assert orc is not None and orc.sh_flags & SHF.ALLOC
+        assert "objtool/objtool --" in log.path.read_text()
+    assert done.warnings == ()
