@@ -1,0 +1,219 @@
+"""The binary that runs, read as the linker left it: vmlinux by address, modules by section.
+
+A place is one number: the address in vmlinux; in a module the section's index in the
+high bits and the offset in it in the low ones, so that differences within a section
+are what they are in vmlinux.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from klpbuild.elf.constants import EM, ET, SHF, SHN_ABS, SHN_LORESERVE, SHT, STB
+from klpbuild.elf.reader import ElfFile, Section
+from klpbuild.errors import KlpError
+
+_SECTION_SHIFT = 40
+_MASK = (1 << 64) - 1
+
+
+class Field(NamedTuple):
+    """What a relocation type of x86-64 writes (psABI 4.4).
+
+    :ivar size: in bytes.
+    :ivar relative: whether the field's own place is subtracted.
+    :ivar signed: whether a short field is extended by its sign.
+    """
+
+    size: int
+    relative: bool
+    signed: bool
+
+
+#: R_X86_64_64, PC32, PLT32, 32, 32S, 16, PC16, 8, PC8, PC64
+FIELDS = {
+    1: Field(8, False, False),
+    2: Field(4, True, True),
+    4: Field(4, True, True),
+    10: Field(4, False, False),
+    11: Field(4, False, True),
+    12: Field(2, False, False),
+    13: Field(2, True, True),
+    14: Field(1, False, False),
+    15: Field(1, True, True),
+    24: Field(8, True, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedSymbol:
+    """A symbol of the shipped binary.
+
+    :ivar index: its index in the symbol table.
+    :ivar place: where it stands.
+    :ivar is_global: whether other objects that were linked with it could refer to it.
+    """
+
+    index: int
+    name: str
+    place: int
+    size: int
+    type: int
+    is_global: bool
+
+
+class Target(NamedTuple):
+    """What a field of the shipped binary leads to, less the addend.
+
+    :ivar place: of the symbol, None when another object defines it.
+    :ivar name: of the symbol, if another object defines it.
+    """
+
+    place: int | None
+    name: str
+
+
+class ShippedBinary:
+    """vmlinux or a module as the kernel's package has it, with its symbol table."""
+
+    def __init__(self, elf: ElfFile) -> None:
+        """:raises KlpError: for an architecture whose relocations are not known here."""
+        self.elf = elf
+        if elf.e_machine != EM.X86_64:
+            raise KlpError("is not an x86-64 binary", where=elf.name)
+        self.linked = elf.e_type != ET.REL
+        self._sections = [
+            s for s in elf.sections if s.sh_flags & SHF.ALLOC and s.sh_type != SHT.NOTE
+        ]
+
+    @classmethod
+    def read(cls, path: Path) -> ShippedBinary:
+        """Read a binary; the same file is read once.
+
+        :raises KlpError: when it cannot be read.
+        """
+        status = path.stat()
+        return _read(path, status.st_size, status.st_mtime_ns)
+
+    @cached_property
+    def places(self) -> npt.NDArray[np.uint64]:
+        """The place of every symbol, by index; of an undefined one no place of meaning."""
+        values = self.elf.symbols["st_value"].astype(np.uint64)
+        if self.linked:
+            return values
+        sections = self.elf.symbols["st_shndx"].astype(np.uint64)
+        return (sections << np.uint64(_SECTION_SHIFT)) + values
+
+    @cached_property
+    def _by_name(self) -> dict[bytes, list[int]]:
+        found: dict[bytes, list[int]] = {}
+        table = self.elf.strtab
+        symbols = self.elf.symbols
+        defined = (symbols["st_shndx"] != 0) & (symbols["st_name"] != 0)
+        defined &= (symbols["st_shndx"] < SHN_LORESERVE) | (symbols["st_shndx"] == SHN_ABS)
+        indexes = np.flatnonzero(defined)
+        for index, start in zip(
+            indexes.tolist(), symbols["st_name"][indexes].tolist(), strict=True
+        ):
+            found.setdefault(table[start : table.index(b"\0", start)], []).append(index)
+        return found
+
+    def named(self, name: str) -> list[ShippedSymbol]:
+        """All defined symbols of a name, by index."""
+        rows = self._by_name.get(name.encode(errors="surrogateescape"), [])
+        return [self.symbol(index, name) for index in rows]
+
+    @cached_property
+    def imports(self) -> frozenset[str]:
+        """Names of the symbols that other objects define."""
+        undefined = np.flatnonzero(self.elf.symbols["st_shndx"] == 0).tolist()
+        return frozenset(self.elf.symbol_name(index) for index in undefined) - {""}
+
+    def symbol(self, index: int, name: str) -> ShippedSymbol:
+        """A symbol by its index, with the name that it is known to have."""
+        row = self.elf.symbols[index]
+        place = int(self.places[index])
+        info = int(row["st_info"])
+        is_global = info >> 4 != STB.LOCAL
+        return ShippedSymbol(index, name, place, int(row["st_size"]), info & 0xF, is_global)
+
+    def section_at(self, place: int) -> tuple[Section, int] | None:
+        """The section in which a place is, and the offset in it."""
+        if not self.linked:
+            index, offset = place >> _SECTION_SHIFT, place & ((1 << _SECTION_SHIFT) - 1)
+            if 0 < index < len(self.elf.sections) and offset <= self.elf.sections[index].sh_size:
+                return self.elf.sections[index], offset
+            return None
+        for section in self._sections:
+            if section.sh_addr <= place < section.sh_addr + section.sh_size:
+                return section, place - section.sh_addr
+        return None
+
+    def bytes_at(self, place: int, size: int) -> memoryview | None:
+        """Bytes of the file, None where it has none."""
+        found = self.section_at(place)
+        if found is None or found[0].sh_type == SHT.NOBITS:
+            return None
+        section, offset = found
+        data = self.elf.contents(section)[offset : offset + size]
+        return data if len(data) == size else None
+
+    def target(self, place: int, type: int, addend: int) -> Target | None:
+        """What the field at a place leads to, if it is relocated as an object says.
+
+        :param type: relocation type in the object.
+        :param addend: the object's addend, which is taken off again.
+        :return: None when the shipped binary has no such relocation there.
+        """
+        if self.linked:
+            return self._linked_target(place, type, addend)
+        return self._loaded_target(place, type, addend)
+
+    def _linked_target(self, place: int, type: int, addend: int) -> Target | None:
+        field = FIELDS[type]
+        data = self.bytes_at(place, field.size)
+        if data is None:
+            return None
+        value = int.from_bytes(data, "little", signed=field.signed)
+        if field.relative:
+            value += place
+        return Target((value - addend) & _MASK, "")
+
+    def _loaded_target(self, place: int, type: int, addend: int) -> Target | None:
+        index, offset = place >> _SECTION_SHIFT, place & ((1 << _SECTION_SHIFT) - 1)
+        offsets, relocations = self._relocations(index)
+        at = int(np.searchsorted(offsets, offset))
+        if at == len(offsets) or int(offsets[at]) != offset:
+            return None
+        row = relocations[at]
+        if int(row["r_type"]) != type and {int(row["r_type"]), type} != {2, 4}:
+            return None
+        symbol = self.elf.symbols[int(row["r_sym"])]
+        if int(symbol["st_shndx"]) == 0:
+            name = self.elf.symbol_name(int(row["r_sym"]))
+            return Target(None, name) if int(row["r_addend"]) == addend else None
+        return Target(int(self.places[int(row["r_sym"])]) + int(row["r_addend"]) - addend, "")
+
+    def _relocations(self, section: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]:
+        if section not in self._sorted:
+            holders = [s for s in self.elf.relocation_sections if s.sh_info == section]
+            tables = [self.elf.relocations(holder) for holder in holders]
+            rows = np.concatenate(tables) if tables else np.zeros(0, [("r_offset", "<u8")])
+            rows = rows[np.argsort(rows["r_offset"], kind="stable")]
+            self._sorted[section] = (np.ascontiguousarray(rows["r_offset"]), rows)
+        return self._sorted[section]
+
+    @cached_property
+    def _sorted(self) -> dict[int, tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]]:
+        return {}
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, size: int, changed: int) -> ShippedBinary:
+    return ShippedBinary(ElfFile.read(path))
