@@ -126,9 +126,10 @@ def identity(kernel: Kernel) -> str:
     The tree is never modelled file by file: names, sizes and times stand for it.
     """
     digest = hashlib.sha256()
-    parts = (kernel.config, kernel.module_symvers, kernel.vmlinux, kernel.system_map)
-    for path in (*parts, kernel.kallsyms, kernel.filter_functions, *kernel.modules):
-        if path is not None and path.exists():
+    # What the kernel says when it is booted follows from its image.
+    symbols = kernel.vmlinux or kernel.system_map or kernel.image or kernel.kallsyms
+    for path in (kernel.config, kernel.module_symvers, symbols, *kernel.modules):
+        if path is not None:
             status = path.stat()
             digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return f"{kernel.release}:{digest.hexdigest()[:16]}"
@@ -166,12 +167,11 @@ def included_files(kernel: Kernel, output: Path) -> list[Path]:
     rule = output.with_suffix(".d")
     if not rule.exists():
         return []
-    kernel_tree = kernel.build.resolve()
-    inside = Path.cwd()
+    here, tree = Path.cwd(), kernel.build.resolve()
     return [
-        path.relative_to(inside)
-        for path in read_dependencies(rule.read_text(), inside)
-        if path.is_relative_to(inside) and not path.is_relative_to(kernel_tree)
+        path.relative_to(here)
+        for path in read_dependencies(rule.read_text(), compile_command(kernel).directory)
+        if path.is_relative_to(here) and not path.is_relative_to(tree)
     ]
 
 
@@ -274,9 +274,7 @@ def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[P
     write_all(near, outputs[0].parent, module.stem)
 
 
-def boot(
-    kernel: Kernel, chosen: Sequence[Chosen], modules: Sequence[Path], watch: Sequence[str]
-) -> int:
+def boot(kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]) -> int:
     """Boot the kernel with the modules, show what changes; 0 when all went well."""
     trial = boot_livepatch(kernel, modules, watch=watch)
     for line in transcript(trial):

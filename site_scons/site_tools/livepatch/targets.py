@@ -55,7 +55,8 @@ def _kernel_targets(env):
     modules = [_livepatch(env, patch, directory, symbols, identities) for patch in chosen]
     env.Alias("livepatch", modules)
     env.Default("livepatch")
-    env.AlwaysBuild(env.Alias("boot", modules, _boot(kernel, chosen, modules)))
+    watch = [name for name in env["watch"].split(",") if name]
+    env.AlwaysBuild(env.Alias("boot", modules, _boot(kernel, modules, watch)))
 
 
 def _livepatch(env, chosen, directory, symbols, identities):
@@ -88,8 +89,8 @@ def _object(env, work, source, identities):
     return built
 
 
-def _boot(kernel, chosen, modules):
+def _boot(kernel, modules, watch):
     def boot(target, source, env):
-        return steps.boot(kernel, chosen, [Path(str(module)) for module in modules])
+        return steps.boot(kernel, [Path(str(module)) for module in modules], watch)
 
     return Action(guarded(boot), f"  BOOT    {kernel.release}")
