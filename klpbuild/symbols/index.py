@@ -12,7 +12,7 @@ import json
 import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ def build(
     header = {
         "digest": digest_of(text),
         "counts": [len(part) for part in parts],
-        "objects": [astuple(o) for o in described],
+        "objects": [list(vars(o).values()) for o in described],
     }
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-(len(_MAGIC) + 8 + len(encoded)) % _ALIGNMENT)

@@ -86,7 +86,7 @@ def read_tables(path: Path) -> SymbolTables:
     :raises KlpError: when it cannot be read, is not a whole ELF64 file or has no
         symbol table.
     """
-    if path.suffix in _DECOMPRESS:
+    if is_compressed(path):
         data = decompressed(path)
         try:
             return _tables(path, lambda offset, size: data[offset : offset + size])
@@ -102,6 +102,11 @@ def read_tables(path: Path) -> SymbolTables:
         raise _explanation(ElfFile.read(path)) from None
     finally:
         os.close(file)
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a module's suffix says that it is compressed."""
+    return path.suffix in _DECOMPRESS
 
 
 def _tables(path: Path, read: _Read) -> SymbolTables:

@@ -1,0 +1,143 @@
+"""What was read from each object, kept so that a changed module costs one module's scan.
+
+A fragment is named by a digest of what it was read from, so builds and kernels
+share one cache.  It is an SQLite file: a thousand files would take longer to
+create than to scan, and two builds may write at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from klpbuild.errors import KlpError
+from klpbuild.symbols.table import ObjectSymbols
+
+#: Changes with what is read from an object, so that older fragments are not used.
+_FORMAT = "1"
+
+#: How long to wait for another build that writes, in seconds.
+_PATIENCE = 30
+
+#: A file that changes again this soon may keep its times: they are not finer.
+_SETTLED_NS = 2_000_000_000
+
+_TABLES = """
+create table if not exists fragments (key text primary key, data blob not null);
+create table if not exists seen (output text primary key, files text not null);
+"""
+
+
+def fragment_key(kind: str, digest: str) -> str:
+    """The name of a fragment.
+
+    :param kind: how the source is read, with everything else that counts.
+    :param digest: of the source's content.
+    """
+    text = "\0".join((_FORMAT, kind, digest))
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+class FragmentCache:
+    """The fragments, and which of them each file had when it was last read.
+
+    The latter is believed only while a file's size, times and inode stay as they
+    were: a file that was merely touched is read again and found unchanged.
+
+    A context manager; what is new is written at its end.
+    """
+
+    def __init__(self, directory: Path, output: str) -> None:
+        """:param output: whose files are remembered.
+        :raises KlpError: when the directory cannot be made.
+        """
+        self._path = directory / "symbols.sqlite"
+        self._output = output
+        self._new: list[tuple[str, bytes]] = []
+        self._stats: dict[Path, list[int]] = {}
+        self._known: dict[str, list[object]] = {}
+        self._database = self._open()
+        self._seen = self._read_seen()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A cache that cannot be written costs time, not correctness.
+        with suppress(sqlite3.Error), self._database:
+            self._database.executemany("insert or replace into fragments values (?, ?)", self._new)
+            if error is None and self._known != self._seen:
+                row = self._output, json.dumps(self._known)
+                self._database.execute("insert or replace into seen values (?, ?)", row)
+        self._database.close()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(sqlite3.OperationalError):  # for instance read-only: still good to read
+                return self._connect()
+            return sqlite3.connect(self._path, _PATIENCE)
+        except sqlite3.DatabaseError:  # damaged: begin anew
+            self._path.unlink(missing_ok=True)
+            return self._connect()
+        except OSError as error:
+            where = str(self._path.parent)
+            raise KlpError(f"cannot be written: {error.strerror}", where=where) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, _PATIENCE)
+        # No waiting for the disk: what a power failure damages is made again.
+        database.execute("pragma synchronous = off")
+        database.executescript(_TABLES)
+        return database
+
+    def _read_seen(self) -> dict[str, list[object]]:
+        with suppress(sqlite3.Error, ValueError):
+            query = "select files from seen where output = ?"
+            for (files,) in self._database.execute(query, (self._output,)):
+                found: dict[str, list[object]] = json.loads(files)
+                return found
+        return {}
+
+    def load(self, key: str, object: str) -> ObjectSymbols | None:
+        """A fragment, or None when it is not there or damaged."""
+        with suppress(sqlite3.Error, ValueError):
+            query = "select data from fragments where key = ?"
+            for (data,) in self._database.execute(query, (key,)):
+                return ObjectSymbols.from_bytes(object, data)
+        return None
+
+    def save(self, key: str, symbols: ObjectSymbols) -> None:
+        """Keep a fragment."""
+        self._new.append((key, symbols.to_bytes()))
+
+    def seen(self, file: Path) -> str | None:
+        """The fragment of a file that has not changed since it was read."""
+        try:
+            stat = file.stat()
+        except OSError:
+            return None
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        self._stats[file] = state
+        old_state, key = self._seen.get(str(file), (None, None))
+        if old_state != state:
+            return None
+        self.note(file, str(key))
+        return str(key)
+
+    def note(self, file: Path, key: str) -> None:
+        """Remember the fragment of a file that `seen` was asked for before it was read."""
+        state = self._stats.get(file)
+        if state is not None and max(state[1:3]) + _SETTLED_NS < time.time_ns():
+            self._known[str(file)] = [state, key]
