@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from klpbuild.kernel.cache import CachedKernel, Part, cache_directory, cached_kernels
@@ -72,18 +73,22 @@ def _fetch(release: str | None, debug_symbols: bool, source: bool) -> int:
 
 @contextmanager
 def _progress() -> Iterator[Report]:
-    """Plain lines; on a terminal the last one stays below them and moves."""
-    console = Console(stderr=True, highlight=False)
+    """Plain lines; on a terminal the step that goes on moves below those that are done."""
+    console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
-        yield lambda line: console.print(line, markup=False, soft_wrap=True)
+        yield lambda line: console.print(line, soft_wrap=True)
         return
+    done: list[str] = []
+
+    def report(line: str) -> None:
+        if done:
+            console.print(done[-1])
+        done.append(line)
+        status.update(escape(line))
+
     with console.status("asking apt") as status:
-
-        def report(line: str) -> None:
-            console.print(line, markup=False)
-            status.update(line.replace("[", r"\["))
-
         yield report
+        console.print(done[-1] if done else "")
 
 
 def _as_json(kernel: CachedKernel) -> dict[str, object]:
