@@ -56,14 +56,11 @@ def compare(correlation: Correlation, original_tables: Tables, patched_tables: T
             changes.removed.append(atom)
     _spread(correlation, changes)
     for old, atom in correlation.folded:
-        first = correlation.to_patched.get(old)
-        difference = (
-            comparison.difference(old, atom)
-            or changes.functions.get(atom)
-            or (changes.functions.get(first) if first is not None else None)
-        )
-        if difference:
-            changes.folded[atom] = difference
+        others = (atom, correlation.to_patched.get(old))
+        known = [changes.functions[other] for other in others if other in changes.functions]
+        found = comparison.difference(old, atom)
+        if found or known:
+            changes.folded[atom] = found or known[0]
     return changes
 
 

@@ -13,18 +13,18 @@ from functools import cached_property
 
 from klpbuild.arch import Architecture
 from klpbuild.elf.reader import Symbol
-from klpbuild.errors import Problems
-from klpbuild.extract.changes import Changes, families
+from klpbuild.extract.case import Case
+from klpbuild.extract.changes import Changes
 from klpbuild.extract.correlate import Correlation, Identities
+from klpbuild.extract.functions import settle_functions
 from klpbuild.extract.names import is_special_static
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse
 from klpbuild.extract.sections import SectionKind, holds_variables, is_exit, is_init
 from klpbuild.extract.special import JUMP_TABLE, Entry, Tables
+from klpbuild.extract.variables import settle_variables
 
 TRAMPOLINE, CALL_KEY = "__SCT__", "__SCK__"
-#: Functions begin with their entry call, behind at most an endbr64 (arch/x86, CET).
-_ENTRY_REACH = 16
 
 
 @dataclass(frozen=True)
@@ -62,218 +62,22 @@ def include(
     :param in_module: whether the object is part of a module.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
-    choice = _Choice(correlation, changes, tables, arch, where, in_module, key_policy)
-    choice.settle_data()
-    choice.settle_functions()
+    case = Case(correlation, changes, arch, where, in_module)
+    choice = _Choice(case, tables, key_policy)
     choice.reach()
     choice.look_at_metadata()
-    choice.problems.check()
+    case.problems.check()
     return choice.result
 
 
 class _Choice:
-    def __init__(
-        self,
-        correlation: Correlation,
-        changes: Changes,
-        tables: Tables,
-        arch: Architecture,
-        where: str,
-        in_module: bool,
-        key_policy: KeyPolicy,
-    ) -> None:
-        self.correlation, self.tables, self.arch = correlation, tables, arch
-        self.original, self.patched = correlation.original, correlation.patched
-        self.functions = dict(changes.functions)
-        self.data = dict(changes.data)
-        self.where, self.in_module, self.key_policy = where, in_module, key_policy
-        self.problems = Problems()
-        self.result = Inclusion()
-        self.copies: set[Atom] = set()
-        self.families = families(self.patched)
-        self.folded = changes.folded
-        self.users_original = _users(self.original)
-        self.users_patched = _users(self.patched)
-
-    def refuse(self, what: str, atom: Atom | None = None, *, why: str, hint: str = "") -> None:
-        where = f"{self.where}:{atom.name}" if atom is not None else self.where
-        self.problems.add(what, where=where, why=why, hint=hint)
-
-    # -- changed variables
-
-    def settle_data(self) -> None:
-        """Decide changed variables: copy constants where nobody can tell, refuse the rest.
-
-        A constant may be replaced by a copy when only functions use it, and these take its
-        content, or pass on its address while it holds no function's.  Tables of functions
-        whose address is passed on (``inode->i_fop``) are compared and kept by the kernel.
-        """
-        for atom, difference in self.data.items():
-            obstacle = self._not_a_copy(atom)
-            if obstacle:
-                self.refuse(
-                    f"data {atom.name} changed: {difference}", atom, why=obstacle, hint=_DATA_HINT
-                )
-                continue
-            self.copies.add(atom)
-            twin = self.correlation.to_original[atom]
-            use = f"uses the changed constant {atom.name}"
-            for user in self.users_patched[atom] | self._twins(self.users_original[twin]):
-                for member in self.families.get(user, ()):
-                    if member in self.correlation.to_original:
-                        self.functions.setdefault(member, use)
-
-    def _twins(self, originals: set[Atom]) -> set[Atom]:
-        twins = self.correlation.to_patched
-        return {twins[atom] for atom in originals if atom in twins}
-
-    def _not_a_copy(self, atom: Atom) -> str:
-        """Why a changed variable cannot be replaced by a copy, empty if it can."""
-        twin = self.correlation.to_original[atom]
-        if is_init(twin.section.name) or is_exit(twin.section.name):
-            return "It is used while the kernel or the module starts or ends, and not in between."
-        if atom.is_writable or twin.is_writable:
-            return "The running kernel has its own, and a livepatch replaces functions only."
-        if not holds_variables(twin.section.name):
-            return f"The kernel collects the entries of {twin.section.name}."
-        if atom.is_global or twin.is_global:
-            return "Other objects of the kernel use it too."
-        for code, one, users in (
-            (self.original, twin, self.users_original[twin]),
-            (self.patched, atom, self.users_patched[atom]),
-        ):
-            for user in users:
-                if not user.is_function:
-                    return f"{user.name} refers to it, and the running kernel has its own."
-                if self._has_functions(code, one) and not self._takes_content(code, user, one):
-                    return (
-                        "It holds addresses of functions, and"
-                        f" {user.name} passes on its own address."
-                    )
-        return ""
-
-    @staticmethod
-    def _has_functions(code: CodeObject, atom: Atom) -> bool:
-        for reference in code.references(atom):
-            undefined = code.undefined(reference)
-            if undefined is not None or (
-                isinstance(reference.target, Atom) and reference.target.kind is SectionKind.CODE
-            ):
-                return True
-        return False
-
-    @staticmethod
-    def _takes_content(code: CodeObject, user: Atom, atom: Atom) -> bool:
-        """Whether code only reads a variable's content, and does not take its address."""
-        return all(
-            code.is_memory_operand(user, reference)
-            for reference in code.references(user)
-            if reference.target is atom
-        )
-
-    # -- changed functions
-
-    def settle_functions(self) -> None:
-        """Refuse changed functions that no livepatch can replace."""
-        for atom, difference in self.folded.items():
-            names = ", ".join(s.name for s in self.correlation.to_original[atom].symbols)
-            self.refuse(
-                f"{atom.name} changed, and shares its code with another function",
-                atom,
-                why="The compiler made identical functions one in only one of the versions, and a"
-                f" livepatch replaces all names of an address: {names} ({difference}).",
-                hint="Make the functions differ in both versions.",
-            )
-        stuck: dict[Atom, tuple[str, str]] = {}
-        for atom in self.functions:
-            twin = self.correlation.to_original[atom]
-            obstacle = self._obstacle(atom, twin)
-            if obstacle:
-                stuck[atom] = obstacle
-        for atom in self._replaced_with_callers(stuck):
-            del stuck[atom]
-            self.result.atoms[atom] = (
-                f"changed, and only changed functions call it: {self.functions[atom]}"
-            )
-        for atom, (what, why) in stuck.items():
-            if what:
-                self.refuse(what, atom, why=why, hint=_FUNCTION_HINTS.get(what, ""))
-        for atom, why in self.functions.items():
-            if atom in stuck or atom in self.result.atoms:
-                continue
-            self.result.atoms[atom] = f"changed: {why}"
-            if self._is_replaced(atom):
-                self.result.changed.append(atom)
-
-    def _obstacle(self, atom: Atom, twin: Atom) -> tuple[str, str] | None:
-        section = twin.section.name
-        if is_init(section):
-            return (
-                _INIT,
-                f"It is in {section}, which is freed once it has run ({self.functions[atom]}).",
-            )
-        if is_exit(section) and not self.in_module:
-            self.result.notices.append(
-                f"{self.where}:{atom.name}: changed, and {section} is not part of vmlinux"
-            )
-            return "", ""
-        if is_exit(section):
-            return _EXIT, f"It is in {section}, and {_EXIT_RULE} ({self.functions[atom]})."
-        family = self.families[atom]
-        if not any(self._has_entry_call(member) for member in family):
-            return _NOTRACE, f"It is in {section} and has no entry call ({self.functions[atom]})."
-        return None
-
-    def _is_replaced(self, atom: Atom) -> bool:
-        return self._has_entry_call(atom)
-
-    def _has_entry_call(self, atom: Atom) -> bool:
-        """Whether the original of a function calls ftrace where it begins."""
-        twin = self.correlation.to_original.get(atom)
-        if twin is None:
-            return False
-        symbols = self.original.elf.symbol_list
-        reach = twin.entry - twin.start + _ENTRY_REACH
-        return any(
-            symbols[reference.symbol].name == self.arch.entry_symbol
-            for reference in self.original.references(twin)
-            if reference.offset < reach
-        )
-
-    def _replaced_with_callers(self, stuck: dict[Atom, tuple[str, str]]) -> list[Atom]:
-        """Functions without an entry call of which every caller is replaced, as inlining does."""
-        private = {
-            atom
-            for atom, (what, _) in stuck.items()
-            if what == _NOTRACE and not atom.is_global and self._is_only_called(atom)
-        }
-        replaced = {atom for atom in self.functions if atom not in stuck}
-        while True:
-            left = {
-                atom
-                for atom in private
-                if self._all_users(atom) <= replaced | private and self._all_users(atom)
-            }
-            if left == private:
-                return sorted(left, key=lambda atom: atom.index)
-            private = left
-
-    def _all_users(self, atom: Atom) -> set[Atom]:
-        old = self.users_original[self.correlation.to_original[atom]]
-        return (self.users_patched[atom] | self._twins(old)) - {atom}
-
-    def _is_only_called(self, atom: Atom) -> bool:
-        twin = self.correlation.to_original[atom]
-        return not twin.is_global and all(
-            code.is_branch(user, reference)
-            for code, one, users in (
-                (self.original, twin, self.users_original[twin]),
-                (self.patched, atom, self.users_patched[atom]),
-            )
-            for user in users
-            for reference in code.references(user)
-            if reference.target is one
-        )
+    def __init__(self, case: Case, tables: Tables, key_policy: KeyPolicy) -> None:
+        self.case, self.tables, self.key_policy = case, tables, key_policy
+        self.correlation, self.refuse = case.correlation, case.refuse
+        self.original, self.patched = case.original, case.patched
+        self.copies = settle_variables(case)
+        replaced = settle_functions(case)
+        self.result = Inclusion(dict(replaced.atoms), replaced.changed, notices=case.notices)
 
     # -- what they reach
 
@@ -322,7 +126,7 @@ class _Choice:
 
     def _kind_of_need(self, target: Atom) -> str:
         if target in self.copies:
-            return f"changed constant ({self.data[target]}) that"
+            return f"changed constant ({self.case.changes.data[target]}) that"
         if target.symbols and not is_special_static(target.name):
             return "new, and"
         return "its own, which"
@@ -350,7 +154,7 @@ class _Choice:
             )
 
     def _check_kept(self, atom: Atom, target: Atom, twin: Atom) -> None:
-        if is_init(twin.section.name) or (is_exit(twin.section.name) and not self.in_module):
+        if is_init(twin.section.name) or (is_exit(twin.section.name) and not self.case.in_module):
             self.refuse(
                 f"{atom.name} refers to {twin.name} in {twin.section.name}",
                 atom,
@@ -464,26 +268,12 @@ class _Choice:
             )
         elif name.startswith("___ksymtab"):
             self.result.notices.append(
-                f"{self.where}:{atom.name}: a new export has no effect in a livepatch"
+                f"{self.case.place(atom)}: a new export has no effect in a livepatch"
             )
         elif name == "__param":
             self.result.notices.append(
-                f"{self.where}:{atom.name}: a new module parameter has no effect in a livepatch"
+                f"{self.case.place(atom)}: a new module parameter has no effect in a livepatch"
             )
-
-
-_DATA_HINT = (
-    "Change it from a callback of the livepatch, or keep the new state in shadow variables."
-)
-_INIT = "__init code changed"
-_NOTRACE = "changed, and cannot be livepatched"
-_EXIT = "__exit code changed"
-_EXIT_RULE = "__exit functions have no entry call"
-_FUNCTION_HINTS = {
-    _EXIT: "Leave it out of the patch.",
-    _INIT: "Leave it out of the patch, or do in a callback what it would do.",
-    _NOTRACE: "Change its callers instead, so that they call a new function.",
-}
 
 
 def _collected(code: CodeObject) -> dict[str, list[Atom]]:
@@ -504,13 +294,3 @@ def holds_or_runs(atom: Atom) -> bool:
     if atom.kind is SectionKind.DATA:
         return holds_variables(name)
     return atom.kind is SectionKind.CODE
-
-
-def _users(code: CodeObject) -> dict[Atom, set[Atom]]:
-    """Which atoms refer to an atom; what has no symbol stands for those that refer to it."""
-    found: dict[Atom, set[Atom]] = defaultdict(set)
-    for atom in code.atoms:
-        for reference in code.references(atom):
-            if isinstance(reference.target, Atom):
-                found[reference.target].add(atom)
-    return found

@@ -1,0 +1,78 @@
+"""The patch at hand: both objects, who uses what, and the problems found so far."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from klpbuild.arch import Architecture
+from klpbuild.errors import Problems
+from klpbuild.extract.changes import Changes, families
+from klpbuild.extract.correlate import Correlation
+from klpbuild.extract.objects import Atom, CodeObject
+
+
+class Case:
+    """What the decisions about a patch share.
+
+    :ivar functions: changed functions with what differs; decisions may add to them.
+    :ivar where: what messages call the object, ``source:object``.
+    :ivar in_module: whether the object is part of a module.
+    :ivar families: pieces of the patched object's code that only work together.
+    :ivar users_original: which atoms of the original refer to one.
+    :ivar users_patched: which atoms of the patched object refer to one.
+    :ivar notices: what the user should know and is no fault.
+    """
+
+    def __init__(
+        self,
+        correlation: Correlation,
+        changes: Changes,
+        arch: Architecture,
+        where: str,
+        in_module: bool,
+    ) -> None:
+        self.correlation, self.changes, self.arch = correlation, changes, arch
+        self.original, self.patched = correlation.original, correlation.patched
+        self.where, self.in_module = where, in_module
+        self.functions = dict(changes.functions)
+        self.families = families(self.patched)
+        self.users_original = _users(self.original)
+        self.users_patched = _users(self.patched)
+        self.problems = Problems()
+        self.notices: list[str] = []
+
+    def refuse(self, what: str, atom: Atom | None = None, *, why: str, hint: str = "") -> None:
+        """Note why the patch cannot be a livepatch, and go on."""
+        self.problems.add(what, where=self.place(atom), why=why, hint=hint)
+
+    def place(self, atom: Atom | None) -> str:
+        """Where an atom is, for messages."""
+        return f"{self.where}:{atom.name}" if atom is not None else self.where
+
+    def twin(self, atom: Atom) -> Atom | None:
+        """The original twin of an atom of the patched object."""
+        return self.correlation.to_original.get(atom)
+
+    def users(self, atom: Atom) -> set[Atom]:
+        """Atoms of the patched object that refer to one, or whose twins refer to its twin."""
+        twin = self.twin(atom)
+        olds = self.users_original[twin] if twin is not None else set()
+        twins = self.correlation.to_patched
+        return self.users_patched[atom] | {twins[old] for old in olds if old in twins}
+
+    def both(self, atom: Atom) -> tuple[tuple[CodeObject, Atom, set[Atom]], ...]:
+        """An atom that has a twin, and that twin, each with its object and its users."""
+        twin = self.correlation.to_original[atom]
+        return (
+            (self.original, twin, self.users_original[twin]),
+            (self.patched, atom, self.users_patched[atom]),
+        )
+
+
+def _users(code: CodeObject) -> dict[Atom, set[Atom]]:
+    found: dict[Atom, set[Atom]] = defaultdict(set)
+    for atom in code.atoms:
+        for reference in code.references(atom):
+            if isinstance(reference.target, Atom):
+                found[reference.target].add(atom)
+    return found

@@ -1,0 +1,76 @@
+"""Changed variables: a copy where nobody can tell, else no livepatch.
+
+A livepatch replaces functions.  A variable that the kernel uses stays the kernel's, with
+the content and the layout that it has.
+"""
+
+from __future__ import annotations
+
+from klpbuild.extract.case import Case
+from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.extract.sections import SectionKind, holds_variables, is_exit, is_init
+
+_HINT = "Change it from a callback of the livepatch, or keep the new state in shadow variables."
+
+
+def settle_variables(case: Case) -> set[Atom]:
+    """Decide each changed variable.
+
+    A changed constant may become a copy when only functions of this object use it, which
+    then count as changed, and these take its content, or pass on its address while it
+    holds no function's.  Tables of functions whose address is passed on
+    (``inode->i_fop``) are compared and kept by the kernel: they are refused.
+
+    :return: the constants of which the livepatch has its own copy.
+    """
+    copies = set()
+    for atom, difference in case.changes.data.items():
+        obstacle = _obstacle(case, atom)
+        if obstacle:
+            case.refuse(f"data {atom.name} changed: {difference}", atom, why=obstacle, hint=_HINT)
+            continue
+        copies.add(atom)
+        for user in case.users(atom):
+            for member in case.families.get(user, ()):
+                if case.twin(member) is not None:
+                    case.functions.setdefault(member, f"uses the changed constant {atom.name}")
+    return copies
+
+
+def _obstacle(case: Case, atom: Atom) -> str:
+    """Why a changed variable cannot be replaced by a copy, empty if it can."""
+    for _, one, _ in case.both(atom):
+        section = one.section.name
+        if is_init(section) or is_exit(section):
+            return "It is used while the kernel or the module starts or ends, and not in between."
+        if one.is_writable:
+            return "The running kernel has its own, and a livepatch replaces functions only."
+        if not holds_variables(section):
+            return f"The kernel collects the entries of {section}."
+        if one.is_global:
+            return "Other objects of the kernel use it too."
+    for code, one, users in case.both(atom):
+        for user in sorted(users, key=lambda a: a.index):
+            if not user.is_function:
+                return f"{user.name} refers to it, and the running kernel has its own."
+            if _has_functions(code, one) and not _takes_content(code, user, one):
+                return f"It holds addresses of functions, and {user.name} passes on its own."
+    return ""
+
+
+def _has_functions(code: CodeObject, atom: Atom) -> bool:
+    """Whether a variable holds addresses of functions, or of what may be functions."""
+    return any(
+        code.undefined(reference) is not None
+        or (isinstance(reference.target, Atom) and reference.target.kind is SectionKind.CODE)
+        for reference in code.references(atom)
+    )
+
+
+def _takes_content(code: CodeObject, user: Atom, atom: Atom) -> bool:
+    """Whether code only reads a variable's content, and does not take its address."""
+    return all(
+        code.is_memory_operand(user, reference)
+        for reference in code.references(user)
+        if reference.target is atom
+    )
