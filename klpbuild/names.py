@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
-from pathlib import PurePath
+from functools import cache, lru_cache
 
 from klpbuild.errors import KlpError
 
@@ -40,7 +39,7 @@ _ANNOTATION = re.compile(
     re.DOTALL,
 )
 
-_MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz", ".o")
+_MODULE_SUFFIXES = (".ko.xz", ".ko.zst", ".ko.gz", ".ko", ".o")
 
 
 @cache
@@ -60,6 +59,7 @@ def _text(name: bytes) -> str:
     return name.decode(errors="surrogateescape")
 
 
+@lru_cache(4096)  # Module.symvers names the same owners thousands of times
 def object_name(path: str) -> str:
     """The kernel's name of the object in a file: ``fs/snd-pcm.ko`` is ``snd_pcm``.
 
@@ -68,10 +68,10 @@ def object_name(path: str) -> str:
 
     :param path: a module's file name, with or without directories and suffix.
     """
-    name = PurePath(path).name
-    for suffix in sorted(_MODULE_SUFFIXES, key=len, reverse=True):
+    name = path.rstrip("/").rpartition("/")[2]
+    for suffix in _MODULE_SUFFIXES:
         if name.endswith(suffix):
-            name = name[: -len(suffix)]
+            name = name.removesuffix(suffix)
             break
     return name.replace("-", "_").replace(",", "_")
 

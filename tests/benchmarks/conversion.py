@@ -1,0 +1,56 @@
+"""Converting linked modules, compared with binutils copying the same file."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from klpbuild.convert.converter import convert
+from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.writer import write_file
+from klpbuild.resolve.fate import Resolver
+from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.symvers import Exports
+from tests.benchmarks.elf import SIZES, SYMBOLS_EACH, object_with_relocations
+from tests.benchmarks.measure import Comparison, UnavailableError, benchmark
+from tests.objects import module_symvers, symbols_klp
+
+#: As many as a distribution's vmlinux has, and its modules together.
+VMLINUX_SYMBOLS = 90_000
+MODULES, MODULE_SYMBOLS = 1_000, 300
+
+
+@benchmark("conversion")
+def conversion(directory: Path) -> Iterator[Comparison]:
+    """From the linked file and a warm index to the converted file."""
+    objcopy = shutil.which("objcopy")
+    if objcopy is None:
+        raise UnavailableError("objcopy is not installed")
+    wanted = " ".join(f"function_{n}" for n in range(SYMBOLS_EACH))
+    others = " ".join(f"other_{n}" for n in range(VMLINUX_SYMBOLS))
+    modules = {
+        f"module_{m}": " ".join(f"local_{n}" for n in range(MODULE_SYMBOLS)) for m in range(MODULES)
+    }
+    symbols = symbols_klp(directory, vmlinux=f"{wanted} {others}", **modules)
+    exports = module_symvers(directory, vmlinux=" ".join(f"export_{n}" for n in range(14_000)))
+    SymbolDatabase.read(symbols)
+
+    def run(path: Path, output: Path) -> None:
+        resolver = Resolver(SymbolDatabase.read(symbols), Exports.read(exports), frozenset())
+        result = convert(ElfFile.read(path), resolver)
+        if len(result.decisions) != min(int(path.stem), SYMBOLS_EACH):
+            raise AssertionError("not everything was converted")
+        write_file(output, result.data)
+
+    for count in SIZES:
+        path, copy = directory / f"{count}.ko", directory / "copy.ko"
+        object_with_relocations(count).write(path)
+        yield Comparison(
+            f"convert {count:,} relocations",
+            lambda path=path, copy=copy: run(path, copy),
+            "objcopy",
+            lambda path=path, copy=copy: subprocess.run([objcopy, path, copy], check=True),
+            seconds_max=0.2 if count <= 1_000 else None,
+        )
