@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problem
 from klpbuild.module.livepatch import (
     CALLBACKS,
     FILE_NAME,
@@ -140,7 +140,7 @@ class _Reader:
         self.path = path
         self.lines = text.splitlines()
         self.patches = patches
-        self.problems = Problems()
+        self.problems: list[tuple[int, Problem]] = []
 
     def livepatch(self, name: str, table: Mapping[str, Any], found: tuple[Path, ...]) -> Livepatch:
         self.known_keys(table, _KEYS, "", 0)
@@ -168,7 +168,9 @@ class _Reader:
             self.texts(table, "kernels", _REFERENCE),
             own_tables,
         )
-        self.problems.check()
+        if self.problems:
+            in_order = sorted(self.problems, key=lambda found: found[0])
+            raise KlpError.together(problem for _, problem in in_order)
         return livepatch
 
     def own_tables(self, sources: tuple[Path, ...], table: Mapping[str, Any]) -> bool:
@@ -224,7 +226,7 @@ class _Reader:
             if not isinstance(entry, dict):
                 self.add_at(line, "object is not a table", hint="Begin it with [[object]].")
                 continue
-            read = self.object(entry, line)
+            read = self.patched_object(entry, line)
             if read is None:
                 continue
             if any(read.name == other.name for other in objects):
@@ -237,7 +239,7 @@ class _Reader:
             objects.append(read)
         return tuple(objects)
 
-    def object(self, entry: Mapping[str, Any], line: int) -> PatchedObject | None:
+    def patched_object(self, entry: Mapping[str, Any], line: int) -> PatchedObject | None:
         self.known_keys(entry, _OBJECT_KEYS, "object", line)
         if "name" not in entry:
             self.add_at(line, "object has no name", hint='Write name = "vmlinux", or a module.')
@@ -261,13 +263,16 @@ class _Reader:
 
     def functions(self, entry: Mapping[str, Any], name: str, line: int) -> tuple[Function, ...]:
         functions: list[Function] = []
+        names: list[str] = []
         for item in self.value(entry, "functions", list, [], line):
             if not isinstance(item, dict):
                 what = f"function of {name!r} is not a table"
                 self.add_at(line, what, hint='Write { old = "f", new = "livepatch_f" }.')
                 continue
-            old = item.get("old")
-            at = self.line_of(old, line) if isinstance(old, str) else line
+            at, old = line, item.get("old")
+            if isinstance(old, str):
+                at = self.line_of(old, line, names.count(old))
+                names.append(old)
             self.known_keys(item, _FUNCTION_KEYS, "function", at)
             for key in ("old", "new"):
                 if key not in item:
@@ -345,7 +350,8 @@ class _Reader:
         value = table.get(key, default)
         # bool is a subclass of int, and true is no position.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            self.add_at(self.line_of_key(key, line), f"{key} is not {_TYPES[kind]}: {value!r}")
+            at = self.line_of_value(key, value, line)
+            self.add_at(at, f"{key} is not {_TYPES[kind]}: {value!r}")
             return default
         return value
 
@@ -366,15 +372,22 @@ class _Reader:
         pattern = re.compile(rf"(?:^|[\s{{,\"']){name}[\"']?\s*=|^\s*\[+{name}\]")
         return self._search(pattern, start)
 
-    def line_of(self, text: str, start: int = 0) -> int:
-        """The line that has a quoted text, from a line on."""
-        return self._search(re.compile(rf"[\"']{re.escape(text)}[\"']"), start)
+    def line_of_value(self, key: str, value: object, start: int) -> int:
+        """The line that gives a key this value, else any value, from a line on."""
+        text = re.escape(str(value).lower() if isinstance(value, bool) else str(value))
+        pattern = re.compile(rf"\b{re.escape(key)}[\"']?\s*=\s*[\"']?{text}(?!\w)")
+        return self._search(pattern, start, otherwise=self.line_of_key(key, start))
 
-    def _search(self, pattern: re.Pattern[str], start: int) -> int:
-        for number in range(max(start, 1), len(self.lines) + 1):
-            if pattern.search(self.lines[number - 1]):
-                return number
-        return max(start, 1)
+    def line_of(self, text: str, start: int = 0, skip: int = 0) -> int:
+        """The line that has a quoted text, from a line on, after `skip` others."""
+        return self._search(re.compile(rf"[\"']{re.escape(text)}[\"']"), start, skip)
+
+    def _search(
+        self, pattern: re.Pattern[str], start: int, skip: int = 0, otherwise: int = 0
+    ) -> int:
+        first = max(start, 1)
+        found = [n for n, line in enumerate(self.lines, 1) if n >= first and pattern.search(line)]
+        return found[min(skip, len(found) - 1)] if found else otherwise or first
 
     def add(self, what: str, key: str, text: str = "", *, why: str = "", hint: str = "") -> None:
         line = self.line_of_key(key) if key else 0
@@ -384,4 +397,4 @@ class _Reader:
 
     def add_at(self, line: int, what: str, *, why: str = "", hint: str = "") -> None:
         where = f"{self.path}:{line}" if line else str(self.path)
-        self.problems.add(what, where=where, why=why, hint=hint)
+        self.problems.append((line, Problem(what, where, why, hint)))

@@ -15,14 +15,18 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from klpbuild.compiler.driver import compile_source
 from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
+from klpbuild.elf.constants import SHN_UNDEF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import run_make
 from klpbuild.kernel.tree import Kernel
+from klpbuild.names import VMLINUX, object_name
+from klpbuild.symbols.symvers import Exports
 
 # modpost's and kbuild's words about what livepatches always do.
 _EXPECTED = re.compile(
@@ -31,6 +35,8 @@ _EXPECTED = re.compile(
     r"|WARNING: modpost: missing MODULE_DESCRIPTION"
     r"|Skipping BTF generation"
 )
+_IMPORT = b"import_ns="
+
 _NOTABLE = re.compile(r"\bwarning\b|\berror\b", re.IGNORECASE)
 
 
@@ -56,7 +62,14 @@ def link_module(
     """
     if not objects:
         raise ValueError("a module needs an object")
+    elves = [ElfFile.read(path) for path in objects]
     workshop = directory / "kbuild"
+    if workshop.exists():
+        shutil.rmtree(workshop)
+    workshop.mkdir(parents=True)
+    imports = missing_namespaces(elves, Exports.read(kernel.module_symvers))
+    if imports:
+        objects = [*objects, _compile_imports(kernel, module, imports, workshop, log)]
     _lay_out(workshop, module, objects)
     said = run_make(
         kernel,
@@ -68,7 +81,7 @@ def link_module(
     linked = workshop / f"{module}.ko"
     if not linked.is_file():
         raise KlpError("kbuild linked no module", where=str(linked), why=said.strip())
-    _check_linked(kernel, ElfFile.read(linked), [ElfFile.read(path) for path in objects])
+    _check_linked(kernel, ElfFile.read(linked), elves)
     for line in _warnings(said):
         warn(line)
     output = directory / linked.name
@@ -76,11 +89,39 @@ def link_module(
     return output
 
 
+def missing_namespaces(objects: Sequence[ElfFile], exports: Exports) -> tuple[str, ...]:
+    """The symbol namespaces that a module of these objects must import and does not, sorted.
+
+    The kernel refuses a module that uses a symbol of vmlinux without importing its
+    namespace (kernel/module/main.c, verify_namespace_is_imported).  A symbol of a
+    module becomes a livepatch symbol, which is not asked for a namespace.
+    """
+    needed, imported = set(), set()
+    for elf in objects:
+        for symbol in elf.symbol_list:
+            export = exports.find(symbol.name) if symbol.st_shndx == SHN_UNDEF else None
+            if export is not None and export.namespace and export.owner == VMLINUX:
+                needed.add(export.namespace)
+        section = elf.section(".modinfo")
+        strings = bytes(elf.contents(section)).split(b"\0") if section is not None else []
+        imported |= {
+            text.removeprefix(_IMPORT).decode() for text in strings if text.startswith(_IMPORT)
+        }
+    return tuple(sorted(needed - imported))
+
+
+def _compile_imports(
+    kernel: Kernel, module: str, namespaces: Sequence[str], directory: Path, log: BuildLog | None
+) -> Path:
+    lines = [f'MODULE_INFO(import_ns, "{namespace}");' for namespace in namespaces]
+    source = directory / "imports.c"
+    source.write_text("\n".join(["#include <linux/module.h>", *lines, ""]))
+    name = object_name(module)
+    return compile_source(kernel, source, directory / "imports.o", module_name=name, log=log).output
+
+
 def _lay_out(directory: Path, module: str, objects: Sequence[Path]) -> None:
     """Write a module directory as kbuild expects it."""
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
     parts = []
     for number, path in enumerate(objects):
         # Numbered, so that none is called like the module or like another one.

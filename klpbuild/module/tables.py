@@ -22,11 +22,16 @@ class LivepatchApi:
         v4.0 to v5.0.
     :ivar replace: ``klp_patch.replace``, atomic replace; since v5.1.
     :ivar callbacks: ``klp_object.callbacks``; since v4.15.
+    :ivar keeps_relocations: whether the relocations of a module that goes stay
+        written in the livepatch, so that the module cannot be loaded again.
+        Linux commit 0c05e7bd2d01 ("livepatch,x86: Clear relocation targets on a
+        module removal"), v6.3, mended that for x86.
     """
 
     register: bool
     replace: bool
     callbacks: bool
+    keeps_relocations: bool = False
 
 
 def livepatch_api(kernel: Kernel) -> LivepatchApi:
@@ -34,7 +39,8 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
 
     :raises KlpError: for a kernel whose livepatch modules have another format.
     """
-    header = compile_command(kernel).header("linux/livepatch.h")
+    command = compile_command(kernel)
+    header = command.header("linux/livepatch.h")
     if header is None:
         raise KlpError(
             "has no include/linux/livepatch.h",
@@ -42,6 +48,8 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
             hint="Give the headers of a kernel with livepatch, v4.7 or later.",
         )
     text = header.read_text(errors="replace")
+    loader = command.header("linux/moduleloader.h")
+    clears = loader is not None and "clear_relocate_add" in loader.read_text(errors="replace")
     if re.search(r"\bstruct\s+klp_reloc\s*\{", text):
         raise KlpError(
             f"kernel {kernel.release} is too old",
@@ -53,6 +61,7 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
         register=re.search(r"\bklp_register_patch\s*\(", text) is not None,
         replace=re.search(r"\bbool\s+replace\s*;", text) is not None,
         callbacks=re.search(r"\bstruct\s+klp_callbacks\b", text) is not None,
+        keeps_relocations=not clears and command.header("asm/text-patching.h") is not None,
     )
 
 
@@ -90,6 +99,7 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
         license=livepatch.license,
         description=livepatch.description or f"livepatch {livepatch.name}",
         references=livepatch.references,
+        forget=api.keeps_relocations and api.callbacks,  # by a callback
     )
 
 
