@@ -26,8 +26,10 @@ _IN_GUEST = {
     KALLSYMS: "/proc/kallsyms",
     FILTER_FUNCTIONS: f"/sys/kernel/tracing/{FILTER_FUNCTIONS}",
 }
-#: A symbol of a module, or of what the kernel makes while it runs, ends in ``[owner]``.
-_OF_MODULE = re.compile(rb"[^\n]*\]\n?")
+#: What is not of vmlinux: a symbol of a module, or of what the kernel makes while it runs,
+#: ends in ``[owner]``; the other is ftrace's name for an entry call that lost its function
+#: (kernel/trace/ftrace.c, FTRACE_INVALID_FUNCTION).
+_LEFT_OUT = re.compile(rb"[^\n]*\]\n|__ftrace_invalid_address__[^\n]*\n")
 _SYMBOL = re.compile(rb"[0-9a-f]{8,16} [A-Za-z?] [^\s]+\n?")
 
 
@@ -82,7 +84,7 @@ def _checked(kernel: Kernel, path: str, step: StepResult) -> bytes:
             where=kernel.name,
             hint="Is the kernel built with CONFIG_KALLSYMS and CONFIG_DYNAMIC_FTRACE?",
         )
-    of_kernel = [line for line in lines if not _OF_MODULE.fullmatch(line)]
+    of_kernel = [line for line in lines if not _LEFT_OUT.fullmatch(line)]
     if path == _IN_GUEST[KALLSYMS]:
         _check_addresses(kernel, of_kernel)
     return b"".join(of_kernel)
