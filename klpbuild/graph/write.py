@@ -119,45 +119,61 @@ _NODE_STYLE = {
     Kind.SYMBOL: "shape=ellipse",
 }
 _EDGE_STYLE = {
-    Edge.DEFINES: 'style=dotted, arrowhead=none, color="#777777"',
-    Edge.EXPORTS: 'color="#1f6fb2"',
+    Edge.DEFINES: "style=invis, constraint=false",
+    Edge.EXPORTS: "style=invis, constraint=false",
     Edge.REFERENCES: "",
     Edge.PATCHES: 'style=bold, color="#2e7d32"',
     Edge.NEEDS: "style=dashed",
 }
+_EXPORTED_STYLE = 'color="#1f6fb2", penwidth=2'
 _BAD = (Fate.AMBIGUOUS, Fate.UNRESOLVED)
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _quoted(*lines: str) -> str:
+    """A string of DOT; several lines are centred."""
+    escaped = (line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
+    return '"' + "\\n".join(escaped) + '"'
 
 
 def _dot(graph: Graph) -> str:
-    lines = ["digraph references {", "  rankdir=LR;", "  node [fontsize=11];"]
+    """Each object is drawn around what it defines; what it exports has a thick blue line."""
     printable = _printable(graph)
+    exported = {t for _, t, key in printable.edges(keys=True) if key == Edge.EXPORTS}
+    boxes: dict[str, list[str]] = {}
     for node, data in printable.nodes(data=True):
         kind = Kind(data["kind"])
-        label = node if kind is not Kind.SYMBOL else _label(data)
-        lines.append(f"  {_quoted(node)} [label={_quoted(label)}, {_NODE_STYLE[kind]}];")
+        style = [f"label={_quoted(_label(node, data))}", _NODE_STYLE[kind]]
+        if node in exported:
+            style.append(_EXPORTED_STYLE)
+        boxes.setdefault(data["object"], []).append(f"{_quoted(node)} [{', '.join(style)}];")
+    lines = ["digraph references {", "  rankdir=LR;", "  node [fontsize=11];"]
+    for name, nodes in boxes.items():
+        if name and len(nodes) > 1:
+            lines.append(f"  subgraph {_quoted(f'cluster_{name}')} {{")
+            lines += ["    style=dotted;", *(f"    {node}" for node in nodes), "  }"]
+        else:
+            lines += [f"  {node}" for node in nodes]
     for source, target, data in printable.edges(data=True):
-        words = _edge_words(data)
-        lines.append(f"  {_quoted(source)} -> {_quoted(target)} [{', '.join(words)}];")
+        words = ", ".join(_edge_words(data))
+        lines.append(f"  {_quoted(source)} -> {_quoted(target)} [{words}];")
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _label(data: Mapping[str, object]) -> str:
+def _label(node: str, data: Mapping[str, object]) -> str:
+    if data["kind"] != Kind.SYMBOL:
+        return node
     position = f" ({data['sympos']})" if data.get("sympos") else ""
     return f"{data['symbol']}{position}"
 
 
 def _edge_words(data: Mapping[str, str]) -> Iterable[str]:
     kind = Edge(data["kind"])
-    label: str = kind
+    label: list[str] = [kind]
     if kind is Edge.REFERENCES:
-        label = data["fate"] + (f"\\ngate {data['gate']}" if data["gate"] else "")
+        label = [data["fate"], *([f"gate {data['gate']}"] if data["gate"] else [])]
     elif kind is Edge.NEEDS and data["gate"]:
-        label = f"needs when {data['gate']} loads"
-    yield f'label="{label}"'
+        label = [f"needs when {data['gate']} loads"]
+    yield f"label={_quoted(*label)}"
     if _EDGE_STYLE[kind]:
         yield _EDGE_STYLE[kind]
     if data.get("fate") in _BAD:
