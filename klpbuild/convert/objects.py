@@ -15,6 +15,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import string_at
 
 _POINTER = 8
+_NAME_MAX = 256
 
 
 def patched_objects(elf: ElfFile, known: Container[str]) -> frozenset[str]:
@@ -22,7 +23,9 @@ def patched_objects(elf: ElfFile, known: Container[str]) -> frozenset[str]:
 
     ``struct klp_object`` begins with the pointers ``name`` and ``funcs`` (since
     v4.7, include/linux/livepatch.h).  In static tables both are relocations, one
-    pointer apart, and the first leads to the module's name.  vmlinux's name is NULL.
+    pointer apart, the first leads to the module's name and the second to data.  (A
+    ``struct klp_func`` begins with a name and the address of code.)  vmlinux's name
+    is NULL.
 
     :param known: the names of the kernel's objects.
     """
@@ -34,18 +37,27 @@ def patched_objects(elf: ElfFile, known: Container[str]) -> frozenset[str]:
             continue
         rows = elf.relocations(section)
         pointers = rows[rows["r_type"] == absolute]
-        places = set(pointers["r_offset"].tolist())
         fields = (pointers[name].tolist() for name in ("r_offset", "r_sym", "r_addend"))
-        for offset, index, addend in zip(*fields, strict=True):
-            if offset + _POINTER not in places:
+        places = {offset: (index, addend) for offset, index, addend in zip(*fields, strict=True)}
+        for offset, (index, addend) in places.items():
+            following = places.get(offset + _POINTER)
+            if following is None or _data(elf, *following) is None:
                 continue
-            symbol = elf.symbol(index)
-            if not symbol.is_defined:
-                continue
-            holder = elf.sections[symbol.st_shndx]
-            place = symbol.st_value + addend
-            if 0 <= place < holder.sh_size and not holder.sh_flags & SHF.EXECINSTR:
-                name = string_at(bytes(elf.contents(holder)[place : place + 256]), 0)
+            contents = _data(elf, index, addend)
+            if contents is not None:
+                name = string_at(contents, 0)
                 if name in known:
                     found.add(name)
     return frozenset(found)
+
+
+def _data(elf: ElfFile, index: int, addend: int) -> bytes | None:
+    """The bytes that a pointer leads to, None when it does not lead to data of this file."""
+    symbol = elf.symbol(index)
+    if not symbol.is_defined:
+        return None
+    section = elf.sections[symbol.st_shndx]
+    place = symbol.st_value + addend
+    if section.sh_flags & SHF.EXECINSTR or not 0 <= place < section.sh_size:
+        return None
+    return bytes(elf.contents(section)[place : place + _NAME_MAX])

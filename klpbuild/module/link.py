@@ -18,10 +18,10 @@ from pathlib import Path
 from klpbuild.compiler.driver import compile_source
 from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
-from klpbuild.elf.constants import SHN_UNDEF
+from klpbuild.elf.constants import SHN_UNDEF, STB
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import write_file
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import run_make
 from klpbuild.kernel.tree import Kernel
@@ -57,12 +57,14 @@ def link_module(
     :param log: gets kbuild's whole output.
     :param warn: is called with each line of kbuild's output that the user should see.
     :returns: the path of the linked, unconverted ``.ko``.
-    :raises KlpError: with kbuild's own lines when it fails, and when the module
-        would lack what the kernel needs to unwind and trace it.
+    :raises KlpError: for symbols that two objects define, with kbuild's own lines
+        when it fails, and when the module would lack what the kernel needs to
+        unwind and trace it.
     """
     if not objects:
         raise ValueError("a module needs an object")
     elves = [ElfFile.read(path) for path in objects]
+    _check_defined_once(elves)
     workshop = directory / "kbuild"
     if workshop.exists():
         shutil.rmtree(workshop)
@@ -87,6 +89,24 @@ def link_module(
     output = directory / linked.name
     write_file(output, linked.read_bytes())
     return output
+
+
+def _check_defined_once(objects: Sequence[ElfFile]) -> None:
+    problems = Problems()
+    first: dict[str, ElfFile] = {}
+    for elf in objects:
+        for symbol in elf.symbol_list:
+            if symbol.bind != STB.GLOBAL or symbol.st_shndx == SHN_UNDEF:
+                continue
+            other = first.setdefault(symbol.name, elf)
+            if other is not elf:
+                problems.add(
+                    f"symbol {symbol.name!r} is defined twice",
+                    where=elf.name,
+                    why=f"It is defined by {other.name}, too.",
+                    hint="Make one of them static, or give it another name.",
+                )
+    problems.check()
 
 
 def missing_namespaces(objects: Sequence[ElfFile], exports: Exports) -> tuple[str, ...]:

@@ -1,0 +1,318 @@
+"""livepatch.toml: what it may say, and what is told when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from klpbuild.errors import KlpError
+from klpbuild.module.config import brings_own_tables, read_livepatch
+from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, check_for_kernel
+
+MINIMAL = """\
+[[object]]
+name = "vmlinux"
+functions = [{ old = "f", new = "livepatch_f" }]
+"""
+
+OWN_TABLES = """\
+static struct klp_patch patch = { .mod = THIS_MODULE, .objs = objs };
+static int __init init(void) { return klp_enable_patch(&patch); }
+module_init(init);
+"""
+
+
+def _livepatch(directory: Path, toml: str | None = MINIMAL, name: str = "fix") -> Path:
+    path = directory / name
+    path.mkdir()
+    (path / "fix.c").write_text("int livepatch_f(void) { return 1; }\n")
+    if toml is not None:
+        (path / "livepatch.toml").write_text(toml)
+    return path
+
+
+def _error(path: Path) -> str:
+    with pytest.raises(KlpError) as caught:
+        read_livepatch(path)
+    return str(caught.value).replace(str(path), "DIR")
+
+
+def test_minimal(tmp_path: Path) -> None:
+    path = _livepatch(tmp_path)
+    livepatch = read_livepatch(path)
+    assert livepatch == Livepatch(
+        "fix",
+        (path / "fix.c",),
+        (PatchedObject("vmlinux", (Function("f", "livepatch_f", 0),)),),
+    )
+    assert livepatch.replace
+    assert livepatch.license == "GPL"
+    assert livepatch.objects[0].functions[0].where == f"{path}/livepatch.toml:3"
+
+
+def test_everything(tmp_path: Path) -> None:
+    path = _livepatch(
+        tmp_path,
+        """
+description = "two bugs"
+license = "Dual BSD/GPL"
+references = ["CVE-2024-1", "https://example.org/2"]
+replace = false
+kernels = ["fixtures", "6.1.*"]
+sources = ["b.c", "a.c"]
+
+[[object]]
+name = "drivers/net/snd-pcm.ko"
+functions = [
+    { old = "open", new = "livepatch_open", sympos = 2 },
+    { old = "open", new = "livepatch_open_first", sympos = 1 },
+    { old = "release.isra.0", new = "livepatch_release" },
+]
+callbacks = { pre_patch = "before", post_unpatch = "after" }
+
+[[object]]
+name = "vmlinux"
+callbacks.post_patch = "announce"
+""",
+        name="two-bugs",
+    )
+    (path / "a.c").write_text("")
+    (path / "b.c").write_text("")
+    livepatch = read_livepatch(path)
+    assert [source.name for source in livepatch.sources] == ["b.c", "a.c"]
+    assert livepatch.objects == (
+        PatchedObject(
+            "snd_pcm",
+            (
+                Function("open", "livepatch_open", 2),
+                Function("open", "livepatch_open_first", 1),
+                Function("release.isra.0", "livepatch_release"),
+            ),
+            {"pre_patch": "before", "post_unpatch": "after"},
+        ),
+        PatchedObject("vmlinux", (), {"post_patch": "announce"}),
+    )
+    assert livepatch.references == ("CVE-2024-1", "https://example.org/2")
+    assert not livepatch.replace
+    assert (livepatch.file_name, livepatch.module_name) == (
+        "livepatch-two-bugs.ko",
+        "livepatch_two_bugs",
+    )
+    assert livepatch.is_for("fixtures", "6.12.1")
+    assert livepatch.is_for("any", "6.1.0-47-cloud-amd64")
+    assert not livepatch.is_for("6.12.1", "6.12.1")
+
+
+def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
+    path = _livepatch(
+        tmp_path,
+        """\
+descripton = "misspelt"
+replace = "yes"
+license = "Proprietary"
+references = ["CVE-1", 2]
+
+[[object]]
+name = "vmlinux"
+functions = [
+    { old = "f", new = "livepatch_f", simpos = 1 },
+    { old = "f", new = "livepatch_g", sympos = 1 },
+    { old = "h h", new = "2nd", sympos = -1 },
+    { old = "same", new = "same" },
+    { old = "only" },
+    { old = 3, new = "x", sympos = true },
+]
+
+[[object]]
+name = "kernel/ext-4.ko"
+callbacks = { prepatch = "f", post_patch = 7 }
+
+[[object]]
+functions = []
+
+[[object]]
+name = "ext.4"
+""",
+    )
+    assert (
+        _error(path)
+        == """\
+DIR/livepatch.toml:1: unknown key 'descripton'
+  Did you mean 'description'?
+DIR/livepatch.toml:2: replace is not true or false: 'yes'
+DIR/livepatch.toml:3: license 'Proprietary' cannot be a livepatch's
+  klp_enable_patch is exported to GPL-compatible modules only.
+  One of: GPL, GPL v2, GPL and additional rights, Dual BSD/GPL, Dual MIT/GPL, Dual MPL/GPL.
+DIR/livepatch.toml:4: references holds 2, which is not a text of one line
+DIR/livepatch.toml:9: unknown key 'simpos' in function
+  Did you mean 'sympos'?
+DIR/livepatch.toml:10: function 'f' of 'vmlinux' is given twice
+DIR/livepatch.toml:11: old = 'h h' is not the name of a function
+DIR/livepatch.toml:11: new = '2nd' is not the name of a function
+DIR/livepatch.toml:11: position -1 of 'h h' is negative
+  0 for a unique name, else its place from 1 in symbols.klp.
+DIR/livepatch.toml:12: function 'same' is to replace itself
+  The livepatch could not refer to the original any more.
+  Call the new one livepatch_same.
+DIR/livepatch.toml:13: function of 'vmlinux' has no 'new'
+DIR/livepatch.toml:14: old is not a text: 3
+DIR/livepatch.toml:14: sympos is not a number: True
+DIR/livepatch.toml:19: unknown key 'prepatch' in callbacks
+  Did you mean 'pre_patch'?
+DIR/livepatch.toml:19: post_patch is not a text: 7
+DIR/livepatch.toml:21: object has no name
+  Write name = "vmlinux", or a module.
+DIR/livepatch.toml:24: object name 'ext.4' cannot be a module's
+  A module's name has 1 to 55 bytes and no dot, and '-' is written '_'.
+DIR/livepatch.toml:24: object 'ext.4' has neither functions nor callbacks"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("toml", "text"),
+    [
+        ("", "DIR/livepatch.toml: no object is patched\n"),
+        ("object = 1\n", "DIR/livepatch.toml:1: object is not a list: 1"),
+        ("object = [1]\n", "DIR/livepatch.toml:1: object is not a table\n"),
+        ("x = [\n\n", "DIR/livepatch.toml: is not TOML: "),
+        ("x = 1 2\n", "DIR/livepatch.toml:1: is not TOML: "),
+        ("sources = ['../a.c']\n" + MINIMAL, "source '../a.c' is not a C file of this directory"),
+        ("sources = ['/a.c']\n" + MINIMAL, "source '/a.c' is not a C file of this directory"),
+        ("sources = ['a.S']\n" + MINIMAL, "source 'a.S' is not a C file of this directory"),
+        (
+            "sources = ['fox.c']\n" + MINIMAL,
+            "DIR/livepatch.toml:1: source 'fox.c' does not exist\n  Did you mean 'fix.c'?",
+        ),
+        ("sources = ['fix.c', 'fix.c']\n" + MINIMAL, "two sources are called fix.c"),
+        ("description = 'a\\nb'\n" + MINIMAL.replace("'", '"'), ""),
+        ('description = "a\\nb"\n' + MINIMAL, "description has a line break"),
+        (
+            MINIMAL.replace("livepatch_f", "x" * 600),
+            f"DIR/livepatch.toml:3: new = '{'x' * 40}'... is too long, 600 bytes\n"
+            "  The kernel looks up names of at most 511 bytes.",
+        ),
+        (MINIMAL.replace("vmlinux", "m" * 56), "object name 'm"),
+        (MINIMAL.replace("vmlinux", ""), "object has an empty name"),
+        (
+            MINIMAL + MINIMAL.replace("vmlinux", "./vmlinux"),
+            "DIR/livepatch.toml:4: object 'vmlinux' is given twice\n"
+            "  The kernel takes one klp_object for each object.\n"
+            "  Put all its functions into one.",
+        ),
+    ],
+)
+def test_one_problem(tmp_path: Path, toml: str, text: str) -> None:
+    path = _livepatch(tmp_path, toml)
+    if not text:
+        read_livepatch(path)
+        return
+    assert text in _error(path)
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    path = _livepatch(tmp_path)
+    (path / "livepatch.toml").write_bytes(b'description = "\xff"\n')
+    assert _error(path) == "DIR/livepatch.toml: is not UTF-8"
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, toml: str) -> None:
+    path = _livepatch(tmp_path_factory.mktemp("any"), None)
+    (path / "livepatch.toml").write_bytes(toml.encode(errors="surrogatepass"))
+    with pytest.raises(KlpError) as caught:
+        read_livepatch(path)
+    assert f"{path}/livepatch.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a b", "fixé", "x" * 60, "a.b"])
+def test_impossible_names(tmp_path: Path, name: str) -> None:
+    path = _livepatch(tmp_path, name=name)
+    with pytest.raises(KlpError, match="livepatch name"):
+        read_livepatch(path)
+
+
+def test_longest_name(tmp_path: Path) -> None:
+    name = "x" * (55 - len("livepatch-"))
+    assert len(read_livepatch(_livepatch(tmp_path, name=name)).module_name) == 55
+    with pytest.raises(KlpError, match="has 56 bytes of 55"):
+        read_livepatch(_livepatch(tmp_path, name=name + "x"))
+
+
+def test_own_tables_need_no_description(tmp_path: Path) -> None:
+    path = _livepatch(tmp_path, None)
+    assert _error(path).startswith(
+        "DIR: has no livepatch.toml\n"
+        "  Its sources define no struct klp_patch either, so nothing says what they replace.\n"
+    )
+    (path / "main.c").write_text(OWN_TABLES)
+    livepatch = read_livepatch(path)
+    assert livepatch.own_tables
+    assert [source.name for source in livepatch.sources] == ["fix.c", "main.c"]
+    assert livepatch.objects == ()
+
+
+def test_own_tables_and_objects_exclude_each_other(tmp_path: Path) -> None:
+    path = _livepatch(tmp_path)
+    (path / "main.c").write_text(OWN_TABLES)
+    assert _error(path) == (
+        "DIR/livepatch.toml:1: main.c brings its own struct klp_patch\n"
+        "  Two sets of tables in one module would patch twice.\n"
+        "  Take the objects out of livepatch.toml, or the tables out of main.c."
+    )
+    (path / "livepatch.toml").write_text('kernels = ["fixtures"]\n')
+    assert read_livepatch(path).own_tables
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        (OWN_TABLES, True),
+        ("static struct klp_patch *p;\nvoid f(void) { klp_enable_patch(p); }\n", False),
+        ("/*" + OWN_TABLES + "*/\n", False),
+        ('char *s = "/*";\n' + OWN_TABLES + 'char *t = "*/";\n', True),
+        ("".join("// " + line for line in OWN_TABLES.splitlines(True)), False),
+        ("struct klp_patch\n  patch\n  = { };\nint init_module(void) { return 0; }\n", True),
+    ],
+)
+def test_tables_are_recognised(tmp_path: Path, text: str, own: bool) -> None:
+    source = tmp_path / "a.c"
+    source.write_text(text)
+    assert brings_own_tables(source) is own
+
+
+def test_directory_without_anything(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert _error(tmp_path / "empty") == "DIR: has no C source\n  Write one and livepatch.toml."
+    assert _error(tmp_path / "missing") == "DIR: is not a directory"
+
+
+def test_patches_need_neither_sources_nor_objects(tmp_path: Path) -> None:
+    path = tmp_path / "fix"
+    path.mkdir()
+    assert read_livepatch(path, patches=True) == Livepatch("fix", ())
+    (path / "livepatch.toml").write_text('description = "from a patch"\n')
+    assert read_livepatch(path, patches=True).description == "from a patch"
+
+
+def test_other_kernel(tmp_path: Path) -> None:
+    livepatch = read_livepatch(_livepatch(tmp_path, 'kernels = ["fixtures"]\n' + MINIMAL))
+    check_for_kernel(livepatch, "fixtures", "6.1.0-fixtures")
+    with pytest.raises(KlpError) as caught:
+        check_for_kernel(livepatch, "6.12.1-amd64", "6.12.1-amd64")
+    assert str(caught.value) == (
+        "livepatch fix is not for kernel 6.12.1-amd64\n"
+        "  Its livepatch.toml restricts it to: fixtures.\n"
+        "  Take another kernel, or change the key kernels."
+    )
+
+
+def test_samples_of_the_project(tmp_path: Path) -> None:
+    samples = Path(__file__).parents[2] / "kernel-fixtures" / "livepatches"
+    names = [path.name for path in sorted(samples.iterdir()) if path.is_dir()]
+    assert "meminfo" in names
+    for name in names:
+        if not list((samples / name).glob("*.patch")):
+            assert read_livepatch(samples / name).name == name
