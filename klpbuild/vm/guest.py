@@ -37,6 +37,7 @@ from klpbuild.vm.scenario import Group, Planned
 #: second of the guest is several of ours.
 QUIET_LIMIT = 240.0
 
+Started = Callable[[Group], None]
 Progress = Callable[[GroupResult], None]
 
 
@@ -56,12 +57,15 @@ class Guest:
     quiet_limit: float = QUIET_LIMIT
     processors: int = 2
 
-    def boot(self, groups: Sequence[Group], number: int = 1) -> BootResult:
+    def boot(
+        self, groups: Sequence[Group], number: int = 1, started: Started = lambda group: None
+    ) -> BootResult:
         """Boot once and do groups of steps.
 
         :param groups: what to do; the guest stops before the end when a group leaves a
             livepatch behind, or when it dies.
         :param number: of the boot, for the names of its files.
+        :param started: called with each group when the guest begins it.
         :returns: what became of the groups that were begun.
         :raises KlpError: when the guest cannot be booted: a missing program, a missing module,
             or a kernel that dies before the first step.
@@ -93,13 +97,16 @@ class Guest:
                 memory=memory_for(len(archive)),
                 processors=self.processors,
             )
-            told = _Told()
+            told = _Told(_first_steps(plan), started)
             ended = run(command, told.receive, self.quiet_limit)
             log = parse(console.read_bytes())
         return _Report(self, plan, told, ended, log, command).result()
 
     def run(
-        self, groups: Sequence[Group], progress: Progress = lambda result: None
+        self,
+        groups: Sequence[Group],
+        progress: Progress = lambda result: None,
+        started: Started = lambda group: None,
     ) -> tuple[GroupResult, ...]:
         """Do all groups, in as many boots as it takes.
 
@@ -107,6 +114,7 @@ class Guest:
         of its boot; the next boot goes on after it.
 
         :param progress: called with the result of each group, after the boot it was in.
+        :param started: called with each group when a guest begins it.
         :returns: one result for each group, in order.
         :raises KlpError: as `boot`.
         """
@@ -114,7 +122,7 @@ class Guest:
         number = 0
         while len(results) < len(groups):
             number += 1
-            for result in self.boot(groups[len(results) :], number).groups:
+            for result in self.boot(groups[len(results) :], number, started).groups:
                 results.append(result)
                 progress(result)
         return tuple(results)
@@ -131,10 +139,24 @@ def memory_for(size: int) -> int:
     return max(1024, 512 + 3 * (size >> 20))
 
 
+def _first_steps(groups: tuple[Group, ...]) -> dict[int, Group]:
+    found, number = {}, 0
+    for group in groups:
+        if group.steps:
+            found[number] = group
+        number += len(group.steps)
+    return found
+
+
 @dataclass
 class _Told:
-    """What the guest told over the channel."""
+    """What the guest told over the channel.
 
+    :ivar first_steps: number of a group's first step to the group.
+    """
+
+    first_steps: dict[int, Group]
+    started: Started
     release: str = ""
     begun: list[int] = field(default_factory=list)
     skipped: set[int] = field(default_factory=set)
@@ -152,6 +174,8 @@ class _Told:
                     self.release = record.payload.decode(errors="replace").strip()
                 case Word.BEGIN:
                     self.begun.append(record.number)
+                    if group := self.first_steps.get(record.number):
+                        self.started(group)
                 case Word.SKIP:
                     self.skipped.add(record.number)
                 case Word.STATE:

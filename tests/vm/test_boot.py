@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from klpbuild.cli import main
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.log import FaultKind
@@ -138,6 +140,25 @@ def test_a_livepatch_that_changes_nothing_seen(debian_kernel: Kernel, livepatche
         must_change=True,
     )
     assert trial.problems == ("/proc/version is unchanged with the livepatch loaded",)
+
+
+def test_the_command(
+    debian_kernel: Kernel, livepatches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = str(livepatches / "livepatch-undefined.ko")
+    words = ["boot", module, "--kernel", debian_kernel.release, "--watch", "/proc/meminfo"]
+    assert main([*words, "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["passed"] is False
+    (problem,) = shown["problems"]
+    assert "Unknown symbol saved_command_line (err -2)" in problem
+    statuses = {step["step"]: step["status"] for step in shown["steps"]}
+    assert statuses["insmod livepatch-undefined.ko"] == "failed"
+    assert statuses["wait for the transition to livepatch_undefined"] == "skipped"
+    assert main(["boot", "gone.ko", "--kernel", debian_kernel.release]) == 1
+    assert capsys.readouterr().err == (
+        "klpbuild: error: gone.ko: cannot be read: No such file or directory\n"
+    )
 
 
 def test_one_boot_after_another(debian_kernel: Kernel, livepatches: Path) -> None:

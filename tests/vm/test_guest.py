@@ -109,11 +109,13 @@ else:
 """
     )
     seen: list[str] = []
+    started: list[str] = []
     results = Guest(kernel, tmp_path / "out").run(
         [group("a", "x"), group("b", "y"), group("c", "z")],
         lambda result: seen.append(result.group.name),
+        lambda group: started.append(group.name),
     )
-    assert seen == ["a", "b", "c"]
+    assert seen == started == ["a", "b", "c"]
     assert [result.passed for result in results] == [True, False, True]
     assert [result.end for result in results] == [None, End.PANIC, None]
     assert results[2].steps[0].output == "again"
