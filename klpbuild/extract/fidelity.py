@@ -105,8 +105,12 @@ def prove(kernel: Kernel, compiled: CompiledPatch, pair: ObjectPair, log: Log) -
     """
     finished = pair.patched.with_suffix(".shipped.o")
     shutil.copyfile(pair.plain, finished)
-    if pair.command.objtool:
-        command = [*pair.command.objtool, str(finished)]
+    objtool = pair.command.objtool
+    if not objtool and compiled.tree.objtool_runs_late:
+        module = pair.owner != VMLINUX
+        objtool = tuple(a for a in compiled.tree.objtool if module or a != "--module")
+    if objtool:
+        command = [*objtool, str(finished)]
         log(shlex.join(command))
         done = subprocess.run(
             command,

@@ -19,6 +19,7 @@ from klpbuild.extract.commands import CompileCommand, compile_commands, make_obj
 from klpbuild.extract.patchfile import PROGRAMS, PatchedFile, PatchedSource, apply_patches
 from klpbuild.extract.shadow import make_shadow
 from klpbuild.extract.units import Unit, Units
+from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment, prepare
 from klpbuild.kernel.tree import Kernel
 
@@ -86,10 +87,7 @@ def compile_patch(
     :param progress: called with the number of objects that are done and of all.
     :raises KlpError: when the patches cannot be applied or compiled, or touch no object.
     """
-    if kernel.source is None:
-        prepare(kernel, log)
-        raise AssertionError("unreachable: a kernel without source cannot be prepared")
-    patched = apply_patches(patches, kernel.source)
+    patched = apply_patches(patches, source_tree(kernel))
     tree = prepare(kernel, log)
     notes = [*patched.notes, *tree.differences]
     units = _touched_units(Units.read(kernel), patched, notes)

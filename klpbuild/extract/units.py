@@ -25,6 +25,7 @@ from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
 from klpbuild.extract.linetable import LineUnit, line_units
 from klpbuild.extract.patchfile import PROGRAMS
+from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 
@@ -69,7 +70,10 @@ class Units:
         """
         if kernel.vmlinux is None:
             raise _without_symbols(kernel)
-        files = [kernel.vmlinux, *kernel.modules]
+        modules = kernel.modules
+        if kernel.debug_modules is not None:
+            modules = tuple(sorted(kernel.debug_modules.rglob("*.ko")))
+        files = [kernel.vmlinux, *modules]
         digest = hashlib.sha256(str(_FORMAT).encode())
         for path in files:
             status = path.stat()
@@ -141,7 +145,7 @@ def _without_symbols(kernel: Kernel) -> KlpError:
 
 
 def _scan(kernel: Kernel, files: Sequence[Path]) -> bytes:
-    source = kernel.source or Path()
+    source = source_tree(kernel)
 
     def units_of(path: Path) -> list[LineUnit]:
         return line_units(ElfFile.read(path))

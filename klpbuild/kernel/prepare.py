@@ -14,13 +14,14 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import locked
+from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
 
 #: Takes a line for the build log.
 Log = Callable[[str], None]
 
 #: Raised when what `prepare` makes changes.
-_FORMAT = 1
+_FORMAT = 3
 _STAMP = ".klpbuild-prepared"
 #: What a build may take over from the caller; CFLAGS, MAKEFLAGS and the like would change it.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "USER")
@@ -35,6 +36,10 @@ class PreparedTree:
     :ivar compiler: ``CC=``.
     :ivar variables: what kbuild is called with, besides ``O=``.
     :ivar differences: configuration that differs from the kernel's, one line each.
+    :ivar objtool: objtool with its arguments for code of a module, to be run in `build`
+        with the object as last argument; empty for a kernel without objtool.
+    :ivar objtool_runs_late: whether the kernel's build runs objtool on linked objects only
+        (scripts/Makefile.lib, delay-objtool), not on each one.
     """
 
     source: Path
@@ -42,6 +47,8 @@ class PreparedTree:
     compiler: str
     variables: tuple[str, ...]
     differences: tuple[str, ...]
+    objtool: tuple[str, ...]
+    objtool_runs_late: bool
 
     def make(self, *targets: str) -> list[str]:
         """The command line that makes targets."""
@@ -65,28 +72,36 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
     :param log: takes the command lines and their output.
     :raises KlpError: without source or compiler, or when kbuild fails.
     """
-    if kernel.source is None:
-        raise KlpError(
-            "the kernel's source is not at hand",
-            where=kernel.name,
-            why="A source patch is compiled from the whole source that the kernel was built from.",
-            hint=f"klpbuild kernel fetch {kernel.release} --source --debug-symbols",
-        )
+    source = source_tree(kernel).resolve()
     compiler = kernel_compiler(kernel)
     build = kernel.cache / "prepared"
     variables = _variables(kernel, compiler, build)
-    key = _key(kernel, variables)
+    key = _key(kernel, source, variables)
     with locked(build, lambda: log("waiting for another process that prepares this kernel")):
         stamp = build / _STAMP
         if not stamp.is_file() or json.loads(stamp.read_text()).get("key") != key:
             shutil.rmtree(build, ignore_errors=True)
             build.mkdir()
-            tree = PreparedTree(kernel.source.resolve(), build, compiler, variables, ())
+            tree = PreparedTree(source, build, compiler, variables, (), (), False)
             _build(kernel, tree, log)
-            found = {"key": key, "differences": _differences(kernel, build)}
+            objtool, late = _objtool(tree)
+            found = {
+                "key": key,
+                "differences": _differences(kernel, build),
+                "objtool": objtool,
+                "late": late,
+            }
             stamp.write_text(json.dumps(found))
-        differences = json.loads(stamp.read_text())["differences"]
-    return PreparedTree(kernel.source.resolve(), build, compiler, variables, tuple(differences))
+        found = json.loads(stamp.read_text())
+    return PreparedTree(
+        source,
+        build,
+        compiler,
+        variables,
+        tuple(found["differences"]),
+        tuple(found["objtool"]),
+        found["late"],
+    )
 
 
 def kernel_compiler(kernel: Kernel) -> str:
@@ -120,6 +135,9 @@ def _variables(kernel: Kernel, compiler: str, build: Path) -> tuple[str, ...]:
         # the layout of struct module.
         "PAHOLE": str(build / "pahole"),
     }
+    if not re.search(r"^CONFIG_RUST=y$", kernel.config.read_text(errors="replace"), re.MULTILINE):
+        # Debian builds without it, and the version that is found goes into the configuration.
+        values["RUSTC"] = "no-rustc"
     package = _defined(generated / "package.h", "LINUX_PACKAGE_ID").split()
     if len(package) == 2:
         values["DISTRIBUTION_OFFICIAL_BUILD"] = "1"
@@ -138,8 +156,8 @@ def _defined(header: Path, name: str) -> str:
     return match[1] if match else ""
 
 
-def _key(kernel: Kernel, variables: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {kernel.source} {variables}".encode())
+def _key(kernel: Kernel, source: Path, variables: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(f"{_FORMAT} {source} {variables}".encode())
     digest.update(kernel.config.read_bytes())
     return digest.hexdigest()
 
@@ -182,6 +200,33 @@ def _run(command: list[str], kernel: Kernel, log: Log) -> None:
             why="\n".join(lines[:10]) or done.stdout[-1000:],
             hint="It needs: apt install make gcc bison flex bc libelf-dev libssl-dev",
         )
+
+
+_OBJTOOL_PROBE = """\
+include include/config/auto.conf
+include $(srctree)/scripts/Kbuild.include
+include $(srctree)/scripts/Makefile.lib
+klpbuild: ; @echo objtool $(objtool) $(objtool-args-y) && echo late $(delay-objtool)
+"""
+
+
+def _objtool(tree: PreparedTree) -> tuple[list[str], bool]:
+    """How the kernel's build runs objtool on the objects of a module."""
+    if not (tree.build / "tools/objtool/objtool").is_file():
+        return [], False
+    values = {"srctree": str(tree.source), "objtree": ".", "obj": "klpbuild", "src": "klpbuild"}
+    done = subprocess.run(
+        ["make", "-s", "-f", "-", "klpbuild", *(f"{k}={v}" for k, v in values.items())],
+        cwd=tree.build,
+        env=build_environment() | values,
+        input=_OBJTOOL_PROBE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+    late = bool(lines.get("late", "").strip())
+    return [*lines.get("objtool", "").split(), *(["--link"] if late else []), "--module"], late
 
 
 def _differences(kernel: Kernel, build: Path) -> list[str]:
