@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klpbuild.symbols.lines import Lines, hash_of
-from klpbuild.symbols.table import ROW, ObjectSymbols, Rows
+from klpbuild.symbols.table import ROW, ObjectSymbols, Rows, joined
 
 #: Bytes of a file, mapped or not.
 Buffer = bytes | memoryview
@@ -167,7 +167,7 @@ def build(
     :param objects: its objects in its order.
     :param name_at: where each symbol's name begins in the text, shape (n,).
     """
-    rows = np.concatenate([o.rows for o in objects]) if objects else np.zeros(0, ROW)
+    rows = joined(o.rows for o in objects)
     labels = [part for o in objects for part in (o.section_names, o.file_names)]
     described = []
     first_row = labels_at = 0

@@ -45,7 +45,6 @@ def vmlinux_symbols(tables: SymbolTables, version: tuple[int, ...]) -> ObjectSym
 def read_modules(paths: Sequence[Path]) -> Iterator[ObjectSymbols]:
     """The symbols of modules from their ``.ko`` files, in the order of the paths.
 
-    :param paths: compressed files have the suffix .xz, .gz or .zst.
     :raises KlpError: when a file is broken or has no symbol table.
     """
     for first in range(0, len(paths), _TOGETHER):

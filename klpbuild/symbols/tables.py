@@ -7,15 +7,9 @@ looks wrong goes to `klpbuild.elf.reader.ElfFile`, which says what is wrong.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
 import os
-import shutil
 import struct
-import subprocess
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +23,6 @@ from klpbuild.errors import KlpError
 
 _SECTION_SIZE = section_dtype("<").itemsize
 _SYMBOL_SIZE = symbol_dtype("<").itemsize
-
-#: Bytes of a file: offset, size.
-_Read = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True)
@@ -81,54 +72,46 @@ class _UnusualError(Exception):
 
 
 def read_tables(path: Path) -> SymbolTables:
-    """Read a vmlinux or a module, compressed or not.
+    """Read a vmlinux or a module.
 
     :raises KlpError: when it cannot be read, is not a whole ELF64 file or has no
         symbol table.
     """
-    if is_compressed(path):
-        data = decompressed(path)
-        try:
-            return _tables(path, lambda offset, size: data[offset : offset + size])
-        except _UnusualError:
-            raise _explanation(ElfFile(data, str(path))) from None
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
     try:
-        return _tables(path, lambda offset, size: os.pread(file, size, offset))
-    except (_UnusualError, OSError, OverflowError):
+        return _tables(path, file)
+    except (_UnusualError, OSError):
         raise _explanation(ElfFile.read(path)) from None
     finally:
         os.close(file)
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a module's suffix says that it is compressed."""
-    return path.suffix in _DECOMPRESS
+def _tables(path: Path, file: int) -> SymbolTables:
+    end = os.fstat(file).st_size
 
+    def read(offset: int, size: int) -> bytes:
+        if offset + size > end:
+            raise _UnusualError
+        return os.pread(file, size, offset)
 
-def _tables(path: Path, read: _Read) -> SymbolTables:
     header = read(0, EHDR_SIZE)
-    if len(header) < EHDR_SIZE or header[:5] != b"\x7fELF\x02" or header[5] not in (1, 2):
+    if header[:5] != b"\x7fELF\x02" or header[5] not in (1, 2):
         raise _UnusualError
     order = "<" if header[5] == 1 else ">"
     (offset,) = struct.unpack_from(order + "Q", header, 40)
     entry_size, count, names_index = struct.unpack_from(order + "HHH", header, 58)
     headers = read(offset, count * _SECTION_SIZE)
-    if entry_size != _SECTION_SIZE or not count or len(headers) != count * _SECTION_SIZE:
+    if entry_size != _SECTION_SIZE or not count:
         raise _UnusualError
     table = np.frombuffer(headers, section_dtype(order))
 
     def contents(index: int) -> bytes:
         if index >= count:
             raise _UnusualError
-        size = int(table["sh_size"][index])
-        data = read(int(table["sh_offset"][index]), size)
-        if len(data) != size:
-            raise _UnusualError
-        return data
+        return read(int(table["sh_offset"][index]), int(table["sh_size"][index]))
 
     symtab = int((table["sh_type"] == SHT.SYMTAB).argmax())
     if table["sh_type"][symtab] != SHT.SYMTAB or table["sh_entsize"][symtab] != _SYMBOL_SIZE:
@@ -137,7 +120,9 @@ def _tables(path: Path, read: _Read) -> SymbolTables:
     if len(symbols) % _SYMBOL_SIZE or len(symbols) <= _SYMBOL_SIZE:
         raise _UnusualError
     section_names = contents(names_index) + b"\0"
-    modinfo = np.flatnonzero(table["sh_name"] == section_names.find(b".modinfo\0"))
+    modinfo = np.flatnonzero(
+        (table["sh_name"] == section_names.find(b".modinfo\0")) & (table["sh_type"] == SHT.PROGBITS)
+    )
     return SymbolTables(
         path,
         order,
@@ -162,33 +147,3 @@ def _explanation(elf: ElfFile) -> KlpError:
             hint="Use the file before it was stripped: the build tree's or the debug package's.",
         )
     return KlpError("is not laid out as a kernel object is", where=elf.name)
-
-
-def decompressed(path: Path) -> bytes:
-    """The contents of a module that is compressed as its suffix says.
-
-    :raises KlpError: when it cannot be read or decompressed.
-    """
-    try:
-        return _DECOMPRESS[path.suffix](path.read_bytes())
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    except (lzma.LZMAError, EOFError, zlib.error, subprocess.CalledProcessError) as error:
-        raise KlpError(
-            "cannot be decompressed", where=str(path), hint="Build or fetch the file again."
-        ) from error
-
-
-def _unzstd(data: bytes) -> bytes:
-    program = shutil.which("zstd")
-    if program is None:
-        raise OSError("the program zstd is not installed")
-    done = subprocess.run([program, "-dcq"], input=data, capture_output=True, check=True)
-    return done.stdout
-
-
-_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    ".xz": lzma.decompress,
-    ".gz": gzip.decompress,
-    ".zst": _unzstd,
-}

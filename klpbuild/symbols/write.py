@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +18,8 @@ from klpbuild.symbols.fragments import FragmentCache, fragment_key
 from klpbuild.symbols.index import build, index_path
 from klpbuild.symbols.objects import read_symbols
 from klpbuild.symbols.sources import read_kallsyms, read_system_map, vmlinux_symbols
-from klpbuild.symbols.table import ObjectSymbols
-from klpbuild.symbols.tables import SymbolTables, is_compressed, read_tables
+from klpbuild.symbols.table import ObjectSymbols, joined
+from klpbuild.symbols.tables import SymbolTables, read_tables
 
 #: Modules read together: enough to spread numpy's cost, few enough to stay small.
 _TOGETHER = 128
@@ -35,7 +33,7 @@ class SymbolSources:
     give the same symbols, the first also their source files.
 
     :ivar version: the kernel's.
-    :ivar modules: its ``.ko`` files, compressed or not.
+    :ivar modules: its ``.ko`` files.
     """
 
     version: tuple[int, ...]
@@ -96,7 +94,7 @@ def write_objects(output: Path, objects: Sequence[ObjectSymbols]) -> int:
     if not text.isascii():
         _check_utf8(objects)
 
-    lengths = np.concatenate([o.rows["length"] for o in objects]).astype(np.int64) + 1
+    lengths = joined(o.rows for o in objects)["length"].astype(np.int64) + 1
     heading_bytes = len(parts[0]) + np.cumsum([len(heading) for heading in headings])
     before = np.repeat(heading_bytes, [len(o) for o in objects])
     name_at = np.cumsum(lengths) - lengths + before
@@ -208,13 +206,9 @@ class _Collected:
                 self._add(tables.path, _module_key(tables), symbols)
 
     def _read_tables(self, paths: Sequence[Path]) -> Iterator[SymbolTables]:
-        """Decompression is worth threads: it leaves the interpreter to others."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            compressed = {p: pool.submit(read_tables, p) for p in paths if is_compressed(p)}
-            for path in paths:
-                with self.problems.collect():
-                    later = compressed.get(path)
-                    yield read_tables(path) if later is None else later.result()
+        for path in paths:
+            with self.problems.collect():
+                yield read_tables(path)
 
     def _scan(self, tables: Sequence[SymbolTables]) -> Iterator[tuple[SymbolTables, ObjectSymbols]]:
         try:

@@ -1,0 +1,266 @@
+"""Which functions ftrace can enter: those, and no others, a livepatch can replace.
+
+The compiler makes the entry and a table of all entries, ``__mcount_loc``.  The
+running kernel's word is tracefs' ``available_filter_functions``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from klpbuild.arch import by_machine
+from klpbuild.elf.constants import EM, SHF
+from klpbuild.elf.reader import ElfFile, Section
+from klpbuild.errors import KlpError
+from klpbuild.names import VMLINUX, object_name
+from klpbuild.symbols.database import Candidate, SymbolDatabase
+from klpbuild.symbols.objects import read_symbols
+from klpbuild.symbols.table import ObjectSymbols
+from klpbuild.symbols.tables import read_tables
+
+Addresses = npt.NDArray[np.uint64]
+
+#: How far behind a function's start its entry may be: after endbr64 on x86
+#: (FTRACE_MCOUNT_MAX_OFFSET), after a few instructions elsewhere.  What is farther
+#: belongs to a weak function that was overridden and has no symbol.
+_FARTHEST = {int(EM.X86_64): 4}
+_FARTHEST_ELSEWHERE = 16
+
+_TEXT_KINDS = frozenset("tTwW")
+_INVALID = "__ftrace_invalid_address__"
+
+#: Section (empty in vmlinux) and address.
+_Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Where an object's functions with an entry begin.
+
+    :ivar unclear: functions of which it cannot be told, `why` says why.
+    """
+
+    known: frozenset[_Place]
+    unclear: frozenset[_Place] = frozenset()
+    why: str = ""
+
+
+class EntryPoints:
+    """Tells which functions of a kernel have an ftrace entry."""
+
+    def __init__(
+        self,
+        database: SymbolDatabase,
+        *,
+        filter_functions: Path | None = None,
+        vmlinux: Path | None = None,
+        modules: Sequence[Path] = (),
+    ) -> None:
+        """Nothing is read before it is asked for.
+
+        :param database: of the same kernel.
+        :param filter_functions: a copy of tracefs' ``available_filter_functions``;
+            for vmlinux the first choice, since a kernel may refuse what has an entry.
+        :param vmlinux: the linked ELF file.
+        :param modules: the ``.ko`` files.
+        """
+        self._database = database
+        self._filter_functions = filter_functions
+        self._vmlinux = vmlinux
+        self._modules = {object_name(path.name): path for path in modules}
+        self._entries: dict[str, _Entries | str] = {}
+
+    def has(self, object: str, symbol: str, position: int) -> bool | None:
+        """Whether a function has an entry; None when that cannot be told.
+
+        :param position: 1-based, or 0 for a unique symbol.
+        :raises KlpError: when a file that tells is broken or another kernel's.
+        """
+        return self._answer(object, symbol, position)[0]
+
+    def why_unknown(self, object: str, symbol: str, position: int) -> str:
+        """Why `has` gives None; empty when it does not."""
+        return self._answer(object, symbol, position)[1]
+
+    def _answer(self, object: str, symbol: str, position: int) -> tuple[bool | None, str]:
+        found = self._database.in_object(object, symbol)
+        if not found or position > len(found):
+            return None, f"{object}:{symbol} is not in symbols.klp"
+        candidate = found[max(position - 1, 0)]
+        if candidate.address is None:
+            return None, "symbols.klp has no addresses: make it from vmlinux and the modules"
+        if candidate.kind not in _TEXT_KINDS or candidate.init:
+            return False, ""
+        if object not in self._entries:
+            self._entries[object] = self._read(object)
+        entries = self._entries[object]
+        if isinstance(entries, str):
+            return None, entries
+        place = _place(object, candidate)
+        if place in entries.unclear:
+            return None, entries.why
+        return place in entries.known, ""
+
+    def _read(self, object: str) -> _Entries | str:
+        """The entries of an object, or why they cannot be told."""
+        if object != VMLINUX:
+            module = self._modules.get(object)
+            return _of_module(module) if module else f"the file of module {object} is not at hand"
+        if self._filter_functions is not None:
+            return _listed(self._filter_functions, self._database.symbols(VMLINUX))
+        if self._vmlinux is not None:
+            return _of_vmlinux(self._vmlinux, self._database.symbols(VMLINUX))
+        return "neither vmlinux nor a copy of available_filter_functions is at hand"
+
+
+def _place(object: str, candidate: Candidate) -> _Place:
+    return "" if object == VMLINUX else candidate.section, candidate.address or 0
+
+
+def _of_vmlinux(path: Path, symbols: ObjectSymbols) -> _Entries | str:
+    """From the table between ``__start_mcount_loc`` and ``__stop_mcount_loc``."""
+    elf = ElfFile.read(path)
+    (own,) = read_symbols([read_tables(path)])
+    begin, end = (own.first_address(f"__{edge}_mcount_loc") for edge in ("start", "stop"))
+    text, own_text = symbols.first_address("_text"), own.first_address("_text")
+    if begin is None or end is None or text is None or own_text is None:
+        return "vmlinux has no table of ftrace entries"
+    entries = _table(elf, begin, end)
+    entries = entries[entries != 0]  # scripts/sorttable.c clears those of overridden functions
+    # The addresses of a copy of /proc/kallsyms may be moved (CONFIG_RANDOMIZE_BASE).
+    moved = np.uint64((text - own_text) % 2**64)
+    starts = np.unique(symbols.rows["address"])
+    known = _starts_with_entry(starts, entries + moved, elf.e_machine)
+    return _Entries(frozenset(("", address) for address in known.tolist()))
+
+
+def _table(elf: ElfFile, begin: int, end: int) -> Addresses:
+    """The addresses in a part of the linked file, also those that relocations make."""
+    for section in elf.sections:
+        first = begin - section.sh_addr
+        if section.sh_addr <= begin < section.sh_addr + section.sh_size and section.sh_addr:
+            part = elf.contents(section)[first : first + end - begin]
+            break
+    else:
+        raise KlpError("has no section with the table of ftrace entries", where=elf.name)
+    found = np.frombuffer(part, elf.order + "u8").astype(np.uint64)
+    for section in elf.relocation_sections:
+        if section.sh_flags & SHF.ALLOC and not found.all():
+            made = elf.relocations(section)
+            made = made[(made["r_offset"] >= begin) & (made["r_offset"] < end)]
+            numbers = (made["r_offset"] - np.uint64(begin)) // np.uint64(8)
+            found[numbers] = made["r_addend"].astype(np.uint64)
+    return found
+
+
+def _starts_with_entry(starts: Addresses, entries: Addresses, machine: int) -> Addresses:
+    """Which of these function starts have an entry.
+
+    :param starts: sorted, without repeats.
+    """
+    if machine == EM.AARCH64:
+        # CONFIG_DYNAMIC_FTRACE_WITH_CALL_OPS keeps 8 bytes before the function.
+        before = np.isin(entries + np.uint64(8), starts)
+        entries = np.where(before, entries + np.uint64(8), entries)
+    number = np.searchsorted(starts, entries, "right") - 1
+    inside = number >= 0
+    owners = starts[number[inside]]
+    near = entries[inside] - owners <= _FARTHEST.get(machine, _FARTHEST_ELSEWHERE)
+    return np.unique(owners[near])
+
+
+def _of_module(path: Path) -> _Entries:
+    """From the relocations of ``__mcount_loc``, one for each entry."""
+    elf = ElfFile.read(path)
+    names = by_machine(elf.e_machine, str(path)).entry_sections
+    entries: dict[int, list[int]] = defaultdict(list)
+    for section in elf.relocation_sections:
+        if _target(elf, section).name not in names:
+            continue
+        relocations = elf.relocations(section)
+        symbols = elf.symbols[relocations["r_sym"]]
+        addresses = symbols["st_value"].astype(np.int64) + relocations["r_addend"]
+        for shndx, address in zip(symbols["st_shndx"].tolist(), addresses.tolist(), strict=True):
+            entries[shndx].append(address)
+
+    known: set[_Place] = set()
+    for shndx, addresses in entries.items():
+        inside = elf.symbols["st_shndx"] == shndx
+        starts = np.unique(elf.symbols["st_value"][inside]).astype(np.uint64)
+        owners = _starts_with_entry(starts, np.array(addresses, np.uint64), elf.e_machine)
+        known.update((elf.sections[shndx].name, address) for address in owners.tolist())
+    return _Entries(frozenset(known))
+
+
+def _target(elf: ElfFile, relocations: Section) -> Section:
+    return elf.sections[relocations.sh_info if relocations.sh_info < len(elf.sections) else 0]
+
+
+def _listed(path: Path, symbols: ObjectSymbols) -> _Entries:
+    """From the names in ``available_filter_functions``.
+
+    They come by address, and for each address the first name that kallsyms has
+    there.  So a name that several functions have is settled by its neighbours.
+    """
+    starts, first = np.unique(symbols.rows["address"], return_index=True)
+    all_names = symbols.name_list
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(first.tolist()):
+        numbers[all_names[row]].append(number)
+
+    listed = _vmlinux_names(path, numbers)
+    anchors = [numbers[name][0] if len(numbers[name]) == 1 else None for name in listed]
+    in_order = [a for a in anchors if a is not None]
+    sorted_anchors = in_order == sorted(in_order)
+    known = set(in_order)
+    times: Counter[tuple[str, int, int]] = Counter()
+    passed = 0
+    for name, anchor in zip(listed, anchors, strict=True):
+        if anchor is not None:
+            passed += 1
+        elif sorted_anchors:
+            low = in_order[passed - 1] if passed else -1
+            high = in_order[passed] if passed < len(in_order) else len(starts)
+            times[name, low, high] += 1
+        else:
+            times[name, -1, len(starts)] += 1
+
+    unclear: set[int] = set()
+    for (name, low, high), count in times.items():
+        alike = numbers[name]
+        between = alike[bisect_right(alike, low) : bisect_left(alike, high)]
+        (known if count >= len(between) else unclear).update(between)
+    return _Entries(
+        frozenset(("", int(starts[n])) for n in known),
+        frozenset(("", int(starts[n])) for n in unclear - known),
+        f"{path.name} has the name fewer times than vmlinux",
+    )
+
+
+def _vmlinux_names(path: Path, known: dict[str, list[int]]) -> list[str]:
+    try:
+        lines = path.read_text(errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    names = []
+    for number, line in enumerate(lines, start=1):
+        name, _, module = line.partition(" ")
+        if module or name.startswith(_INVALID):
+            continue
+        if name not in known:
+            raise KlpError(
+                f"lists {name!r}, which vmlinux does not have",
+                where=f"{path}:{number}",
+                hint="Copy available_filter_functions of this kernel.",
+            )
+        names.append(name)
+    if not names:
+        raise KlpError("lists no function of vmlinux", where=str(path))
+    return names
