@@ -176,31 +176,28 @@ class _Assembly:
 
     def write_tables(self) -> None:
         """Copy the entries of the included code, in the tables' own order."""
-        entries: dict[int, list[Entry]] = defaultdict(list)
-        for atom in self.places:
+        # a table in link order belongs to one section of code, though GCC 12 makes only one
+        groups: dict[tuple[int, int], list[Entry]] = defaultdict(list)
+        for atom, (output, _) in self.places.items():
             for entry in self.tables.of(atom):
-                entries[entry.section.index].append(entry)
-        for index in sorted(entries):
-            section = self.patched.elf.sections[index]
-            link = 0
-            if section.sh_flags & SHF.LINK_ORDER:
-                owner = entries[index][0].owner
-                link = self.places[owner][0].index if owner is not None else 0
-            output = self.output(section, link=link)
-            for entry in sorted(entries[index], key=lambda e: e.offset):
-                offset = len(output.data)
-                output.data += self.tables.contents(entry).ljust(self._stride(entry), b"\0")
-                for reference in entry.references:
-                    owner = entry.owner
-                    assert owner is not None
-                    if entry in self.chosen.detached and self._is_key(reference):
-                        symbol, addend = self._key_that_is_off(), reference.addend & _KEY_FLAGS
-                    else:
-                        symbol, addend = self.bind(owner, reference, is_entry=True)
-                    output.relocations.append(
-                        (offset + reference.offset, reference.type, symbol, addend)
-                    )
+                linked = entry.section.sh_flags & SHF.LINK_ORDER
+                groups[entry.section.index, output.index if linked else 0].append(entry)
+        for (index, link), entries in sorted(groups.items()):
+            output = self.output(self.patched.elf.sections[index], link=link)
+            for entry in sorted(entries, key=lambda e: e.offset):
+                self._write_entry(entry, output)
         self._mark_dead_ends()
+
+    def _write_entry(self, entry: Entry, output: _Output) -> None:
+        assert entry.owner is not None
+        offset = len(output.data)
+        output.data += self.tables.contents(entry).ljust(self._stride(entry), b"\0")
+        for reference in entry.references:
+            if entry in self.chosen.detached and self._is_key(reference):
+                symbol, addend = self._key_that_is_off(), reference.addend & _KEY_FLAGS
+            else:
+                symbol, addend = self.bind(entry.owner, reference, is_entry=True)
+            output.relocations.append((offset + reference.offset, reference.type, symbol, addend))
 
     def _is_key(self, reference: Reference) -> bool:
         return reference.offset == self.patched.sizes.jump_key

@@ -86,18 +86,20 @@ class _Comparison:
                         f" {_named(self.patched, new)} instead of {_named(self.original, old)}"
                     )
                 break
-        if old_code != new_code or len(olds) != len(news):
+        if old_code != new_code:
             return f"{_at(_first_difference(old_code, new_code), original)} differs"
-        if any(
-            self.identities.reference(False, old) != self.identities.reference(True, new)
-            for old, new in zip(olds, news, strict=True)
-        ):
-            return "its references differ"
+        old_meaning, new_meaning = (
+            {self.identities.reference(patched, r): r.offset for r in references}
+            for patched, references in ((False, olds), (True, news))
+        )
+        if old_meaning != new_meaning:
+            offset = min(offset for _, offset in old_meaning.items() ^ new_meaning.items())
+            return f"{_at(offset, original)} differs"
         before = self.tables[0].meaning(original, self.identities, False)
         after = self.tables[1].meaning(patched, self.identities, True)
-        if before != after:
-            names = sorted({e.section.name for e in self.tables[1].of(patched)})
-            return "an entry of " + " or ".join(names or ["a table"]) + " differs"
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                return f"an entry of {name} differs"
         if patched.kind is SectionKind.DATA and is_init(original.section.name) != is_init(
             patched.section.name
         ):

@@ -178,10 +178,8 @@ class _Statics:
         if len(candidates) == len(rivals) == 1 and likely:
             self.result.pair(candidates[0], new)
             return
-        self.result.ambiguous[new] = (
-            f"the original has {len(candidates)} variable(s) of that name which it may be: "
-            + ", ".join(old.name for old in candidates)
-        )
+        names = ", ".join(old.name for old in candidates)
+        self.result.ambiguous[new] = f"These of the original have its name: {names}."
 
     def _may_be(self, old: Atom, users: frozenset[str]) -> bool:
         """Whether a variable with these users may be an original one.

@@ -82,7 +82,7 @@ def extract(
         new=tuple(atom.name for atom in changes.new if atom in chosen.atoms),
         removed=tuple(atom.name for atom in changes.removed),
         references=references,
-        keys=tuple(chosen.keys.items()),
+        keys=tuple(sorted(chosen.keys.items(), key=lambda item: item[0].name)),
         included=tuple(
             Included(atom.name, sections[atom], len(atom), chosen.atoms[atom])
             for atom in sections

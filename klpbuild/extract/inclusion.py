@@ -114,10 +114,10 @@ class _Choice:
             return
         if target in self.correlation.ambiguous:
             self.refuse(
-                f"static variable {target.name} is used, and which one of the original it is"
-                " cannot be told",
+                f"static variable {target.name} is used, and which of the original's it is cannot"
+                " be told",
                 atom,
-                why=self.correlation.ambiguous[target] + ".",
+                why=self.correlation.ambiguous[target],
                 hint="Give the new variable another name.",
             )
             return
@@ -228,8 +228,8 @@ class _Choice:
         identities = Identities(self.correlation)
         before = _collected(self.original)
         for name, atoms in _collected(self.patched).items():
-            for atom in atoms:
-                self._look_at_collected(atom)
+            if self._changes_code(atoms):
+                continue
             olds = [identities.of_original(old) for old in before.get(name, ())]
             if olds != [identities.of_patched(atom) for atom in atoms]:
                 self.refuse(
@@ -238,9 +238,11 @@ class _Choice:
                     hint="Do from a callback of the livepatch what its new entries ask for.",
                 )
 
-    def _look_at_collected(self, atom: Atom) -> None:
+    def _changes_code(self, atoms: list[Atom]) -> bool:
         """Refuse a table that leads into the middle of included functions: to change them."""
-        for reference in self.patched.references(atom):
+        found = False
+        name = atoms[0].section.name
+        for reference in (r for atom in atoms for r in self.patched.references(atom)):
             target = reference.target
             if (
                 isinstance(target, Atom)
@@ -249,11 +251,13 @@ class _Choice:
                 and reference.addend
             ):
                 self.refuse(
-                    f"table {atom.section.name} has an entry for it that klpbuild does not know",
+                    f"table {name} has an entry for it that klpbuild does not know",
                     target,
                     why="The kernel changes the code that such a table names, at boot or when a"
                     " module is loaded.",
                 )
+                found = True
+        return found
 
     def _look_at_entry(self, atom: Atom) -> None:
         if atom in self.correlation.to_original or not atom.symbols:

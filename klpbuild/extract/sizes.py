@@ -41,10 +41,11 @@ SIZE(jump_entry, sizeof(struct jump_entry));
 SIZE(static_key, sizeof(struct static_key));
 SIZE(jump_key, __builtin_offsetof(struct jump_entry, key));
 #endif
-#if defined(CONFIG_PARAVIRT) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0) && \\
-	__has_include(<asm/paravirt_types.h>)
+#if defined(CONFIG_PARAVIRT) && __has_include(<asm/paravirt_types.h>)
 #include <asm/paravirt_types.h>
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
 SIZE(paravirt_patch_site, sizeof(struct paravirt_patch_site));
+#endif
 #endif
 """
 

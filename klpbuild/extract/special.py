@@ -126,9 +126,11 @@ class Tables:
         data = self.code.elf.contents(entry.section)
         return bytes(data[entry.offset : entry.offset + entry.size])
 
-    def meaning(self, atom: Atom, identities: Identities, patched: bool) -> Hashable:
-        """All that the tables say of an atom, but line numbers, so that it can be compared."""
-        said = []
+    def meaning(
+        self, atom: Atom, identities: Identities, patched: bool
+    ) -> dict[str, list[tuple[int, bytes, Hashable]]]:
+        """What each table says of an atom, but line numbers, so that it can be compared."""
+        said: dict[str, list[tuple[int, bytes, Hashable]]] = defaultdict(list)
         for entry in self.of(atom):
             name = entry.section.name
             if name.startswith(_NOT_COMPARED):
@@ -138,8 +140,10 @@ class Tables:
             if name == BUG_TABLE and line is not None:
                 content = content[:line] + content[line + 2 :]
             references = tuple(identities.reference(patched, r) for r in entry.references)
-            said.append((name, entry.place - atom.entry, content, references))
-        return tuple(sorted(said, key=lambda item: item[:3]))
+            said[name].append((entry.place - atom.entry, content, references))
+        for entries in said.values():
+            entries.sort(key=lambda item: item[:2])
+        return said
 
 
 def _owner(references: tuple[Reference, ...]) -> Atom | None:

@@ -1,0 +1,169 @@
+"""Pairs of objects for extraction: C compiled twice, with the kernel's tables in miniature."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from klpbuild.arch import X86_64
+from klpbuild.elf.reader import ElfFile, Section, Symbol
+from klpbuild.errors import KlpError
+from klpbuild.extract.extraction import extract, keep_all_keys
+from klpbuild.extract.result import Extraction, KeyPolicy
+from klpbuild.extract.sizes import EntrySizes
+
+#: As 6.1 has them.
+SIZES = EntrySizes(
+    alt_instr=12,
+    alt_replacement_length=11,
+    bug_entry=12,
+    bug_line=8,
+    exception_table_entry=12,
+    jump_entry=16,
+    jump_key=8,
+    static_key=16,
+    paravirt_patch_site=16,
+)
+
+FLAGS = [
+    *("-O2", "-std=gnu11", "-ffreestanding", "-fno-pic", "-mno-red-zone", "-fno-common"),
+    *("-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-fno-stack-protector"),
+    *("-fno-jump-tables", "-fno-ipa-icf", "-ffunction-sections", "-fdata-sections"),
+    *("-pg", "-mfentry", "-mrecord-mcount"),
+]
+
+#: The kernel's macros that fill tables, in their 6.1 shapes.
+KERNEL = r"""
+#define noinline __attribute__((noinline))
+#define notrace __attribute__((no_instrument_function))
+#define __init __attribute__((section(".init.text"), cold, no_instrument_function))
+#define __exit __attribute__((section(".exit.text"), cold, no_instrument_function, used))
+#define __initdata __attribute__((section(".init.data")))
+#define __sched __attribute__((section(".sched.text")))
+#define __read_mostly __attribute__((section(".data..read_mostly")))
+#define __used __attribute__((used))
+#define NULL ((void *)0)
+typedef unsigned long ulong;
+#define WARN() asm volatile("1: ud2\n" \
+    ".pushsection __bug_table, \"aw\"\n2: .long 1b - .\n .long %c0 - .\n" \
+    ".word %c1\n .word %c2\n .org 2b + 12\n.popsection" \
+    :: "i" (__FILE__), "i" (__LINE__), "i" (1))
+#define ALTERNATIVE(old, new, feature) asm volatile( \
+    "661: " old "\n662:\n.pushsection .altinstructions, \"a\"\n" \
+    ".long 661b - .\n .long 663f - .\n .word " #feature "\n .byte 662b - 661b\n" \
+    ".byte 664f - 663f\n.popsection\n.pushsection .altinstr_replacement, \"ax\"\n" \
+    "663: " new "\n664:\n.popsection" ::: "memory")
+#define LOAD_SAFELY(to, from) asm volatile( \
+    "1: mov %1, %0\n2:\n.pushsection __ex_table, \"a\"\n.balign 4\n" \
+    ".long 1b - .\n .long 2b - .\n .long 3\n.popsection" : "=r" (to) : "m" (from))
+struct static_key { int enabled; void *entries; };
+struct tracepoint { const char *name; struct static_key key; };
+static inline __attribute__((always_inline)) int static_branch(struct static_key *key)
+{
+    asm goto("1: jmp %l[yes]\n.pushsection __jump_table, \"aw\"\n.balign 8\n"
+         ".long 1b - .\n .long %l[yes] - .\n .quad %c0 + 2 - .\n.popsection"
+         :: "i" (key) :: yes);
+    return 0;
+yes:
+    return 1;
+}
+"""
+
+
+@dataclass
+class Pair:
+    """A source file in two versions, compiled.
+
+    :ivar changes: texts to replace in the original, each found exactly once.
+    """
+
+    directory: Path
+    source: str
+    changes: dict[str, str]
+    flags: list[str] = field(default_factory=list)
+
+    def patched_source(self) -> str:
+        text = self.source
+        for old, new in self.changes.items():
+            assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times"
+            text = text.replace(old, new)
+        return text
+
+    def compile(self, version: str, text: str) -> Path:
+        directory = self.directory / version
+        directory.mkdir(exist_ok=True)
+        (directory / "code.c").write_text(f'#line 1 "kernel.h"\n{KERNEL}\n#line 1 "code.c"\n{text}')
+        command = ["gcc", *FLAGS, *self.flags, "-c", "code.c", "-o", "code.o"]
+        subprocess.run(command, cwd=directory, check=True)
+        return directory / "code.o"
+
+    def extract(
+        self, *, in_module: bool = False, key_policy: KeyPolicy = keep_all_keys
+    ) -> Extraction:
+        original = ElfFile.read(self.compile("original", self.source))
+        patched = ElfFile.read(self.compile("patched", self.patched_source()))
+        original.name = patched.name = "code.o"
+        return extract(
+            original,
+            patched,
+            entry_sizes=SIZES,
+            arch=X86_64,
+            source_file="code.c",
+            in_module=in_module,
+            key_policy=key_policy,
+        )
+
+    def refusal(self, **arguments: bool | KeyPolicy) -> str:
+        """The text of the error that extraction ends with; offsets in code are ``+N``."""
+        try:
+            found = self.extract(**arguments)  # type: ignore[arg-type]
+        except KlpError as error:
+            return re.sub(r"code at \+0x[0-9a-f]+", "code at +N", str(error))
+        raise AssertionError(f"not refused: {found.changed} {found.included}")
+
+
+class Extracted:
+    """An extraction, written and read again."""
+
+    def __init__(self, extraction: Extraction) -> None:
+        self.extraction = extraction
+        self.elf = ElfFile(extraction.object.to_bytes(), "extracted.o")
+
+    @property
+    def changed(self) -> list[str]:
+        return [function.name for function in self.extraction.changed]
+
+    @property
+    def undefined(self) -> set[str]:
+        return {s.name for s in self.elf.symbol_list[1:] if s.st_shndx == 0}
+
+    @property
+    def defined(self) -> dict[str, Symbol]:
+        return {
+            s.name: s for s in self.elf.symbol_list if s.is_defined and s.name[:2] not in ("", ".L")
+        }
+
+    def targets(self, section: str) -> list[tuple[str, int]]:
+        """What a section's relocations lead to: symbol or section name, and addend."""
+        found = []
+        for relocations in self.elf.relocation_sections:
+            if self.elf.sections[relocations.sh_info].name == section:
+                for row in self.elf.relocations(relocations):
+                    symbol = self.elf.symbol(int(row["r_sym"]))
+                    name = symbol.name or self.elf.sections[symbol.st_shndx].name
+                    found.append((name, int(row["r_addend"])))
+        return found
+
+    def section(self, name: str) -> Section:
+        section = self.elf.section(name)
+        assert section is not None, [s.name for s in self.elf.sections]
+        return section
+
+    def contents(self, name: str) -> bytes:
+        return bytes(self.elf.contents(self.section(name)))
+
+    @property
+    def section_names(self) -> set[str]:
+        return {section.name for section in self.elf.sections}

@@ -1,0 +1,112 @@
+"""What counts as a change, and what does not."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.extract.pairs import Extracted, Pair
+
+NOTHING = """code.c:code.o: the patch changes no code that runs
+  Both versions compile to the same functions and variables."""
+
+SOURCE = """
+int out(const char *, int);
+static int limit = 3;
+static const char *const names[] = { "zero", "one" };
+int first(int n) { if (n > limit) WARN(); return out("first", n); }
+int second(int n) { ALTERNATIVE("nop", "stac", 42); return out(names[n & 1], n); }
+int third(ulong *p) { ulong v; LOAD_SAFELY(v, *p); return out("third", v & limit); }
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"int first": "\n\n/* a comment */\nint first"},
+        {'out("first", n)': 'out("fir" "st", n)'},
+        {"int first": 'static inline int nobody(void) { return out("more text", 1); }\nint first'},
+        {"static int limit = 3;": "static const int more[] = { 0 };\nstatic int limit = 3;"},
+    ],
+)  # fmt: skip
+def test_no_change(tmp_path: Path, change: dict[str, str]) -> None:
+    assert Pair(tmp_path, SOURCE, change).refusal() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("change", "function", "why"),
+    [
+        ({"n > limit": "n >= limit"}, "first", "code at +0x"),
+        ({'out("first", n)': 'out("1st", n)'}, "first", "refers to '1st' instead of 'first'"),
+        ({'"stac"': '"clac"'}, "second", "an entry of .altinstructions differs"),
+        ({'"stac", 42': '"stac", 43'}, "second", "an entry of .altinstructions differs"),
+        ({"v & limit": "v & 1"}, "third", "differs"),
+    ],
+)
+def test_a_change(tmp_path: Path, change: dict[str, str], function: str, why: str) -> None:
+    made = Extracted(Pair(tmp_path, SOURCE, change).extract())
+    assert made.changed == [function]
+    assert why in made.extraction.changed[0].why
+
+
+def test_the_handler_of_an_exception_counts(tmp_path: Path) -> None:
+    source = SOURCE.replace("LOAD_SAFELY(v, *p)", "HANDLED(v, *p)")
+    macro = '#define HANDLED(to, from) asm volatile("1: mov %1, %0\\n2:\\n.pushsection __ex_table,\\"a\\"\\n.long 1b - ., 2b - ., 3\\n.popsection" : "=r" (to) : "m" (from))\n'  # noqa: E501
+    made = Extracted(Pair(tmp_path, macro + source, {"2b - ., 3": "2b - ., 4"}).extract())
+    assert made.changed == ["third"]
+    assert made.extraction.changed[0].why == "an entry of __ex_table differs"
+
+
+COLD = """
+int out(int);
+void __attribute__((cold)) complain(int);
+int work(int n)
+{
+    if (n > 100) { complain(n); n = out(n) + 7; }
+    return out(n) * 3;
+}
+"""
+
+
+@pytest.mark.parametrize("change", [{"out(n) + 7": "out(n) + 8"}, {"out(n) * 3": "out(n) * 5"}])
+def test_a_function_and_its_cold_part_go_together(tmp_path: Path, change: dict[str, str]) -> None:
+    made = Extracted(Pair(tmp_path, COLD, change).extract())
+    assert made.changed == ["work"]
+    assert {"work", "work.cold"} <= made.defined.keys()
+    assert made.undefined == {"__fentry__", "out", "complain"}
+
+
+def test_a_cold_part_that_comes_or_goes(tmp_path: Path) -> None:
+    gone = Extracted(Pair(tmp_path, COLD, {"complain(n); ": ""}).extract())
+    assert (gone.changed, gone.extraction.removed) == (["work"], ("work.cold",))
+    source = COLD.replace("complain(n); ", "")
+    new = Extracted(Pair(tmp_path, source, {"n = out(n) + 7": "complain(n); n = 1"}).extract())
+    assert (new.changed, new.extraction.new) == (["work"], ("work.cold",))
+
+
+FUNCTIONS = 8
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sets(st.integers(0, FUNCTIONS - 1), min_size=1), st.booleans())
+def test_exactly_the_changed_functions(changed: set[int], local: bool) -> None:
+    def function(i: int, factor: int) -> str:
+        kind = "static noinline" if local and i % 2 else "noinline"
+        return (
+            f"{kind} int f{i}(int n) {{ static int calls; calls += n;"
+            f' return out("f{i}", calls * {factor}); }}'
+        )
+
+    head = "int out(const char *, int);\n"
+    body = {i: function(i, 1000 + i) for i in range(FUNCTIONS)}
+    uses = "int all(int n) { return " + " + ".join(f"f{i}(n)" for i in body) + "; }"
+    source = head + "\n".join(body.values()) + "\n" + uses
+    change = {f"calls * {1000 + i})": f"calls * {2000 + i})" for i in changed}
+    with tempfile.TemporaryDirectory() as directory:
+        made = Extracted(Pair(Path(directory), source, change).extract())
+    assert sorted(made.changed) == [f"f{i}" for i in sorted(changed)]
+    assert {f"f{i}" for i in changed} == made.defined.keys()

@@ -1,0 +1,302 @@
+"""What goes into a livepatch, and every reason why a patch cannot be one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from klpbuild.arch import ARM64, X86_64
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.extract.extraction import extract
+from tests.extract.pairs import SIZES, Extracted, Pair
+from tests.extract.program import run
+
+CALLBACK = (
+    "\n  Change it from a callback of the livepatch, or keep the new state in shadow variables."
+)
+
+DATA = """
+int out(int);
+int limit = 3;
+static int bound = 9;
+static int room[4];
+static const char *label = "old";
+int use(int n) { return out(n > limit ? bound : room[n & 3]) + label[0]; }
+int change(int n) { limit = n; bound = n; room[n & 3]++; label++; return 0; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "difference"),
+    [
+        ({"limit = 3": "limit = 4"}, "limit", "content at +0x0 differs"),
+        ({"bound = 9": "bound = 8"}, "bound", "content at +0x0 differs"),
+        ({"room[4]": "room[8]"}, "room", "its size was 16 bytes and is 32"),
+        ({'"old"': '"new"'}, "label", "content at +0x0 refers to 'new' instead of 'old'"),
+    ],
+)
+def test_changed_variables_are_refused(
+    tmp_path: Path, change: dict[str, str], name: str, difference: str
+) -> None:
+    assert Pair(tmp_path, DATA, change).refusal() == (
+        f"code.c:code.o:{name}: data {name} changed: {difference}\n"
+        "  The running kernel has its own, and a livepatch replaces functions only." + CALLBACK
+    )
+
+
+TABLES = """
+int out(const int *);
+typedef int operation(int);
+struct operations { operation *open, *close; };
+int register_them(const struct operations *);
+static int first(int n) { return n + 1; }
+static int second(int n) { return n + 2; }
+static const int weights[] = { 1, 2, 3, 4 };
+static const struct operations handlers[] = { { first, second } };
+static const struct operations passed = { first, second };
+static int keep;
+int weigh(int n) { return weights[n & 3]; }
+int weigh_all(void) { return out(weights); }
+int call(int n) { return handlers[n].open(n) + handlers[n].close(n); }
+int setup(void) { return register_them(&passed) + keep++; }
+"""
+
+
+def test_a_changed_constant_is_copied_and_its_users_count_as_changed(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, TABLES, {"{ 1, 2, 3, 4 }": "{ 1, 2, 30, 4, 5 }"})
+    main = """
+    int out(const int *w) { return w[2]; }
+    int register_them(void *p) { return 0; }
+    int weigh(int), new_weigh(int), new_weigh_all(void);
+    int main(void) { printf("%d %d %d", weigh(2), new_weigh(2), new_weigh_all()); return 0; }
+    """
+    printed, extraction = run(pair, main)
+    assert printed == "3 30 30"
+    assert [(f.name, f.why) for f in extraction.changed] == [
+        ("weigh", "uses the changed constant weights"),
+        ("weigh_all", "uses the changed constant weights"),
+    ]
+
+
+def test_a_table_of_functions_that_is_only_read_is_copied(tmp_path: Path) -> None:
+    change = {"handlers[] = { { first, second } }": "handlers[] = { { second, first } }"}
+    made = Extracted(Pair(tmp_path, TABLES, change).extract())
+    assert made.changed == ["call"]
+    assert made.targets(".rodata.handlers") == [("second", 0), ("first", 0)]
+
+
+def test_a_table_of_functions_whose_address_is_kept_is_refused(tmp_path: Path) -> None:
+    text = Pair(tmp_path, TABLES, {"passed = { first, second }": "passed = { first }"}).refusal()
+    assert text == (
+        "code.c:code.o:passed: data passed changed: content at +0x8 differs\n"
+        "  It holds addresses of functions, and setup passes on its own." + CALLBACK
+    )
+
+
+def test_a_changed_constant_that_data_refers_to_is_refused(tmp_path: Path) -> None:
+    source = TABLES + "const int *shown = weights;"
+    text = Pair(tmp_path, source, {"{ 1, 2, 3, 4 }": "{ 1, 2, 30, 4 }"}).refusal()
+    assert "  shown refers to it, and the running kernel has its own." in text
+
+
+def test_a_changed_constant_of_other_objects_is_refused(tmp_path: Path) -> None:
+    source = TABLES.replace("static const int weights", "const int weights")
+    text = Pair(tmp_path, source, {"{ 1, 2, 3, 4 }": "{ 1, 2, 30, 4 }"}).refusal()
+    assert "  Other objects of the kernel use it too." in text
+
+
+STARTING = """
+int out(int);
+static int __initdata scale = 3;
+static int __init prepare(int n) { return out(n * scale); }
+int __init start(void) { return prepare(3) + prepare(out(1)); }
+void __exit stop(void) { out(1); }
+int work(int n) { return out(n); }
+"""
+
+
+def test_changed_init_code_is_refused(tmp_path: Path) -> None:
+    change = {"n * scale": "n + scale", "return out(n);": "return out(n + 1);"}
+    assert (
+        Pair(tmp_path, STARTING, change).refusal()
+        == """\
+code.c:code.o:start: __init code changed
+  It is in .init.text, which is freed once it has run (code at +N differs).
+  Leave it out of the patch, or do in a callback what it would do."""
+    )
+
+
+def test_init_code_that_only_moved_is_no_change(tmp_path: Path) -> None:
+    change = {"static int __init prepare": "int __init first(void) { return out(9); }\n"
+              "static int __init prepare", "return out(n);": "return out(n + 1);"}  # fmt: skip
+    made = Extracted(Pair(tmp_path, STARTING, change).extract())
+    assert made.changed == ["work"]
+    assert "first" not in made.defined
+
+
+def test_changed_init_data_is_refused(tmp_path: Path) -> None:
+    text = Pair(tmp_path, STARTING, {"scale = 3": "scale = 4"}).refusal()
+    assert "  It is used while the kernel or the module starts or ends, and not in between." in text
+
+
+def test_a_reference_to_init_code_is_refused(tmp_path: Path) -> None:
+    change = {"return out(n);": "return out(n) + scale;"}
+    assert (
+        Pair(tmp_path, STARTING, change).refusal()
+        == """\
+code.c:code.o:work: work refers to scale in .init.data
+  The kernel has freed it.
+  Take the reference out of the function."""
+    )
+
+
+def test_changed_exit_code(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, STARTING, {"{ out(1); }": "{ out(2); }"})
+    assert (
+        pair.refusal(in_module=True)
+        == """\
+code.c:code.o:stop: __exit code changed
+  It is in .exit.text, where functions have no entry call (code at +N differs).
+  Leave it out of the patch."""
+    )
+    assert pair.refusal().splitlines()[-1] == (
+        "  code.c:code.o:stop: changed, and .exit.text is not in vmlinux"
+    )
+
+
+UNTRACED = """
+int out(int);
+static notrace noinline int helper(int n) { return out(n) * 3; }
+notrace int exported(int n) { return out(n) * 5; }
+int one(int n) { return helper(n) + 1; }
+int two(int n) { return helper(n) + 2; }
+"""
+
+
+def test_a_function_without_an_entry_call_is_refused(tmp_path: Path) -> None:
+    assert (
+        Pair(tmp_path, UNTRACED, {"* 5": "* 7"}).refusal()
+        == """\
+code.c:code.o:exported: changed, and cannot be livepatched
+  It is in .text.exported and has no entry call (code at +N differs).
+  Change its callers instead, so that they call a new function."""
+    )
+    assert "code.c:code.o:helper: " in Pair(tmp_path, UNTRACED, {"* 3": "* 6"}).refusal()
+
+
+def test_one_of_which_every_caller_changes_comes_along(tmp_path: Path) -> None:
+    change = {"* 3": "* 6", "+ 1": "+ 10", "+ 2": "+ 20"}
+    main = """
+    int out(int n) { return n; }
+    int new_one(int), new_two(int);
+    int main(void) { printf("%d %d", new_one(1), new_two(1)); return 0; }
+    """
+    printed, extraction = run(Pair(tmp_path, UNTRACED, change), main)
+    assert printed == "16 26"
+    assert [function.name for function in extraction.changed] == ["one", "two"]
+
+
+def test_one_of_which_some_caller_stays_is_refused(tmp_path: Path) -> None:
+    text = Pair(tmp_path, UNTRACED, {"* 3": "* 6", "+ 1": "+ 3"}).refusal()
+    assert "code.c:code.o:helper: " in text  # fmt: skip
+
+
+def test_all_problems_are_told_together(tmp_path: Path) -> None:
+    source = DATA + STARTING.replace("int out(int);", "").replace("int work", "int labour")
+    change = {"limit = 3": "limit = 4", "bound = 9": "bound = 8", "n * scale": "n + scale"}
+    text = Pair(tmp_path, source, change).refusal()
+    found = [line.split(":")[2] for line in text.splitlines() if line.startswith("code.c:")]
+    assert sorted(found) == ["bound", "limit", "start"]
+
+
+COLLECTED = """
+int out(int);
+int work(int n) { return out(n); }
+asm(".pushsection .pci_fixup_header, \\"a\\"\\n.long 1, work - .\\n.popsection");
+static int __init start(void) { return out(3); }
+asm(".pushsection .initcall6.init, \\"a\\"\\n__initcall__kmod_code__1_2_start6: .long start - .\\n"
+    ".popsection");
+extern int __used keep(void);
+int keep(void) { return start(); }
+"""
+
+
+def test_a_table_that_the_kernel_has_read_is_refused(tmp_path: Path) -> None:
+    assert (
+        Pair(tmp_path, COLLECTED, {".long 1, work": ".long 2, work"}).refusal()
+        == """\
+code.c:code.o: table .pci_fixup_header changed
+  The kernel has read it when it or the module started.
+  Do from a callback of the livepatch what its new entries ask for."""
+    )
+
+
+def test_a_table_that_names_a_changed_function_stays(tmp_path: Path) -> None:
+    made = Extracted(Pair(tmp_path, COLLECTED, {"return out(n);": "return out(n + 1);"}).extract())
+    assert made.changed == ["work"]
+
+
+def test_a_new_initcall_is_refused(tmp_path: Path) -> None:
+    change = {"return out(n);": "return out(n + 1);", "extern int": """
+    asm(".pushsection .initcall6.init, \\"a\\"\\n__initcall__kmod_c__3_4_b6:"
+        " .long work - .\\n.popsection");
+    extern int"""}  # fmt: skip
+    assert (
+        Pair(tmp_path, COLLECTED, change).refusal()
+        == """\
+code.c:code.o:__initcall__kmod_c__3_4_b6: __initcall__kmod_c__3_4_b6 is new in .initcall6.init
+  The kernel or the module has started, and will not run it.
+  Call it from a callback of the livepatch."""
+    )
+
+
+def test_a_new_export_is_mentioned(tmp_path: Path) -> None:
+    change = {"return out(n);": "return out(n + 1);", "extern int": """
+    asm(".pushsection ___ksymtab+work, \\"a\\"\\n__ksymtab_work: .long work - .\\n.popsection");
+    extern int"""}  # fmt: skip
+    made = Pair(tmp_path, COLLECTED, change).extract()
+    assert made.notices == (
+        "code.c:code.o:__ksymtab_work: a new export has no effect in a livepatch",
+    )
+
+
+def test_new_globals_alone_are_extracted_for_other_objects(tmp_path: Path) -> None:
+    change = {"int work": "int fresh(int n) { return out(n) * 2; }\nint work"}
+    made = Extracted(Pair(tmp_path, COLLECTED, change).extract())
+    assert (made.changed, made.extraction.new) == ([], ("fresh",))
+
+
+def test_namespaces_are_imported(tmp_path: Path) -> None:
+    source = COLLECTED + """
+    static const char __used __attribute__((section(".modinfo"))) a[] = "import_ns=CRYPTO";
+    static const char __used __attribute__((section(".modinfo"))) b[] = "author=nobody";
+    """  # fmt: skip
+    made = Extracted(Pair(tmp_path, source, {"return out(n);": "return out(n + 1);"}).extract())
+    assert made.contents(".modinfo") == b"import_ns=CRYPTO\0"
+
+
+def test_objects_that_objtool_read_are_refused(tmp_path: Path) -> None:
+    source = 'int f(void) { return 1; }\nasm(".pushsection .orc_unwind\\n.long 1\\n.popsection");'
+    assert (
+        Pair(tmp_path, source, {}).refusal()
+        == """\
+code.o: has been through objtool: it has .orc_unwind
+  objtool rewrites jumps and returns, and runs over the extracted object.
+  Compile it without the objtool step."""
+    )
+
+
+def test_other_architectures_and_files_are_refused(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "int f(void) { return 1; }", {})
+    elf = ElfFile.read(pair.compile("original", pair.source))
+    elf.name = "code.o"
+    with pytest.raises(KlpError, match="is not an x86-64 object"):
+        extract(elf, elf, entry_sizes=SIZES, arch=ARM64, source_file="code.c")
+    program = tmp_path / "program"
+    program.write_bytes(bytes(elf.data[:16]) + b"\x02\0" + bytes(elf.data[18:]))
+    with pytest.raises(KlpError, match="is not a relocatable object with symbols"):
+        extract(
+            ElfFile.read(program), elf, entry_sizes=SIZES, arch=X86_64, source_file="code.c"
+        )  # fmt: skip

@@ -1,0 +1,202 @@
+"""The kernel's tables: exactly the entries of the included functions."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from klpbuild.arch import X86_64
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.extract.extraction import extract
+from klpbuild.extract.result import Key, KeyKind, KeyUse
+from klpbuild.extract.sizes import PROBE, EntrySizes
+from tests.extract.pairs import SIZES, Extracted, Pair
+
+TABLES = """
+int out(const char *, int);
+void nothing(void);
+static struct static_key enabled;
+extern struct static_key elsewhere;
+int a(int n) { if (n > 3) WARN(); return n; }
+int b(int n) { ALTERNATIVE("nop", "", 1); ALTERNATIVE("nop", "clac", 2); return n + 2; }
+int c(ulong *p) { ulong v; LOAD_SAFELY(v, *p); return v; }
+int d(int n) { if (static_branch(&enabled)) return out("on", n); return n; }
+int e(int n) { if (static_branch(&elsewhere)) return out("far", n); return n; }
+int f(int n) { ALTERNATIVE("call out", "call nothing", 3); return n; }
+int switch_it(void) { enabled.enabled++; return 0; }
+"""
+
+
+def test_a_bug_entry(tmp_path: Path) -> None:
+    made = Extracted(Pair(tmp_path, TABLES, {"n > 3": "n > 4"}).extract())
+    assert len(made.contents("__bug_table")) == 12
+    (code, _), (file, _) = made.targets("__bug_table")
+    assert code == ".text.a"
+    assert made.defined.keys() == {"a"}
+    assert made.section_names.isdisjoint({".altinstructions", "__ex_table", "__jump_table"})
+    assert file.startswith(".LC")
+
+
+def test_an_exception_entry(tmp_path: Path) -> None:
+    made = Extracted(Pair(tmp_path, TABLES, {"return v;": "return v + 1;"}).extract())
+    assert [name for name, _ in made.targets("__ex_table")] == [".text.c", ".text.c"]
+    assert made.contents("__ex_table")[8:] == (3).to_bytes(4, "little")
+
+
+def test_alternatives_with_an_empty_replacement(tmp_path: Path) -> None:
+    made = Extracted(Pair(tmp_path, TABLES, {"return n + 2;": "return n + 3;"}).extract())
+    assert made.contents(".altinstr_replacement") == b"\x0f\x01\xca"
+    entries = made.contents(".altinstructions")
+    assert (len(entries), entries[11], entries[23]) == (24, 0, 3)
+    replaced = [
+        row for row in made.targets(".altinstructions") if row[0] == ".altinstr_replacement"
+    ]
+    assert replaced[1] == (".altinstr_replacement", 0)
+
+
+def test_the_replacement_of_an_alternative_keeps_its_call(tmp_path: Path) -> None:
+    change = {'ALTERNATIVE("call out", "call nothing", 3); return n;':
+              'ALTERNATIVE("call out", "call nothing", 3); return 2 * n;'}  # fmt: skip
+    made = Extracted(Pair(tmp_path, TABLES, change).extract())
+    assert made.targets(".altinstr_replacement") == [("nothing", -4)]
+
+
+def test_the_entry_call_table_has_each_function_once(tmp_path: Path) -> None:
+    change = {"n > 3": "n > 4", "return v;": "return v + 1;"}
+    made = Extracted(Pair(tmp_path, TABLES, change).extract())
+    assert made.targets("__mcount_loc") == [(".text.a", 0), (".text.c", 0)]
+
+
+def test_a_jump_label_keeps_the_kernels_key(tmp_path: Path) -> None:
+    change = {'out("on", n)': 'out("On", n)', 'out("far", n)': 'out("Far", n)'}
+    made = Extracted(Pair(tmp_path, TABLES, change).extract())
+    keys = made.targets("__jump_table")[2::3]
+    assert keys == [("enabled", 2), ("elsewhere", 2)]
+    other, local = (key for key, _ in made.extraction.keys)
+    assert (local.kind, local.name, local.is_defined) == (KeyKind.STATIC_BRANCH, "enabled", True)
+    assert (other.name, other.is_defined) == ("elsewhere", False)
+
+
+def test_a_detached_key_is_off_for_ever(tmp_path: Path) -> None:
+    def policy(key: Key) -> KeyUse:
+        return KeyUse.DETACHED if key.name == "elsewhere" else KeyUse.SWITCHED
+
+    change = {'out("on", n)': 'out("On", n)', 'out("far", n)': 'out("Far", n)'}
+    made = Extracted(Pair(tmp_path, TABLES, change).extract(key_policy=policy))
+    names = [name for name, _ in made.targets("__jump_table")[2::3]]
+    assert names == ["enabled", "klpbuild_key_off"]
+    assert "elsewhere" not in made.undefined
+    off = made.defined["klpbuild_key_off"]
+    assert off.st_size == 16
+    assert made.elf.sections[off.st_shndx].name == ".bss.klpbuild_key_off"
+
+
+def test_a_key_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    def policy(key: Key) -> KeyUse | str:
+        return "Its owner may load later." if key.name == "elsewhere" else KeyUse.SWITCHED
+
+    text = Pair(tmp_path, TABLES, {'out("far", n)': 'out("Far", n)'}).refusal(key_policy=policy)
+    assert text == (
+        "code.c:code.o:e: e uses static branch key elsewhere\n  Its owner may load later."
+    )
+
+
+STATIC_CALL = """
+extern int __SCT__work(int);
+extern void *__SCK__work;
+static void *__used keep = &__SCK__work;
+int call_it(int n) { return __SCT__work(n) + 1; }
+"""
+
+
+@pytest.mark.parametrize("use", list(KeyUse))
+def test_a_static_call_is_switched_or_goes_through_its_trampoline(
+    tmp_path: Path, use: KeyUse
+) -> None:
+    pair = Pair(tmp_path, STATIC_CALL, {"+ 1": "+ 2"})
+    made = Extracted(pair.extract(key_policy=lambda key: use))
+    ((key, answer),) = made.extraction.keys
+    assert (key.kind, key.name, answer) == (KeyKind.STATIC_CALL, "__SCK__work", use)
+    trampoline = next(r for r in made.extraction.references if r.name == "__SCT__work")
+    if use is KeyUse.SWITCHED:
+        assert made.undefined == {"__fentry__", "__SCT__work", "__SCK__work"}
+    else:
+        # objtool makes a site of every call of __SCT__*
+        assert trampoline.symbol == "original.__SCT__work"
+        assert made.undefined == {"__fentry__", "original.__SCT__work"}
+
+
+def test_hints_for_objtool_are_kept(tmp_path: Path) -> None:
+    source = """
+    #define REACHABLE() asm volatile("1:\\n.pushsection .discard.reachable\\n" \\
+        ".long 1b - .\\n.popsection")
+    int one(int n) { REACHABLE(); return n; }
+    int two(int n) { REACHABLE(); return n * 2; }
+    """
+    made = Extracted(Pair(tmp_path, source, {"n * 2": "n * 3"}).extract())
+    assert [name for name, _ in made.targets(".discard.reachable")] == [".text.two"]
+
+
+def test_an_unknown_table_about_included_code_is_refused(tmp_path: Path) -> None:
+    source = """
+    int one(int n)
+    {
+        asm volatile("mov $1, %eax\\n1:\\n.pushsection runtime_ptr_x, \\"a\\"\\n"
+                     ".long 1b - .\\n.popsection");
+        return n;
+    }
+    int two(int n) { return n * 2; }
+    """
+    made = Extracted(Pair(tmp_path, source, {"n * 2": "n * 3"}).extract())
+    assert made.changed == ["two"]
+    assert (
+        Pair(tmp_path, source, {"return n;": "return n + 1;"}).refusal()
+        == """\
+code.c:code.o:one: table runtime_ptr_x has an entry for it that klpbuild does not know
+  The kernel changes the code that such a table names, at boot or when a module is loaded."""
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        (replace(SIZES, bug_entry=16), "table __bug_table of 12 bytes does not consist of entries"
+         " of 16 bytes"),
+        (replace(SIZES, bug_entry=6), "table __bug_table of 12 bytes does not consist of entries"
+         " of 6 bytes"),
+        (EntrySizes(), "table __bug_table has entries of unknown size"),
+    ],
+)  # fmt: skip
+def test_entry_sizes_that_do_not_fit(tmp_path: Path, sizes: EntrySizes, told: str) -> None:
+    pair = Pair(tmp_path, "int a(int n) { if (n) WARN(); return n; }", {})
+    elf = ElfFile.read(pair.compile("original", pair.source))
+    with pytest.raises(KlpError) as caught:
+        extract(elf, elf, entry_sizes=sizes, arch=X86_64, source_file="code.c")
+    assert told in str(caught.value)
+
+
+def test_sizes_are_read_from_the_probe(tmp_path: Path) -> None:
+    (tmp_path / "linux").mkdir()
+    (tmp_path / "asm").mkdir()
+    for name in ("version", "kconfig", "module", "bug", "jump_label"):
+        (tmp_path / f"linux/{name}.h").touch()
+    (tmp_path / "linux/bug.h").write_text(
+        "struct bug_entry { int addr, file; unsigned short line, flags; };"
+    )
+    (tmp_path / "asm/alternative.h").write_text(
+        "struct alt_instr { int a, b; short c; unsigned char instrlen, replacementlen;"
+        " } __attribute__((packed));"
+    )
+    config = ["-DCONFIG_GENERIC_BUG", "-DCONFIG_DEBUG_BUGVERBOSE", f"-I{tmp_path}"]
+    (tmp_path / "probe.c").write_text(PROBE)
+    command = ["gcc", *config, "-c", "probe.c", "-o", "probe.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert EntrySizes.from_probe(ElfFile.read(tmp_path / "probe.o")) == EntrySizes(
+        alt_instr=12, alt_replacement_length=11, bug_entry=12, bug_line=8
+    )
+    with pytest.raises(KlpError, match="does not hold the sizes of the kernel's tables"):
+        EntrySizes.from_probe(ElfFile.read(Pair(tmp_path, "int x;", {}).compile("x", "int x;")))
