@@ -208,7 +208,13 @@ def link(kernel: Kernel, chosen: Chosen, objects: Sequence[Path], output: Path, 
         for patched in chosen.livepatch.objects
         for function in patched.functions
     ]
-    check_new_functions([ElfFile.read(path) for path in objects], functions, problems)
+    callbacks = [
+        (callback, patched.where)
+        for patched in chosen.livepatch.objects
+        for callback in patched.callbacks.values()
+    ]
+    elves = [ElfFile.read(path) for path in objects]
+    check_new_functions(elves, functions, problems, callbacks=callbacks)
     problems.check()
     linked = link_module(kernel, chosen.module, objects, output.parent, BuildLog(log), warn=print)
     if linked != output:

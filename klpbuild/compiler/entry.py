@@ -35,14 +35,17 @@ def entry_offsets(elf: ElfFile) -> dict[int, int]:
     architecture = by_machine(elf.e_machine, elf.name)
     allowed = _X86_OFFSETS if architecture is X86_64 else _OTHER_OFFSETS
     places = _recorded_places(elf, architecture) | _called_places(elf, architecture)
-    found = {}
-    for symbol in elf.symbol_list:
-        if symbol.type != STT.FUNC or not symbol.is_defined:
-            continue
-        for offset in sorted(allowed, key=abs):
-            if (symbol.st_shndx, symbol.st_value + offset) in places:
-                found[symbol.index] = offset
-                break
+    functions = [s for s in elf.symbol_list if s.type == STT.FUNC and s.is_defined]
+    found: dict[int, int] = {}
+    # A place inside of a function is its own: the one before the next is not.
+    for offset in sorted(allowed, key=lambda offset: (offset < 0, offset)):
+        taken = set()
+        for symbol in functions:
+            place = symbol.st_shndx, symbol.st_value + offset
+            if offset < symbol.st_size and place in places:
+                found.setdefault(symbol.index, offset)
+                taken.add(place)
+        places -= taken
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ __attribute__((section(".init.text"))) int early(int i) { return inside(i); }
 int calls(int i) { return inside(i) + traced(i); }
 """
 ENTRY = ["-pg", "-mfentry"]
+ARM64_GCC = "aarch64-linux-gnu-gcc-12"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,29 @@ def test_call_further_in_is_no_entry(tmp_path: Path) -> None:
     # A call of __fentry__ that is not at the beginning redirects nothing.
     source = "void __fentry__(void); int g; void f(void) { g = 1; __fentry__(); g = 2; }"
     assert functions_with_entry(ElfFile.read(compile_c(tmp_path, source))) == frozenset()
+
+
+@pytest.mark.skipif(not shutil.which(ARM64_GCC), reason=f"{ARM64_GCC} is not installed")
+@pytest.mark.parametrize(
+    ("flags", "offset"),
+    [
+        (["-fpatchable-function-entry=2"], 0),
+        (["-fpatchable-function-entry=2", "-mbranch-protection=bti"], 4),
+        (["-fpatchable-function-entry=4,2"], -8),
+        (["-fpatchable-function-entry=4,2", "-mbranch-protection=bti"], -8),
+        (["-fpatchable-function-entry=2", "-ffunction-sections"], 0),
+    ],
+)
+def test_entries_of_arm64(tmp_path: Path, flags: list[str], offset: int) -> None:
+    quiet = "__attribute__((patchable_function_entry(0, 0)))"
+    source = SOURCE.replace("__attribute__((no_instrument_function))", quiet)
+    (tmp_path / "a.c").write_text(source)
+    command = [ARM64_GCC, "-O2", "-fno-pic", *flags, "-c", "a.c", "-o", "a.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    elf = ElfFile.read(tmp_path / "a.o")
+    assert functions_with_entry(elf) == {"traced", "inside", "early", "calls"}
+    places = {elf.symbol_name(index): place for index, place in entry_offsets(elf).items()}
+    assert {places[name] for name in ("traced", "early", "calls")} == {offset}
 
 
 def _problems(elf: ElfFile, *names: str, callbacks: tuple[str, ...] = ()) -> str:
