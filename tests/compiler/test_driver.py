@@ -151,11 +151,11 @@ def test_ftrace_flags(arch: Architecture, flags: list[str], missing: tuple[str, 
 
 def test_dependencies_of_odd_names() -> None:
     rule = "out.o: a\\ b.c \\\n include/x.h /y$$z.h ../up.h\n"
-    assert read_dependencies(rule, Path("/work/dir")) == (
-        Path("/work/dir/a b.c"),
-        Path("/work/dir/include/x.h"),
+    assert read_dependencies(rule, Path("/kernel/tree")) == (
+        Path("/kernel/tree/a b.c"),
+        Path("/kernel/tree/include/x.h"),
         Path("/y$z.h"),
-        Path("/work/up.h"),
+        Path("/kernel/up.h"),
     )
 
 
