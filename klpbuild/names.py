@@ -150,6 +150,10 @@ class AnnotatedSymbol:
     symbol: str
     sympos: int
 
+    def format(self) -> str:
+        """The name that `parse` reads."""
+        return f"{ANNOTATION_PREFIX}{self.gate}.{self.owner}.{self.symbol},{self.sympos}"
+
     @classmethod
     def parse(cls, name: str) -> AnnotatedSymbol | None:
         """Read such a name, None for another one.  ``-`` in objects becomes ``_``."""

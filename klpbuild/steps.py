@@ -21,6 +21,7 @@ from klpbuild.convert.objects import patched_objects
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import neighbourhood
 from klpbuild.graph.tables import read_livepatch as read_tables
@@ -216,9 +217,32 @@ def link(kernel: Kernel, chosen: Chosen, objects: Sequence[Path], output: Path, 
     elves = [ElfFile.read(path) for path in objects]
     check_new_functions(elves, functions, problems, callbacks=callbacks)
     problems.check()
-    linked = link_module(kernel, chosen.module, objects, output.parent, BuildLog(log), warn=print)
-    if linked != output:
-        raise AssertionError(f"linked {linked}, expected {output}")
+    if link_objects(kernel, chosen.module, objects, output.parent, BuildLog(log)) != output:
+        raise AssertionError(f"{output} was not linked")
+
+
+def link_objects(
+    kernel: Kernel, module: str, objects: Sequence[Path], directory: Path, log: BuildLog
+) -> Path:
+    """Link finished objects; the module is not converted yet.
+
+    :raises KlpError: when kbuild fails.
+    """
+    return link_module(kernel, module, objects, directory, log, warn=print)
+
+
+def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
+    """How large the entries of this kernel's special tables are; its headers say so.
+
+    :raises KlpError: when the kernel's headers do not compile.
+    """
+    digest = hashlib.sha256(PROBE.encode()).hexdigest()[:16]
+    probe = kernel.cache / f"entry-sizes-{digest}.o"
+    if not probe.exists():
+        source = probe.with_suffix(".c")
+        write_file(source, PROBE.encode())
+        compile_with_kernel_flags(kernel, source, probe, module_name="klpbuild", log=log)
+    return EntrySizes.from_probe(ElfFile.read(probe))
 
 
 def convert(kernel: Kernel, linked: Path, symbols: Path, output: Path, report: Path) -> Conversion:

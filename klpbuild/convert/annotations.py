@@ -10,26 +10,17 @@ Two styles say where a symbol is:
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError, Problems
-from klpbuild.names import MODULE_NAME_MAX, object_name
+from klpbuild.names import ANNOTATION_PREFIX, AnnotatedSymbol, object_name
 from klpbuild.resolve.fate import Annotation
 
 SECTION_PREFIX = ".klp.module_relocs."
-SYMBOL_PREFIX = ".klp.sym.rela."
 _ENTRY_SIZE = 12
-
-# The third version of the "minimal klp-convert" series wrote a dot before the
-# position, the versions before it and this project a comma.
-_SYMBOL = re.compile(
-    rf"\.klp\.sym\.rela\.([^.]{{1,{MODULE_NAME_MAX}}})\.([^.]{{1,{MODULE_NAME_MAX}}})"
-    r"\.(?:([^,]+),(\d+)|([^,]+)\.(\d+))$"
-)
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ def read_annotations(elf: ElfFile) -> Annotations:
                     with problems.collect():
                         _agree(said.setdefault(index, annotation), annotation)
     for symbol in elf.symbol_list:
-        if symbol.name.startswith(SYMBOL_PREFIX) and symbol.st_shndx == 0:
+        if symbol.name.startswith(ANNOTATION_PREFIX) and symbol.st_shndx == 0:
             with problems.collect():
                 said[symbol.index] = parse_symbol(symbol.name, elf.name)
     problems.check()
@@ -72,27 +63,16 @@ def parse_symbol(name: str, where: str) -> Annotation:
 
     :raises KlpError: when it is not one.
     """
-    match = _SYMBOL.match(name)
-    if match is None:
+    read = AnnotatedSymbol.parse(name)
+    if read is None:
         raise KlpError(
             f"annotation {name!r} cannot be read",
             where=where,
-            why=f"It is {SYMBOL_PREFIX}<gate>.<owner>.<symbol>,<position>.",
+            why=f"It is {ANNOTATION_PREFIX}<gate>.<owner>.<symbol>,<position>.",
             hint="Write it with KLP_RELOC_SYMBOL(gate, owner, symbol, position).",
         )
-    gate, owner, symbol, position, dotted_symbol, dotted_position = match.groups()
-    return Annotation(
-        symbol or dotted_symbol,
-        object_name(owner),
-        int(position or dotted_position),
-        object_name(gate),
-        f"{where}:KLP_RELOC_SYMBOL({gate}, {owner}, {symbol or dotted_symbol})",
-    )
-
-
-def format_symbol(gate: str, owner: str, symbol: str, sympos: int) -> str:
-    """The symbol name that `parse_symbol` reads."""
-    return f"{SYMBOL_PREFIX}{gate}.{owner}.{symbol},{sympos}"
+    place = f"{where}:KLP_RELOC_SYMBOL({read.gate}, {read.owner}, {read.symbol})"
+    return Annotation(read.symbol, read.owner, read.sympos, read.gate, place)
 
 
 def _agree(first: Annotation, second: Annotation) -> None:

@@ -19,7 +19,7 @@ from klpbuild.elf.constants import EM, ET, SHF, SHN_ABS, SHN_LORESERVE, SHT, STB
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 
-_SECTION_SHIFT = 40
+SECTION_SHIFT = 40
 _MASK = (1 << 64) - 1
 
 
@@ -108,7 +108,7 @@ class ShippedBinary:
         if self.linked:
             return values
         sections = self.elf.symbols["st_shndx"].astype(np.uint64)
-        return (sections << np.uint64(_SECTION_SHIFT)) + values
+        return (sections << np.uint64(SECTION_SHIFT)) + values
 
     @cached_property
     def _by_name(self) -> dict[bytes, list[int]]:
@@ -146,7 +146,7 @@ class ShippedBinary:
     def section_at(self, place: int) -> tuple[Section, int] | None:
         """The section in which a place is, and the offset in it."""
         if not self.linked:
-            index, offset = place >> _SECTION_SHIFT, place & ((1 << _SECTION_SHIFT) - 1)
+            index, offset = place >> SECTION_SHIFT, place & ((1 << SECTION_SHIFT) - 1)
             if 0 < index < len(self.elf.sections) and offset <= self.elf.sections[index].sh_size:
                 return self.elf.sections[index], offset
             return None
@@ -186,7 +186,7 @@ class ShippedBinary:
         return Target((value - addend) & _MASK, "")
 
     def _loaded_target(self, place: int, type: int, addend: int) -> Target | None:
-        index, offset = place >> _SECTION_SHIFT, place & ((1 << _SECTION_SHIFT) - 1)
+        index, offset = place >> SECTION_SHIFT, place & ((1 << SECTION_SHIFT) - 1)
         offsets, relocations = self._relocations(index)
         at = int(np.searchsorted(offsets, offset))
         if at == len(offsets) or int(offsets[at]) != offset:

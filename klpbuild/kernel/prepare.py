@@ -21,8 +21,10 @@ from klpbuild.kernel.tree import Kernel
 Log = Callable[[str], None]
 
 #: Raised when what `prepare` makes changes.
-_FORMAT = 3
+_FORMAT = 4
 _STAMP = ".klpbuild-prepared"
+_EXPORTED = ".klpbuild-environment"
+_MAKES_OWN = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
 #: What a build may take over from the caller; CFLAGS, MAKEFLAGS and the like would change it.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "USER")
 
@@ -49,6 +51,13 @@ class PreparedTree:
     differences: tuple[str, ...]
     objtool: tuple[str, ...]
     objtool_runs_late: bool
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What kbuild's top Makefile hands to the one that makes objects."""
+        words = (self.build / _EXPORTED).read_text(errors="surrogateescape").split("\0")
+        pairs = (word.partition("=") for word in words)
+        return {name: value for name, _, value in pairs if name and not name.startswith(_MAKES_OWN)}
 
     def make(self, *targets: str) -> list[str]:
         """The command line that makes targets."""
@@ -173,6 +182,12 @@ def _build(kernel: Kernel, tree: PreparedTree, log: Log) -> None:
     jobs = f"-j{len(os.sched_getaffinity(0))}"
     _run(tree.make("olddefconfig"), kernel, log)
     _run(tree.make(jobs, "prepare"), kernel, log)
+    # Another target of the top Makefile, which calls itself once to go to the build
+    # directory: there the rule sees all that is exported to Makefile.build.
+    rule = f"klpbuild-environment: prepare ; @env -0 > {_EXPORTED}"
+    wanted = "$(if $(filter-out 0,$(MAKELEVEL)),$(filter klpbuild-environment,$(MAKECMDGOALS)))"
+    goal = f"$(if {wanted},$(eval {rule}))"
+    _run(tree.make(f"--eval={goal}", "klpbuild-environment"), kernel, log)
     if kernel.module_symvers.is_file():
         shutil.copyfile(kernel.module_symvers, tree.build / "Module.symvers")
 

@@ -1,6 +1,7 @@
 """The table that decides what becomes of each undefined reference of a livepatch.
 
-First match wins (docs/relocations.md has the same table for people):
+For hand-written sources the first match wins (docs/relocations.md has the same
+table for people):
 
 ==  ==========================================================  ================================
  1  annotated with gate, owner and position                     livepatch relocation as written,
@@ -13,6 +14,20 @@ First match wins (docs/relocations.md has the same table for people):
  6  several                                                     error that lists them
  7  weak, and nowhere defined                                   ordinary: the kernel leaves it 0
  8  nowhere defined, or only in objects that are not patched    error
+==  ==========================================================  ================================
+
+Code extracted from a patch comes from one object, its home, and there is nothing
+to guess: the linker bound each name once already.
+
+==  ==========================================================  ================================
+ A  defined by the home's own object file, not exported by      livepatch relocation to the
+    vmlinux, or the address of a function that is replaced      symbol at the proven place
+ B  global in the home, which is a module                       livepatch relocation, gate = home
+ C  exported by vmlinux, in no namespace                        ordinary relocation
+ D  exported by a module                                        livepatch relocation, gate = home
+ E  global in vmlinux                                           livepatch relocation, gate
+                                                                vmlinux, whatever the home
+ F  defined nowhere                                             error
 ==  ==========================================================  ================================
 """
 
@@ -76,6 +91,18 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a symbol stands in the shipped binary.
+
+    :ivar section: in a module, the section's name; empty in vmlinux.
+    :ivar address: in vmlinux of the link, in a module the offset in the section.
+    """
+
+    section: str
+    address: int
+
+
+@dataclass(frozen=True)
 class Decision:
     """What becomes of a reference, and why.
 
@@ -116,6 +143,97 @@ class Resolver:
         if export is not None:
             return self._exported_by_module(reference, export.owner)
         return self._by_name(reference)
+
+    def decide_extracted(
+        self, reference: Reference, home: str, place: Place | None, pointer: bool = False
+    ) -> Decision:
+        """Decide a reference of code that was extracted from an object of the kernel.
+
+        :param home: the object that the code is from: vmlinux or a module.
+        :param place: where the symbol stands in the home, when its own object file
+            defines it; None for symbols of other files.
+        :param pointer: whether it is the address of a function that is replaced.
+        :raises KlpError: when there is no answer.
+        """
+        export = self.exports.find(reference.name)
+        plain = (
+            export is not None and export.owner == VMLINUX and not export.namespace and not pointer
+        )
+        if place is not None:
+            found = self._at(reference, home, place)
+            if plain and home == VMLINUX and found.kind.isupper():
+                return Decision(reference, Fate.EXPORTED, "exported by vmlinux")
+            return self._extracted(reference, home, found, f"at its place in {home}")
+        bound = self._global(home, reference.name)
+        if bound is not None and home != VMLINUX:
+            return self._extracted(reference, home, bound, f"global in {home}")
+        if plain:
+            return Decision(reference, Fate.EXPORTED, "exported by vmlinux")
+        if export is not None and export.owner != VMLINUX and home != VMLINUX:
+            bound = self._global(export.owner, reference.name)
+            if bound is not None:
+                why = f"exported by module {export.owner}"
+                return self._extracted(reference, home, bound, why)
+        bound = self._global(VMLINUX, reference.name)
+        if bound is not None:
+            return self._extracted(reference, VMLINUX, bound, "global in vmlinux")
+        if reference.weak and not self.database.candidates(reference.name):
+            return Decision(reference, Fate.WEAK, "weak, and defined nowhere")
+        raise KlpError(
+            f"symbol {reference.name!r} is not in this kernel where {home} could use it",
+            where=reference.where,
+            hint=_listing("It is defined by:", self.database.candidates(reference.name))
+            if self.database.candidates(reference.name)
+            else "The patch needs another one that brings it.",
+        )
+
+    def owner(self, name: str, home: str) -> str:
+        """The object that defines a global symbol which code of ``home`` uses; may be empty."""
+        if self._global(home, name) is not None:
+            return home
+        export = self.exports.find(name)
+        if export is not None:
+            return export.owner
+        return VMLINUX if self._global(VMLINUX, name) is not None else ""
+
+    def at(self, name: str, where: str, home: str, place: Place | None) -> Candidate:
+        """The symbol of an object at a place; without a place the only one of its name.
+
+        :raises KlpError: when there is none.
+        """
+        if place is None:
+            found = self.database.in_object(home, name)
+            if len(found) == 1:
+                return found[0]
+            raise KlpError(
+                f"{name} was not found in the shipped {home}",
+                where=where,
+                why=f"{home} has {len(found)} symbols of this name.",
+            )
+        return self._at(Reference(name, where), home, place)
+
+    def _at(self, reference: Reference, home: str, place: Place) -> Candidate:
+        found = self.database.in_object(home, reference.name)
+        same = [c for c in found if c.address == place.address and place.section in ("", c.section)]
+        if len(same) == 1:
+            return same[0]
+        raise KlpError(
+            f"symbol {reference.name!r} is not in {home} where it was found",
+            where=reference.where,
+            why=f"Expected at {place.section}+0x{place.address:x}; kallsyms leaves it out, "
+            "or symbols.klp is of another kernel.",
+            hint=_listing("Known:", found) if found else "",
+        )
+
+    def _global(self, owner: str, name: str) -> Candidate | None:
+        """The symbol that the linker would bind a name to in an object."""
+        bound = [c for c in self.database.in_object(owner, name) if c.kind.isupper()]
+        return bound[0] if len(bound) == 1 else None
+
+    def _extracted(self, reference: Reference, gate: str, found: Candidate, why: str) -> Decision:
+        _check_stable([found], reference.where)
+        target = LivepatchSymbol(found.object, found.symbol, found.sympos)
+        return Decision(reference, Fate.LIVEPATCH, why, gate, target)
 
     def _annotated(self, reference: Reference, annotation: Annotation) -> Decision:
         target = LivepatchSymbol(annotation.owner, annotation.symbol, annotation.sympos)

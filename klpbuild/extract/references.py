@@ -1,0 +1,95 @@
+"""Say of each undefined symbol of an extracted object where the running kernel has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.writer import ElfObject
+from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.fidelity import Fidelity
+from klpbuild.extract.result import Extraction
+from klpbuild.extract.shipped import SECTION_SHIFT
+from klpbuild.names import VMLINUX, AnnotatedSymbol
+from klpbuild.resolve.fate import Decision, Fate, Place, Resolver
+from klpbuild.resolve.fate import Reference as Undefined
+
+
+@dataclass(frozen=True)
+class Home:
+    """The object of the kernel that extracted code is from.
+
+    :ivar owner: ``vmlinux`` or the module.
+    :ivar shipped: its file.
+    :ivar fidelity: where the symbols of the compiled object are in it.
+    :ivar where: what messages call the object.
+    """
+
+    owner: str
+    shipped: ElfFile
+    fidelity: Fidelity
+    where: str
+
+    def place(self, name: str) -> Place | None:
+        """Where a symbol of the compiled object stands in the shipped binary."""
+        found = self.fidelity.find(name)
+        if found is None:
+            return None
+        if self.owner == VMLINUX:
+            return Place("", found.place)
+        section = self.shipped.sections[found.place >> SECTION_SHIFT]
+        return Place(section.name, found.place & ((1 << SECTION_SHIFT) - 1))
+
+
+def decide_references(
+    extraction: Extraction, home: Home, resolver: Resolver, own: frozenset[str]
+) -> dict[str, Decision]:
+    """Decide every reference of an extracted object, by its symbol in that object.
+
+    :param own: global functions and variables that other extracted objects of the same
+        livepatch define: references to them are bound by the linker and left out here.
+    :raises KlpError: with all that cannot be decided.
+    """
+    problems = Problems()
+    decisions = {}
+    for reference in extraction.references:
+        if not reference.is_defined and reference.name in own:
+            continue
+        undefined = Undefined(reference.name, home.where)
+        with problems.collect():
+            place = None
+            # A global name is what the linker made of it: a weak definition of this
+            # object may have given way to another object's.
+            if reference.is_defined and reference.is_local:
+                place = home.place(reference.name)
+                if place is None:
+                    raise KlpError(
+                        f"{reference.name} was not found in the shipped {home.owner}",
+                        where=home.where,
+                        why="The compiled source has it; the shipped binary was linked "
+                        "from something else, or does not tell it from others.",
+                    )
+            decisions[reference.symbol] = resolver.decide_extracted(
+                undefined, home.owner, place, reference.is_function_pointer
+            )
+    problems.check()
+    return decisions
+
+
+def name_references(elf: ElfFile, decisions: dict[str, Decision]) -> ElfObject:
+    """The object with its decisions in its symbols' names, for the converter.
+
+    To be done after objtool, which knows some functions by their names.
+    """
+    out = ElfObject.from_elf(elf)
+    for symbol in elf.symbol_list:
+        decision = decisions.get(symbol.name)
+        if decision is None or symbol.st_shndx != 0:
+            continue
+        if decision.fate is Fate.LIVEPATCH and decision.target is not None:
+            target = decision.target
+            name = AnnotatedSymbol(decision.gate, target.owner, target.symbol, target.sympos)
+            out.rename_symbol(symbol.index, name.format())
+        elif symbol.name != decision.reference.name:
+            out.rename_symbol(symbol.index, decision.reference.name)
+    return out
