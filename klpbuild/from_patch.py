@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 import subprocess
 from collections import defaultdict
@@ -11,9 +13,9 @@ from pathlib import Path
 
 from klpbuild import steps
 from klpbuild.compiler.log import BuildLog
-from klpbuild.convert.converter import Conversion
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.extraction import extract
 from klpbuild.extract.fidelity import Fidelity, prove, shipped_file
@@ -31,26 +33,53 @@ from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
-class BuiltPatch:
-    """A livepatch module made from patches.
+class Extracted:
+    """What was taken out of the kernel's patched objects: all that a module needs.
 
-    :ivar module: the converted module.
-    :ivar extractions: for each object of the kernel that changed, what was taken from it.
-    :ivar functions: the functions that are replaced, by object.
-    :ivar decisions: what became of each reference of the extracted code.
-    :ivar notes: what the user should know and is no fault.
+    :ivar objects: finished objects, to be linked.
+    :ivar functions: what they replace, by object of the kernel.
+    :ivar report: what was changed and what became of each reference, for people.
     """
 
-    module: Path
-    extractions: tuple[tuple[ObjectPair, Extraction], ...]
+    objects: tuple[Path, ...]
     functions: tuple[PatchedObject, ...]
-    decisions: tuple[Decision, ...]
-    conversion: Conversion
-    notes: tuple[str, ...]
+    report: tuple[str, ...]
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, with a digest of each object, so that its bytes tell of any change."""
+        record = {
+            "objects": [
+                {"path": str(o), "sha256": hashlib.sha256(o.read_bytes()).hexdigest()}
+                for o in self.objects
+            ],
+            "functions": [
+                {
+                    "object": patched.name,
+                    "functions": [
+                        {"old": f.old, "new": f.new, "sympos": f.sympos, "where": f.where}
+                        for f in patched.functions
+                    ],
+                }
+                for patched in self.functions
+            ],
+            "report": self.report,
+        }
+        write_file(path, (json.dumps(record, indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Extracted:
+        """Read what `write` wrote."""
+        record = json.loads(path.read_text())
+        return cls(
+            tuple(Path(entry["path"]) for entry in record["objects"]),
+            tuple(
+                PatchedObject(entry["object"], tuple(Function(**f) for f in entry["functions"]))
+                for entry in record["functions"]
+            ),
+            tuple(record["report"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -76,12 +105,8 @@ class _Builder:
         )
 
     def home(self, pair: ObjectPair) -> Home:
-        def log(line: str) -> None:
-            with self.log.path.open("a") as file:
-                file.write(line + "\n")
-
         shipped = ElfFile.read(shipped_file(self.kernel, pair.owner))
-        fidelity = prove(self.kernel, self.compiled, pair, log)
+        fidelity = prove(self.kernel, self.compiled, pair, _appended(self.log))
         return Home(pair.owner, shipped, fidelity, f"{pair.source}:{pair.target}")
 
     def functions(self, extraction: Extraction, home: Home, number: int) -> list[Function]:
@@ -173,50 +198,54 @@ def _check_proven(fidelity: Fidelity, name: str, home: Home, where: str) -> None
 
 
 def build_from_patches(
-    kernel: Kernel,
-    patches: Sequence[Path],
-    name: str,
-    build: Path,
-    *,
-    livepatch: Livepatch | None = None,
-    say: Say = lambda _: None,
-) -> BuiltPatch:
+    kernel: Kernel, patches: Sequence[Path], name: str, build: Path
+) -> tuple[Path, Extracted]:
     """Build a livepatch from source patches.
 
     :param patches: applied in order.
     :param name: the livepatch's name, without ``livepatch-``.
     :param build: the kernel's directory of outputs.
-    :param livepatch: description, references, callbacks; functions are found here.
-    :param say: told what is being done.
+    :returns: the module, and what it was made from.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
-    directory = build / f"livepatch-{name}"
-    directory.mkdir(parents=True, exist_ok=True)
-    log = BuildLog(build / "build.log")
-
-    def write_log(line: str) -> None:
-        with log.path.open("a") as file:
-            file.write(line + "\n")
-
     symbols = build / "symbols.klp"
     steps.write_symbols(kernel, symbols)
-    compiled = compile_patch(kernel, patches, directory / "pair", write_log)
+    work = build / f"livepatch-{name}"
+    log = BuildLog(build / "build.log")
+    extracted = extract_patches(kernel, patches, symbols, work, log)
+    tables = work / "tables.c"
+    steps.write_tables(kernel, replace(Livepatch(name, ()), objects=extracted.functions), tables)
+    module = f"livepatch-{name}"
+    compiled = tables.with_suffix(".o")
+    steps.compile_source(kernel, tables, compiled, module, log.path)
+    objects = [*extracted.objects, compiled]
+    linked = steps.link_objects(kernel, module, objects, work / "linked", log)
+    output = build / f"{module}.ko"
+    steps.convert(kernel, linked, symbols, output, work / "relocations.json")
+    return output, extracted
+
+
+def extract_patches(
+    kernel: Kernel, patches: Sequence[Path], symbols: Path, work: Path, log: BuildLog
+) -> Extracted:
+    """Compile what patches touch, before and after, and take out what changes.
+
+    :param symbols: the kernel's symbols.klp.
+    :param work: the livepatch's directory of outputs.
+    :raises KlpError: with every reason why the patches cannot be made a livepatch.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    compiled = compile_patch(kernel, patches, work / "pair", _appended(log))
     database = SymbolDatabase.read(symbols)
-    exports = Exports.read(kernel.module_symvers)
     owners = frozenset(pair.owner for pair in compiled.pairs)
-    builder = _Builder(
-        kernel,
-        directory,
-        compiled,
-        Resolver(database, exports, owners),
-        EntryPoints(
-            database,
-            filter_functions=kernel.filter_functions,
-            vmlinux=kernel.vmlinux,
-            modules=kernel.modules,
-        ),
-        log,
+    entries = EntryPoints(
+        database,
+        filter_functions=kernel.filter_functions,
+        vmlinux=kernel.vmlinux,
+        modules=kernel.modules,
     )
+    resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)
+    builder = _Builder(kernel, work, compiled, resolver, entries, log)
     sizes = steps.entry_sizes(kernel, log)
     problems = Problems()
     extractions = []
@@ -224,18 +253,10 @@ def build_from_patches(
         with problems.collect():
             extractions.append((pair, builder.extract(pair, sizes)))
     problems.check()
-    return _assemble(builder, kernel, name, build, tuple(extractions), livepatch, say)
+    return _finish(builder, extractions)
 
 
-def _assemble(
-    builder: _Builder,
-    kernel: Kernel,
-    name: str,
-    build: Path,
-    extractions: tuple[tuple[ObjectPair, Extraction], ...],
-    livepatch: Livepatch | None,
-    say: Say,
-) -> BuiltPatch:
+def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extraction]]) -> Extracted:
     own = frozenset(new for _, extraction in extractions for new in extraction.new)
     problems = Problems()
     functions: dict[str, list[Function]] = defaultdict(list)
@@ -258,21 +279,34 @@ def _assemble(
             where=extractions[0][0].source if extractions else "",
             hint="There is nothing that a livepatch could replace.",
         )
-    described = replace(livepatch or Livepatch(name, ()), objects=patched)
-    tables = builder.directory / "tables.c"
-    steps.write_tables(kernel, described, tables)
-    module = f"livepatch-{name}"
-    compiled_tables = builder.directory / "tables.o"
-    steps.compile_source(kernel, tables, compiled_tables, module, builder.log.path)
-    linked = steps.link_objects(
-        kernel, module, [*objects, compiled_tables], builder.directory / "linked", builder.log
-    )
-    output = build / f"{module}.ko"
-    conversion = steps.convert(
-        kernel, linked, build / "symbols.klp", output, builder.directory / "relocations.json"
-    )
     notes = [*builder.compiled.notes, *(n for _, e in extractions for n in e.notices)]
-    say(f"{output}")
-    return BuiltPatch(
-        output, extractions, patched, tuple(decisions), conversion, tuple(dict.fromkeys(notes))
-    )
+    return Extracted(tuple(objects), patched, _report(extractions, decisions, notes))
+
+
+def _report(
+    extractions: Sequence[tuple[ObjectPair, Extraction]],
+    decisions: Sequence[Decision],
+    notes: Sequence[str],
+) -> tuple[str, ...]:
+    lines = []
+    for pair, extraction in extractions:
+        lines.append(f"{pair.owner}: {pair.source}")
+        lines += [f"  changed  {changed.name}: {changed.why}" for changed in extraction.changed]
+        lines += [f"  new      {name}" for name in extraction.new]
+        lines += [f"  removed  {name}" for name in extraction.removed]
+    lines.append("references:")
+    for decision in sorted(decisions, key=lambda d: (d.fate.value, d.reference.name)):
+        if decision.target is not None:
+            what = f"gate {decision.gate}, {decision.target.format()}"
+        else:
+            what = decision.fate.value
+        lines.append(f"  {decision.reference.name}: {what} ({decision.why})")
+    return tuple(dict.fromkeys([*lines, *(f"note: {note}" for note in notes)]))
+
+
+def _appended(log: BuildLog) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        with log.path.open("a") as file:
+            file.write(line + "\n")
+
+    return write

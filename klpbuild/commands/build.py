@@ -11,9 +11,8 @@ import shutil
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.from_patch import BuiltPatch, build_from_patches
+from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.locate import locate
-from klpbuild.resolve.fate import Fate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Build, and tell what became of each function and reference."""
     kernel = locate(arguments.kernel)
     name = arguments.name or default_name(arguments.patches[0])
-    built = build_from_patches(kernel, arguments.patches, name, arguments.build / kernel.name)
-    for line in report(built):
+    build = arguments.build / kernel.name
+    module, extracted = build_from_patches(kernel, arguments.patches, name, build)
+    for line in (*extracted.report, str(module)):
         print(line)
     if arguments.output is not None:
         try:
-            shutil.copyfile(built.module, arguments.output)
+            shutil.copyfile(module, arguments.output)
         except OSError as error:
             raise KlpError(
                 f"cannot be written: {error.strerror}", where=str(arguments.output)
@@ -55,23 +55,3 @@ def default_name(patch: Path) -> str:
     """A livepatch's name for a patch file: letters, digits, ``-`` and ``_``; 45 at most."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in patch.stem)
     return kept.strip("-")[:45] or "patch"
-
-
-def report(built: BuiltPatch) -> list[str]:
-    """What was done, for people."""
-    lines = []
-    for pair, extraction in built.extractions:
-        lines.append(f"{pair.owner}: {pair.source}")
-        lines += [f"  changed  {changed.name}: {changed.why}" for changed in extraction.changed]
-        lines += [f"  new      {name}" for name in extraction.new]
-        lines += [f"  removed  {name}" for name in extraction.removed]
-    lines.append("references:")
-    for decision in sorted(built.decisions, key=lambda d: (d.fate.value, d.reference.name)):
-        if decision.fate is Fate.LIVEPATCH and decision.target is not None:
-            what = f"gate {decision.gate}, {decision.target.format()}"
-        else:
-            what = decision.fate.value
-        lines.append(f"  {decision.reference.name}: {what} ({decision.why})")
-    lines += [f"note: {note}" for note in built.notes]
-    lines.append(str(built.module))
-    return list(dict.fromkeys(lines))
