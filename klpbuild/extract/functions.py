@@ -46,31 +46,35 @@ class _Obstacle(Enum):
 
 
 def settle_functions(case: Case) -> Replaced:
-    """Decide each changed function."""
+    """Decide each changed function.
+
+    One that has no entry call and that nothing but calls in this object use is taken
+    along with its callers, which then count as changed: as if it were inlined.
+    """
     _refuse_folded(case)
     result = Replaced()
-    stuck: dict[Atom, _Obstacle] = {}
-    for atom, difference in case.functions.items():
+    pending = list(case.functions)
+    for atom in pending:
+        difference = case.functions[atom]
         section = case.correlation.to_original[atom].section.name
         if is_exit(section) and not case.in_module:
             case.notices.append(f"{case.place(atom)}: changed, and {section} is not in vmlinux")
             continue
         obstacle = _obstacle(case, atom, section)
-        if obstacle is not None:
-            stuck[atom] = obstacle
-            continue
-        result.atoms[atom] = f"changed: {difference}"
-        if has_entry_call(case, atom):
-            result.changed.append(atom)
-    for atom in _replaced_with_callers(case, stuck, set(result.atoms)):
-        del stuck[atom]
-        difference = case.functions[atom]
-        result.atoms[atom] = f"changed, and only changed functions call it: {difference}"
-    for atom, obstacle in stuck.items():
-        what, why, hint = obstacle.value
-        section = case.correlation.to_original[atom].section.name
-        why = why.format(section=section, difference=case.functions[atom])
-        case.refuse(what, atom, why=why, hint=hint)
+        callers = _callers(case, atom) if obstacle is _Obstacle.NO_ENTRY_CALL else None
+        if callers:
+            result.atoms[atom] = f"changed, and replaced with its callers: {difference}"
+            for caller in sorted(callers - case.functions.keys(), key=lambda a: a.index):
+                case.functions[caller] = f"calls {atom.name}, which has no entry call and changed"
+                pending.append(caller)
+        elif obstacle is not None:
+            what, why, hint = obstacle.value
+            why = why.format(section=section, difference=difference)
+            case.refuse(what, atom, why=why, hint=hint)
+        else:
+            result.atoms[atom] = f"changed: {difference}"
+            if has_entry_call(case, atom):
+                result.changed.append(atom)
     return result
 
 
@@ -110,27 +114,18 @@ def has_entry_call(case: Case, atom: Atom) -> bool:
     )
 
 
-def _replaced_with_callers(
-    case: Case, stuck: dict[Atom, _Obstacle], replaced: set[Atom]
-) -> list[Atom]:
-    """Functions without an entry call of which every caller is replaced.
-
-    They come along, as an inlined function does.
-    """
-    private = {
-        atom
-        for atom, obstacle in stuck.items()
-        if obstacle is _Obstacle.NO_ENTRY_CALL and _is_only_called(case, atom)
-    }
-    while True:
-        left = set()
-        for atom in private:
-            users = case.users(atom) - {atom}
-            if users and users <= replaced | private:
-                left.add(atom)
-        if left == private:
-            return sorted(left, key=lambda atom: atom.index)
-        private = left
+def _callers(case: Case, atom: Atom) -> set[Atom]:
+    """The functions to replace along with one; none if that is not all there is to it."""
+    if not _is_only_called(case, atom):
+        return set()
+    found: set[Atom] = set()
+    for user in case.users(atom) - {atom}:
+        if is_init(user.section.name) and not case.in_module:
+            continue  # it has run
+        if not user.is_function:
+            return set()
+        found |= {member for member in case.families[user] if case.twin(member) is not None}
+    return found
 
 
 def _is_only_called(case: Case, atom: Atom) -> bool:

@@ -176,31 +176,50 @@ int two(int n) { return helper(n) + 2; }
 
 
 def test_a_function_without_an_entry_call_is_refused(tmp_path: Path) -> None:
+    text = Pair(tmp_path, UNTRACED, {"* 5": "* 7"}).refusal()
     assert (
-        Pair(tmp_path, UNTRACED, {"* 5": "* 7"}).refusal()
+        text
         == """\
 code.c:code.o:exported: changed, and cannot be livepatched
   It is in .text.exported and has no entry call (code at +N differs).
   Change its callers instead, so that they call a new function."""
     )
-    assert "code.c:code.o:helper: " in Pair(tmp_path, UNTRACED, {"* 3": "* 6"}).refusal()
 
 
-def test_one_of_which_every_caller_changes_comes_along(tmp_path: Path) -> None:
-    change = {"* 3": "* 6", "+ 1": "+ 10", "+ 2": "+ 20"}
+@pytest.mark.parametrize("more", [{}, {"+ 1": "+ 10"}, {"+ 1": "+ 10", "+ 2": "+ 20"}])
+def test_one_that_is_only_called_is_replaced_with_its_callers(
+    tmp_path: Path, more: dict[str, str]
+) -> None:
     main = """
     int out(int n) { return n; }
-    int new_one(int), new_two(int);
-    int main(void) { printf("%d %d", new_one(1), new_two(1)); return 0; }
+    int one(int), new_one(int), new_two(int);
+    int main(void) { printf("%d %d %d", one(1), new_one(1), new_two(1)); return 0; }
     """
-    printed, extraction = run(Pair(tmp_path, UNTRACED, change), main)
-    assert printed == "16 26"
+    printed, extraction = run(Pair(tmp_path, UNTRACED, {"* 3": "* 6", **more}), main)
+    one, two = int(more.get("+ 1", "1").strip("+ ")), int(more.get("+ 2", "2").strip("+ "))
+    assert printed == f"4 {6 + one} {6 + two}"
     assert [function.name for function in extraction.changed] == ["one", "two"]
+    if not more:
+        why = "calls helper, which has no entry call and changed"
+        assert {function.why for function in extraction.changed} == {why}
 
 
-def test_one_of_which_some_caller_stays_is_refused(tmp_path: Path) -> None:
-    text = Pair(tmp_path, UNTRACED, {"* 3": "* 6", "+ 1": "+ 3"}).refusal()
-    assert "code.c:code.o:helper: " in text  # fmt: skip
+def test_one_whose_caller_cannot_be_replaced_is_refused(tmp_path: Path) -> None:
+    source = UNTRACED.replace("int two", "notrace int two")
+    assert (
+        Pair(tmp_path, source, {"* 3": "* 6"}).refusal()
+        == """\
+code.c:code.o:two: changed, and cannot be livepatched
+  It is in .text.two and has no entry call (calls helper, which has no entry call and changed).
+  Change its callers instead, so that they call a new function."""
+    )
+
+
+def test_one_whose_address_is_taken_is_refused(tmp_path: Path) -> None:
+    source = UNTRACED + "int (*kept)(int) = helper;"
+    assert "code.c:code.o:helper: changed, and cannot" in Pair(
+        tmp_path, source, {"* 3": "* 6"}
+    ).refusal()  # fmt: skip
 
 
 def test_all_problems_are_told_together(tmp_path: Path) -> None:
