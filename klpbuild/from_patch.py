@@ -33,6 +33,9 @@ from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 
+#: Where `Extracted` is kept, in the livepatch's directory of outputs.
+RECORD = "extracted.json"
+
 
 @dataclass(frozen=True)
 class Extracted:
@@ -213,16 +216,43 @@ def build_from_patches(
     work = build / f"livepatch-{name}"
     log = BuildLog(build / "build.log")
     extracted = extract_patches(kernel, patches, symbols, work, log)
-    tables = work / "tables.c"
-    steps.write_tables(kernel, replace(Livepatch(name, ()), objects=extracted.functions), tables)
-    module = f"livepatch-{name}"
+    record = work / RECORD
+    extracted.write(record)
+    tables, module = work / "tables.c", f"livepatch-{name}"
+    steps.write_tables(kernel, described(Livepatch(name, ()), record), tables)
     compiled = tables.with_suffix(".o")
     steps.compile_source(kernel, tables, compiled, module, log.path)
-    objects = [*extracted.objects, compiled]
-    linked = steps.link_objects(kernel, module, objects, work / "linked", log)
+    linked = work / "linked" / f"{module}.ko"
+    link_extracted(kernel, module, record, compiled, linked, log)
     output = build / f"{module}.ko"
-    steps.convert(kernel, linked, symbols, output, work / "relocations.json")
+    steps.convert(kernel, linked, symbols, output, work / "relocations.json", extracted.functions)
     return output, extracted
+
+
+def described(livepatch: Livepatch, record: Path) -> Livepatch:
+    """A livepatch with the functions that were found in its patches.
+
+    :raises KlpError: for callbacks of an object that the patches do not change.
+    """
+    found = {patched.name: patched for patched in Extracted.read(record).functions}
+    for patched in livepatch.objects:
+        if patched.name not in found:
+            raise KlpError(
+                f"object {patched.name!r} is not changed by the patches",
+                where=patched.where,
+                hint=f"Changed: {', '.join(found)}.",
+            )
+        found[patched.name] = replace(found[patched.name], callbacks=patched.callbacks)
+    return replace(livepatch, sources=(), objects=tuple(found.values()))
+
+
+def link_extracted(
+    kernel: Kernel, module: str, record: Path, tables: Path, output: Path, log: BuildLog
+) -> None:
+    """Link extracted objects and the compiled tables; the module is not converted yet."""
+    objects = [*Extracted.read(record).objects, tables]
+    if steps.link_objects(kernel, module, objects, output.parent, log) != output:
+        raise AssertionError(f"{output} was not linked")
 
 
 def extract_patches(
@@ -238,13 +268,8 @@ def extract_patches(
     compiled = compile_patch(kernel, patches, work / "pair", _appended(log))
     database = SymbolDatabase.read(symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
-    entries = EntryPoints(
-        database,
-        filter_functions=kernel.filter_functions,
-        vmlinux=kernel.vmlinux,
-        modules=kernel.modules,
-    )
     resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)
+    entries = steps.entry_points(kernel, database)
     builder = _Builder(kernel, work, compiled, resolver, entries, log)
     sizes = steps.entry_sizes(kernel, log)
     problems = Problems()

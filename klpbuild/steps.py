@@ -31,15 +31,17 @@ from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.link import link_module
-from klpbuild.module.livepatch import FILE_NAME, Livepatch, check_for_kernel
+from klpbuild.module.livepatch import FILE_NAME, Livepatch, PatchedObject, check_for_kernel
+from klpbuild.module.old_functions import check_old_functions
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.resolve.fate import Fate, Resolver
 from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 from klpbuild.symbols.write import SymbolSources, Written
 from klpbuild.symbols.write import write_symbols as write_symbols_klp
-from klpbuild.vm.probe import learn
+from klpbuild.vm.probe import FILTER_FUNCTIONS, learn
 from klpbuild.vm.transcript import transcript
 from klpbuild.vm.trial import boot_livepatch
 
@@ -49,10 +51,12 @@ class Chosen:
     """A livepatch that the user asks for.
 
     :ivar directory: where it is described.
+    :ivar patches: source patches that it is made from, in their order; then it has no sources.
     """
 
     directory: Path
     livepatch: Livepatch
+    patches: tuple[Path, ...] = ()
 
     @property
     def module(self) -> str:
@@ -75,8 +79,12 @@ def known_livepatches(directory: Path) -> tuple[str, ...]:
         entries = sorted(directory.iterdir())
     except OSError as error:
         raise KlpError(f"cannot be read: {error.strerror}", where=str(directory)) from error
-    return tuple(
-        e.name for e in entries if (e.is_dir() and any(e.glob("*.c"))) or (e / FILE_NAME).exists()
+    return tuple(e.name for e in entries if e.is_dir() and _is_livepatch(e))
+
+
+def _is_livepatch(directory: Path) -> bool:
+    return (directory / FILE_NAME).exists() or any(
+        any(directory.glob(pattern)) for pattern in ("*.c", "*.patch")
     )
 
 
@@ -102,11 +110,12 @@ def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Cho
             )
             continue
         with problems.collect():
-            livepatch = read_livepatch(directory / name)
+            patches = tuple(sorted((directory / name).glob("*.patch")))
+            livepatch = read_livepatch(directory / name, patches=bool(patches))
             if names == "all" and not livepatch.is_for(kernel.name, kernel.release):
                 continue
             check_for_kernel(livepatch, kernel.name, kernel.release)
-            chosen.append(Chosen(directory / name, livepatch))
+            chosen.append(Chosen(directory / name, livepatch, patches))
     problems.check()
     if not chosen:
         raise KlpError("no livepatch is named", where=str(directory), hint="livepatch=NAME")
@@ -245,20 +254,46 @@ def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
     return EntrySizes.from_probe(ElfFile.read(probe))
 
 
-def convert(kernel: Kernel, linked: Path, symbols: Path, output: Path, report: Path) -> Conversion:
+def convert(
+    kernel: Kernel,
+    linked: Path,
+    symbols: Path,
+    output: Path,
+    report: Path,
+    functions: Sequence[PatchedObject] = (),
+) -> Conversion:
     """Convert a linked module and write it, with a report of each relocation's fate.
 
-    :raises KlpError: with every reference that cannot be resolved.
+    :param functions: what it replaces, to be checked against the kernel.
+    :raises KlpError: with every reference that cannot be resolved, and every function that
+        the kernel does not have or cannot redirect.
     """
     database = SymbolDatabase.read(symbols)
     elf = ElfFile.read(linked)
+    problems = Problems()
+    pairs = [(patched.name, function) for patched in functions for function in patched.functions]
+    for unchecked in check_old_functions(pairs, database, entry_points(kernel, database), problems):
+        print(f"{linked.name}: not checked {unchecked}")
     resolver = Resolver(
         database, Exports.read(kernel.module_symvers), patched_objects(elf, database.objects)
     )
-    conversion = convert_elf(elf, resolver, symbol_name_max(kernel.version[:2]))
+    with problems.collect():
+        conversion = convert_elf(elf, resolver, symbol_name_max(kernel.version[:2]))
+    problems.check()
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
     return conversion
+
+
+def entry_points(kernel: Kernel, database: SymbolDatabase) -> EntryPoints:
+    """What can be livepatched in a kernel."""
+    learned = kernel.cache / FILTER_FUNCTIONS
+    return EntryPoints(
+        database,
+        filter_functions=kernel.filter_functions or (learned if learned.exists() else None),
+        vmlinux=kernel.vmlinux,
+        modules=kernel.modules,
+    )
 
 
 def _report(conversion: Conversion) -> str:

@@ -9,7 +9,8 @@ import SCons.Action
 import SCons.Builder
 import SCons.Errors
 
-from klpbuild import steps
+from klpbuild import from_patch, steps
+from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
 
 
@@ -33,12 +34,36 @@ def _compile(target, source, env):
     )
 
 
+def _extract(target, source, env):
+    symbols, *patches = source
+    extracted = from_patch.extract_patches(
+        env["KLP_KERNEL"], patches, symbols, target[0].parent, BuildLog(Path(env["KLP_LOG"]))
+    )
+    extracted.write(target[0])
+    print("\n".join(f"          {line}" for line in extracted.report))
+
+
 def _tables(target, source, env):
-    steps.write_tables(env["KLP_KERNEL"], env["KLP_CHOSEN"].livepatch, target[0])
+    steps.write_tables(env["KLP_KERNEL"], _livepatch(source, env), target[0])
+
+
+def _livepatch(source, env):
+    """The livepatch as described, with the functions that were found in patches."""
+    livepatch = env["KLP_CHOSEN"].livepatch
+    records = [path for path in source if path.name == from_patch.RECORD]
+    return from_patch.described(livepatch, *records) if records else livepatch
 
 
 def _link(target, source, env):
     steps.link(env["KLP_KERNEL"], env["KLP_CHOSEN"], source, target[0], Path(env["KLP_LOG"]))
+
+
+def _link_extracted(target, source, env):
+    record, tables = source
+    from_patch.link_extracted(
+        env["KLP_KERNEL"], env["KLP_CHOSEN"].module, record, tables, target[0],
+        BuildLog(Path(env["KLP_LOG"])),
+    )  # fmt: skip
 
 
 def _symbols(target, source, env):
@@ -46,7 +71,8 @@ def _symbols(target, source, env):
 
 
 def _convert(target, source, env):
-    steps.convert(env["KLP_KERNEL"], source[0], source[1], target[0], target[1])
+    functions = _livepatch(source, env).objects
+    steps.convert(env["KLP_KERNEL"], source[0], source[1], target[0], target[1], functions)
     print(f"          {steps.summary(target[1])}")
 
 
@@ -57,8 +83,10 @@ def _graph(target, source, env):
 #: Name of the Builder, tag of the short line, function.
 _BUILDERS = (
     ("LivepatchObject", "CC", _compile),
+    ("LivepatchExtract", "EXTRACT", _extract),
     ("LivepatchTables", "GEN", _tables),
     ("LivepatchLink", "LD [M]", _link),
+    ("LivepatchLinkExtracted", "LD [M]", _link_extracted),
     ("SymbolsKlp", "SYMBOLS", _symbols),
     ("LivepatchConvert", "KLP", _convert),
     ("ReferenceGraph", "GRAPH", _graph),

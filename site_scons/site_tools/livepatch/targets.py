@@ -11,6 +11,7 @@ from SCons.Script import COMMAND_LINE_TARGETS
 
 from klpbuild import steps
 from klpbuild.errors import KlpError
+from klpbuild.from_patch import RECORD
 
 from .actions import guarded
 
@@ -62,21 +63,36 @@ def _kernel_targets(env):
 def _livepatch(env, chosen, directory, symbols, identities):
     work = directory / chosen.module
     env = env.Clone(KLP_CHOSEN=chosen)
-    objects = [_object(env, work, str(path), identities) for path in chosen.livepatch.sources]
-    if chosen.description is not None:
-        tables = env.LivepatchTables(str(work / "tables.c"), [])
-        env.Depends(tables, [*identities, env.Value(repr(chosen.livepatch))])
-        objects.append(_object(env, work, tables[0], identities))
-    linked = env.LivepatchLink(str(work / "linked" / f"{chosen.module}.ko"), objects)
+    linked = str(work / "linked" / f"{chosen.module}.ko")
+    description = env.Value(repr(chosen.livepatch))
+    if chosen.patches:
+        record = env.LivepatchExtract(
+            str(work / RECORD), [symbols, *(str(path) for path in chosen.patches)]
+        )
+        tables = env.LivepatchTables(str(work / "tables.c"), record)
+        linked = env.LivepatchLinkExtracted(
+            linked, [record, _object(env, work, tables[0], identities)]
+        )
+        made = [*record, *tables]
+    else:
+        record = []
+        objects = [_object(env, work, str(path), identities) for path in chosen.livepatch.sources]
+        made = []
+        if chosen.description is not None:
+            made = env.LivepatchTables(str(work / "tables.c"), [])
+            objects.append(_object(env, work, made[0], identities))
+        linked = env.LivepatchLink(linked, objects)
     module, report = env.LivepatchConvert(
         [str(directory / f"{chosen.module}.ko"), str(work / "relocations.json")],
-        [linked, symbols],
+        [linked, symbols, *record],
     )
     graph = env.ReferenceGraph(
         [str(directory / f"{chosen.module}.{kind}") for kind in steps.GRAPH_KINDS],
         [module, symbols],
     )
-    env.Depends([*linked, module, report, *graph], identities)
+    env.Depends([*made, *linked, module, report, *graph], identities)
+    env.Depends([n for n in made if n not in record], description)
+    env.Depends([module, report], description)
     env.Alias("livepatch", graph)
     return module
 
