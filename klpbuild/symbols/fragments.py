@@ -64,6 +64,7 @@ class FragmentCache:
         self._known: dict[str, list[object]] = {}
         self._database = self._open()
         self._seen = self._read_seen()
+        self._keys = self._read_keys()
 
     def __enter__(self) -> Self:
         return self
@@ -75,12 +76,21 @@ class FragmentCache:
         trace: TracebackType | None,
     ) -> None:
         # A cache that cannot be written costs time, not correctness.
-        with suppress(sqlite3.Error), self._database:
-            self._database.executemany("insert or replace into fragments values (?, ?)", self._new)
-            if error is None and self._known != self._seen:
-                row = self._output, json.dumps(self._known)
-                self._database.execute("insert or replace into seen values (?, ?)", row)
+        try:
+            with self._database:
+                self._write(whole=error is None)
+        except sqlite3.OperationalError:  # read-only, full, or too long in use by another
+            pass
+        except sqlite3.DatabaseError:  # damaged: the next build begins anew
+            self._path.unlink(missing_ok=True)
         self._database.close()
+
+    def _write(self, whole: bool) -> None:
+        """:param whole: whether all files were seen."""
+        self._database.executemany("insert or replace into fragments values (?, ?)", self._new)
+        if whole and self._known != self._seen:
+            row = self._output, json.dumps(self._known)
+            self._database.execute("insert or replace into seen values (?, ?)", row)
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -110,8 +120,15 @@ class FragmentCache:
                 return found
         return {}
 
+    def _read_keys(self) -> set[str]:
+        with suppress(sqlite3.Error):
+            return {key for (key,) in self._database.execute("select key from fragments")}
+        return set()
+
     def load(self, key: str, object: str) -> ObjectSymbols | None:
         """A fragment, or None when it is not there or damaged."""
+        if key not in self._keys:
+            return None
         with suppress(sqlite3.Error, ValueError):
             query = "select data from fragments where key = ?"
             for (data,) in self._database.execute(query, (key,)):

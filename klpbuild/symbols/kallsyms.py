@@ -4,7 +4,8 @@ The build lists vmlinux with ``nm -n``, drops lines (scripts/mksysmap), drops
 more and sorts the rest (scripts/kallsyms.c).  The rules here are those of
 Linux 6.1 and 6.12 together; between the two, patterns only moved from one file
 to the other.  CONFIG_LIVEPATCH depends on CONFIG_KALLSYMS_ALL, so data counts
-as text does.
+as text does.  Not covered: kernels built with Clang's LTO that compare names
+without their ``.llvm.`` suffix (cleanup_symbol_name() of kernel/kallsyms.c).
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from klpbuild.symbols.tables import SymbolTables
 
 #: Sections that the module loader does not keep although they are SHF_ALLOC
 #: (kernel/module/main.c, rewrite_section_headers).
-_NOT_KEPT = (b".modinfo", b"__versions")
-_PERCPU = b".data..percpu"
+_NOT_KEPT = (b".modinfo\0", b"__versions\0")
+_PERCPU = b".data..percpu\0"
+#: module_init_section() goes by how the name begins.
 _INIT = b".init"
-_NAME_WIDTH = 16
 
 #: nm's letters, for local and then for other symbols.
 _LETTERS = np.frombuffer(b"nbtrd?acVWNBTRD?ACVW", "S1")
@@ -139,14 +139,18 @@ class _Files:
 
     def _section_traits(self) -> tuple[npt.NDArray[np.bool_], ...]:
         """Which sections a module keeps, loses after its init, has for each processor."""
-        places = self.section_name_starts[:, None] + np.arange(_NAME_WIDTH)
-        # Zeros end the names: what a fixed-width string has after them is not compared.
-        fixed = self.section_strings.take(places, mode="clip")
-        past_end = np.cumsum(fixed == 0, axis=1) > 0
-        names = np.where(past_end, 0, fixed).astype(np.uint8).view(f"S{_NAME_WIDTH}")[:, 0]
+        width = max(map(len, (*_NOT_KEPT, _PERCPU, _INIT)))
+        places = self.section_name_starts[:, None] + np.arange(width)
+        names = self.section_strings.take(places, mode="clip")
+
+        def begins(text: bytes) -> npt.NDArray[np.bool_]:
+            same = names[:, : len(text)] == np.frombuffer(text, np.uint8)
+            found: npt.NDArray[np.bool_] = np.logical_and.reduce(same, axis=1)
+            return found
+
         loaded = self.sections["sh_flags"].astype(np.int64) & SHF.ALLOC != 0
-        kept = loaded & ~np.isin(names, _NOT_KEPT)
-        return kept, np.char.startswith(names, _INIT), names == _PERCPU
+        dropped = np.any([begins(name) for name in _NOT_KEPT], axis=0)
+        return loaded & ~dropped, begins(_INIT), begins(_PERCPU)
 
     def _section_letters(self) -> npt.NDArray[np.int64]:
         flags = self.sections["sh_flags"].astype(np.int64)

@@ -38,6 +38,13 @@ def read_vmlinux(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
 
 def vmlinux_symbols(tables: SymbolTables, version: tuple[int, ...]) -> ObjectSymbols:
     """`read_vmlinux` for tables that are read already."""
+    if not tables.linked:
+        raise KlpError(
+            "is not linked",
+            where=str(tables.path),
+            why="Positions in vmlinux are counted by address, which the link decides.",
+            hint="Give vmlinux itself, not vmlinux.o.",
+        )
     (listed,) = read_symbols([tables])
     return _as_kallsyms_has_them(listed, version)
 

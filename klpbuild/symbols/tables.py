@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from klpbuild.elf.constants import SHT
+from klpbuild.elf.constants import ET, SHT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import EHDR_SIZE, section_dtype, symbol_dtype
 from klpbuild.errors import KlpError
 
-_SECTION_SIZE = section_dtype("<").itemsize
+_SECTION = {order: section_dtype(order) for order in "<>"}
+_SECTION_SIZE = _SECTION["<"].itemsize
 _SYMBOL_SIZE = symbol_dtype("<").itemsize
 
 
@@ -31,6 +32,7 @@ class SymbolTables:
 
     :ivar path: the file.
     :ivar order: ``"<"`` or ``">"``.
+    :ivar linked: whether addresses are final, as in vmlinux and not in a module.
     :ivar sections: the section headers.
     :ivar section_names: their string table, ending with a zero.
     :ivar symbols: the symbol table.
@@ -40,6 +42,7 @@ class SymbolTables:
 
     path: Path
     order: str
+    linked: bool
     sections: bytes
     section_names: bytes
     symbols: bytes
@@ -54,17 +57,10 @@ class SymbolTables:
     @cached_property
     def digest(self) -> str:
         """Changes when the symbols do."""
-        digest = hashlib.blake2b(self.order.encode(), digest_size=20)
-        for part in (
-            self.sections,
-            self.section_names,
-            self.symbols,
-            self.strings,
-            self.modinfo,
-        ):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
-        return digest.hexdigest()
+        parts = (self.sections, self.section_names, self.symbols, self.strings, self.modinfo)
+        sizes = ",".join(str(len(part)) for part in parts)
+        text = b"".join((f"{self.order}{self.linked},{sizes}\n".encode(), *parts))
+        return hashlib.blake2b(text, digest_size=20).hexdigest()
 
 
 class _UnusualError(Exception):
@@ -106,7 +102,7 @@ def _tables(path: Path, file: int) -> SymbolTables:
     headers = read(offset, count * _SECTION_SIZE)
     if entry_size != _SECTION_SIZE or not count:
         raise _UnusualError
-    table = np.frombuffer(headers, section_dtype(order))
+    table = np.frombuffer(headers, _SECTION[order])
 
     def contents(index: int) -> bytes:
         if index >= count:
@@ -120,12 +116,11 @@ def _tables(path: Path, file: int) -> SymbolTables:
     if len(symbols) % _SYMBOL_SIZE or len(symbols) <= _SYMBOL_SIZE:
         raise _UnusualError
     section_names = contents(names_index) + b"\0"
-    modinfo = np.flatnonzero(
-        (table["sh_name"] == section_names.find(b".modinfo\0")) & (table["sh_type"] == SHT.PROGBITS)
-    )
+    modinfo = np.flatnonzero(table["sh_name"] == section_names.find(b".modinfo\0"))
     return SymbolTables(
         path,
         order,
+        struct.unpack_from(order + "H", header, 16)[0] != ET.REL,
         headers,
         section_names,
         symbols,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -175,8 +176,10 @@ def test_what_cannot_be_told(kernel: Kernel, tmp_path: Path) -> None:
 
 def test_a_kernel_without_ftrace(tmp_path: Path) -> None:
     source = "int f(void) { return 0; }"
-    vmlinux = tmp_path / "vmlinux.o"
-    compile_object(tmp_path, "vmlinux.c", source)
+    vmlinux = tmp_path / "vmlinux"
+    unlinked = compile_object(tmp_path, "f.c", source)
+    command = ["ld", "-e", "0", "-Ttext", "0xffffffff81000000", "-o", vmlinux, unlinked]
+    subprocess.run([str(word) for word in command], check=True)
     path = tmp_path / "symbols.klp"
     write_symbols(path, SymbolSources(V6_1, (), vmlinux), tmp_path / "cache")
     entries = EntryPoints(SymbolDatabase.read(path), vmlinux=vmlinux)

@@ -244,3 +244,12 @@ def test_a_stripped_vmlinux(vmlinux: Path, tmp_path: Path) -> None:
         "  Only the symbol table tells what a name in the kernel stands for.\n"
         "  Use the file before it was stripped: the build tree's or the debug package's."
     )
+
+
+def test_a_vmlinux_that_is_not_linked(tmp_path: Path) -> None:
+    path = compile_object(tmp_path, "vmlinux.c", CMDLINE)
+    assert refused(read_vmlinux, path, V6_1) == (
+        f"{path}: is not linked\n"
+        "  Positions in vmlinux are counted by address, which the link decides.\n"
+        "  Give vmlinux itself, not vmlinux.o."
+    )
