@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from klpbuild.arch import Architecture
+from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import Symbol
+from klpbuild.extract import x86_64
 from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
 from klpbuild.extract.correlate import Correlation, Identities
@@ -106,6 +108,14 @@ class _Choice:
         if target is None:
             self._check_undefined(atom, reference)
             return
+        if self._may_mean_a_neighbour(atom, reference, target):
+            self.refuse(
+                f"{atom.name} refers to {target.name} or to a variable beside it",
+                atom,
+                why=f"Variables were added to or removed from {target.section.name}, and the"
+                " assembler names places there by their offset.",
+                hint="Declare new variables without a section attribute.",
+            )
         if target in self.result.atoms:
             return
         twin = self.correlation.to_original.get(target)
@@ -123,6 +133,33 @@ class _Choice:
             return
         self.result.atoms[target] = f"{self._kind_of_need(target)} {atom.name} needs"
         pending.append(target)
+
+    def _may_mean_a_neighbour(self, atom: Atom, reference: Reference, target: Atom) -> bool:
+        """Whether an offset in a section may be meant from a variable beside the one there.
+
+        ``array[i - 1]`` names a place before the array, ``p < array + n`` the one behind it.
+        That does no harm where both variables stand as they did.
+        """
+        named = self.patched.elf.symbol_list[reference.symbol]
+        if named.type != STT.SECTION or reference.type != x86_64.R_32S:
+            return False
+        if target.kind is not SectionKind.DATA or atom.kind is not SectionKind.CODE:
+            return False
+        before, behind = self.patched.neighbours(target)
+        if reference.addend < 0:
+            return False  # nothing stands before it
+        if reference.addend:
+            return behind is not None and not self._stand_as_before(target, behind)
+        if before is None or before.end != target.entry or self._stand_as_before(before, target):
+            return False
+        return self.patched.is_compared(atom, reference)
+
+    def _stand_as_before(self, one: Atom, other: Atom) -> bool:
+        twins = self.case.twin(one), self.case.twin(other)
+        if twins[0] is None or twins[1] is None:
+            return False
+        same_section = twins[0].section.index == twins[1].section.index
+        return same_section and twins[1].entry - twins[0].entry == other.entry - one.entry
 
     def _kind_of_need(self, target: Atom) -> str:
         if target in self.copies:

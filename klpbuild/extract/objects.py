@@ -290,6 +290,13 @@ class CodeObject:
             return None
         return self._in_section[section][max(bisect_right(starts, offset) - 1, 0)]
 
+    def neighbours(self, atom: Atom) -> tuple[Atom | None, Atom | None]:
+        """The atoms of the same section before and behind one."""
+        atoms = self._in_section[atom.section.index]
+        place = bisect_right(self._starts[atom.section.index], atom.start) - 1
+        before = atoms[place - 1] if place > 0 else None
+        return before, atoms[place + 1] if place + 1 < len(atoms) else None
+
     def contents(self, atom: Atom) -> bytes:
         """An atom's bytes; zeros for one without bytes in the file."""
         if atom.section.sh_type == SHT.NOBITS:
@@ -406,6 +413,10 @@ class CodeObject:
     def is_memory_operand(self, atom: Atom, reference: Reference) -> bool:
         """Whether code accesses what a reference leads to, and does not take its address."""
         return x86_64.is_memory_operand(self.contents(atom), reference.offset)
+
+    def is_compared(self, atom: Atom, reference: Reference) -> bool:
+        """Whether code compares something with the address that a reference leads to."""
+        return x86_64.mnemonic_at(self.contents(atom), reference.offset) == "cmp"
 
     def undefined(self, reference: Reference) -> Symbol | None:
         """The undefined symbol that a reference names, if it does."""

@@ -84,6 +84,14 @@ def is_branch_field(code: bytes | memoryview, offset: int) -> bool:
     return offset >= 2 and code[offset - 2] == 0x0F and code[offset - 1] & 0xF0 == 0x80
 
 
+def mnemonic_at(code: bytes, field: int) -> str:
+    """Mnemonic of the instruction that has a field at an offset."""
+    for offset, size, mnemonic, _ in instructions(code):
+        if offset <= field < offset + size:
+            return mnemonic
+    return ""
+
+
 def is_memory_operand(code: bytes, field: int) -> bool:
     """Whether the field at an offset is the address of memory that an instruction accesses.
 

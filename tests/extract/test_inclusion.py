@@ -107,6 +107,51 @@ def test_a_changed_constant_of_other_objects_is_refused(tmp_path: Path) -> None:
     assert "  Other objects of the kernel use it too." in text
 
 
+BESIDE = """
+struct pair { long a, b; };
+static long __read_mostly first[4] = { 1, 2, 3, 4 };
+static long __read_mostly second[4] = { 5, 6, 7, 8 };
+long total(void) { long sum = 0, *p; for (p = first; p < first + 4; p++) sum += *p; return sum; }
+long pick(long i) { return first[i - 1]; }
+void set(long i) { first[i]++; second[i]++; }
+"""
+
+
+@pytest.mark.parametrize("change", [{"sum = 0": "sum = 1"}, {"[i - 1]": "[i - 2]"}])
+def test_places_beside_a_variable_are_no_trouble_where_nothing_moved(
+    tmp_path: Path, change: dict[str, str]
+) -> None:
+    main = """
+    long total(void), pick(long), set(long);
+    extern long new_total(void) __attribute__((weak)), new_pick(long) __attribute__((weak));
+    int main(void)
+    {
+        set(0);
+        printf("%ld %ld", new_total ? new_total() : -1, new_pick ? new_pick(2) : -1);
+        return 0;
+    }
+    """
+    printed, _ = run(Pair(tmp_path, BESIDE, change), main)
+    assert printed == ("12 -1" if "sum = 0" in change else "-1 2")
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "told"),
+    [
+        ("first", {"sum = 0": "sum = fresh++"}, "total: total refers to fresh"),
+        ("second", {"[i - 1]": "[i - 2] + fresh++"}, "pick: pick refers to fresh"),
+    ],
+)
+def test_places_beside_a_variable_are_refused_where_one_came_between(
+    tmp_path: Path, before: str, change: dict[str, str], told: str
+) -> None:
+    """GCC writes variables in reverse order, others may not."""
+    declaration = f"static long __read_mostly {before}["
+    fresh = {declaration: f"static long __read_mostly fresh = 1;\n{declaration}"}
+    text = Pair(tmp_path, BESIDE, change | fresh).refusal()
+    assert text.startswith(f"code.c:code.o:{told} or to a variable beside it\n  Variables were")
+
+
 STARTING = """
 int out(int);
 static int __initdata scale = 3;
