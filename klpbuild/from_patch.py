@@ -7,7 +7,7 @@ import json
 import shlex
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,7 +109,7 @@ class _Builder:
 
     def home(self, pair: ObjectPair) -> Home:
         shipped = ElfFile.read(shipped_file(self.kernel, pair.owner))
-        fidelity = prove(self.kernel, self.compiled, pair, _appended(self.log))
+        fidelity = prove(self.kernel, self.compiled, pair, self.log.note)
         return Home(pair.owner, shipped, fidelity, f"{pair.source}:{pair.target}")
 
     def functions(self, extraction: Extraction, home: Home, number: int) -> list[Function]:
@@ -221,7 +221,7 @@ def build_from_patches(
     tables, module = work / "tables.c", f"livepatch-{name}"
     steps.write_tables(kernel, described(Livepatch(name, ()), record), tables)
     compiled = tables.with_suffix(".o")
-    steps.compile_source(kernel, tables, compiled, module, log.path)
+    steps.compile_source(kernel, tables, compiled, module, log)
     linked = work / "linked" / f"{module}.ko"
     link_extracted(kernel, module, record, compiled, linked, log)
     output = build / f"{module}.ko"
@@ -265,7 +265,7 @@ def extract_patches(
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
     work.mkdir(parents=True, exist_ok=True)
-    compiled = compile_patch(kernel, patches, work / "pair", _appended(log))
+    compiled = compile_patch(kernel, patches, work / "pair", log.note)
     database = SymbolDatabase.read(symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
     resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)
@@ -327,11 +327,3 @@ def _report(
             what = decision.fate.value
         lines.append(f"  {decision.reference.name}: {what} ({decision.why})")
     return tuple(dict.fromkeys([*lines, *(f"note: {note}" for note in notes)]))
-
-
-def _appended(log: BuildLog) -> Callable[[str], None]:
-    def write(line: str) -> None:
-        with log.path.open("a") as file:
-            file.write(line + "\n")
-
-    return write

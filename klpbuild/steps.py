@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import klpbuild
@@ -122,12 +122,39 @@ def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Cho
     return tuple(chosen)
 
 
-def locate_kernel(text: str, fixtures: Path, build: Path) -> Kernel:
+@dataclass(frozen=True)
+class GivenSymbols:
+    """Sources of vmlinux' symbols that the user names, in place of those found."""
+
+    vmlinux: str = ""
+    system_map: str = ""
+    kallsyms: str = ""
+
+
+def locate_kernel(
+    text: str, fixtures: Path, build: Path, given: GivenSymbols = GivenSymbols()
+) -> Kernel:
     """The kernel that ``kernel=`` names; the fixtures are built when they changed.
 
-    :raises KlpError: see `klpbuild.kernel.locate.locate`.
+    :param given: what is named is taken, and nothing else for vmlinux' symbols.
+    :raises KlpError: see `klpbuild.kernel.locate.locate`; also for a named file that is
+        not there.
     """
-    return locate(text, fixtures=fixtures, output=build / "fixtures" / "kernel")
+    kernel = locate(text, fixtures=fixtures, output=build / "fixtures" / "kernel")
+    named = {key: Path(value) for key, value in vars(given).items() if value}
+    problems = Problems()
+    for key, path in named.items():
+        if not path.is_file():
+            problems.add("there is no such file", where=f"{key}={path}")
+    problems.check()
+    if not named:
+        return kernel
+    return replace(
+        kernel,
+        vmlinux=named.get("vmlinux"),
+        system_map=named.get("system_map"),
+        kallsyms=named.get("kallsyms"),
+    )
 
 
 def identity(kernel: Kernel) -> str:
@@ -155,7 +182,7 @@ def tool_identity(kernel: Kernel) -> str:
     return f"{klpbuild.__version__}:{digest.hexdigest()[:16]}"
 
 
-def compile_source(kernel: Kernel, source: Path, output: Path, module: str, log: Path) -> None:
+def compile_source(kernel: Kernel, source: Path, output: Path, module: str, log: BuildLog) -> None:
     """Compile one source; the files that it reads are recorded beside the object.
 
     :raises KlpError: with the compiler's lines.
@@ -165,23 +192,31 @@ def compile_source(kernel: Kernel, source: Path, output: Path, module: str, log:
         source,
         output,
         module_name=module.replace("-", "_"),
-        log=BuildLog(log),
+        log=log,
         depfile=output.with_suffix(".d"),
     )
     for warning in compilation.warnings:
         print(f"{source}: {warning}")
 
 
-def included_files(kernel: Kernel, output: Path) -> list[Path]:
-    """The files outside of the kernel tree that an object was compiled from last time."""
+def included_files(kernel: Kernel, output: Path, known: Path) -> list[Path]:
+    """The files that an object was compiled from last time and nothing else stands for.
+
+    The kernel's identity stands for its headers, klpbuild's for its own.
+
+    :param output: the object, with the compiler's rule beside it.
+    :param known: a directory whose headers are scanned for.
+    """
     rule = output.with_suffix(".d")
     if not rule.exists():
         return []
-    here, tree = Path.cwd(), kernel.build.resolve()
+    here = Path.cwd()
+    trees = [kernel.build, kernel.build / "source", known, Path(klpbuild.__file__).parent]
+    stood_for = [output.parent.resolve(), *(tree.resolve() for tree in trees)]
     return [
         path.relative_to(here)
         for path in read_dependencies(rule.read_text(), compile_command(kernel).directory)
-        if path.is_relative_to(here) and not path.is_relative_to(tree)
+        if path.is_relative_to(here) and not any(path.is_relative_to(tree) for tree in stood_for)
     ]
 
 
@@ -207,7 +242,9 @@ def write_tables(kernel: Kernel, livepatch: Livepatch, output: Path) -> None:
     write_file(output, tables_source(livepatch, kernel).encode())
 
 
-def link(kernel: Kernel, chosen: Chosen, objects: Sequence[Path], output: Path, log: Path) -> None:
+def link(
+    kernel: Kernel, chosen: Chosen, objects: Sequence[Path], output: Path, log: BuildLog
+) -> None:
     """Link the objects to a module that is not converted yet.
 
     :raises KlpError: when a new function cannot be traced, or kbuild fails.
@@ -226,7 +263,7 @@ def link(kernel: Kernel, chosen: Chosen, objects: Sequence[Path], output: Path, 
     elves = [ElfFile.read(path) for path in objects]
     check_new_functions(elves, functions, problems, callbacks=callbacks)
     problems.check()
-    if link_objects(kernel, chosen.module, objects, output.parent, BuildLog(log)) != output:
+    if link_objects(kernel, chosen.module, objects, output.parent, log) != output:
         raise AssertionError(f"{output} was not linked")
 
 

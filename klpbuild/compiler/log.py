@@ -21,8 +21,10 @@ class BuildLog:
         and ``file`` for a compilation, as in compile_commands.json.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, echo: bool = False) -> None:
+        """:param echo: show the text on the terminal, too."""
         self.path = path
+        self.echo = echo
         self.lines = path.with_name("commands.jsonl")
 
     def command(
@@ -56,6 +58,15 @@ class BuildLog:
                 file.write(text)
             with self.lines.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+        if self.echo:
+            print(text, end="")
+
+    def note(self, line: str) -> None:
+        """Add a line to the text."""
+        with _lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(line + "\n")
 
     def write_compile_commands(self, path: Path) -> None:
         """Make a compile_commands.json of the last compilation of each file."""

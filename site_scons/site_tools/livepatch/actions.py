@@ -8,9 +8,9 @@ from pathlib import Path
 import SCons.Action
 import SCons.Builder
 import SCons.Errors
+from SCons.Scanner.C import CScanner
 
 from klpbuild import from_patch, steps
-from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
 
 
@@ -30,14 +30,14 @@ def guarded(function):
 
 def _compile(target, source, env):
     steps.compile_source(
-        env["KLP_KERNEL"], source[0], target[0], env["KLP_CHOSEN"].module, Path(env["KLP_LOG"])
+        env["KLP_KERNEL"], source[0], target[0], env["KLP_CHOSEN"].module, env["KLP_LOG"]
     )
 
 
 def _extract(target, source, env):
     symbols, *patches = source
     extracted = from_patch.extract_patches(
-        env["KLP_KERNEL"], patches, symbols, target[0].parent, BuildLog(Path(env["KLP_LOG"]))
+        env["KLP_KERNEL"], patches, symbols, target[0].parent, env["KLP_LOG"]
     )
     extracted.write(target[0])
     print("\n".join(f"          {line}" for line in extracted.report))
@@ -55,14 +55,14 @@ def _livepatch(source, env):
 
 
 def _link(target, source, env):
-    steps.link(env["KLP_KERNEL"], env["KLP_CHOSEN"], source, target[0], Path(env["KLP_LOG"]))
+    steps.link(env["KLP_KERNEL"], env["KLP_CHOSEN"], source, target[0], env["KLP_LOG"])
 
 
 def _link_extracted(target, source, env):
     record, tables = source
     from_patch.link_extracted(
         env["KLP_KERNEL"], env["KLP_CHOSEN"].module, record, tables, target[0],
-        BuildLog(Path(env["KLP_LOG"])),
+        env["KLP_LOG"],
     )  # fmt: skip
 
 
@@ -98,7 +98,8 @@ def builders(env):
     del env
     return {
         name: SCons.Builder.Builder(
-            action=SCons.Action.Action(guarded(function), f"  {tag:<7} $TARGET")
+            action=SCons.Action.Action(guarded(function), f"  {tag:<7} $TARGET"),
+            source_scanner=CScanner() if function is _compile else None,
         )
         for name, tag, function in _BUILDERS
     }

@@ -15,14 +15,33 @@ TARGETS = {
     "benchmark": "measure, and write build/benchmark.json",
 }
 
+#: An example of each option.
+_OPTION_EXAMPLES = {
+    "livepatch": "livepatch=meminfo,cmdline",
+    "livepatches": "livepatches=fixes",
+    "kernel": "kernel=/lib/modules/6.1.0-47-cloud-amd64/build",
+    "kallsyms": "kallsyms=kallsyms-of-the-target",
+    "system_map": "system_map=/usr/lib/debug/boot/System.map-6.1.0-47-cloud-amd64",
+    "vmlinux": "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
+    "watch": "watch=/proc/meminfo,/proc/cmdline",
+    "V": "V=1",
+}
+
 _EXAMPLES = """\
 Examples:
-  scons livepatch=meminfo                     build a sample for the miniature kernel
-  klpbuild kernel fetch                       get the newest Debian cloud kernel
-  scons livepatch=meminfo kernel=RELEASE      build it for that kernel
-  scons livepatch=meminfo kernel=RELEASE boot and boot it
-  scons livepatches=~/fixes livepatch=a,b     build your own
+  scons livepatch=meminfo
+      build a sample for the miniature kernel
+  klpbuild kernel fetch
+      get the newest Debian cloud kernel
+  scons livepatch=meminfo kernel=RELEASE
+      build it for that kernel
+  scons livepatch=meminfo kernel=RELEASE boot
+      and boot it
+  scons livepatches=fixes livepatch=a,b kernel=RELEASE
+      build your own: fixes/a and fixes/b hold C files with livepatch.toml, or patches
 Results are in build/<kernel>/: livepatch-NAME.ko, symbols.klp, graphs, build.log.
+A module that was changed by hand is not built again: delete it, or run `scons -c`.
+`scons --debug=explain` says why something is built.
 """
 
 
@@ -31,7 +50,8 @@ def help_text(env, variables):
     lines = ["Options, as NAME=VALUE:"]
     for option in sorted(variables.options, key=lambda o: o.key):
         lines.append(f"  {option.key:<12} {option.help}")
-        lines.append(f"  {'':<12} default: {option.default}")
+        lines.append(f"  {'':<12} default: {option.default or 'none'}")
+        lines.append(f"  {'':<12} example: {_OPTION_EXAMPLES[option.key]}")
     lines.append("Targets:")
     lines += [f"  {name:<12} {text}" for name, text in TARGETS.items()]
     lines.append(_EXAMPLES)
@@ -40,23 +60,18 @@ def help_text(env, variables):
 
 def check_arguments(env, variables, targets):
     """End with a message when the command line has a word that nobody reads."""
-    known = [option.key for option in variables.options]
-    unknown = sorted(variables.UnknownVariables())
-    for word in unknown:
-        _say(f"option {word!r} is not known", word, known)
+    options = [option.key for option in variables.options]
+    unknown = [("option", word, options) for word in sorted(variables.UnknownVariables())]
+    inside = f"{env['KLP_BUILD']}/"
+    unknown += [
+        ("target", word, list(TARGETS))
+        for word in map(str, targets)
+        if word not in TARGETS and not word.startswith(inside)
+    ]
+    for kind, word, known in unknown:
+        print(f"scons: error: {kind} {word!r} is not known", file=sys.stderr)
+        for near in difflib.get_close_matches(word, known, 1):
+            print(f"  Did you mean {near}?", file=sys.stderr)
+        print(f"  Known: {', '.join(sorted(known))}.", file=sys.stderr)
     if unknown:
         sys.exit(2)
-
-
-def fail(text):
-    """End with a message of several lines."""
-    print("\n".join(f"scons: error: {line}" for line in text.split("\n\n")), file=sys.stderr)
-    sys.exit(2)
-
-
-def _say(what, word, known):
-    near = difflib.get_close_matches(word, known, 1)
-    print(f"scons: error: {what}", file=sys.stderr)
-    if near:
-        print(f"  Did you mean {near[0]}?", file=sys.stderr)
-    print(f"  Known: {', '.join(sorted(known))}.", file=sys.stderr)

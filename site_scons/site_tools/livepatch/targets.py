@@ -10,6 +10,7 @@ from SCons.Action import Action
 from SCons.Script import COMMAND_LINE_TARGETS
 
 from klpbuild import steps
+from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
 from klpbuild.from_patch import RECORD
 
@@ -45,10 +46,11 @@ def _runner(name, words):
 
 def _kernel_targets(env):
     build = Path(env["KLP_BUILD"])
-    kernel = steps.locate_kernel(env["kernel"], Path("kernel-fixtures"), build)
+    given = steps.GivenSymbols(env["vmlinux"], env["system_map"], env["kallsyms"])
+    kernel = steps.locate_kernel(env["kernel"], Path("kernel-fixtures"), build, given)
     chosen = steps.choose_livepatches(Path(env["livepatches"]), env["livepatch"], kernel)
     directory = build / kernel.name
-    env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=str(directory / "build.log"))
+    env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=BuildLog(directory / "build.log", echo=env["V"]))
     identities = [env.Value(steps.identity(kernel)), env.Value(steps.tool_identity(kernel))]
 
     symbols = env.SymbolsKlp(str(directory / "symbols.klp"), identities)
@@ -98,9 +100,10 @@ def _livepatch(env, chosen, directory, symbols, identities):
 
 
 def _object(env, work, source, identities):
+    directory = env["KLP_CHOSEN"].directory
     target = work / f"{Path(str(source)).stem}.o"
-    (built,) = env.LivepatchObject(str(target), source)
-    included = steps.included_files(env["KLP_KERNEL"], target)
+    (built,) = env.LivepatchObject(str(target), source, CPPPATH=[str(directory)])
+    included = steps.included_files(env["KLP_KERNEL"], target, directory)
     env.Depends(built, [*identities, *(env.File(str(path)) for path in included)])
     return built
 

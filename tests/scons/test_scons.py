@@ -1,0 +1,233 @@
+"""scons as a user runs it, on the miniature kernel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Checkout:
+    """A checkout of its own, so that tests may change it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in ("klpbuild", "kernel-fixtures", "site_scons"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, directory / name, ignore=ignored)
+        shutil.copy(ROOT / "SConstruct", directory)
+
+    def scons(self, *words: str, status: int = 0) -> str:
+        """Run scons and return what it says; errors after the rest."""
+        done = subprocess.run(
+            [sys.executable, "-m", "SCons", "-Q", *words],
+            cwd=self.directory,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self.directory),
+                 "KLPBUILD_CACHE": str(self.directory / "cache")},
+            text=True,
+            capture_output=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def built(self, *words: str) -> set[str]:
+        """The files that a run says it makes, without the kernel's directory."""
+        lines = (line.split() for line in self.scons(*words).splitlines())
+        return {
+            words[-1].removeprefix("build/fixtures/")
+            for words in lines
+            if words and words[-1].startswith("build/")
+        }
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which meminfo is built."""
+    checkout = Checkout(tmp_path_factory.mktemp("checkout") / "klpbuild")
+    checkout.scons("livepatch=meminfo")
+    return checkout
+
+
+@pytest.fixture
+def checkout(shared: Checkout) -> Iterator[Checkout]:
+    """The same; what a test changes of the livepatch is put back."""
+    livepatch = shared.directory / "kernel-fixtures/livepatches/meminfo"
+    before = {path: path.read_bytes() for path in livepatch.iterdir()}
+    yield shared
+    for path, data in before.items():
+        path.write_bytes(data)
+    shared.scons("livepatch=meminfo")
+
+
+def test_the_main_job(shared: Checkout) -> None:
+    build = shared.directory / "build/fixtures"
+    assert (build / "livepatch-meminfo.ko").is_file()
+    assert (build / "symbols.klp").read_text().startswith("klp-convert-symbol-data.0.1\n*vmlinux\n")
+    assert "gcc" in (build / "build.log").read_text()
+    for kind in ("graphml", "dot", "json"):
+        assert "si_swapinfo" in (build / f"livepatch-meminfo.{kind}").read_text()
+    listing = subprocess.run(
+        ["readelf", "-SsW", build / "livepatch-meminfo.ko"],
+        text=True, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert ".klp.rela.vmlinux.text" in listing
+    assert ".klp.sym.vmlinux.si_swapinfo,0" in listing
+
+
+def test_nothing_changed(shared: Checkout) -> None:
+    assert shared.scons("livepatch=meminfo") == "scons: `livepatch' is up to date.\n"
+
+
+def test_nothing_is_written_into_the_sources(shared: Checkout) -> None:
+    def files(top: Path) -> set[Path]:
+        return {p.relative_to(top) for p in top.rglob("*") if "__pycache__" not in p.parts}
+
+    name = "kernel-fixtures"
+    assert files(shared.directory / name) == files(ROOT / name)
+
+
+def test_a_changed_source_is_compiled_and_converted(checkout: Checkout) -> None:
+    source = checkout.directory / "kernel-fixtures/livepatches/meminfo/meminfo.c"
+    source.write_text(source.read_text().replace("MemFree:", "MemUnused:"))
+    assert checkout.built("livepatch=meminfo") == {
+        "livepatch-meminfo/meminfo.o",
+        "livepatch-meminfo/linked/livepatch-meminfo.ko",
+        "livepatch-meminfo.ko",
+        "livepatch-meminfo.graphml",
+    }
+
+
+def test_a_changed_description_compiles_only_the_tables(checkout: Checkout) -> None:
+    description = checkout.directory / "kernel-fixtures/livepatches/meminfo/livepatch.toml"
+    description.write_text('description = "other"\n' + description.read_text().split("\n", 1)[1])
+    built = checkout.built("livepatch=meminfo")
+    assert "livepatch-meminfo/tables.o" in built
+    assert "livepatch-meminfo/meminfo.o" not in built
+    assert "symbols.klp" not in built
+
+
+def test_a_comment_in_the_description_builds_nothing(checkout: Checkout) -> None:
+    description = checkout.directory / "kernel-fixtures/livepatches/meminfo/livepatch.toml"
+    description.write_text(description.read_text() + "# a comment\n")
+    assert checkout.built("livepatch=meminfo") == set()
+
+
+def test_a_touched_source_builds_nothing(checkout: Checkout) -> None:
+    (checkout.directory / "kernel-fixtures/livepatches/meminfo/meminfo.c").touch()
+    assert checkout.built("livepatch=meminfo") == set()
+
+
+def test_a_header_of_the_livepatch_counts(checkout: Checkout) -> None:
+    directory = checkout.directory / "kernel-fixtures/livepatches/meminfo"
+    source, header = directory / "meminfo.c", directory / "meminfo.h"
+    header.write_text("#define NAME 1\n")
+    try:
+        source.write_text('#include "meminfo.h"\n' + source.read_text())
+        assert "livepatch-meminfo/meminfo.o" in checkout.built("livepatch=meminfo")
+        assert checkout.built("livepatch=meminfo") == set()
+        header.write_text("#define NAME 2\n")
+        assert "livepatch-meminfo/meminfo.o" in checkout.built("livepatch=meminfo")
+    finally:
+        header.unlink()
+
+
+def test_a_source_that_does_not_compile(checkout: Checkout) -> None:
+    source = checkout.directory / "kernel-fixtures/livepatches/meminfo/meminfo.c"
+    source.write_text(source.read_text().replace("si_meminfo(&i);", "si_meminfo(&i)"))
+    text = checkout.scons("livepatch=meminfo", status=2)
+    assert "meminfo.c:22:" in text
+    assert "before" in text and "expected" in text
+
+
+def test_an_ambiguous_symbol_leaves_no_module_behind(checkout: Checkout) -> None:
+    source = checkout.directory / "kernel-fixtures/livepatches/meminfo/meminfo.c"
+    changed = source.read_text().replace(
+        "si_meminfo(&i);", "si_meminfo(&i); seq_puts(m, __param_str_reset);"
+    ).replace("static void", "extern const char __param_str_reset[];\nstatic void", 1)  # fmt: skip
+    source.write_text(changed)
+    text = checkout.scons("livepatch=meminfo", status=2)
+    assert "symbol '__param_str_reset' is ambiguous: there are 2" in text
+    assert "i8042.c" in text and "atkbd.c" in text
+    assert "KLP_MODULE_RELOC(vmlinux)" in text
+    assert not (checkout.directory / "build/fixtures/livepatch-meminfo.ko").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "text"),
+    [
+        ("no_such_function", "function no_such_function is not in vmlinux"),
+        ("start_kernel", "function start_kernel of vmlinux is in .init.text"),
+    ],
+)
+def test_a_function_that_cannot_be_replaced(checkout: Checkout, old: str, text: str) -> None:
+    description = checkout.directory / "kernel-fixtures/livepatches/meminfo/livepatch.toml"
+    changed = description.read_text().replace('old = "meminfo_proc_show"', f'old = "{old}"')
+    description.write_text(changed)
+    assert text in checkout.scons("livepatch=meminfo", status=2)
+
+
+def test_several_livepatches_at_once(shared: Checkout) -> None:
+    shared.scons("-j2", "livepatch=cmdline,version")
+    build = shared.directory / "build/fixtures"
+    assert (build / "livepatch-cmdline.ko").is_file()
+    assert (build / "livepatch-version.ko").is_file()
+
+
+def test_the_bytes_do_not_depend_on_the_directory(shared: Checkout, tmp_path: Path) -> None:
+    other = Checkout(tmp_path / "elsewhere" / "klpbuild")
+    other.scons("-j2", "livepatch=meminfo")
+    name = "build/fixtures/livepatch-meminfo.ko"
+    assert (other.directory / name).read_bytes() == (shared.directory / name).read_bytes()
+
+
+def test_help_names_every_option_with_default_and_example(shared: Checkout) -> None:
+    text = shared.scons("-h")
+    options = ("livepatch", "livepatches", "kernel", "vmlinux", "system_map", "kallsyms", "watch")
+    for option in (*options, "V"):
+        assert f"\n  {option:<12} " in text
+    assert text.count("default: ") == text.count("example: ") == len(options) + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("livpatch=meminfo",),
+         "scons: error: option 'livpatch' is not known\n"
+         "  Did you mean livepatch?\n"
+         "  Known: V, kallsyms, kernel, livepatch, livepatches, system_map, vmlinux, watch.\n"),
+        (("livepatch=memino",),
+         "scons: error: kernel-fixtures/livepatches: livepatch 'memino' is not known\n"
+         "  Did you mean meminfo?\n"
+         "  Known: button, cmdline, document, homonym, homonyms, meminfo, meminfo-2, version.\n"),
+        (("bot",),
+         "scons: error: target 'bot' is not known\n"
+         "  Did you mean boot?\n"
+         "  Known: benchmark, boot, livepatch, symbols, test, test-kernel.\n"),
+        (("kernel=6.1.0-99",),
+         "scons: error: kernel '6.1.0-99' is not known\n"
+         "  Fetched kernels: none.\n"
+         "  Run `klpbuild kernel fetch 6.1.0-99`, or name the path of a headers or build tree.\n"),
+        (("system_map=nowhere",), "scons: error: system_map=nowhere: there is no such file\n"),
+        (("livepatch=meminfo", "kernel=fixtures", "boot"), "has no bootable image"),
+    ],
+)  # fmt: skip
+def test_words_that_cannot_be_understood(
+    shared: Checkout, words: tuple[str, ...], text: str
+) -> None:
+    assert text in shared.scons(*words, status=2)
+
+
+def test_the_sources_of_symbols_give_the_same(shared: Checkout) -> None:
+    symbols = shared.directory / "build/fixtures/symbols.klp"
+    from_vmlinux = symbols.read_bytes()
+    shared.scons("system_map=build/fixtures/kernel/System.map", "symbols")
+    assert symbols.read_bytes() == from_vmlinux
+    shared.scons("symbols")
