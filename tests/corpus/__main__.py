@@ -1,0 +1,105 @@
+"""Give many patches to klpbuild, load what it builds, and tell what became of each."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+from tests.corpus.build import build_all, print_one
+from tests.corpus.load import load_all
+from tests.corpus.progress import Progress
+from tests.corpus.results import Outcome, Result, ResultsFile
+from tests.corpus.table import table
+
+DEFAULT_KERNEL = "6.1.0-47-cloud-amd64"
+DEFAULT_OUTPUT = Path("build/corpus")
+DEFAULT_RESULTS = DEFAULT_OUTPUT / "results.jsonl"
+
+
+def main() -> int:
+    """Do what the command line says and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.corpus", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="build a livepatch from each patch")
+    build.add_argument("patches", type=Path, metavar="DIRECTORY")
+    build.add_argument("--jobs", type=int, default=1, help="how many at a time (default: 1)")
+    build.add_argument(
+        "--again",
+        metavar="KIND",
+        action="append",
+        default=[],
+        help="build these again: built, refused, failed, all, or a kind of refusal",
+    )
+    load = commands.add_parser("load", help="load each livepatch that was built, in QEMU")
+    load.add_argument("--slice", type=int, default=25, help="modules to one boot (default: 25)")
+    load.add_argument("--again", action="store_true", help="load those again that were loaded")
+    shown = commands.add_parser("table", help="print the results as a table, Markdown")
+    one = commands.add_parser("one", help="build one livepatch, print its line of the results")
+    one.add_argument("patch", type=Path)
+    for command in (build, load, shown):
+        command.add_argument("--results", type=Path, default=DEFAULT_RESULTS, metavar="FILE.jsonl")
+    for command in (build, load):
+        command.add_argument("--only", default="*", metavar="GLOB", help="patches of these names")
+    for command in (build, load, one):
+        command.add_argument("--kernel", default=DEFAULT_KERNEL)
+        command.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIRECTORY")
+    arguments = parser.parse_args()
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except KlpError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    results = ResultsFile(arguments.results)
+    patches = [
+        path
+        for path in sorted(arguments.patches.glob("*.patch"))
+        if fnmatch.fnmatch(path.name, arguments.only)
+        and _is_wanted(results.by_patch.get(path.name), arguments.again)
+    ]
+    with Progress(len(patches)) as progress:
+        output = arguments.output.absolute()
+        build_all(patches, arguments.kernel, results, output, arguments.jobs, progress)
+    results.tidy()
+    return int(any(result.outcome is Outcome.FAILED for result in results))
+
+
+def _is_wanted(known: Result | None, again: list[str]) -> bool:
+    return known is None or bool({"all", known.outcome, known.kind} & set(again))
+
+
+def _load(arguments: argparse.Namespace) -> int:
+    results = ResultsFile(arguments.results)
+    wanted = [
+        result
+        for result in results
+        if result.outcome is Outcome.BUILT
+        and fnmatch.fnmatch(result.patch, arguments.only)
+        and (result.loading is None or arguments.again)
+    ]
+    with Progress(len(wanted)) as progress:
+        output = arguments.output.absolute()
+        load_all(wanted, arguments.kernel, results, output, arguments.slice, progress)
+    results.tidy()
+    return int(any(r.loading is not None and r.loading.outcome != "loaded" for r in results))
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    print(table(tuple(ResultsFile(arguments.results))), end="")
+    return 0
+
+
+def _one(arguments: argparse.Namespace) -> int:
+    print_one(arguments.patch, arguments.kernel, arguments.output)
+    return 0
+
+
+COMMANDS = {"build": _build, "load": _load, "table": _table, "one": _one}
+
+if __name__ == "__main__":
+    sys.exit(main())
