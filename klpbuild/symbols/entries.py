@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,8 @@ class EntryPoints:
         found = self._database.in_object(object, symbol)
         if not found or position > len(found):
             return None, f"{object}:{symbol} is not in symbols.klp"
+        if object == VMLINUX and len(found) == 1 and f"\n{symbol}\n" in self._listing:
+            return True, ""
         candidate = found[max(position - 1, 0)]
         if candidate.address is None:
             return None, "symbols.klp has no addresses: make it from vmlinux and the modules"
@@ -107,6 +110,13 @@ class EntryPoints:
         if place in entries.unclear:
             return None, entries.why
         return place in entries.known, ""
+
+    @cached_property
+    def _listing(self) -> str:
+        """The list of functions, enough to answer for a name that is unique and in it."""
+        if self._filter_functions is None:
+            return ""
+        return "\n" + _read_text(self._filter_functions)
 
     def _read(self, object: str) -> _Entries | str:
         """The entries of an object, or why they cannot be told."""
@@ -244,13 +254,16 @@ def _listed(path: Path, symbols: ObjectSymbols) -> _Entries:
     )
 
 
-def _vmlinux_names(path: Path, known: dict[str, list[int]]) -> list[str]:
+def _read_text(path: Path) -> str:
     try:
-        lines = path.read_text(errors="surrogateescape").splitlines()
+        return path.read_text(errors="surrogateescape")
     except OSError as error:
         raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _vmlinux_names(path: Path, known: dict[str, list[int]]) -> list[str]:
     names = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         name, _, module = line.partition(" ")
         if module or name.startswith(_INVALID):
             continue

@@ -83,7 +83,6 @@ class _Files:
             b"".join(t.symbols for t in tables), symbol_dtype(order)
         )
         counts = _sizes(t.symbols for t in tables) // self.symbols.itemsize
-        self.first_symbol = _firsts(counts)
         #: Number of the file that each symbol is in.
         self.owner: Numbers = np.repeat(np.arange(len(tables)), counts)
 

@@ -32,8 +32,8 @@ class Export:
 class Exports:
     """The exported symbols of a kernel and its modules."""
 
-    def __init__(self, exports: dict[str, Export]) -> None:
-        self._exports = exports
+    def __init__(self, lines: dict[str, list[str]]) -> None:
+        self._lines = lines
 
     @classmethod
     def read(cls, path: Path) -> Exports:
@@ -48,45 +48,51 @@ class Exports:
         except UnicodeDecodeError as error:
             raise KlpError("is not a Module.symvers", where=str(path)) from error
         problems = Problems()
-        exports: dict[str, Export] = {}
+        found: dict[str, list[str]] = {}
         for number, line in enumerate(lines, start=1):
-            with problems.collect():
-                export = _parse(line, f"{path}:{number}")
-                exports.setdefault(export.symbol, export)
+            fields = line.split("\t")
+            if _is_export(fields):
+                found.setdefault(fields[1], fields)
+            else:
+                problems.add(
+                    "is not a line of Module.symvers",
+                    where=f"{path}:{number}",
+                    why="Every line has a CRC, a symbol, an object, EXPORT_SYMBOL and a namespace.",
+                    hint="Build or fetch the kernel's headers again.",
+                )
         problems.check()
-        return cls(exports)
+        return cls(found)
 
     def __len__(self) -> int:
-        return len(self._exports)
+        return len(self._lines)
 
     def find(self, symbol: str) -> Export | None:
         """The export of a name; modpost refuses two of one name."""
-        return self._exports.get(symbol)
+        fields = self._lines.get(symbol)
+        return None if fields is None else _export(fields)
 
     def of(self, owner: str) -> tuple[Export, ...]:
         """What an object exports, in the file's order."""
-        return tuple(e for e in self._exports.values() if e.owner == owner)
+        return tuple(e for e in map(_export, self._lines.values()) if e.owner == owner)
 
 
-def _parse(line: str, where: str) -> Export:
-    """CRC, symbol, object, kind and namespace, with tabs between.
+def _is_export(fields: list[str]) -> bool:
+    """CRC, symbol, object, kind and namespace.
 
     From v5.4 to v5.6 the namespace stood third (scripts/mod/modpost.c, write_dump).
     """
-    fields = line.split("\t")
     try:
-        crc = int(fields[0], 16)
-        symbol, owner, kind, *rest = fields[1:]
-        namespace = rest[0] if rest else ""
-        if not kind.startswith(_EXPORT):
-            namespace, owner, kind = fields[2:]
-        if not (symbol and owner and kind.startswith(_EXPORT)):
-            raise ValueError
+        int(fields[0], 16)
+        symbol, owner, kind = fields[1:4]
     except ValueError:
-        raise KlpError(
-            "is not a line of Module.symvers",
-            where=where,
-            why="Every line has a CRC, a symbol, an object, EXPORT_SYMBOL and a namespace.",
-            hint="Build or fetch the kernel's headers again.",
-        ) from None
-    return Export(symbol, object_name(owner), crc, namespace, "GPL" in kind)
+        return False
+    known = kind.startswith(_EXPORT) or (len(fields) == 5 and fields[4].startswith(_EXPORT))
+    return known and bool(symbol and owner)
+
+
+def _export(fields: list[str]) -> Export:
+    crc, symbol, owner, kind = fields[:4]
+    namespace = fields[4] if len(fields) > 4 else ""
+    if not kind.startswith(_EXPORT):
+        namespace, owner, kind = fields[2:]
+    return Export(symbol, object_name(owner), int(crc, 16), namespace, "GPL" in kind)

@@ -402,3 +402,66 @@ def test_positions_that_change_when_init_ends(tree: Tree) -> None:
     assert seen("first_live") == [(".text", False, False), gone]
     assert seen("twice") == [gone, gone, (".text", False, True)]
     assert seen("gone") == [gone]
+
+
+# What is refused
+
+
+def refused(tree: Tree, **changes: object) -> str:
+    with pytest.raises(KlpError) as refusal:
+        tree.write(**changes)
+    assert not tree.output.exists()
+    return str(refusal.value)
+
+
+def test_a_tree_without_symbols(tree: Tree) -> None:
+    assert refused(tree, vmlinux=None) == (
+        "no symbols of vmlinux are at hand\n"
+        "  In a tree without symbols nobody can tell what a name stands for.\n"
+        "  Give vmlinux from the kernel's build or debug package, its System.map,\n"
+        "  or a copy of /proc/kallsyms that root made."
+    )
+
+
+def test_two_modules_of_one_name(tree: Tree) -> None:
+    (tree.directory / "updates").mkdir()
+    other = tree.directory / "updates" / "snd_pcm.ko"
+    other.write_bytes(tree.modules[1].read_bytes())
+    assert refused(tree, modules=(*tree.modules, other)) == (
+        f"{tree.modules[0]}: there are two modules snd_pcm\n"
+        f"  The other one is {other}.\n"
+        "  The kernel loads only one of them: leave the other one out."
+    )
+
+
+def test_all_broken_files_are_told_together(tree: Tree) -> None:
+    tree.modules[0].write_bytes(b"")
+    whole = tree.modules[2].read_bytes()
+    tree.modules[2].write_bytes(whole[: len(whole) // 2])
+    tree.vmlinux.unlink()
+    lines = refused(tree).splitlines()
+    assert lines[0] == f"{tree.vmlinux}: cannot be read: No such file or directory"
+    assert lines[1] == f"{tree.modules[0]}: is empty"
+    assert lines[2].startswith(f"{tree.modules[2]}: is truncated")
+
+
+def test_a_broken_name_does_not_hide_the_other_modules(tree: Tree) -> None:
+    """Modules are read together; the one at fault is named."""
+    data = tree.modules[1].read_bytes()
+    tree.modules[1].write_bytes(data.replace(b"ext4_show", b"ext4\nshow"))
+    assert refused(tree) == f"{tree.modules[1]}: is broken: a name holds a line end"
+    data = tree.modules[2].read_bytes()
+    tree.modules[2].write_bytes(data.replace(b"dm_show", b"dm\xffshow"))
+    tree.modules.pop(1)
+    assert refused(tree) == "dm: symbol 'dm\\udcffshow' is not UTF-8\n  symbols.klp is text."
+
+
+def test_an_output_that_cannot_be_written(tree: Tree) -> None:
+    tree.output.parent.write_text("a file, not a directory")
+    with pytest.raises(KlpError, match="cannot be written"):
+        tree.write()
+
+
+def test_a_cache_that_cannot_be_made(tree: Tree) -> None:
+    tree.cache.write_text("a file, not a directory")
+    assert refused(tree) == f"{tree.cache}: cannot be written: File exists"

@@ -55,7 +55,7 @@ def test_no_exports(tmp_path: Path) -> None:
         "",
         "kmalloc",
         "0x12345678\tkmalloc\tvmlinux",
-        "12z45678\tkmalloc\tvmlinux\tEXPORT_SYMBOL\t",
+        "0x1234567z\tkmalloc\tvmlinux\tEXPORT_SYMBOL\t",
         "0x12345678\t\tvmlinux\tEXPORT_SYMBOL\t",
         "0x12345678\tkmalloc\t\tEXPORT_SYMBOL\t",
         "0x12345678\tkmalloc\tvmlinux\tsomething\t",
