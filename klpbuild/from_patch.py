@@ -282,7 +282,7 @@ def extract_patches(
 
 
 def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extraction]]) -> Extracted:
-    own = frozenset(new for _, extraction in extractions for new in extraction.new)
+    own = frozenset(name for _, extraction in extractions for name in extraction.globals)
     problems = Problems()
     functions: dict[str, list[Function]] = defaultdict(list)
     decisions: list[Decision] = []

@@ -80,6 +80,13 @@ def extract(
         object=made,
         changed=tuple(changed),
         new=tuple(atom.name for atom in changes.new if atom in chosen.atoms),
+        globals=tuple(
+            symbol.name
+            for atom in sections
+            if correlation.to_original.get(atom) is None
+            for symbol in atom.symbols
+            if not symbol.is_local
+        ),
         removed=tuple(atom.name for atom in changes.removed),
         references=references,
         keys=tuple(sorted(chosen.keys.items(), key=lambda item: item[0].name)),

@@ -107,6 +107,8 @@ class Extraction:
     :ivar object: relocatable, for objtool and the linker.
     :ivar changed: functions to replace, in the object's order.
     :ivar new: names of included functions that the original does not have.
+    :ivar globals: names of included global functions and variables that the original does not
+        have, which other objects of the same livepatch may use.
     :ivar removed: names of the original's functions that the patched object does not have.
     :ivar references: its undefined symbols.
     :ivar keys: keys with what became of their uses.
@@ -117,6 +119,7 @@ class Extraction:
     object: ElfObject
     changed: tuple[ChangedFunction, ...]
     new: tuple[str, ...]
+    globals: tuple[str, ...]
     removed: tuple[str, ...]
     references: tuple[Reference, ...]
     keys: tuple[tuple[Key, KeyUse], ...]

@@ -327,9 +327,15 @@ def test_a_new_export_is_mentioned(tmp_path: Path) -> None:
 
 
 def test_new_globals_alone_are_extracted_for_other_objects(tmp_path: Path) -> None:
-    change = {"int work": "int fresh(int n) { return out(n) * 2; }\nint work"}
-    made = Extracted(Pair(tmp_path, COLLECTED, change).extract())
-    assert (made.changed, made.extraction.new) == ([], ("fresh",))
+    fresh = """
+    int offset = 3;
+    static noinline int twice(int n) { return out(n) * 2; }
+    int fresh(int n) { return twice(n) + offset++; }
+    int work"""
+    made = Extracted(Pair(tmp_path, COLLECTED, {"int work": fresh}).extract())
+    assert made.changed == []
+    assert set(made.extraction.new) == {"fresh", "twice"}
+    assert set(made.extraction.globals) == {"fresh", "offset"}
 
 
 def test_namespaces_are_imported(tmp_path: Path) -> None:
