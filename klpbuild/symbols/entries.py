@@ -94,6 +94,8 @@ class EntryPoints:
         found = self._database.in_object(object, symbol)
         if not found or position > len(found):
             return None, f"{object}:{symbol} is not in symbols.klp"
+        if position == 0 and len(found) > 1:
+            return None, f"{object} has {len(found)} symbols {symbol}"
         if object == VMLINUX and len(found) == 1 and f"\n{symbol}\n" in self._listing:
             return True, ""
         candidate = found[max(position - 1, 0)]

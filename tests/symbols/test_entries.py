@@ -165,6 +165,7 @@ def test_what_cannot_be_told(kernel: Kernel, tmp_path: Path) -> None:
         "the file of module snd_driver is not at hand"
     )
     assert unknown(nothing, "vmlinux", "absent") == "vmlinux:absent is not in symbols.klp"
+    assert unknown(nothing, "vmlinux", "show") == "vmlinux has 2 symbols show"
     assert unknown(nothing, "vmlinux", "show", 3) == "vmlinux:show is not in symbols.klp"
     path = tmp_path / "symbols.klp"
     path.write_text("klp-convert-symbol-data.0.1\n*vmlinux\ntraced\n")
