@@ -10,14 +10,16 @@ import shlex
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problem, Problems
 from klpbuild.extract.commands import CompileCommand, compile_commands, make_objects
-from klpbuild.extract.patchfile import PROGRAMS, PatchedFile, PatchedSource, apply_patches
+from klpbuild.extract.includes import IncludeGraph
+from klpbuild.extract.patchfile import PatchedFile, PatchedSource, apply_patches
 from klpbuild.extract.shadow import make_shadow
+from klpbuild.extract.touched import Touched, touched_units
 from klpbuild.extract.units import Unit, Units
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment, prepare
@@ -27,6 +29,8 @@ from klpbuild.kernel.tree import Kernel
 #: and code is the same without.
 SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections", "-g0")
 _PLAIN_FLAGS = ("-g0",)
+_MANY = 64
+_ENOUGH_PROBLEMS = 20
 _DIAGNOSTIC = re.compile(
     r"^(?P<file>[^:\s]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$"
 )
@@ -90,56 +94,25 @@ def compile_patch(
     patched = apply_patches(patches, source_tree(kernel))
     tree = prepare(kernel, log)
     notes = [*patched.notes, *tree.differences]
-    units = _touched_units(Units.read(kernel), patched, notes)
-    commands = _commands(tree, kernel, units, log)
+    includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")
+    touched = touched_units(Units.read(kernel), includes, patched, notes)
+    commands = _commands(tree, touched.units, log)
     workdir.mkdir(parents=True, exist_ok=True)
     shadow = workdir.resolve() / "shadow"
     make_shadow(shadow, tree.source, patched.files)
-    compiler = _Compiler(tree, kernel.cache, workdir.resolve(), shadow, log)
+    compiler = _Compiler(tree, tree.kept, workdir.resolve(), shadow, log)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        pairs = compiler.pairs(commands, patched.files, pool, progress)
+        pairs = compiler.pairs(commands, touched, patched.files, pool, progress)
     unchanged = tuple(command.target for unit, command in commands if unit not in pairs)
     found = sorted(pairs.values(), key=lambda pair: (pair.owner, pair.target))
     return CompiledPatch(tuple(found), unchanged, tree, patched, tuple(dict.fromkeys(notes)))
 
 
-def _touched_units(units: Units, patched: PatchedSource, notes: list[str]) -> list[Unit]:
-    """The compile units that the patched files go into.
-
-    :raises KlpError: for a file that goes into none.
-    """
-    problems = Problems()
-    found: dict[Unit, None] = {}
-    for file in patched.files:
-        touched = units.mentioning(file.path)
-        if touched:
-            found.update(dict.fromkeys(touched))
-        elif file.path.startswith(PROGRAMS):
-            notes.append(f"{file.where}: {file.path} is not part of the kernel; left out")
-        elif file.original is None:
-            notes.append(f"{file.where}: {file.path} is new")
-        else:
-            problems.add(
-                f"no object of this kernel is made from {file.path}",
-                where=file.where,
-                why="The kernel's configuration leaves it out.",
-                hint="There is nothing that a livepatch could replace.",
-            )
-    problems.check()
-    if not found:
-        raise KlpError(
-            "the patch changes no code of this kernel",
-            where=patched.files[0].where,
-            hint="There is nothing that a livepatch could replace.",
-        )
-    return list(found)
-
-
 def _commands(
-    tree: PreparedTree, kernel: Kernel, units: Sequence[Unit], log: Log
+    tree: PreparedTree, units: Sequence[Unit], log: Log
 ) -> list[tuple[Unit, CompileCommand]]:
     """How kbuild makes the object of each unit."""
-    cache = kernel.cache / "commands"
+    cache = tree.kept / "commands"
     first = compile_commands(tree, cache, [unit.objects[0] for unit in units], log)
     problems = Problems()
     found = []
@@ -184,49 +157,50 @@ class _Compiler:
     def pairs(
         self,
         commands: Sequence[tuple[Unit, CompileCommand]],
+        touched: Touched,
         files: Sequence[PatchedFile],
         pool: ThreadPoolExecutor,
         progress: Callable[[int, int], None],
     ) -> dict[Unit, ObjectPair]:
         """Compile all originals and patched objects; pairs that are the same are left out."""
-        jobs = [
-            (
-                unit,
-                command,
-                pool.submit(self.patched, command, files),
-                pool.submit(self.kept, command, "sections", SECTION_FLAGS),
-            )
-            for unit, command in commands
-        ]
-        plains = {}
-        if len(commands) == 1:
+        alone = len(commands) == 1
+        jobs = []
+        for unit, command in commands:
+            unsure = unit in touched.unsure
+            new = pool.submit(self.patched, command, files, unsure)
+            old = None if unsure else pool.submit(self.kept, command, "sections", SECTION_FLAGS)
             # One object changes almost surely: no need to wait before the third compile.
-            unit, command = commands[0]
-            plains[unit] = pool.submit(self.kept, command, "plain", _PLAIN_FLAGS)
+            plain = pool.submit(self.kept, command, "plain", _PLAIN_FLAGS) if alone else None
+            jobs.append((unit, command, new, old, plain))
         problems = Problems()
-        found: dict[Unit, tuple[Path, Path]] = {}
-        for number, (unit, command, patched, original) in enumerate(jobs, 1):
+        found = {}
+        for number, (unit, command, new, old, plain) in enumerate(jobs, 1):
             with problems.collect():
-                new, old = patched.result(), original.result()
-                if new.read_bytes() != old.read_bytes():
-                    found[unit] = (old, new)
-                    if unit not in plains:
-                        plains[unit] = pool.submit(self.kept, command, "plain", _PLAIN_FLAGS)
+                objects = new.result(), old.result() if old else None
+                pair = self._pair(unit, command, *objects, many=len(jobs) > _MANY)
+                if pair is not None:
+                    plain = plain or pool.submit(self.kept, command, "plain", _PLAIN_FLAGS)
+                    found[unit] = pair, plain
             progress(number, len(jobs))
+            if len(problems) >= _ENOUGH_PROBLEMS:
+                pool.shutdown(cancel_futures=True)
+                break
         problems.check()
-        by_unit = dict(commands)
-        return {
-            unit: ObjectPair(
-                unit.owner,
-                unit.source,
-                by_unit[unit].target,
-                old,
-                new,
-                plains[unit].result(),
-                by_unit[unit],
-            )
-            for unit, (old, new) in found.items()
-        }
+        return {unit: replace(pair, plain=plain.result()) for unit, (pair, plain) in found.items()}
+
+    def _pair(
+        self, unit: Unit, command: CompileCommand, new: Path | None, old: Path | None, many: bool
+    ) -> ObjectPair | None:
+        """A pair without its `plain`, None if both objects are the same."""
+        if new is None:
+            return None
+        old = old or self.kept(command, "sections", SECTION_FLAGS)
+        if new.read_bytes() == old.read_bytes():
+            new.unlink()
+            if many:  # a header's: thousands are not worth keeping
+                old.unlink()
+            return None
+        return ObjectPair(unit.owner, unit.source, command.target, old, new, old, command)
 
     def kept(self, command: CompileCommand, kind: str, flags: tuple[str, ...]) -> Path:
         """The original object, compiled once for a kernel.
@@ -253,11 +227,17 @@ class _Compiler:
         write_file(path, temporary.read_bytes())
         return path
 
-    def patched(self, command: CompileCommand, files: Sequence[PatchedFile]) -> Path:
+    def patched(
+        self, command: CompileCommand, files: Sequence[PatchedFile], unsure: bool
+    ) -> Path | None:
         """The patched object.
 
+        :param unsure: whether to look first if the preprocessor makes any difference;
+            None if it does not.
         :raises KlpError: with the compiler's errors, by the lines of the patches.
         """
+        if unsure and self._same_to_the_compiler(command):
+            return None
         path = self.workdir / f"{command.target[:-2]}.patched.o"
         error = self._compile(command, path, SECTION_FLAGS, self.shadow)
         if error and "No such file or directory" in error:
@@ -273,6 +253,21 @@ class _Compiler:
         """Compile; what the compiler says when it fails, else nothing."""
         output.parent.mkdir(parents=True, exist_ok=True)
         line = command.compile(output, *flags, source=self.tree.source, shadow=shadow)
+        done = self._run(line)
+        return done.stderr or f"exit status {done.returncode}" if done.returncode else ""
+
+    def _same_to_the_compiler(self, command: CompileCommand) -> bool:
+        """Whether the preprocessor makes the same of the original and the patched file."""
+        texts = []
+        for shadow in (None, self.shadow):
+            line = command.compile(Path("-"), "-E", "-P", source=self.tree.source, shadow=shadow)
+            done = self._run([word for word in line if word != "-c"])
+            if done.returncode:
+                return False
+            texts.append(done.stdout)
+        return texts[0] == texts[1]
+
+    def _run(self, line: list[str]) -> subprocess.CompletedProcess[str]:
         self.log(shlex.join(line))
         done = subprocess.run(
             line,
@@ -286,7 +281,7 @@ class _Compiler:
         )
         if done.stderr:
             self.log(done.stderr)
-        return done.stderr or f"exit status {done.returncode}" if done.returncode else ""
+        return done
 
     def _explained(
         self, command: CompileCommand, files: Sequence[PatchedFile], error: str

@@ -53,6 +53,11 @@ class PreparedTree:
     objtool_runs_late: bool
 
     @property
+    def kept(self) -> Path:
+        """A directory for what is learned of this tree; it goes when the tree is made anew."""
+        return self.build / ".klpbuild"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What kbuild's top Makefile hands to the one that makes objects."""
         words = (self.build / _EXPORTED).read_text(errors="surrogateescape").split("\0")

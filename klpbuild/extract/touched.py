@@ -1,0 +1,132 @@
+"""Which compile units of the kernel patched files go into."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.includes import IncludeGraph
+from klpbuild.extract.patchfile import PROGRAMS, PatchedFile, PatchedSource
+from klpbuild.extract.units import Unit, Units
+
+_NOTHING_TO_REPLACE = "There is nothing that a livepatch could replace."
+
+
+@dataclass(frozen=True)
+class Touched:
+    """The compile units that patches touch.
+
+    :ivar units: all of them.
+    :ivar unsure: those that only may change: they include a header of which the
+        patches change preprocessor lines, and may not use what these define.
+    """
+
+    units: tuple[Unit, ...]
+    unsure: frozenset[Unit]
+
+
+def touched_units(
+    units: Units, includes: IncludeGraph, patched: PatchedSource, notes: list[str]
+) -> Touched:
+    """The compile units that patched files go into.
+
+    :param notes: takes what is remarkable and no fault.
+    :raises KlpError: for a file that goes into none, and when nothing is touched.
+    """
+    problems = Problems()
+    sure: dict[Unit, None] = {}
+    unsure: dict[Unit, None] = {}
+    for file in patched.files:
+        found = units.mentioning(file.path)
+        sources = [] if _only_function_bodies(file) else _includers(units, includes, file)
+        included = [unit for source in sources for unit in units.compiled_from(source)]
+        if _only_directives(file):
+            unsure.update(dict.fromkeys((*found, *included)))
+        else:
+            sure.update(dict.fromkeys((*found, *included)))
+        if not found and not included:
+            _without_object(file, notes, problems)
+    problems.check()
+    everything = tuple(dict.fromkeys((*sure, *unsure)))
+    if not everything:
+        raise KlpError(
+            "the patch changes no code of this kernel",
+            where=patched.files[0].where,
+            hint=_NOTHING_TO_REPLACE,
+        )
+    return Touched(everything, frozenset(unsure.keys() - sure.keys()))
+
+
+def _includers(units: Units, includes: IncludeGraph, file: PatchedFile) -> list[str]:
+    """The C files that may include a header without its being in their debug information."""
+    if not file.path.endswith(".h") or file.original is None:
+        return []
+    return includes.includers(file.path, [s for s in sorted(units.sources) if s.endswith(".c")])
+
+
+def _without_object(file: PatchedFile, notes: list[str], problems: Problems) -> None:
+    if file.path.startswith(PROGRAMS):
+        notes.append(f"{file.where}: {file.path} is not part of the kernel; left out")
+    elif file.original is None and file.path.endswith(".h"):
+        notes.append(f"{file.where}: {file.path} is new")
+    elif file.original is None:
+        problems.add(
+            f"the new file {file.path} is in no object of this kernel",
+            where=file.where,
+            why="No Makefile of the running kernel names it.",
+            hint="Put its functions into the file that calls them, or #include it there.",
+        )
+    else:
+        problems.add(
+            f"no object of this kernel is made from {file.path}",
+            where=file.where,
+            why="The kernel's configuration leaves it out.",
+            hint=_NOTHING_TO_REPLACE,
+        )
+
+
+def _changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:
+    """Numbers of the lines that go, in the original, and that come, in the patched file."""
+    kept = {line.old for line in file.lines if line.old is not None}
+    count = len((file.original or b"").splitlines())
+    gone = {number for number in range(1, count + 1) if number not in kept}
+    come = {number for number, line in enumerate(file.lines, 1) if line.old is None}
+    return gone, come
+
+
+def _only_directives(file: PatchedFile) -> bool:
+    """Whether all that changes are preprocessor lines, continued ones included."""
+    gone, come = _changed_lines(file)
+    for text, numbers in (((file.original or b""), gone), (file.patched, come)):
+        directives = _numbers(_DIRECTIVE, text) | _numbers(_BLANK, text)
+        if not numbers <= directives:
+            return False
+    return True
+
+
+def _only_function_bodies(file: PatchedFile) -> bool:
+    """Whether all changes are in bodies of functions, which debug information tells of.
+
+    A function's body stands between braces in the first column, below its parameters.
+    """
+    gone, come = _changed_lines(file)
+    for text, numbers in (((file.original or b""), gone), (file.patched, come)):
+        if not numbers <= _numbers(_BODY, text):
+            return False
+    return True
+
+
+_DIRECTIVE = re.compile(rb"^[ \t]*#(?:[^\n]*\\\r?\n)*[^\n]*\n", re.MULTILINE)
+_BLANK = re.compile(rb"^[ \t]*\r?\n", re.MULTILINE)
+_BODY = re.compile(rb"\)[^\n;{}]*\n\{\r?\n(?P<lines>(?:[^}#\n][^\n]*\n|\r?\n)*)\}", re.MULTILINE)
+
+
+def _numbers(pattern: re.Pattern[bytes], text: bytes) -> set[int]:
+    """Numbers of the lines that a pattern matches; of its group ``lines`` if it has one."""
+    group = "lines" if "lines" in pattern.groupindex else 0
+    found: set[int] = set()
+    for match in pattern.finditer(text if text.endswith(b"\n") else text + b"\n"):
+        first = text.count(b"\n", 0, match.start(group)) + 1
+        found.update(range(first, first + match[group].count(b"\n")))
+    return found
