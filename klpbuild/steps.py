@@ -41,7 +41,7 @@ from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 from klpbuild.symbols.write import SymbolSources, Written
 from klpbuild.symbols.write import write_symbols as write_symbols_klp
-from klpbuild.vm.probe import FILTER_FUNCTIONS, learn
+from klpbuild.vm.probe import FILTER_FUNCTIONS, KALLSYMS, learn
 from klpbuild.vm.transcript import transcript
 from klpbuild.vm.trial import boot_livepatch
 
@@ -230,6 +230,8 @@ def write_symbols(kernel: Kernel, output: Path) -> Written:
     """
     kallsyms = kernel.kallsyms
     if not (kernel.vmlinux or kernel.system_map or kallsyms) and kernel.image:
+        if not (kernel.cache / KALLSYMS).exists():
+            print(f"          booting {kernel.release} once for its /proc/kallsyms")
         kallsyms = learn(kernel).kallsyms
     sources = SymbolSources(
         kernel.version, kernel.modules, kernel.vmlinux, kernel.system_map, kallsyms
