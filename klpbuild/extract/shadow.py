@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from klpbuild.extract.patchfile import PatchedFile, SourceLine
 
@@ -28,54 +29,40 @@ def make_shadow(
     :param files: the patched files.
     :param directives: whether to keep ``__LINE__`` of old lines, see `with_line_directives`.
     """
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    source = source.resolve()
     changed = {file.path: file for file in files}
-    parents = {str(Path(path).parent) for path in changed}
-    open_directories = {""} | {
-        "" if str(p) == "." else str(p) for path in changed for p in Path(path).parents
-    }
-    headers = {str(Path(path).parent) for path in changed if path.endswith(".h")}
-    for path in sorted(open_directories | parents - {"."}):
-        (directory / path).mkdir(exist_ok=True)
-        _link_entries(directory / path, source / path, path, open_directories, changed)
-    for path in sorted(headers):
-        _open_below(directory, source, path, open_directories)
+    parents = [PurePosixPath(path).parent for path in changed]
+    opened = {str(directory) for parent in parents for directory in (parent, *parent.parents)}
+    headers = {str(PurePosixPath(path).parent) for path in changed if path.endswith(".h")}
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    _fill(directory, source.resolve(), ".", _Plan(frozenset(changed), opened, headers), False)
     for path, file in changed.items():
         text = with_line_directives(file.lines) if directives and file.original else file.patched
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_bytes(text)
 
 
-def _link_entries(
-    place: Path,
-    original: Path,
-    path: str,
-    open_directories: set[str],
-    changed: dict[str, PatchedFile],
-) -> None:
-    if not original.is_dir():
-        return
+@dataclass(frozen=True)
+class _Plan:
+    """Paths relative to the tree: changed files, directories above them, directories of headers."""
+
+    changed: frozenset[str]
+    opened: set[str]
+    headers: set[str]
+
+
+def _fill(place: Path, original: Path, path: str, plan: _Plan, below_header: bool) -> None:
+    """Make a real directory, with links to what need not be real."""
+    place.mkdir()
+    below_header = below_header or path in plan.headers
     for entry in original.iterdir():
-        name = f"{path}/{entry.name}" if path else entry.name
-        if name not in open_directories and name not in changed:
-            (place / entry.name).symlink_to(entry)
-
-
-def _open_below(directory: Path, source: Path, path: str, open_directories: set[str]) -> None:
-    """Replace links to directories below a path by real directories."""
-    base = "" if path == "." else path
-    for entry in (source / base).iterdir():
-        name = f"{base}/{entry.name}" if base else entry.name
-        if not entry.is_dir() or entry.is_symlink():
+        name = str(PurePosixPath(path, entry.name))
+        if name in plan.changed:
             continue
-        place = directory / name
-        if place.is_symlink():
-            place.unlink()
-            place.mkdir()
-            open_directories.add(name)
-            _link_entries(place, entry, name, open_directories, {})
-        _open_below(directory, source, name, open_directories)
+        if (below_header or name in plan.opened) and entry.is_dir() and not entry.is_symlink():
+            _fill(place / entry.name, entry, name, plan, below_header)
+        else:
+            (place / entry.name).symlink_to(entry)
 
 
 def with_line_directives(lines: Sequence[SourceLine]) -> bytes:
