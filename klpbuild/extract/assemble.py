@@ -22,7 +22,7 @@ from klpbuild.extract.inclusion import CALL_KEY, TRAMPOLINE, Inclusion
 from klpbuild.extract.objects import Atom, Literal, Reference
 from klpbuild.extract.result import KeyKind, KeyUse
 from klpbuild.extract.result import Reference as UndefinedReference
-from klpbuild.extract.sections import SectionKind
+from klpbuild.extract.sections import RUNTIME_POINTER, SectionKind
 from klpbuild.extract.special import Entry, Tables
 
 _OWN_SECTION = (".text.", ".text.unlikely.", ".text.hot.", ".altinstr", ".static_call.")
@@ -178,8 +178,11 @@ class _Assembly:
         """Copy the entries of the included code, in the tables' own order."""
         # a table in link order belongs to one section of code, though GCC 12 makes only one
         groups: dict[tuple[int, int], list[Entry]] = defaultdict(list)
-        for atom, (output, _) in self.places.items():
+        for atom, (output, delta) in self.places.items():
             for entry in self.tables.of(atom):
+                if entry.section.name.startswith(RUNTIME_POINTER):
+                    self._load_constant(entry, output, entry.place + delta)
+                    continue
                 linked = entry.section.sh_flags & SHF.LINK_ORDER
                 groups[entry.section.index, output.index if linked else 0].append(entry)
         for (index, link), entries in sorted(groups.items()):
@@ -198,6 +201,23 @@ class _Assembly:
             else:
                 symbol, addend = self.bind(entry.owner, reference, is_entry=True)
             output.relocations.append((offset + reference.offset, reference.type, symbol, addend))
+
+    def _load_constant(self, entry: Entry, output: _Output, field: int) -> None:
+        """Load from its variable what the kernel writes into its own code at boot.
+
+        The kernel does that for vmlinux only; modules load the variable too
+        (arch/x86/include/asm/runtime-const.h).
+        """
+        load = x86_64.as_load(bytes(output.data), field)
+        if load is None:
+            raise ValueError(f"no constant at {output.section.name}+{field:#x}")
+        output.data[field - 2 : field - 2 + len(load)] = load
+        name = entry.section.name.removeprefix(RUNTIME_POINTER)
+        known = (s for s in self.original.elf.symbol_list if s.name == name)
+        original = next(known, None)
+        like = original or self.patched.elf.symbol_list[0]
+        symbol = self._undefined(name, original, like)
+        output.relocations.append((field + 1, x86_64.R_PC32, symbol, -4))
 
     def _is_key(self, reference: Reference) -> bool:
         return reference.offset == self.patched.sizes.jump_key

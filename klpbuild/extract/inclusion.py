@@ -22,7 +22,14 @@ from klpbuild.extract.functions import settle_functions
 from klpbuild.extract.names import is_special_static
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse
-from klpbuild.extract.sections import SectionKind, holds_variables, is_exit, is_init
+from klpbuild.extract.sections import (
+    RUNTIME_POINTER,
+    RUNTIME_SHIFT,
+    SectionKind,
+    holds_variables,
+    is_exit,
+    is_init,
+)
 from klpbuild.extract.special import JUMP_TABLE, Entry, Tables
 from klpbuild.extract.variables import settle_variables
 
@@ -96,6 +103,9 @@ class _Choice:
             for reference in self.patched.references(atom):
                 self._follow(atom, reference, pending)
             for entry in self.tables.of(atom):
+                if entry.section.name.startswith((RUNTIME_POINTER, RUNTIME_SHIFT)):
+                    self._check_runtime_constant(atom, entry)
+                    continue
                 detached = entry.section.name == JUMP_TABLE and self._detach(atom, entry)
                 for reference in entry.references:
                     if not (detached and reference.offset == self.patched.sizes.jump_key):
@@ -199,6 +209,18 @@ class _Choice:
                 hint="Take the reference out of the function.",
             )
         self._note_static_call(atom, target.name)
+
+    def _check_runtime_constant(self, atom: Atom, entry: Entry) -> None:
+        """Allow a constant that the kernel writes into its code if a load can stand there."""
+        name = entry.section.name
+        code, place = self.patched.contents(atom), entry.place - atom.start
+        if name.startswith(RUNTIME_SHIFT) or x86_64.as_load(code, place) is None:
+            self.refuse(
+                f"{atom.name} uses {name}",
+                atom,
+                why="The kernel writes this constant into the code of vmlinux at boot.",
+                hint="Use the variable itself in the function.",
+            )
 
     def _check_undefined(self, atom: Atom, reference: Reference) -> None:
         symbol = self.patched.elf.symbol_list[reference.symbol]

@@ -364,7 +364,7 @@ class CodeObject:
             begin = symbol.st_value
             if symbol.type == STT.SECTION:
                 begin = place + self._bias(section, raw, True)
-            literal = self._literal(symbol.st_shndx, begin)
+            literal = self._literal(symbol.st_shndx, begin, symbol.st_size)
             return Reference(offset, raw.type, raw.symbol, literal, place - begin)
         if symbol.type == STT.SECTION:
             several = len(self._in_section.get(symbol.st_shndx, ())) > 1
@@ -376,7 +376,7 @@ class CodeObject:
         addend = place - target.entry if target is not None else raw.addend
         return Reference(offset, raw.type, raw.symbol, target, addend)
 
-    def _literal(self, index: int, begin: int) -> Literal:
+    def _literal(self, index: int, begin: int, size: int) -> Literal:
         section = self.elf.sections[index]
         data = self.elf.contents(section)
         if not 0 <= begin < len(data):
@@ -387,12 +387,14 @@ class CodeObject:
             )
         width = max(section.sh_entsize, 1)
         if not section.sh_flags & SHF.STRINGS:
-            return Literal(index, bytes(data[begin : begin - begin % width + width]))
+            end = max(begin - begin % width + width, begin + size)
+            return Literal(index, bytes(data[begin:end]))
         whole = self._literal_bytes(index)
         end = whole.find(bytes(width), begin)
         while end >= 0 and (end - begin) % width:
             end = whole.find(bytes(width), end + 1)
-        return Literal(index, whole[begin : end + width if end >= 0 else len(whole)])
+        end = max(end + width if end >= 0 else len(whole), begin + size)
+        return Literal(index, whole[begin:end])
 
     def _literal_bytes(self, index: int) -> bytes:
         if index not in self._literals:

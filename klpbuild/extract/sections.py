@@ -40,6 +40,10 @@ _TABLES: dict[str, str | int] = {
     "__patchable_function_entries": 8,
 }
 
+#: Places in code where the kernel writes a constant at boot, in vmlinux only
+#: (include/asm-generic/vmlinux.lds.h, RUNTIME_CONST); the rest of the name is a variable.
+RUNTIME_POINTER, RUNTIME_SHIFT = "runtime_ptr_", "runtime_shift_"
+
 #: objtool writes these (tools/objtool/check.c and orc_gen.c), and does it again for the result.
 OBJTOOL_TABLES = frozenset(
     {
@@ -74,7 +78,7 @@ def kind_of(section: Section) -> SectionKind:
     name, flags = section.name, section.sh_flags
     if section.sh_type not in (SHT.PROGBITS, SHT.NOBITS):
         return SectionKind.DROPPED
-    if name in _TABLES or name.startswith(".discard."):
+    if name in _TABLES or name.startswith((".discard.", RUNTIME_POINTER, RUNTIME_SHIFT)):
         return SectionKind.TABLE
     if name in OBJTOOL_TABLES or not flags & SHF.ALLOC:
         return SectionKind.DROPPED
@@ -91,6 +95,8 @@ def entry_size(name: str, sizes: EntrySizes) -> int | None:
     None for a table where each entry has one relocation, so that these tell it
     (``.discard.*``), and for one that this kernel does not have.
     """
+    if name.startswith((RUNTIME_POINTER, RUNTIME_SHIFT)):
+        return 4
     field = _TABLES.get(name)
     size = getattr(sizes, field) if isinstance(field, str) else field
     return int(size) if size is not None else None

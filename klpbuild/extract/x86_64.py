@@ -84,6 +84,19 @@ def is_branch_field(code: bytes | memoryview, offset: int) -> bool:
     return offset >= 2 and code[offset - 2] == 0x0F and code[offset - 1] & 0xF0 == 0x80
 
 
+def as_load(code: bytes, field: int) -> bytes | None:
+    """An instruction that loads from memory the 64-bit constant of the one with this field.
+
+    ``movabs $constant, %reg`` becomes ``mov variable(%rip), %reg`` of the same length; its
+    displacement is one byte behind the field.  None for another instruction.
+    """
+    if field < 2 or code[field - 2] not in (0x48, 0x49) or code[field - 1] & 0xF8 != 0xB8:
+        return None
+    register = code[field - 1] & 7
+    rex = 0x4C if code[field - 2] & 1 else 0x48
+    return bytes([rex, 0x8B, 0x05 | register << 3, 0, 0, 0, 0, 0x0F, 0x1F, 0x00])
+
+
 def mnemonic_at(code: bytes, field: int) -> str:
     """Mnemonic of the instruction that has a field at an offset."""
     for offset, size, mnemonic, _ in instructions(code):

@@ -219,6 +219,42 @@ def test_a_call_that_does_not_return_is_marked_for_objtool(tmp_path: Path) -> No
     assert call == [("give_up", -4)]
 
 
+def test_a_jump_table_comes_along(tmp_path: Path) -> None:
+    cases = "".join(f"case {i}: return out({i * i + 1}) + {i};" for i in range(12))
+    source = f"int out(int); int pick(int n) {{ switch (n) {{ {cases} }} return 0; }}"
+    pair = Pair(tmp_path, source, {"out(26) + 5": "out(26) + 500"}, ["-fjump-tables"])
+    main = """
+    int out(int n) { return n; }
+    int new_pick(int);
+    int main(void) { printf("%d %d %d", new_pick(5), new_pick(6), new_pick(99)); return 0; }
+    """
+    printed, extraction = run(pair, main)
+    assert printed == "526 43 0"
+    assert not [r for r in extraction.references if r.is_function_pointer]
+    assert ".rodata.pick" in {s.name for s in extraction.object.sections}
+
+
+def test_an_initialiser_without_a_name_comes_along(tmp_path: Path) -> None:
+    source = """
+    struct table { long v[12]; };
+    int out(struct table *);
+    int fill(int i)
+    {
+        struct table t = { { 3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8 } };
+        t.v[i] = 7;
+        return out(&t);
+    }
+    """
+    main = """
+    struct table { long v[12]; };
+    int out(struct table *t) { return t->v[2] * 100 + t->v[11]; }
+    int new_fill(int);
+    int main(void) { printf("%d", new_fill(11)); return 0; }
+    """
+    pair = Pair(tmp_path, source, {"t.v[i] = 7": "t.v[i] = 9"}, ["-mno-sse"])
+    assert run(pair, main)[0] == "409"
+
+
 def test_the_linker_takes_it_beside_another(tmp_path: Path) -> None:
     one = Pair(tmp_path, COUNTER, {"total += n;": "total += 2 * n;"}).extract()
     two = Pair(tmp_path, POINTERS, {"return n + 1": "return n + 2"}).extract()

@@ -11,10 +11,12 @@ import pytest
 from klpbuild.arch import X86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
+from klpbuild.extract import x86_64
 from klpbuild.extract.extraction import extract
 from klpbuild.extract.result import Key, KeyKind, KeyUse
 from klpbuild.extract.sizes import PROBE, EntrySizes
 from tests.extract.pairs import SIZES, Extracted, Pair
+from tests.extract.program import run
 
 TABLES = """
 int out(const char *, int);
@@ -141,11 +143,53 @@ def test_hints_for_objtool_are_kept(tmp_path: Path) -> None:
     assert [name for name, _ in made.targets(".discard.reachable")] == [".text.two"]
 
 
+RUNTIME = """
+ulong limit = 1000;
+static __attribute__((always_inline)) inline ulong runtime_limit(void)
+{
+    ulong value;
+    asm("mov %1,%0\\n1:\\n.pushsection runtime_ptr_limit,\\"a\\"\\n"
+        ".long 1b - 8 - .\\n.popsection" : "=r" (value) : "i" (0x0123456789abcdef));
+    return value;
+}
+static __attribute__((always_inline)) inline ulong runtime_shift(ulong value)
+{
+    asm("shr $12,%q0\\n1:\\n.pushsection runtime_shift_bits,\\"a\\"\\n"
+        ".long 1b - 1 - .\\n.popsection" : "+r" (value));
+    return value;
+}
+ulong check(ulong a, ulong b) { return a * runtime_limit() + b * 2; }
+ulong both(ulong a) { return (a + runtime_limit()) * (runtime_limit() - a); }
+ulong shift(ulong a) { return runtime_shift(a) + 1; }
+"""
+
+
+def test_a_constant_that_the_kernel_writes_at_boot_is_loaded(tmp_path: Path) -> None:
+    main = """
+    extern unsigned long limit, new_check(long, long), new_both(long);
+    int main(void) { limit = 5000; printf("%ld %ld", new_check(2, 3), new_both(10)); return 0; }
+    """
+    pair = Pair(tmp_path, RUNTIME, {"b * 2": "b * 4", "(a + runtime": "(2 * a + runtime"})
+    printed, extraction = run(pair, main)
+    assert printed == f"10012 {5020 * 4990}"
+    assert "runtime_ptr_limit" not in {s.name for s in extraction.object.sections}
+
+
+def test_a_shift_that_the_kernel_writes_at_boot_is_refused(tmp_path: Path) -> None:
+    assert (
+        Pair(tmp_path, RUNTIME, {"runtime_shift(a) + 1": "runtime_shift(a) + 2"}).refusal()
+        == """\
+code.c:code.o:shift: shift uses runtime_shift_bits
+  The kernel writes this constant into the code of vmlinux at boot.
+  Use the variable itself in the function."""
+    )
+
+
 def test_an_unknown_table_about_included_code_is_refused(tmp_path: Path) -> None:
     source = """
     int one(int n)
     {
-        asm volatile("mov $1, %eax\\n1:\\n.pushsection runtime_ptr_x, \\"a\\"\\n"
+        asm volatile("mov $1, %eax\\n1:\\n.pushsection unknown_places, \\"a\\"\\n"
                      ".long 1b - .\\n.popsection");
         return n;
     }
@@ -156,7 +200,7 @@ def test_an_unknown_table_about_included_code_is_refused(tmp_path: Path) -> None
     assert (
         Pair(tmp_path, source, {"return n;": "return n + 1;"}).refusal()
         == """\
-code.c:code.o:one: table runtime_ptr_x has an entry for it that klpbuild does not know
+code.c:code.o:one: table unknown_places has an entry for it that klpbuild does not know
   The kernel changes the code that such a table names, at boot or when a module is loaded."""
     )
 
@@ -200,3 +244,21 @@ def test_sizes_are_read_from_the_probe(tmp_path: Path) -> None:
     )
     with pytest.raises(KlpError, match="does not hold the sizes of the kernel's tables"):
         EntrySizes.from_probe(ElfFile.read(Pair(tmp_path, "int x;", {}).compile("x", "int x;")))
+
+
+@pytest.mark.parametrize("register", range(16))
+def test_a_load_goes_to_the_same_register(register: int) -> None:
+    rex, number = 0x48 | register >> 3, register & 7
+    constant = bytes([rex, 0xB8 | number]) + (0x0123456789ABCDEF).to_bytes(8, "little")
+    load = x86_64.as_load(b"\x90" + constant, 3)
+    assert load is not None
+    (_, _, _, before), *_ = x86_64.instructions(constant)
+    (_, size, name, after), (_, rest, nop, _) = x86_64.instructions(load)
+    assert (name, nop, size + rest) == ("mov", "nop", len(constant))
+    assert before.split(",")[0] == after.split(",")[0]
+    assert after.endswith("qword ptr [rip]")
+
+
+def test_only_a_constant_becomes_a_load() -> None:
+    assert x86_64.as_load(b"\x90\x48\x8b" + bytes(8), 3) is None
+    assert x86_64.as_load(bytes(8), 0) is None
