@@ -1,0 +1,141 @@
+"""A report as text for people, JSON for machines and SARIF for dashboards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import klpbuild
+from klpbuild.check.catalogue import RULES
+from klpbuild.check.rule import Finding, Report, Rule, Severity, Unchecked
+
+_COLOURS = {Severity.ERROR: "31", Severity.WARNING: "33", Severity.NOTE: "36"}
+_LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}
+_SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+def as_text(reports: Sequence[Report], *, colour: bool = False, verbose: bool = False) -> str:
+    """One line a finding, then what the kernel says and what to do, then a summary.
+
+    :param verbose: list every rule that could not be checked.
+    """
+    lines: list[str] = []
+    for report in reports:
+        for finding in report.findings:
+            lines += _finding(report, finding, colour)
+        lines += _not_checked(report, verbose)
+        lines.append(f"{report.file}: {_escaped(report.summary)}")
+    return "\n".join(lines) + "\n"
+
+
+def _finding(report: Report, finding: Finding, colour: bool) -> list[str]:
+    rule = finding.rule
+    word = rule.severity.word
+    if colour:
+        word = f"\x1b[{_COLOURS[rule.severity]}m{word}\x1b[0m"
+    where = f"{report.file}:{finding.where}" if finding.where else report.file
+    lines = [_escaped(f"{where}: ") + word + _escaped(f": {finding.what} [{rule.identifier}]")]
+    if finding.says:
+        lines.append(_escaped(f"  the kernel {finding.effect.value}: {finding.says}"))
+    else:
+        lines.append(_escaped(f"  the kernel {finding.effect.value}"))
+    if rule.severity is not Severity.NOTE:
+        lines.append(_escaped(f"  {rule.why}"))
+    return [*lines, _escaped(f"  {finding.hint}")]
+
+
+def _escaped(text: str) -> str:
+    """Names in a broken module may hold anything; a terminal must not obey it."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c) & 0xFF:02x}" for c in text)
+
+
+def _not_checked(report: Report, verbose: bool) -> Iterable[str]:
+    for unchecked in report.unchecked:
+        if unchecked.about or verbose:
+            about = f"{unchecked.about}: " if unchecked.about else ""
+            rule = unchecked.rule
+            text = f"{about}not checked: {rule.title} [{rule.identifier}]: {unchecked.why}"
+            yield _escaped(f"{report.file}: {text}")
+    if verbose:
+        return
+    reasons: dict[str, int] = {}
+    for unchecked in report.unchecked:
+        if not unchecked.about:
+            reasons[unchecked.why] = reasons.get(unchecked.why, 0) + 1
+    for why, count in reasons.items():
+        yield f"{report.file}: {count} rule{'s' * (count > 1)} not checked: {why}"
+
+
+def as_json(reports: Sequence[Report]) -> str:
+    """The stable schema that docs/check.md describes."""
+    document = {"version": 1, "reports": [_report(report) for report in reports]}
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "file": report.file,
+        "kernel": report.kernel,
+        "summary": report.summary,
+        "would_load": report.refused is None,
+        "checked": report.checked,
+        "findings": [
+            {
+                "rule": f.rule.identifier,
+                "severity": f.rule.severity.word,
+                "effect": f.effect.name.lower(),
+                "what": f.what,
+                "where": f.where,
+                "kernel_says": f.says,
+                "why": f.rule.why,
+                "hint": f.hint,
+            }
+            for f in report.findings
+        ],
+        "unchecked": [_unchecked(u) for u in report.unchecked],
+    }
+
+
+def _unchecked(unchecked: Unchecked) -> dict[str, str]:
+    return {
+        "rule": unchecked.rule.identifier,
+        "why": unchecked.why,
+        "about": unchecked.about,
+    }
+
+
+def as_sarif(reports: Sequence[Report]) -> str:
+    """SARIF 2.1.0, one run."""
+    driver = {
+        "name": "klpbuild check",
+        "version": klpbuild.__version__,
+        "rules": [_sarif_rule(rule) for rule in RULES],
+    }
+    results = [_sarif_result(report, f) for report in reports for f in report.findings]
+    run = {"tool": {"driver": driver}, "results": results}
+    document = {"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _sarif_rule(rule: Rule) -> dict[str, Any]:
+    return {
+        "id": rule.identifier,
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.why},
+        "help": {"text": rule.hint},
+        "defaultConfiguration": {"level": _LEVELS[rule.severity]},
+    }
+
+
+def _sarif_result(report: Report, finding: Finding) -> dict[str, Any]:
+    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": report.file}}}
+    if finding.where:
+        place["logicalLocations"] = [{"fullyQualifiedName": finding.where}]
+    said = f"\nThe kernel says: {finding.says}" if finding.says else ""
+    return {
+        "ruleId": finding.rule.identifier,
+        "level": _LEVELS[finding.rule.severity],
+        "message": {"text": f"{finding.what}{said}"},
+        "locations": [place],
+    }

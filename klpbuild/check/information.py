@@ -1,0 +1,103 @@
+"""What a module says of itself: signature, .modinfo, licence."""
+
+from __future__ import annotations
+
+from klpbuild.check import catalogue
+from klpbuild.check.kernelside import THIS_MODULE, KernelSide
+from klpbuild.check.rule import Effect
+from klpbuild.check.subject import Subject
+from klpbuild.elf.constants import SHF, SHN_UNDEF, SHT
+
+ENABLE = "klp_enable_patch"
+
+#: kernel/module/main.c, license_is_gpl_compatible (include/linux/license.h).
+_GPL = (
+    "GPL",
+    "GPL v2",
+    "GPL and additional rights",
+    "Dual BSD/GPL",
+    "Dual MIT/GPL",
+    "Dual MPL/GPL",
+)
+_SIGNED = b"~Module signature appended~\n"
+_EXECUTABLE = SHF.ALLOC | SHF.EXECINSTR
+
+
+def is_gpl(subject: Subject) -> bool:
+    """Whether the module may use symbols that are for the GPL only."""
+    return subject.info.get("license", ["unspecified"])[0] in _GPL
+
+
+def check_information(subject: Subject) -> None:
+    """Check everything that the module says of itself."""
+    elf, info = subject.elf, subject.info
+    if elf.symtab is None:
+        subject.find(catalogue.NO_SYMBOLS, "has no symbol table")
+    size = elf.section(THIS_MODULE)
+    if size is None:
+        subject.find(catalogue.NO_THIS_MODULE, f"has no section {THIS_MODULE}")
+    _check_livepatch(subject)
+    if subject.kernel is None:
+        return
+    _check_kernel(subject, subject.kernel)
+    wanted = subject.kernel.module_size
+    if size is not None and wanted is not None and size.sh_size != wanted:
+        what = f"struct module has {size.sh_size} bytes, and the kernel's modules have {wanted}"
+        subject.find(catalogue.MODULE_SIZE, what, THIS_MODULE)
+    if "vermagic" in info:
+        _check_vermagic(subject, subject.kernel, info["vermagic"][0])
+
+
+def _check_livepatch(subject: Subject) -> None:
+    elf, info = subject.elf, subject.info
+    undefined = elf.symbols["st_shndx"] == SHN_UNDEF
+    names = {elf.symbol_name(n) for n in undefined.nonzero()[0].tolist()}
+    if "livepatch" not in info:
+        if ENABLE in names:
+            subject.find(catalogue.NOT_MARKED, "has no modinfo 'livepatch'", ".modinfo")
+        else:
+            what = f"has no modinfo 'livepatch' and does not call {ENABLE}()"
+            subject.find(catalogue.NOT_LIVEPATCH, what)
+    if ENABLE in names and not is_gpl(subject):
+        said = info.get("license", ["unspecified"])[0]
+        subject.find(catalogue.LICENCE, f"the licence is {said!r}", ".modinfo")
+
+
+def _check_kernel(subject: Subject, kernel: KernelSide) -> None:
+    info, config, elf = subject.info, kernel.config, subject.elf
+    signed = bytes(elf.data[-len(_SIGNED) :]) == _SIGNED
+    if config.enabled("MODULE_SIG_FORCE") and not signed:
+        subject.find(catalogue.UNSIGNED, "is not signed")
+    if "livepatch" in info and not config.enabled("LIVEPATCH"):
+        subject.find(catalogue.NO_LIVEPATCH_SUPPORT, "CONFIG_LIVEPATCH is not set")
+    if "vermagic" not in info:
+        forced = config.enabled("MODULE_FORCE_LOAD")
+        effect = Effect.WARNED if forced else Effect.REFUSED
+        subject.find(catalogue.NO_VERMAGIC, "has no modinfo 'vermagic'", ".modinfo", effect)
+    protected = config.enabled("RETPOLINE") or config.enabled("MITIGATION_RETPOLINE")
+    if protected and "retpoline" not in info and _has_code(subject):
+        subject.find(catalogue.NO_RETPOLINE, "has no modinfo 'retpoline'", ".modinfo")
+    if config.enabled("UNWINDER_ORC") and _has_code(subject):
+        unwind = elf.section(".orc_unwind"), elf.section(".orc_unwind_ip")
+        if not all(section and section.sh_size for section in unwind):
+            subject.find(catalogue.NO_ORC, "has code, and no .orc_unwind and .orc_unwind_ip")
+
+
+def _has_code(subject: Subject) -> bool:
+    return any(
+        s.sh_flags & _EXECUTABLE == _EXECUTABLE and s.sh_size and s.sh_type == SHT.PROGBITS
+        for s in subject.elf.sections
+    )
+
+
+def _check_vermagic(subject: Subject, kernel: KernelSide, found: str) -> None:
+    """As same_magic() of kernel/module/version.c."""
+    wanted = kernel.vermagic
+    versions = subject.elf.section("__versions")
+    with_crcs = kernel.config.enabled("MODVERSIONS") and versions is not None
+    same = found == wanted
+    if with_crcs:
+        same = found.partition(" ")[1:] == wanted.partition(" ")[1:]
+    if not same:
+        what = f"vermagic is {found!r}, and the kernel's is {wanted!r}"
+        subject.find(catalogue.VERMAGIC, what, ".modinfo", found=found, wanted=wanted)

@@ -1,0 +1,117 @@
+"""What a check must know of the kernel, each read when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.kernel.config import Config
+from klpbuild.kernel.tree import Kernel
+from klpbuild.names import object_name
+from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.entries import EntryPoints
+from klpbuild.symbols.symvers import Exports
+
+THIS_MODULE = ".gnu.linkonce.this_module"
+
+
+def modinfo(elf: ElfFile) -> dict[str, list[str]]:
+    """The tags of ``.modinfo``, each with its values in order."""
+    tags: dict[str, list[str]] = {}
+    section = elf.section(".modinfo")
+    if section is not None:
+        for text in bytes(elf.contents(section)).split(b"\0"):
+            tag, equals, value = text.decode(errors="replace").partition("=")
+            if equals:
+                tags.setdefault(tag, []).append(value)
+    return tags
+
+
+class KernelSide:
+    """A kernel as a module meets it.
+
+    :ivar kernel: the kernel.
+    """
+
+    def __init__(self, kernel: Kernel, symbols: Path | None) -> None:
+        """:param symbols: its symbols.klp, None when only its headers are at hand."""
+        self.kernel = kernel
+        self._symbols = symbols
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The first two numbers of its version."""
+        return self.kernel.version[0], self.kernel.version[1]
+
+    @cached_property
+    def config(self) -> Config:
+        """:raises KlpError: when it cannot be read."""
+        return Config.read(self.kernel.config)
+
+    @cached_property
+    def exports(self) -> Exports:
+        """:raises KlpError: when Module.symvers cannot be read."""
+        return Exports.read(self.kernel.module_symvers)
+
+    @cached_property
+    def database(self) -> SymbolDatabase | None:
+        """The symbols, None when they are not at hand.
+
+        :raises KlpError: when symbols.klp is broken.
+        """
+        return SymbolDatabase.read(self._symbols) if self._symbols else None
+
+    @cached_property
+    def entries(self) -> EntryPoints | None:
+        """Which functions ftrace can enter; None without symbols."""
+        if self.database is None:
+            return None
+        kernel = self.kernel
+        return EntryPoints(
+            self.database,
+            filter_functions=kernel.filter_functions,
+            vmlinux=kernel.vmlinux,
+            modules=kernel.modules,
+        )
+
+    @cached_property
+    def modules(self) -> dict[str, Path]:
+        """Its modules' files by name."""
+        return {object_name(path.name): path for path in self.kernel.modules}
+
+    @cached_property
+    def _a_module(self) -> ElfFile | None:
+        """A module of its own, which it surely takes."""
+        for path in self.kernel.modules[:1]:
+            try:
+                return ElfFile.read(path)
+            except KlpError:
+                return None
+        return None
+
+    @cached_property
+    def vermagic(self) -> str:
+        """What its modules say; without one what include/linux/vermagic.h makes of its options."""
+        if self._a_module is not None:
+            said = modinfo(self._a_module).get("vermagic")
+            if said:
+                return said[0]
+        config = self.config
+        words = [self.kernel.release]
+        words += ["SMP"] * config.enabled("SMP")
+        if config.enabled("PREEMPT_RT"):
+            words.append("preempt_rt")
+        elif config.enabled("PREEMPT_BUILD") or config.enabled("PREEMPT"):
+            words.append("preempt")
+        words += ["mod_unload"] * config.enabled("MODULE_UNLOAD")
+        words += ["modversions"] * config.enabled("MODVERSIONS")
+        words += ["aarch64"] * (self.kernel.arch.name == "aarch64")
+        return " ".join(words) + " "
+
+    @cached_property
+    def module_size(self) -> int | None:
+        """The size of struct module, from a module of its own; None without one."""
+        section = self._a_module.section(THIS_MODULE) if self._a_module else None
+        return section.sh_size if section else None

@@ -1,0 +1,98 @@
+"""Check a finished module: the one function that a build and the command line call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from klpbuild.check import catalogue
+from klpbuild.check.catalogue import RULES
+from klpbuild.check.header import header_faults
+from klpbuild.check.information import check_information
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.patches import check_patches
+from klpbuild.check.places import check_places
+from klpbuild.check.relocations import check_relocations
+from klpbuild.check.rule import Finding, Report, Rule, Unchecked
+from klpbuild.check.subject import Subject, hint_for
+from klpbuild.check.symbols import check_symbols
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
+from klpbuild.names import object_name
+
+#: In the order in which the kernel comes to them.
+_CHECKS = (check_information, check_symbols, check_relocations, check_places, check_patches)
+
+#: Larger than any module; a file is read whole.
+_SIZE_MAX = 1 << 30
+
+
+def check_module(path: Path, kernel: Kernel | None = None, symbols: Path | None = None) -> Report:
+    """Say what a kernel will say of a livepatch module.
+
+    The file is read as the kernel would; neither what made it nor what it was made
+    from is looked at.
+
+    :param path: the ``.ko`` file, not compressed.
+    :param kernel: None to check what holds for every kernel.
+    :param symbols: the kernel's symbols.klp; None when only its headers are at hand.
+    :raises KlpError: when the file cannot be read, or the kernel's own files are broken.
+    """
+    side = KernelSide(kernel, symbols) if kernel else None
+    return check_bytes(_read(path), str(path), side)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise KlpError("is not a file", where=str(path))
+        size = path.stat().st_size
+        if size > _SIZE_MAX:
+            raise KlpError(f"has {size:,} bytes, too many for a module", where=str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
+    """As `check_module`, for a file that is read already."""
+    machine = side.kernel.arch.machine if side else None
+    version = side.version if side else None
+    for fault in header_faults(data, machine):
+        values = {"module": object_name(path), **fault.values}
+        return _unreadable(fault.rule, (fault.what,), values, path, side)
+    try:
+        elf = ElfFile(data, path)
+        _ = elf.sections, elf.symbols
+    except KlpError as error:
+        what = tuple(problem.what for problem in error.problems)
+        return _unreadable(catalogue.BROKEN, what, {}, path, side)
+
+    subject = Subject(elf, path, side)
+    for check in _CHECKS:
+        with subject.guarded(catalogue.BROKEN):
+            check(subject)
+    unchecked = (*subject.unchecked, *subject.levels_unchecked())
+    held = [rule for rule in RULES if rule.holds_for(version)]
+    findings = tuple(sorted(subject.findings, key=lambda f: f.rule.identifier))
+    release = side.kernel.release if side else ""
+    missed = [u for u in unchecked if not u.about]
+    return Report(path, release, findings, unchecked, len(held) - len(missed))
+
+
+def _unreadable(
+    rule: Rule,
+    faults: tuple[str, ...],
+    values: dict[str, object],
+    path: str,
+    side: KernelSide | None,
+) -> Report:
+    """The report of a file of which nothing behind its headers can be read."""
+    version = side.version if side else None
+    says, hint = rule.message(version, values), hint_for(rule, values)
+    findings = tuple(Finding(rule, what, "", says, rule.effect, hint) for what in faults)
+    held = [r for r in RULES if r.holds_for(version)]
+    rest = [r for r in held if r.identifier > rule.identifier]
+    unchecked = tuple(Unchecked(r, "the file cannot be read any further") for r in rest)
+    release = side.kernel.release if side else ""
+    return Report(path, release, findings, unchecked, len(held) - len(rest))

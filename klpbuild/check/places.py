@@ -1,0 +1,134 @@
+"""The bytes that relocations change, as apply_relocate_add() of arch/x86/kernel/module.c does."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from klpbuild.check import catalogue
+from klpbuild.check.rule import Effect
+from klpbuild.check.subject import Subject, is_livepatch_section, place
+from klpbuild.elf.constants import EM, SHF, SHN_ABS, SHN_LIVEPATCH, SHT
+from klpbuild.elf.reader import Section
+from klpbuild.elf.tables import Table
+from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
+
+#: Bytes that each relocation type of x86-64 writes; R_X86_64_NONE writes none.
+WIDTHS = {0: 0, 1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8}
+NAMES = {
+    0: "R_X86_64_NONE",
+    1: "R_X86_64_64",
+    2: "R_X86_64_PC32",
+    4: "R_X86_64_PLT32",
+    10: "R_X86_64_32",
+    11: "R_X86_64_32S",
+    24: "R_X86_64_PC64",
+}
+R_X86_64_32 = 10
+#: What R_X86_64_32 can hold; the kernel and its modules are above, per-CPU offsets below.
+_LOW = 1 << 32
+
+_Mask = npt.NDArray[np.bool_]
+
+
+def check_places(subject: Subject) -> None:
+    """Check the type and the place of every relocation that is applied."""
+    elf = subject.elf
+    for section in elf.sections:
+        if section.sh_type == SHT.REL and elf.sections[section.sh_info].sh_flags & SHF.ALLOC:
+            what = f"section {section.name} has relocations without addends"
+            subject.find(catalogue.REL, what, section.name)
+    if elf.e_machine != EM.X86_64:
+        return
+    written: dict[int, _Mask] = {}
+    for section, target in subject.relocation_sections:
+        if not target.sh_flags & SHF.ALLOC or target.sh_type == SHT.NOBITS:
+            continue
+        with subject.guarded(catalogue.BROKEN):
+            _check_section(subject, section, target, elf.relocations(section), written)
+
+
+def _check_section(
+    subject: Subject, section: Section, target: Section, rows: Table, written: dict[int, _Mask]
+) -> None:
+    effect = Effect.REFUSED
+    if is_livepatch_section(section):
+        name = LivepatchSection.parse(section.name)
+        effect = Effect.REFUSED if name is None or name.gate == VMLINUX else Effect.LATE
+    for kind in np.unique(rows["r_type"]).tolist():
+        if kind not in WIDTHS:
+            first = rows[rows["r_type"] == kind][0]
+            what = f"{section.name} has a relocation of type {kind}"
+            where = place(target, int(first["r_offset"]))
+            subject.find(catalogue.UNKNOWN_TYPE, what, where, effect, type=kind)
+    _check_zero(subject, section, target, rows, written, effect)
+    _check_overflow(subject, target, rows, effect)
+
+
+def _check_zero(
+    subject: Subject,
+    section: Section,
+    target: Section,
+    rows: Table,
+    written: dict[int, _Mask],
+    effect: Effect,
+) -> None:
+    data = np.frombuffer(subject.elf.contents(target), np.uint8)
+    taken = written.setdefault(target.index, np.zeros(len(data), np.bool_))
+    for kind, width in WIDTHS.items():
+        offsets = rows["r_offset"][rows["r_type"] == kind].astype(np.int64)
+        if not width or not len(offsets):
+            continue
+        past = offsets + width > len(data)
+        if past.any():
+            what = f"{section.name} writes past the end of {target.name}"
+            subject.find(catalogue.BROKEN, what, place(target, int(offsets[past][0])))
+        offsets = offsets[~past]
+        places = offsets[:, None] + np.arange(width)
+        values = {"type": kind}
+        for offset in offsets[data[places].any(axis=1)].tolist():
+            what = f"{NAMES[kind]} changes bytes that are not zero"
+            subject.find(catalogue.NONZERO, what, place(target, offset), effect, **values)
+        twice = taken[places].any(axis=1)
+        _, first = np.unique(offsets, return_index=True)
+        twice |= ~np.isin(np.arange(len(offsets)), first)
+        for offset in offsets[twice].tolist():
+            what = f"{NAMES[kind]} of {section.name} changes bytes that another one changes"
+            subject.find(catalogue.NONZERO, what, place(target, offset), effect, **values)
+        taken[places] = True
+
+
+def _check_overflow(subject: Subject, target: Section, rows: Table, effect: Effect) -> None:
+    """R_X86_64_32 of anything but an absolute or per-CPU symbol."""
+    elf = subject.elf
+    for row in rows[rows["r_type"] == R_X86_64_32]:
+        symbol = elf.symbol(int(row["r_sym"]))
+        if symbol.st_shndx == SHN_ABS:
+            value: int | None = symbol.st_value + int(row["r_addend"])
+        elif symbol.st_shndx == SHN_LIVEPATCH:
+            value = _address(subject, symbol.name)
+        elif symbol.is_defined and elf.sections[symbol.st_shndx].name == ".data..percpu":
+            value = 0
+        else:
+            value = _LOW
+        if value is None:
+            subject.not_checked(catalogue.OVERFLOW, "its address is not known", symbol.name)
+        elif not 0 <= value < _LOW:
+            name = symbol.name or (elf.sections[symbol.st_shndx].name if symbol.is_defined else "")
+            what = f"the address of {name} does not fit into {NAMES[R_X86_64_32]}"
+            where = place(target, int(row["r_offset"]), name)
+            subject.find(catalogue.OVERFLOW, what, where, effect, type=R_X86_64_32)
+
+
+def _address(subject: Subject, name: str) -> int | None:
+    """The address of a livepatch symbol; modules are above 4 GiB wherever they are."""
+    known = LivepatchSymbol.parse(name)
+    if known is None:
+        return None
+    if known.owner != VMLINUX:
+        return _LOW
+    if subject.kernel is None or subject.kernel.database is None:
+        return None
+    found = subject.kernel.database.in_object(known.owner, known.symbol)
+    number = max(known.sympos - 1, 0)
+    return found[number].address if number < len(found) else None

@@ -1,0 +1,162 @@
+"""Livepatch relocations, as klp_apply_section_relocs() of kernel/livepatch/core.c reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from klpbuild.check import catalogue
+from klpbuild.check.rule import Effect
+from klpbuild.check.subject import Subject, is_livepatch_section, place
+from klpbuild.elf.constants import SHF, SHN_LIVEPATCH
+from klpbuild.elf.reader import Section
+from klpbuild.elf.tables import Table
+from klpbuild.names import (
+    SECTION_PREFIX,
+    VMLINUX,
+    LivepatchSection,
+    LivepatchSymbol,
+    symbol_name_max,
+)
+from klpbuild.symbols.database import Candidate, SymbolDatabase
+
+#: Tables that are read when the livepatch loads, before any module's relocations.
+_READ_AT_ONCE = (
+    "__jump_table", ".static_call_sites", ".static_call_tramp_key", "__tracepoints_ptrs",
+    ".altinstructions", ".parainstructions", ".smp_locks", ".retpoline_sites", ".return_sites",
+    ".call_sites", ".ibt_endbr_seal", ".cfi_sites", "__mcount_loc", ".orc_unwind_ip",
+)  # fmt: skip
+
+
+def check_relocations(subject: Subject) -> None:
+    """Check every livepatch section and every use of a livepatch symbol."""
+    gates = {p.object for p in subject.patched} if subject.patched is not None else None
+    for section, target in subject.relocation_sections:
+        with subject.guarded(catalogue.BROKEN):
+            rows = subject.elf.relocations(section)
+            if is_livepatch_section(section):
+                _check_section(subject, section, target, rows, gates)
+            elif section.name.startswith(SECTION_PREFIX):
+                what = f"section {section.name} has no flag SHF_RELA_LIVEPATCH"
+                subject.find(catalogue.FLAG_LOST, what, section.name)
+            elif target.sh_flags & SHF.ALLOC:
+                _check_ordinary(subject, section, target, rows)
+    for section in subject.elf.sections:
+        if section.name.startswith(".klp.arch."):
+            what = f"section {section.name} is not read"
+            subject.find(catalogue.ARCH_SECTION, what, section.name)
+
+
+def _check_ordinary(subject: Subject, section: Section, target: Section, rows: Table) -> None:
+    symbols = subject.elf.symbols[rows["r_sym"]]
+    for number in np.flatnonzero(symbols["st_shndx"] == SHN_LIVEPATCH).tolist():
+        name = subject.elf.symbol_name(int(rows[number]["r_sym"]))
+        what = f"{section.name} uses the livepatch symbol {name}"
+        where = place(target, int(rows[number]["r_offset"]), name)
+        subject.find(catalogue.ORDINARY_USE, what, where)
+
+
+def _check_section(
+    subject: Subject, section: Section, target: Section, rows: Table, gates: set[str] | None
+) -> None:
+    name = LivepatchSection.parse(section.name)
+    if name is None:
+        what = f"section {section.index} is called {section.name!r}"
+        subject.find(catalogue.SECTION_FORMAT, what, section.name, section=section.name)
+        return
+    late = name.gate != VMLINUX
+    _check_placement(subject, section, target, late)
+    if gates is not None and late and name.gate not in gates and len(rows):
+        what = f"nothing of {name.gate} is patched, so {section.name} is never applied"
+        subject.find(catalogue.GATE_WITHOUT_OBJECT, what, section.name, object=name.gate)
+    if late and gates is None:
+        why = "its tables are made at run time"
+        subject.not_checked(catalogue.GATE_WITHOUT_OBJECT, why, section.name)
+    if late and target.name in _READ_AT_ONCE and len(rows):
+        what = f"{target.name} has relocations that wait for {name.gate}"
+        subject.find(catalogue.LATE_SPECIAL, what, section.name)
+    for index, offset in _first_uses(rows):
+        _check_symbol(subject, name.gate, index, place(target, offset))
+
+
+def _check_placement(subject: Subject, section: Section, target: Section, late: bool) -> None:
+    if not section.sh_flags & SHF.ALLOC:
+        what = f"section {section.name} has no flag SHF_ALLOC"
+        subject.find(catalogue.UNALLOCATED, what, section.name)
+    if not target.sh_flags & SHF.ALLOC:
+        what = f"{section.name} changes {target.name}, which is not loaded"
+        subject.find(catalogue.TARGET_UNALLOCATED, what, section.name)
+    elif late and target.name.startswith(".init"):
+        what = f"{section.name} changes {target.name}, which is freed before"
+        subject.find(catalogue.TARGET_FREED, what, section.name)
+
+
+def _first_uses(rows: Table) -> list[tuple[int, int]]:
+    """Each symbol's index and the offset of its first use, in the file's order."""
+    _, first = np.unique(rows["r_sym"], return_index=True)
+    return [(int(rows[n]["r_sym"]), int(rows[n]["r_offset"])) for n in np.sort(first).tolist()]
+
+
+def _check_symbol(subject: Subject, gate: str, index: int, at: str) -> None:
+    symbol = subject.elf.symbol(index)
+    effect = Effect.REFUSED if gate == VMLINUX else Effect.LATE
+    where = f"{at}:{symbol.name}" if symbol.name else at
+    if symbol.st_shndx != SHN_LIVEPATCH:
+        what = f"symbol {index} ({symbol.name or 'without a name'}) is not SHN_LIVEPATCH"
+        subject.find(catalogue.NOT_LIVEPATCH_SYMBOL, what, where, effect, symbol=symbol.name)
+        return
+    version = subject.version
+    known = LivepatchSymbol.parse(symbol.name, symbol_name_max(version or (6, 1)))
+    if known is None:
+        what = f"symbol {index} is called {symbol.name!r}"
+        subject.find(catalogue.SYMBOL_FORMAT, what, where, effect, symbol=symbol.name)
+        return
+    if gate != VMLINUX and known.owner == VMLINUX:
+        what = f"{known.symbol} of vmlinux is used in a section of {gate}"
+        values = {"symbol": known.symbol}
+        subject.find(catalogue.VMLINUX_IN_MODULE, what, where, effect, **values)
+    if gate == VMLINUX and known.owner != VMLINUX:
+        what = f"{known.symbol} of {known.owner} is used in a section of vmlinux"
+        values = {"symbol": known.symbol, "owner": known.owner}
+        subject.find(catalogue.MODULE_IN_VMLINUX, what, where, effect, **values)
+    if subject.kernel is not None and subject.kernel.database is not None:
+        _check_exists(subject, subject.kernel.database, known, where, effect)
+
+
+def _check_exists(
+    subject: Subject,
+    database: SymbolDatabase,
+    known: LivepatchSymbol,
+    where: str,
+    effect: Effect,
+) -> None:
+    found = database.in_object(known.owner, known.symbol)
+    object_said = "(null)" if known.owner == VMLINUX else known.owner
+    values: dict[str, object] = {
+        "symbol": known.symbol,
+        "object": object_said,
+        "position": known.sympos,
+        "count": len(found),
+    }
+    called = f"{known.symbol} of {known.owner}"
+    if not found:
+        absent = "" if known.owner in database.objects else ", which this kernel does not have"
+        what = f"there is no {called}{absent}"
+        subject.find(catalogue.SYMBOL_NOT_FOUND, what, where, effect, **values)
+    elif known.sympos == 0 and len(found) > 1:
+        what = f"there are {len(found)} {called}, and the position is 0"
+        subject.find(catalogue.AMBIGUOUS, what, where, effect, **values)
+    elif known.sympos > len(found):
+        what = f"there are {len(found)} {called}, and the position is {known.sympos}"
+        values["object"] = known.owner
+        subject.find(catalogue.NO_POSITION, what, where, effect, **values)
+    else:
+        _check_life(subject, found[max(known.sympos - 1, 0)], where)
+
+
+def _check_life(subject: Subject, found: Candidate, where: str) -> None:
+    if found.init:
+        what = f"{found.symbol} of {found.object} is in {found.section or 'an .init section'}"
+        subject.find(catalogue.FREED_SYMBOL, what, where)
+    elif found.unstable and found.object != VMLINUX:
+        what = f"{found.symbol} of {found.object} has another position once the module runs"
+        subject.find(catalogue.POSITION_CHANGES, what, where)

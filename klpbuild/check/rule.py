@@ -1,0 +1,177 @@
+"""What a rule, a finding and a report are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+Version = tuple[int, int]
+
+
+class Severity(IntEnum):
+    """How bad a finding is; `--fail-on` names one."""
+
+    NOTE = 1
+    WARNING = 2
+    ERROR = 3
+
+    @property
+    def word(self) -> str:
+        """Its name in reports."""
+        return self.name.lower()
+
+
+class Effect(Enum):
+    """What the kernel does with a module that breaks a rule."""
+
+    REFUSED = "refuses the module"
+    LATE = "refuses the patched module when that loads"
+    ACCEPTED = "loads the module and says nothing"
+    WARNED = "loads the module and warns"
+
+
+class Needs(IntEnum):
+    """What must be at hand to check a rule; each includes those before it."""
+
+    MODULE = 0
+    HEADERS = 1
+    SYMBOLS = 2
+    #: Only the running system knows.
+    SYSTEM = 9
+
+    @property
+    def missing(self) -> str:
+        """Why a rule that needs it was not checked."""
+        return {
+            Needs.MODULE: "the module cannot be read",
+            Needs.HEADERS: "no kernel is named",
+            Needs.SYMBOLS: "the kernel's symbols are not at hand",
+            Needs.SYSTEM: "only the running system can tell",
+        }[self]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What the kernel writes to its log, from one version on.
+
+    :ivar text: the message with ``{field}`` for what differs; the part that is always
+        the same, if it ends in values that nobody can foresee.
+    """
+
+    text: str
+    since: Version = (4, 7)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that a livepatch module must obey.
+
+    :ivar identifier: ``KLP`` and a number; the kernel checks lower ones first.
+    :ivar title: what is wrong with a module that breaks it.
+    :ivar why: what the kernel does, and where.
+    :ivar hint: what to do.
+    :ivar says: the kernel's own words, oldest first; empty when it says nothing.
+    :ivar since: the first kernel that has the rule.
+    :ivar until: the first kernel that has it no more.
+    """
+
+    identifier: str
+    title: str
+    why: str
+    hint: str
+    says: tuple[Wording, ...] = ()
+    severity: Severity = Severity.ERROR
+    effect: Effect = Effect.REFUSED
+    needs: Needs = Needs.MODULE
+    since: Version = (4, 7)
+    until: Version | None = None
+
+    def holds_for(self, version: Version | None) -> bool:
+        """Whether a kernel has the rule; an unknown kernel (None) has them all."""
+        if version is None:
+            return True
+        return self.since <= version and (self.until is None or version < self.until)
+
+    def message(self, version: Version | None, values: dict[str, object]) -> str:
+        """The kernel's words, empty when it says nothing.
+
+        :param version: None for the newest words.
+        :param values: what stands for the ``{fields}``.
+        """
+        known = [w.text for w in self.says if version is None or w.since <= version]
+        return known[-1].format(**values) if known else ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that a module breaks.
+
+    :ivar what: one sentence without a full stop.
+    :ivar where: ``section+0xoffset:symbol``, as far as it is known; may be empty.
+    :ivar says: what the kernel will write to its log; empty when it says nothing.
+    :ivar effect: what the kernel will do; the rule's, or a milder one.
+    :ivar hint: what to do.
+    """
+
+    rule: Rule
+    what: str
+    where: str
+    says: str
+    effect: Effect
+    hint: str
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """A rule that could not be checked, and why; `about` names whom it concerns, if not all."""
+
+    rule: Rule
+    why: str
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `klpbuild.check.module.check_module` found.
+
+    :ivar file: the module's path as it was given.
+    :ivar kernel: the kernel's release; empty without a kernel.
+    :ivar findings: in the order of their rules.
+    :ivar unchecked: the rules that could not be checked.
+    :ivar checked: how many rules were checked.
+    """
+
+    file: str
+    kernel: str
+    findings: tuple[Finding, ...]
+    unchecked: tuple[Unchecked, ...]
+    checked: int
+
+    def at_least(self, severity: Severity) -> tuple[Finding, ...]:
+        """The findings that are as bad or worse."""
+        return tuple(f for f in self.findings if f.rule.severity >= severity)
+
+    @property
+    def unchecked_rules(self) -> frozenset[str]:
+        """The rules that were not checked at all."""
+        return frozenset(u.rule.identifier for u in self.unchecked if not u.about)
+
+    @property
+    def refused(self) -> Finding | None:
+        """Why the kernel would refuse the module: what it would meet first."""
+        return next((f for f in self.findings if f.effect is Effect.REFUSED), None)
+
+    @property
+    def summary(self) -> str:
+        """One line: the verdict, and how many rules it rests on."""
+        counts = {s: sum(f.rule.severity is s for f in self.findings) for s in Severity}
+        words = [f"{n} {s.word}{'s' * (n > 1)}" for s, n in reversed(counts.items()) if n]
+        found = ", ".join(words) or "nothing found"
+        whom = f"Linux {self.kernel}" if self.kernel else "a kernel"
+        if self.refused:
+            verdict = f"{whom} would refuse it ({self.refused.rule.identifier})"
+        elif self.at_least(Severity.ERROR):
+            verdict = f"{whom} would load it, and must not"
+        else:
+            verdict = f"{whom} would load it" if self.kernel else "well-formed"
+        return f"{verdict}: {found}, {self.checked} of {len(self.unchecked_rules) + self.checked} rules checked"

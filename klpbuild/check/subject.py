@@ -1,0 +1,134 @@
+"""The module under check: read once, and all that was found about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from klpbuild.check.catalogue import RULES
+from klpbuild.check.kernelside import KernelSide, modinfo
+from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
+from klpbuild.check.tables import Patched, read_tables
+from klpbuild.elf.constants import SHF
+from klpbuild.elf.reader import ElfFile, Section
+from klpbuild.errors import KlpError
+from klpbuild.names import object_name
+
+
+@dataclass
+class Subject:
+    """A module whose headers are sound.
+
+    :ivar elf: the file.
+    :ivar file_name: names the module where ``.modinfo`` does not.
+    :ivar kernel: None when no kernel is named.
+    :ivar findings: what was found so far.
+    :ivar unchecked: what could not be checked.
+    """
+
+    elf: ElfFile
+    file_name: str
+    kernel: KernelSide | None
+    findings: list[Finding] = field(default_factory=list)
+    unchecked: list[Unchecked] = field(default_factory=list)
+
+    @cached_property
+    def info(self) -> dict[str, list[str]]:
+        """The tags of ``.modinfo``."""
+        return modinfo(self.elf)
+
+    @cached_property
+    def name(self) -> str:
+        """What the kernel calls the module."""
+        names = self.info.get("name")
+        return names[0] if names else object_name(self.file_name)
+
+    @cached_property
+    def patched(self) -> tuple[Patched, ...] | None:
+        """What its static tables patch, None when it has none."""
+        return read_tables(self.elf)
+
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """The kernel's version."""
+        return self.kernel.version if self.kernel else None
+
+    @property
+    def level(self) -> Needs:
+        """What is at hand."""
+        if self.kernel is None:
+            return Needs.MODULE
+        return Needs.HEADERS if self.kernel.database is None else Needs.SYMBOLS
+
+    def applies(self, rule: Rule) -> bool:
+        """Whether a rule holds for the kernel and can be checked with what is at hand."""
+        return rule.needs <= self.level and rule.holds_for(self.version)
+
+    def find(
+        self, rule: Rule, what: str, where: str = "", effect: Effect | None = None, **values: object
+    ) -> None:
+        """Note that a rule is broken, if the kernel has it.
+
+        :param values: what stands for the ``{fields}`` of the kernel's words and of the hint.
+        """
+        if not self.applies(rule):
+            return
+        effect = effect or rule.effect
+        says = rule.message(self.version, {"module": self.name, **values})
+        if effect is Effect.ACCEPTED:
+            says = ""
+        finding = Finding(rule, what, where, says, effect, hint_for(rule, values))
+        if finding not in self.findings:
+            self.findings.append(finding)
+
+    def not_checked(self, rule: Rule, why: str, about: str = "") -> None:
+        """Note that a rule could not be checked."""
+        self.unchecked.append(Unchecked(rule, why, about))
+
+    @contextmanager
+    def guarded(self, rule: Rule) -> Iterator[None]:
+        """Turn what the reader refuses in the block into findings of a rule."""
+        try:
+            yield
+        except KlpError as error:
+            for problem in error.problems:
+                where = problem.where if problem.where != self.elf.name else ""
+                self.find(rule, problem.what, where)
+
+    @cached_property
+    def relocation_sections(self) -> tuple[tuple[Section, Section], ...]:
+        """Each SHT_RELA section with the section that it changes, in the file's order."""
+        sections = self.elf.sections
+        return tuple(
+            (s, sections[s.sh_info])
+            for s in self.elf.relocation_sections
+            if s.sh_info < len(sections)
+        )
+
+    def levels_unchecked(self) -> Iterator[Unchecked]:
+        """The rules for which too little is at hand."""
+        for rule in RULES:
+            if rule.holds_for(self.version) and rule.needs > self.level:
+                yield Unchecked(rule, rule.needs.missing)
+
+
+class _Values(dict[str, object]):
+    def __missing__(self, key: str) -> str:
+        return "..."
+
+
+def hint_for(rule: Rule, values: dict[str, object]) -> str:
+    """A rule's hint with its fields filled; those that are not known become dots."""
+    return rule.hint.format_map(_Values(values))
+
+
+def is_livepatch_section(section: Section) -> bool:
+    """Whether the module loader leaves a section to livepatch."""
+    return bool(section.sh_flags & SHF.RELA_LIVEPATCH)
+
+
+def place(section: Section, offset: int, symbol: str = "") -> str:
+    """``.text+0x12:printk``."""
+    return f"{section.name}+{offset:#x}" + (f":{symbol}" if symbol else "")

@@ -1,0 +1,128 @@
+"""Say what the kernel will say of a livepatch module, before it does.
+
+Without --kernel it checks what holds for every kernel.  Exit status: 0 the kernel
+would load all of them, 1 there are findings, 2 it could not be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from klpbuild.errors import KlpError
+
+if TYPE_CHECKING:
+    from klpbuild.kernel.tree import Kernel
+
+CLEAN, FINDINGS, NOT_CHECKED = 0, 1, 2
+
+_FORMATS = ("text", "json", "sarif")
+_SEVERITIES = ("note", "warning", "error")
+
+
+def add_kernel_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Declare the words that name a kernel and its symbols."""
+    parser.add_argument(
+        "--kernel", required=required, help="fixtures, the release of a fetched kernel, or a path"
+    )
+    parser.add_argument(
+        "--symbols",
+        type=Path,
+        metavar="FILE",
+        help="symbols.klp of the kernel (default: build/KERNEL/symbols.klp, else made)",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("modules", nargs="+", type=Path, metavar="MODULE.ko")
+    add_kernel_arguments(parser, required=False)
+    parser.add_argument("--format", choices=_FORMATS, default="text", help="default: %(default)s")
+    parser.add_argument(
+        "--fail-on",
+        choices=_SEVERITIES,
+        default="error",
+        metavar="SEVERITY",
+        help="exit with 1 for findings as bad as this: note, warning or error"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="list every rule that was not checked"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, show, and return the exit status."""
+    from klpbuild.check import formats
+    from klpbuild.check.module import check_module
+    from klpbuild.check.rule import Severity
+
+    reports, failed = [], False
+    try:
+        kernel = find_kernel(arguments.kernel) if arguments.kernel else None
+        symbols = find_symbols(kernel, arguments.symbols) if kernel else None
+    except KlpError as error:
+        show(error)
+        return NOT_CHECKED
+    for path in arguments.modules:
+        try:
+            reports.append(check_module(path, kernel, symbols))
+        except KlpError as error:
+            show(error)
+            failed = True
+    if arguments.format == "json":
+        sys.stdout.write(formats.as_json(reports))
+    elif arguments.format == "sarif":
+        sys.stdout.write(formats.as_sarif(reports))
+    elif reports:
+        colour = sys.stdout.isatty()
+        sys.stdout.write(formats.as_text(reports, colour=colour, verbose=arguments.verbose))
+    if failed:
+        return NOT_CHECKED
+    threshold = Severity[arguments.fail_on.upper()]
+    return FINDINGS if any(report.at_least(threshold) for report in reports) else CLEAN
+
+
+def show(error: KlpError) -> None:
+    """Show a user's error as `klpbuild.cli` does."""
+    for problem in error.problems:
+        print(f"klpbuild: error: {problem}", file=sys.stderr)
+
+
+def find_kernel(text: str) -> Kernel:
+    """The kernel that the user names.
+
+    :raises KlpError: when there is none.
+    """
+    from klpbuild.kernel.locate import locate
+
+    output = Path("build") / "fixtures" / "kernel"
+    return locate(text, fixtures=Path("kernel-fixtures"), output=output)
+
+
+def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
+    """The kernel's symbols.klp: the named one, that of the build, or one made now.
+
+    :returns: None when the kernel's symbols are not at hand.
+    :raises KlpError: when the symbols are broken, or the named file is not there.
+    """
+    from klpbuild.kernel.cache import cache_directory
+    from klpbuild.symbols.write import SymbolSources, write_symbols
+
+    if given is not None:
+        if not given.is_file():
+            raise KlpError("there is no such file", where=str(given))
+        return given
+    built = Path("build") / kernel.name / "symbols.klp"
+    if built.is_file():
+        return built
+    if not (kernel.vmlinux or kernel.system_map or kernel.kallsyms):
+        return None
+    sources = SymbolSources(
+        kernel.version, kernel.modules, kernel.vmlinux, kernel.system_map, kernel.kallsyms
+    )
+    output = kernel.cache / "symbols.klp"
+    write_symbols(output, sources, cache_directory() / "symbols")
+    return output
