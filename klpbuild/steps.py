@@ -23,7 +23,7 @@ from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.graph.build import build_graph
-from klpbuild.graph.queries import neighbourhood
+from klpbuild.graph.queries import dependencies, neighbourhood
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.graph.write import write_all
 from klpbuild.kernel.cache import cache_directory
@@ -157,15 +157,18 @@ def locate_kernel(
     )
 
 
-def identity(kernel: Kernel) -> str:
+def identity(kernel: Kernel, *, modules: bool = True) -> str:
     """A short text that changes when any part of the kernel changes.
 
     The tree is never modelled file by file: names, sizes and times stand for it.
+
+    :param modules: whether a changed module counts, too.
     """
     digest = hashlib.sha256()
     # What the kernel says when it is booted follows from its image.
     symbols = kernel.vmlinux or kernel.system_map or kernel.image or kernel.kallsyms
-    for path in (kernel.config, kernel.module_symvers, symbols, *kernel.modules):
+    parts = (kernel.config, kernel.module_symvers, symbols)
+    for path in (*parts, *(kernel.modules if modules else ())):
         if path is not None:
             status = path.stat()
             digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
@@ -322,6 +325,25 @@ def convert(
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
     return conversion
+
+
+def write_dependencies(kernel: Kernel, linked: Path, symbols: Path, output: Path) -> None:
+    """Write which objects the conversion of a livepatch depends on, each with a digest.
+
+    The graph says which; a change in any other object of the kernel leaves the file as
+    it is, and so the livepatch.
+    """
+    database = SymbolDatabase.read(symbols)
+    exports = Exports.read(kernel.module_symvers)
+    elf = ElfFile.read(linked)
+    graph = build_graph(exports, livepatches=[read_tables(elf, linked.name)], database=database)
+    lines = []
+    for name in dependencies(graph, object_name(linked.name)):
+        if name in database.objects:
+            found = database.symbols(name)
+            digest = hashlib.sha256(bytes(found.names) + found.rows.tobytes()).hexdigest()
+            lines.append(f"{name} {digest}\n")
+    write_file(output, "".join(lines).encode())
 
 
 def entry_points(kernel: Kernel, database: SymbolDatabase) -> EntryPoints:

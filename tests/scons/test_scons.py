@@ -100,6 +100,7 @@ def test_a_changed_source_is_compiled_and_converted(checkout: Checkout) -> None:
     assert checkout.built("livepatch=meminfo") == {
         "livepatch-meminfo/meminfo.o",
         "livepatch-meminfo/linked/livepatch-meminfo.ko",
+        "livepatch-meminfo/dependencies",
         "livepatch-meminfo.ko",
         "livepatch-meminfo.graphml",
     }
@@ -112,6 +113,23 @@ def test_a_changed_description_compiles_only_the_tables(checkout: Checkout) -> N
     assert "livepatch-meminfo/tables.o" in built
     assert "livepatch-meminfo/meminfo.o" not in built
     assert "symbols.klp" not in built
+
+
+def test_a_module_that_the_livepatch_does_not_use(shared: Checkout) -> None:
+    shared.scons("livepatch=meminfo")
+    module = shared.directory / "build/fixtures/kernel/sound/core/snd-pcm.ko"
+    before = module.read_bytes()
+    # A namesake of what the livepatch uses, in a module that it has nothing to do with.
+    module.write_bytes(before.replace(b"snd_pcm_devices\0", b"si_swapinfo\0\0\0\0\0"))
+    assert module.read_bytes() != before
+    try:
+        assert shared.built("livepatch=meminfo") == {
+            "symbols.klp",
+            "livepatch-meminfo/dependencies",
+        }
+    finally:
+        module.write_bytes(before)
+        shared.scons("livepatch=meminfo")
 
 
 def test_a_comment_in_the_description_builds_nothing(checkout: Checkout) -> None:

@@ -70,14 +70,19 @@ def _symbols(target, source, env):
     steps.write_symbols(env["KLP_KERNEL"], target[0])
 
 
+def _dependencies(target, source, env):
+    steps.write_dependencies(env["KLP_KERNEL"], source[0], source[1], target[0])
+
+
 def _convert(target, source, env):
     functions = _livepatch(source, env).objects
-    steps.convert(env["KLP_KERNEL"], source[0], source[1], target[0], target[1], functions)
+    symbols = Path(env["KLP_SYMBOLS"])
+    steps.convert(env["KLP_KERNEL"], source[0], symbols, target[0], target[1], functions)
     print(f"          {steps.summary(target[1])}")
 
 
 def _graph(target, source, env):
-    steps.write_graph(env["KLP_KERNEL"], source[0], source[1], target)
+    steps.write_graph(env["KLP_KERNEL"], source[0], Path(env["KLP_SYMBOLS"]), target)
 
 
 #: Name of the Builder, tag of the short line, function.
@@ -88,6 +93,7 @@ _BUILDERS = (
     ("LivepatchLink", "LD [M]", _link),
     ("LivepatchLinkExtracted", "LD [M]", _link_extracted),
     ("SymbolsKlp", "SYMBOLS", _symbols),
+    ("LivepatchDependencies", "DEPENDS", _dependencies),
     ("LivepatchConvert", "KLP", _convert),
     ("ReferenceGraph", "GRAPH", _graph),
 )

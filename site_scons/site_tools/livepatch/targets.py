@@ -51,9 +51,12 @@ def _kernel_targets(env):
     chosen = steps.choose_livepatches(Path(env["livepatches"]), env["livepatch"], kernel)
     directory = build / kernel.name
     env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=BuildLog(directory / "build.log", echo=env["V"]))
-    identities = [env.Value(steps.identity(kernel)), env.Value(steps.tool_identity(kernel))]
+    tools = env.Value(steps.tool_identity(kernel))
+    identities = [env.Value(steps.identity(kernel, modules=False)), tools]
 
-    symbols = env.SymbolsKlp(str(directory / "symbols.klp"), identities)
+    symbols = env.SymbolsKlp(
+        str(directory / "symbols.klp"), [env.Value(steps.identity(kernel)), tools]
+    )
     env.Alias("symbols", symbols)
     modules = [_livepatch(env, patch, directory, symbols, identities) for patch in chosen]
     env.Alias("livepatch", modules)
@@ -64,7 +67,7 @@ def _kernel_targets(env):
 
 def _livepatch(env, chosen, directory, symbols, identities):
     work = directory / chosen.module
-    env = env.Clone(KLP_CHOSEN=chosen)
+    env = env.Clone(KLP_CHOSEN=chosen, KLP_SYMBOLS=str(symbols[0]))
     linked = str(work / "linked" / f"{chosen.module}.ko")
     description = env.Value(repr(chosen.livepatch))
     if chosen.patches:
@@ -84,15 +87,18 @@ def _livepatch(env, chosen, directory, symbols, identities):
             made = env.LivepatchTables(str(work / "tables.c"), [])
             objects.append(_object(env, work, made[0], identities))
         linked = env.LivepatchLink(linked, objects)
+    # Both read symbols.klp, and are made again only when symbols that they use changed.
+    used = env.LivepatchDependencies(str(work / "dependencies"), [linked, symbols])
     module, report = env.LivepatchConvert(
         [str(directory / f"{chosen.module}.ko"), str(work / "relocations.json")],
-        [linked, symbols, *record],
+        [linked, used, *record],
     )
     graph = env.ReferenceGraph(
         [str(directory / f"{chosen.module}.{kind}") for kind in steps.GRAPH_KINDS],
-        [module, symbols],
+        [module, used],
     )
-    env.Depends([*made, *linked, module, report, *graph], identities)
+    env.Requires([module, report, *graph], symbols)
+    env.Depends([*made, *linked, used, module, report, *graph], identities)
     env.Depends([n for n in made if n not in record], description)
     env.Depends([module, report], description)
     env.Alias("livepatch", graph)
