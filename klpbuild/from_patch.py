@@ -250,9 +250,14 @@ def link_extracted(
     kernel: Kernel, module: str, record: Path, tables: Path, output: Path, log: BuildLog
 ) -> None:
     """Link extracted objects and the compiled tables; the module is not converted yet."""
+    said: list[str] = []
     objects = [*Extracted.read(record).objects, tables]
-    if steps.link_objects(kernel, module, objects, output.parent, log) != output:
+    if steps.link_objects(kernel, module, objects, output.parent, log, said.append) != output:
         raise AssertionError(f"{output} was not linked")
+    if said:
+        raise KlpError(
+            "objtool does not accept the extracted code", where=output.name, why="\n".join(said)
+        )
 
 
 def extract_patches(

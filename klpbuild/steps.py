@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -273,13 +273,19 @@ def link(
 
 
 def link_objects(
-    kernel: Kernel, module: str, objects: Sequence[Path], directory: Path, log: BuildLog
+    kernel: Kernel,
+    module: str,
+    objects: Sequence[Path],
+    directory: Path,
+    log: BuildLog,
+    warn: Callable[[str], None] = print,
 ) -> Path:
     """Link finished objects; the module is not converted yet.
 
+    :param warn: told what objtool and modpost remark.
     :raises KlpError: when kbuild fails.
     """
-    return link_module(kernel, module, objects, directory, log, warn=print)
+    return link_module(kernel, module, objects, directory, log, warn=warn)
 
 
 def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
