@@ -74,6 +74,7 @@ def _check_functions(subject: Subject, patched: Patched) -> None:
         if len(function.old.encode()) > limit:
             what = f"the name has {len(function.old)} bytes, and the kernel looks up {limit}"
             subject.find(catalogue.LONG_NAME, what, where)
+            continue
         if patched.object == VMLINUX and function.old in _SWITCHING:
             what = f"{function.old}() switches tasks"
             subject.find(catalogue.SWITCHING, what, where)
@@ -122,10 +123,10 @@ def _check_old(
 
 
 def _check_load_again(subject: Subject, objects: tuple[Patched, ...]) -> None:
-    cleared = {p.object for p in objects if "post_unpatch" in p.callbacks}
+    kept = {p.object for p in objects if "post_unpatch" not in p.callbacks}
     for section, _ in subject.relocation_sections:
         name = LivepatchSection.parse(section.name) if is_livepatch_section(section) else None
-        if name is None or name.gate == VMLINUX or name.gate in cleared or not section.sh_size:
+        if name is None or name.gate == VMLINUX or name.gate not in kept or not section.sh_size:
             continue
         what = f"nothing clears {section.name} when {name.gate} is unloaded"
         subject.find(catalogue.LOAD_AGAIN, what, section.name, type="")

@@ -174,4 +174,5 @@ class Report:
             verdict = f"{whom} would load it, and must not"
         else:
             verdict = f"{whom} would load it" if self.kernel else "well-formed"
-        return f"{verdict}: {found}, {self.checked} of {len(self.unchecked_rules) + self.checked} rules checked"
+        rules = self.checked + len(self.unchecked_rules)
+        return f"{verdict}: {found}, {self.checked} of {rules} rules checked"

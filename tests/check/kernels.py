@@ -1,0 +1,163 @@
+"""A kernel of a few functions, and two good livepatches for it: no kernel tree is needed."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from klpbuild.arch import X86_64
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.elf.constants import SHF, SHN_LIVEPATCH
+from klpbuild.kernel.tree import Kernel
+from klpbuild.symbols.write import SymbolSources, write_symbols
+from tests.check.breaks import HOMONYM, INIT, LID, NAMESPACED, NOTRACE, OF_A_MODULE, SWAPINFO
+from tests.check.editor import Editor
+from tests.symbols.inputs import compile_object, link_module, link_vmlinux
+
+RELEASE = "6.1.0-miniature"
+VERMAGIC = f"{RELEASE} SMP preempt mod_unload modversions "
+CONFIG = """
+CONFIG_X86_64=y
+CONFIG_LIVEPATCH=y
+CONFIG_MODVERSIONS=y
+CONFIG_MODULE_FORCE_LOAD=y
+CONFIG_RETPOLINE=y
+CONFIG_UNWINDER_ORC=y
+CONFIG_KALLSYMS_ALL=y
+"""
+
+VMLINUX = f"""
+int __attribute__((noinline)) si_swapinfo(void *i) {{ asm(""); return 0; }}
+int __attribute__((noinline)) si_meminfo(void *i) {{ asm(""); return 0; }}
+static int __attribute__((used, noinline)) {HOMONYM}(void) {{ return 1; }}
+int meminfo_proc_show(void *m) {{ return si_meminfo(m) + si_swapinfo(m) + {HOMONYM}(); }}
+__attribute__((no_instrument_function)) int {NOTRACE}(void) {{ return 2; }}
+__attribute__((section(".init.text"))) int {INIT}(void) {{ return 3; }}
+void __fentry__(void) {{ }}
+"""
+HOMONYMS = f"static int __attribute__((used, noinline)) {HOMONYM}(void) {{ return 4; }}"
+
+BUTTON = """
+static long __attribute__((used)) lid_init_state;
+int param_get_lid_init_state(char *buffer) { return lid_init_state; }
+static const char info[] __attribute__((section(".modinfo"), used)) =
+    "name=button\\0vermagic=%s";
+"""
+
+EXPORTS = ("klp_enable_patch", "si_meminfo", "__fentry__", "module_layout")
+
+LIVEPATCH = r"""
+#define INFO(n, text) \
+    static const char info_##n[] __attribute__((section(".modinfo"), used, aligned(1))) = text
+INFO(0, "livepatch=Y"); INFO(1, "license=GPL"); INFO(2, "depends="); INFO(3, "retpoline=Y");
+INFO(4, "name=%(name)s"); INFO(5, "vermagic=%(vermagic)s");
+
+struct version { unsigned long crc; char name[56]; };
+static const struct version versions[] __attribute__((section("__versions"), used)) = {
+    %(versions)s
+};
+struct module { char bytes[896]; } __this_module
+    __attribute__((section(".gnu.linkonce.this_module"))) = { "" };
+static const char orc[8] __attribute__((section(".orc_unwind"), used)) = { 1 };
+static const char orc_ip[8] __attribute__((section(".orc_unwind_ip"), used)) = { 1 };
+
+struct klp_func { const char *old_name; void *new_func; unsigned long old_sympos, rest[16]; };
+struct klp_object {
+    const char *name; struct klp_func *funcs; void (*callbacks[4])(void); unsigned long rest[15];
+};
+struct klp_patch { struct module *mod; struct klp_object *objs; unsigned long rest[23]; };
+
+extern int si_meminfo(void *), klp_enable_patch(struct klp_patch *), klp_si_swapinfo(void *);
+extern long klp_lid_init_state;
+extern void print(const char *);
+
+%(code)s
+
+static struct klp_patch patch = { .mod = &__this_module, .objs = objects };
+__attribute__((section(".init.text"))) int init_module(void) { return klp_enable_patch(&patch); }
+__attribute__((section(".exit.text"))) void cleanup_module(void) { }
+"""
+
+MEMINFO_CODE = """
+volatile const char *said;
+int livepatch_meminfo_proc_show(void *m)
+{ said = "livepatch"; return si_meminfo(m) + klp_si_swapinfo(m) + 1; }
+static struct klp_func functions_vmlinux[] = {
+    { "meminfo_proc_show", livepatch_meminfo_proc_show }, { }
+};
+static struct klp_object objects[] = { { .funcs = functions_vmlinux }, { } };
+"""
+
+BUTTON_CODE = """
+volatile const char *said;
+int livepatch_param_get_lid_init_state(char *buffer) { return klp_lid_init_state + 1; }
+static void forget(void) { said = "gone"; }
+static struct klp_func functions_button[] = {
+    { "param_get_lid_init_state", livepatch_param_get_lid_init_state }, { }
+};
+static struct klp_object objects[] = {
+    { .name = "button", .funcs = functions_button, .callbacks = { 0, 0, 0, forget } }, { }
+};
+"""
+
+_FTRACE = ("-pg", "-mfentry", "-mrecord-mcount", "-O2", "-fno-toplevel-reorder")
+
+
+def crc_of(symbol: str) -> int:
+    """Any number that differs between symbols."""
+    return zlib.crc32(symbol.encode())
+
+
+def make_kernel(directory: Path) -> KernelSide:
+    """The miniature kernel with its symbols.klp."""
+    first = compile_object(directory, "meminfo.c", VMLINUX, *_FTRACE)
+    second = compile_object(directory, "other.c", HOMONYMS, *_FTRACE)
+    vmlinux = link_vmlinux(directory, first, second)
+    button = compile_object(directory, "button.c", BUTTON % VERMAGIC, *_FTRACE)
+    button = link_module(directory, "button.ko", button)
+    lines = [f"{crc_of(n):#010x}\t{n}\tvmlinux\tEXPORT_SYMBOL_GPL\t" for n in EXPORTS]
+    lines.append(f"{crc_of(NAMESPACED):#010x}\t{NAMESPACED}\tvmlinux\tEXPORT_SYMBOL_GPL\tSECRET")
+    lines.append(f"{crc_of(OF_A_MODULE):#010x}\t{OF_A_MODULE}\tnet/netfilter/nf_tables\tEXPORT_SYMBOL\t")
+    symvers, config = directory / "Module.symvers", directory / ".config"
+    symvers.write_text("\n".join(lines) + "\n")
+    config.write_text(CONFIG)
+    kernel = Kernel(
+        RELEASE, RELEASE, (6, 1, 0), directory, X86_64, config, symvers, (button,), vmlinux,
+        None, None, None, None, None, directory / "cache",
+    )  # fmt: skip
+    symbols = directory / "symbols.klp"
+    sources = SymbolSources(kernel.version, kernel.modules, vmlinux)
+    write_symbols(symbols, sources, directory / "fragments")
+    return KernelSide(kernel, symbols)
+
+
+def make_livepatch(directory: Path, name: str) -> bytes:
+    """The good livepatch ``meminfo`` or ``button``."""
+    imports = ("module_layout", "klp_enable_patch", "si_meminfo", "__fentry__")
+    versions = ", ".join(f'{{ {crc_of(n)}, "{n}" }}' for n in imports)
+    source = LIVEPATCH % {
+        "name": f"livepatch_{name}",
+        "vermagic": VERMAGIC,
+        "versions": versions,
+        "code": MEMINFO_CODE if name == "meminfo" else BUTTON_CODE,
+    }
+    compiled = compile_object(directory, f"livepatch-{name}.c", source, *_FTRACE)
+    editor = Editor(compiled.read_bytes())
+    symbol, new, gate = (
+        ("klp_si_swapinfo", SWAPINFO, "vmlinux")
+        if name == "meminfo"
+        else ("klp_lid_init_state", LID, "button")
+    )
+    number = editor.symbol(symbol)
+    editor.rename(symbol, new)
+    editor.object.symbols[number]["st_shndx"] = SHN_LIVEPATCH
+    rows = editor.rows(".rela.text")
+    late = rows["r_sym"] == number
+    assert late.any() and not late.all()
+    editor.set_rows(".rela.text", rows[~late])
+    flags = SHF.ALLOC | SHF.INFO_LINK | SHF.RELA_LIVEPATCH
+    text = editor.number(".text")
+    editor.object.add_relocations(f".klp.rela.{gate}.text", text, np.array(rows[late]), flags)
+    return editor.data()

@@ -1,0 +1,87 @@
+"""Whatever the file holds, there are findings or a clear error: never a traceback."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from klpbuild.check import formats
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.module import check_bytes
+from klpbuild.elf.tables import EHDR_SIZE, ehdr_dtype, section_dtype
+
+_QUICK = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def check(data: bytes, side: KernelSide | None) -> None:
+    """A report whose every format can be written."""
+    report = check_bytes(data, "livepatch.ko", side)
+    assert formats.as_text([report], verbose=True).isprintable() is False  # it has line ends
+    formats.as_json([report]).encode()
+    formats.as_sarif([report]).encode()
+
+
+@given(data=st.binary(max_size=400))
+@_QUICK
+def test_any_bytes(data: bytes) -> None:
+    check(data, None)
+    check(b"\x7fELF\x02\x01\x01" + data, None)
+
+
+@given(end=st.integers(0, 1 << 20), name=st.sampled_from(["meminfo", "button"]))
+@_QUICK
+def test_truncated(miniature: KernelSide, good: dict[str, bytes], end: int, name: str) -> None:
+    check(good[name][: end % len(good[name])], miniature)
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=12),
+    name=st.sampled_from(["meminfo", "button"]),
+)
+@_QUICK
+def test_changed_bytes(
+    miniature: KernelSide, good: dict[str, bytes], changes: list[tuple[int, int]], name: str
+) -> None:
+    data = bytearray(good[name])
+    for at, value in changes:
+        data[at % len(data)] = value
+    check(bytes(data), miniature)
+
+
+_SECTION_FIELDS = list(section_dtype("<").names or ())
+_HEADER_FIELDS = [n for n in ehdr_dtype("<").names or () if n != "e_ident"]
+_NUMBERS = st.one_of(
+    st.integers(0, 40), st.sampled_from([0xFF00, 0xFF20, 0xFFFF, 1 << 20, 1 << 31, (1 << 63) - 1])
+)
+
+
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 60), st.sampled_from(_SECTION_FIELDS), _NUMBERS), max_size=4
+    ),
+    headers=st.lists(st.tuples(st.sampled_from(_HEADER_FIELDS), _NUMBERS), max_size=1),
+    name=st.sampled_from(["meminfo", "button"]),
+)
+@_QUICK
+def test_changed_headers(
+    miniature: KernelSide,
+    good: dict[str, bytes],
+    changes: list[tuple[int, str, int]],
+    headers: list[tuple[str, int]],
+    name: str,
+) -> None:
+    """Section headers that name each other in circles, or what is not there."""
+    data = bytearray(good[name])
+    header = np.frombuffer(data, ehdr_dtype("<"), 1)
+    offset, count = int(header[0]["e_shoff"]), int(header[0]["e_shnum"])
+    sections = np.frombuffer(data, section_dtype("<"), count, offset)
+    for number, field, value in changes:
+        limit = int(np.iinfo(sections.dtype[field]).max)
+        sections[number % count][field] = value & limit
+    for field, value in headers:
+        header[0][field] = value & int(np.iinfo(header.dtype[field]).max)
+    assert len(data) > EHDR_SIZE
+    check(bytes(data), miniature)
