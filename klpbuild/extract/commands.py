@@ -63,7 +63,8 @@ class CompileCommand:
 
 def _moved(argument: str, source: str, shadow: str) -> str:
     """An argument with the shadow's name where the source tree's stands as a path."""
-    return re.sub(rf"(?<![\w.]){re.escape(source)}(?=/|$)", lambda _: shadow, argument)
+    start = r"(?:(?<![\w.])|(?<=^-I))"
+    return re.sub(rf"{start}{re.escape(source)}(?=/|$)", lambda _: shadow, argument)
 
 
 def compile_commands(
