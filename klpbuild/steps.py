@@ -17,7 +17,6 @@ from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
 from klpbuild.convert.converter import Conversion
 from klpbuild.convert.converter import convert as convert_elf
-from klpbuild.convert.objects import patched_objects
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
@@ -25,13 +24,20 @@ from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import dependencies, neighbourhood
 from klpbuild.graph.tables import read_livepatch as read_tables
+from klpbuild.graph.tables import read_patches
 from klpbuild.graph.write import write_all
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.link import link_module
-from klpbuild.module.livepatch import FILE_NAME, Livepatch, PatchedObject, check_for_kernel
+from klpbuild.module.livepatch import (
+    FILE_NAME,
+    Function,
+    Livepatch,
+    PatchedObject,
+    check_for_kernel,
+)
 from klpbuild.module.old_functions import check_old_functions
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
@@ -312,19 +318,26 @@ def convert(
 ) -> Conversion:
     """Convert a linked module and write it, with a report of each relocation's fate.
 
-    :param functions: what it replaces, to be checked against the kernel.
+    :param functions: what it replaces, to be checked against the kernel; without it the
+        module's own tables say so.
     :raises KlpError: with every reference that cannot be resolved, and every function that
         the kernel does not have or cannot redirect.
     """
     database = SymbolDatabase.read(symbols)
     elf = ElfFile.read(linked)
-    problems = Problems()
+    patches = read_patches(elf)
     pairs = [(patched.name, function) for patched in functions for function in patched.functions]
+    if not pairs:
+        pairs = [
+            (p.object, Function(p.function, "", p.sympos, linked.name))
+            for p in patches
+            if p.function
+        ]
+    problems = Problems()
     for unchecked in check_old_functions(pairs, database, entry_points(kernel, database), problems):
         print(f"{linked.name}: not checked {unchecked}")
-    resolver = Resolver(
-        database, Exports.read(kernel.module_symvers), patched_objects(elf, database.objects)
-    )
+    exports = Exports.read(kernel.module_symvers)
+    resolver = Resolver(database, exports, frozenset(p.object for p in patches))
     with problems.collect():
         conversion = convert_elf(elf, resolver, symbol_name_max(kernel.version[:2]))
     problems.check()

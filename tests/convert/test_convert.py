@@ -8,24 +8,28 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
-from klpbuild.symbols.database import SymbolDatabase
-from klpbuild.symbols.symvers import Exports
 
 from klpbuild.convert.converter import Conversion, convert
-from klpbuild.convert.objects import patched_objects
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
+from klpbuild.graph.tables import read_patches
 from klpbuild.resolve.fate import Fate, Resolver
+from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.symvers import Exports
 from tests.objects import compile_c, module_symvers, symbols_klp
 
 SHF_ALLOC, SHF_INFO_LINK, SHF_RELA_LIVEPATCH = 0x2, 0x40, 0x100000
 
 # What klpbuild generates for a livepatch of these objects.
 TABLES = """
-struct klp_func { const char *old_name; void *new_func; unsigned long old_sympos; };
+struct klp_func { const char *old_name; void (*new_func)(void); unsigned long old_sympos; };
 struct klp_object { const char *name; struct klp_func *funcs; };
-static struct klp_func funcs[] = { { "f", (void *)1, 0 }, {} };
-struct klp_object objects[] = { OBJECTS {} };
+struct klp_patch { void *mod; struct klp_object *objs; };
+char __this_module[64] __attribute__((section(".gnu.linkonce.this_module"))) = { 1 };
+__attribute__((section(".text.klp_new"))) void klp_new(void) { }
+static struct klp_func klp_funcs[] = { { "old", klp_new, 0 }, { } };
+struct klp_object klp_objects[] = { OBJECTS { } };
+struct klp_patch klp_patch = { __this_module, klp_objects };
 """
 
 
@@ -38,11 +42,11 @@ class Kernel:
         self.exports = Exports.read(module_symvers(directory, **exports))
 
     def convert(self, source: str, *flags: str, patched: str = "") -> Conversion:
-        entries = "".join(f'{{ "{name}", funcs }},' for name in patched.split())
+        entries = "".join(f'{{ "{name}", klp_funcs }},' for name in patched.split())
         text = TABLES.replace("OBJECTS", entries) + source
         elf = ElfFile.read(compile_c(self.directory, text, *flags))
         self.linked = elf
-        found = patched_objects(elf, self.database.objects)
+        found = frozenset(function.object for function in read_patches(elf))
         assert found == frozenset(patched.split())
         return convert(elf, Resolver(self.database, self.exports, found))
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from klpbuild.convert.annotations import read_annotations
 from klpbuild.convert.converter import convert
-from klpbuild.convert.objects import patched_objects
 from klpbuild.elf.reader import ElfFile
 from klpbuild.graph.build import Livepatch
 from klpbuild.graph.modules import LivepatchReference
-from klpbuild.graph.tables import read_livepatch
+from klpbuild.graph.tables import read_livepatch, read_patches
 from klpbuild.resolve.fate import Resolver
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
@@ -119,6 +118,6 @@ class SmallKernel:
 
     def convert(self, elf: ElfFile) -> ElfFile:
         """The livepatch as it is loaded."""
-        patched = patched_objects(elf, self.database.objects)
+        patched = frozenset(patch.object for patch in read_patches(elf))
         resolver = Resolver(self.database, self.exports, patched)
         return ElfFile(convert(elf, resolver).data, "converted.ko")

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klpbuild.compiler.driver import compile_source
-from klpbuild.convert.objects import patched_objects
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import string_at
 from klpbuild.errors import KlpError
@@ -122,7 +121,6 @@ def test_tables_hold_what_the_description_says(fixtures_kernel: Kernel, tmp_path
         ("ext4", [], [None, "announce", None, None]),
         (None, [], none),
     ]
-    assert patched_objects(elf, {"9p", "ext4", "f"}) == {"9p", "ext4"}
 
 
 def test_description_is_in_the_module_information(fixtures_kernel: Kernel, tmp_path: Path) -> None:
@@ -208,8 +206,7 @@ def test_interface_is_read_from_the_kernels_header(fixtures_kernel: Kernel) -> N
 def test_interface_of_debians_kernel(debian_kernel: Kernel, tmp_path: Path) -> None:
     keeps = debian_kernel.version < (6, 3)
     assert livepatch_api(debian_kernel) == dataclasses.replace(NEWEST, keeps_relocations=keeps)
-    elf = _compile(debian_kernel, tmp_path)
-    assert patched_objects(elf, {"9p", "ext4"}) == {"9p", "ext4"}
+    _compile(debian_kernel, tmp_path)  # must compile
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40))
