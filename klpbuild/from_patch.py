@@ -103,6 +103,7 @@ class _Builder:
             entry_sizes=sizes,
             arch=self.kernel.arch,
             source_file=pair.source,
+            target=pair.target,
             in_module=pair.owner != VMLINUX,
             key_policy=key_policy(self.resolver, pair.owner),
         )
@@ -304,9 +305,11 @@ def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extractio
         PatchedObject(owner, tuple(found)) for owner, found in sorted(functions.items()) if found
     )
     if not patched:
+        same = ", ".join(builder.compiled.unchanged)
         raise KlpError(
             "the patch changes no function that runs",
-            where=extractions[0][0].source if extractions else "",
+            where=builder.compiled.patched.files[0].where,
+            why=f"With it and without it, the compiler makes the same of {same}." if same else "",
             hint="There is nothing that a livepatch could replace.",
         )
     notes = [*builder.compiled.notes, *(n for _, e in extractions for n in e.notices)]

@@ -35,6 +35,7 @@ def extract(
     entry_sizes: EntrySizes,
     arch: Architecture,
     source_file: str,
+    target: str = "",
     in_module: bool = False,
     key_policy: KeyPolicy = keep_all_keys,
 ) -> Extraction:
@@ -45,6 +46,7 @@ def extract(
 
     :param entry_sizes: sizes of the table entries of this kernel.
     :param source_file: the source file, for messages and the STT_FILE symbol.
+    :param target: what messages call the object; its file's name when it is empty.
     :param in_module: whether the object belongs to a module, where ``__exit`` code runs.
     :param key_policy: decides about static keys and calls that the object does not own.
     :return: without changed functions when all that is new are globals, which another
@@ -53,7 +55,7 @@ def extract(
         made to a running kernel.
     """
     _check_kind(original, patched, arch)
-    where = f"{source_file}:{original.name}"
+    where = f"{source_file}:{target or original.name}"
     before, after = CodeObject(original, entry_sizes), CodeObject(patched, entry_sizes)
     correlation = correlate(before, after)
     tables = Tables(after)
