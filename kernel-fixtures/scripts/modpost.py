@@ -12,6 +12,9 @@ STB_LOCAL, STB_WEAK = 0, 2
 # The compiler and the linker make these themselves.
 IGNORED = {"__this_module", "_GLOBAL_OFFSET_TABLE_"}
 
+# MAX_UNRESOLVED_REPORTS of scripts/mod/modpost.c
+UNRESOLVED_MAX = 10
+
 
 class Object:
     """Symbols and .modinfo of an ELF file."""
@@ -121,6 +124,7 @@ def main():
     known |= own
 
     sources = {}
+    unresolved = 0
     for module in modules:
         if "license" not in module.modinfo:
             print(f"ERROR: modpost: missing MODULE_LICENSE() in {module.path}", file=sys.stderr)
@@ -130,8 +134,10 @@ def main():
         for symbol in module.undefined:
             if symbol not in known:
                 level = "WARNING" if arguments.w else "ERROR"
-                print(f'{level}: modpost: "{symbol}" [{module.path.with_suffix(".ko")}] undefined!',
-                      file=sys.stderr)
+                unresolved += 1
+                if unresolved <= UNRESOLVED_MAX:
+                    print(f'{level}: modpost: "{symbol}" '
+                          f'[{module.path.with_suffix(".ko")}] undefined!', file=sys.stderr)
                 errors += not arguments.w
                 continue
             owner, kind = known[symbol]
@@ -146,6 +152,10 @@ def main():
             module, needed, list(dict.fromkeys(depends))
         )
 
+    if unresolved > UNRESOLVED_MAX:
+        # The parenthesis is modpost's own.
+        print(f"WARNING: modpost: suppressed {unresolved - UNRESOLVED_MAX} unresolved symbol "
+              "warnings because there were too many)", file=sys.stderr)
     if errors:
         sys.exit(1)
     lines = [f"{crc(s):#010x}\t{s}\t{owner}\t{kind}\t\n" for s, (owner, kind) in own.items()]

@@ -31,6 +31,7 @@ from klpbuild.symbols.symvers import Exports
 # modpost's and kbuild's words about what livepatches always do.
 _EXPECTED = re.compile(
     r"WARNING: modpost: .* undefined!$"
+    r"|WARNING: modpost: suppressed \d+ unresolved symbol warnings"
     r"|WARNING: Module\.symvers is missing"
     r"|WARNING: modpost: missing MODULE_DESCRIPTION"
     r"|Skipping BTF generation"

@@ -59,6 +59,19 @@ def test_livepatch_for_the_miniature_kernel(fixtures_kernel: Kernel, tmp_path: P
     assert "livepatch-cmdline.ko] undefined!" in log
 
 
+def test_many_unresolved_symbols_are_no_news(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    names = [f"unexported_{number}" for number in range(12)]
+    calls = "".join(f"extern void {name}(void);\n" for name in names)
+    body = " ".join(f"{name}();" for name in names)
+    source = CMDLINE.replace("int livepatch", f"{calls}int livepatch").replace(
+        "\treturn", f"\t{body}\n\treturn"
+    )
+    directory = write_livepatch(tmp_path / "cmdline", CMDLINE_TOML, cmdline=source)
+    built = link_livepatch(fixtures_kernel, directory, tmp_path / "out")
+    assert built.warnings == ()
+    assert "modpost: suppressed 3 unresolved symbol warnings" in built.log.path.read_text()
+
+
 def test_bytes_do_not_depend_on_the_directories(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     places = (tmp_path / "one", tmp_path / "another" / "checkout")
     results = []
