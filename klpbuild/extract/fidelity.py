@@ -29,6 +29,8 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 
 _NONE = 0
+#: resolve_btfids writes the numbers of types there, after the last link.
+_FILLED_LATER = ".BTF_ids"
 #: What the linker scripts of vmlinux and modules leave out.
 _DISCARDED = (".discard", ".exitcall.exit", ".modinfo", ".comment", ".note")
 
@@ -165,6 +167,8 @@ class _Comparison:
     singles: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> Fidelity:
+        self._told: set[tuple[str, str]] = set()
+        self._astray: set[int] = set()
         self._symbols: dict[int, list[Symbol]] = defaultdict(list)
         for symbol in self.plain.symbol_list:
             if symbol.is_defined and symbol.type in (STT.FUNC, STT.OBJECT) and symbol.name:
@@ -188,6 +192,7 @@ class _Comparison:
         for section in sections:
             if section.index not in self.bases and self._symbols[section.index]:
                 self._one_by_one(section, bool(choices[section.index]))
+        self._doubt_references()
         return self._result()
 
     def _is_placed(self, section: Section) -> bool:
@@ -218,6 +223,10 @@ class _Comparison:
 
     def _follow(self, section: Section, base: int) -> dict[int, int]:
         """Compare a section at its place; where its references lead, by section index."""
+        for symbol in self._symbols[section.index]:
+            if symbol.bind != STB.WEAK and not self._stands(symbol, base):
+                self._differ(section, symbol.st_value, self._instead(symbol))
+                self._astray.add(symbol.index)
         if section.sh_type == SHT.NOBITS:
             return {}
         ours = np.frombuffer(self.plain.contents(section), np.uint8)
@@ -240,11 +249,13 @@ class _Comparison:
                     self._differ(section, offset, what)
                 self.imported.add(target.name)
             elif symbol.st_shndx == 0:
-                known = self.undefined.setdefault(index, target.place)
+                known = self.undefined.setdefault(index, self._linked(symbol, target.place))
                 if known != target.place:
-                    self._differ(section, offset, f"refers to another {symbol.name}")
+                    self._differ(section, offset, f"does not refer to {symbol.name}")
             elif symbol.is_defined and symbol.bind != STB.WEAK:
                 found[symbol.st_shndx][target.place - symbol.st_value] += 1
+        if section.name == _FILLED_LATER:
+            return {}
         for offset in np.flatnonzero(differs).tolist():
             self._differ(section, offset, "has other bytes")
         result = {}
@@ -255,6 +266,33 @@ class _Comparison:
             if len(places) > 1 or known != place:
                 self._disagree(section, base, index, known)
         return result
+
+    def _doubt_references(self) -> None:
+        """Whoever refers to a symbol that stands elsewhere differs as well."""
+        if not self._astray:
+            return
+        for number in self.bases:
+            section = self.plain.sections[number]
+            for offset, kind, index, addend in self._fields(section):
+                symbol = self.plain.symbol(index)
+                if symbol.type == STT.SECTION:
+                    place = addend + (FIELDS[kind].size if FIELDS[kind].relative else 0)
+                    symbol = self._symbol_at(symbol.st_shndx, place) or symbol
+                if symbol.index in self._astray:
+                    self._differ(section, offset, f"does not refer to {symbol.name}")
+
+    def _symbol_at(self, section: int, offset: int) -> Symbol | None:
+        for symbol in self._symbols[section]:
+            if symbol.st_value <= offset < symbol.st_value + max(symbol.st_size, 1):
+                return symbol
+        return None
+
+    def _linked(self, symbol: Symbol, place: int) -> int:
+        """Where the linker must have found a symbol that our object does not define."""
+        places = [f.place for f in self.shipped.named(symbol.name) if f.is_global]
+        if place in places or (symbol.bind == STB.WEAK and not places):
+            return place
+        return places[0] if places else -1
 
     def _disagree(self, section: Section, base: int, target: int, place: int) -> None:
         """Note the references to a section that lead elsewhere than to its place."""
@@ -278,13 +316,28 @@ class _Comparison:
         return [row for row in zip(*columns, strict=True) if row[1] != _NONE]
 
     def _differ(self, section: Section, offset: int, what: str) -> None:
-        for symbol in self._symbols[section.index]:
-            if symbol.st_value <= offset < symbol.st_value + max(symbol.st_size, 1):
-                name, start = symbol.name, symbol.st_value
-                break
-        else:
-            name, start = "", 0
-        self.differences.append(Difference(name, section.name, offset - start, what))
+        symbol = self._symbol_at(section.index, offset)
+        name, start = (symbol.name, symbol.st_value) if symbol else ("", 0)
+        if (name, what) not in self._told:
+            self._told.add((name, what))
+            self.differences.append(Difference(name, section.name, offset - start, what))
+
+    def _stands(self, symbol: Symbol, base: int) -> bool:
+        """Whether the shipped binary has a symbol of this name and size in its place."""
+        return any(
+            found.place == base + symbol.st_value and found.size == symbol.st_size
+            for found in self.shipped.named(symbol.name)
+        )
+
+    def _instead(self, symbol: Symbol) -> str:
+        """What the shipped binary has of a symbol that is not in its place."""
+        sizes = sorted({found.size for found in self.shipped.named(symbol.name)})
+        if not sizes:
+            return "is not in the shipped binary"
+        if symbol.st_size in sizes:
+            return "stands elsewhere in its file"
+        shipped = ", ".join(str(size) for size in sizes[:4])
+        return f"has {symbol.st_size} bytes here and {shipped} in the shipped binary"
 
     def _one_by_one(self, section: Section, several: bool) -> None:
         """A section that is not found, or at several places: its symbols each alone."""
@@ -294,14 +347,7 @@ class _Comparison:
             if len(found) == 1 and same:
                 self.singles[symbol.index] = same[0].place
             elif not several and symbol.bind != STB.WEAK:
-                if not found:
-                    what = "is not in the shipped binary"
-                elif not same:
-                    sizes = ", ".join(str(f.size) for f in found[:4])
-                    what = f"has {symbol.st_size} bytes here and {sizes} in the shipped binary"
-                else:
-                    what = "stands elsewhere in its file"
-                self.differences.append(Difference(symbol.name, section.name, 0, what))
+                self._differ(section, symbol.st_value, self._instead(symbol))
 
     def _result(self) -> Fidelity:
         located: dict[str, Located] = {}
