@@ -24,6 +24,7 @@ from klpbuild.extract.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.extract.references import Home, decide_references, name_references
 from klpbuild.extract.result import Extraction
 from klpbuild.extract.sizes import EntrySizes
+from klpbuild.extract.versions import check_versions
 from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
@@ -283,6 +284,7 @@ def extract_patches(
     for pair in compiled.pairs:
         with problems.collect():
             extractions.append((pair, builder.extract(pair, sizes)))
+            check_versions(compiled.tree, pair, (work / "pair" / "shadow").resolve(), log.note)
     problems.check()
     return _finish(builder, extractions)
 
