@@ -413,19 +413,25 @@ POSITION_CHANGES = Rule(
     "Refer to the symbol through another one.", severity=Severity.WARNING, effect=Effect.ACCEPTED,
     needs=Needs.SYMBOLS,
 )
+ELSEWHERE = Rule(
+    "KLP605", "unchanged code leads to another symbol of the same name",
+    "Old and new instruction are the same, and so is the symbol's name, but not its address.",
+    "Write the position of the symbol that the shipped function uses.",
+    effect=Effect.ACCEPTED, needs=Needs.CODE,
+)
 ORDER = Rule(
-    "KLP605", "livepatches stacked in an order that nobody tested",
+    "KLP606", "livepatches stacked in an order that nobody tested",
     "The newest replacement of a function wins; without `replace` the order matters.",
     "Use cumulative livepatches with `replace`.", severity=Severity.NOTE, effect=Effect.ACCEPTED,
     needs=Needs.SYSTEM,
 )
 KRETPROBES = Rule(
-    "KLP606", "a kretprobe or another livepatch tool holds the function's entry",
+    "KLP607", "a kretprobe or another livepatch tool holds the function's entry",
     "Only one user of ftrace may change the instruction pointer.", "Remove the probe before.",
     _says("failed to register ftrace handler for function '{symbol}' (-16)"), needs=Needs.SYSTEM,
 )
 SEMANTICS = Rule(
-    "KLP607", "old and new code disagree about data",
+    "KLP608", "old and new code disagree about data",
     "Both run at the same time during the transition, on the same data.",
     "Keep the meaning of data, or use shadow variables and callbacks.", severity=Severity.NOTE,
     effect=Effect.ACCEPTED, needs=Needs.SYSTEM,

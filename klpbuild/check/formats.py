@@ -25,7 +25,7 @@ def as_text(reports: Sequence[Report], *, colour: bool = False, verbose: bool = 
         for finding in report.findings:
             lines += _finding(report, finding, colour)
         lines += _not_checked(report, verbose)
-        lines.append(f"{report.file}: {_escaped(report.summary)}")
+        lines.append(f"{report.file}: {printable(report.summary)}")
     return "\n".join(lines) + "\n"
 
 
@@ -35,17 +35,17 @@ def _finding(report: Report, finding: Finding, colour: bool) -> list[str]:
     if colour:
         word = f"\x1b[{_COLOURS[rule.severity]}m{word}\x1b[0m"
     where = f"{report.file}:{finding.where}" if finding.where else report.file
-    lines = [_escaped(f"{where}: ") + word + _escaped(f": {finding.what} [{rule.identifier}]")]
+    lines = [printable(f"{where}: ") + word + printable(f": {finding.what} [{rule.identifier}]")]
     if finding.says:
-        lines.append(_escaped(f"  the kernel {finding.effect.value}: {finding.says}"))
+        lines.append(printable(f"  the kernel {finding.effect.value}: {finding.says}"))
     else:
-        lines.append(_escaped(f"  the kernel {finding.effect.value}"))
+        lines.append(printable(f"  the kernel {finding.effect.value}"))
     if rule.severity is not Severity.NOTE:
-        lines.append(_escaped(f"  {rule.why}"))
-    return [*lines, _escaped(f"  {finding.hint}")]
+        lines.append(printable(f"  {rule.why}"))
+    return [*lines, printable(f"  {finding.hint}")]
 
 
-def _escaped(text: str) -> str:
+def printable(text: str) -> str:
     """Names in a broken module may hold anything; a terminal must not obey it."""
     return "".join(c if c.isprintable() else f"\\x{ord(c) & 0xFF:02x}" for c in text)
 
@@ -56,7 +56,7 @@ def _not_checked(report: Report, verbose: bool) -> Iterable[str]:
             about = f"{unchecked.about}: " if unchecked.about else ""
             rule = unchecked.rule
             text = f"{about}not checked: {rule.title} [{rule.identifier}]: {unchecked.why}"
-            yield _escaped(f"{report.file}: {text}")
+            yield printable(f"{report.file}: {text}")
     if verbose:
         return
     reasons: dict[str, int] = {}

@@ -11,6 +11,7 @@ from klpbuild.check.information import check_information
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.patches import check_patches
 from klpbuild.check.places import check_places
+from klpbuild.check.proof import check_proof
 from klpbuild.check.relocations import check_relocations
 from klpbuild.check.rule import Finding, Report, Rule, Unchecked
 from klpbuild.check.subject import Subject, hint_for
@@ -21,7 +22,14 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name
 
 #: In the order in which the kernel comes to them.
-_CHECKS = (check_information, check_symbols, check_relocations, check_places, check_patches)
+_CHECKS = (
+    check_information,
+    check_symbols,
+    check_relocations,
+    check_places,
+    check_patches,
+    check_proof,
+)
 
 #: Larger than any module; a file is read whole.
 _SIZE_MAX = 1 << 30

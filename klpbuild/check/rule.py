@@ -36,6 +36,8 @@ class Needs(IntEnum):
     MODULE = 0
     HEADERS = 1
     SYMBOLS = 2
+    #: The kernel's own code, to compare with.
+    CODE = 3
     #: Only the running system knows.
     SYSTEM = 9
 
@@ -46,6 +48,7 @@ class Needs(IntEnum):
             Needs.MODULE: "the module cannot be read",
             Needs.HEADERS: "no kernel is named",
             Needs.SYMBOLS: "the kernel's symbols are not at hand",
+            Needs.CODE: "the kernel's code is not at hand",
             Needs.SYSTEM: "only the running system can tell",
         }[self]
 

@@ -11,7 +11,7 @@ from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide, modinfo
 from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
 from klpbuild.check.tables import Patched, read_tables
-from klpbuild.elf.constants import SHF
+from klpbuild.elf.constants import EM, SHF
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.names import object_name
@@ -60,7 +60,10 @@ class Subject:
         """What is at hand."""
         if self.kernel is None:
             return Needs.MODULE
-        return Needs.HEADERS if self.kernel.database is None else Needs.SYMBOLS
+        if self.kernel.database is None:
+            return Needs.HEADERS
+        code = self.kernel.kernel.vmlinux or self.kernel.kernel.modules
+        return Needs.CODE if code and self.elf.e_machine == EM.X86_64 else Needs.SYMBOLS
 
     def applies(self, rule: Rule) -> bool:
         """Whether a rule holds for the kernel and can be checked with what is at hand."""

@@ -153,7 +153,9 @@ class Broken:
     :ivar change: what is done to that file.
     :ivar not_tried: why it is not loaded into a real kernel; empty when it is.
     :ivar also: other rules that it cannot help breaking.
-    :ivar steps: what the guest does to see a late refusal.
+    :ivar late: when the kernel refuses it: ``button`` for when that module is loaded,
+        ``button again`` for when it is loaded a second time.
+    :ivar fresh: whether the kernel says it once only.
     """
 
     rule: str
@@ -162,3 +164,4 @@ class Broken:
     not_tried: str = ""
     also: frozenset[str] = frozenset()
     late: str = ""
+    fresh: bool = False

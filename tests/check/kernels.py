@@ -119,7 +119,9 @@ def make_kernel(directory: Path) -> KernelSide:
     button = link_module(directory, "button.ko", button)
     lines = [f"{crc_of(n):#010x}\t{n}\tvmlinux\tEXPORT_SYMBOL_GPL\t" for n in EXPORTS]
     lines.append(f"{crc_of(NAMESPACED):#010x}\t{NAMESPACED}\tvmlinux\tEXPORT_SYMBOL_GPL\tSECRET")
-    lines.append(f"{crc_of(OF_A_MODULE):#010x}\t{OF_A_MODULE}\tnet/netfilter/nf_tables\tEXPORT_SYMBOL\t")
+    lines.append(
+        f"{crc_of(OF_A_MODULE):#010x}\t{OF_A_MODULE}\tnet/netfilter/nf_tables\tEXPORT_SYMBOL\t"
+    )
     symvers, config = directory / "Module.symvers", directory / ".config"
     symvers.write_text("\n".join(lines) + "\n")
     config.write_text(CONFIG)

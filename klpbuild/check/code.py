@@ -1,0 +1,113 @@
+"""What the instructions of a function refer to, once they are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import capstone
+from capstone import x86 as x86_64
+
+from klpbuild.check.memory import Code
+
+#: The upper 2 GiB: the kernel and its modules.
+_HIGH = 0xFFFFFFFF80000000
+_MASK = 2**64 - 1
+_PADDING = frozenset({"int3", "nop"})
+
+
+class Use(Enum):
+    """How an instruction refers to an address."""
+
+    CALL = "call"
+    JUMP = "jump"
+    DATA = "data"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction.
+
+    :ivar offset: from the start of its function.
+    :ivar text: as a disassembler writes it, with names for addresses.
+    :ivar shape: the same without the address that it refers to.
+    :ivar use: how it refers to `target`.
+    :ivar target: an address outside of the function; None when there is none.
+    """
+
+    offset: int
+    text: str
+    shape: str
+    use: Use | None = None
+    target: int | None = None
+
+
+def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction, ...]:
+    """The instructions of a function on x86-64, without the padding behind them.
+
+    :param name_of: what to call an address.
+    """
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    engine.detail = True
+    found = [
+        _instruction(engine, code, decoded, name_of)
+        for decoded in engine.disasm(code.data, code.address)
+    ]
+    while found and found[-1].text.split(" ")[0] in _PADDING:
+        found.pop()
+    return tuple(found)
+
+
+def _instruction(
+    engine: capstone.Cs, code: Code, decoded: capstone.CsInsn, name_of: Callable[[int], str]
+) -> Instruction:
+    offset = decoded.address - code.address
+    referred = _target(decoded)
+    if referred is None:
+        text = f"{decoded.mnemonic} {decoded.op_str}".strip()
+        return Instruction(offset, text, text)
+    use, target, at, width = referred
+    blank = bytearray(decoded.bytes)
+    blank[at : at + width] = bytes(width)
+    shape = " ".join(f"{i.mnemonic} {i.op_str}" for i in engine.disasm(bytes(blank), 0)).strip()
+    if use is Use.DATA:
+        return Instruction(offset, f"{shape}  # {name_of(target)}", shape, use, target)
+    if code.address <= target < code.address + len(code.data):
+        label = f"{decoded.mnemonic} +{target - code.address:#x}"
+        return Instruction(offset, label, decoded.mnemonic)
+    return Instruction(
+        offset, f"{decoded.mnemonic} {name_of(target)}", decoded.mnemonic, use, target
+    )
+
+
+def _target(decoded: capstone.CsInsn) -> tuple[Use, int, int, int] | None:
+    """How it refers to which address, and where its bytes are in the instruction."""
+    call = capstone.CS_GRP_CALL in decoded.groups
+    branch = call or capstone.CS_GRP_JUMP in decoded.groups
+    for operand in decoded.operands:
+        if operand.type == x86_64.X86_OP_MEM:
+            address = _memory(decoded, operand.mem)
+            if address is not None:
+                return Use.DATA, address, decoded.disp_offset, decoded.disp_size
+        elif operand.type == x86_64.X86_OP_IMM:
+            address = operand.imm & _MASK
+            if branch:
+                use = Use.CALL if call else Use.JUMP
+                return use, address, decoded.imm_offset, decoded.imm_size
+            if address >= _HIGH and decoded.imm_size >= 4 and operand.imm < -(1 << 20):
+                return Use.DATA, address, decoded.imm_offset, decoded.imm_size
+    return None
+
+
+def _memory(decoded: capstone.CsInsn, memory: x86_64.X86OpMem) -> int | None:
+    """The address in a memory operand; of a per-CPU variable its offset."""
+    shift = int(memory.disp)
+    if memory.base == x86_64.X86_REG_RIP:
+        return int(decoded.address + decoded.size + shift) & _MASK
+    if decoded.disp_size == 4 and (shift & _MASK) >= _HIGH and shift < -(1 << 20):
+        return shift & _MASK
+    alone = not memory.base and not memory.index
+    if memory.segment == x86_64.X86_REG_GS and alone and shift:
+        return shift & _MASK
+    return None

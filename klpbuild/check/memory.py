@@ -1,0 +1,240 @@
+"""A livepatch and the objects that it refers to, as they lie in the kernel's memory.
+
+Everything gets an address; relocations are applied as apply_relocate_add() of
+arch/x86/kernel/module.c does.  What is read from the result depends on nothing that
+made the module.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.elf.constants import SHF, SHN_ABS, SHN_LIVEPATCH, SHN_UNDEF, SHT
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.names import VMLINUX, LivepatchSymbol
+
+#: Where modules begin (MODULES_VADDR), and the room that each one gets here.
+_FIRST, _ROOM = 0xFFFFFFFFC0000000, 1 << 24
+_MASK = 2**64 - 1
+
+#: Relocation type to width, and whether the place's address is taken off.
+_TYPES = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
+
+
+@dataclass(frozen=True)
+class Code:
+    """The bytes of a function in memory.
+
+    :ivar address: of its first byte.
+    """
+
+    object: str
+    name: str
+    address: int
+    data: bytes
+
+
+@dataclass
+class Loaded:
+    """A module in memory.
+
+    :ivar base: where its room begins.
+    :ivar addresses: of its sections, by index.
+    :ivar contents: of its sections, relocated.
+    """
+
+    name: str
+    elf: ElfFile
+    base: int
+    addresses: dict[int, int] = field(default_factory=dict)
+    contents: dict[int, bytearray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at = self.base
+        for section in self.elf.sections:
+            if section.sh_flags & SHF.ALLOC and section.sh_type != SHT.NULL:
+                align = min(max(section.sh_addralign, 1), 4096)
+                at += -at % align
+                self.addresses[section.index] = at
+                self.contents[section.index] = bytearray(self.elf.contents(section))
+                at += section.sh_size
+        if at - self.base > _ROOM:
+            raise KlpError("is too large for a module", where=self.elf.name)
+
+    @cached_property
+    def by_name(self) -> dict[str, int]:
+        """Address of the first section of each name."""
+        found: dict[str, int] = {}
+        for index, address in self.addresses.items():
+            found.setdefault(self.elf.sections[index].name, address)
+        return found
+
+    @cached_property
+    def symbols(self) -> tuple[list[int], list[str]]:
+        """Addresses in order, and the names at them."""
+        rows = self.elf.symbols
+        named = []
+        for number in np.flatnonzero(np.isin(rows["st_shndx"], list(self.addresses))).tolist():
+            symbol = self.elf.symbol(number)
+            if symbol.name and not symbol.name.startswith(".L"):
+                named.append((self.addresses[symbol.st_shndx] + symbol.st_value, symbol.name))
+        named.sort()
+        return [address for address, _ in named], [name for _, name in named]
+
+    def function(self, section: int, offset: int, name: str) -> Code:
+        """The code of a function, up to the next symbol or what its symbol says."""
+        rows = self.elf.symbols
+        here = (rows["st_shndx"] == section) & (rows["st_value"] == offset)
+        size = int(rows["st_size"][here].max(initial=0))
+        if not size:
+            after = rows["st_value"][(rows["st_shndx"] == section) & (rows["st_value"] > offset)]
+            size = int(after.min(initial=self.elf.sections[section].sh_size)) - offset
+        data = bytes(self.contents.get(section, b"")[offset : offset + size])
+        return Code(self.name, name, self.addresses.get(section, 0) + offset, data)
+
+
+class Memory:
+    """The kernel, the livepatch, and the modules that are asked for."""
+
+    def __init__(self, kernel: KernelSide) -> None:
+        """:raises KlpError: when the kernel's symbols or their addresses are not at hand."""
+        if kernel.database is None:
+            raise KlpError(
+                "the kernel's symbols are not at hand",
+                where=kernel.kernel.name,
+                hint="Name a kernel with vmlinux, System.map or a copy of /proc/kallsyms.",
+            )
+        self.kernel = kernel
+        self.database = kernel.database
+        self.loaded: dict[str, Loaded] = {}
+
+    def load(self, elf: ElfFile, name: str) -> Loaded:
+        """Put a module into memory and apply all its relocations that can be resolved."""
+        module = Loaded(name, elf, _FIRST + _ROOM * len(self.loaded))
+        self.loaded[name] = module
+        for section in elf.relocation_sections:
+            target = section.sh_info
+            if target in module.contents and elf.sections[target].sh_type != SHT.NOBITS:
+                self._relocate(module, target, elf.relocations(section))
+        return module
+
+    def module(self, name: str) -> Loaded | None:
+        """A module of the kernel, None when its file is not at hand."""
+        if name not in self.loaded:
+            path = self.kernel.modules.get(name)
+            if path is None:
+                return None
+            self.load(ElfFile.read(path), name)
+        return self.loaded[name]
+
+    def _relocate(
+        self, module: Loaded, target: int, rows: np.ndarray[tuple[int], np.dtype[np.void]]
+    ) -> None:
+        data, start = module.contents[target], module.addresses[target]
+        for offset, kind, symbol, addend in rows.tolist():
+            if kind not in _TYPES or (value := self._value(module, symbol)) is None:
+                continue
+            width, relative = _TYPES[kind]
+            if offset + width <= len(data):
+                value += addend - (start + offset if relative else 0)
+                data[offset : offset + width] = struct.pack("<Q", value & _MASK)[:width]
+
+    def _value(self, module: Loaded, index: int) -> int | None:
+        symbol = module.elf.symbol(index)
+        if symbol.st_shndx == SHN_LIVEPATCH:
+            known = LivepatchSymbol.parse(symbol.name)
+            return self.address(known.owner, known.symbol, known.sympos) if known else None
+        if symbol.st_shndx == SHN_UNDEF:
+            export = self.kernel.exports.find(symbol.name)
+            return self.address(export.owner, symbol.name, 0) if export else None
+        if symbol.st_shndx == SHN_ABS:
+            return symbol.st_value
+        start = module.addresses.get(symbol.st_shndx)
+        return None if start is None else start + symbol.st_value
+
+    def address(self, owner: str, symbol: str, sympos: int) -> int | None:
+        """The address that klp_find_object_symbol() gives; None when it finds none."""
+        found = self.database.in_object(owner, symbol)
+        if not found or (sympos == 0 and len(found) > 1 and owner != VMLINUX):
+            return None
+        number = max(sympos - 1, 0)
+        if number >= len(found) or found[number].address is None:
+            return None
+        candidate = found[number]
+        if owner == VMLINUX:
+            return candidate.address
+        module = self.module(owner)
+        start = module.by_name.get(candidate.section) if module else None
+        return None if start is None or candidate.address is None else start + candidate.address
+
+    @cached_property
+    def _vmlinux_addresses(self) -> list[int]:
+        symbols = self.database.symbols(VMLINUX)
+        found: list[int] = np.sort(symbols.rows["address"]).tolist() if symbols.addressed else []
+        return found
+
+    @cached_property
+    def _vmlinux(self) -> tuple[list[int], list[str]]:
+        symbols = self.database.symbols(VMLINUX)
+        order = np.argsort(symbols.rows["address"], kind="stable")
+        names = symbols.name_list
+        addresses = symbols.rows["address"][order].tolist() if symbols.addressed else []
+        return addresses, [names[n] for n in order.tolist()]
+
+    def owner_of(self, address: int) -> str:
+        """The object that has an address."""
+        number = (address - _FIRST) // _ROOM
+        if address < _FIRST or number >= len(self.loaded):
+            return VMLINUX
+        return list(self.loaded)[number]
+
+    def name_of(self, address: int) -> str:
+        """``object:symbol+0xoffset``, from the symbol tables alone."""
+        owner = self.owner_of(address)
+        addresses, names = self._vmlinux if owner == VMLINUX else self.loaded[owner].symbols
+        number = bisect_right(addresses, address) - 1
+        if number < 0:
+            return f"{owner}:{address:#x}"
+        while number and addresses[number - 1] == addresses[number]:
+            number -= 1
+        offset = address - addresses[number]
+        return f"{owner}:{names[number]}" + (f"+{offset:#x}" if offset else "")
+
+    def shipped(self, owner: str, symbol: str, sympos: int) -> Code | None:
+        """The code of a function of the kernel as it is shipped; None when not at hand."""
+        address = self.address(owner, symbol, sympos)
+        if address is None:
+            return None
+        if owner != VMLINUX:
+            module = self.module(owner)
+            if module is None:
+                return None
+            inside = [i for i, start in module.addresses.items() if start <= address]
+            section = max(inside, key=lambda i: module.addresses[i])
+            return module.function(section, address - module.addresses[section], symbol)
+        return self._shipped_in_vmlinux(address, symbol)
+
+    def _shipped_in_vmlinux(self, address: int, symbol: str) -> Code | None:
+        if self.kernel.kernel.vmlinux is None:
+            return None
+        elf = ElfFile.read(self.kernel.kernel.vmlinux)
+        # Symbols of a running kernel are moved (CONFIG_RANDOMIZE_BASE): its code is elsewhere.
+        text, start = elf.section(".text"), self.address(VMLINUX, "_text", 0)
+        if text is None or text.sh_addr != start:
+            return None
+        addresses = self._vmlinux_addresses
+        number = bisect_right(addresses, address)
+        end = addresses[number] if number < len(addresses) else address
+        for section in elf.sections:
+            if section.sh_addr <= address < section.sh_addr + section.sh_size and section.sh_addr:
+                first = address - section.sh_addr
+                data = bytes(elf.contents(section)[first : first + end - address])
+                return Code(VMLINUX, symbol, address, data)
+        return None

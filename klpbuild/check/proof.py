@@ -1,0 +1,32 @@
+"""Unchanged code of a patched function must lead where the shipped function does."""
+
+from __future__ import annotations
+
+from klpbuild.check import catalogue
+from klpbuild.check.subject import Subject
+from klpbuild.errors import KlpError
+
+
+def check_proof(subject: Subject) -> None:
+    """Compare each patched function with the one that it replaces."""
+    if not subject.applies(catalogue.ELSEWHERE) or not subject.patched:
+        return
+    # The disassembler takes a tenth of a second to import, which other checks need not wait for.
+    from klpbuild.check.explain import Explainer
+
+    try:
+        explainer = Explainer(subject)
+    except KlpError as error:
+        subject.not_checked(catalogue.ELSEWHERE, str(error), subject.name)
+        return
+    for patched in subject.patched:
+        for function in patched.functions or ():
+            where = f"{patched.object}:{function.old}"
+            found = explainer.mismatches(patched.object, function)
+            if found is None:
+                why = "the shipped function is not at hand"
+                subject.not_checked(catalogue.ELSEWHERE, why, where)
+            for mismatch in found or ():
+                offset = mismatch.pair.new.offset if mismatch.pair.new else 0
+                place = f"{function.new}+{offset:#x}"
+                subject.find(catalogue.ELSEWHERE, mismatch.what, place)

@@ -1,0 +1,58 @@
+"""An explanation as text: what each reference became, then old and new side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from klpbuild.check.explain import Explanation, Pair
+from klpbuild.check.formats import printable
+
+_WIDTH = 64
+
+
+def lines(explanation: Explanation, *, changes_only: bool = False) -> Iterator[str]:
+    """The lines of a function's explanation.
+
+    :param changes_only: leave out instructions that are the same in both.
+    """
+    yield printable(f"{explanation.name} {explanation.why}")
+    if explanation.references:
+        yield ""
+        for reference in explanation.references:
+            times = f" ({reference.count} times)" if reference.count > 1 else ""
+            yield printable(f"  {reference.symbol}{times}")
+            yield printable(f"      -> {reference.what}")
+            yield printable(f"      {reference.why}")
+    for mismatch in explanation.mismatches:
+        yield printable(f"  ERROR: {mismatch.what}")
+    yield ""
+    if not explanation.shipped:
+        if explanation.old:
+            yield "  the shipped function is not at hand: the new one alone"
+        for pair in explanation.pairs:
+            if pair.new:
+                yield printable(f"  {pair.new.offset:6x}  {pair.new.text}")
+        return
+    yield from _side_by_side(explanation, changes_only)
+
+
+def _side_by_side(explanation: Explanation, changes_only: bool) -> Iterator[str]:
+    yield printable(f"      {explanation.old:<{_WIDTH + 8}}  {explanation.name}")
+    left_out = 0
+    for pair in explanation.pairs:
+        if changes_only and pair.same:
+            left_out += 1
+            continue
+        if left_out:
+            yield f"      ... {left_out} the same"
+            left_out = 0
+        yield printable(_pair(pair))
+    if left_out:
+        yield f"      ... {left_out} the same"
+
+
+def _pair(pair: Pair) -> str:
+    sign = " " if pair.same else "|" if pair.old and pair.new else "<" if pair.old else ">"
+    old = f"{pair.old.offset:6x}  {pair.old.text}" if pair.old else ""
+    new = f"{pair.new.offset:6x}  {pair.new.text}" if pair.new else ""
+    return f"{old:<{_WIDTH + 8}} {sign} {new}".rstrip()

@@ -1,0 +1,43 @@
+"""Show a patched function beside the one that it replaces, and where each reference leads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from klpbuild.commands.check import add_kernel_arguments, find_kernel, find_symbols
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("module", type=Path, metavar="MODULE.ko")
+    parser.add_argument(
+        "functions",
+        nargs="*",
+        metavar="FUNCTION",
+        help="new or old name (default: each function that is replaced)",
+    )
+    add_kernel_arguments(parser, required=True)
+    parser.add_argument(
+        "--changes", action="store_true", help="leave out instructions that did not change"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain; 1 when an unchanged reference leads elsewhere."""
+    from klpbuild.check.explain import Explainer
+    from klpbuild.check.kernelside import KernelSide
+    from klpbuild.check.subject import Subject
+    from klpbuild.check.transcript import lines
+    from klpbuild.elf.reader import ElfFile
+
+    kernel = find_kernel(arguments.kernel)
+    side = KernelSide(kernel, find_symbols(kernel, arguments.symbols))
+    subject = Subject(ElfFile.read(arguments.module), arguments.module.name, side)
+    explainer = Explainer(subject)
+    found = [explainer.explain(name) for name in arguments.functions or explainer.functions]
+    for explanation in found:
+        text = "\n".join(lines(explanation, changes_only=arguments.changes))
+        sys.stdout.write(text + "\n\n")
+    return 1 if any(explanation.mismatches for explanation in found) else 0
