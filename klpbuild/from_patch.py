@@ -20,6 +20,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.extraction import extract
 from klpbuild.extract.fidelity import Fidelity, prove, shipped_file
 from klpbuild.extract.keys import key_policy
+from klpbuild.extract.layout import check_layouts
 from klpbuild.extract.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.extract.references import Home, decide_references, name_references
 from klpbuild.extract.result import Extraction
@@ -203,21 +204,27 @@ def _check_proven(fidelity: Fidelity, name: str, home: Home, where: str) -> None
 
 
 def build_from_patches(
-    kernel: Kernel, patches: Sequence[Path], name: str, build: Path
+    kernel: Kernel,
+    patches: Sequence[Path],
+    name: str,
+    build: Path,
+    accept_layouts: Sequence[str] = (),
 ) -> tuple[Path, Extracted]:
     """Build a livepatch from source patches.
 
     :param patches: applied in order.
     :param name: the livepatch's name, without ``livepatch-``.
     :param build: the kernel's directory of outputs.
+    :param accept_layouts: structures that the patches may change.
     :returns: the module, and what it was made from.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
-    symbols = build / "symbols.klp"
+    symbols, output = build / "symbols.klp", build / f"livepatch-{name}.ko"
+    output.unlink(missing_ok=True)  # a failure must not leave an older one
     steps.write_symbols(kernel, symbols)
     work = build / f"livepatch-{name}"
     log = BuildLog(build / "build.log")
-    extracted = extract_patches(kernel, patches, symbols, work, log)
+    extracted = extract_patches(kernel, patches, symbols, work, log, accept_layouts)
     record = work / RECORD
     extracted.write(record)
     tables, module = work / "tables.c", f"livepatch-{name}"
@@ -226,7 +233,6 @@ def build_from_patches(
     steps.compile_source(kernel, tables, compiled, module, log)
     linked = work / "linked" / f"{module}.ko"
     link_extracted(kernel, module, record, compiled, linked, log)
-    output = build / f"{module}.ko"
     steps.convert(kernel, linked, symbols, output, work / "relocations.json", extracted.functions)
     return output, extracted
 
@@ -263,7 +269,12 @@ def link_extracted(
 
 
 def extract_patches(
-    kernel: Kernel, patches: Sequence[Path], symbols: Path, work: Path, log: BuildLog
+    kernel: Kernel,
+    patches: Sequence[Path],
+    symbols: Path,
+    work: Path,
+    log: BuildLog,
+    accept_layouts: Sequence[str] = (),
 ) -> Extracted:
     """Compile what patches touch, before and after, and take out what changes.
 
@@ -280,6 +291,7 @@ def extract_patches(
     builder = _Builder(kernel, work, compiled, resolver, entries, log)
     sizes = steps.entry_sizes(kernel, log)
     problems = Problems()
+    check_layouts(compiled.patched, accept_layouts, problems)
     extractions = []
     for pair in compiled.pairs:
         with problems.collect():

@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="FILE.ko", help="copy the module there"
     )
     parser.add_argument(
+        "--accept-layout",
+        action="append",
+        default=[],
+        metavar='"struct X"',
+        help="the patches may change this structure: no object of it outlives what is replaced",
+    )
+    parser.add_argument(
         "--build",
         type=Path,
         default=Path("build"),
@@ -37,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     kernel = locate(arguments.kernel)
     name = arguments.name or default_name(arguments.patches[0])
     build = arguments.build / kernel.name
-    module, extracted = build_from_patches(kernel, arguments.patches, name, build)
+    module, extracted = build_from_patches(
+        kernel, arguments.patches, name, build, arguments.accept_layout
+    )
     for line in (*extracted.report, str(module)):
         print(line)
     if arguments.output is not None:

@@ -8,6 +8,7 @@
     replace = true                   # default
     kernels = ["fixtures"]           # default: every kernel
     sources = ["cmdline.c"]          # default: every .c file of the directory
+    accept_layouts = ["struct x"]    # structures that its patches may change
 
     [[object]]
     name = "vmlinux"
@@ -126,7 +127,16 @@ def _without_comments(text: str) -> str:
     return parts.sub(lambda m: " " if m[0].startswith("/") else m[0], text)
 
 
-_KEYS = ("description", "license", "references", "replace", "kernels", "sources", "object")
+_KEYS = (
+    "description",
+    "license",
+    "references",
+    "replace",
+    "kernels",
+    "sources",
+    "accept_layouts",
+    "object",
+)
 _OBJECT_KEYS = ("name", "functions", "callbacks")
 _FUNCTION_KEYS = ("old", "new", "sympos")
 
@@ -167,6 +177,7 @@ class _Reader:
             self.value(table, "replace", bool, True),
             self.texts(table, "kernels", _REFERENCE),
             own_tables,
+            self.texts(table, "accept_layouts", _REFERENCE),
         )
         if self.problems:
             in_order = sorted(self.problems, key=lambda found: found[0])

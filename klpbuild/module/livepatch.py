@@ -59,6 +59,8 @@ class Livepatch:
     :ivar kernels: patterns of kernel names and releases that it is for; empty: all.
     :ivar own_tables: whether the sources bring ``struct klp_patch`` and the
         module's init function themselves; then they are left alone.
+    :ivar accept_layouts: structures that its patches may change, since the author knows
+        that no object of them outlives the functions that are replaced.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Livepatch:
     replace: bool = True
     kernels: tuple[str, ...] = ()
     own_tables: bool = False
+    accept_layouts: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:

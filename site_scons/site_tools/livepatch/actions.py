@@ -37,8 +37,9 @@ def _compile(target, source, env):
 def _extract(target, source, env):
     symbols, *patches = source
     extracted = from_patch.extract_patches(
-        env["KLP_KERNEL"], patches, symbols, target[0].parent, env["KLP_LOG"]
-    )
+        env["KLP_KERNEL"], patches, symbols, target[0].parent, env["KLP_LOG"],
+        env["KLP_CHOSEN"].livepatch.accept_layouts,
+    )  # fmt: skip
     extracted.write(target[0])
     print("\n".join(f"          {line}" for line in extracted.report))
 

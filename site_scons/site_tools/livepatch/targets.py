@@ -74,6 +74,7 @@ def _livepatch(env, chosen, directory, symbols, identities):
         record = env.LivepatchExtract(
             str(work / RECORD), [symbols, *(str(path) for path in chosen.patches)]
         )
+        env.Depends(record, env.Value(repr(chosen.livepatch.accept_layouts)))
         tables = env.LivepatchTables(str(work / "tables.c"), record)
         linked = env.LivepatchLinkExtracted(
             linked, [record, _object(env, work, tables[0], identities)]
