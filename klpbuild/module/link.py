@@ -38,7 +38,8 @@ _EXPECTED = re.compile(
 )
 _IMPORT = b"import_ns="
 
-_NOTABLE = re.compile(r"\bwarning\b|\berror\b", re.IGNORECASE)
+#: Diagnostics; a file's name may have these words too.
+_NOTABLE = re.compile(r"\b(warning|error):", re.IGNORECASE)
 
 
 def link_module(

@@ -59,6 +59,14 @@ def test_livepatch_for_the_miniature_kernel(fixtures_kernel: Kernel, tmp_path: P
     assert "livepatch-cmdline.ko] undefined!" in log
 
 
+def test_a_name_is_no_warning(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    name = "fix-a-warning-and-an-error"
+    directory = write_livepatch(tmp_path / name, CMDLINE_TOML, cmdline=CMDLINE)
+    built = link_livepatch(fixtures_kernel, directory, tmp_path / "out")
+    assert built.path.name == f"livepatch-{name}.ko"
+    assert built.warnings == ()
+
+
 def test_many_unresolved_symbols_are_no_news(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     names = [f"unexported_{number}" for number in range(12)]
     calls = "".join(f"extern void {name}(void);\n" for name in names)
