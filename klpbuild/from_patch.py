@@ -20,7 +20,6 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.extraction import extract
 from klpbuild.extract.fidelity import Fidelity, prove, shipped_file
 from klpbuild.extract.keys import key_policy
-from klpbuild.extract.layout import check_layouts
 from klpbuild.extract.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.extract.references import Home, decide_references, name_references
 from klpbuild.extract.result import Extraction
@@ -291,7 +290,6 @@ def extract_patches(
     builder = _Builder(kernel, work, compiled, resolver, entries, log)
     sizes = steps.entry_sizes(kernel, log)
     problems = Problems()
-    check_layouts(compiled.patched, accept_layouts, problems)
     extractions = []
     for pair in compiled.pairs:
         with problems.collect():
