@@ -38,21 +38,27 @@ def lines(explanation: Explanation, *, changes_only: bool = False) -> Iterator[s
 
 def _side_by_side(explanation: Explanation, changes_only: bool) -> Iterator[str]:
     yield printable(f"      {explanation.old:<{_WIDTH + 8}}  {explanation.name}")
+    wrong = [mismatch.pair for mismatch in explanation.mismatches]
     left_out = 0
     for pair in explanation.pairs:
-        if changes_only and pair.same:
+        if changes_only and pair.same and pair not in wrong:
             left_out += 1
             continue
         if left_out:
             yield f"      ... {left_out} the same"
             left_out = 0
-        yield printable(_pair(pair))
+        yield printable(_pair(pair, "!" if pair in wrong else _sign(pair)))
     if left_out:
         yield f"      ... {left_out} the same"
 
 
-def _pair(pair: Pair) -> str:
-    sign = " " if pair.same else "|" if pair.old and pair.new else "<" if pair.old else ">"
+def _sign(pair: Pair) -> str:
+    if pair.same:
+        return " "
+    return "<" if pair.new is None else ">" if pair.old is None else "|"
+
+
+def _pair(pair: Pair, sign: str) -> str:
     old = f"{pair.old.offset:6x}  {pair.old.text}" if pair.old else ""
     new = f"{pair.new.offset:6x}  {pair.new.text}" if pair.new else ""
     return f"{old:<{_WIDTH + 8}} {sign} {new}".rstrip()

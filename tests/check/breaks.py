@@ -152,11 +152,6 @@ def _late_special(e: Editor) -> None:
     _target(BUTTON_SECTION, "__mcount_loc")(e)
 
 
-def _no_tables(e: Editor) -> None:
-    number = e.row_at(".rela.data", "patch", 0)
-    e.change_row(".rela.data", number, r_type=R_NONE)
-
-
 def _meminfo(rule: str, edit: Edit, *also: str, not_tried: str = "") -> Broken:
     return Broken(rule, "meminfo", edited(edit), not_tried, frozenset(also))
 
@@ -215,7 +210,7 @@ BREAKS = (
     _button("KLP419", _late_special, "KLP414", not_tried=CRASHES),
     _meminfo("KLP420", _rename(SWAPINFO, f".klp.sym.vmlinux.{INIT},0")),
     _meminfo("KLP421", _arch),
-    _meminfo("KLP501", _no_tables),
+    _meminfo("KLP501", _place("objects", st_size=0)),
     _button("KLP502", _object("but-ton"), "KLP418"),
     _meminfo("KLP503", _no_new),
     _meminfo("KLP504", _two_objects),

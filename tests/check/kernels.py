@@ -46,6 +46,15 @@ static const char info[] __attribute__((section(".modinfo"), used)) =
     "name=button\\0vermagic=%s";
 """
 
+#: A name twice in a module, first in code that is freed: running, it has it once.
+TWIN = "twin"
+BUTTON_INIT = f"""
+__attribute__((section(".init.text"), used, noinline)) static int {TWIN}(void) {{ return 5; }}
+"""
+BUTTON_TWIN = f"""
+__attribute__((used, noinline)) static int {TWIN}(void) {{ return 6; }}
+"""
+
 EXPORTS = ("klp_enable_patch", "si_meminfo", "__fentry__", "module_layout")
 
 LIVEPATCH = r"""
@@ -115,8 +124,9 @@ def make_kernel(directory: Path) -> KernelSide:
     first = compile_object(directory, "meminfo.c", VMLINUX, *_FTRACE)
     second = compile_object(directory, "other.c", HOMONYMS, *_FTRACE)
     vmlinux = link_vmlinux(directory, first, second)
-    button = compile_object(directory, "button.c", BUTTON % VERMAGIC, *_FTRACE)
-    button = link_module(directory, "button.ko", button)
+    init = compile_object(directory, "button-init.c", BUTTON_INIT, *_FTRACE)
+    button = compile_object(directory, "button.c", BUTTON % VERMAGIC + BUTTON_TWIN, *_FTRACE)
+    button = link_module(directory, "button.ko", init, button)
     lines = [f"{crc_of(n):#010x}\t{n}\tvmlinux\tEXPORT_SYMBOL_GPL\t" for n in EXPORTS]
     lines.append(f"{crc_of(NAMESPACED):#010x}\t{NAMESPACED}\tvmlinux\tEXPORT_SYMBOL_GPL\tSECRET")
     lines.append(
@@ -137,26 +147,32 @@ def make_kernel(directory: Path) -> KernelSide:
 
 def make_livepatch(directory: Path, name: str) -> bytes:
     """The good livepatch ``meminfo`` or ``button``."""
+    if name == "meminfo":
+        return make_from(directory, name, MEMINFO_CODE, {"klp_si_swapinfo": SWAPINFO}, "vmlinux")
+    return make_from(directory, name, BUTTON_CODE, {"klp_lid_init_state": LID}, "button")
+
+
+def make_from(directory: Path, name: str, code: str, symbols: dict[str, str], gate: str) -> bytes:
+    """A livepatch with the functions and tables in `code`.
+
+    :param symbols: names in the code that become livepatch symbols.
+    """
     imports = ("module_layout", "klp_enable_patch", "si_meminfo", "__fentry__")
     versions = ", ".join(f'{{ {crc_of(n)}, "{n}" }}' for n in imports)
     source = LIVEPATCH % {
         "name": f"livepatch_{name}",
         "vermagic": VERMAGIC,
         "versions": versions,
-        "code": MEMINFO_CODE if name == "meminfo" else BUTTON_CODE,
+        "code": code,
     }
     compiled = compile_object(directory, f"livepatch-{name}.c", source, *_FTRACE)
     editor = Editor(compiled.read_bytes())
-    symbol, new, gate = (
-        ("klp_si_swapinfo", SWAPINFO, "vmlinux")
-        if name == "meminfo"
-        else ("klp_lid_init_state", LID, "button")
-    )
-    number = editor.symbol(symbol)
-    editor.rename(symbol, new)
-    editor.object.symbols[number]["st_shndx"] = SHN_LIVEPATCH
+    numbers = [editor.symbol(symbol) for symbol in symbols]
+    for symbol, new in symbols.items():
+        editor.rename(symbol, new)
+    editor.object.symbols["st_shndx"][numbers] = SHN_LIVEPATCH
     rows = editor.rows(".rela.text")
-    late = rows["r_sym"] == number
+    late = np.isin(rows["r_sym"], numbers)
     assert late.any() and not late.all()
     editor.set_rows(".rela.text", rows[~late])
     flags = SHF.ALLOC | SHF.INFO_LINK | SHF.RELA_LIVEPATCH

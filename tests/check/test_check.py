@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from klpbuild.check import catalogue
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
-from klpbuild.check.rule import Effect, Needs
-from tests.check.breaks import BREAKS
-from tests.check.editor import Broken
+from klpbuild.check.rule import Effect, Needs, Severity
+from tests.check.breaks import BREAKS, LID, OF_A_MODULE
+from tests.check.editor import Broken, Editor
+from tests.check.kernels import TWIN, crc_of
 
 #: Rules that no file of this kernel can break.
-NOT_HERE = {"KLP111": "since 6.4", "KLP201": "a configuration", "KLP204": "a configuration",
-            "KLP210": "an ordinary finding", "KLP604": "a module with an .init double"}  # fmt: skip
+NOT_HERE = {
+    "KLP111": "it is a rule since 6.4",
+    "KLP201": "another configuration",
+    "KLP204": "another configuration",
+    "KLP210": "below",
+    "KLP604": "below",
+    "KLP605": "tests/check/test_explain.py",
+}
 
 
 def identifiers(data: bytes, side: KernelSide | None) -> set[str]:
@@ -53,3 +64,89 @@ def test_rules_are_distinct_and_say_what_to_do() -> None:
         assert rule.title and rule.why and rule.hint, rule.identifier
         assert rule.says or rule.effect in (Effect.ACCEPTED, Effect.REFUSED), rule.identifier
         assert [w.since for w in rule.says] == sorted(w.since for w in rule.says)
+
+
+def test_a_dependency_is_a_note(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    editor = Editor(good["meminfo"])
+    editor.rename("si_meminfo", OF_A_MODULE)
+    info = bytes(editor.section(".modinfo").data).replace(b"depends=", b"depends=nf_tables")
+    editor.section(".modinfo").data = info
+    versions = bytes(editor.section("__versions").data)
+    at = versions.index(b"si_meminfo\0") - 8
+    entry = crc_of(OF_A_MODULE).to_bytes(8, "little") + OF_A_MODULE.encode().ljust(56, b"\0")
+    editor.poke("__versions", at, entry)
+    report = check_bytes(editor.data(), "livepatch.ko", miniature)
+    assert [f.rule.identifier for f in report.findings] == ["KLP210"]
+    assert report.findings[0].rule.severity is Severity.NOTE
+    assert "would load it: 1 note" in report.summary
+
+
+def configured(side: KernelSide, directory: Path, old: str, new: str) -> KernelSide:
+    """The miniature kernel with another configuration."""
+    config = directory / ".config"
+    config.write_text(side.kernel.config.read_text().replace(old, new))
+    return KernelSide(replace(side.kernel, config=config), directory / "symbols.klp")
+
+
+def test_signatures_where_they_are_forced(
+    miniature: KernelSide, good: dict[str, bytes], tmp_path: Path
+) -> None:
+    symbols = miniature.kernel.build / "symbols.klp"
+    (tmp_path / "symbols.klp").write_bytes(symbols.read_bytes())
+    side = configured(miniature, tmp_path, "CONFIG_LIVEPATCH=y", "CONFIG_MODULE_SIG_FORCE=y")
+    assert identifiers(good["meminfo"], side) == {"KLP201", "KLP204"}
+    signed = good["meminfo"] + b"signature" + b"~Module signature appended~\n"
+    assert identifiers(signed, side) == {"KLP204"}
+
+
+def test_forced_loading_decides_what_the_kernel_does(
+    miniature: KernelSide, good: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Without CONFIG_MODULE_FORCE_LOAD a module without CRCs is refused."""
+    symbols = miniature.kernel.build / "symbols.klp"
+    (tmp_path / "symbols.klp").write_bytes(symbols.read_bytes())
+    side = configured(miniature, tmp_path, "CONFIG_MODULE_FORCE_LOAD=y", "")
+    (without,) = [b for b in BREAKS if b.rule == "KLP304"]
+    data = without.change(good["meminfo"])
+    (loose,) = check_bytes(data, "x.ko", miniature).findings
+    (strict,) = check_bytes(data, "x.ko", side).findings
+    assert (loose.effect, strict.effect) == (Effect.WARNED, Effect.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ((6, 1), "Skipping invalid relocation target, existing value is nonzero for type 4"),
+        ((6, 12), "Invalid relocation target, existing value is nonzero for"),
+    ],
+)
+def test_the_kernels_words_change(version: tuple[int, int], says: str) -> None:
+    assert catalogue.NONZERO.message(version, {"type": 4}) == f"x86/modules: {says}"
+
+
+def test_rules_come_and_go() -> None:
+    assert not catalogue.MODULE_SIZE.holds_for((6, 1))
+    assert catalogue.MODULE_SIZE.holds_for((6, 12))
+    assert catalogue.LOAD_AGAIN.holds_for((6, 1))
+    assert not catalogue.LOAD_AGAIN.holds_for((6, 3))
+    assert catalogue.LOAD_AGAIN.holds_for(None)
+
+
+def test_long_names_depend_on_the_version(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    """Linux 6.1 looks up names of 511 bytes, 6.0 of 127."""
+    editor = Editor(good["meminfo"])
+    editor.point("functions_vmlinux", 0, "x" * 200)
+    old = KernelSide(replace(miniature.kernel, version=(6, 0, 0)), None)
+    new = KernelSide(miniature.kernel, None)
+    assert identifiers(editor.data(), old) == {"KLP506"}
+    assert identifiers(editor.data(), new) == set()
+
+
+def test_a_position_that_changes(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    """While the module loads there are two of the name, once it runs there is one."""
+    editor = Editor(good["button"])
+    editor.rename(LID, f".klp.sym.button.{TWIN},2")
+    assert identifiers(editor.data(), miniature) == {"KLP604"}
+    editor = Editor(good["button"])
+    editor.rename(LID, f".klp.sym.button.{TWIN},1")
+    assert identifiers(editor.data(), miniature) == {"KLP420"}

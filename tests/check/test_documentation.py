@@ -1,0 +1,19 @@
+"""docs/check.md says what the catalogue says."""
+
+from __future__ import annotations
+
+import json
+
+from tests.check.breaks import BREAKS
+from tests.check.documentation import OBSERVED, PAGE, page
+
+
+def test_the_page_is_made_from_the_catalogue() -> None:
+    hint = "run python -m tests.check.documentation"
+    assert PAGE.read_text() == page(), hint
+
+
+def test_every_module_was_tried() -> None:
+    observed = json.loads(OBSERVED.read_text())["observed"]
+    assert set(observed) == {broken.rule for broken in BREAKS if not broken.not_tried}
+    assert "something else" not in "".join(observed.values())
