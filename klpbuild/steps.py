@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import klpbuild
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.module import check_bytes
+from klpbuild.check.rule import Severity
 from klpbuild.compiler.driver import compile_source as compile_with_kernel_flags
 from klpbuild.compiler.driver import read_dependencies
 from klpbuild.compiler.entry import check_new_functions
@@ -341,9 +344,25 @@ def convert(
     with problems.collect():
         conversion = convert_elf(elf, resolver, symbol_name_max(kernel.version[:2]))
     problems.check()
+    print(f"          {_checked(conversion.data, output, KernelSide(kernel, symbols))}")
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
     return conversion
+
+
+def _checked(data: bytes, output: Path, side: KernelSide) -> str:
+    """The verdict of the second opinion in one line.
+
+    :raises KlpError: when it finds that the kernel would refuse the module, or worse.
+    """
+    checked = check_bytes(data, str(output), side)
+    problems = Problems()
+    for finding in checked.at_least(Severity.ERROR):
+        where = ":".join(part for part in (str(output), finding.where) if part)
+        what = f"{finding.what} [{finding.rule.identifier}]"
+        problems.add(what, where=where, why=finding.rule.why, hint=finding.hint)
+    problems.check()
+    return checked.summary
 
 
 def write_dependencies(kernel: Kernel, linked: Path, symbols: Path, output: Path) -> None:
@@ -401,7 +420,8 @@ def summary(report: Path) -> str:
     rows = json.loads(report.read_text())
     livepatch = [row for row in rows if row["fate"] == Fate.LIVEPATCH.value]
     ordinary = len(rows) - len(livepatch)
-    return f"{len(livepatch)} livepatch symbols, {ordinary} ordinary"
+    plural = "" if len(livepatch) == 1 else "s"
+    return f"{len(livepatch)} livepatch symbol{plural}, {ordinary} ordinary"
 
 
 #: What `write_graph` writes, by suffix.
