@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the kernel's modpost does for a module: check its symbols, write NAME.mod.c and Module.symvers."""
+"""What modpost does for a module: check its symbols, write NAME.mod.c and Module.symvers."""
 
 import argparse
 import struct
@@ -24,7 +24,10 @@ class Object:
         data = self.path.read_bytes()
         if data[:6] != b"\x7fELF\x02\x01":
             sys.exit(f"ERROR: modpost: {path} is not a little-endian 64-bit ELF file")
-        offset, count, names = (*struct.unpack_from("<Q", data, 40), *struct.unpack_from("<HH", data, 60))
+        offset, count, names = (
+            *struct.unpack_from("<Q", data, 40),
+            *struct.unpack_from("<HH", data, 60),
+        )
         headers = [struct.unpack_from("<IIQQQQIIQQ", data, offset + 64 * n) for n in range(count)]
 
         def contents(header):
@@ -49,7 +52,7 @@ class Object:
                 elif binding != STB_LOCAL:
                     self.defined.add(name)
         self.modinfo = {}
-        for header, name in zip(headers, section_names):
+        for header, name in zip(headers, section_names, strict=True):
             if name == ".modinfo":
                 for field in contents(header).decode().split("\0"):
                     key, _, value = field.partition("=")
@@ -117,8 +120,11 @@ def main():
         for symbol, kind in module.exports.items():
             if symbol in own or symbol in known:
                 owner = (own.get(symbol) or known[symbol])[0]
-                print(f"ERROR: modpost: {module.path.with_suffix('')}: '{symbol}' exported twice. "
-                      f"Previous export was in {owner}", file=sys.stderr)
+                print(
+                    f"ERROR: modpost: {module.path.with_suffix('')}: '{symbol}' exported twice. "
+                    f"Previous export was in {owner}",
+                    file=sys.stderr,
+                )
                 errors += 1
             own[symbol] = (str(module.path.with_suffix("")), kind)
     known |= own
@@ -129,21 +135,27 @@ def main():
         if "license" not in module.modinfo:
             print(f"ERROR: modpost: missing MODULE_LICENSE() in {module.path}", file=sys.stderr)
             errors += 1
-        gpl = any(license.startswith(("GPL", "Dual")) for license in module.modinfo.get("license", []))
+        gpl = any(text.startswith(("GPL", "Dual")) for text in module.modinfo.get("license", []))
         needed, depends = [], []
         for symbol in module.undefined:
             if symbol not in known:
                 level = "WARNING" if arguments.w else "ERROR"
                 unresolved += 1
                 if unresolved <= UNRESOLVED_MAX:
-                    print(f'{level}: modpost: "{symbol}" '
-                          f'[{module.path.with_suffix(".ko")}] undefined!', file=sys.stderr)
+                    print(
+                        f'{level}: modpost: "{symbol}" '
+                        f"[{module.path.with_suffix('.ko')}] undefined!",
+                        file=sys.stderr,
+                    )
                 errors += not arguments.w
                 continue
             owner, kind = known[symbol]
             if kind.endswith("_GPL") and not gpl:
-                print(f"ERROR: modpost: GPL-incompatible module {module.path.stem}.ko "
-                      f"uses GPL-only symbol '{symbol}'", file=sys.stderr)
+                print(
+                    f"ERROR: modpost: GPL-incompatible module {module.path.stem}.ko "
+                    f"uses GPL-only symbol '{symbol}'",
+                    file=sys.stderr,
+                )
                 errors += 1
             needed.append(symbol)
             if owner != "vmlinux":
@@ -154,8 +166,11 @@ def main():
 
     if unresolved > UNRESOLVED_MAX:
         # The parenthesis is modpost's own.
-        print(f"WARNING: modpost: suppressed {unresolved - UNRESOLVED_MAX} unresolved symbol "
-              "warnings because there were too many)", file=sys.stderr)
+        print(
+            f"WARNING: modpost: suppressed {unresolved - UNRESOLVED_MAX} unresolved symbol "
+            "warnings because there were too many)",
+            file=sys.stderr,
+        )
     if errors:
         sys.exit(1)
     lines = [f"{crc(s):#010x}\t{s}\t{owner}\t{kind}\t\n" for s, (owner, kind) in own.items()]
