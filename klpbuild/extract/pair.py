@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
-import re
-import shlex
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
-from klpbuild.errors import KlpError, Problem, Problems
-from klpbuild.extract.commands import CompileCommand, compile_commands, make_objects
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import Problems
+from klpbuild.extract.commands import CompileCommand, compile_commands
 from klpbuild.extract.includes import IncludeGraph
-from klpbuild.extract.patchfile import PatchedFile, PatchedSource, apply_patches
+from klpbuild.extract.layout import changed_layouts, layouts, may_change_layouts
+from klpbuild.extract.patchfile import PatchedSource, apply_patches
+from klpbuild.extract.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
 from klpbuild.extract.shadow import make_shadow
 from klpbuild.extract.touched import Touched, touched_units
 from klpbuild.extract.units import Unit, Units
+from klpbuild.kernel.cache import locked
 from klpbuild.kernel.packages import source_tree
-from klpbuild.kernel.prepare import Log, PreparedTree, build_environment, prepare
+from klpbuild.kernel.prepare import Log, PreparedTree, prepare
 from klpbuild.kernel.tree import Kernel
 
-#: Each function and variable in a section of its own.  Debug information is never used,
-#: and code is the same without.
-SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections", "-g0")
-_PLAIN_FLAGS = ("-g0",)
 _MANY = 64
 _ENOUGH_PROBLEMS = 20
-_DIAGNOSTIC = re.compile(
-    r"^(?P<file>[^:\s]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$"
-)
 
 
 @dataclass(frozen=True)
@@ -97,12 +89,17 @@ def compile_patch(
     includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")
     touched = touched_units(Units.read(kernel), includes, patched, notes)
     commands = _commands(tree, touched.units, log)
-    workdir.mkdir(parents=True, exist_ok=True)
-    shadow = workdir.resolve() / "shadow"
-    make_shadow(shadow, tree.source, patched.files)
-    compiler = _Compiler(tree, tree.kept, workdir.resolve(), shadow, log)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        pairs = compiler.pairs(commands, touched, patched.files, pool, progress)
+    workdir = workdir.resolve()
+    shadow = workdir / "shadow"
+    with (
+        locked(workdir, lambda: log(f"waiting for another process that works in {workdir}")),
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
+        workdir.mkdir(exist_ok=True)
+        make_shadow(shadow, tree.source, patched.files)
+        compiler = Recompiler(tree, patched.files, workdir, shadow, log)
+        pairs = _pairs(compiler, commands, touched, pool, progress)
+        _check_layouts(compiler, pairs, touched, pool)
     unchanged = tuple(command.target for unit, command in commands if unit not in pairs)
     found = sorted(pairs.values(), key=lambda pair: (pair.owner, pair.target))
     return CompiledPatch(tuple(found), unchanged, tree, patched, tuple(dict.fromkeys(notes)))
@@ -146,171 +143,81 @@ def _matching(
     return None
 
 
-@dataclass(frozen=True)
-class _Compiler:
-    tree: PreparedTree
-    cache: Path
-    workdir: Path
-    shadow: Path
-    log: Log
+def _pairs(
+    compiler: Recompiler,
+    commands: Sequence[tuple[Unit, CompileCommand]],
+    touched: Touched,
+    pool: ThreadPoolExecutor,
+    progress: Callable[[int, int], None],
+) -> dict[Unit, ObjectPair]:
+    """Compile all originals and patched objects; pairs that are the same are left out."""
+    alone = len(commands) == 1
+    jobs = []
+    for unit, command in commands:
+        unsure = unit in touched.unsure
+        new = pool.submit(compiler.patched, command, unsure)
+        old = None if unsure else pool.submit(compiler.kept, command, "sections", SECTION_FLAGS)
+        # One object changes almost surely: no need to wait before the third compile.
+        plain = pool.submit(compiler.kept, command, "plain", PLAIN_FLAGS) if alone else None
+        jobs.append((unit, command, new, old, plain))
+    problems = Problems()
+    found = {}
+    for number, (unit, command, new, old, plain) in enumerate(jobs, 1):
+        with problems.collect():
+            objects = new.result(), old.result() if old else None
+            pair = _pair(compiler, unit, command, *objects, many=len(jobs) > _MANY)
+            if pair is not None:
+                plain = plain or pool.submit(compiler.kept, command, "plain", PLAIN_FLAGS)
+                found[unit] = pair, plain
+        progress(number, len(jobs))
+        if len(problems) >= _ENOUGH_PROBLEMS:
+            pool.shutdown(cancel_futures=True)
+            break
+    problems.check()
+    return {unit: replace(pair, plain=plain.result()) for unit, (pair, plain) in found.items()}
 
-    def pairs(
-        self,
-        commands: Sequence[tuple[Unit, CompileCommand]],
-        touched: Touched,
-        files: Sequence[PatchedFile],
-        pool: ThreadPoolExecutor,
-        progress: Callable[[int, int], None],
-    ) -> dict[Unit, ObjectPair]:
-        """Compile all originals and patched objects; pairs that are the same are left out."""
-        alone = len(commands) == 1
-        jobs = []
-        for unit, command in commands:
-            unsure = unit in touched.unsure
-            new = pool.submit(self.patched, command, files, unsure)
-            old = None if unsure else pool.submit(self.kept, command, "sections", SECTION_FLAGS)
-            # One object changes almost surely: no need to wait before the third compile.
-            plain = pool.submit(self.kept, command, "plain", _PLAIN_FLAGS) if alone else None
-            jobs.append((unit, command, new, old, plain))
-        problems = Problems()
-        found = {}
-        for number, (unit, command, new, old, plain) in enumerate(jobs, 1):
-            with problems.collect():
-                objects = new.result(), old.result() if old else None
-                pair = self._pair(unit, command, *objects, many=len(jobs) > _MANY)
-                if pair is not None:
-                    plain = plain or pool.submit(self.kept, command, "plain", _PLAIN_FLAGS)
-                    found[unit] = pair, plain
-            progress(number, len(jobs))
-            if len(problems) >= _ENOUGH_PROBLEMS:
-                pool.shutdown(cancel_futures=True)
-                break
-        problems.check()
-        return {unit: replace(pair, plain=plain.result()) for unit, (pair, plain) in found.items()}
 
-    def _pair(
-        self, unit: Unit, command: CompileCommand, new: Path | None, old: Path | None, many: bool
-    ) -> ObjectPair | None:
-        """A pair without its `plain`, None if both objects are the same."""
-        if new is None:
-            return None
-        old = old or self.kept(command, "sections", SECTION_FLAGS)
-        if new.read_bytes() == old.read_bytes():
-            new.unlink()
-            if many:  # a header's: thousands are not worth keeping
-                old.unlink()
-            return None
-        return ObjectPair(unit.owner, unit.source, command.target, old, new, old, command)
+def _pair(
+    compiler: Recompiler,
+    unit: Unit,
+    command: CompileCommand,
+    new: Path | None,
+    old: Path | None,
+    many: bool,
+) -> ObjectPair | None:
+    """A pair without its `plain`, None if both objects are the same."""
+    if new is None:
+        return None
+    old = old or compiler.kept(command, "sections", SECTION_FLAGS)
+    if new.read_bytes() == old.read_bytes():
+        new.unlink()
+        if many:  # a header's: thousands are not worth keeping
+            old.unlink()
+        return None
+    return ObjectPair(unit.owner, unit.source, command.target, old, new, old, command)
 
-    def kept(self, command: CompileCommand, kind: str, flags: tuple[str, ...]) -> Path:
-        """The original object, compiled once for a kernel.
 
-        :raises KlpError: when the kernel's own source does not compile.
-        """
-        line = command.compile(Path(), *flags, source=self.tree.source, shadow=None)
-        digest = hashlib.sha256(shlex.join(line).encode()).hexdigest()[:16]
-        path = self.cache / "objects" / f"{command.target[:-2]}.{kind}-{digest}.o"
-        if path.is_file():
-            return path
-        temporary = self.workdir / f"{command.target[:-2]}.{kind}.o"
-        error = self._compile(command, temporary, flags, None)
-        if error and make_objects(self.tree, self.cache / "commands", [command.target], self.log):
-            # It wants a header that is generated for it alone; kbuild has made it now.
-            error = self._compile(command, temporary, flags, None)
-        if error:
-            raise KlpError(
-                "the kernel's own source does not compile",
-                where=posixpath.normpath(command.source.removeprefix(f"{self.tree.source}/")),
-                why=_first_lines(error),
-                hint="Source, configuration or compiler are not those that built the kernel.",
+def _check_layouts(
+    compiler: Recompiler,
+    pairs: dict[Unit, ObjectPair],
+    touched: Touched,
+    pool: ThreadPoolExecutor,
+) -> None:
+    """:raises KlpError: when a structure is laid out otherwise by a patch."""
+    problems = Problems()
+    for file in compiler.files:
+        where = may_change_layouts(file)
+        pair = next((pairs[unit] for unit in touched.by_file[file.path] if unit in pairs), None)
+        if not where or pair is None:
+            continue
+        jobs = [pool.submit(compiler.with_layouts, pair.command, new) for new in (False, True)]
+        before, after = (layouts(ElfFile.read(job.result())) for job in jobs)
+        for name, change in changed_layouts(before, after):
+            problems.add(
+                f"{name} {change}",
+                where=where,
+                why=f"Each {name} that exists when the livepatch is loaded keeps its old layout.",
+                hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
+                "new layout another name if only new code uses it.",
             )
-        write_file(path, temporary.read_bytes())
-        return path
-
-    def patched(
-        self, command: CompileCommand, files: Sequence[PatchedFile], unsure: bool
-    ) -> Path | None:
-        """The patched object.
-
-        :param unsure: whether to look first if the preprocessor makes any difference;
-            None if it does not.
-        :raises KlpError: with the compiler's errors, by the lines of the patches.
-        """
-        if unsure and self._same_to_the_compiler(command):
-            return None
-        path = self.workdir / f"{command.target[:-2]}.patched.o"
-        error = self._compile(command, path, SECTION_FLAGS, self.shadow)
-        if error and "No such file or directory" in error:
-            self.kept(command, "sections", SECTION_FLAGS)
-            error = self._compile(command, path, SECTION_FLAGS, self.shadow)
-        if error:
-            raise self._explained(command, files, error)
-        return path
-
-    def _compile(
-        self, command: CompileCommand, output: Path, flags: Sequence[str], shadow: Path | None
-    ) -> str:
-        """Compile; what the compiler says when it fails, else nothing."""
-        output.parent.mkdir(parents=True, exist_ok=True)
-        line = command.compile(output, *flags, source=self.tree.source, shadow=shadow)
-        done = self._run(line)
-        return done.stderr or f"exit status {done.returncode}" if done.returncode else ""
-
-    def _same_to_the_compiler(self, command: CompileCommand) -> bool:
-        """Whether the preprocessor makes the same of the original and the patched file."""
-        texts = []
-        for shadow in (None, self.shadow):
-            line = command.compile(Path("-"), "-E", "-P", source=self.tree.source, shadow=shadow)
-            done = self._run([word for word in line if word != "-c"])
-            if done.returncode:
-                return False
-            texts.append(done.stdout)
-        return texts[0] == texts[1]
-
-    def _run(self, line: list[str]) -> subprocess.CompletedProcess[str]:
-        self.log(shlex.join(line))
-        done = subprocess.run(
-            line,
-            cwd=self.tree.build,
-            env=build_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.stderr:
-            self.log(done.stderr)
-        return done
-
-    def _explained(
-        self, command: CompileCommand, files: Sequence[PatchedFile], error: str
-    ) -> KlpError:
-        """The compiler's errors, once more without ``#line``, so that its lines are the file's."""
-        plain = self.workdir / "shadow-with-its-own-lines"
-        make_shadow(plain, self.tree.source, files, directives=False)
-        again = self._compile(command, self.workdir / "refused.o", ("-fsyntax-only",), plain)
-        by_path = {file.path: file for file in files}
-        problems = []
-        for line in (again or error).splitlines():
-            match = _DIAGNOSTIC.match(line)
-            if match is None:
-                continue
-            path = posixpath.normpath(match["file"].removeprefix(f"{plain}/"))
-            file = by_path.get(path)
-            where = file.origin(int(match["line"])) if file else f"{path}:{match['line']}"
-            problems.append(
-                Problem(
-                    f"{path} does not compile alone: {match['text']}",
-                    where,
-                    why=f"{path}:{match['line']}" if file else "",
-                    hint="The patch may need another file's change that belongs to the same fix.",
-                )
-            )
-        if not problems:
-            problems.append(Problem("does not compile", command.target, why=_first_lines(error)))
-        return KlpError.together(problems)
-
-
-def _first_lines(text: str) -> str:
-    return "\n".join(text.splitlines()[:10])
+    problems.check()

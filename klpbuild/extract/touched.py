@@ -18,11 +18,13 @@ class Touched:
     """The compile units that patches touch.
 
     :ivar units: all of them.
+    :ivar by_file: those that each patched file goes into.
     :ivar unsure: those that only may change: they include a header of which the
         patches change preprocessor lines, and may not use what these define.
     """
 
     units: tuple[Unit, ...]
+    by_file: dict[str, tuple[Unit, ...]]
     unsure: frozenset[Unit]
 
 
@@ -35,17 +37,16 @@ def touched_units(
     :raises KlpError: for a file that goes into none, and when nothing is touched.
     """
     problems = Problems()
+    by_file: dict[str, tuple[Unit, ...]] = {}
     sure: dict[Unit, None] = {}
     unsure: dict[Unit, None] = {}
     for file in patched.files:
         found = units.mentioning(file.path)
         sources = [] if _only_function_bodies(file) else _includers(units, includes, file)
         included = [unit for source in sources for unit in units.compiled_from(source)]
-        if _only_directives(file):
-            unsure.update(dict.fromkeys((*found, *included)))
-        else:
-            sure.update(dict.fromkeys((*found, *included)))
-        if not found and not included:
+        by_file[file.path] = tuple(dict.fromkeys((*found, *included)))
+        (unsure if _only_directives(file) else sure).update(dict.fromkeys(by_file[file.path]))
+        if not by_file[file.path]:
             _without_object(file, notes, problems)
     problems.check()
     everything = tuple(dict.fromkeys((*sure, *unsure)))
@@ -55,7 +56,7 @@ def touched_units(
             where=patched.files[0].where,
             hint=_NOTHING_TO_REPLACE,
         )
-    return Touched(everything, frozenset(unsure.keys() - sure.keys()))
+    return Touched(everything, by_file, frozenset(unsure.keys() - sure.keys()))
 
 
 def _includers(units: Units, includes: IncludeGraph, file: PatchedFile) -> list[str]:
@@ -86,7 +87,7 @@ def _without_object(file: PatchedFile, notes: list[str], problems: Problems) -> 
         )
 
 
-def _changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:
+def changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:
     """Numbers of the lines that go, in the original, and that come, in the patched file."""
     kept = {line.old for line in file.lines if line.old is not None}
     count = len((file.original or b"").splitlines())
@@ -95,12 +96,16 @@ def _changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:
     return gone, come
 
 
+def directive_lines(text: bytes) -> set[int]:
+    """Numbers of a file's preprocessor lines, continued ones included."""
+    return _numbers(_DIRECTIVE, text)
+
+
 def _only_directives(file: PatchedFile) -> bool:
     """Whether all that changes are preprocessor lines, continued ones included."""
-    gone, come = _changed_lines(file)
+    gone, come = changed_lines(file)
     for text, numbers in (((file.original or b""), gone), (file.patched, come)):
-        directives = _numbers(_DIRECTIVE, text) | _numbers(_BLANK, text)
-        if not numbers <= directives:
+        if not numbers <= directive_lines(text) | _numbers(_BLANK, text):
             return False
     return True
 
@@ -110,7 +115,7 @@ def _only_function_bodies(file: PatchedFile) -> bool:
 
     A function's body stands between braces in the first column, below its parameters.
     """
-    gone, come = _changed_lines(file)
+    gone, come = changed_lines(file)
     for text, numbers in (((file.original or b""), gone), (file.patched, come)):
         if not numbers <= _numbers(_BODY, text):
             return False
