@@ -27,9 +27,11 @@ def cache_dir(
     return directory
 
 
-def _debian_kernel(release: str | None, debug_symbols: bool = False) -> Kernel:
+def _debian_kernel(
+    release: str | None, debug_symbols: bool = False, source: bool = False
+) -> Kernel:
     try:
-        return locate(fetch(release, debug_symbols=debug_symbols).release)
+        return locate(fetch(release, debug_symbols=debug_symbols, source=source).release)
     except KlpError as error:
         if os.environ.get("KLPBUILD_REQUIRE_KERNEL") == "1":
             raise
@@ -50,6 +52,12 @@ def debian_kernel() -> Kernel:
 def debian_debug_kernel() -> Kernel:
     """The same kernel with its debug symbols."""
     return _debian_kernel(_test_release(), debug_symbols=True)
+
+
+@pytest.fixture(scope="session")
+def debian_source_kernel() -> Kernel:
+    """The kernel that the sample patches are for, with debug symbols and source."""
+    return _debian_kernel(DEFAULT_TEST_KERNEL, debug_symbols=True, source=True)
 
 
 @pytest.fixture(scope="session")
