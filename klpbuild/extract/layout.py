@@ -15,7 +15,8 @@ from klpbuild.errors import KlpError
 from klpbuild.extract.patchfile import PatchedFile
 from klpbuild.extract.touched import changed_lines, directive_lines
 
-BTF_FLAGS = ("-g0", "-gbtf")
+#: All types that a file declares are wanted, used or not; not those inside of functions.
+BTF_FLAGS = ("-g0", "-gbtf", "-fno-eliminate-unused-debug-types")
 
 _MAGIC = 0xEB9F
 _TYPE = Struct("<III")

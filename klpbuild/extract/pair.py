@@ -207,6 +207,7 @@ def _check_layouts(
     problems = Problems()
     for file in compiler.files:
         where = may_change_layouts(file)
+        # One object tells: it has all types that its source and headers declare.
         pair = next((pairs[unit] for unit in touched.by_file[file.path] if unit in pairs), None)
         if not where or pair is None:
             continue
