@@ -189,6 +189,12 @@ WEAK_ZERO = Rule(
     effect=Effect.ACCEPTED, needs=Needs.HEADERS,
 )
 
+NOT_CONVERTED = Rule(
+    "KLP309", "not converted", "An annotated symbol is still undefined, and nobody exports it.",
+    "Convert the module: `klpbuild build` and scons do.",
+    _says("{module}: Unknown symbol {symbol} (err -2)"),
+)
+
 SECTION_FORMAT = Rule(
     "KLP401", "a livepatch section has an unreadable name",
     "klp_apply_section_relocs() reads .klp.rela.%55[^.].",
@@ -213,7 +219,7 @@ VMLINUX_IN_MODULE = Rule(
     _says("invalid access to vmlinux symbol '{symbol}' from module-specific livepatch relocation"
      " section"
      ),
-    since=(5, 8),
+    effect=Effect.LATE, since=(5, 8),
 )
 SYMBOL_NOT_FOUND = Rule(
     "KLP405", "a livepatch symbol does not exist",
@@ -286,7 +292,8 @@ UNKNOWN_TYPE = Rule(
 )
 OVERFLOW = Rule(
     "KLP416", "an address does not fit into its relocation",
-    "Modules and the kernel are in the upper 2 GiB: R_X86_64_32 cannot hold such an address.",
+    "Modules and the kernel are in the upper 2 GiB: R_X86_64_32 cannot hold such an address;"
+    " R_X86_64_PC32 and PLT32 reach no others, and the kernel does not check those.",
     "Compile with the kernel's flags: -mcmodel=kernel.",
     _says("overflow in relocation type {type} val"),
 )
@@ -438,9 +445,5 @@ SEMANTICS = Rule(
 )
 # fmt: on
 
-RULES: tuple[Rule, ...] = tuple(
-    sorted(
-        (value for value in list(globals().values()) if isinstance(value, Rule)),
-        key=lambda rule: rule.identifier,
-    )
-)
+_FOUND = [value for value in globals().values() if isinstance(value, Rule)]
+RULES: tuple[Rule, ...] = tuple(sorted(_FOUND, key=lambda rule: rule.identifier))

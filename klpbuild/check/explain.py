@@ -15,6 +15,8 @@ from klpbuild.errors import KlpError
 from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
 
 _OWN = "the livepatch"
+#: Comparing takes time with the product of both sizes; this is two functions of 20,000 bytes.
+_LONG = 20_000**2
 #: Labels of the assembler.
 _LABEL = ".L"
 
@@ -104,6 +106,8 @@ class Explainer:
         if old is None or function.new_place is None:
             return None
         new = self.livepatch.function(*function.new_place, function.new)
+        if len(old.data) * len(new.data) > _LONG:
+            return None
         return self._mismatches(self._pairs(old, new, named=False))
 
     def explain(self, name: str) -> Explanation:

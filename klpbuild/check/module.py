@@ -62,6 +62,17 @@ def _read(path: Path) -> bytes:
         raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
+def open_module(path: Path, side: KernelSide) -> Subject:
+    """A module whose headers are sound, to be explained.
+
+    :raises KlpError: when it cannot be read, or is broken or for another machine.
+    """
+    data = _read(path)
+    for fault in header_faults(data, side.kernel.arch.machine):
+        raise KlpError(fault.what, where=str(path), why=fault.rule.why, hint=fault.rule.hint)
+    return Subject(ElfFile(data, str(path)), path.name, side)
+
+
 def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
     """As `check_module`, for a file that is read already."""
     machine = side.kernel.arch.machine if side else None

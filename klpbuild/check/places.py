@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,7 +11,7 @@ from klpbuild.check import catalogue
 from klpbuild.check.rule import Effect
 from klpbuild.check.subject import Subject, is_livepatch_section, place
 from klpbuild.elf.constants import EM, SHF, SHN_ABS, SHN_LIVEPATCH, SHT
-from klpbuild.elf.reader import Section
+from klpbuild.elf.reader import Section, Symbol
 from klpbuild.elf.tables import Table
 from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
 
@@ -25,8 +27,20 @@ NAMES = {
     24: "R_X86_64_PC64",
 }
 R_X86_64_32 = 10
-#: What R_X86_64_32 can hold; the kernel and its modules are above, per-CPU offsets below.
-_LOW = 1 << 32
+_MASK = 2**64 - 1
+_PERCPU = ".data..percpu"
+#: The kernel and its modules are in the upper 2 GiB, modules in its upper half;
+#: per-CPU variables have small addresses.
+_HIGH, _MODULE = 0xFFFFFFFF80000000, 0xFFFFFFFFC0000000
+_NEAR = 1 << 30
+#: Which addresses fit into a relocation that stands in a module.
+_FITS: dict[int, Callable[[int], bool]] = {
+    10: lambda address: address < 1 << 32,
+    11: lambda address: address < 1 << 31 or address >= _HIGH,
+    2: lambda address: address < _NEAR or address >= _HIGH,
+    4: lambda address: address < _NEAR or address >= _HIGH,
+}
+_UNCHECKED = frozenset({2, 4})
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -99,34 +113,59 @@ def _check_zero(
 
 
 def _check_overflow(subject: Subject, target: Section, rows: Table, effect: Effect) -> None:
-    """R_X86_64_32 of anything but an absolute or per-CPU symbol."""
-    elf = subject.elf
-    for row in rows[rows["r_type"] == R_X86_64_32]:
-        symbol = elf.symbol(int(row["r_sym"]))
-        if symbol.st_shndx == SHN_ABS:
-            value: int | None = symbol.st_value + int(row["r_addend"])
-        elif symbol.st_shndx == SHN_LIVEPATCH:
-            value = _address(subject, symbol.name)
-        elif symbol.is_defined and elf.sections[symbol.st_shndx].name == ".data..percpu":
-            value = 0
-        else:
-            value = _LOW
-        if value is None:
+    """Whether each address fits, as far as it can be foreseen.
+
+    The kernel does not check R_X86_64_PC32 and PLT32: an address that is too far away
+    becomes another one.
+    """
+    for kind, symbol in np.unique(rows[["r_type", "r_sym"]]).tolist():
+        if kind not in _FITS:
+            continue
+        alike = rows[(rows["r_type"] == kind) & (rows["r_sym"] == symbol)]
+        for addend, offset in sorted(set(zip(*_columns(alike), strict=True))):
+            _check_fits(subject, target, (kind, symbol, addend, offset), effect)
+
+
+def _columns(rows: Table) -> tuple[list[int], list[int]]:
+    return rows["r_addend"].tolist(), rows["r_offset"].tolist()
+
+
+def _check_fits(
+    subject: Subject, target: Section, record: tuple[int, int, int, int], effect: Effect
+) -> None:
+    kind, index, addend, offset = record
+    elf, symbol = subject.elf, subject.elf.symbol(index)
+    start = _start(subject, symbol)
+    if start is None:
+        if kind == R_X86_64_32:
             subject.not_checked(catalogue.OVERFLOW, "its address is not known", symbol.name)
-        elif not 0 <= value < _LOW:
-            name = symbol.name or (elf.sections[symbol.st_shndx].name if symbol.is_defined else "")
-            what = f"the address of {name} does not fit into {NAMES[R_X86_64_32]}"
-            where = place(target, int(row["r_offset"]), name)
-            subject.find(catalogue.OVERFLOW, what, where, effect, type=R_X86_64_32)
+        return
+    if _FITS[kind]((start + addend) & _MASK):
+        return
+    name = symbol.name or (elf.sections[symbol.st_shndx].name if symbol.is_defined else "")
+    what = f"the address of {name} does not fit into {NAMES[kind]}"
+    said = Effect.ACCEPTED if kind in _UNCHECKED else effect
+    subject.find(catalogue.OVERFLOW, what, place(target, offset, name), said, type=kind)
+
+
+def _start(subject: Subject, symbol: Symbol) -> int | None:
+    """The address of a symbol, `_MODULE` for all that is somewhere in a module or vmlinux."""
+    if symbol.st_shndx == SHN_ABS:
+        return symbol.st_value
+    if symbol.st_shndx == SHN_LIVEPATCH:
+        return _address(subject, symbol.name)
+    if symbol.is_defined and subject.elf.sections[symbol.st_shndx].name == _PERCPU:
+        return symbol.st_value
+    return _MODULE
 
 
 def _address(subject: Subject, name: str) -> int | None:
-    """The address of a livepatch symbol; modules are above 4 GiB wherever they are."""
+    """The address of a livepatch symbol, `_MODULE` for one of a module."""
     known = LivepatchSymbol.parse(name)
     if known is None:
         return None
     if known.owner != VMLINUX:
-        return _LOW
+        return _MODULE
     if subject.kernel is None or subject.kernel.database is None:
         return None
     found = subject.kernel.database.in_object(known.owner, known.symbol)

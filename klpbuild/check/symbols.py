@@ -21,7 +21,7 @@ from klpbuild.elf.constants import (
 )
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import string_at
-from klpbuild.names import VMLINUX, object_name
+from klpbuild.names import SYMBOL_PREFIX, VMLINUX, object_name
 from klpbuild.symbols.symvers import Export
 
 #: struct modversion_info: an unsigned long and 56 bytes of name.
@@ -45,8 +45,17 @@ def check_symbols(subject: Subject) -> None:
         what = f"symbol {name} is in section {place:#x}"
         rule, last = catalogue.SECTION_INDEX, len(elf.sections) - 1
         subject.find(rule, what, name, symbol=name, section=place, last=last)
+    for name in _annotated(elf):
+        what = f"{name} is not converted"
+        subject.find(catalogue.NOT_CONVERTED, what, name, symbol=name)
     if subject.kernel is not None:
         _check_undefined(subject, subject.kernel)
+
+
+def _annotated(elf: ElfFile) -> list[str]:
+    undefined = np.flatnonzero(elf.symbols["st_shndx"] == SHN_UNDEF)[1:]
+    names = [elf.symbol_name(number) for number in undefined.tolist()]
+    return [name for name in names if name.startswith(SYMBOL_PREFIX)]
 
 
 def versions_of(elf: ElfFile) -> dict[str, int] | None:
@@ -81,6 +90,8 @@ def _check_undefined(subject: Subject, kernel: KernelSide) -> None:
         symbol = elf.symbol(number)
         names[symbol.name] = names.get(symbol.name, True) and symbol.bind == STB.WEAK
     for name, weak in names.items():
+        if name.startswith(SYMBOL_PREFIX):  # which check_symbols reports
+            continue
         export = kernel.exports.find(name)
         if export is None or (export.gpl and not is_gpl(subject)):
             _not_exported(subject, name, weak, export)

@@ -28,14 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Explain; 1 when an unchanged reference leads elsewhere."""
     from klpbuild.check.explain import Explainer
     from klpbuild.check.kernelside import KernelSide
-    from klpbuild.check.subject import Subject
+    from klpbuild.check.module import open_module
     from klpbuild.check.transcript import lines
-    from klpbuild.elf.reader import ElfFile
 
     kernel = find_kernel(arguments.kernel)
     side = KernelSide(kernel, find_symbols(kernel, arguments.symbols))
-    subject = Subject(ElfFile.read(arguments.module), arguments.module.name, side)
-    explainer = Explainer(subject)
+    explainer = Explainer(open_module(arguments.module, side))
     found = [explainer.explain(name) for name in arguments.functions or explainer.functions]
     for explanation in found:
         text = "\n".join(lines(explanation, changes_only=arguments.changes))

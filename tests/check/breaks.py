@@ -49,6 +49,11 @@ def _flags(section: str, without: int) -> Edit:
     return edit
 
 
+def _larger_module(e: Editor) -> None:
+    found = e.section(".gnu.linkonce.this_module")
+    found.data = bytes(found.data) + bytes(64)
+
+
 def _plain(e: Editor) -> None:
     e.replace(".modinfo", b"livepatch=", b"livepatcx=")
     e.rename("klp_enable_patch", "si_meminfo")
@@ -148,6 +153,10 @@ def _no_callback(e: Editor) -> None:
     e.change_row(".rela.data", number, r_type=R_NONE)
 
 
+def _annotated(e: Editor) -> None:
+    e.rename("si_meminfo", ".klp.sym.rela.vmlinux.vmlinux.si_meminfo,0")
+
+
 def _late_special(e: Editor) -> None:
     _target(BUTTON_SECTION, "__mcount_loc")(e)
 
@@ -173,6 +182,7 @@ BREAKS = (
     Broken("KLP108", "meminfo", edited(lambda e: setattr(e.section(".symtab"), "sh_type", 1)),
            also=frozenset({"KLP110", "KLP501"})),
     _meminfo("KLP109", _name_section(".gnu.linkonce.this_module", ".this_module"), "KLP501"),
+    _meminfo("KLP111", _larger_module),
     Broken("KLP110", "meminfo", section_header(-1, sh_link=0), CRASHES),
     _meminfo("KLP202", _info(b" preempt ", b" preempx ")),
     _meminfo("KLP203", _info(b"vermagic=", b"vermagix=")),
@@ -189,13 +199,14 @@ BREAKS = (
     _meminfo("KLP306", _place("si_meminfo", st_shndx=SHN_COMMON)),
     _meminfo("KLP307", _place("si_meminfo", st_shndx=0xFF30)),
     _meminfo("KLP308", _weak),
+    _meminfo("KLP309", _annotated),
     _meminfo("KLP401", _name_section(VMLINUX_SECTION, ".klp.rela..text")),
     _meminfo("KLP402", _place(SWAPINFO, st_shndx=SHN_ABS)),
     _meminfo("KLP403", _rename(SWAPINFO, ".klp.sym.vmlinux.si_swapinfo")),
     _button("KLP404", _rename(LID, SWAPINFO), late="button"),
     _meminfo("KLP405", _rename(SWAPINFO, ".klp.sym.vmlinux.klpbuild_is_nowhere,0")),
     _meminfo("KLP406", _rename(SWAPINFO, f".klp.sym.vmlinux.{HOMONYM},0")),
-    _meminfo("KLP407", _rename(SWAPINFO, f".klp.sym.vmlinux.{HOMONYM},9")),
+    _meminfo("KLP407", _rename(SWAPINFO, f".klp.sym.vmlinux.{HOMONYM},99")),
     _meminfo("KLP408", _rename(SWAPINFO, LID)),
     _meminfo("KLP409", _flags(VMLINUX_SECTION, SHF.RELA_LIVEPATCH)),
     _meminfo("KLP410", _ordinary),

@@ -44,6 +44,8 @@ static long __attribute__((used)) lid_init_state;
 int param_get_lid_init_state(char *buffer) { return lid_init_state; }
 static const char info[] __attribute__((section(".modinfo"), used)) =
     "name=button\\0vermagic=%s";
+struct module { char bytes[896]; } __this_module
+    __attribute__((section(".gnu.linkonce.this_module"))) = { "" };
 """
 
 #: A name twice in a module, first in code that is freed: running, it has it once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from klpbuild.check import catalogue
@@ -12,13 +13,13 @@ from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Effect, Needs, Severity
+from klpbuild.elf.constants import SHN_ABS, STB, STT
 from tests.check.breaks import BREAKS, LID, OF_A_MODULE
 from tests.check.editor import Broken, Editor
 from tests.check.kernels import TWIN, crc_of
 
 #: Rules that no file of this kernel can break.
 NOT_HERE = {
-    "KLP111": "it is a rule since 6.4",
     "KLP201": "another configuration",
     "KLP204": "another configuration",
     "KLP210": "below",
@@ -43,11 +44,17 @@ def test_a_good_livepatch_is_clean(
     assert identifiers(good[name], None) == set()
 
 
+def newer(side: KernelSide) -> KernelSide:
+    """The miniature kernel as Linux 6.12, whose modules have another struct module."""
+    return KernelSide(replace(side.kernel, version=(6, 12, 0)), side.kernel.build / "symbols.klp")
+
+
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: str(broken.rule))
 def test_a_broken_one_is_found(
     miniature: KernelSide, good: dict[str, bytes], broken: Broken
 ) -> None:
-    found = identifiers(broken.change(good[broken.base]), miniature)
+    side = newer(miniature) if broken.rule == "KLP111" else miniature
+    found = identifiers(broken.change(good[broken.base]), side)
     assert broken.rule in found
     assert found - {broken.rule} <= broken.also
 
@@ -150,3 +157,28 @@ def test_a_position_that_changes(miniature: KernelSide, good: dict[str, bytes]) 
     editor = Editor(good["button"])
     editor.rename(LID, f".klp.sym.button.{TWIN},1")
     assert identifiers(editor.data(), miniature) == {"KLP420"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "effect"),
+    [
+        (11, 1 << 31, Effect.REFUSED),
+        (11, 0xFFFFFFFF80000000, None),
+        (4, 1 << 40, Effect.ACCEPTED),
+        (4, 0x1F000, None),
+    ],
+)
+def test_addresses_that_do_not_fit(
+    miniature: KernelSide, good: dict[str, bytes], kind: int, value: int, effect: Effect | None
+) -> None:
+    """The kernel checks R_X86_64_32S, and lets a far R_X86_64_PLT32 wrap around."""
+    editor = Editor(good["meminfo"])
+    symbol = editor.object.add_symbol(
+        "far_away", bind=STB.GLOBAL, type=STT.NOTYPE, st_shndx=SHN_ABS, st_value=value
+    )
+    rows = editor.rows(".rela.text")
+    number = int(np.flatnonzero(rows["r_type"] == kind)[0])
+    editor.change_row(".rela.text", number, r_sym=symbol, r_addend=0)
+    report = check_bytes(editor.data(), "livepatch.ko", miniature)
+    found = [(f.rule.identifier, f.effect) for f in report.findings]
+    assert found == ([("KLP416", effect)] if effect else [])

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from klpbuild.check import formats
+from klpbuild.check.explain import Explainer
+from klpbuild.check.header import header_faults
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
+from klpbuild.check.subject import Subject
+from klpbuild.check.transcript import lines
+from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import EHDR_SIZE, ehdr_dtype, section_dtype
+from klpbuild.errors import KlpError
 
 _QUICK = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -22,6 +30,18 @@ def check(data: bytes, side: KernelSide | None) -> None:
     assert formats.as_text([report], verbose=True).isprintable() is False  # it has line ends
     formats.as_json([report]).encode()
     formats.as_sarif([report]).encode()
+    if side is not None:
+        with suppress(KlpError):
+            explain(data, side)
+
+
+def explain(data: bytes, side: KernelSide) -> None:
+    """All functions, as far as there are any."""
+    for _ in header_faults(data, side.kernel.arch.machine):
+        return
+    explainer = Explainer(Subject(ElfFile(data, "livepatch.ko"), "livepatch.ko", side))
+    for name in explainer.functions:
+        list(lines(explainer.explain(name)))
 
 
 @given(data=st.binary(max_size=400))
