@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from klpbuild import steps
 from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
 from klpbuild.from_patch import RECORD
+from klpbuild.vm import needs
 
 from .actions import guarded
 
@@ -39,9 +41,13 @@ def livepatches(env):
 
 def _runner(name, words):
     def run(target, source, env):
-        return subprocess.run([sys.executable, *words], check=False).returncode
+        environment = dict(os.environ)
+        if name == "test-kernel":
+            needs.provide()
+            environment["KLPBUILD_REQUIRE_KERNEL"] = "1"
+        return subprocess.run([sys.executable, *words], env=environment, check=False).returncode
 
-    return Action(run, f"  TEST    {name}")
+    return Action(guarded(run), f"  TEST    {name}")
 
 
 def _kernel_targets(env):
