@@ -1,0 +1,112 @@
+"""The runner: what it remembers, how it sorts reasons, and what it shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from klpbuild.errors import Problem
+from klpbuild.kernel.tree import Kernel
+from klpbuild.vm.scenario import module_name
+from tests.corpus.build import livepatch_name
+from tests.corpus.reasons import KINDS, OTHER, kind_of
+from tests.corpus.results import Loading, Outcome, Reason, Result, ResultsFile
+from tests.corpus.samples import PATCHES
+from tests.corpus.table import table
+
+BUILT = Result("a.patch", Outcome.BUILT, 4.5, ("ext4",), ("ext4/f",), module="6.1/livepatch-a.ko")
+REFUSED = Result(
+    "b.patch",
+    Outcome.REFUSED,
+    1.5,
+    ("vmlinux",),
+    ("vmlinux/g",),
+    (Reason("data-changed", "data d changed", "g.c:g.o:d", "It is in use."),),
+)
+IDLE = replace(REFUSED, patch="c.patch", objects=(), functions=(), reasons=REFUSED.reasons)
+FAILED = Result("d.patch", Outcome.FAILED, 0.5, traceback="ValueError: what")
+LOADED = replace(BUILT, loading=Loading("loaded", {"ext4": "patched"}))
+
+
+def test_results_are_taken_up_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.jsonl"
+    results = ResultsFile(path)
+    for result in (FAILED, BUILT, REFUSED, LOADED):
+        results.add(result)
+    assert len(path.read_text().splitlines()) == 4
+    again = ResultsFile(path)
+    assert list(again) == [LOADED, REFUSED, FAILED]
+    again.tidy()
+    assert len(path.read_text().splitlines()) == 3
+    assert list(ResultsFile(path)) == [LOADED, REFUSED, FAILED]
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ("fs/a.c does not compile alone: 'X' undeclared", "does-not-compile-alone"),
+        ("the patch changes only comments and white space", "changes-no-code"),
+        ("no object of this kernel is made from fs/a.c", "not-in-this-configuration"),
+        ("__init code changed", "init-only"),
+        ("data table changed: its size was 4 bytes and is 8", "data-changed"),
+        ("function f has no ftrace entry in the kernel", "no-ftrace-entry"),
+        ("f uses static branch key k", "static-key"),
+        ("f compiled here is not the function that vmlinux ships", "not-as-shipped"),
+        ("f was not found in the shipped ext4", "symbol-not-found"),
+        ("the moon is full", OTHER),
+    ],
+)
+def test_kinds_of_reasons(what: str, kind: str) -> None:
+    assert kind_of(Problem(what)) == kind
+    assert kind == OTHER or kind in {known.name for known in KINDS}
+
+
+def test_table() -> None:
+    text = table((LOADED, REFUSED, IDLE, FAILED))
+    assert "| change at least one | 2 | 100 % |" in text
+    assert "| - built | 1 | 50.0 % |" in text
+    assert "| - built and loaded | 1 | 50.0 % |" in text
+    assert "| data-changed | 1 | " in text
+    assert "| `b.patch` | data-changed | d: data d changed. It is in use. |" in text
+    assert "### Failed\n\n`d.patch`\n\n```\nValueError: what\n```" in text
+
+
+def test_modules_that_the_guest_cannot_have_are_counted() -> None:
+    absent = replace(LOADED, loading=Loading("loaded", {"kvm_amd": "not in the guest: no"}))
+    text = table((absent, replace(LOADED, patch="e.patch", loading=Loading("warnings", {}, "oh"))))
+    assert "1 of them were loaded without the module" in text
+    assert "`e.patch`: warnings\n\n```\noh\n```" in text
+
+
+def test_each_patch_has_a_name_of_its_own() -> None:
+    long = "drivers__net__ethernet__mellanox__mlx5__core__en_main.c.patch"
+    names = [livepatch_name(Path(name)) for name in (long, f"x{long}", "a.patch", "ä.patch")]
+    assert len(set(names)) == 4
+    assert all(len(f"livepatch-{name}") < 56 for name in names)
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, "-m", "tests.corpus", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.kernel
+@pytest.mark.boot
+def test_build_load_and_table(debian_source_kernel: Kernel, tmp_path: Path) -> None:
+    """Two patches through the runner; a second run has nothing to do."""
+    results, output = tmp_path / "results.jsonl", tmp_path / "out"
+    places = ["--results", str(results), "--output", str(output), "--only", "two-objects*"]
+    build = ["build", str(PATCHES), "--kernel", debian_source_kernel.release, *places]
+    assert "two-objects.patch: built" in run(*build)
+    assert run(*build) == ""
+    (built,) = ResultsFile(results)
+    assert built.functions == ("8021q/vlan_seq_show", "vmlinux/show_console_dev")
+    assert module_name(output / built.module).startswith("livepatch_two_objects_")
+    load = ["load", "--kernel", debian_source_kernel.release, *places]
+    assert "two-objects.patch: loaded" in run(*load)
+    assert run(*load) == ""
+    assert "| - built and loaded | 1 | 100.0 % |" in run("table", "--results", str(results))
