@@ -279,10 +279,13 @@ def extract_patches(
 
     :param symbols: the kernel's symbols.klp.
     :param work: the livepatch's directory of outputs.
+    :param accept_layouts: structures that the patches may change.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
     work.mkdir(parents=True, exist_ok=True)
-    compiled = compile_patch(kernel, patches, work / "pair", log.note)
+    compiled = compile_patch(
+        kernel, patches, work / "pair", log.note, accept_layouts=accept_layouts
+    )
     database = SymbolDatabase.read(symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
     resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)

@@ -74,6 +74,7 @@ def compile_patch(
     workdir: Path,
     log: Log,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    accept_layouts: Sequence[str] = (),
 ) -> CompiledPatch:
     """Compile every object that patches touch, as it was and as they make it.
 
@@ -81,6 +82,7 @@ def compile_patch(
     :param workdir: a directory for the shadow tree and the patched objects.
     :param log: takes the command lines and their output.
     :param progress: called with the number of objects that are done and of all.
+    :param accept_layouts: structures, such as ``struct x``, that may be laid out otherwise.
     :raises KlpError: when the patches cannot be applied or compiled, or touch no object.
     """
     patched = apply_patches(patches, source_tree(kernel))
@@ -99,7 +101,7 @@ def compile_patch(
         make_shadow(shadow, tree.source, patched.files)
         compiler = Recompiler(tree, patched.files, workdir, shadow, log)
         pairs = _pairs(compiler, commands, touched, pool, progress)
-        _check_layouts(compiler, pairs, touched, pool)
+        _check_layouts(compiler, pairs, touched, pool, accept_layouts)
     unchanged = tuple(command.target for unit, command in commands if unit not in pairs)
     found = sorted(pairs.values(), key=lambda pair: (pair.owner, pair.target))
     return CompiledPatch(tuple(found), unchanged, tree, patched, tuple(dict.fromkeys(notes)))
@@ -202,6 +204,7 @@ def _check_layouts(
     pairs: dict[Unit, ObjectPair],
     touched: Touched,
     pool: ThreadPoolExecutor,
+    accepted: Sequence[str],
 ) -> None:
     """:raises KlpError: when a structure is laid out otherwise by a patch."""
     problems = Problems()
@@ -214,11 +217,15 @@ def _check_layouts(
         jobs = [pool.submit(compiler.with_layouts, pair.command, new) for new in (False, True)]
         before, after = (layouts(ElfFile.read(job.result())) for job in jobs)
         for name, change in changed_layouts(before, after):
+            if name in accepted:
+                continue
             problems.add(
                 f"{name} {change}",
                 where=where,
                 why=f"Each {name} that exists when the livepatch is loaded keeps its old layout.",
                 hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
-                "new layout another name if only new code uses it.",
+                "new layout another name if only new code uses it.\n"
+                "If none outlives the replaced functions, accept it: "
+                f'--accept-layout "{name}", or accept_layouts = ["{name}"] in livepatch.toml.',
             )
     problems.check()

@@ -151,7 +151,9 @@ def test_a_patch_that_makes_a_structure_larger(small: SmallKernel, tmp_path: Pat
         "0.patch:7: struct file gets time, has 24 bytes instead of 16\n"
         "  Each struct file that exists when the livepatch is loaded keeps its old layout.\n"
         "  Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the new layout "
-        "another name if only new code uses it."
+        "another name if only new code uses it.\n"
+        "  If none outlives the replaced functions, accept it: "
+        '--accept-layout "struct file", or accept_layouts = ["struct file"] in livepatch.toml.'
     )
 
 
