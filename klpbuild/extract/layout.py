@@ -12,7 +12,7 @@ from struct import Struct, unpack_from
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract.patchfile import PatchedFile
+from klpbuild.extract.patched import PatchedFile
 from klpbuild.extract.touched import changed_lines, directive_lines
 
 #: All types that a file declares are wanted, used or not; not those inside of functions.

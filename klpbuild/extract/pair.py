@@ -14,7 +14,8 @@ from klpbuild.errors import Problems
 from klpbuild.extract.commands import CompileCommand, compile_commands
 from klpbuild.extract.includes import IncludeGraph
 from klpbuild.extract.layout import changed_layouts, layouts, may_change_layouts
-from klpbuild.extract.patchfile import PatchedSource, apply_patches
+from klpbuild.extract.patched import PatchedSource
+from klpbuild.extract.patchfile import apply_patches
 from klpbuild.extract.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
 from klpbuild.extract.shadow import make_shadow
 from klpbuild.extract.touched import Touched, touched_units

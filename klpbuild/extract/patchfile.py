@@ -15,6 +15,7 @@ from unidiff.patch import PatchedFile as ParsedFile
 from unidiff.patch import PatchSet
 
 from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.patched import PatchedFile, PatchedSource, SourceLine
 
 #: Parts of the source tree that are in no object of the kernel.
 _NOT_THE_KERNEL = ("Documentation/", "LICENSES/")
@@ -33,66 +34,6 @@ _RUNS_ELSEWHERE = (
     (r"^(scripts|usr)/", "is part of the build", "It runs where the kernel is built."),
 )  # fmt: skip
 _BUILD_FILES = re.compile(r"(^|/)(Makefile|Kbuild|Kconfig)([._-][^/]*)?$|\.(mk|lds|lds\.S)$")
-
-
-@dataclass(frozen=True)
-class SourceLine:
-    """A line of a source file and where it comes from.
-
-    :ivar text: with its line end.
-    :ivar old: its number in the original file from 1, None when a patch added it.
-    :ivar origin: ``patch:line`` of the patch that added it, empty for an old line.
-    """
-
-    text: bytes
-    old: int | None
-    origin: str = ""
-
-
-@dataclass(frozen=True)
-class PatchedFile:
-    """A file of the source tree as the patches leave it.
-
-    :ivar path: relative to the source tree, with ``/``.
-    :ivar original: the file's bytes before; None when the file is new.
-    :ivar lines: what it is made of afterwards.
-    :ivar where: ``patch:line`` of the first patch's header for it.
-    """
-
-    path: str
-    original: bytes | None
-    lines: tuple[SourceLine, ...]
-    where: str
-
-    @property
-    def patched(self) -> bytes:
-        """The file's bytes afterwards."""
-        return b"".join(line.text for line in self.lines)
-
-    def origin(self, number: int) -> str:
-        """The ``patch:line`` that explains a line of the patched file.
-
-        An old line is explained by the nearest line that a patch added, else by
-        the patch's header for the file.
-
-        :param number: the line's number in the patched file, from 1.
-        """
-        added = [i for i, line in enumerate(self.lines, 1) if line.origin]
-        if not added:
-            return self.where
-        return self.lines[min(added, key=lambda i: abs(i - number)) - 1].origin
-
-
-@dataclass(frozen=True)
-class PatchedSource:
-    """What all patches together do to a source tree.
-
-    :ivar files: the C files and headers that change, by path.
-    :ivar notes: what was remarkable and no fault: offsets, files without code.
-    """
-
-    files: tuple[PatchedFile, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass

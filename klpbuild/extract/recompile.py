@@ -15,7 +15,7 @@ from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problem
 from klpbuild.extract.commands import CompileCommand, make_objects
 from klpbuild.extract.layout import BTF_FLAGS
-from klpbuild.extract.patchfile import PatchedFile
+from klpbuild.extract.patched import PatchedFile
 from klpbuild.extract.shadow import make_shadow
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 

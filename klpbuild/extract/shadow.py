@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from klpbuild.extract.patchfile import PatchedFile, SourceLine
+from klpbuild.extract.patched import PatchedFile, SourceLine
 
 
 def make_shadow(

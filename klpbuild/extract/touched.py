@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.includes import IncludeGraph
-from klpbuild.extract.patchfile import PROGRAMS, PatchedFile, PatchedSource
+from klpbuild.extract.patched import PatchedFile, PatchedSource
+from klpbuild.extract.patchfile import PROGRAMS
 from klpbuild.extract.units import Unit, Units
 
 _NOTHING_TO_REPLACE = "There is nothing that a livepatch could replace."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.extract.patchfile import PatchedFile, SourceLine
+from klpbuild.extract.patched import PatchedFile, SourceLine
 from klpbuild.extract.shadow import make_shadow, with_line_directives
 
 

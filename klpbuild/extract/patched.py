@@ -1,0 +1,65 @@
+"""Source files as patches leave them, with the origin of each line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SourceLine:
+    """A line of a source file and where it comes from.
+
+    :ivar text: with its line end.
+    :ivar old: its number in the original file from 1, None when a patch added it.
+    :ivar origin: ``patch:line`` of the patch that added it, empty for an old line.
+    """
+
+    text: bytes
+    old: int | None
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class PatchedFile:
+    """A file of the source tree as the patches leave it.
+
+    :ivar path: relative to the source tree, with ``/``.
+    :ivar original: the file's bytes before; None when the file is new.
+    :ivar lines: what it is made of afterwards.
+    :ivar where: ``patch:line`` of the first patch's header for it.
+    """
+
+    path: str
+    original: bytes | None
+    lines: tuple[SourceLine, ...]
+    where: str
+
+    @property
+    def patched(self) -> bytes:
+        """The file's bytes afterwards."""
+        return b"".join(line.text for line in self.lines)
+
+    def origin(self, number: int) -> str:
+        """The ``patch:line`` that explains a line of the patched file.
+
+        An old line is explained by the nearest line that a patch added, else by
+        the patch's header for the file.
+
+        :param number: the line's number in the patched file, from 1.
+        """
+        added = [i for i, line in enumerate(self.lines, 1) if line.origin]
+        if not added:
+            return self.where
+        return self.lines[min(added, key=lambda i: abs(i - number)) - 1].origin
+
+
+@dataclass(frozen=True)
+class PatchedSource:
+    """What all patches together do to a source tree.
+
+    :ivar files: the C files and headers that change, by path.
+    :ivar notes: what was remarkable and no fault: offsets, files without code.
+    """
+
+    files: tuple[PatchedFile, ...]
+    notes: tuple[str, ...]
