@@ -215,11 +215,17 @@ class Explainer:
         return tuple(found)
 
     def _mismatches(self, pairs: tuple[Pair, ...]) -> tuple[Mismatch, ...]:
-        """Unchanged references: a symbol of the same name at another address."""
+        """Unchanged references: a symbol of the same name at an address that is new.
+
+        An address that the old function refers to elsewhere is left alone: instructions
+        may have been moved, and the wrong ones compared.
+        """
+        before = {pair.old.target for pair in pairs if pair.old}
         return tuple(
             Mismatch(pair, what)
             for pair in pairs
-            if pair.old and pair.new and (what := self._mismatch(pair.old, pair.new))
+            if pair.old and pair.new and pair.new.target not in before
+            if (what := self._mismatch(pair.old, pair.new))
         )
 
     def _mismatch(self, old: Instruction, new: Instruction) -> str:

@@ -138,9 +138,11 @@ def _check_exists(
         "count": len(found),
     }
     called = f"{known.symbol} of {known.owner}"
-    if not found:
-        absent = "" if known.owner in database.objects else ", which this kernel does not have"
-        what = f"there is no {called}{absent}"
+    if known.owner not in database.objects:
+        why = f"the symbols of {known.owner} are not at hand"
+        subject.not_checked(catalogue.SYMBOL_NOT_FOUND, why, where)
+    elif not found:
+        what = f"there is no {called}"
         subject.find(catalogue.SYMBOL_NOT_FOUND, what, where, effect, **values)
     elif known.sympos == 0 and len(found) > 1:
         what = f"there are {len(found)} {called}, and the position is 0"

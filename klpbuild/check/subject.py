@@ -92,10 +92,15 @@ class Subject:
 
     @contextmanager
     def guarded(self, rule: Rule) -> Iterator[None]:
-        """Turn what the reader refuses in the block into findings of a rule."""
+        """Turn what the reader refuses in the block into findings of a rule.
+
+        :raises KlpError: when another file is broken, one of the kernel's.
+        """
         try:
             yield
         except KlpError as error:
+            if not all(p.where.startswith(self.elf.name) for p in error.problems):
+                raise
             for problem in error.problems:
                 where = problem.where if problem.where != self.elf.name else ""
                 self.find(rule, problem.what, where)

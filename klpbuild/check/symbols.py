@@ -59,12 +59,20 @@ def _annotated(elf: ElfFile) -> list[str]:
 
 
 def versions_of(elf: ElfFile) -> dict[str, int] | None:
-    """The CRCs in ``__versions``, None when there is no such section."""
+    """The CRCs in ``__versions``, None when there is no such section.
+
+    With CONFIG_EXTENDED_MODVERSIONS (6.14) two sections hold those of long names too.
+    """
     section = elf.section("__versions")
-    if section is None:
-        return None
-    data = bytes(elf.contents(section))
+    crcs, names = elf.section("__version_ext_crcs"), elf.section("__version_ext_names")
     found: dict[str, int] = {}
+    if crcs is not None and names is not None:
+        numbers = np.frombuffer(elf.contents(crcs), elf.order + "u4", crcs.sh_size // 4)
+        texts = bytes(elf.contents(names)).decode(errors="surrogateescape").split("\0")
+        found |= dict(zip(texts, numbers.tolist(), strict=False))
+    if section is None:
+        return found or None
+    data = bytes(elf.contents(section))
     for at in range(0, len(data) - _VERSION_SIZE + 1, _VERSION_SIZE):
         (crc,) = struct.unpack_from(elf.order + "Q", data, at)
         found.setdefault(string_at(data[at + 8 : at + _VERSION_SIZE], 0), crc)

@@ -13,7 +13,9 @@ from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Effect, Needs, Severity
-from klpbuild.elf.constants import SHN_ABS, STB, STT
+from klpbuild.elf.constants import SHF, SHN_ABS, SHT, STB, STT
+from klpbuild.elf.writer import WritableSection
+from klpbuild.errors import KlpError
 from tests.check.breaks import BREAKS, LID, OF_A_MODULE
 from tests.check.editor import Broken, Editor
 from tests.check.kernels import TWIN, crc_of
@@ -182,3 +184,36 @@ def test_addresses_that_do_not_fit(
     report = check_bytes(editor.data(), "livepatch.ko", miniature)
     found = [(f.rule.identifier, f.effect) for f in report.findings]
     assert found == ([("KLP416", effect)] if effect else [])
+
+
+def test_long_names_have_their_crcs_elsewhere(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    """CONFIG_EXTENDED_MODVERSIONS: an array of numbers and one of texts."""
+    editor = Editor(good["meminfo"])
+    names = ("si_meminfo", "klp_enable_patch", "__fentry__", "module_layout")
+    versions = editor.section("__versions")
+    versions.data = bytes(64)
+    crcs = b"".join(crc_of(name).to_bytes(4, "little") for name in names)
+    for name, data in (("crcs", crcs), ("names", "\0".join(names).encode() + b"\0")):
+        section = WritableSection(f"__version_ext_{name}", SHT.PROGBITS, SHF.ALLOC, data=data)
+        editor.object.add_section(section)
+    assert identifiers(editor.data(), miniature) == set()
+
+
+def test_a_broken_kernel_is_not_the_modules_fault(
+    miniature: KernelSide, good: dict[str, bytes], tmp_path: Path
+) -> None:
+    symvers = tmp_path / "Module.symvers"
+    symvers.write_text("nonsense\n")
+    side = KernelSide(replace(miniature.kernel, module_symvers=symvers), None)
+    with pytest.raises(KlpError, match=r"is not a line of Module\.symvers"):
+        identifiers(good["meminfo"], side)
+
+
+def test_symbols_of_a_foreign_module(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    editor = Editor(good["button"])
+    editor.rename(LID, ".klp.sym.foreign.anything,0")
+    report = check_bytes(editor.data(), "livepatch.ko", miniature)
+    assert report.findings == ()
+    assert "the symbols of foreign are not at hand" in {u.why for u in report.unchecked}
