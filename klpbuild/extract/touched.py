@@ -42,9 +42,13 @@ def touched_units(
     sure: dict[Unit, None] = {}
     unsure: dict[Unit, None] = {}
     for file in patched.files:
-        found = units.mentioning(file.path)
+        mentioning = units.mentioning(file.path)
+        found = tuple(unit for unit in mentioning if _is_compiled(unit.source))
+        assembled = [unit.source for unit in mentioning if unit.source.endswith(".S")]
+        if assembled:
+            notes.append(f"{file.where}: not looked at in assembly: {', '.join(assembled[:3])}")
         sources = [] if _only_function_bodies(file) else _includers(units, includes, file)
-        included = [unit for source in sources for unit in units.compiled_from(source)]
+        included = [u for s in sources if _is_compiled(s) for u in units.compiled_from(s)]
         by_file[file.path] = tuple(dict.fromkeys((*found, *included)))
         (unsure if _only_directives(file) else sure).update(dict.fromkeys(by_file[file.path]))
         if not by_file[file.path]:
@@ -58,6 +62,11 @@ def touched_units(
             hint=_NOTHING_TO_REPLACE,
         )
     return Touched(everything, by_file, frozenset(unsure.keys() - sure.keys()))
+
+
+def _is_compiled(source: str) -> bool:
+    """Whether kbuild makes an object of its own from a file, and not modpost's or the linker's."""
+    return source.endswith(".c") and not re.search(r"\.mod\.c$|(^|/)\.[^/]*$", source)
 
 
 def _includers(units: Units, includes: IncludeGraph, file: PatchedFile) -> list[str]:
