@@ -11,7 +11,7 @@ from klpbuild.errors import KlpError
 from tests.corpus.build import build_all, print_one
 from tests.corpus.load import load_all
 from tests.corpus.progress import Progress
-from tests.corpus.results import Outcome, Result, ResultsFile
+from tests.corpus.results import LOADED, Outcome, Result, ResultsFile
 from tests.corpus.table import table
 
 DEFAULT_KERNEL = "6.1.0-47-cloud-amd64"
@@ -86,7 +86,7 @@ def _load(arguments: argparse.Namespace) -> int:
         output = arguments.output.absolute()
         load_all(wanted, arguments.kernel, results, output, arguments.slice, progress)
     results.tidy()
-    return int(any(r.loading is not None and r.loading.outcome != "loaded" for r in results))
+    return int(any(r.loading is not None and r.loading.outcome != LOADED for r in results))
 
 
 def _table(arguments: argparse.Namespace) -> int:

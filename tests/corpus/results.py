@@ -11,6 +11,11 @@ from typing import Any
 
 from klpbuild.elf.writer import write_file
 
+#: `Loading.outcome` of a module with which all went well.
+LOADED = "loaded"
+#: How `Loading.targets` begins for a module that the guest cannot load.
+ABSENT = "not in the guest"
+
 
 class Outcome(StrEnum):
     """How a build ended."""
@@ -38,9 +43,9 @@ class Reason:
 class Loading:
     """What a kernel made of a module.
 
-    :ivar outcome: loaded, or refused by the kernel, or loaded with warnings.
-    :ivar targets: for each module that is patched, whether it could be loaded in the guest
-        and was then shown as patched.
+    :ivar outcome: `LOADED`, or what went wrong.
+    :ivar targets: for each module that is patched, whether it could be loaded in the guest,
+        was then shown as patched, and could be unloaded and loaded again.
     :ivar said: what the guest or its kernel said, where something went wrong.
     """
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from klpbuild.names import VMLINUX
 from tests.corpus.reasons import meaning_of
-from tests.corpus.results import Outcome, Result
+from tests.corpus.results import ABSENT, LOADED, Outcome, Result
 
 
 def table(results: Sequence[Result]) -> str:
@@ -24,7 +25,7 @@ def changes_something(result: Result) -> bool:
 def _summary(results: Sequence[Result]) -> str:
     wanted = [result for result in results if changes_something(result)]
     idle = len(results) - len(wanted)
-    loaded = [r for r in wanted if r.loading is not None and r.loading.outcome == "loaded"]
+    loaded = [r for r in wanted if r.loading is not None and r.loading.outcome == LOADED]
     rows = [
         ("patches", len(results), ""),
         ("change no function that could be patched", idle, ""),
@@ -53,22 +54,33 @@ def _loaded(results: Sequence[Result]) -> str:
     rows = [(name, count, _share(count, len(built))) for name, count in counts.most_common()]
     absent = [r for r in built if r.loading and _absent(r)]
     text = "### Built modules in QEMU\n\n" + _rows(("outcome", "modules", "share"), rows)
+    again = [r for r in built if r.loading and _is_loaded_again(r)]
+    text += (
+        f"\n\nOf {sum(any(o != VMLINUX for o in r.objects) for r in built)} livepatches of"
+        f" modules, {len(again)} had their module unloaded and loaded again while they were"
+        " enabled; the others' modules stay once they are loaded, or could not be loaded."
+    )
     if absent:
         names = sorted({name for result in absent for name in _absent(result)})
         text += (
             f"\n\n{len(absent)} of them were loaded without the module that they patch, which"
             f" the guest cannot load for want of its hardware: {', '.join(names)}."
         )
-    bad = [r for r in built if r.loading and r.loading.outcome != "loaded"]
+    bad = [r for r in built if r.loading and r.loading.outcome != LOADED]
     for result in bad:
         assert result.loading is not None
         text += f"\n\n`{result.patch}`: {result.loading.outcome}\n\n```\n{result.loading.said}\n```"
     return text
 
 
+def _is_loaded_again(result: Result) -> bool:
+    assert result.loading is not None
+    return any(what.endswith("loaded again") for what in result.loading.targets.values())
+
+
 def _absent(result: Result) -> list[str]:
     assert result.loading is not None
-    return [name for name, what in result.loading.targets.items() if what.startswith("not in")]
+    return [name for name, what in result.loading.targets.items() if what.startswith(ABSENT)]
 
 
 def _refused(results: Sequence[Result]) -> str:
