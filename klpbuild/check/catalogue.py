@@ -60,11 +60,10 @@ NO_THIS_MODULE = Rule(
     "KLP109", "not a module: it has no .gnu.linkonce.this_module",
     "modpost adds struct module to what is linked to a .ko file.",
     "Link the objects with kbuild; `klpbuild build` does.",
-    (
-        Wording("{module}: No module found in object"),
-        Wording("module {module}: Exactly one .gnu.linkonce.this_module section must exist.",
-                (6, 4)),
-    ),
+    (Wording("{module}: No module found in object"),
+     Wording("module {module}: Exactly one .gnu.linkonce.this_module section must exist.",
+     (6, 4)),
+     ),
 )
 BROKEN = Rule(
     "KLP110", "a table names what is not there",
@@ -277,8 +276,7 @@ NONZERO = Rule(
     "KLP414", "a relocation's place is not zero",
     "apply_relocate_add() of x86 refuses to write over anything but zeros.",
     "Clear the place; two relocations for one place are one too many.",
-    (Wording(
-     "x86/modules: Skipping invalid relocation target, existing value is nonzero"
+    (Wording("x86/modules: Skipping invalid relocation target, existing value is nonzero"
      " for type {type}"
      ),
      Wording("x86/modules: Invalid relocation target, existing value is nonzero for", (6, 3)),
@@ -293,7 +291,7 @@ UNKNOWN_TYPE = Rule(
 OVERFLOW = Rule(
     "KLP416", "an address does not fit into its relocation",
     "Modules and the kernel are in the upper 2 GiB: R_X86_64_32 cannot hold such an address;"
-    " R_X86_64_PC32 and PLT32 reach no others, and the kernel does not check those.",
+     " R_X86_64_PC32 and PLT32 reach no others, and the kernel does not check those.",
     "Compile with the kernel's flags: -mcmodel=kernel.",
     _says("overflow in relocation type {type} val"),
 )
@@ -394,6 +392,11 @@ NO_ENTRY = Rule(
     needs=Needs.SYMBOLS,
 )
 
+BAD_ENTRY = Rule(
+    "KLP512", "__mcount_loc names a place that is no ftrace entry",
+    "ftrace_bug(): ftrace shuts down for the whole system, and with it every livepatch.", _DAMAGED,
+    _says("ftrace failed to modify"),
+)
 NO_ORC = Rule(
     "KLP601", "has code without unwind tables",
     "With CONFIG_UNWINDER_ORC a task in such code cannot be unwound reliably: transitions stall.",
@@ -423,8 +426,8 @@ POSITION_CHANGES = Rule(
 ELSEWHERE = Rule(
     "KLP605", "unchanged code leads to another symbol of the same name",
     "Old and new instruction are the same, and so is the symbol's name, but not its address.",
-    "Write the position of the symbol that the shipped function uses.",
-    effect=Effect.ACCEPTED, needs=Needs.CODE,
+    "Write the position of the symbol that the shipped function uses.", effect=Effect.ACCEPTED,
+    needs=Needs.CODE,
 )
 ORDER = Rule(
     "KLP606", "livepatches stacked in an order that nobody tested",

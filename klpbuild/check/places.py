@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from klpbuild.arch import by_machine
 from klpbuild.check import catalogue
 from klpbuild.check.rule import Effect
 from klpbuild.check.subject import Subject, is_livepatch_section, place
@@ -26,7 +27,9 @@ NAMES = {
     11: "R_X86_64_32S",
     24: "R_X86_64_PC64",
 }
-R_X86_64_32 = 10
+R_X86_64_64, R_X86_64_32 = 1, 10
+#: What an entry is before ftrace changes it.
+_CALL, _NOP = b"\xe8", b"\x0f\x1f\x44\x00\x00"
 _MASK = 2**64 - 1
 _PERCPU = ".data..percpu"
 #: The kernel and its modules are in the upper 2 GiB, modules in its upper half;
@@ -54,6 +57,8 @@ def check_places(subject: Subject) -> None:
             subject.find(catalogue.REL, what, section.name)
     if elf.e_machine != EM.X86_64:
         return
+    with subject.guarded(catalogue.BROKEN):
+        _check_entries(subject)
     written: dict[int, _Mask] = {}
     for section, target in subject.relocation_sections:
         if not target.sh_flags & SHF.ALLOC or target.sh_type == SHT.NOBITS:
@@ -104,8 +109,8 @@ def _check_zero(
             what = f"{NAMES[kind]} changes bytes that are not zero"
             subject.find(catalogue.NONZERO, what, place(target, offset), effect, **values)
         twice = taken[places].any(axis=1)
-        _, first = np.unique(offsets, return_index=True)
-        twice |= ~np.isin(np.arange(len(offsets)), first)
+        order = np.argsort(offsets, kind="stable")
+        twice[order[1:]] |= np.diff(offsets[order]) < width
         for offset in offsets[twice].tolist():
             what = f"{NAMES[kind]} of {section.name} changes bytes that another one changes"
             subject.find(catalogue.NONZERO, what, place(target, offset), effect, **values)
@@ -157,6 +162,29 @@ def _start(subject: Subject, symbol: Symbol) -> int | None:
     if symbol.is_defined and subject.elf.sections[symbol.st_shndx].name == _PERCPU:
         return symbol.st_value
     return _MODULE
+
+
+def _check_entries(subject: Subject) -> None:
+    """Each address in ``__mcount_loc`` is that of a call of ``__fentry__``, or of a nop."""
+    elf = subject.elf
+    names = by_machine(elf.e_machine).entry_sections
+    for section, target in subject.relocation_sections:
+        if target.name not in names:
+            continue
+        for row in elf.relocations(section).tolist():
+            offset, kind, index, addend = row
+            symbol = elf.symbol(index)
+            at = symbol.st_shndx, symbol.st_value + addend
+            if kind == R_X86_64_64 and not (symbol.is_defined and _is_entry(subject, *at)):
+                named = elf.sections[at[0]].name if symbol.is_defined else symbol.name
+                what = f"{target.name} names {named}+{at[1]:#x}, which does not call __fentry__"
+                subject.find(catalogue.BAD_ENTRY, what, place(target, offset))
+
+
+def _is_entry(subject: Subject, section: int, offset: int) -> bool:
+    found = subject.elf.sections[section]
+    code = bytes(subject.elf.contents(found)[max(offset, 0) : offset + 5])
+    return code == _NOP or (code[:1] == _CALL and (section, offset + 1) in subject.entry_calls)
 
 
 def _address(subject: Subject, name: str) -> int | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from klpbuild.arch import ARCHITECTURES
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide, modinfo
 from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
@@ -113,6 +114,18 @@ class Subject:
             (s, sections[s.sh_info])
             for s in self.elf.relocation_sections
             if s.sh_info < len(sections)
+        )
+
+    @cached_property
+    def entry_calls(self) -> frozenset[tuple[int, int]]:
+        """Section and offset of each relocation that names the function entries call."""
+        names = {a.entry_symbol for a in ARCHITECTURES if a.entry_symbol}
+        elf = self.elf
+        return frozenset(
+            (target.index, offset)
+            for section, target in self.relocation_sections
+            for offset, _, index, _ in elf.relocations(section).tolist()
+            if elf.symbol_name(index) in names
         )
 
     def levels_unchecked(self) -> Iterator[Unchecked]:

@@ -143,6 +143,11 @@ def _object(text: str) -> Edit:
     return lambda e: e.point("objects", 0, text)
 
 
+def _bad_entry(e: Editor) -> None:
+    rows = e.rows(".rela__mcount_loc")
+    e.change_row(".rela__mcount_loc", 0, r_addend=int(rows[0]["r_addend"]) + 1)
+
+
 def _no_orc(e: Editor) -> None:
     e.section(".orc_unwind").name = ".orc_unwind_lost"
     e.section(".orc_unwind_ip").name = ".orc_unwind_ip_lost"
@@ -216,7 +221,7 @@ BREAKS = (
     _meminfo("KLP414", _nonzero),
     _meminfo("KLP415", _type(99, 4)),
     _meminfo("KLP416", _type(10, 11)),
-    _meminfo("KLP417", _rel),
+    _meminfo("KLP417", _rel, "KLP512"),
     _button("KLP418", _name_section(BUTTON_SECTION, ".klp.rela.ext4.text")),
     _button("KLP419", _late_special, "KLP414", not_tried=CRASHES),
     _meminfo("KLP420", _rename(SWAPINFO, f".klp.sym.vmlinux.{INIT},0")),
@@ -232,6 +237,7 @@ BREAKS = (
     _meminfo("KLP509", _old(HOMONYM)),
     _meminfo("KLP510", _position(7)),
     _meminfo("KLP511", _old(NOTRACE)),
+    Broken("KLP512", "meminfo", edited(_bad_entry), fresh=True),
     _meminfo("KLP601", _no_orc),
     _button("KLP602", _no_callback, late="button again"),
     _meminfo("KLP603", _old("__schedule"), "KLP508", "KLP511", not_tried=CRASHES),

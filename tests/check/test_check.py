@@ -179,7 +179,7 @@ def test_addresses_that_do_not_fit(
         "far_away", bind=STB.GLOBAL, type=STT.NOTYPE, st_shndx=SHN_ABS, st_value=value
     )
     rows = editor.rows(".rela.text")
-    number = int(np.flatnonzero(rows["r_type"] == kind)[0])
+    number = int(np.flatnonzero(rows["r_type"] == kind)[-1])
     editor.change_row(".rela.text", number, r_sym=symbol, r_addend=0)
     report = check_bytes(editor.data(), "livepatch.ko", miniature)
     found = [(f.rule.identifier, f.effect) for f in report.findings]
