@@ -124,6 +124,13 @@ def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Cho
             if names == "all" and not livepatch.is_for(kernel.name, kernel.release):
                 continue
             check_for_kernel(livepatch, kernel.name, kernel.release)
+            if patches and livepatch.sources:
+                raise KlpError(
+                    "has C files and patches",
+                    where=str(directory / name),
+                    why="A livepatch is made from one or the other.",
+                    hint="Put them into two directories.",
+                )
             chosen.append(Chosen(directory / name, livepatch, patches))
     problems.check()
     if not chosen:

@@ -315,8 +315,8 @@ class Resolver:
             "which this livepatch does not patch",
             where=reference.where,
             why="A livepatch relocation is applied when a patched object loads.",
-            hint="Name the patched module that depends on it: "
-            f"KLP_RELOC_SYMBOL({modules[0] if modules else 'MODULE'}, {owner}, {reference.name}), "
+            hint=f"Name the patched module that depends on {owner} as the gate: "
+            f"KLP_RELOC_SYMBOL(MODULE, {owner}, {reference.name}), "
             f"or add an object {owner!r} to livepatch.toml.",
         )
 
