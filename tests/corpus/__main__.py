@@ -39,6 +39,8 @@ def main() -> int:
     shown = commands.add_parser("table", help="print the results as a table, Markdown")
     one = commands.add_parser("one", help="build one livepatch, print its line of the results")
     one.add_argument("patch", type=Path)
+    for command in (build, one):
+        command.add_argument("--keep", action="store_true", help="keep intermediate files")
     for command in (build, load, shown):
         command.add_argument("--results", type=Path, default=DEFAULT_RESULTS, metavar="FILE.jsonl")
     for command in (build, load):
@@ -64,7 +66,8 @@ def _build(arguments: argparse.Namespace) -> int:
     ]
     with Progress(len(patches)) as progress:
         output = arguments.output.absolute()
-        build_all(patches, arguments.kernel, results, output, arguments.jobs, progress)
+        jobs, keep = arguments.jobs, arguments.keep
+        build_all(patches, arguments.kernel, results, output, jobs, keep, progress)
     results.tidy()
     return int(any(result.outcome is Outcome.FAILED for result in results))
 
@@ -95,7 +98,7 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def _one(arguments: argparse.Namespace) -> int:
-    print_one(arguments.patch, arguments.kernel, arguments.output)
+    print_one(arguments.patch, arguments.kernel, arguments.output, arguments.keep)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ TIME_LIMIT = 1800
 
 #: A module's name has 55 bytes, of which ``livepatch-`` takes 10 and a digest 9.
 _NAME_MAX = 36
+_LAYOUT = re.compile(r'--accept-layout "([^"]+)"')
 
 
 def livepatch_name(patch: Path) -> str:
@@ -49,9 +51,13 @@ def build_all(
     results: ResultsFile,
     output: Path,
     jobs: int,
+    keep: bool,
     progress: Progress,
 ) -> None:
-    """Build what the results do not tell yet, and note each result at once."""
+    """Build what the results do not tell yet, and note each result at once.
+
+    :param keep: keep the intermediate files of what is built.
+    """
     pending: dict[Future[Result], Path] = {}
     left = list(reversed(patches))
     with ThreadPoolExecutor(jobs) as pool:
@@ -59,7 +65,7 @@ def build_all(
             while left and len(pending) < jobs:
                 patch = left.pop()
                 progress.started(patch.name)
-                pending[pool.submit(_in_a_process, patch, kernel, output)] = patch
+                pending[pool.submit(_in_a_process, patch, kernel, output, keep)] = patch
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 del pending[future]
@@ -68,9 +74,10 @@ def build_all(
                 progress.finished(result.patch, f"{result.outcome} {result.kind}".rstrip())
 
 
-def _in_a_process(patch: Path, kernel: str, output: Path) -> Result:
+def _in_a_process(patch: Path, kernel: str, output: Path, keep: bool) -> Result:
     started = time.monotonic()
     command = [sys.executable, "-m", "tests.corpus", "one", str(patch)]
+    command += ["--keep"] if keep else []
     try:
         done = subprocess.run(
             [*command, "--kernel", kernel, "--output", str(output)],
@@ -89,8 +96,8 @@ def _in_a_process(patch: Path, kernel: str, output: Path) -> Result:
     return Result(patch.name, Outcome.FAILED, time.monotonic() - started, traceback=said)
 
 
-def build_one(patch: Path, kernel_name: str, output: Path) -> Result:
-    """Build one livepatch and tell what became of it; outputs but the module are removed."""
+def build_one(patch: Path, kernel_name: str, output: Path, keep: bool) -> Result:
+    """Build one livepatch and tell what became of it; without `keep` only the module stays."""
     kernel = locate(kernel_name)
     name = livepatch_name(patch)
     directory = output / kernel.name
@@ -104,7 +111,8 @@ def build_one(patch: Path, kernel_name: str, output: Path) -> Result:
     except Exception:
         seconds = time.monotonic() - started
         return Result(patch.name, Outcome.FAILED, seconds, traceback=traceback.format_exc())
-    shutil.rmtree(directory / f"livepatch-{name}", ignore_errors=True)
+    if not keep:
+        shutil.rmtree(directory / f"livepatch-{name}", ignore_errors=True)
     return result
 
 
@@ -148,8 +156,11 @@ def _changed(
     if kind_of(error.problems[0]) in ("does-not-compile-alone", "not-in-this-configuration"):
         return ()
     workdir = directory / f"livepatch-{livepatch_name(patch)}" / "changed"
+    accepted = [name for p in error.problems for name in _LAYOUT.findall(p.hint)]
     try:
-        compiled = compile_patch(kernel, [patch], workdir, lambda line: None)
+        compiled = compile_patch(
+            kernel, [patch], workdir, lambda line: None, accept_layouts=accepted
+        )
     except KlpError:
         return ()
     sizes = steps.entry_sizes(kernel, BuildLog(directory / "build.log"))
@@ -167,6 +178,6 @@ def _changed(
     return tuple(found)
 
 
-def print_one(patch: Path, kernel: str, output: Path) -> None:
+def print_one(patch: Path, kernel: str, output: Path, keep: bool) -> None:
     """What the process of one patch does."""
-    print(as_line(build_one(patch, kernel, output)))
+    print(as_line(build_one(patch, kernel, output, keep)))

@@ -48,6 +48,11 @@ KINDS = (
         "changes initialised data that the running kernel has in use",
     ),
     Kind(
+        "layout-changed",
+        r"keeps its old layout",
+        "changes the layout of a structure of which the running kernel has objects",
+    ),
+    Kind(
         "no-ftrace-entry",
         r"has no ftrace entry|changed, and cannot be livepatched",
         "changes a function that ftrace cannot enter",
@@ -76,10 +81,8 @@ OTHER = "other"
 
 def kind_of(problem: Problem) -> str:
     """The name of a problem's kind, `OTHER` if it has none."""
-    for kind in KINDS:
-        if re.search(kind.pattern, problem.what):
-            return kind.name
-    return OTHER
+    text = f"{problem.what}\n{problem.why}" if "layout" in problem.why else problem.what
+    return next((kind.name for kind in KINDS if re.search(kind.pattern, text)), OTHER)
 
 
 def meaning_of(name: str) -> str:
