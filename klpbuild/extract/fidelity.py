@@ -23,7 +23,7 @@ from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
 from klpbuild.extract.pair import CompiledPatch, ObjectPair
-from klpbuild.extract.shipped import FIELDS, ShippedBinary
+from klpbuild.extract.shipped import FIELDS, ShippedBinary, Target
 from klpbuild.kernel.prepare import Log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
@@ -176,19 +176,16 @@ class _Comparison:
         self._relocations = {s.sh_info: s for s in self.plain.relocation_sections}
         sections = [s for s in self.plain.sections if self._is_placed(s)]
         choices = {s.index: self._places(s) for s in sections}
-        waiting = []
-        for section in sections:
-            if len(choices[section.index]) == 1:
-                waiting.append((section, choices[section.index][0]))
+        alone = [section for section in sections if len(choices[section.index]) == 1]
+        waiting = [(section, choices[section.index][0]) for section in alone]
         while waiting:
             section, base = waiting.pop()
             if section.index in self.bases:
                 continue
             self.bases[section.index] = base
             for index, place in self._follow(section, base).items():
-                target = self.plain.sections[index]
-                if index not in self.bases and self._is_placed(target):
-                    waiting.append((target, place))
+                if self._is_placed(self.plain.sections[index]):
+                    waiting.append((self.plain.sections[index], place))
         for section in sections:
             if section.index not in self.bases and self._symbols[section.index]:
                 self._one_by_one(section, bool(choices[section.index]))
@@ -236,9 +233,12 @@ class _Comparison:
             return {}
         differs = ours != np.frombuffer(data, np.uint8)
         found: dict[int, Counter[int]] = defaultdict(Counter)
+        is_code = section.sh_flags & SHF.EXECINSTR
         for offset, kind, index, addend in self._fields(section):
-            size = FIELDS[kind].size
-            differs[offset : offset + size] = False
+            if kind not in FIELDS:
+                self._differ(section, offset, f"has a relocation of type {kind}, not known here")
+                continue
+            differs[offset : offset + FIELDS[kind].size] = False
             target = self.shipped.target(base + offset, kind, addend)
             symbol = self.plain.symbol(index)
             if target is None:
@@ -254,28 +254,40 @@ class _Comparison:
                     self._differ(section, offset, f"does not refer to {symbol.name}")
             elif symbol.is_defined and symbol.bind != STB.WEAK:
                 found[symbol.st_shndx][target.place - symbol.st_value] += 1
+                if not is_code and not self._same_string(symbol, addend, target):
+                    self._differ(section, offset, "uses another string")
         if section.name == _FILLED_LATER:
             return {}
         for offset in np.flatnonzero(differs).tolist():
             self._differ(section, offset, "has other bytes")
-        result = {}
-        for index, places in found.items():
-            place = places.most_common(1)[0][0]
-            result[index] = place
+        result = {index: places.most_common(1)[0][0] for index, places in found.items()}
+        for index, place in result.items():
             known = self.bases.get(index, place)
-            if len(places) > 1 or known != place:
+            if len(found[index]) > 1 or known != place:
                 self._disagree(section, base, index, known)
         return result
 
+    def _same_string(self, symbol: Symbol, addend: int, target: Target) -> bool:
+        """Whether a pointer leads to the same text, if it leads to text at all.
+
+        The linker merges strings, so that their sections are not in one piece.  Code is
+        not asked: it compares with addresses behind a string's end.
+        """
+        holder = self.plain.sections[symbol.st_shndx]
+        if not holder.sh_flags & SHF.STRINGS or target.place is None:
+            return True
+        data = bytes(self.plain.contents(holder))[symbol.st_value + addend :]
+        text = data.partition(b"\0")[0] + b"\0"
+        shipped = self.shipped.bytes_at(target.place + addend, len(text))
+        return shipped is not None and bytes(shipped) == text
+
     def _doubt_references(self) -> None:
         """Whoever refers to a symbol that stands elsewhere differs as well."""
-        if not self._astray:
-            return
-        for number in self.bases:
+        for number in self.bases if self._astray else ():
             section = self.plain.sections[number]
             for offset, kind, index, addend in self._fields(section):
                 symbol = self.plain.symbol(index)
-                if symbol.type == STT.SECTION:
+                if symbol.type == STT.SECTION and kind in FIELDS:
                     place = addend + (FIELDS[kind].size if FIELDS[kind].relative else 0)
                     symbol = self._symbol_at(symbol.st_shndx, place) or symbol
                 if symbol.index in self._astray:
@@ -300,12 +312,11 @@ class _Comparison:
             return
         for offset, kind, index, addend in self._fields(section):
             symbol = self.plain.symbol(index)
-            if symbol.st_shndx != target or symbol.bind == STB.WEAK:
+            if symbol.st_shndx != target or symbol.bind == STB.WEAK or kind not in FIELDS:
                 continue
             found = self.shipped.target(base + offset, kind, addend)
             if found is not None and found.place != place + symbol.st_value:
-                what = f"does not refer to {_called(symbol, self.plain)}"
-                self._differ(section, offset, what)
+                self._differ(section, offset, f"does not refer to {_called(symbol, self.plain)}")
 
     def _fields(self, section: Section) -> list[tuple[int, int, int, int]]:
         table = self._relocations.get(section.index)

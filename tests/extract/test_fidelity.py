@@ -21,12 +21,12 @@ FLAGS = ["-O2", "-fno-pie", "-mcmodel=kernel", "-fno-asynchronous-unwind-tables"
 FIRST = """\
 extern int shared(int); extern int other(int);
 static int count, limit = 3;
-static const char *const name = "first";
+const char *const first_names[] = { "first", "one" };
 static __attribute__((noinline)) int helper(int a) { count += a; return shared(a) + limit; }
 void first_limit(int a) { limit = a; }
 int first(int a) { return helper(a) * 3; }
 int first_again(int a) { return shared(helper(a)) + 1; }
-const char *first_name(void) { return name; }
+const char *first_name(void) { return first_names[0]; }
 __attribute__((weak)) int may_be_replaced(void) { return 1; }
 __attribute__((section(".init.text"))) int starts(void) { return helper(2); }
 """
@@ -149,6 +149,15 @@ def test_the_same_bytes_with_another_reference(
     changed = FIRST.replace("return shared(a) + limit", "return other(a) + limit")
     fidelity = compared(changed, link(objects), tmp_path)
     assert differing(fidelity) == {"helper"}
+
+
+@pytest.mark.parametrize("link", [vmlinux, module])
+def test_the_same_bytes_with_another_string(
+    objects: list[Path], tmp_path: Path, link: Link
+) -> None:
+    fidelity = compared(FIRST.replace('"first"', '"worst"'), link(objects), tmp_path)
+    assert differing(fidelity) == {"first_names"}
+    assert fidelity.differences[0].what == "uses another string"
 
 
 @pytest.mark.parametrize("link", [vmlinux, module])
