@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import klpbuild
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Severity
+from klpbuild.chosen import Chosen
 from klpbuild.compiler.driver import compile_source as compile_with_kernel_flags
 from klpbuild.compiler.driver import read_dependencies
 from klpbuild.compiler.entry import check_new_functions
@@ -22,7 +22,7 @@ from klpbuild.convert.converter import Conversion
 from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import write_file
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import dependencies, neighbourhood
@@ -32,14 +32,11 @@ from klpbuild.graph.write import write_all
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.config import read_livepatch
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import (
-    FILE_NAME,
     Function,
     Livepatch,
     PatchedObject,
-    check_for_kernel,
 )
 from klpbuild.module.old_functions import check_old_functions
 from klpbuild.module.tables import tables_source
@@ -53,89 +50,6 @@ from klpbuild.symbols.write import write_symbols as write_symbols_klp
 from klpbuild.vm.probe import FILTER_FUNCTIONS, KALLSYMS, learn
 from klpbuild.vm.transcript import transcript
 from klpbuild.vm.trial import boot_livepatch
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A livepatch that the user asks for.
-
-    :ivar directory: where it is described.
-    :ivar patches: source patches that it is made from, in their order; then it has no sources.
-    """
-
-    directory: Path
-    livepatch: Livepatch
-    patches: tuple[Path, ...] = ()
-
-    @property
-    def module(self) -> str:
-        """The file's name without suffix, ``livepatch-meminfo``."""
-        return f"livepatch-{self.livepatch.name}"
-
-    @property
-    def description(self) -> Path | None:
-        """Its ``livepatch.toml``, if it has one that tables are made from."""
-        path = self.directory / FILE_NAME
-        return path if path.exists() and not self.livepatch.own_tables else None
-
-
-def known_livepatches(directory: Path) -> tuple[str, ...]:
-    """The names of the livepatches in a directory, sorted.
-
-    :raises KlpError: when it cannot be read.
-    """
-    try:
-        entries = sorted(directory.iterdir())
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(directory)) from error
-    return tuple(e.name for e in entries if e.is_dir() and _is_livepatch(e))
-
-
-def _is_livepatch(directory: Path) -> bool:
-    return (directory / FILE_NAME).exists() or any(
-        any(directory.glob(pattern)) for pattern in ("*.c", "*.patch")
-    )
-
-
-def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Chosen, ...]:
-    """The livepatches that an option names.
-
-    :param names: names with commas between, or ``all``, which leaves out those
-        that are for other kernels.
-    :raises KlpError: for unknown names, and for each livepatch that cannot be read.
-    """
-    known = known_livepatches(directory)
-    wanted = known if names == "all" else tuple(n for n in names.split(",") if n)
-    problems = Problems()
-    chosen = []
-    for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            problems.add(
-                f"livepatch {name!r} is not known",
-                where=str(directory),
-                why=f"Did you mean {near[0]}?" if near else "",
-                hint=f"Known: {', '.join(known) or 'none'}.",
-            )
-            continue
-        with problems.collect():
-            patches = tuple(sorted((directory / name).glob("*.patch")))
-            livepatch = read_livepatch(directory / name, patches=bool(patches))
-            if names == "all" and not livepatch.is_for(kernel.name, kernel.release):
-                continue
-            check_for_kernel(livepatch, kernel.name, kernel.release)
-            if patches and livepatch.sources:
-                raise KlpError(
-                    "has C files and patches",
-                    where=str(directory / name),
-                    why="A livepatch is made from one or the other.",
-                    hint="Put them into two directories.",
-                )
-            chosen.append(Chosen(directory / name, livepatch, patches))
-    problems.check()
-    if not chosen:
-        raise KlpError("no livepatch is named", where=str(directory), hint="livepatch=NAME")
-    return tuple(chosen)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from SCons.Action import Action
 from SCons.Script import COMMAND_LINE_TARGETS
 
 from klpbuild import steps
+from klpbuild.chosen import choose_livepatches
 from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
 from klpbuild.from_patch import RECORD
@@ -54,7 +55,7 @@ def _kernel_targets(env):
     build = Path(env["KLP_BUILD"])
     given = steps.GivenSymbols(env["vmlinux"], env["system_map"], env["kallsyms"])
     kernel = steps.locate_kernel(env["kernel"], Path("kernel-fixtures"), build, given)
-    chosen = steps.choose_livepatches(Path(env["livepatches"]), env["livepatch"], kernel)
+    chosen = choose_livepatches(Path(env["livepatches"]), env["livepatch"], kernel)
     directory = build / kernel.name
     env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=BuildLog(directory / "build.log", echo=env["V"]))
     tools = env.Value(steps.tool_identity(kernel))
