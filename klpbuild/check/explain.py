@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
 
 from klpbuild.check.code import Instruction, disassemble
 from klpbuild.check.memory import Code, Loaded, Memory
@@ -172,11 +173,8 @@ class Explainer:
 
     def _text_of_vmlinux(self, address: int) -> str:
         """The text at an address of vmlinux that no symbol begins at."""
-        path = self.memory.kernel.kernel.vmlinux
-        if path is None or self.memory.owner_of(address) != VMLINUX:
-            return ""
         elf = self._vmlinux
-        if elf is None:
+        if elf is None or self.memory.owner_of(address) != VMLINUX:
             return ""
         rodata = elf.section(".rodata")
         if rodata is None or not rodata.sh_addr <= address < rodata.sh_addr + rodata.sh_size:
@@ -189,7 +187,7 @@ class Explainer:
         printable = text.strip().decode(errors="replace").isprintable() and text.isascii()
         return _quoted(piece) if len(text) > 1 and printable else ""
 
-    @property
+    @cached_property
     def _vmlinux(self) -> ElfFile | None:
         path = self.memory.kernel.kernel.vmlinux
         return ElfFile.read(path) if path else None
