@@ -301,15 +301,13 @@ REL = Rule(
 )
 GATE_WITHOUT_OBJECT = Rule(
     "KLP418", "livepatch relocations for an object that the livepatch does not patch",
-    "The kernel applies them when it initializes that klp_object; without one, never:"
-     " the addresses stay 0.",
+    "The kernel applies them with that klp_object; without one the addresses stay 0.",
     "Give the section the name of an object that is patched, or patch {object}.",
     effect=Effect.ACCEPTED,
 )
 LATE_SPECIAL = Rule(
     "KLP419", "a table that the kernel reads at once has a module's livepatch relocations",
-    "Jump labels, static calls, alternatives and the like are read when the livepatch loads;"
-     " the module's symbols come later.",
+    "Jump labels, static calls and alternatives are read when the livepatch loads.",
     "Use the key's plain functions (static_key_enabled()) in the patched function.",
     effect=Effect.ACCEPTED,
 )
@@ -326,8 +324,7 @@ ARCH_SECTION = Rule(
 
 NO_TABLES = Rule(
     "KLP501", "which functions it patches cannot be seen",
-    "There is no static struct klp_patch that names this module; kpatch-build makes it at"
-     " run time.",
+    "No static struct klp_patch names this module; kpatch-build makes it at run time.",
     "Make the tables static, so that they can be checked.", severity=Severity.NOTE,
     effect=Effect.ACCEPTED,
 )
@@ -405,16 +402,14 @@ NO_ORC = Rule(
 )
 LOAD_AGAIN = Rule(
     "KLP602", "the patched module cannot be loaded a second time",
-    "Before 6.3 nobody clears the relocations when the module goes (clear_relocate_add()),"
-     " and the object has no post_unpatch callback that could.",
+    "Before 6.3 nobody clears the relocations when the module goes (clear_relocate_add()).",
     "Clear the places in a post_unpatch callback; `klpbuild` generates one.",
     _says("x86/modules: Skipping invalid relocation target, existing value is nonzero for type"),
     Severity.WARNING, Effect.LATE, Needs.HEADERS, until=(6, 3),
 )
 SWITCHING = Rule(
     "KLP603", "patches a function that switches tasks",
-    "A task that sleeps in __schedule() never leaves it patched or unpatched:"
-     " the transition cannot end.",
+    "A task sleeps in __schedule() for long: the transition would not end.",
     "Patch its callers instead.", severity=Severity.WARNING, effect=Effect.ACCEPTED,
 )
 POSITION_CHANGES = Rule(
