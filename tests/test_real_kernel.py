@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -64,17 +65,22 @@ def lacks(path: str, text: str) -> Planned:
     return Planned(Shell(f"! grep -F '{text}' {path}"))
 
 
-def build(kernel: Kernel) -> Built:
+def build(kernel: Kernel, directory: Path) -> Built:
+    """Build in a checkout of its own: two runs of SCons must not share one."""
+    for name in ("klpbuild", "kernel-fixtures", "site_scons"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, directory / name, ignore=ignored)
+    shutil.copy(ROOT / "SConstruct", directory)
     command = [sys.executable, "-m", "SCons", "-Q", f"kernel={kernel.name}"]
     done = subprocess.run(
         [*command, f"livepatch={','.join(SAMPLES)}"],
-        cwd=ROOT,
+        cwd=directory,
         text=True,
         capture_output=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return Built(kernel, ROOT / "build" / kernel.name)
+    return Built(kernel, directory / "build" / kernel.name)
 
 
 def groups(built: Built) -> list[Group]:
@@ -157,10 +163,10 @@ def _logs(results: tuple[GroupResult, ...]) -> str:
     return "\n".join(lines)
 
 
-def test_the_samples_on_debians_kernel(debian_kernel: Kernel) -> None:
-    judge(build(debian_kernel))
+def test_the_samples_on_debians_kernel(debian_kernel: Kernel, tmp_path: Path) -> None:
+    judge(build(debian_kernel, tmp_path))
 
 
 @pytest.mark.skipif(os.environ.get("KLPBUILD_TEST_NEWEST") == "0", reason="KLPBUILD_TEST_NEWEST=0")
-def test_the_samples_on_the_newest_kernel(newest_kernel: Kernel) -> None:
-    judge(build(newest_kernel))
+def test_the_samples_on_the_newest_kernel(newest_kernel: Kernel, tmp_path: Path) -> None:
+    judge(build(newest_kernel, tmp_path))
