@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ from klpbuild.resolve.fate import Decision, Resolver
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
+
+#: From how many objects on progress is shown.
+MANY_OBJECTS = 10
 
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.
 RECORD = "extracted.json"
@@ -267,6 +271,20 @@ def link_extracted(
         )
 
 
+def show_progress(done: int, total: int) -> None:
+    """Say how many objects are compiled, when a header reaches many.
+
+    On a terminal one line that is written over, elsewhere a line for each tenth.
+    """
+    if total < MANY_OBJECTS:
+        return
+    text = f"          {done} of {total} objects compiled before and after"
+    if sys.stdout.isatty():
+        print(f"\r{text}", end="\n" if done == total else "", flush=True)
+    elif done * 10 // total != (done - 1) * 10 // total:
+        print(text, flush=True)
+
+
 def extract_patches(
     kernel: Kernel,
     patches: Sequence[Path],
@@ -284,7 +302,7 @@ def extract_patches(
     """
     work.mkdir(parents=True, exist_ok=True)
     compiled = compile_patch(
-        kernel, patches, work / "pair", log.note, accept_layouts=accept_layouts
+        kernel, patches, work / "pair", log.note, show_progress, accept_layouts
     )
     database = SymbolDatabase.read(symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
