@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.kernel.locate import locate
 from tests.corpus.build import build_all, print_one
 from tests.corpus.load import load_all
 from tests.corpus.progress import Progress
 from tests.corpus.results import LOADED, Outcome, Result, ResultsFile
 from tests.corpus.table import table
+from tests.corpus.verify import Shipped, Verdict, verify
 
 DEFAULT_KERNEL = "6.1.0-47-cloud-amd64"
 DEFAULT_OUTPUT = Path("build/corpus")
@@ -36,16 +38,17 @@ def main() -> int:
     load = commands.add_parser("load", help="load each livepatch that was built, in QEMU")
     load.add_argument("--slice", type=int, default=25, help="modules to one boot (default: 25)")
     load.add_argument("--again", action="store_true", help="load those again that were loaded")
+    second = commands.add_parser("verify", help="compare modules with the compiler's own output")
     shown = commands.add_parser("table", help="print the results as a table, Markdown")
     one = commands.add_parser("one", help="build one livepatch, print its line of the results")
     one.add_argument("patch", type=Path)
     for command in (build, one):
         command.add_argument("--keep", action="store_true", help="keep intermediate files")
-    for command in (build, load, shown):
+    for command in (build, load, second, shown):
         command.add_argument("--results", type=Path, default=DEFAULT_RESULTS, metavar="FILE.jsonl")
-    for command in (build, load):
+    for command in (build, load, second):
         command.add_argument("--only", default="*", metavar="GLOB", help="patches of these names")
-    for command in (build, load, one):
+    for command in (build, load, second, one):
         command.add_argument("--kernel", default=DEFAULT_KERNEL)
         command.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIRECTORY")
     arguments = parser.parse_args()
@@ -92,6 +95,27 @@ def _load(arguments: argparse.Namespace) -> int:
     return int(any(r.loading is not None and r.loading.outcome != LOADED for r in results))
 
 
+def _verify(arguments: argparse.Namespace) -> int:
+    """Needs what ``build --keep`` leaves."""
+    shipped = Shipped.of(locate(arguments.kernel))
+    whole = Verdict()
+    modules = 0
+    for result in ResultsFile(arguments.results):
+        module = arguments.output / result.module
+        if not result.module or not fnmatch.fnmatch(result.patch, arguments.only):
+            continue
+        verdict = verify(module, module.with_suffix(""), shipped)
+        modules += 1
+        whole += verdict
+        for problem in verdict.problems:
+            print(f"{result.patch}: {problem}")
+    print(
+        f"{modules} modules, {whole.functions} functions, {whole.references} references,"
+        f" {whole.positions} positions: {len(whole.problems)} differences"
+    )
+    return int(bool(whole.problems))
+
+
 def _table(arguments: argparse.Namespace) -> int:
     print(table(tuple(ResultsFile(arguments.results))), end="")
     return 0
@@ -102,7 +126,7 @@ def _one(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"build": _build, "load": _load, "table": _table, "one": _one}
+COMMANDS = {"build": _build, "load": _load, "verify": _verify, "table": _table, "one": _one}
 
 if __name__ == "__main__":
     sys.exit(main())
