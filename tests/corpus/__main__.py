@@ -10,6 +10,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.kernel.locate import locate
 from tests.corpus.build import build_all, print_one
+from tests.corpus.collect import collect
 from tests.corpus.load import load_all
 from tests.corpus.progress import Progress
 from tests.corpus.results import LOADED, Outcome, Result, ResultsFile
@@ -25,6 +26,9 @@ def main() -> int:
     """Do what the command line says and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.corpus", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("collect", help="make patches of a newer version's changes")
+    make.add_argument("newer", type=Path, metavar="SOURCE_TREE", help="of the newer version")
+    make.add_argument("patches", type=Path, metavar="DIRECTORY", help="gets the patches")
     build = commands.add_parser("build", help="build a livepatch from each patch")
     build.add_argument("patches", type=Path, metavar="DIRECTORY")
     build.add_argument("--jobs", type=int, default=1, help="how many at a time (default: 1)")
@@ -48,8 +52,9 @@ def main() -> int:
         command.add_argument("--results", type=Path, default=DEFAULT_RESULTS, metavar="FILE.jsonl")
     for command in (build, load, second):
         command.add_argument("--only", default="*", metavar="GLOB", help="patches of these names")
-    for command in (build, load, second, one):
+    for command in (make, build, load, second, one):
         command.add_argument("--kernel", default=DEFAULT_KERNEL)
+    for command in (build, load, second, one):
         command.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIRECTORY")
     arguments = parser.parse_args()
     try:
@@ -57,6 +62,12 @@ def main() -> int:
     except KlpError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    count = collect(locate(arguments.kernel), arguments.newer, arguments.patches)
+    print(f"{arguments.patches}: {count} patches")
+    return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -126,7 +137,14 @@ def _one(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"build": _build, "load": _load, "verify": _verify, "table": _table, "one": _one}
+COMMANDS = {
+    "collect": _collect,
+    "build": _build,
+    "load": _load,
+    "verify": _verify,
+    "table": _table,
+    "one": _one,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import Problem
+from klpbuild.extract.patchfile import apply_patches
+from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.scenario import module_name
 from tests.corpus.build import livepatch_name
+from tests.corpus.collect import collect
 from tests.corpus.reasons import KINDS, OTHER, kind_of
 from tests.corpus.results import Loading, Outcome, Reason, Result, ResultsFile
 from tests.corpus.samples import PATCHES
@@ -112,3 +115,21 @@ def test_build_load_and_table(debian_source_kernel: Kernel, tmp_path: Path) -> N
     assert "two-objects.patch: loaded" in run(*load)
     assert run(*load) == ""
     assert "| - built and loaded | 1 | 100.0 % |" in run("table", "--results", str(results))
+
+
+@pytest.mark.kernel
+def test_patches_are_made_of_a_newer_version(debian_source_kernel: Kernel, tmp_path: Path) -> None:
+    older = source_tree(debian_source_kernel)
+    for name in ("fs/proc/version.c", "fs/proc/loadavg.c", "lib/test_hash.c"):
+        text = (older / name).read_text()
+        changed = text if "loadavg" in name else text.replace("\treturn 0;", "\treturn 1;")
+        path = tmp_path / "newer" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(changed)
+    patches = tmp_path / "patches"
+    assert collect(debian_source_kernel, tmp_path / "newer", patches) == 1
+    (patch,) = patches.iterdir()
+    assert patch.name == "fs__proc__version.c.patch"
+    (file,) = apply_patches([patch], older).files
+    assert file.path == "fs/proc/version.c"
+    assert file.patched == (tmp_path / "newer/fs/proc/version.c").read_bytes()

@@ -1,0 +1,31 @@
+"""Make patches of what lies between two source trees."""
+
+from __future__ import annotations
+
+import filecmp
+import subprocess
+from pathlib import Path
+
+from klpbuild.elf.writer import write_file
+from klpbuild.extract.units import Units
+from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.tree import Kernel
+
+
+def collect(kernel: Kernel, newer: Path, output: Path) -> int:
+    """Write a patch for each C file of a kernel that a newer source tree has changed.
+
+    :param newer: a source tree of a later version.
+    :param output: gets ``fs__proc__stat.c.patch`` and the like.
+    :returns: how many there are.
+    """
+    older, count = source_tree(kernel), 0
+    for path in sorted(Units.read(kernel).sources):
+        old, new = older / path, newer / path
+        if not (old.is_file() and new.is_file()) or filecmp.cmp(old, new, shallow=False):
+            continue
+        labels = ["--label", f"a/{path}", "--label", f"b/{path}"]
+        done = subprocess.run(["diff", "-u", *labels, old, new], capture_output=True, check=False)
+        write_file(output / f"{path.replace('/', '__')}.patch", done.stdout)
+        count += 1
+    return count
