@@ -22,7 +22,9 @@ def collect(kernel: Kernel, newer: Path, output: Path) -> int:
     older, count = source_tree(kernel), 0
     for path in sorted(Units.read(kernel).sources):
         old, new = older / path, newer / path
-        if not (old.is_file() and new.is_file()) or filecmp.cmp(old, new, shallow=False):
+        if old.suffix != ".c" or not (old.is_file() and new.is_file()):
+            continue
+        if filecmp.cmp(old, new, shallow=False):
             continue
         labels = ["--label", f"a/{path}", "--label", f"b/{path}"]
         done = subprocess.run(["diff", "-u", *labels, old, new], capture_output=True, check=False)
