@@ -11,6 +11,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.packages import fetch
 from klpbuild.kernel.tree import Kernel
+from tests.samples import Built, build
 
 DEFAULT_TEST_KERNEL = "6.1.0-47-cloud-amd64"
 
@@ -64,3 +65,15 @@ def debian_source_kernel() -> Kernel:
 def newest_kernel() -> Kernel:
     """The newest cloud kernel that the machine's apt offers."""
     return _debian_kernel(None)
+
+
+@pytest.fixture(scope="session")
+def debian_samples(debian_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The samples, built for the test kernel."""
+    return build(debian_kernel, tmp_path_factory.mktemp("samples"))
+
+
+@pytest.fixture(scope="session")
+def newest_samples(newest_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The samples, built for the newest kernel."""
+    return build(newest_kernel, tmp_path_factory.mktemp("samples"))

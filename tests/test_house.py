@@ -20,7 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 def rooms_in_order() -> dict[str, tuple[int, int]]:
     """Room (``elf``, ``cli``) to floor and place on it, from docs/architecture.md."""
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
         row = re.match(r"\| (\d) \| ([^|]+)\|", line)
         if row:

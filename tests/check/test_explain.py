@@ -52,7 +52,7 @@ def test_unchanged_code_leads_to_the_same_symbol(
     findings = check_bytes(again(tmp_path, position), "again.ko", miniature).findings
     assert [f.rule.identifier for f in findings] == ([] if right else ["KLP605"])
     if not right:
-        (first, second) = miniature.database.in_object("vmlinux", HOMONYM)  # type: ignore[union-attr]
+        (first, second) = miniature.database.in_object("vmlinux", HOMONYM)
         assert f"at {first.address:#x} became" in findings[0].what
         assert f"at {second.address:#x}" in findings[0].what
 
@@ -69,7 +69,7 @@ def test_every_relocation_leads_where_its_symbol_is(miniature: KernelSide, tmp_p
     for relocation in section.iter_relocations():
         name = symbols.get_symbol(relocation["r_info_sym"]).name
         owner, symbol, number = name[9:].replace(",", ".").split(".")
-        found = miniature.database.in_object(owner, symbol)[max(int(number) - 1, 0)]  # type: ignore[union-attr]
+        found = miniature.database.in_object(owner, symbol)[max(int(number) - 1, 0)]
         wanted.add((relocation["r_offset"] - 1, found.address))
     targets = {(p.new.offset, p.new.target) for p in explanation.pairs if p.new and p.new.target}
     assert len(wanted) == 2

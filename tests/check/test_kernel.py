@@ -12,7 +12,7 @@ from klpbuild.check.explain import Explainer
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_module, open_module
 from klpbuild.kernel.tree import Kernel
-from tests.test_real_kernel import Built, build
+from tests.samples import Built, build
 
 pytestmark = pytest.mark.kernel
 
@@ -21,8 +21,8 @@ OF_VMLINUX = ("meminfo", "meminfo-2", "cmdline", "homonym", "homonyms")
 
 
 @pytest.fixture(scope="module")
-def built(debian_debug_kernel: Kernel) -> Built:
-    return build(debian_debug_kernel)
+def built(debian_debug_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build(debian_debug_kernel, tmp_path_factory.mktemp("samples"))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Effect, Finding
-from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.result import GroupResult, StepResult
 from klpbuild.vm.scenario import (
@@ -35,7 +34,7 @@ from klpbuild.vm.scenario import (
 )
 from tests.check.breaks import BREAKS
 from tests.check.editor import Broken
-from tests.test_real_kernel import SAMPLES, Built, build
+from tests.samples import SAMPLES, Built
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
@@ -139,10 +138,10 @@ def judge(built: Built, directory: Path) -> None:
     assert problems == {}
 
 
-def test_predictions_come_true(debian_kernel: Kernel, tmp_path: Path) -> None:
-    judge(build(debian_kernel), tmp_path)
+def test_predictions_come_true(debian_samples: Built, tmp_path: Path) -> None:
+    judge(debian_samples, tmp_path)
 
 
 @pytest.mark.skipif(os.environ.get("KLPBUILD_TEST_NEWEST") == "0", reason="KLPBUILD_TEST_NEWEST=0")
-def test_predictions_come_true_on_the_newest_kernel(newest_kernel: Kernel, tmp_path: Path) -> None:
-    judge(build(newest_kernel), tmp_path)
+def test_predictions_come_true_on_the_newest_kernel(newest_samples: Built, tmp_path: Path) -> None:
+    judge(newest_samples, tmp_path)

@@ -38,7 +38,7 @@ def _compile(kernel: Kernel, directory: Path, text: str = SOURCE, **options: obj
     source = directory / "my-fix.c"
     source.write_text(text)
     output = directory / "out" / "fix.o"
-    return compile_source(kernel, source, output, module_name="livepatch_fix", **options)  # type: ignore[arg-type]
+    return compile_source(kernel, source, output, module_name="livepatch_fix", **options)
 
 
 def test_object_is_a_part_of_the_module(fixtures_kernel: Kernel, tmp_path: Path) -> None:

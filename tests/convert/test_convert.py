@@ -401,7 +401,7 @@ def test_another_machines_object_is_refused(tmp_path: Path) -> None:
     data = bytearray(compile_c(tmp_path, "int x;").read_bytes())
     data[18:20] = (40).to_bytes(2, "little")  # EM_ARM
     with pytest.raises(KlpError) as caught:
-        convert(ElfFile(bytes(data), "arm.ko"), Resolver(None, None, frozenset()))  # type: ignore[arg-type]
+        convert(ElfFile(bytes(data), "arm.ko"), Resolver(None, None, frozenset()))
     assert str(caught.value) == (
         "arm.ko: is for machine 40, which has no livepatch\n"
         "  Known: x86_64, aarch64, powerpc64le, s390x, loongarch64, riscv64."

@@ -41,15 +41,15 @@ def same_as_pyelftools(elf: ElfFile) -> None:
                 (r["r_offset"], r["r_info_sym"], r["r_info_type"], r["r_addend"])
                 for r in theirs.iter_relocations()
             ]  # fmt: skip
-    theirs = other.get_section_by_name(".symtab").iter_symbols()
-    for ours, symbol in zip(elf.symbol_list, theirs, strict=True):
+    others = other.get_section_by_name(".symtab").iter_symbols()
+    for symbol, entry in zip(elf.symbol_list, others, strict=True):
         # pyelftools names a section symbol after its section.
-        assert symbol["st_info"]["type"] == "STT_SECTION" or ours.name == symbol.name
-        assert (ours.st_value, ours.st_size) == (symbol["st_value"], symbol["st_size"])
+        assert entry["st_info"]["type"] == "STT_SECTION" or symbol.name == entry.name
+        assert (symbol.st_value, symbol.st_size) == (entry["st_value"], entry["st_size"])
         words = {"SHN_UNDEF": 0, "SHN_ABS": 0xFFF1, "SHN_COMMON": 0xFFF2}
-        assert ours.st_shndx == words.get(symbol["st_shndx"], symbol["st_shndx"])
+        assert symbol.st_shndx == words.get(entry["st_shndx"], entry["st_shndx"])
         binding = {"STB_LOCAL": 0, "STB_GLOBAL": 1, "STB_WEAK": 2}
-        assert ours.bind == binding[symbol["st_info"]["bind"]]
+        assert symbol.bind == binding[entry["st_info"]["bind"]]
 
 
 @pytest.mark.parametrize("kind", FLAGS)

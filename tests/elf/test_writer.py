@@ -33,7 +33,7 @@ NAMES = st.one_of(
 COMPRESSED = 0x800
 
 
-def meaning(elf: ElfFile) -> list[object]:
+def meaning(elf: ElfFile) -> list[Any]:
     """All that a reader of the file can tell, but where in the file it stands."""
     tables = {s.index for s in elf.sections if s.sh_type == SHT.STRTAB}
     sections = [

@@ -118,7 +118,7 @@ class Pair:
     def refusal(self, **arguments: bool | KeyPolicy) -> str:
         """The text of the error that extraction ends with; offsets in code are ``+N``."""
         try:
-            found = self.extract(**arguments)  # type: ignore[arg-type]
+            found = self.extract(**arguments)
         except KlpError as error:
             return re.sub(r"code at \+0x[0-9a-f]+", "code at +N", str(error))
         raise AssertionError(f"not refused: {found.changed} {found.included}")

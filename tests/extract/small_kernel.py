@@ -127,7 +127,7 @@ class SmallKernel:
             self.source / name,
             changed,
         ]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return str(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
 def make_kernel(directory: Path, *, config: str = "CONFIG_A=y\n") -> SmallKernel:

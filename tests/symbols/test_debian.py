@@ -84,8 +84,8 @@ def test_every_object_is_as_pyelftools_reads_it(debian_debug_kernel: Kernel) -> 
         assert symbols.name_list == [name for _, name in expected], path
     vmlinux = read_vmlinux(kernel.vmlinux, kernel.version)
     found = Counter(zip(vmlinux.rows["address"].tolist(), vmlinux.name_list, strict=True))
-    expected = Counter((place[0], name) for place, name in read_by_pyelftools(kernel.vmlinux))
-    assert found <= expected
+    theirs = Counter((place[0], name) for place, name in read_by_pyelftools(kernel.vmlinux))
+    assert found <= theirs
 
 
 def places(symbols: ObjectSymbols) -> list[tuple[int, int]]:

@@ -243,7 +243,7 @@ class Tree:
 
     def write(self, **changes: object) -> Written:
         sources = {"vmlinux": self.vmlinux, "modules": tuple(self.modules), **changes}
-        return write_symbols(self.output, SymbolSources(V6_1, **sources), self.cache)  # type: ignore[arg-type]
+        return write_symbols(self.output, SymbolSources(V6_1, **sources), self.cache)
 
 
 @pytest.fixture
