@@ -59,7 +59,7 @@ class Object:
         assert isinstance(table, SymbolTableSection)
         self.symbols = list(table.iter_symbols())
         self._data: dict[int, bytes] = {}
-        self._instructions: dict[Piece, list[tuple[int, int]]] = {}
+        self._instructions: dict[Piece, list[tuple[int, int, str, str]]] = {}
 
     def data(self, section: int) -> bytes:
         if section not in self._data:
@@ -125,20 +125,42 @@ class Object:
             if piece.start <= offset < piece.start + piece.size and kind:
                 bias = self._bias(piece, offset) if kind in _PC_RELATIVE else 0
                 found[offset - piece.start] = self._thing(symbol, addend + bias)
+        for at, target in self._branches(piece).items():
+            name, distance = self.name_at(piece.section, target)
+            found.setdefault(at, Thing(name, distance, b"", (piece.section, target)))
         return found
 
-    def _bias(self, piece: Piece, offset: int) -> int:
-        """What lies between a field and the instruction's end, which PC-relative fields count."""
+    def _code(self, piece: Piece) -> list[tuple[int, int, str, str]]:
+        """Start, end, mnemonic and operands of each instruction, by offsets in the section."""
         if not self.sections[piece.section]["sh_flags"] & SH_FLAGS.SHF_EXECINSTR:
-            return 0
+            return []
         if piece not in self._instructions:
             code = self.data(piece.section)[piece.start : piece.start + piece.size]
             reader = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
             reader.skipdata = True
-            rows = reader.disasm_lite(code, piece.start)
-            self._instructions[piece] = [(at, at + size) for at, size, _, _ in rows]
-        at = bisect_right(self._instructions[piece], (offset, 1 << 62)) - 1
-        return self._instructions[piece][at][1] - offset
+            self._instructions[piece] = [
+                (at, at + size, name, operands)
+                for at, size, name, operands in reader.disasm_lite(code, piece.start)
+            ]
+        return self._instructions[piece]
+
+    def _bias(self, piece: Piece, offset: int) -> int:
+        """What lies between a field and the instruction's end, which PC-relative fields count."""
+        code = self._code(piece)
+        at = bisect_right(code, offset, key=lambda row: row[0]) - 1
+        return code[at][1] - offset if code else 0
+
+    def _branches(self, piece: Piece) -> dict[int, int]:
+        """Fields of branches to other functions of the section, which the assembler knows."""
+        relocated = {offset for offset, _, _, _ in self.relocations.get(piece.section, ())}
+        found = {}
+        for start, end, name, operands in self._code(piece):
+            is_branch = name.startswith(("j", "call")) and operands.startswith("0x")
+            if is_branch and end - start >= 5 and end - 4 not in relocated:
+                target = int(operands, 16)
+                if not piece.start <= target < piece.start + piece.size:
+                    found[end - 4 - piece.start] = target
+        return found
 
     def _thing(self, index: int, offset: int) -> Thing:
         symbol = self.symbols[index]
@@ -164,6 +186,8 @@ class Object:
             if piece.start <= offset < piece.start + piece.size and kind:
                 at = offset - piece.start
                 data[at : at + FIELD_SIZE[kind]] = bytes(FIELD_SIZE[kind])
+        for at in self._branches(piece):
+            data[at : at + 4] = bytes(4)
         return bytes(data)
 
     @cached_property
