@@ -1,0 +1,1 @@
+"""What this machine lacks for building livepatches, and how to get it."""
