@@ -27,7 +27,7 @@ class Chosen:
     @property
     def module(self) -> str:
         """The file's name without suffix, ``livepatch-meminfo``."""
-        return f"livepatch-{self.livepatch.name}"
+        return self.livepatch.stem
 
     @property
     def description(self) -> Path | None:

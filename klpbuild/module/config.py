@@ -9,6 +9,7 @@
     kernels = ["fixtures"]           # default: every kernel
     sources = ["cmdline.c"]          # default: every .c file of the directory
     accept_layouts = ["struct x"]    # structures that its patches may change
+    version = "1"                    # default: none; its package needs one
 
     [[object]]
     name = "vmlinux"
@@ -53,6 +54,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Of a compiler's clone the name has dots: ext4_attr_show.isra.0
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*")
 _REFERENCE = re.compile(r"[\x20-\x7e]+")
+# dpkg and rpm order such versions alike.
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def read_livepatch(directory: Path, *, patches: bool = False) -> Livepatch:
@@ -135,6 +138,7 @@ _KEYS = (
     "kernels",
     "sources",
     "accept_layouts",
+    "version",
     "object",
 )
 _OBJECT_KEYS = ("name", "functions", "callbacks")
@@ -178,11 +182,28 @@ class _Reader:
             self.texts(table, "kernels", _REFERENCE),
             own_tables,
             self.texts(table, "accept_layouts", _REFERENCE),
+            self.version(name, table),
         )
         if self.problems:
             in_order = sorted(self.problems, key=lambda found: found[0])
             raise KlpError.together(problem for _, problem in in_order)
         return livepatch
+
+    def version(self, name: str, table: Mapping[str, Any]) -> str:
+        version = self.value(table, "version", str, "")
+        if "version" in table and isinstance(table["version"], str):
+            if not _VERSION.fullmatch(version):
+                self.add(
+                    f"version {version!r} is not made of numbers",
+                    "version",
+                    why="It becomes part of the module's name and the version of packages.",
+                    hint='Write version = "1", or "1.2".',
+                )
+            try:
+                check_name(name, version)
+            except KlpError as error:
+                self.add(error.problems[0].what, "version", why=error.problems[0].why)
+        return version
 
     def own_tables(self, sources: tuple[Path, ...], table: Mapping[str, Any]) -> bool:
         own = [source for source in sources if brings_own_tables(source)]

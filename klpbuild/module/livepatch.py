@@ -61,6 +61,8 @@ class Livepatch:
         module's init function themselves; then they are left alone.
     :ivar accept_layouts: structures that its patches may change, since the author knows
         that no object of them outlives the functions that are replaced.
+    :ivar version: numbers with dots between; part of the module's name, since the kernel
+        loads a newer version beside the older one that it replaces.
     """
 
     name: str
@@ -73,11 +75,17 @@ class Livepatch:
     kernels: tuple[str, ...] = ()
     own_tables: bool = False
     accept_layouts: tuple[str, ...] = ()
+    version: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The module's file without suffix, ``livepatch-meminfo`` or ``livepatch-meminfo-1_2``."""
+        return module_stem(self.name, self.version)
 
     @property
     def file_name(self) -> str:
         """The module's file, ``livepatch-meminfo.ko``."""
-        return f"livepatch-{self.name}.ko"
+        return f"{self.stem}.ko"
 
     @property
     def module_name(self) -> str:
@@ -93,19 +101,25 @@ class Livepatch:
         )
 
 
-def check_name(name: str) -> None:
-    """:raises KlpError: when ``livepatch-NAME`` cannot be a module's name."""
+def module_stem(name: str, version: str = "") -> str:
+    """The name of a livepatch's module file without suffix."""
+    return f"livepatch-{name}" + (f"-{version.replace('.', '_')}" if version else "")
+
+
+def check_name(name: str, version: str = "") -> None:
+    """:raises KlpError: when the livepatch's module cannot have such a name."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise KlpError(
             f"livepatch name {name!r} cannot be a module's",
             why="A module's name has letters, digits, '-' and '_' only.",
             hint="Rename its directory.",
         )
-    size = len(f"livepatch-{name}")
+    size = len(module_stem(name, version))
     if size > MODULE_NAME_MAX:
+        after = " and the version after it" if version else ""
         raise KlpError(
             f"livepatch name {name!r} is too long",
-            why=f"With livepatch- before it, it has {size} bytes of {MODULE_NAME_MAX}.",
+            why=f"With livepatch- before it{after}, it has {size} bytes of {MODULE_NAME_MAX}.",
             hint="Rename its directory.",
         )
 

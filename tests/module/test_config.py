@@ -194,6 +194,18 @@ DIR/livepatch.toml:24: object 'ext.4' has neither functions nor callbacks"""
             f"DIR/livepatch.toml:3: new = '{'x' * 40}'... is too long, 600 bytes\n"
             "  The kernel looks up names of at most 511 bytes.",
         ),
+        (
+            'version = "1-rc"\n' + MINIMAL,
+            "DIR/livepatch.toml:1: version '1-rc' is not made of numbers\n"
+            "  It becomes part of the module's name and the version of packages.\n"
+            '  Write version = "1", or "1.2".',
+        ),
+        ("version = 1\n" + MINIMAL, "DIR/livepatch.toml:1: version is not a text: 1"),
+        (
+            f'version = "{"1" * 45}"\n' + MINIMAL,
+            "DIR/livepatch.toml:1: livepatch name 'fix' is too long\n"
+            "  With livepatch- before it and the version after it, it has 59 bytes of 55.",
+        ),
         (MINIMAL.replace("vmlinux", "m" * 56), "object name 'm"),
         (MINIMAL.replace("vmlinux", ""), "object has an empty name"),
         (
@@ -239,6 +251,12 @@ def test_longest_name(tmp_path: Path) -> None:
     assert len(read_livepatch(_livepatch(tmp_path, name=name)).module_name) == 55
     with pytest.raises(KlpError, match="has 56 bytes of 55"):
         read_livepatch(_livepatch(tmp_path, name=name + "x"))
+
+
+def test_the_version_is_in_the_modules_name(tmp_path: Path) -> None:
+    livepatch = read_livepatch(_livepatch(tmp_path, 'version = "1.2"\n' + MINIMAL))
+    assert livepatch.file_name == "livepatch-fix-1_2.ko"
+    assert livepatch.module_name == "livepatch_fix_1_2"
 
 
 def test_own_tables_need_no_description(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The livepatches of the running kernel: load, unload, and show what holds them up."""
