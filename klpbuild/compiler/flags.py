@@ -92,6 +92,7 @@ def _compile_command(kernel: Kernel, digest: str) -> CompileCommand:
         "release": kernel.release,
         "digest": digest,
         "compiler": [compiler.command, compiler.version],
+        "toolchain": asdict(kernel.toolchain),
     }
     kept = kernel.cache / "compile-command.json"
     if (command := _read_kept(kept, key)) is None:

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from klpbuild.errors import KlpError
+from klpbuild.arch import ARCHITECTURES
+from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
@@ -20,19 +22,21 @@ from klpbuild.kernel.tree import Kernel
 #: What of the user's environment make sees; anything else could change the result.
 _PASSED = re.compile(r"PATH|HOME|TMPDIR|SOURCE_DATE_EPOCH|CCACHE_\w+|DEBIAN_KERNEL_USE_CCACHE")
 
-_REPRODUCIBLE = {
-    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
-    "KBUILD_BUILD_USER": "klpbuild",
-    "KBUILD_BUILD_HOST": "klpbuild",
-}
+_BUILDER = {"KBUILD_BUILD_USER": "klpbuild", "KBUILD_BUILD_HOST": "klpbuild"}
 
 _FAULT = re.compile(r"(?i)error|undefined|\*\*\*|no such file|not found|cannot|failed")
 
 
 def build_environment() -> dict[str, str]:
-    """The environment of every program that a build runs."""
+    """The environment of every program that a build runs.
+
+    Nothing in it tells the time of the build: SOURCE_DATE_EPOCH does, and without it 1970.
+    """
     passed = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
-    return {**passed, "LC_ALL": "C", "LANG": "C", **_REPRODUCIBLE}
+    epoch = passed.get("SOURCE_DATE_EPOCH", "")
+    moment = datetime.fromtimestamp(int(epoch) if epoch.isdigit() else 0, UTC)
+    time = {"KBUILD_BUILD_TIMESTAMP": moment.strftime("%a %b %e %H:%M:%S UTC %Y")}
+    return {**passed, "LC_ALL": "C", "LANG": "C", **_BUILDER, **time}
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,13 @@ def _identity(version: str) -> str:
 
 
 def find_compiler(kernel: Kernel) -> Compiler:
-    """The machine's compiler that is nearest to the one which built the kernel.
+    """The compiler that the user names, else the one nearest to that which built the kernel.
 
     :raises KlpError: when the machine has none for the kernel's architecture.
     """
     wanted = Config.read(kernel.config).value("CC_VERSION_TEXT")
+    if kernel.toolchain.cc:
+        return _named_compiler(kernel, wanted)
     names = _compiler_names(kernel, wanted)
     found = [
         Compiler(name, version, wanted or version)
@@ -85,10 +91,32 @@ def find_compiler(kernel: Kernel) -> Compiler:
         raise KlpError(
             f"no compiler for {kernel.arch.name} is on this machine",
             why=f"{kernel.release} was built by {wanted}.  Looked for: {', '.join(names)}.",
-            hint=f"Install the package {names[0]}.",
+            hint="CROSS_COMPILE says what their names begin with."
+            if kernel.toolchain.cross_compile
+            else f"Install the package {names[0]}.",
         )
     major = _major(wanted)
     return min(found, key=lambda c: (not c.is_kernels, _major(c.version) != major))
+
+
+def _named_compiler(kernel: Kernel, wanted: str) -> Compiler:
+    name = kernel.toolchain.cc
+    version = _version_line(name)
+    if not version:
+        raise KlpError(
+            "is not a compiler on this machine",
+            where=f"CC={name}",
+            why="It must say its version when it is called with --version.",
+        )
+    machine = _said(name, "-dumpmachine").partition("-")[0]
+    known = {architecture.name for architecture in ARCHITECTURES}
+    # clang compiles for any architecture; kbuild tells it which.
+    if "clang" not in version and machine in known and machine != kernel.arch.name:
+        raise KlpError(
+            f"compiles for {machine}, and the kernel is for {kernel.arch.name}",
+            where=f"CC={name}",
+        )
+    return Compiler(name, version, wanted or version)
 
 
 def _major(version: str) -> str:
@@ -109,23 +137,58 @@ def _compiler_names(kernel: Kernel, wanted: str) -> list[str]:
 
 
 def cross_prefix(kernel: Kernel) -> str:
-    """``CROSS_COMPILE`` for a kernel of another architecture, else empty."""
+    """``CROSS_COMPILE`` of the user, or for a kernel of another architecture, else empty."""
+    if kernel.toolchain.cross_compile:
+        return kernel.toolchain.cross_compile
     native = "powerpc64le" if platform.machine() == "ppc64le" else platform.machine()
     return "" if kernel.arch.name == native else f"{kernel.arch.name}-linux-gnu-"
 
 
 def _version_line(name: str) -> str:
-    if not shutil.which(name):
+    return _said(name, "--version")
+
+
+def _said(compiler: str, option: str) -> str:
+    """The first line that a compiler says, empty when it is not there or fails."""
+    try:
+        words = shlex.split(compiler)
+    except ValueError:
+        return ""
+    if not words or not shutil.which(words[0]):
         return ""
     process = subprocess.run(
-        [name, "--version"], capture_output=True, text=True, env=build_environment(), check=False
+        [*words, option],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=build_environment(),
+        check=False,
     )
-    return process.stdout.partition("\n")[0]
+    return process.stdout.partition("\n")[0] if process.returncode == 0 else ""
+
+
+def check_toolchain(kernel: Kernel) -> None:
+    """:raises KlpError: when ARCH, CC or CROSS_COMPILE cannot be for the kernel."""
+    problems = Problems()
+    own, given = kernel.arch.kernel_name, kernel.toolchain.arch
+    if given and given != own and (own, given) != ("x86", "x86_64"):
+        problems.add(
+            f"the kernel is for {kernel.arch.name}, which kbuild calls {own}",
+            where=f"ARCH={given}",
+            why=f"{kernel.config} says so.",
+            hint="Leave ARCH out: klpbuild knows it from the kernel.",
+        )
+    with problems.collect():
+        find_compiler(kernel)
+    problems.check()
 
 
 def make_variables(kernel: Kernel) -> dict[str, str]:
     """The variables that every make for a kernel is given."""
-    variables = {"ARCH": kernel.arch.kernel_name, "CC": find_compiler(kernel).command}
+    arch = kernel.toolchain.arch or kernel.arch.kernel_name
+    variables = {"ARCH": arch, "CC": find_compiler(kernel).command}
+    if kernel.toolchain.kcflags:
+        variables["KCFLAGS"] = kernel.toolchain.kcflags
     prefix = cross_prefix(kernel)
     if prefix:
         variables["CROSS_COMPILE"] = prefix

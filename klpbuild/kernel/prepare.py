@@ -14,6 +14,7 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import locked
+from klpbuild.kernel.kbuild import find_compiler
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
 
@@ -119,10 +120,12 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
 
 
 def kernel_compiler(kernel: Kernel) -> str:
-    """The compiler that the kernel was built with, as CONFIG_CC_VERSION_TEXT names it.
+    """The user's compiler, else that of the kernel, as CONFIG_CC_VERSION_TEXT names it.
 
     :raises KlpError: when this machine does not have it.
     """
+    if kernel.toolchain.cc:
+        return find_compiler(kernel).command
     match = re.search(
         r'^CONFIG_CC_VERSION_TEXT="(\S+)', kernel.config.read_text(errors="replace"), re.MULTILINE
     )
@@ -141,7 +144,7 @@ def kernel_compiler(kernel: Kernel) -> str:
 def _variables(kernel: Kernel, compiler: str, build: Path) -> tuple[str, ...]:
     generated = kernel.build / "include/generated"
     values = {
-        "ARCH": kernel.arch.kernel_name,
+        "ARCH": kernel.toolchain.arch or kernel.arch.kernel_name,
         "CC": compiler,
         "KERNELRELEASE": kernel.release,
         "LOCALVERSION": "",
@@ -152,6 +155,10 @@ def _variables(kernel: Kernel, compiler: str, build: Path) -> tuple[str, ...]:
     if not re.search(r"^CONFIG_RUST=y$", kernel.config.read_text(errors="replace"), re.MULTILINE):
         # Debian builds without it, and the version that is found goes into the configuration.
         values["RUSTC"] = "no-rustc"
+    if kernel.toolchain.cross_compile:
+        values["CROSS_COMPILE"] = kernel.toolchain.cross_compile
+    if kernel.toolchain.kcflags:
+        values["KCFLAGS"] = kernel.toolchain.kcflags
     package = _defined(generated / "package.h", "LINUX_PACKAGE_ID").split()
     if len(package) == 2:
         values["DISTRIBUTION_OFFICIAL_BUILD"] = "1"

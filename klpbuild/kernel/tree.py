@@ -9,6 +9,22 @@ from klpbuild.arch import Architecture
 
 
 @dataclass(frozen=True)
+class Toolchain:
+    """What the user says of the tools, in kbuild's own variables; empty: klpbuild chooses.
+
+    :ivar arch: ``ARCH``.
+    :ivar cross_compile: ``CROSS_COMPILE``, what the names of the tools begin with.
+    :ivar cc: ``CC``, the compiler, perhaps with a launcher such as ccache before it.
+    :ivar kcflags: ``KCFLAGS``, which kbuild puts after the kernel's own flags.
+    """
+
+    arch: str = ""
+    cross_compile: str = ""
+    cc: str = ""
+    kcflags: str = ""
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A kernel: a fetched one, a headers tree, a full build tree or the fixtures.
 
@@ -33,6 +49,7 @@ class Kernel:
     :ivar debug_modules: the directory that holds the modules' debug information, laid
         out as the modules' own directory (``kernel/fs/...``), if at hand.
     :ivar package_version: Debian's version of a fetched kernel, else empty.
+    :ivar toolchain: what the user says of the tools that build for it.
     """
 
     name: str
@@ -52,3 +69,4 @@ class Kernel:
     cache: Path
     debug_modules: Path | None = None
     package_version: str = ""
+    toolchain: Toolchain = Toolchain()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel import kbuild
 from klpbuild.kernel.kbuild import find_compiler, run_make
 from klpbuild.kernel.locate import locate
-from klpbuild.kernel.tree import Kernel
+from klpbuild.kernel.tree import Kernel, Toolchain
 from tests.kernel.machines import CONFIG, prepared_tree, write
 
 GCC_12 = "(Debian 12.2.0-14+deb12u1) 12.2.0"
@@ -170,6 +171,70 @@ def test_a_kernel_built_by_clang(tmp_path: Path, programs: Path) -> None:
     compiler = find_compiler(kernel)
     assert (compiler.command, compiler.warning) == ("clang-14", "")
     assert kbuild.make_variables(kernel)["LLVM"] == "1"
+
+
+def said_of(kernel: Kernel, **toolchain: str) -> str:
+    with pytest.raises(KlpError) as caught:
+        kbuild.check_toolchain(replace(kernel, toolchain=Toolchain(**toolchain)))
+    return str(caught.value)
+
+
+def test_the_users_tools(kernel: Kernel, programs: Path, tmp_path: Path) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    add_compiler(programs, "my-gcc-12", GCC_12)
+    add_compiler(programs, "special", "(Special 1) 12.9.0")
+    for toolchain, said in (
+        (Toolchain(cc="special"), "CC=special ARCH=x86 "),
+        (Toolchain(cross_compile="my-"), "CC=my-gcc-12 ARCH=x86 "),
+        (Toolchain(arch="x86_64"), "CC=gcc-12 ARCH=x86_64 "),
+    ):
+        chosen = replace(kernel, toolchain=toolchain)
+        kbuild.check_toolchain(chosen)
+        assert run_make(chosen, tmp_path / "module", "modules").startswith(said)
+    chosen = replace(kernel, toolchain=Toolchain(cross_compile="my-", kcflags="-O3 -g"))
+    assert kbuild.make_variables(chosen) == {
+        "ARCH": "x86", "CC": "my-gcc-12", "CROSS_COMPILE": "my-", "KCFLAGS": "-O3 -g",
+    }  # fmt: skip
+
+
+def test_a_launcher_before_the_compiler(kernel: Kernel, programs: Path) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    write(programs / "launcher", '#!/bin/sh\nexec "$@"\n').chmod(0o755)
+    compiler = find_compiler(replace(kernel, toolchain=Toolchain(cc="launcher gcc-12")))
+    assert (compiler.command, compiler.warning) == ("launcher gcc-12", "")
+
+
+def test_tools_that_cannot_be_used(kernel: Kernel, programs: Path) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    write(programs / "arm-gcc", "#!/bin/sh\necho aarch64-linux-gnu\n").chmod(0o755)
+    assert said_of(kernel, cc="no-such-gcc") == (
+        "CC=no-such-gcc: is not a compiler on this machine\n"
+        "  It must say its version when it is called with --version."
+    )
+    assert said_of(kernel, cc="gcc-12 'unclosed").startswith("CC=gcc-12 'unclosed: is not")
+    assert said_of(kernel, cc="arm-gcc") == (
+        "CC=arm-gcc: compiles for aarch64, and the kernel is for x86_64"
+    )
+    assert said_of(kernel, arch="arm64") == (
+        "ARCH=arm64: the kernel is for x86_64, which kbuild calls x86\n"
+        f"  {kernel.config} says so.\n"
+        "  Leave ARCH out: klpbuild knows it from the kernel."
+    )
+    assert said_of(kernel, cross_compile="none-") == (
+        "no compiler for x86_64 is on this machine\n"
+        f"  6.1.170-custom was built by gcc-12 {GCC_12}.  Looked for: none-gcc-12, none-gcc.\n"
+        "  CROSS_COMPILE says what their names begin with."
+    )
+
+
+def test_the_time_of_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    said = kbuild.build_environment()
+    assert said["KBUILD_BUILD_TIMESTAMP"] == "Tue Nov 14 22:13:20 UTC 2023"
+    assert said["SOURCE_DATE_EPOCH"] == "1700000000"
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    said = kbuild.build_environment()
+    assert said["KBUILD_BUILD_TIMESTAMP"] == "Thu Jan  1 00:00:00 UTC 1970"
 
 
 def test_the_log_of_parallel_builds_keeps_each_command_whole(

@@ -1,0 +1,1 @@
+"""From a converted module to a release: variables, signature, compression, installation."""

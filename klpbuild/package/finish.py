@@ -1,0 +1,90 @@
+"""Make a checked module what is installed: signed, then compressed.
+
+Nothing may rewrite the ELF file after the conversion: a signature is put behind it, and a
+compression goes around both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError, Problems
+from klpbuild.kernel.tree import Kernel
+from klpbuild.package.compression import (
+    Compression,
+    check_compression,
+    compress,
+    configured_compression,
+)
+from klpbuild.package.install import Place
+from klpbuild.package.signing import Signer, find_signer, sign
+from klpbuild.package.variables import Variables
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How the modules for one kernel are finished, and where they are installed.
+
+    :ivar signer: None when they are not signed.
+    """
+
+    signer: Signer | None
+    compression: Compression
+    place: Place
+
+    def file_name(self, module: str) -> str:
+        """The finished file of a module, ``livepatch-meminfo.ko.xz`` of ``livepatch-meminfo``."""
+        return f"{module}.ko{self.compression.suffix}"
+
+
+def plan(kernel: Kernel, variables: Variables) -> Finish:
+    """Find out how modules are finished, before anything is built.
+
+    :raises KlpError: with every reason why they could not be.
+    """
+    problems = Problems()
+    signer = None
+    compression = variables.compress or configured_compression(kernel)
+    if variables.sign_key and variables.sign_cert:
+        with problems.collect():
+            signer = find_signer(
+                kernel, variables.sign_key, variables.sign_cert, variables.sign_hash
+            )
+    with problems.collect():
+        check_compression(compression)
+    problems.check()
+    place = Place(kernel.release, variables.prefix, variables.destdir)
+    return Finish(signer, compression, place)
+
+
+def finish(module: Path, how: Finish, directory: Path) -> Path:
+    """Sign and compress a module as planned.
+
+    :param module: the converted and checked ``.ko``.
+    :param directory: gets the signed module and, when it is compressed, that one beside it.
+    :returns: the file to install; `module` itself when there is nothing to do.
+    :raises KlpError: see `klpbuild.package.signing.sign`; or when nothing can be written.
+    """
+    if how.signer is not None:
+        signed = directory / module.name
+        sign(module, how.signer, signed)
+        module = signed
+    if how.compression is Compression.NONE:
+        return module
+    output = directory / f"{module.name}{how.compression.suffix}"
+    compress_file(module, how.compression, output)
+    return output
+
+
+def compress_file(module: Path, compression: Compression, output: Path) -> None:
+    """Write a module compressed.
+
+    :raises KlpError: when it cannot be read or written.
+    """
+    try:
+        data = module.read_bytes()
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(module)) from error
+    write_file(output, compress(data, compression))
