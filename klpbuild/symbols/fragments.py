@@ -7,7 +7,6 @@ create than to scan, and two builds may write at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -18,9 +17,10 @@ from typing import Self
 
 from klpbuild.errors import KlpError
 from klpbuild.symbols.table import ObjectSymbols
+from klpbuild.symbols.tables import FileState, state_of
 
 #: Changes with what is read from an object, so that older fragments are not used.
-_FORMAT = "1"
+_FORMAT = "2"
 
 #: How long to wait for another build that writes, in seconds.
 _PATIENCE = 30
@@ -40,8 +40,11 @@ def fragment_key(kind: str, digest: str) -> str:
     :param kind: how the source is read, with everything else that counts.
     :param digest: of the source's content.
     """
-    text = "\0".join((_FORMAT, kind, digest))
-    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+    return f"{_prefix(kind)}{digest}"
+
+
+def _prefix(kind: str) -> str:
+    return f"{_FORMAT} {kind} "
 
 
 class FragmentCache:
@@ -60,7 +63,6 @@ class FragmentCache:
         self._path = directory / "symbols.sqlite"
         self._output = output
         self._new: list[tuple[str, bytes]] = []
-        self._stats: dict[Path, list[int]] = {}
         self._known: dict[str, list[object]] = {}
         self._database = self._open()
         self._seen = self._read_seen()
@@ -107,7 +109,9 @@ class FragmentCache:
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, _PATIENCE)
-        # No waiting for the disk: what a power failure damages is made again.
+        # Fragments are large, so large pages write them faster.  No waiting for the disk:
+        # what a power failure damages is made again.
+        database.execute("pragma page_size = 65536")
         database.execute("pragma synchronous = off")
         database.executescript(_TABLES)
         return database
@@ -139,22 +143,24 @@ class FragmentCache:
         """Keep a fragment."""
         self._new.append((key, symbols.to_bytes()))
 
-    def seen(self, file: Path) -> str | None:
-        """The fragment of a file that has not changed since it was read."""
+    def seen(self, file: Path, kind: str) -> str | None:
+        """The fragment of a file that has not changed since it was read in this way."""
+        state, key = self._seen.get(str(file), (None, ""))
+        if not str(key).startswith(_prefix(kind)):
+            return None
         try:
-            stat = file.stat()
+            now = state_of(file.stat())
         except OSError:
             return None
-        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-        self._stats[file] = state
-        old_state, key = self._seen.get(str(file), (None, None))
-        if old_state != state:
+        if list(now) != state:
             return None
-        self.note(file, str(key))
+        self._known[str(file)] = [state, key]
         return str(key)
 
-    def note(self, file: Path, key: str) -> None:
-        """Remember the fragment of a file that `seen` was asked for before it was read."""
-        state = self._stats.get(file)
-        if state is not None and max(state[1:3]) + _SETTLED_NS < time.time_ns():
-            self._known[str(file)] = [state, key]
+    def note(self, file: Path, state: FileState, key: str) -> None:
+        """Remember the fragment of a file.
+
+        :param state: from before it was read.
+        """
+        if max(state[1:3]) + _SETTLED_NS < time.time_ns():
+            self._known[str(file)] = [list(state), key]

@@ -26,11 +26,13 @@ from klpbuild.symbols.table import ROW, ObjectSymbols, Rows, joined
 #: Bytes of a file, mapped or not.
 Buffer = bytes | memoryview
 
-_MAGIC = b"klpbuild-symbol-index-1\n"
+_MAGIC = b"klpbuild-symbol-index-2\n"
 _ALIGNMENT = 8
 _HASH_BITS = 32
 #: Rows that share a bucket, about.
 _BUCKET_ROWS = 4
+#: Numbers of two bytes are sorted in linear time.
+_BUCKET_BITS_MAX = 16
 
 
 def index_path(symbols_klp: Path) -> Path:
@@ -40,7 +42,7 @@ def index_path(symbols_klp: Path) -> Path:
 
 def digest_of(text: Buffer) -> str:
     """What an index knows its symbols.klp by."""
-    return hashlib.blake2b(text, digest_size=20).hexdigest()
+    return hashlib.sha256(text).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -194,23 +196,26 @@ def build(
     }
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-(len(_MAGIC) + 8 + len(encoded)) % _ALIGNMENT)
-    body = bytearray(len(encoded).to_bytes(4, "little") + encoded)
+    body = [len(encoded).to_bytes(4, "little"), encoded]
     for part, dtype in zip(parts, _DTYPES, strict=True):
         data = part.astype(dtype, copy=False).tobytes()
-        body += data + bytes(_padded(len(data)) - len(data))
-    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+        body += [data, bytes(_padded(len(data)) - len(data))]
+    checksum = 0
+    for piece in body:
+        checksum = zlib.crc32(piece, checksum)
+    return b"".join([_MAGIC, checksum.to_bytes(4, "little"), *body])
 
 
 def _buckets(
     hashes: npt.NDArray[np.uint32],
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     """Row numbers by hash, and where each bucket of equal leading bits begins in them."""
-    rows = np.arange(len(hashes), dtype=np.uint64)
-    keys = np.sort(hashes.astype(np.uint64) << np.uint64(_HASH_BITS) | rows)
-    bits = max(len(hashes) // _BUCKET_ROWS, 1).bit_length()
-    bounds = np.arange((1 << bits) + 1, dtype=np.uint64) << np.uint64(2 * _HASH_BITS - bits)
-    bounds[-1] = ~np.uint64(0)
-    return keys.astype(np.uint32), np.searchsorted(keys, bounds).astype(np.uint32)
+    bits = min(max(len(hashes) // _BUCKET_ROWS, 1).bit_length(), _BUCKET_BITS_MAX)
+    numbers = (hashes >> np.uint32(_HASH_BITS - bits)).astype(np.uint16)
+    firsts = np.zeros((1 << bits) + 1, np.uint32)
+    np.cumsum(np.bincount(numbers, minlength=1 << bits), out=firsts[1:])
+    # Stable, so that the rows of a bucket stay in order.
+    return np.argsort(numbers, kind="stable").astype(np.uint32), firsts
 
 
 def _padded(size: int) -> int:

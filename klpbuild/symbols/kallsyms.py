@@ -19,25 +19,23 @@ import numpy.typing as npt
 from klpbuild.names import symbol_name_max
 from klpbuild.symbols.lines import Lines, Numbers
 
-#: Names that are left out by how they begin, or whole.  Each begins after a line end.
-_IGNORED = rb"""
-    \n(?:
-        [$]  |  [.]L                                      # mapping symbols, local labels
-      | __(?: crc_  |  kstrtab_  |  kstrtabns_            # of EXPORT_SYMBOL
-            | efistub_  |  pi_[$]  |  pi_[.]L  |  kvm_nvhe_[$]  |  kvm_nvhe_[.]L
-            | (?: kvm_nvhe_  |  pi_ )? (?: __ )? kcfi_typeid_
-            | (?: [A-Z][A-Za-z0-9]*  |  microLA25 ) Thunk_
-          )
-      | (?: L0  |  _SDA_BASE_  |  _SDA2_BASE_  %s ) (?=\n)
-    )
-"""
-#: The table's own symbols.
-_OWN = rb"""
-      | kallsyms_(?: addresses  |  offsets  |  relative_base  |  num_syms  |  names
-                   | markers  |  token_table  |  token_index  |  seqs_of_names )
-"""
-_IGNORED_BEFORE_6_12 = re.compile(_IGNORED % _OWN, re.VERBOSE)
-_IGNORED_SINCE_6_12 = re.compile(_IGNORED % b"", re.VERBOSE)
+#: How names begin that are left out; with a line end they are whole names.
+_IGNORED = (
+    *(b"$", b".L"),  # mapping symbols, local labels
+    *(b"__crc_", b"__kstrtab_", b"__kstrtabns_"),  # of EXPORT_SYMBOL
+    *(b"__efistub_", b"__pi_$", b"__pi_.L", b"__kvm_nvhe_$", b"__kvm_nvhe_.L"),
+    *(b"__kcfi_typeid_", b"____kcfi_typeid_"),
+    *(b"__kvm_nvhe_kcfi_typeid_", b"__kvm_nvhe___kcfi_typeid_"),
+    *(b"__pi_kcfi_typeid_", b"__pi___kcfi_typeid_"),
+    *(b"L0\n", b"_SDA_BASE_\n", b"_SDA2_BASE_\n"),
+)
+#: The table's own symbols, before Linux 6.12.
+_OWN = tuple(
+    b"kallsyms_%s\n" % part
+    for part in b"addresses offsets relative_base num_syms names markers token_table "
+    b"token_index seqs_of_names".split()
+)
+_THUNK = re.compile(rb"\n__(?:[A-Z][A-Za-z0-9]*|microLA25)Thunk_")
 
 #: Names that are left out by how they end or by what they hold.
 _IGNORED_PARTS = (b"_from_arm\n", b"_from_thumb\n", b"_veneer\n", b".long_branch.", b".plt_branch.")
@@ -71,12 +69,14 @@ def select(
 
 def _ignored(names: Lines, version: tuple[int, ...]) -> Numbers:
     """The names that are left out whatever they name."""
-    pattern = _IGNORED_BEFORE_6_12 if version < (6, 12) else _IGNORED_SINCE_6_12
-    places = [found.start() for found in pattern.finditer(b"\n" + names.text)]
+    prefixes = _IGNORED + (_OWN if version < (6, 12) else ())
+    places = list(_places(names.text, b"Thunk_"))
+    if places:
+        places = [found.start() for found in _THUNK.finditer(b"\n" + names.text)]
     for part in _IGNORED_PARTS:
         places += _places(names.text, part)
-    rows: Numbers = np.searchsorted(names.starts, places, "right") - 1
-    return rows
+    inside = np.searchsorted(names.starts, places, "right") - 1
+    return np.concatenate([inside, *map(names.beginning_with, prefixes)])
 
 
 def _places(text: bytes, part: bytes) -> Iterator[int]:

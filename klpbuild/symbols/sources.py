@@ -19,7 +19,7 @@ from klpbuild.errors import KlpError
 from klpbuild.names import VMLINUX
 from klpbuild.symbols import kallsyms
 from klpbuild.symbols.lines import Bytes, Lines, Numbers
-from klpbuild.symbols.objects import read_symbols
+from klpbuild.symbols.objects import read_symbols, scan
 from klpbuild.symbols.table import ROW, Flag, ObjectSymbols
 from klpbuild.symbols.tables import SymbolTables, read_tables
 
@@ -45,8 +45,9 @@ def vmlinux_symbols(tables: SymbolTables, version: tuple[int, ...]) -> ObjectSym
             why="Positions in vmlinux are counted by address, which the link decides.",
             hint="Give vmlinux itself, not vmlinux.o.",
         )
-    (listed,) = read_symbols([tables])
-    return _as_kallsyms_has_them(listed, version)
+    found = scan([tables])
+    (listed,) = found.objects()
+    return _as_kallsyms_has_them(listed, found.names, version)
 
 
 def read_modules(paths: Sequence[Path]) -> Iterator[ObjectSymbols]:
@@ -80,7 +81,8 @@ def read_system_map(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
             where=f"{path}:{int(listing.module_lines.argmax()) + 1}",
             hint="Give it as a copy of /proc/kallsyms.",
         )
-    return _as_kallsyms_has_them(listing.symbols(VMLINUX, ~listing.module_lines), version)
+    symbols, names = listing.symbols(VMLINUX, ~listing.module_lines)
+    return _as_kallsyms_has_them(symbols, names, version)
 
 
 def read_kallsyms(path: Path) -> ObjectSymbols:
@@ -111,23 +113,26 @@ def read_kallsyms(path: Path) -> ObjectSymbols:
             why="A symbol's position is counted in that order, which goes by address.",
             hint="Copy /proc/kallsyms as it is, do not sort it.",
         )
-    return _with_flags(listing.symbols(VMLINUX, core))
+    return _with_flags(*listing.symbols(VMLINUX, core))
 
 
-def _as_kallsyms_has_them(symbols: ObjectSymbols, version: tuple[int, ...]) -> ObjectSymbols:
-    rows, names = symbols.rows, Lines.of(symbols.names)
-    order = kallsyms.select(names, rows["address"], rows["kind"], version)
-    chosen = replace(symbols, object=VMLINUX, rows=rows[order], names=names.take(order).text)
-    return _with_flags(chosen)
+def _as_kallsyms_has_them(
+    symbols: ObjectSymbols, names: Lines, version: tuple[int, ...]
+) -> ObjectSymbols:
+    order = kallsyms.select(names, symbols.rows["address"], symbols.rows["kind"], version)
+    names = names.take(order)
+    chosen = replace(symbols, object=VMLINUX, rows=symbols.rows[order], names=names.text)
+    return _with_flags(chosen, names)
 
 
-def _with_flags(vmlinux: ObjectSymbols) -> ObjectSymbols:
+def _with_flags(vmlinux: ObjectSymbols, names: Lines) -> ObjectSymbols:
     """vmlinux keeps all its symbols; those between two marks lose their memory."""
     addresses, flags = vmlinux.rows["address"], vmlinux.rows["flags"]
     flags[:] = Flag.LIVE
-    begin, end = (vmlinux.first_address(mark) for mark in ("__init_begin", "__init_end"))
-    if begin is not None and end is not None:
-        flags[(addresses >= begin) & (addresses < end)] = Flag.LIVE | Flag.INIT
+    begin, end = (names.beginning_with(mark) for mark in (b"__init_begin\n", b"__init_end\n"))
+    if len(begin) and len(end):
+        inside = (addresses >= addresses[begin[0]]) & (addresses < addresses[end[0]])
+        flags[inside] = Flag.LIVE | Flag.INIT
     return vmlinux
 
 
@@ -182,15 +187,18 @@ class _Listing:
         kinds = data[firsts + _KIND_AT].view("S1")
         return cls(data, addresses, kinds, starts, name_ends - starts, module_lines, path)
 
-    def symbols(self, object: str, chosen: npt.NDArray[np.bool_]) -> ObjectSymbols:
-        """The symbols of these lines, in their order."""
-        names = Lines.gather(self.data, self.starts[chosen], self.lengths[chosen])
+    def symbols(self, object: str, chosen: npt.NDArray[np.bool_]) -> tuple[ObjectSymbols, Lines]:
+        """The symbols of these lines, in their order, and their names."""
+        try:
+            names = Lines.gather(self.data, self.starts[chosen], self.lengths[chosen])
+        except ValueError as error:
+            raise KlpError(f"is broken: {error}", where=str(self.path)) from error
         rows = np.zeros(len(names), ROW)
         rows["address"] = self.addresses[chosen]
         rows["kind"] = self.kinds[chosen]
         rows["hash"] = names.hashes()
         rows["length"] = names.lengths
-        return ObjectSymbols(object, rows, names.text)
+        return ObjectSymbols(object, rows, names.text), names
 
 
 _DIGITS, _KIND_AT, _NAME_AT = 16, 17, 19

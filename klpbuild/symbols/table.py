@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from klpbuild.symbols.lines import Numbers
 
-_MAGIC = b"klpbuild-symbols-1\n\0"
+_MAGIC = b"klpbuild-symbols-2\n\0"
 _HEADER = struct.Struct("<20sIQQQII")
 
 
@@ -104,10 +104,9 @@ class ObjectSymbols:
     def to_bytes(self) -> bytes:
         """The symbols without their object's name, to be kept in a cache."""
         flags = int(self.addressed) | int(self.livepatch) << 1
-        parts = (self.rows.tobytes(), self.names, self.section_names, self.file_names)
-        body = b"".join(parts)
-        sizes = [len(part) for part in parts[1:]]
-        return _HEADER.pack(_MAGIC, len(self.rows), *sizes, flags, zlib.crc32(body)) + body
+        body = b"".join((self.rows.tobytes(), self.names, self.section_names, self.file_names))
+        sizes = len(self.rows), len(self.names), len(self.section_names), len(self.file_names)
+        return _HEADER.pack(_MAGIC, *sizes, flags, zlib.crc32(body)) + body
 
     @classmethod
     def from_bytes(cls, object: str, data: bytes) -> ObjectSymbols:

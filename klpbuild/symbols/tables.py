@@ -23,7 +23,20 @@ from klpbuild.errors import KlpError
 
 _SECTION = {order: section_dtype(order) for order in "<>"}
 _SECTION_SIZE = _SECTION["<"].itemsize
+_ORDERS = {b"\x7fELF\x02\x01": "<", b"\x7fELF\x02\x02": ">"}
+#: Of the ELF header: type, offset, size and number of section headers, section of their names.
+_HEADER = {order: struct.Struct(order + "16xH22xQ10xHHH") for order in "<>"}
+#: Of a section header: offset and size in the file.
+_PLACE = {order: struct.Struct(order + "24xQQ") for order in "<>"}
 _SYMBOL_SIZE = symbol_dtype("<").itemsize
+
+#: Size, times and inode of a file: as long as they stay, it was not written to.
+FileState = tuple[int, int, int, int]
+
+
+def state_of(status: os.stat_result) -> FileState:
+    """What `os.stat` says, as far as it counts."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class SymbolTables:
     :ivar symbols: the symbol table.
     :ivar strings: its string table, ending with a zero.
     :ivar modinfo: the contents of ``.modinfo``.
+    :ivar state: of the file, from before it was read.
     """
 
     path: Path
@@ -48,11 +62,12 @@ class SymbolTables:
     symbols: bytes
     strings: bytes
     modinfo: bytes
+    state: FileState
 
     @property
     def livepatch(self) -> bool:
         """Whether the module says that it is a livepatch (MODULE_INFO(livepatch, "Y"))."""
-        return b"livepatch=Y" in self.modinfo.split(b"\0")
+        return b"livepatch=Y" in self.modinfo and b"livepatch=Y" in self.modinfo.split(b"\0")
 
     @cached_property
     def digest(self) -> str:
@@ -60,7 +75,7 @@ class SymbolTables:
         parts = (self.sections, self.section_names, self.symbols, self.strings, self.modinfo)
         sizes = ",".join(str(len(part)) for part in parts)
         text = b"".join((f"{self.order}{self.linked},{sizes}\n".encode(), *parts))
-        return hashlib.blake2b(text, digest_size=20).hexdigest()
+        return hashlib.sha256(text).hexdigest()
 
 
 class _UnusualError(Exception):
@@ -86,7 +101,8 @@ def read_tables(path: Path) -> SymbolTables:
 
 
 def _tables(path: Path, file: int) -> SymbolTables:
-    end = os.fstat(file).st_size
+    status = os.fstat(file)
+    end = status.st_size
 
     def read(offset: int, size: int) -> bytes:
         if offset + size > end:
@@ -94,38 +110,42 @@ def _tables(path: Path, file: int) -> SymbolTables:
         return os.pread(file, size, offset)
 
     header = read(0, EHDR_SIZE)
-    if header[:5] != b"\x7fELF\x02" or header[5] not in (1, 2):
+    order = _ORDERS.get(header[:6])
+    if order is None:
         raise _UnusualError
-    order = "<" if header[5] == 1 else ">"
-    (offset,) = struct.unpack_from(order + "Q", header, 40)
-    entry_size, count, names_index = struct.unpack_from(order + "HHH", header, 58)
+    kind, offset, entry_size, count, names_index = _HEADER[order].unpack(header)
     headers = read(offset, count * _SECTION_SIZE)
-    if entry_size != _SECTION_SIZE or not count:
+    if entry_size != _SECTION_SIZE:
         raise _UnusualError
     table = np.frombuffer(headers, _SECTION[order])
 
     def contents(index: int) -> bytes:
         if index >= count:
             raise _UnusualError
-        return read(int(table["sh_offset"][index]), int(table["sh_size"][index]))
+        return read(*_PLACE[order].unpack_from(headers, index * _SECTION_SIZE))
 
-    symtab = int((table["sh_type"] == SHT.SYMTAB).argmax())
-    if table["sh_type"][symtab] != SHT.SYMTAB or table["sh_entsize"][symtab] != _SYMBOL_SIZE:
+    types = table["sh_type"].tolist()
+    if SHT.SYMTAB not in types:
         raise _UnusualError
+    symtab = types.index(SHT.SYMTAB)
     symbols = contents(symtab)
+    if table["sh_entsize"][symtab] != _SYMBOL_SIZE:
+        raise _UnusualError
     if len(symbols) % _SYMBOL_SIZE or len(symbols) <= _SYMBOL_SIZE:
         raise _UnusualError
     section_names = contents(names_index) + b"\0"
-    modinfo = np.flatnonzero(table["sh_name"] == section_names.find(b".modinfo\0"))
+    modinfo = section_names.find(b".modinfo\0")
+    places = table["sh_name"].tolist()
     return SymbolTables(
         path,
         order,
-        struct.unpack_from(order + "H", header, 16)[0] != ET.REL,
+        kind != ET.REL,
         headers,
         section_names,
         symbols,
         contents(int(table["sh_link"][symtab])) + b"\0",
-        contents(int(modinfo[0])) if len(modinfo) else b"",
+        contents(places.index(modinfo)) if modinfo in places else b"",
+        state_of(status),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +20,7 @@ from klpbuild.symbols.index import build, index_path
 from klpbuild.symbols.objects import read_symbols
 from klpbuild.symbols.sources import read_kallsyms, read_system_map, vmlinux_symbols
 from klpbuild.symbols.table import ObjectSymbols, joined
-from klpbuild.symbols.tables import SymbolTables, read_tables
+from klpbuild.symbols.tables import FileState, SymbolTables, read_tables, state_of
 
 #: Modules read together: enough to spread numpy's cost, few enough to stay small.
 _TOGETHER = 128
@@ -159,21 +160,14 @@ class _Collected:
         series = f"{version[0]}.{version[1]}"
         with self.problems.collect():
             if sources.vmlinux is not None:
-                path = sources.vmlinux
-                if not self._remembered(path, VMLINUX):
-                    tables = read_tables(path)
-                    key = fragment_key(f"vmlinux {series}", tables.digest)
-                    self._add_vmlinux(path, key, lambda: vmlinux_symbols(tables, version))
+                self._add_elf(sources.vmlinux, f"vmlinux {series}", version)
             elif sources.system_map is not None:
                 path = sources.system_map
-                if not self._remembered(path, VMLINUX):
-                    key = fragment_key(f"System.map {series}", _digest_of_file(path))
-                    self._add_vmlinux(path, key, lambda: read_system_map(path, version))
+                kind = f"System.map {series}"
+                self._add_listing(path, kind, lambda: read_system_map(path, version))
             elif sources.kallsyms is not None:
                 path = sources.kallsyms
-                if not self._remembered(path, VMLINUX):
-                    key = fragment_key("kallsyms", _digest_of_file(path))
-                    self._add_vmlinux(path, key, lambda: read_kallsyms(path))
+                self._add_listing(path, "kallsyms", lambda: read_kallsyms(path))
             else:
                 raise KlpError(
                     "no symbols of vmlinux are at hand",
@@ -182,68 +176,92 @@ class _Collected:
                     "or a copy of /proc/kallsyms that root made.",
                 )
 
-    def _add_vmlinux(self, path: Path, key: str, read: Callable[[], ObjectSymbols]) -> None:
-        symbols = self._fragments.load(key, VMLINUX)
+    def _add_elf(self, path: Path, kind: str, version: tuple[int, ...]) -> None:
+        if not self._remembered(path, VMLINUX, kind):
+            tables = read_tables(path)
+            source = _Source(path, tables.state, fragment_key(kind, tables.digest))
+            self._add_vmlinux(source, lambda: vmlinux_symbols(tables, version))
+
+    def _add_listing(self, path: Path, kind: str, read: Callable[[], ObjectSymbols]) -> None:
+        if not self._remembered(path, VMLINUX, kind):
+            state, digest = _state_and_digest(path)
+            self._add_vmlinux(_Source(path, state, fragment_key(kind, digest)), read)
+
+    def _add_vmlinux(self, source: _Source, read: Callable[[], ObjectSymbols]) -> None:
+        symbols = self._fragments.load(source.key, VMLINUX)
         if symbols is None:
-            self._add(path, key, read())
+            self._add(source, read())
         else:
-            self._keep(path, key, symbols)
+            self._keep(source, symbols)
 
     def add_modules(self, paths: Sequence[Path]) -> None:
         """Modules may come in another order than their paths."""
-        names = {path: object_name(path.name) for path in paths}
-        pending = [path for path, name in names.items() if not self._remembered(path, name)]
+        pending = [
+            path for path in paths if not self._remembered(path, object_name(path.name), _MODULE)
+        ]
         for first in range(0, len(pending), _TOGETHER):
             unknown = []
             for tables in self._read_tables(pending[first : first + _TOGETHER]):
-                key = _module_key(tables)
-                symbols = self._fragments.load(key, names[tables.path])
+                source = _Source(tables.path, tables.state, fragment_key(_MODULE, tables.digest))
+                symbols = self._fragments.load(source.key, object_name(tables.path.name))
                 if symbols is None:
-                    unknown.append(tables)
+                    unknown.append((source, tables))
                 else:
-                    self._keep(tables.path, key, symbols)
-            for tables, symbols in self._scan(unknown):
-                self._add(tables.path, _module_key(tables), symbols)
+                    self._keep(source, symbols)
+            self._scan(unknown)
 
     def _read_tables(self, paths: Sequence[Path]) -> Iterator[SymbolTables]:
         for path in paths:
             with self.problems.collect():
                 yield read_tables(path)
 
-    def _scan(self, tables: Sequence[SymbolTables]) -> Iterator[tuple[SymbolTables, ObjectSymbols]]:
+    def _scan(self, unknown: Sequence[tuple[_Source, SymbolTables]]) -> None:
+        if not unknown:
+            return
         try:
-            scanned = list(read_symbols(tables)) if tables else []
+            scanned = list(read_symbols([tables for _, tables in unknown]))
         except KlpError:  # one by one, to find all that are broken
-            for alone in tables:
+            for source, alone in unknown:
                 with self.problems.collect():
-                    yield alone, next(read_symbols([alone]))
+                    self._add(source, next(read_symbols([alone])))
         else:
-            yield from zip(tables, scanned, strict=True)
+            for (source, _), symbols in zip(unknown, scanned, strict=True):
+                self._add(source, symbols)
 
-    def _remembered(self, path: Path, object: str) -> bool:
-        key = self._fragments.seen(path)
+    def _remembered(self, path: Path, object: str, kind: str) -> bool:
+        key = self._fragments.seen(path, kind)
         symbols = None if key is None else self._fragments.load(key, object)
-        if key is None or symbols is None:
+        if symbols is None:
             return False
-        self._keep(path, key, symbols)
+        self.found.append(symbols)
         return True
 
-    def _add(self, path: Path, key: str, symbols: ObjectSymbols) -> None:
-        self._fragments.save(key, symbols)
+    def _add(self, source: _Source, symbols: ObjectSymbols) -> None:
+        self._fragments.save(source.key, symbols)
         self.scanned += 1
-        self._keep(path, key, symbols)
+        self._keep(source, symbols)
 
-    def _keep(self, path: Path, key: str, symbols: ObjectSymbols) -> None:
+    def _keep(self, source: _Source, symbols: ObjectSymbols) -> None:
         self.found.append(symbols)
-        self._fragments.note(path, key)
+        self._fragments.note(source.path, source.state, source.key)
 
 
-def _module_key(tables: SymbolTables) -> str:
-    return fragment_key("module", tables.digest)
+@dataclass(frozen=True)
+class _Source:
+    """A file that was read, its state from before, and its fragment."""
+
+    path: Path
+    state: FileState
+    key: str
 
 
-def _digest_of_file(path: Path) -> str:
+#: The kind of a module's fragment.
+_MODULE = "module"
+
+
+def _state_and_digest(path: Path) -> tuple[FileState, str]:
     try:
-        return hashlib.blake2b(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return state_of(os.fstat(file.fileno())), hashlib.sha256(file.read()).hexdigest()
     except OSError as error:
         raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
