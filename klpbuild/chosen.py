@@ -54,42 +54,90 @@ def _is_livepatch(directory: Path) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Named:
+    """A livepatch that an option names.
+
+    :ivar by_name: False if it is there because all are.
+    :ivar chosen: None if it cannot be read.
+    :ivar error: why not.
+    """
+
+    name: str
+    by_name: bool
+    chosen: Chosen | None
+    error: KlpError | None = None
+
+    def is_for(self, kernel: Kernel) -> bool:
+        """Whether it is for a kernel, as far as it can be read."""
+        return self.chosen is None or self.chosen.livepatch.is_for(kernel.name, kernel.release)
+
+
+def named_livepatches(directory: Path, names: str) -> tuple[Named, ...]:
+    """The livepatches that an option names, for whatever kernel.
+
+    :param names: names with commas between, or ``all``.
+    :raises KlpError: when the directory cannot be read, or none is named.
+    """
+    known = known_livepatches(directory)
+    everything = names == "all"
+    wanted = known if everything else tuple(dict.fromkeys(n for n in names.split(",") if n))
+    if not wanted:
+        raise KlpError("no livepatch is named", where=str(directory), hint="livepatch=NAME")
+    found = []
+    for name in wanted:
+        try:
+            found.append(Named(name, not everything, _read(directory, name, known)))
+        except KlpError as error:
+            found.append(Named(name, not everything, None, error))
+    return tuple(found)
+
+
+def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        raise KlpError(
+            f"livepatch {name!r} is not known",
+            where=str(directory),
+            why=f"Did you mean {near[0]}?" if near else "",
+            hint=f"Known: {', '.join(known) or 'none'}.",
+        )
+    patches = tuple(sorted((directory / name).glob("*.patch")))
+    livepatch = read_livepatch(directory / name, patches=bool(patches))
+    if patches and livepatch.sources:
+        raise KlpError(
+            "has C files and patches",
+            where=str(directory / name),
+            why="A livepatch is made from one or the other.",
+            hint="Put them into two directories.",
+        )
+    return Chosen(directory / name, livepatch, patches)
+
+
 def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Chosen, ...]:
-    """The livepatches that an option names.
+    """The livepatches that an option names, for one kernel.
 
     :param names: names with commas between, or ``all``, which leaves out those
         that are for other kernels.
-    :raises KlpError: for unknown names, and for each livepatch that cannot be read.
+    :raises KlpError: for unknown names, and for each livepatch that cannot be read or,
+        if it is named, is for other kernels.
     """
-    known = known_livepatches(directory)
-    wanted = known if names == "all" else tuple(n for n in names.split(",") if n)
     problems = Problems()
-    chosen = []
-    for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            problems.add(
-                f"livepatch {name!r} is not known",
-                where=str(directory),
-                why=f"Did you mean {near[0]}?" if near else "",
-                hint=f"Known: {', '.join(known) or 'none'}.",
-            )
-            continue
+    found = []
+    for named in named_livepatches(directory, names):
         with problems.collect():
-            patches = tuple(sorted((directory / name).glob("*.patch")))
-            livepatch = read_livepatch(directory / name, patches=bool(patches))
-            if names == "all" and not livepatch.is_for(kernel.name, kernel.release):
-                continue
-            check_for_kernel(livepatch, kernel.name, kernel.release)
-            if patches and livepatch.sources:
-                raise KlpError(
-                    "has C files and patches",
-                    where=str(directory / name),
-                    why="A livepatch is made from one or the other.",
-                    hint="Put them into two directories.",
-                )
-            chosen.append(Chosen(directory / name, livepatch, patches))
+            if named.chosen is None:
+                assert named.error is not None
+                raise named.error
+            if named.by_name:
+                check_for_kernel(named.chosen.livepatch, kernel.name, kernel.release)
+            if named.is_for(kernel):
+                found.append(named.chosen)
     problems.check()
-    if not chosen:
-        raise KlpError("no livepatch is named", where=str(directory), hint="livepatch=NAME")
-    return tuple(chosen)
+    if not found:
+        raise KlpError(
+            f"no livepatch is for kernel {kernel.name}",
+            where=str(directory),
+            hint=f"Their {FILE_NAME} restrict them to others.",
+        )
+    return tuple(found)

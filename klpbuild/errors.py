@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class KlpError(Exception):
         super().__init__(what)
 
     @classmethod
-    def together(cls, problems: Iterable[Problem]) -> KlpError:
+    def together(cls, problems: Iterable[Problem]) -> Self:
         """One error that carries all the problems, each one once.
 
         :raises ValueError: when there is no problem.
@@ -73,13 +74,18 @@ class Problems:
         """Note a problem and go on."""
         self._found.append(Problem(what, where, why, hint))
 
+    def note(self, error: KlpError | None) -> None:
+        """Note the problems of an error, if there is one, and go on."""
+        if error is not None:
+            self._found.extend(error.problems)
+
     @contextmanager
     def collect(self) -> Iterator[None]:
         """Turn a `KlpError` raised in the block into noted problems."""
         try:
             yield
         except KlpError as error:
-            self._found.extend(error.problems)
+            self.note(error)
 
     def check(self) -> None:
         """:raises KlpError: with all problems noted so far, if there are any."""

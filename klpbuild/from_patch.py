@@ -236,7 +236,9 @@ def build_from_patches(
     steps.compile_source(kernel, tables, compiled, module, log)
     linked = work / "linked" / f"{module}.ko"
     link_extracted(kernel, module, record, compiled, linked, log)
-    steps.convert(kernel, linked, symbols, output, work / "relocations.json", extracted.functions)
+    relocations = work / "relocations.json"
+    checked = steps.convert(kernel, linked, symbols, output, relocations, extracted.functions)
+    print(f"          {checked.summary}")
     return output, extracted
 
 

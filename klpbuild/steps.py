@@ -11,7 +11,7 @@ from pathlib import Path
 import klpbuild
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
-from klpbuild.check.rule import Severity
+from klpbuild.check.rule import Report, Severity
 from klpbuild.chosen import Chosen
 from klpbuild.compiler.driver import compile_source as compile_with_kernel_flags
 from klpbuild.compiler.driver import read_dependencies
@@ -22,7 +22,7 @@ from klpbuild.convert.converter import Conversion
 from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import write_file
-from klpbuild.errors import Problems
+from klpbuild.errors import KlpError, Problem, Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import dependencies, neighbourhood
@@ -232,6 +232,15 @@ def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
     return EntrySizes.from_probe(ElfFile.read(probe))
 
 
+class RefusedError(KlpError):
+    """The second opinion finds that the kernel would refuse a module, or worse.
+
+    :ivar report: all that it finds.
+    """
+
+    report: Report
+
+
 def convert(
     kernel: Kernel,
     linked: Path,
@@ -239,13 +248,15 @@ def convert(
     output: Path,
     report: Path,
     functions: Sequence[PatchedObject] = (),
-) -> Conversion:
+) -> Report:
     """Convert a linked module and write it, with a report of each relocation's fate.
 
     :param functions: what it replaces, to be checked against the kernel; without it the
         module's own tables say so.
+    :returns: what `klpbuild.check` says of it.
     :raises KlpError: with every reference that cannot be resolved, and every function that
         the kernel does not have or cannot redirect.
+    :raises RefusedError: when the kernel would refuse the module.
     """
     database = SymbolDatabase.read(symbols)
     elf = ElfFile.read(linked)
@@ -265,25 +276,29 @@ def convert(
     with problems.collect():
         conversion = convert_elf(elf, resolver, symbol_name_max(kernel.version[:2]))
     problems.check()
-    print(f"          {_checked(conversion.data, output, KernelSide(kernel, symbols))}")
+    checked = _checked(conversion.data, output, KernelSide(kernel, symbols))
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
-    return conversion
+    return checked
 
 
-def _checked(data: bytes, output: Path, side: KernelSide) -> str:
-    """The verdict of the second opinion in one line.
-
-    :raises KlpError: when it finds that the kernel would refuse the module, or worse.
-    """
+def _checked(data: bytes, output: Path, side: KernelSide) -> Report:
+    """:raises RefusedError: when the kernel would refuse the module, or worse."""
     checked = check_bytes(data, str(output), side)
-    problems = Problems()
-    for finding in checked.at_least(Severity.ERROR):
-        where = ":".join(part for part in (str(output), finding.where) if part)
-        what = f"{finding.what} [{finding.rule.identifier}]"
-        problems.add(what, where=where, why=finding.rule.why, hint=finding.hint)
-    problems.check()
-    return checked.summary
+    problems = [
+        Problem(
+            f"{finding.what} [{finding.rule.identifier}]",
+            ":".join(part for part in (str(output), finding.where) if part),
+            finding.rule.why,
+            finding.hint,
+        )
+        for finding in checked.at_least(Severity.ERROR)
+    ]
+    if problems:
+        error = RefusedError.together(problems)
+        error.report = checked
+        raise error
+    return checked
 
 
 def write_dependencies(kernel: Kernel, linked: Path, symbols: Path, output: Path) -> None:
@@ -363,6 +378,5 @@ def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[P
 def boot(kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]) -> int:
     """Boot the kernel with the modules, show what changes; 0 when all went well."""
     trial = boot_livepatch(kernel, modules, watch=watch)
-    for line in transcript(trial):
-        print(line)
+    print("\n".join(transcript(trial)))  # in one piece: another kernel may boot meanwhile
     return 0 if trial.passed else 1

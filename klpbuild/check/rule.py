@@ -165,11 +165,20 @@ class Report:
         return next((f for f in self.findings if f.effect is Effect.REFUSED), None)
 
     @property
+    def counts(self) -> dict[Severity, int]:
+        """How many findings there are of each severity."""
+        return {s: sum(f.rule.severity is s for f in self.findings) for s in Severity}
+
+    @property
+    def found(self) -> str:
+        """The counts, in words."""
+        counts = reversed(self.counts.items())
+        words = [f"{n} {s.word}{'s' * (n > 1)}" for s, n in counts if n]
+        return ", ".join(words) or "nothing found"
+
+    @property
     def summary(self) -> str:
         """One line: the verdict, and how many rules it rests on."""
-        counts = {s: sum(f.rule.severity is s for f in self.findings) for s in Severity}
-        words = [f"{n} {s.word}{'s' * (n > 1)}" for s, n in reversed(counts.items()) if n]
-        found = ", ".join(words) or "nothing found"
         whom = f"Linux {self.kernel}" if self.kernel else "a kernel"
         if self.refused:
             verdict = f"{whom} would refuse it ({self.refused.rule.identifier})"
@@ -178,4 +187,4 @@ class Report:
         else:
             verdict = f"{whom} would load it" if self.kernel else "well-formed"
         rules = self.checked + len(self.unchecked_rules)
-        return f"{verdict}: {found}, {self.checked} of {rules} rules checked"
+        return f"{verdict}: {self.found}, {self.checked} of {rules} rules checked"

@@ -64,7 +64,7 @@ def compile_source(
     :raises KlpError: with the compiler's own lines when it refuses the source.
     """
     command = compile_command(kernel)
-    source, output = source.absolute(), output.absolute()
+    named, source, output = source, source.absolute(), output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.stem}.{os.getpid()}-{threading.get_ident()}.o")
     rule = aside.with_suffix(".d")
@@ -87,7 +87,7 @@ def compile_source(
     try:
         done = _run([*arguments, str(aside), str(source)], command.directory)
         if done.returncode:
-            raise KlpError("does not compile", where=str(source), why=done.stdout.strip())
+            raise KlpError("does not compile", where=str(named), why=done.stdout.strip())
         said = done.stdout
         if log is not None:
             whole = [*arguments, str(output), str(source)]

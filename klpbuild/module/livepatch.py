@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from klpbuild.errors import KlpError
@@ -31,7 +31,7 @@ class Function:
     old: str
     new: str
     sympos: int = 0
-    where: str = field(default="", compare=False)
+    where: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PatchedObject:
     name: str
     functions: tuple[Function, ...]
     callbacks: Mapping[str, str] = field(default_factory=dict)
-    where: str = field(default="", compare=False)
+    where: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ class Livepatch:
     def stem(self) -> str:
         """The module's file without suffix, ``livepatch-meminfo`` or ``livepatch-meminfo-1_2``."""
         return module_stem(self.name, self.version)
+
+    @property
+    def content(self) -> str:
+        """All that counts of the description, as text: places in files and directories do not."""
+        return repr(replace(self, sources=tuple(Path(path.name) for path in self.sources)))
 
     @property
     def file_name(self) -> str:

@@ -2,69 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-class Checkout:
-    """A checkout of its own, so that tests may change it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        for name in ("klpbuild", "kernel-fixtures", "site_scons"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, directory / name, ignore=ignored)
-        shutil.copy(ROOT / "SConstruct", directory)
-
-    def scons(self, *words: str, status: int = 0) -> str:
-        """Run scons and return what it says; errors after the rest."""
-        done = subprocess.run(
-            [sys.executable, "-m", "SCons", "-Q", *words],
-            cwd=self.directory,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self.directory),
-                 "KLPBUILD_CACHE": str(self.directory / "cache")},
-            text=True,
-            capture_output=True,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == status, done.stdout + done.stderr
-        assert "Traceback" not in done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def built(self, *words: str) -> set[str]:
-        """The files that a run says it makes, without the kernel's directory."""
-        lines = (line.split() for line in self.scons(*words).splitlines())
-        return {
-            words[-1].removeprefix("build/fixtures/")
-            for words in lines
-            if words and words[-1].startswith("build/")
-        }
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which meminfo is built."""
-    checkout = Checkout(tmp_path_factory.mktemp("checkout") / "klpbuild")
-    checkout.scons("livepatch=meminfo")
-    return checkout
-
-
-@pytest.fixture
-def checkout(shared: Checkout) -> Iterator[Checkout]:
-    """The same; what a test changes of the livepatch is put back."""
-    livepatch = shared.directory / "kernel-fixtures/livepatches/meminfo"
-    before = {path: path.read_bytes() for path in livepatch.iterdir()}
-    yield shared
-    for path, data in before.items():
-        path.write_bytes(data)
-    shared.scons("livepatch=meminfo")
+from tests.scons.checkout import ROOT, Checkout
 
 
 def test_the_main_job(shared: Checkout) -> None:

@@ -12,6 +12,10 @@ from SCons.Scanner.C import CScanner
 
 from klpbuild import from_patch, steps
 from klpbuild.errors import KlpError
+from klpbuild.matrix import Result
+
+#: Why targets could not be built, by the first target's path.
+FAILURES: dict[str, KlpError] = {}
 
 
 def guarded(function):
@@ -22,10 +26,31 @@ def guarded(function):
         try:
             return function([Path(str(t)) for t in target], [Path(str(s)) for s in source], env)
         except KlpError as error:
+            FAILURES[str(target[0])] = error
             text = "\n".join(f"error: {problem}" for problem in error.problems)
             raise SCons.Errors.BuildError(node=target[0], errstr=text) from error
 
     return action
+
+
+def _tell(env, target, *lines):
+    """Say what a step found; in one piece, with its target when steps run side by side."""
+    heading = [f"{target}:"] if env.GetOption("num_jobs") > 1 else []
+    print("\n".join(f"          {line}" for line in [*heading, *lines]))
+
+
+def failing(env, name, error, *, file=False):
+    """A node that cannot be built: `error` says why.
+
+    :param file: whether it stands for the file of this name, or for none.
+    """
+
+    def action(target, source, env):
+        raise error
+
+    action = SCons.Action.Action(guarded(action), None)
+    node = env.Command(str(name), [], action) if file else env.Alias(name, [], action)
+    return env.AlwaysBuild(node)[0]
 
 
 def _compile(target, source, env):
@@ -41,7 +66,7 @@ def _extract(target, source, env):
         env["KLP_CHOSEN"].livepatch.accept_layouts,
     )  # fmt: skip
     extracted.write(target[0])
-    print("\n".join(f"          {line}" for line in extracted.report))
+    _tell(env, target[0], *extracted.report)
 
 
 def _tables(target, source, env):
@@ -78,8 +103,11 @@ def _dependencies(target, source, env):
 def _convert(target, source, env):
     functions = _livepatch(source, env).objects
     symbols = Path(env["KLP_SYMBOLS"])
-    steps.convert(env["KLP_KERNEL"], source[0], symbols, target[0], target[1], functions)
-    print(f"          {steps.summary(target[1])}")
+    kernel, chosen = env["KLP_KERNEL"], env["KLP_CHOSEN"]
+    module, relocations, result = target
+    report = steps.convert(kernel, source[0], symbols, module, relocations, functions)
+    Result.of_check(kernel.name, chosen.livepatch.name, report).write(result)
+    _tell(env, module, report.summary, steps.summary(relocations))
 
 
 def _graph(target, source, env):

@@ -1,4 +1,4 @@
-"""From options to nodes: what is built from what."""
+"""From options to targets: each of them is for all kernels that are named."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 
 from SCons.Action import Action
-from SCons.Script import COMMAND_LINE_TARGETS
+from SCons.Script import COMMAND_LINE_TARGETS, GetOption
 
 from klpbuild import steps
-from klpbuild.chosen import choose_livepatches
-from klpbuild.compiler.log import BuildLog
-from klpbuild.errors import KlpError
-from klpbuild.from_patch import RECORD
+from klpbuild.chosen import named_livepatches
+from klpbuild.errors import KlpError, Problems
+from klpbuild.matrix import cells, locate_kernels
 from klpbuild.vm import needs
 
-from .actions import guarded
+from .actions import failing, guarded
+from .nodes import kernel_nodes
+from .summary import Summary
 
 _WITHOUT_KERNEL = {
     "test": ["-m", "pytest", "-n", "auto", "-m", "not kernel and not boot"],
@@ -27,13 +28,16 @@ _WITHOUT_KERNEL = {
 
 
 def livepatches(env):
-    """Make the nodes of all livepatches that the options name."""
+    """Make the nodes of all livepatches and kernels that the options name.
+
+    :returns: a `KernelNodes` for each kernel, for further steps.
+    """
     for name, words in _WITHOUT_KERNEL.items():
         env.AlwaysBuild(env.Alias(name, [], _runner(name, words)))
     if COMMAND_LINE_TARGETS and set(COMMAND_LINE_TARGETS) <= set(_WITHOUT_KERNEL):
-        return
+        return []
     try:
-        _kernel_targets(env)
+        return _kernel_targets(env)
     except KlpError as error:
         for problem in error.problems:
             print(f"scons: error: {problem}", file=sys.stderr)
@@ -52,78 +56,69 @@ def _runner(name, words):
 
 
 def _kernel_targets(env):
-    build = Path(env["KLP_BUILD"])
+    """Nodes of all kernels.
+
+    What cannot be read or found ends the run at once; with ``-k`` it becomes a node that
+    fails, and the rest is built.
+
+    :raises KlpError: with everything that is wrong.
+    """
     given = steps.GivenSymbols(env["vmlinux"], env["system_map"], env["kallsyms"])
-    kernel = steps.locate_kernel(env["kernel"], Path("kernel-fixtures"), build, given)
-    chosen = choose_livepatches(Path(env["livepatches"]), env["livepatch"], kernel)
-    directory = build / kernel.name
-    env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=BuildLog(directory / "build.log", echo=env["V"]))
-    tools = env.Value(steps.tool_identity(kernel))
-    identities = [env.Value(steps.identity(kernel, modules=False)), tools]
+    fixtures, build = Path("kernel-fixtures"), Path(env["KLP_BUILD"])
+    located = locate_kernels(env["kernel"], fixtures, build, given)
+    named = named_livepatches(Path(env["livepatches"]), env["livepatch"])
+    kernels = [each.kernel for each in located if each.kernel is not None]
 
-    symbols = env.SymbolsKlp(
-        str(directory / "symbols.klp"), [env.Value(steps.identity(kernel)), tools]
-    )
-    env.Alias("symbols", symbols)
-    modules = [_livepatch(env, patch, directory, symbols, identities) for patch in chosen]
-    env.Alias("livepatch", modules)
-    env.Default("livepatch")
+    go_on = GetOption("keep_going")
+    summary, every, problems = Summary(named), [], Problems()
+    for each in located:
+        try:
+            if each.kernel is None:
+                raise each.error
+            asked = cells(named, each.kernel, kernels)
+            for cell in asked:
+                problems.note(cell.error)
+            if go_on or not problems:
+                every.append(kernel_nodes(env, each.kernel, asked))
+                summary.add(every[-1])
+        except KlpError as error:
+            problems.note(error)
+            node = failing(env, f"kernel={each.word}", error)
+            summary.add_unusable(each.word, error, node)
+    if not go_on:
+        problems.check()
+    if not problems and not any(nodes.modules for nodes in every):
+        raise KlpError(
+            "no livepatch is for " + ", ".join(kernel.name for kernel in kernels),
+            where=env["livepatches"],
+            hint="The key kernels of their livepatch.toml restricts them to others.",
+        )
+    _aliases(env, every, summary.unusable)
+    summary.show_at_the_end()
+    return every
+
+
+def _aliases(env, every, unusable):
+    """The targets of the command line."""
     watch = [name for name in env["watch"].split(",") if name]
-    env.AlwaysBuild(env.Alias("boot", modules, _boot(kernel, modules, watch)))
+    for nodes in every:
+        modules = nodes.modules
+        if modules:
+            boot = env.Alias(f"boot {nodes.kernel.name}", modules, _boot(nodes, watch))
+            (nodes.boot,) = env.AlwaysBuild(boot)
+            env.Alias("boot", boot)
+        env.Alias("symbols", nodes.symbols)
+        env.Alias("livepatch", modules)
+        env.Alias("livepatch", [other for each in nodes.livepatches for other in each.others])
+    for name in ("boot", "symbols", "livepatch"):
+        env.Alias(name, unusable)
+    env.Default("livepatch")
 
 
-def _livepatch(env, chosen, directory, symbols, identities):
-    work = directory / chosen.module
-    env = env.Clone(KLP_CHOSEN=chosen, KLP_SYMBOLS=str(symbols[0]))
-    linked = str(work / "linked" / f"{chosen.module}.ko")
-    description = env.Value(repr(chosen.livepatch))
-    if chosen.patches:
-        record = env.LivepatchExtract(
-            str(work / RECORD), [symbols, *(str(path) for path in chosen.patches)]
-        )
-        env.Depends(record, env.Value(repr(chosen.livepatch.accept_layouts)))
-        tables = env.LivepatchTables(str(work / "tables.c"), record)
-        linked = env.LivepatchLinkExtracted(
-            linked, [record, _object(env, work, tables[0], identities)]
-        )
-        made = [*record, *tables]
-    else:
-        record = []
-        objects = [_object(env, work, str(path), identities) for path in chosen.livepatch.sources]
-        made = []
-        if chosen.description is not None:
-            made = env.LivepatchTables(str(work / "tables.c"), [])
-            objects.append(_object(env, work, made[0], identities))
-        linked = env.LivepatchLink(linked, objects)
-    # Both read symbols.klp, and are made again only when symbols that they use changed.
-    used = env.LivepatchDependencies(str(work / "dependencies"), [linked, symbols])
-    module, report = env.LivepatchConvert(
-        [str(directory / f"{chosen.module}.ko"), str(work / "relocations.json")],
-        [linked, used, *record],
-    )
-    graph = env.ReferenceGraph(
-        [str(directory / f"{chosen.module}.{kind}") for kind in steps.GRAPH_KINDS],
-        [module, used],
-    )
-    env.Requires([module, report, *graph], symbols)
-    env.Depends([*made, *linked, used, module, report, *graph], identities)
-    env.Depends([n for n in made if n not in record], description)
-    env.Depends([module, report], description)
-    env.Alias("livepatch", graph)
-    return module
+def _boot(nodes, watch):
+    kernel, modules = nodes.kernel, [Path(str(module)) for module in nodes.modules]
 
-
-def _object(env, work, source, identities):
-    directory = env["KLP_CHOSEN"].directory
-    target = work / f"{Path(str(source)).stem}.o"
-    (built,) = env.LivepatchObject(str(target), source, CPPPATH=[str(directory)])
-    included = steps.included_files(env["KLP_KERNEL"], target, directory)
-    env.Depends(built, [*identities, *(env.File(str(path)) for path in included)])
-    return built
-
-
-def _boot(kernel, modules, watch):
     def boot(target, source, env):
-        return steps.boot(kernel, [Path(str(module)) for module in modules], watch)
+        return steps.boot(kernel, modules, watch)
 
     return Action(guarded(boot), f"  BOOT    {kernel.release}")

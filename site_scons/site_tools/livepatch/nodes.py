@@ -1,0 +1,129 @@
+"""The nodes of one kernel: what is built from what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from klpbuild import steps
+from klpbuild.compiler.log import BuildLog
+from klpbuild.from_patch import RECORD
+from klpbuild.kernel.tree import Kernel
+from klpbuild.matrix import Cell
+
+from .actions import failing
+
+
+@dataclass
+class LivepatchNodes:
+    """What becomes of one livepatch for one kernel.
+
+    :ivar module: the node of the finished module, or one that fails; None if the
+        livepatch is not for the kernel.
+    :ivar result: the node of its `klpbuild.matrix.Result`, None if it cannot be built.
+    :ivar others: further nodes that are made for it by default.
+    """
+
+    cell: Cell
+    module: object = None
+    result: object = None
+    others: list = field(default_factory=list)
+
+
+@dataclass
+class KernelNodes:
+    """What is built for one kernel.
+
+    :ivar env: an environment for further steps, with ``KLP_KERNEL`` and ``KLP_LOG``.
+    :ivar directory: of all its outputs.
+    :ivar identities: nodes that stand for the kernel, klpbuild and the compiler.
+    :ivar symbols: the node of symbols.klp.
+    :ivar boot: the node of its boot.
+    """
+
+    kernel: Kernel
+    env: object
+    directory: Path
+    identities: list
+    symbols: object
+    livepatches: list[LivepatchNodes]
+    boot: object = None
+
+    @property
+    def modules(self) -> list:
+        """The nodes of all modules."""
+        return [each.module for each in self.livepatches if each.module is not None]
+
+
+def kernel_nodes(env, kernel, cells):
+    """Make the nodes of one kernel.
+
+    :param cells: its livepatches, as asked for.
+    :raises KlpError: when no module can be built for the kernel.
+    """
+    directory = Path(env["KLP_BUILD"]) / kernel.name
+    env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=BuildLog(directory / "build.log", echo=env["V"]))
+    tools = env.Value(steps.tool_identity(kernel))
+    identities = [env.Value(steps.identity(kernel, modules=False)), tools]
+    symbols = env.SymbolsKlp(
+        str(directory / "symbols.klp"), [env.Value(steps.identity(kernel)), tools]
+    )
+    nodes = KernelNodes(kernel, env, directory, identities, symbols[0], [])
+    nodes.livepatches = [_livepatch(nodes, cell) for cell in cells]
+    return nodes
+
+
+def _livepatch(nodes, cell):
+    if cell.error is not None:
+        path = nodes.directory / f"livepatch-{cell.name}.ko"
+        return LivepatchNodes(cell, failing(nodes.env, path, cell.error, file=True))
+    if cell.chosen is None:
+        return LivepatchNodes(cell)
+    chosen, env, directory = cell.chosen, nodes.env, nodes.directory
+    identities, symbols = nodes.identities, nodes.symbols
+    work = directory / chosen.module
+    env = env.Clone(KLP_CHOSEN=chosen, KLP_SYMBOLS=str(symbols))
+    linked = str(work / "linked" / f"{chosen.module}.ko")
+    description = env.Value(chosen.livepatch.content)
+    record, made = [], []
+    if chosen.patches:
+        patches = [str(path) for path in chosen.patches]
+        record = env.LivepatchExtract(str(work / RECORD), [symbols, *patches])
+        env.Depends(record, env.Value(repr(chosen.livepatch.accept_layouts)))
+        made = env.LivepatchTables(str(work / "tables.c"), record)
+        linked = env.LivepatchLinkExtracted(
+            linked, [record, _object(env, work, made[0], identities)]
+        )
+    else:
+        objects = [_object(env, work, str(path), identities) for path in chosen.livepatch.sources]
+        if chosen.description is not None:
+            made = env.LivepatchTables(str(work / "tables.c"), [])
+            objects.append(_object(env, work, made[0], identities))
+        linked = env.LivepatchLink(linked, objects)
+    # Both read symbols.klp, and are made again only when symbols that they use changed.
+    used = env.LivepatchDependencies(str(work / "dependencies"), [linked, symbols])
+    converted = env.LivepatchConvert(
+        [
+            str(directory / f"{chosen.module}.ko"),
+            str(work / "relocations.json"),
+            str(work / "result.json"),
+        ],
+        [linked, used, *record],
+    )
+    graph = env.ReferenceGraph(
+        [str(directory / f"{chosen.module}.{kind}") for kind in steps.GRAPH_KINDS],
+        [converted[0], used],
+    )
+    env.Requires([*converted, *graph], symbols)
+    env.Depends([*record, *made, *linked, used, *converted, *graph], identities)
+    env.Depends([*made, *converted], description)
+    return LivepatchNodes(cell, converted[0], converted[2], list(graph))
+
+
+def _object(env, work, source, identities):
+    directory = env["KLP_CHOSEN"].directory
+    target = work / f"{Path(str(source)).stem}.o"
+    (built,) = env.LivepatchObject(str(target), source, CPPPATH=[str(directory)])
+    included = steps.included_files(env["KLP_KERNEL"], target, directory)
+    env.Depends(built, [*identities, *(env.File(str(path)) for path in included)])
+    return built

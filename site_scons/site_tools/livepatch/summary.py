@@ -1,0 +1,92 @@
+"""What is said when a run has ended: what became of each livepatch for each kernel."""
+
+from __future__ import annotations
+
+import atexit
+from pathlib import Path
+
+import SCons.Node
+from SCons.Script import GetBuildFailures, GetOption
+
+from klpbuild.errors import KlpError
+from klpbuild.matrix import Outcome, Result, table
+
+from .actions import FAILURES
+
+
+class Summary:
+    """The results of a run, shown when it has ended.
+
+    :ivar unusable: nodes that stand for kernels that cannot be used.
+    """
+
+    def __init__(self, named):
+        """:param named: the livepatches that are asked for."""
+        self.unusable = []
+        self._names = [each.name for each in named]
+        self._parts = []
+
+    def add(self, nodes):
+        """Tell of a kernel's livepatches."""
+        self._parts.append(lambda: [_result(nodes, each) for each in nodes.livepatches])
+
+    def add_unusable(self, word, error, node):
+        """Tell of a kernel that cannot be used."""
+        self.unusable.append(node)
+        self._parts.append(lambda: [Result.of_error(word, name, error) for name in self._names])
+
+    def show_at_the_end(self):
+        """Let the run end with a table, unless it builds nothing."""
+        if not any(GetOption(name) for name in ("clean", "no_exec", "question")):
+            atexit.register(self._show)
+
+    def results(self):
+        """What became of each livepatch for each kernel; empty if none was asked for."""
+        found = [result for part in self._parts for result in part() if result is not None]
+        built = any(result.outcome is not Outcome.OTHER_KERNEL for result in found)
+        return found if built else []
+
+    def _show(self):
+        results = self.results()
+        if len(results) > 1:
+            print("\n".join(table(results)), flush=True)
+
+
+def _result(nodes, livepatch):
+    """None when it was not asked for."""
+    kernel, name = nodes.kernel.name, livepatch.cell.name
+    if livepatch.module is None:
+        return Result(kernel, name, Outcome.OTHER_KERNEL)
+    if _is_done(livepatch.module) and _is_done(livepatch.result):
+        result = Result.read(Path(str(livepatch.result)))
+        return _after_boot(result, nodes.boot)
+    error = _error(livepatch.module)
+    if error is not None:
+        return Result.of_error(kernel, name, error)
+    if livepatch.module.get_state() == SCons.Node.no_state and not GetBuildFailures():
+        return None
+    return Result(kernel, name, Outcome.NOT_BUILT)
+
+
+def _after_boot(result, boot):
+    """What the boot says of it, if the kernel was booted."""
+    if boot is None:
+        return result
+    if str(boot) in FAILURES:
+        return Result.of_error(result.kernel, result.livepatch, FAILURES[str(boot)])
+    failed = any(failure.node is boot for failure in GetBuildFailures())
+    return result.after_boot(not failed) if failed or _is_done(boot) else result
+
+
+def _is_done(node):
+    return node.get_state() in (SCons.Node.up_to_date, SCons.Node.executed)
+
+
+def _error(node):
+    """Why a node was not built: its own error, or that of what it is built from."""
+    if str(node) in FAILURES:
+        return FAILURES[str(node)]
+    if node.get_state() != SCons.Node.failed:
+        return None
+    found = (_error(child) for child in node.children())
+    return next(filter(None, found), KlpError("see above"))

@@ -1,0 +1,157 @@
+"""Several kernels in one run: the table, and going on past failures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scons.checkout import Checkout
+
+TREE = "build/fixtures/kernel"
+
+
+@pytest.fixture(scope="module")
+def own(shared: Checkout) -> Iterator[Path]:
+    """A directory of livepatches: one good, one for another kernel, two that are broken."""
+    samples = shared.directory / "kernel-fixtures/livepatches"
+    directory = shared.directory / "own"
+    shutil.copytree(samples / "meminfo", directory / "good")
+    shutil.copytree(samples / "version", directory / "version")
+    broken = shutil.copytree(samples / "meminfo", directory / "broken") / "meminfo.c"
+    broken.write_text(broken.read_text().replace("si_meminfo(&i);", "si_meminfo(&i)"))
+    (directory / "unread").mkdir()
+    (directory / "unread" / "livepatch.toml").write_text("objekt = 1\n")
+    yield directory
+    shutil.rmtree(directory)
+
+
+def the_table(text: str) -> list[str]:
+    lines = text.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("kernel  "))
+    end = next(n for n, line in enumerate(lines) if " in all: " in line)
+    return lines[start : end + 1]
+
+
+@pytest.fixture(scope="module")
+def matrix(shared: Checkout, own: Path) -> str:
+    """What a run for three kernels says, one of which is not there."""
+    words = ("-k", "-j2", f"kernel=fixtures,{TREE},6.1.0-99", "livepatches=own")
+    return shared.scons(*words, status=2)
+
+
+def test_the_run_goes_on_past_failures(shared: Checkout, matrix: str) -> None:
+    (tree,) = (path.name for path in (shared.directory / "build").glob("6.1.0-fixtures-*"))
+    unread = "failed: own/unread/livepatch.toml: the livepatch has no C source (2 more)"
+    unknown = "failed: kernel '6.1.0-99' is not known"
+    rows = [
+        ("kernel", "livepatch", "result"),
+        ("fixtures", "broken", "failed: own/broken/meminfo.c: does not compile"),
+        ("fixtures", "good", "would load: nothing found"),
+        ("fixtures", "unread", unread),
+        ("fixtures", "version", "would load: nothing found"),
+        (tree, "broken", "failed: own/broken/meminfo.c: does not compile"),
+        (tree, "good", "would load: nothing found"),
+        (tree, "unread", unread),
+        (tree, "version", "not for this kernel"),
+        *(("6.1.0-99", name, unknown) for name in ("broken", "good", "unread", "version")),
+    ]
+    width = len(tree)
+    assert the_table(matrix) == [
+        *(f"{kernel:<{width}}  {livepatch:<9}  {result}" for kernel, livepatch, result in rows),
+        "12 in all: 3 would load, 8 failed, 1 not for this kernel.",
+    ]
+    assert "scons: *** [kernel=6.1.0-99] error: kernel '6.1.0-99' is not known\n" in matrix
+    for name in ("fixtures", tree):
+        build = shared.directory / "build" / name
+        assert (build / "livepatch-good.ko").is_file()
+        assert not (build / "livepatch-broken.ko").exists()
+
+
+def test_an_unchanged_build_shows_the_table(shared: Checkout, matrix: str) -> None:
+    words = (f"kernel=fixtures,{TREE}", "livepatches=own", "livepatch=good,version")
+    text = shared.scons(*words)
+    assert text.startswith("scons: `livepatch' is up to date.\nkernel  ")
+    assert text.endswith("4 in all: 3 would load, 1 not for this kernel.\n")
+    result = shared.directory / "build/fixtures/livepatch-good/result.json"
+    assert json.loads(result.read_text()) == {
+        "kernel": "fixtures",
+        "livepatch": "good",
+        "outcome": "would load",
+        "detail": "nothing found",
+        "findings": [["note", 0], ["warning", 0], ["error", 0]],
+        "booted": None,
+    }
+
+
+def test_a_livepatch_that_fails_leaves_no_older_module(shared: Checkout, matrix: str) -> None:
+    """Though it was there before, and the table does not tell of it any more."""
+    source = shared.directory / "own/good/meminfo.c"
+    before = source.read_text()
+    source.write_text(before.replace("si_meminfo(&i);", "no_such_function(&i);"))
+    try:
+        words = ("kernel=fixtures", "livepatches=own", "livepatch=good,version")
+        text = shared.scons(*words, "-k", status=2)
+        assert the_table(text)[1:] == [
+            "fixtures  good       failed: own/good/meminfo.c: does not compile",
+            "fixtures  version    would load: nothing found",
+            "2 in all: 1 would load, 1 failed.",
+        ]
+        text = shared.scons(*words, status=2)
+        assert "failed: own/good/meminfo.c: does not compile" in text
+    finally:
+        source.write_text(before)
+
+
+def test_without_k_the_first_error_ends_it(shared: Checkout, own: Path) -> None:
+    words = ("kernel=fixtures,6.1.0-99", "livepatches=own")
+    text = shared.scons(*words, status=2)
+    assert "scons: error: own/unread/livepatch.toml: the livepatch has no C source\n" in text
+    assert "scons: error: kernel '6.1.0-99' is not known\n" in text
+    assert "build/" not in text
+    assert "result" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("kernel=,",), "scons: error: no kernel is named\n  kernel=RELEASE\n"),
+        (
+            (f"kernel={TREE},./{TREE}",),
+            f"scons: error: kernel './{TREE}' is named twice\n"
+            f"  '{TREE}' is 6.1.0-fixtures-",
+        ),
+        (
+            (f"kernel=fixtures,{TREE}", "system_map=own/System.map"),
+            "scons: error: system_map= is for one kernel, and 2 are named\n"
+            "  Build for one kernel at a time, or let klpbuild find the symbols.\n",
+        ),
+        (
+            (f"kernel={TREE}", "livepatch=version"),
+            "scons: error: livepatch version is not for kernel 6.1.0-fixtures-",
+        ),
+        (("livepatch=,",), "scons: error: own: no livepatch is named\n  livepatch=NAME\n"),
+    ],
+)  # fmt: skip
+def test_kernels_that_cannot_be_understood(
+    shared: Checkout, own: Path, words: tuple[str, ...], text: str
+) -> None:
+    assert text in shared.scons("livepatches=own", *words, status=2)
+
+
+def test_no_livepatch_for_the_kernel(shared: Checkout, own: Path) -> None:
+    only = shared.directory / "only"
+    shutil.copytree(own / "version", only / "version")
+    text = shared.scons(f"kernel={TREE}", "livepatches=only", status=2)
+    assert text.startswith("scons: error: only: no livepatch is for 6.1.0-fixtures-")
+    shutil.rmtree(only)
+
+
+def test_symbols_of_all_kernels(shared: Checkout) -> None:
+    shared.scons("-c", f"kernel=fixtures,{TREE}", "symbols")
+    text = shared.scons(f"kernel=fixtures,{TREE}", "symbols", "-j2")
+    assert text.count("  SYMBOLS build/") == 2
+    assert " in all: " not in text
