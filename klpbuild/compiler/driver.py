@@ -75,6 +75,7 @@ def compile_source(
         *module_flags(source, module_name),
         *header_flags(source),
         f"-I{source.parent}",
+        *source_tree_flags(kernel),
         *path_flags(command, source),
         *_NO_PROTOTYPES,
         *extra_flags,
@@ -145,6 +146,17 @@ def header_flags(source: Path) -> tuple[str, ...]:
     if _OWN_MACROS.search(text):
         return ()
     return ("-include", str(HEADER))
+
+
+def source_tree_flags(kernel: Kernel) -> tuple[str, ...]:
+    """Let a livepatch include a header that the kernel keeps beside its sources.
+
+    ``#include "fs/ext4/ext4.h"`` is then the one of the kernel that is built for; the
+    kernel's own include directories come first.
+    """
+    if kernel.source is None:
+        return ()
+    return ("-idirafter", str(kernel.source), f"-ffile-prefix-map={kernel.source}/=")
 
 
 def path_flags(command: CompileCommand, source: Path) -> tuple[str, ...]:

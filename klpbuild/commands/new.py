@@ -1,0 +1,80 @@
+"""Begin a livepatch: write a directory that builds at once, ready to edit.
+
+With the kernel's source at hand (klpbuild kernel fetch RELEASE --source) each function
+is copied from it with what it needs of its file.  Otherwise there is only a skeleton.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from klpbuild import begin, steps
+from klpbuild.errors import KlpError
+from klpbuild.kernel.cache import cached_kernels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("name", metavar="NAME", help="the livepatch's name, and its directory's")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--function",
+        action="append",
+        metavar="OBJECT:FUNCTION[,POSITION]",
+        help="a function to replace, such as vmlinux:meminfo_proc_show (repeatable)",
+    )
+    what.add_argument(
+        "--patch",
+        action="append",
+        type=Path,
+        metavar="FIX.patch",
+        help="begin with this source patch instead (repeatable)",
+    )
+    parser.add_argument(
+        "--kernel", help="release of a fetched kernel, or a path (default: the newest fetched)"
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("fixes"),
+        metavar="DIR",
+        help="where livepatches are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--file", metavar="FILE", help="the file of the kernel's source that defines the functions"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write it; 1 when it does not build yet."""
+    directory = arguments.directory / arguments.name
+    name = arguments.kernel or _newest()
+    build = Path("build")
+    kernel = steps.locate_kernel(name, Path("kernel-fixtures"), build)
+    if arguments.patch:
+        begun = begin.begin_with_patches(kernel, directory, arguments.patch)
+    else:
+        wanted = [begin.Wanted.parse(text) for text in arguments.function]
+        symbols = build / kernel.name / "symbols.klp"
+        if not symbols.is_file():
+            steps.write_symbols(kernel, symbols)
+        begun = begin.begin_with_functions(kernel, symbols, directory, wanted, arguments.file)
+    for line in begin.lines(begun, name, bootable=kernel.image is not None):
+        print(line)
+    if begun.problem:
+        print(f"klpbuild: it does not build yet: {begun.problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _newest() -> str:
+    """:raises KlpError: when no kernel is fetched."""
+    kernels = cached_kernels()
+    if kernels:
+        return kernels[0].release
+    raise KlpError(
+        "no kernel is fetched, and none is named",
+        hint="Run `klpbuild kernel fetch --source`, or name one: --kernel RELEASE.",
+    )

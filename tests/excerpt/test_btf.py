@@ -1,0 +1,67 @@
+"""Heads of functions from type information that gcc wrote."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.excerpt.btf import TypeInformation
+
+PROGRAM = """
+struct file; union value { int i; }; enum state { IDLE };
+typedef unsigned long size_t;
+typedef int (*compare_t)(const void *, const void *);
+int plain(struct file *m, void *v) { return 0; }
+void nothing(void) {}
+const char *const *text(const char *const names[4], volatile int *p, ...) { return 0; }
+void *search(const void *key, size_t size, compare_t compare) { return 0; }
+struct file *made(int (*make)(struct file *, int [3]), union value v, enum state s) { return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def section(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    output = tmp_path_factory.mktemp("btf") / "a.o"
+    command = ["gcc", "-gbtf", "-xc", "-", "-c", "-o", output]
+    subprocess.run(command, input=PROGRAM, text=True, check=True)
+    elf = ElfFile.read(output)
+    found = elf.section(".BTF")
+    assert found is not None
+    return bytes(elf.contents(found))
+
+
+@pytest.mark.parametrize(
+    ("function", "head"),
+    [
+        ("plain", "int new(struct file *m, void *v)"),
+        ("nothing", "void new(void)"),
+        ("text", "const char *const *new(const char *const *names, volatile int *p, ...)"),
+        ("search", "void *new(const void *key, size_t size, compare_t compare)"),
+        (
+            "made",
+            "struct file *new(int (*make)(struct file *, int *), union value v, enum state s)",
+        ),
+        ("absent", None),
+    ],
+)
+def test_heads(section: bytes, function: str, head: str | None) -> None:
+    found = TypeInformation(section).head(function, "new")
+    assert found == head
+
+
+def test_what_is_not_btf(section: bytes) -> None:
+    with pytest.raises(KlpError, match="is damaged") as caught:
+        TypeInformation(section[:10], where="vmlinux:.BTF")
+    assert str(caught.value) == "vmlinux:.BTF: is damaged"
+    with pytest.raises(KlpError) as caught:
+        TypeInformation(b"\0" * 24, where="vmlinux:.BTF")
+    assert str(caught.value) == "vmlinux:.BTF: is not BTF of this machine's byte order"
+
+
+def test_a_section_cut_short(section: bytes) -> None:
+    with pytest.raises(KlpError) as caught:
+        TypeInformation(section[: len(section) // 2], where="vmlinux:.BTF")
+    assert str(caught.value) == "vmlinux:.BTF: is damaged"
