@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(line)
     if begun.problem:
         print(f"klpbuild: it does not build yet: {begun.problem}", file=sys.stderr)
+        print("  A source patch needs no such file: --patch FIX.patch.", file=sys.stderr)
         return 1
     return 0
 
