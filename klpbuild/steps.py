@@ -167,7 +167,12 @@ def write_symbols(kernel: Kernel, output: Path) -> Written:
             print(f"          booting {kernel.release} once for its /proc/kallsyms")
         kallsyms = learn(kernel).kallsyms
     sources = SymbolSources(
-        kernel.version, kernel.modules, kernel.vmlinux, kernel.system_map, kallsyms
+        kernel.version,
+        kernel.modules,
+        kernel.vmlinux,
+        kernel.system_map,
+        kallsyms,
+        kernel.module_symvers,
     )
     return write_symbols_klp(output, sources, cache_directory() / "symbols")
 

@@ -121,7 +121,12 @@ def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
     if not (kernel.vmlinux or kernel.system_map or kernel.kallsyms):
         return None
     sources = SymbolSources(
-        kernel.version, kernel.modules, kernel.vmlinux, kernel.system_map, kernel.kallsyms
+        kernel.version,
+        kernel.modules,
+        kernel.vmlinux,
+        kernel.system_map,
+        kernel.kallsyms,
+        kernel.module_symvers,
     )
     output = kernel.cache / "symbols.klp"
     write_symbols(output, sources, cache_directory() / "symbols")

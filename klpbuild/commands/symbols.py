@@ -1,15 +1,26 @@
-"""Write symbols.klp: every symbol of vmlinux and of each module, in kallsyms order."""
+"""Write symbols.klp: every symbol of vmlinux and of each module, in kallsyms order; look names up.
+
+Without names only the file is written.  With names it is shown what each stands for: the
+object, the position that a livepatch gives (sympos; 0 is a unique name), the address (in a
+module the offset in its section), the letter that nm prints, the source file, and the object
+that exports it.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from klpbuild import steps
+from klpbuild.errors import Problems
+from klpbuild.names import VMLINUX
+from klpbuild.symbols.database import Candidate, SymbolDatabase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
+    parser.add_argument("name", nargs="*", metavar="NAME", help="a symbol to look up")
     parser.add_argument(
         "--kernel",
         default="fixtures",
@@ -29,11 +40,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write it and say what it holds."""
+    """Write it, say what it holds, and look the names up."""
     given = steps.GivenSymbols(arguments.vmlinux, arguments.system_map, arguments.kallsyms)
     build = Path("build")
     kernel = steps.locate_kernel(arguments.kernel, Path("kernel-fixtures"), build, given)
     output = arguments.output or build / kernel.name / "symbols.klp"
     written = steps.write_symbols(kernel, output)
     print(f"{output}: {written.symbols:,} symbols of {written.objects:,} objects")
+    if arguments.name:
+        print("\n".join(_listing(SymbolDatabase.read(output), arguments.name, kernel.name)))
     return 0
+
+
+def _listing(database: SymbolDatabase, names: Sequence[str], kernel: str) -> list[str]:
+    """A line for each symbol of the names, in columns.
+
+    :raises KlpError: with every name that the kernel does not have.
+    """
+    problems = Problems()
+    rows = [_COLUMNS]
+    for name in names:
+        candidates = database.candidates(name)
+        rows += map(_row, candidates)
+        if not candidates:
+            problems.add(f"symbol {name!r} is not in kernel {kernel}", hint=_HINT)
+    problems.check()
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+_COLUMNS = ("symbol", "object", "sympos", "kind", "address", "file", "exported by")
+_HINT = "Inlined functions, macros and locals of other builds have no symbol."
+
+
+def _row(candidate: Candidate) -> tuple[str, ...]:
+    address = "-" if candidate.address is None else f"{candidate.address:#x}"
+    if candidate.object != VMLINUX and candidate.section:
+        address = f"{candidate.section}+{address}"
+    return (
+        candidate.symbol,
+        candidate.object,
+        f"{candidate.sympos} (unstable)" if candidate.unstable else str(candidate.sympos),
+        candidate.kind,
+        address,
+        candidate.file or "-",
+        candidate.exported_by or "-",
+    )

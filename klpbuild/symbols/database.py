@@ -40,6 +40,8 @@ class Candidate:
     :ivar unstable: whether the kernel counts another position, or does not hold the
         symbol, once the module runs: symbols of ``.init`` sections count only
         while a module is loading.
+    :ivar exported_by: its object, when Module.symvers says so; None when it does not or
+        was not at hand.
     """
 
     object: str
@@ -52,6 +54,7 @@ class Candidate:
     section: str = ""
     init: bool = False
     unstable: bool = False
+    exported_by: str | None = None
 
     @property
     def sympos(self) -> int:
@@ -138,6 +141,7 @@ class SymbolDatabase:
                     sections[section] if section < len(sections) else "",
                     bool(flags & Flag.INIT),
                     found.addressed and not (flags & Flag.LIVE and live == position),
+                    found.name if flags & Flag.EXPORTED else None,
                 )
             )
         return candidates
@@ -197,7 +201,11 @@ def parse(text: bytes, where: str) -> tuple[list[ObjectSymbols], Numbers]:
     _check_lines(text, starts, lengths, is_object, is_symbol, where)
 
     symbols = np.flatnonzero(is_symbol)
-    names = Lines.gather(data, starts[symbols], lengths[symbols])
+    try:
+        names = Lines.gather(data, starts[symbols], lengths[symbols])
+    except ValueError as error:
+        line = text.count(b"\n", 0, text.find(b"\0")) + 1
+        raise KlpError(f"is broken: {error}", where=f"{where}:{line}") from error
     rows = np.zeros(len(symbols), ROW)
     rows["hash"], rows["length"], rows["kind"] = names.hashes(), names.lengths, _UNKNOWN
     rows["flags"] = Flag.LIVE

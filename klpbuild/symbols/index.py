@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klpbuild.symbols.lines import Lines, hash_of
-from klpbuild.symbols.table import ROW, ObjectSymbols, Rows, joined
+from klpbuild.symbols.exported import ExportedNames
+from klpbuild.symbols.lines import Lines, Numbers, hash_of
+from klpbuild.symbols.table import ROW, Flag, ObjectSymbols, Rows, joined
 
 #: Bytes of a file, mapped or not.
 Buffer = bytes | memoryview
@@ -29,6 +30,8 @@ Buffer = bytes | memoryview
 _MAGIC = b"klpbuild-symbol-index-2\n"
 _ALIGNMENT = 8
 _HASH_BITS = 32
+#: The bit in which ``t`` differs from ``T``.
+_LOWER_CASE = 0x20
 #: Rows that share a bucket, about.
 _BUCKET_ROWS = 4
 #: Numbers of two bytes are sorted in linear time.
@@ -161,15 +164,24 @@ _DTYPES: tuple[np.dtype[Any], ...] = (ROW, _U4, _U4, _U4, np.dtype("u1"))
 
 
 def build(
-    text: Buffer, objects: Sequence[ObjectSymbols], name_at: npt.NDArray[np.integer[Any]]
+    text: Buffer,
+    objects: Sequence[ObjectSymbols],
+    name_at: Numbers,
+    exported: ExportedNames | None = None,
 ) -> bytes:
     """The index of a symbols.klp.
 
     :param text: the symbols.klp.
     :param objects: its objects in its order.
     :param name_at: where each symbol's name begins in the text, shape (n,).
+    :param exported: what Module.symvers says, if it is at hand.
     """
     rows = joined(o.rows for o in objects)
+    order, buckets = _buckets(rows["hash"])
+    if exported is not None:
+        rows = rows.copy()
+        marked = _exported_rows(exported, text, objects, rows, name_at, order, buckets)
+        rows["flags"][marked] |= np.uint8(Flag.EXPORTED)
     labels = [part for o in objects for part in (o.section_names, o.file_names)]
     described = []
     first_row = labels_at = 0
@@ -181,7 +193,6 @@ def build(
         first_row += len(symbols)
         labels_at += sum(sizes)
 
-    order, buckets = _buckets(rows["hash"])
     parts: list[npt.NDArray[Any]] = [
         rows,
         name_at,
@@ -216,6 +227,40 @@ def _buckets(
     np.cumsum(np.bincount(numbers, minlength=1 << bits), out=firsts[1:])
     # Stable, so that the rows of a bucket stay in order.
     return np.argsort(numbers, kind="stable").astype(np.uint32), firsts
+
+
+def _exported_rows(
+    exported: ExportedNames,
+    text: Buffer,
+    objects: Sequence[ObjectSymbols],
+    rows: Rows,
+    name_at: Numbers,
+    order: npt.NDArray[np.uint32],
+    buckets: npt.NDArray[np.uint32],
+) -> Numbers:
+    """The rows that are exported: the owner's global symbols of these names."""
+    hashes = exported.names.hashes()
+    bucket = hashes >> np.uint32(_HASH_BITS - (len(buckets) - 1).bit_length() + 1)
+    first = buckets[bucket].astype(np.int64)
+    counts = buckets[bucket + 1] - first
+    export = np.repeat(np.arange(len(first)), counts)
+    places = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(len(export))
+    found = order[places].astype(np.int64)
+
+    numbers = {o.object: number for number, o in enumerate(objects)}
+    owners = np.array([numbers.get(owner, -1) for owner in exported.owners], np.int64)
+    ends = np.cumsum([len(o) for o in objects])
+    is_global = rows["kind"][found].view(np.uint8) & _LOWER_CASE == 0
+    same = (rows["hash"][found] == hashes[export]) & is_global
+    same &= rows["length"][found] == exported.names.lengths[export]
+    same &= np.searchsorted(ends, found, "right") == owners[export]
+    found, export = found[same], export[same]
+
+    lengths = exported.names.lengths[export]
+    names = Lines.gather(np.frombuffer(text, np.uint8), name_at[found], lengths)
+    wanted = exported.names.take(export)
+    differ = np.flatnonzero(names.words != wanted.words)
+    return np.delete(found, np.searchsorted(names.first_words, differ, "right") - 1)
 
 
 def _padded(size: int) -> int:

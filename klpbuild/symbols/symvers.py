@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,9 @@ class Exports:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def __iter__(self) -> Iterator[Export]:
+        return map(_export, self._lines.values())
+
     def find(self, symbol: str) -> Export | None:
         """The export of a name; modpost refuses two of one name."""
         fields = self._lines.get(symbol)
@@ -73,7 +77,7 @@ class Exports:
 
     def of(self, owner: str) -> tuple[Export, ...]:
         """What an object exports, in the file's order."""
-        return tuple(e for e in map(_export, self._lines.values()) if e.owner == owner)
+        return tuple(e for e in self if e.owner == owner)
 
 
 def _is_export(fields: list[str]) -> bool:

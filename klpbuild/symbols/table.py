@@ -24,10 +24,12 @@ class Flag(IntFlag):
     INIT: it lies in memory that is freed once its object runs.
     LIVE: kallsyms still holds it then.  A module's other symbols count only
     while the module is loading (kernel/module/kallsyms.c, is_core_symbol).
+    EXPORTED: Module.symvers says that its object exports it.
     """
 
     INIT = 1
     LIVE = 2
+    EXPORTED = 4
 
 
 #: One symbol.  ``length`` is its name's, in bytes; ``section`` counts the lines of

@@ -15,8 +15,10 @@ from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import MAGIC
+from klpbuild.symbols.exported import ExportedNames
 from klpbuild.symbols.fragments import FragmentCache, fragment_key
 from klpbuild.symbols.index import build, index_path
+from klpbuild.symbols.lines import Numbers
 from klpbuild.symbols.objects import read_symbols
 from klpbuild.symbols.sources import read_kallsyms, read_system_map, vmlinux_symbols
 from klpbuild.symbols.table import ObjectSymbols, joined
@@ -35,6 +37,8 @@ class SymbolSources:
 
     :ivar version: the kernel's.
     :ivar modules: its ``.ko`` files.
+    :ivar module_symvers: its Module.symvers; without it the index does not say what is
+        exported.
     """
 
     version: tuple[int, ...]
@@ -42,6 +46,7 @@ class SymbolSources:
     vmlinux: Path | None = None
     system_map: Path | None = None
     kallsyms: Path | None = None
+    module_symvers: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,17 +78,24 @@ def write_symbols(output: Path, sources: SymbolSources, cache: Path) -> Written:
         collected = _Collected(fragments)
         collected.add_vmlinux(sources)
         collected.add_modules(sources.modules)
+        exported = None
+        if sources.module_symvers is not None:
+            with collected.problems.collect():
+                exported = ExportedNames.read(sources.module_symvers)
         collected.problems.check()
     vmlinux, *modules = collected.found
     modules = sorted((m for m in modules if not m.livepatch), key=lambda m: m.object)
     _check_names(modules, sources.modules)
-    symbols = write_objects(output, [vmlinux, *modules])
+    symbols = write_objects(output, [vmlinux, *modules], exported)
     return Written(1 + len(modules), symbols, collected.scanned)
 
 
-def write_objects(output: Path, objects: Sequence[ObjectSymbols]) -> int:
+def write_objects(
+    output: Path, objects: Sequence[ObjectSymbols], exported: ExportedNames | None = None
+) -> int:
     """Write a symbols.klp with these objects, in this order, and its index.
 
+    :param exported: what Module.symvers says, for the index.
     :returns: how many symbols it has.
     :raises KlpError: when it cannot be written, or a name is not UTF-8.
     """
@@ -98,10 +110,10 @@ def write_objects(output: Path, objects: Sequence[ObjectSymbols]) -> int:
     lengths = joined(o.rows for o in objects)["length"].astype(np.int64) + 1
     heading_bytes = len(parts[0]) + np.cumsum([len(heading) for heading in headings])
     before = np.repeat(heading_bytes, [len(o) for o in objects])
-    name_at = np.cumsum(lengths) - lengths + before
+    name_at: Numbers = np.cumsum(lengths) - lengths + before
 
     # The index first: whoever sees the new text must find the index that belongs to it.
-    _replace(index_path(output), build(text, objects, name_at))
+    _replace(index_path(output), build(text, objects, name_at, exported))
     _replace(output, text)
     return len(lengths)
 
