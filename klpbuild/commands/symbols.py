@@ -1,9 +1,9 @@
-"""Write symbols.klp: every symbol of vmlinux and of each module, in kallsyms order; look names up.
+"""Write symbols.klp, every symbol of vmlinux and of each module; look names up.
 
-Without names only the file is written.  With names it is shown what each stands for: the
-object, the position that a livepatch gives (sympos; 0 is a unique name), the address (in a
-module the offset in its section), the letter that nm prints, the source file, and the object
-that exports it.
+Symbols come in the order in which the kernel counts them.  With names it is shown what each
+stands for: the object, the position that a livepatch gives (sympos; 0 is a unique name), the
+address (in a module the offset in its section), the letter that nm prints, the source file,
+and the object that exports it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _listing(database: SymbolDatabase, names: Sequence[str], kernel: str) -> lis
     :raises KlpError: with every name that the kernel does not have.
     """
     problems = Problems()
-    rows = [_COLUMNS]
+    rows: list[tuple[str, ...]] = [_COLUMNS]
     for name in names:
         candidates = database.candidates(name)
         rows += map(_row, candidates)

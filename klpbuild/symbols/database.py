@@ -12,7 +12,7 @@ import numpy as np
 
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
-from klpbuild.symbols.index import Buffer, Index, build, index_path
+from klpbuild.symbols.index import Buffer, Index, build, index_path, locked
 from klpbuild.symbols.lines import Bytes, Lines, Numbers
 from klpbuild.symbols.table import NUMBER_MAX, ROW, Flag, ObjectSymbols
 
@@ -82,12 +82,15 @@ class SymbolDatabase:
 
         :raises KlpError: when it is not a symbols.klp, with the lines at fault.
         """
-        text = _map(path)
         with suppress(KlpError, ValueError):  # there is none, or of another text
-            return cls(Index(_map(index_path(path)), text))
-        data = build(text, *parse(bytes(text), str(path)))
-        with suppress(KlpError):  # a read-only directory: next time it is made again
-            write_file(index_path(path), data)
+            return cls(_mapped(path))
+        with locked(path):
+            with suppress(KlpError, ValueError):  # another process has written it meanwhile
+                return cls(_mapped(path))
+            text = _map(path)
+            data = build(text, *parse(bytes(text), str(path)))
+            with suppress(KlpError):  # a read-only directory: next time it is made again
+                write_file(index_path(path), data)
         return cls(Index(data, text))
 
     def candidates(self, name: str) -> tuple[Candidate, ...]:
@@ -154,6 +157,14 @@ class SymbolDatabase:
             )
             self._labels[number] = sections, files
         return self._labels[number]
+
+
+def _mapped(path: Path) -> Index:
+    """:raises KlpError: when a file cannot be read.
+    :raises ValueError: when the index does not belong to the text.
+    """
+    text = _map(path)
+    return Index(_map(index_path(path)), text)
 
 
 def _map(path: Path) -> Buffer:

@@ -7,11 +7,14 @@ a damaged one would give wrong positions, and those crash machines.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import zlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +49,22 @@ def index_path(symbols_klp: Path) -> Path:
 def digest_of(text: Buffer) -> str:
     """What an index knows its symbols.klp by."""
     return hashlib.sha256(text).hexdigest()
+
+
+@contextmanager
+def locked(symbols_klp: Path) -> Iterator[None]:
+    """While symbols.klp and its index are replaced: together, and by one process at a time.
+
+    The lock is on their directory, so that no file of it is left.  Readers need none:
+    they see by the digest that the two do not belong together.
+    """
+    with ExitStack() as stack:
+        # A file system without locks, or no directory: whoever writes will say so.
+        with suppress(OSError):
+            directory = os.open(symbols_klp.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, directory)
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)

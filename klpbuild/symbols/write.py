@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import MAGIC
 from klpbuild.symbols.exported import ExportedNames
 from klpbuild.symbols.fragments import FragmentCache, fragment_key
-from klpbuild.symbols.index import build, index_path
+from klpbuild.symbols.index import build, index_path, locked
 from klpbuild.symbols.lines import Numbers
 from klpbuild.symbols.objects import read_symbols
 from klpbuild.symbols.sources import read_kallsyms, read_system_map, vmlinux_symbols
@@ -112,9 +113,12 @@ def write_objects(
     before = np.repeat(heading_bytes, [len(o) for o in objects])
     name_at: Numbers = np.cumsum(lengths) - lengths + before
 
-    # The index first: whoever sees the new text must find the index that belongs to it.
-    _replace(index_path(output), build(text, objects, name_at, exported))
-    _replace(output, text)
+    index = build(text, objects, name_at, exported)
+    with suppress(OSError):  # writing says why
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        _replace(index_path(output), index)
+        _replace(output, text)
     return len(lengths)
 
 

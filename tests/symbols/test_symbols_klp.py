@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from klpbuild.errors import KlpError
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.index import index_path
-from klpbuild.symbols.lines import Lines
+from klpbuild.symbols.lines import Lines, hash_of
 from klpbuild.symbols.table import ROW, Flag, ObjectSymbols
 from klpbuild.symbols.write import SymbolSources, Written, write_objects, write_symbols
 from tests.symbols.inputs import V6_1, compile_object, link_module, link_vmlinux
@@ -83,7 +83,8 @@ def test_every_name_is_found_with_and_without_the_index(
 def test_many_symbols(tmp_path: Path) -> None:
     """More than fit into one bucket of the index, hashes that are equal."""
     names = [f"symbol_{n}" for n in range(5000)]
-    collision = ["plumless", "buckeroo"]  # the same CRC-32
+    collision = ["lock_onelock_two", "lock_twolock_one"]  # the same words, so the same hash
+    assert hash_of(collision[0].encode()) == hash_of(collision[1].encode())
     path = tmp_path / "symbols.klp"
     write_objects(
         path, [described("vmlinux", names + collision), described("ext4", collision[::-1])]
@@ -157,6 +158,7 @@ MAGIC = "  The first line of a symbols.klp is klp-convert-symbol-data.0.1."
             "  It is listed in line 2 too, so positions cannot be counted.",
         ),
         (b"klp-convert-symbol-data.0.1\n*a\nf\n" + b"g" * 70000, ":4: a name is too long"),
+        (b"klp-convert-symbol-data.0.1\n*a\nf\0g\n", ":3: is broken: a name holds a zero byte"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, text: bytes, message: str) -> None:
@@ -205,6 +207,59 @@ def test_a_damaged_index_is_made_again(indexed: Path) -> None:
         assert found(SymbolDatabase.read(indexed), "show") == [("vmlinux", 1, 2), ("vmlinux", 2, 2)]
         index_path(indexed).write_bytes(whole[:place])
         assert found(SymbolDatabase.read(indexed), "show") == [("vmlinux", 1, 2), ("vmlinux", 2, 2)]
+
+
+VERSIONS = {"one": ["show", "f", "show"], "two": ["f", "show", "g", "show", "show"]}
+
+
+def write_in_turns(path: Path, version: str) -> None:
+    for _ in range(60):
+        write_objects(path, [described("vmlinux", VERSIONS[version])])
+
+
+def read_in_turns(path: Path) -> None:
+    """Whatever is read is one version or the other, and never without its addresses."""
+    known = {
+        tuple(16 * n for n, name in enumerate(names) if name == "show")
+        for names in VERSIONS.values()
+    }
+    for _ in range(120):
+        found = SymbolDatabase.read(path).candidates("show")
+        assert tuple(c.address for c in found) in known
+
+
+def test_two_builds_write_the_index_while_others_read(indexed: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [
+        *(context.Process(target=write_in_turns, args=(indexed, name)) for name in VERSIONS),
+        *(context.Process(target=read_in_turns, args=(indexed,)) for _ in range(2)),
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    read_in_turns(indexed)
+    assert sorted(p.name for p in indexed.parent.iterdir()) == ["symbols.klp", "symbols.klp.index"]
+
+
+def make_index(path: Path) -> None:
+    assert found(SymbolDatabase.read(path), "show") == [("vmlinux", 1, 1)]
+
+
+def test_two_processes_make_a_missing_index(tmp_path: Path) -> None:
+    path = klp(tmp_path, "klp-convert-symbol-data.0.1\n*vmlinux\nshow\n")
+    context = multiprocessing.get_context("fork")
+    for broken in (None, b"", b"not an index"):
+        if broken is not None:
+            index_path(path).write_bytes(broken)
+        processes = [context.Process(target=make_index, args=(path,)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0]
+        assert index_path(path).stat().st_size > 100
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
