@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,13 @@ from klpbuild.extract.extraction import extract
 from klpbuild.extract.fidelity import Fidelity, prove, shipped_file
 from klpbuild.extract.keys import key_policy
 from klpbuild.extract.pair import CompiledPatch, ObjectPair, compile_patch
-from klpbuild.extract.references import Home, decide_references, name_references
+from klpbuild.extract.references import (
+    Home,
+    LateNames,
+    decide_references,
+    name_references,
+    rename_undefined,
+)
 from klpbuild.extract.result import Extraction
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.versions import check_versions
@@ -38,6 +45,11 @@ from klpbuild.symbols.symvers import Exports
 #: From how many objects on progress is shown.
 MANY_OBJECTS = 10
 
+#: ftrace returns to a new function, so that it needs no landing place for indirect jumps
+#: (arch/x86/kernel/ftrace_64.S, ftrace_regs_caller), and gcc makes none in a function
+#: whose address its file does not take.
+_NO_ENDBR = re.compile(r"\bfunctions_\w+\+0x[0-9a-f]+: data relocation to !ENDBR: ")
+
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.
 RECORD = "extracted.json"
 
@@ -48,11 +60,13 @@ class Extracted:
 
     :ivar objects: finished objects, to be linked.
     :ivar functions: what they replace, by object of the kernel.
+    :ivar late_names: names that undefined symbols get after the link, by those in `objects`.
     :ivar report: what was changed and what became of each reference, for people.
     """
 
     objects: tuple[Path, ...]
     functions: tuple[PatchedObject, ...]
+    late_names: tuple[tuple[str, str], ...]
     report: tuple[str, ...]
 
     def write(self, path: Path) -> None:
@@ -72,6 +86,7 @@ class Extracted:
                 }
                 for patched in self.functions
             ],
+            "late_names": self.late_names,
             "report": self.report,
         }
         write_file(path, (json.dumps(record, indent=1) + "\n").encode())
@@ -86,6 +101,7 @@ class Extracted:
                 PatchedObject(entry["object"], tuple(Function(**f) for f in entry["functions"]))
                 for entry in record["functions"]
             ),
+            tuple((plain, name) for plain, name in record["late_names"]),
             tuple(record["report"]),
         )
 
@@ -142,14 +158,20 @@ class _Builder:
         return found
 
     def finish_object(
-        self, pair: ObjectPair, extraction: Extraction, decisions: dict[str, Decision], number: int
+        self,
+        pair: ObjectPair,
+        extraction: Extraction,
+        decisions: dict[str, Decision],
+        number: int,
+        late: LateNames,
     ) -> Path:
-        """Run objtool over the extracted object and give its symbols their final names."""
+        """Run objtool over the extracted object and give its symbols their names for the link."""
         path = self.directory / "extracted" / f"{number}-{Path(pair.target).name}"
         extraction.object.write(path)
         self._objtool(pair, path)
-        out = name_references(ElfFile.read(path), decisions)
         elf = ElfFile.read(path)
+        runs_late = self.compiled.tree.objtool_runs_late
+        out = name_references(elf, decisions, late if runs_late else None)
         by_name = {s.name: s for s in elf.symbol_list if s.is_defined}
         for changed in extraction.changed:
             symbol = by_name[changed.symbol]
@@ -263,10 +285,14 @@ def link_extracted(
     kernel: Kernel, module: str, record: Path, tables: Path, output: Path, log: BuildLog
 ) -> None:
     """Link extracted objects and the compiled tables; the module is not converted yet."""
+    extracted = Extracted.read(record)
     said: list[str] = []
-    objects = [*Extracted.read(record).objects, tables]
+    objects = [*extracted.objects, tables]
     if steps.link_objects(kernel, module, objects, output.parent, log, said.append) != output:
         raise AssertionError(f"{output} was not linked")
+    if extracted.late_names:
+        rename_undefined(ElfFile.read(output), dict(extracted.late_names)).write(output)
+    said = [line for line in said if not _NO_ENDBR.search(line)]
     if said:
         raise KlpError(
             "objtool does not accept the extracted code", where=output.name, why="\n".join(said)
@@ -324,6 +350,8 @@ def extract_patches(
 
 def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extraction]]) -> Extracted:
     own = frozenset(name for _, extraction in extractions for name in extraction.globals)
+    exports = builder.resolver.exports
+    late = LateNames(lambda name: name in own or exports.find(name) is not None)
     problems = Problems()
     functions: dict[str, list[Function]] = defaultdict(list)
     decisions: list[Decision] = []
@@ -333,7 +361,7 @@ def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extractio
             home = builder.home(pair)
             decided = decide_references(extraction, home, builder.resolver, own)
             functions[pair.owner] += builder.functions(extraction, home, number)
-            objects.append(builder.finish_object(pair, extraction, decided, number))
+            objects.append(builder.finish_object(pair, extraction, decided, number, late))
             decisions += decided.values()
     problems.check()
     patched = tuple(
@@ -348,7 +376,8 @@ def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extractio
             hint="There is nothing that a livepatch could replace.",
         )
     notes = [*builder.compiled.notes, *(n for _, e in extractions for n in e.notices)]
-    return Extracted(tuple(objects), patched, _report(extractions, decisions, notes))
+    names = tuple(sorted(late.names.items()))
+    return Extracted(tuple(objects), patched, names, _report(extractions, decisions, notes))
 
 
 def _report(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from klpbuild.elf.constants import SHN_UNDEF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import ElfObject
 from klpbuild.errors import KlpError, Problems
@@ -76,20 +78,59 @@ def decide_references(
     return decisions
 
 
-def name_references(elf: ElfFile, decisions: dict[str, Decision]) -> ElfObject:
+def name_references(
+    elf: ElfFile, decisions: Mapping[str, Decision], late: LateNames | None = None
+) -> ElfObject:
     """The object with its decisions in its symbols' names, for the converter.
 
     To be done after objtool, which knows some functions by their names.
+
+    :param late: takes the names that can wait until after the link.
     """
     out = ElfObject.from_elf(elf)
     for symbol in elf.symbol_list:
         decision = decisions.get(symbol.name)
-        if decision is None or symbol.st_shndx != 0:
+        if decision is None or symbol.st_shndx != SHN_UNDEF:
             continue
+        name = decision.reference.name
         if decision.fate is Fate.LIVEPATCH and decision.target is not None:
             target = decision.target
-            name = AnnotatedSymbol(decision.gate, target.owner, target.symbol, target.sympos)
-            out.rename_symbol(symbol.index, name.format())
-        elif symbol.name != decision.reference.name:
-            out.rename_symbol(symbol.index, decision.reference.name)
+            name = AnnotatedSymbol(
+                decision.gate, target.owner, target.symbol, target.sympos
+            ).format()
+        if late is not None and symbol.name == decision.reference.name:
+            name = late.keep(symbol.name, name)
+        if name != symbol.name:
+            out.rename_symbol(symbol.index, name)
+    return out
+
+
+@dataclass(frozen=True)
+class LateNames:
+    """Names that symbols keep until objtool has read the linked module.
+
+    objtool knows functions that do not return, and some others, by their names, and an
+    annotation hides these.  Where it reads the module and not each object, symbols are
+    annotated after the link.
+
+    :ivar taken: whether a name means something else to modpost or the linker.
+    :ivar names: annotations by plain names; grows.
+    """
+
+    taken: Callable[[str], bool]
+    names: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, plain: str, name: str) -> str:
+        """The name that a symbol has for the link: its plain one if it can."""
+        if self.taken(plain) or self.names.setdefault(plain, name) != name:
+            return name
+        return plain
+
+
+def rename_undefined(elf: ElfFile, names: Mapping[str, str]) -> ElfObject:
+    """The object with other names for undefined symbols."""
+    out = ElfObject.from_elf(elf)
+    for symbol in elf.symbol_list:
+        if symbol.st_shndx == SHN_UNDEF and symbol.name in names:
+            out.rename_symbol(symbol.index, names[symbol.name])
     return out
