@@ -68,6 +68,12 @@ def newest_kernel() -> Kernel:
 
 
 @pytest.fixture(scope="session")
+def newest_source_kernel() -> Kernel:
+    """The newest kernel with debug symbols and source."""
+    return _debian_kernel(None, debug_symbols=True, source=True)
+
+
+@pytest.fixture(scope="session")
 def debian_samples(debian_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The samples, built for the test kernel."""
     return build(debian_kernel, tmp_path_factory.mktemp("samples"))

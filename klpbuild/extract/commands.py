@@ -131,9 +131,7 @@ def _dry_run(tree: PreparedTree, targets: list[str], log: Log) -> str:
 
     :raises KlpError: when kbuild itself fails.
     """
-    command = ["make", "-rR", "-n", f"-I{tree.source}", "-f", f"{tree.source}/{_MAKEFILE}"]
-    command += ["obj=.", "need-builtin=1", "need-modorder=1", *(f"./{t}" for t in targets)]
-    output = _run(command, tree, tree.environment, log)
+    output = _run(_direct(tree, targets), tree, tree.environment, log)
     if output.returncode == 0 and "fixdep" in output.stdout:
         return output.stdout
     output = _run(tree.make("-n", *targets), tree, build_environment(), log)
@@ -144,6 +142,22 @@ def _dry_run(tree: PreparedTree, targets: list[str], log: Log) -> str:
             why="\n".join(output.stderr.splitlines()[-5:]),
         )
     return output.stdout
+
+
+def _direct(tree: PreparedTree, targets: Iterable[str]) -> list[str]:
+    command = ["make", "-rR", "-n", f"-I{tree.source}", "-f", f"{tree.source}/{_MAKEFILE}"]
+    return [*command, "obj=.", "need-builtin=1", "need-modorder=1", *(f"./{t}" for t in targets)]
+
+
+def ask_kbuild(
+    tree: PreparedTree, environment: dict[str, str], targets: Iterable[str], log: Log
+) -> list[CompileCommand]:
+    """Ask kbuild how it makes objects from a source tree that it was not prepared for.
+
+    :param environment: `PreparedTree.environment` with that tree's name.
+    """
+    output = _run(_direct(tree, targets), tree, environment, log).stdout
+    return [c for line in output.splitlines() if (c := _parse(line)) is not None]
 
 
 def _run(

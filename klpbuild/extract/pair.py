@@ -11,6 +11,7 @@ from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import Problems
+from klpbuild.extract.added import added_units
 from klpbuild.extract.commands import CompileCommand, compile_commands
 from klpbuild.extract.includes import IncludeGraph
 from klpbuild.extract.layout import changed_layouts, layouts, may_change_layouts
@@ -90,7 +91,8 @@ def compile_patch(
     tree = prepare(kernel, log)
     notes = [*patched.notes, *tree.differences]
     includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")
-    touched = touched_units(Units.read(kernel), includes, patched, notes)
+    units = Units.read(kernel)
+    touched = touched_units(units, includes, patched, notes)
     commands = _commands(tree, touched.units, log)
     workdir = workdir.resolve()
     shadow = workdir / "shadow"
@@ -99,9 +101,11 @@ def compile_patch(
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
         workdir.mkdir(exist_ok=True)
-        make_shadow(shadow, tree.source, patched.files)
+        make_shadow(shadow, tree.source, [*patched.files, *patched.makefiles])
         compiler = Recompiler(tree, patched.files, workdir, shadow, log)
+        new = added_units(tree, shadow, patched, units, log)
         pairs = _pairs(compiler, commands, touched, pool, progress)
+        pairs |= _new_pairs(compiler, new, pool)
         _check_layouts(compiler, pairs, touched, pool, accept_layouts)
     unchanged = tuple(command.target for unit, command in commands if unit not in pairs)
     found = sorted(pairs.values(), key=lambda pair: (pair.owner, pair.target))
@@ -178,6 +182,24 @@ def _pairs(
             break
     problems.check()
     return {unit: replace(pair, plain=plain.result()) for unit, (pair, plain) in found.items()}
+
+
+def _new_pairs(
+    compiler: Recompiler, added: Sequence[tuple[Unit, CompileCommand]], pool: ThreadPoolExecutor
+) -> dict[Unit, ObjectPair]:
+    """Pairs of new files: there was nothing before."""
+    jobs = [pool.submit(compiler.patched, command, False) for _, command in added]
+    problems = Problems()
+    found = {}
+    for (unit, command), job in zip(added, jobs, strict=True):
+        with problems.collect():
+            new, old = job.result(), compiler.empty(command)
+            assert new is not None
+            found[unit] = ObjectPair(
+                unit.owner, unit.source, command.target, old, new, old, command
+            )
+    problems.check()
+    return found
 
 
 def _pair(

@@ -58,8 +58,10 @@ class PatchedSource:
     """What all patches together do to a source tree.
 
     :ivar files: the C files and headers that change, by path.
+    :ivar makefiles: the Makefiles that put new C files into objects.
     :ivar notes: what was remarkable and no fault: offsets, files without code.
     """
 
     files: tuple[PatchedFile, ...]
+    makefiles: tuple[PatchedFile, ...]
     notes: tuple[str, ...]

@@ -15,6 +15,7 @@ from unidiff.patch import PatchedFile as ParsedFile
 from unidiff.patch import PatchSet
 
 from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.makefiles import added_sources, check_makefiles
 from klpbuild.extract.patched import PatchedFile, PatchedSource, SourceLine
 
 #: Parts of the source tree that are in no object of the kernel.
@@ -33,6 +34,8 @@ _RUNS_ELSEWHERE = (
     (r"^drivers/firmware/efi/libstub/", "is part of the EFI stub", "It has run before the kernel."),
     (r"^(scripts|usr)/", "is part of the build", "It runs where the kernel is built."),
 )  # fmt: skip
+#: The files in which kbuild looks for a directory's objects.
+_MAKEFILE = re.compile(r"/(Makefile|Kbuild)$")
 _BUILD_FILES = re.compile(r"(^|/)(Makefile|Kbuild|Kconfig)([._-][^/]*)?$|\.(mk|lds|lds\.S)$")
 
 
@@ -109,12 +112,15 @@ def apply_patches(patches: Iterable[Path], source: Path) -> PatchedSource:
                 with problems.collect():
                     _apply_file(parsed, where, patch.name, source, states, notes)
     problems.check()
-    files = tuple(
+    changed = [
         PatchedFile(path, state.original, tuple(state.lines), state.where)
         for path, state in sorted(states.items())
-    )
+    ]
+    files = tuple(file for file in changed if not _MAKEFILE.search(file.path))
+    makefiles = tuple(file for file in changed if _MAKEFILE.search(file.path))
+    check_makefiles(makefiles, added_sources(files))
     _check_changes(files, notes)
-    return PatchedSource(files, tuple(dict.fromkeys(notes)))
+    return PatchedSource(files, makefiles, tuple(dict.fromkeys(notes)))
 
 
 def _parse(patch: Path) -> list[tuple[ParsedFile, str]]:
@@ -235,6 +241,8 @@ def _check_kind(path: str, where: str) -> None:
     for pattern, what, why in _RUNS_ELSEWHERE:
         if re.search(pattern, path):
             raise KlpError(f"{path} {what}", where=where, why=f"{why} It cannot be livepatched.")
+    if _MAKEFILE.search(path):
+        return
     if _BUILD_FILES.search(path):
         raise KlpError(
             f"{path} decides how the kernel is built",

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.elf.writer import write_file
@@ -71,6 +71,16 @@ class Recompiler:
             )
         write_file(path, temporary.read_bytes())
         return path
+
+    def empty(self, command: CompileCommand) -> Path:
+        """What was there before a new file: an object without code."""
+        source = self.workdir / "empty.c"
+        write_file(source, b"")
+        output = self.workdir / f"{command.target[:-2]}.sections.o"
+        error = self._compile(replace(command, source=str(source)), output, SECTION_FLAGS, None)
+        if error:
+            raise KlpError("does not compile", where=command.target, why=_first_lines(error))
+        return output
 
     def patched(self, command: CompileCommand, unsure: bool) -> Path | None:
         """The patched object.

@@ -37,7 +37,8 @@ def make_shadow(
     directory.parent.mkdir(parents=True, exist_ok=True)
     _fill(directory, source.resolve(), ".", _Plan(frozenset(changed), opened, headers), False)
     for path, file in changed.items():
-        text = with_line_directives(file.lines) if directives and file.original else file.patched
+        is_code = path.endswith((".c", ".h")) and file.original is not None
+        text = with_line_directives(file.lines) if directives and is_code else file.patched
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_bytes(text)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.includes import IncludeGraph
+from klpbuild.extract.makefiles import added_sources
 from klpbuild.extract.patched import PatchedFile, PatchedSource
 from klpbuild.extract.patchfile import PROGRAMS
 from klpbuild.extract.units import Unit, Units
@@ -41,7 +42,11 @@ def touched_units(
     by_file: dict[str, tuple[Unit, ...]] = {}
     sure: dict[Unit, None] = {}
     unsure: dict[Unit, None] = {}
+    added = added_sources(patched.files)
     for file in patched.files:
+        if file in added:
+            by_file[file.path] = ()
+            continue
         mentioning = units.mentioning(file.path)
         found = tuple(unit for unit in mentioning if _is_compiled(unit.source))
         assembled = [unit.source for unit in mentioning if unit.source.endswith(".S")]
@@ -55,7 +60,7 @@ def touched_units(
             _without_object(file, notes, problems)
     problems.check()
     everything = tuple(dict.fromkeys((*sure, *unsure)))
-    if not everything:
+    if not everything and not added:
         raise KlpError(
             "the patch changes no code of this kernel",
             where=patched.files[0].where,
@@ -79,15 +84,8 @@ def _includers(units: Units, includes: IncludeGraph, file: PatchedFile) -> list[
 def _without_object(file: PatchedFile, notes: list[str], problems: Problems) -> None:
     if file.path.startswith(PROGRAMS):
         notes.append(f"{file.where}: {file.path} is not part of the kernel; left out")
-    elif file.original is None and file.path.endswith(".h"):
-        notes.append(f"{file.where}: {file.path} is new")
     elif file.original is None:
-        problems.add(
-            f"the new file {file.path} is in no object of this kernel",
-            where=file.where,
-            why="No Makefile of the running kernel names it.",
-            hint="Put its functions into the file that calls them, or #include it there.",
-        )
+        notes.append(f"{file.where}: {file.path} is new")
     else:
         problems.add(
             f"no object of this kernel is made from {file.path}",

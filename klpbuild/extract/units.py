@@ -111,6 +111,16 @@ class Units:
         found = np.unique(np.searchsorted(self._starts, places, side="right") - 1)
         return tuple(self._unit(int(i)) for i in found)
 
+    def has(self, owner: str, directory: str = "") -> bool:
+        """Whether an object has a unit whose source is below a directory."""
+        if owner not in self._owners:
+            return False
+        units = np.flatnonzero(self._owner_of == self._owners.index(owner))
+        return any(
+            self._source(unit).startswith(f"{directory}/" if directory else "")
+            for unit in units.tolist()
+        )
+
     @property
     def sources(self) -> frozenset[str]:
         """The own sources of all units."""

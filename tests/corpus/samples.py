@@ -189,4 +189,13 @@ SAMPLES = (
         extra=(Planned(Shell("tail -n 1 /proc/filesystems"), output=("reading 2",)),),
     ),
     Sample("new-file", ("vmlinux/devinfo_show",), "cat /proc/devices", shows("* Character")),
+    Sample(
+        "new-objects",
+        ("8021q/vlan_seq_show", "vmlinux/cmdline_proc_show"),
+        "cat /proc/cmdline /proc/net/vlan/config",
+        lambda before, patched, after: (
+            " [read 1, /proc]\n8021q, network " in patched and "[read" not in before + after
+        ),
+        modules=("8021q",),
+    ),
 )

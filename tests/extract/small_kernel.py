@@ -32,6 +32,10 @@ MAKEFLAGS += -rR
 VPATH := $(srctree)
 flags = -O2 -fno-pie -mcmodel=kernel -fno-asynchronous-unwind-tables -I$(srctree)/include -I.
 flags += $(if $(filter drivers/%,$@),-DMODULE) -g -gdwarf-5 -DKBUILD_BASENAME='"$(basename $(@F))"'
+flags += -DKBUILD_MODNAME='"$(if $(filter drivers/disk/%,$@),my_disk,$(basename $(@F)))"'
+-include $(if $(filter .,$(obj)),,$(srctree)/$(obj)/Makefile)
+real-obj-y := $(addprefix $(obj)/,$(obj-y))
+real-obj-m := $(addprefix $(obj)/,$(foreach m,$(obj-m),$(or $($(m:.o=-objs)),$(m))))
 cmd = $(CC) -Wp,-MMD,$(@D)/.$(@F).d $(flags) -c -o $@ $(srctree)/$(basename $@).c
 quote := '
 %.o: %.c
@@ -55,6 +59,9 @@ static inline int doubled(int a)
 	return 2 * a;
 }
 """,
+    "fs/Makefile": "obj-y := open.o read.o\nobj-y += sub/write.o\n",
+    "drivers/disk/Makefile": "obj-m := my-disk.o\nmy-disk-objs := disk.o\n",
+    "drivers/other/Makefile": "# none\n",
     "fs/open.c": """\
 #include <linux/kernel.h>
 

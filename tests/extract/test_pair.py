@@ -166,12 +166,119 @@ def test_a_file_that_the_kernel_is_not_made_from(small: SmallKernel, tmp_path: P
     assert refusal(small, tmp_path, patch).startswith("0.patch:1: the patch changes no code")
 
 
+def added(path: str, text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return "".join(
+        [f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n", *(f"+{x}" for x in lines)]
+    )
+
+
+NEW = "int open_file(int);\nint helper(int n)\n{\n\treturn open_file(n) + KEPT;\n}\n"
+
+
 def test_a_new_c_file_has_no_makefile(small: SmallKernel, tmp_path: Path) -> None:
-    patch = "--- /dev/null\n+++ b/fs/new.c\n@@ -0,0 +1 @@\n+int a;\n"
-    assert refusal(small, tmp_path, patch) == (
+    assert refusal(small, tmp_path, added("fs/new.c", NEW)) == (
         "0.patch:1: the new file fs/new.c is in no object of this kernel\n"
-        "  No Makefile of the running kernel names it.\n"
-        "  Put its functions into the file that calls them, or #include it there."
+        "  No Makefile names it in this configuration, with the patch.\n"
+        "  Add it to a Makefile, or #include it in the file that calls it."
+    )
+
+
+def test_a_new_c_file_of_vmlinux(small: SmallKernel, tmp_path: Path) -> None:
+    """kbuild says how it is compiled; before the patch it was empty."""
+    result = compiled(
+        small,
+        tmp_path,
+        small.patch("fs/Makefile", "obj-y += sub/write.o", "obj-y += sub/write.o new.o"),
+        small.patch("fs/read.h", "#define READ 7", "#define READ 7\n#define KEPT 1"),
+        added("fs/new.c", '#include "read.h"\n' + NEW),
+    )
+    (pair,) = result.pairs
+    assert (pair.owner, pair.source, pair.target) == ("vmlinux", "fs/new.c", "fs/new.o")
+    assert code(pair.patched, "helper")
+    assert not [s for s in ElfFile.read(pair.original).symbol_list if s.is_function]
+    assert not pair.command.module
+    proof = prove(small.kernel, result, pair, lambda line: None)
+    assert proof.differences == ()
+
+
+def test_a_new_c_file_of_a_module(small: SmallKernel, tmp_path: Path) -> None:
+    result = compiled(
+        small,
+        tmp_path,
+        small.patch("drivers/disk/Makefile", ":= disk.o", ":= disk.o \\\n\t\tqueue/new.o # more"),
+        added("drivers/disk/queue/new.c", "#define KEPT 2\n" + NEW),
+    )
+    (pair,) = result.pairs
+    assert (pair.owner, pair.target) == ("my_disk", "drivers/disk/queue/new.o")
+    assert pair.command.module
+
+
+def test_a_new_c_file_that_another_one_includes(small: SmallKernel, tmp_path: Path) -> None:
+    old = (small.source / "fs/read.c").read_text()
+    use = small.patch("fs/read.c", old, old + '#define KEPT 3\n#include "new.c"\n')
+    result = compiled(small, tmp_path, added("fs/new.c", NEW), use)
+    assert [pair.target for pair in result.pairs] == ["fs/read.o"]
+    assert code(result.pairs[0].patched, "helper")
+
+
+def test_a_new_module(small: SmallKernel, tmp_path: Path) -> None:
+    text = refusal(
+        small,
+        tmp_path,
+        added("drivers/other/new.c", NEW),
+        small.patch("drivers/other/Makefile", "# none\n", "# none\nobj-m += new.o\n"),
+    )
+    assert text == (
+        "0.patch:1: the new file drivers/other/new.c would be part of new, "
+        "which this kernel does not have\n"
+        "  A livepatch changes objects that the kernel has.\n"
+        "  Build a new module as a module of its own."
+    )
+
+
+def test_a_new_file_in_a_directory_that_is_not_built(small: SmallKernel, tmp_path: Path) -> None:
+    text = refusal(
+        small,
+        tmp_path,
+        added("drivers/other/new.c", NEW),
+        small.patch("drivers/other/Makefile", "# none\n", "# none\nobj-y += new.o\n"),
+    )
+    assert text.startswith(
+        "0.patch:1: the new file drivers/other/new.c would be part of vmlinux, which"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "why"),
+    [
+        (
+            "obj-y += sub/write.o",
+            "obj-y += sub/write.o other.o",
+            6,
+            "'other.o' is not one of them.",
+        ),
+        ("obj-y += sub/write.o", "obj-y += new.o", 1, "'sub/write.o' goes."),
+        (
+            "obj-y += sub/write.o",
+            "obj-y += sub/write.o new.o\nccflags-y += -DX",
+            7,
+            "'-DX' is not one of them.",
+        ),
+    ],
+)
+def test_other_changes_of_a_makefile(
+    small: SmallKernel, tmp_path: Path, old: str, new: str, line: int, why: str
+) -> None:
+    text = refusal(small, tmp_path, small.patch("fs/Makefile", old, new) + added("fs/new.c", NEW))
+    assert text.startswith(f"0.patch:{line}: fs/Makefile decides how the kernel is built\n")
+    assert f"only new objects of new files count. {why}" in text
+
+
+def test_errors_in_a_new_file(small: SmallKernel, tmp_path: Path) -> None:
+    makefile = small.patch("fs/Makefile", "sub/write.o", "sub/write.o new.o")
+    assert refusal(small, tmp_path, makefile, added("fs/new.c", NEW)).startswith(
+        "1.patch:7: fs/new.c does not compile alone: 'KEPT' undeclared"
     )
 
 

@@ -176,7 +176,6 @@ def test_a_symbolic_link_is_not_followed(source: Path, tmp_path: Path) -> None:
         ("arch/x86/purgatory/purgatory.c", "is part of kexec's purgatory"),
         ("drivers/firmware/efi/libstub/file.c", "is part of the EFI stub"),
         ("scripts/mod/modpost.c", "is part of the build"),
-        ("fs/Makefile", "decides how the kernel is built"),
         ("fs/Kconfig.binfmt", "decides how the kernel is built"),
         ("arch/x86/kernel/vmlinux.lds.S", "decides how the kernel is built"),
         ("rust/kernel/lib.rs", "is not a C file or a header"),
