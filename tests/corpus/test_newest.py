@@ -41,8 +41,9 @@ def test_a_function_that_does_not_return_and_one_without_landing_place(
         assert start in new
         new = new.replace(start, start + added)
     patch = tmp_path / "kill.patch"
-    lines = [text.splitlines(keepends=True) for text in (old, new)]
-    patch.write_text("".join(difflib.unified_diff(*lines, f"a/{SOURCE}", f"b/{SOURCE}")))
+    former, later = (text.splitlines(keepends=True) for text in (old, new))
+    lines = difflib.unified_diff(former, later, f"a/{SOURCE}", f"b/{SOURCE}")
+    patch.write_text("".join(lines))
     module, extracted = build_from_patches(newest_source_kernel, [patch], "kill", tmp_path)
     names = {f.old for patched in extracted.functions for f in patched.functions}
     assert names == {"kill_something_info", "__x64_sys_kill", "__ia32_sys_kill"}
