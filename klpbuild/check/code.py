@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-
-import capstone
-from capstone import x86 as x86_64
+from typing import TYPE_CHECKING
 
 from klpbuild.check.memory import Code
+
+if TYPE_CHECKING:
+    import capstone
+    from capstone import x86 as x86_64
 
 #: The upper 2 GiB: the kernel and its modules.
 _HIGH = 0xFFFFFFFF80000000
@@ -48,6 +50,8 @@ def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction,
 
     :param name_of: what to call an address.
     """
+    import capstone
+
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.detail = True
     found = [
@@ -83,6 +87,9 @@ def _instruction(
 
 def _target(decoded: capstone.CsInsn) -> tuple[Use, int, int, int] | None:
     """How it refers to which address, and where its bytes are in the instruction."""
+    import capstone
+    from capstone import x86 as x86_64
+
     call = capstone.CS_GRP_CALL in decoded.groups
     branch = call or capstone.CS_GRP_JUMP in decoded.groups
     for operand in decoded.operands:
@@ -102,6 +109,8 @@ def _target(decoded: capstone.CsInsn) -> tuple[Use, int, int, int] | None:
 
 def _memory(decoded: capstone.CsInsn, memory: x86_64.X86OpMem) -> int | None:
     """The address in a memory operand; of a per-CPU variable its offset."""
+    from capstone import x86 as x86_64
+
     shift = int(memory.disp)
     if memory.base == x86_64.X86_REG_RIP:
         return int(decoded.address + decoded.size + shift) & _MASK

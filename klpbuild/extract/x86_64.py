@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import capstone
 import numpy as np
+
+if TYPE_CHECKING:
+    import capstone
 
 #: Relocations of psABI x86-64 that occur in kernel objects.
 R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 1, 2, 4, 10, 11, 24
@@ -46,6 +49,8 @@ class Branch:
 
 @lru_cache(maxsize=1)
 def _disassembler() -> capstone.Cs:
+    import capstone
+
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     disassembler.skipdata = True
     return disassembler
@@ -120,6 +125,8 @@ def is_memory_operand(code: bytes, field: int) -> bool:
 
 def _displacement(instruction: bytes) -> int:
     """Offset of an instruction's displacement, 0 if it has none."""
+    import capstone
+
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     disassembler.detail = True
     for found in disassembler.disasm(instruction, 0):

@@ -36,13 +36,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-import networkx as nx
-
 from klpbuild.errors import KlpError
 from klpbuild.graph.modules import LivepatchReference, Module
 from klpbuild.names import VMLINUX
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from klpbuild.symbols.database import Candidate, SymbolDatabase
     from klpbuild.symbols.symvers import Exports
 
@@ -138,6 +138,8 @@ def build_graph(
         unconverted livepatches to symbols that are not exported are unresolved.
     :raises KlpError: when a livepatch has the name of another object.
     """
+    import networkx as nx  # takes longer to import than a build without changes may
+
     graph: Graph = nx.MultiDiGraph()
     _add_object(graph, VMLINUX)
     for name in database.objects if database is not None else ():
@@ -302,6 +304,8 @@ class _Builder:
 
 def in_order(graph: Graph) -> Graph:
     """A copy with nodes and edges sorted, objects before symbols."""
+    import networkx as nx
+
     ordered: Graph = nx.MultiDiGraph()
     is_symbol = {node: kind == Kind.SYMBOL for node, kind in graph.nodes(data="kind")}
     for node in sorted(graph, key=lambda node: (is_symbol[node], node)):

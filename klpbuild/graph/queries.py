@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from klpbuild.errors import KlpError
 from klpbuild.graph.build import Edge, Fate, Graph, Kind, in_order
 from klpbuild.names import VMLINUX
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, order=True)
@@ -242,6 +244,8 @@ def load_order(graph: Graph, names: Iterable[str]) -> tuple[str, ...]:
     :param names: modules or livepatches.
     :raises KlpError: when one is not in the graph, or modules need each other.
     """
+    import networkx as nx
+
     wanted: set[str] = set()
     for name in names:
         _check(graph, name)
@@ -266,6 +270,8 @@ def cycles(graph: Graph) -> tuple[tuple[str, ...], ...]:
 
     Each begins with its first name and follows the needs around.
     """
+    import networkx as nx
+
     needs = nx.DiGraph()
     needs.add_edges_from(
         (source, target)
@@ -285,6 +291,8 @@ def cycles(graph: Graph) -> tuple[tuple[str, ...], ...]:
 
 def _around(group: nx.DiGraph[str], start: str) -> tuple[str, ...]:
     """A shortest way from an object back to itself."""
+    import networkx as nx
+
     ways = [nx.shortest_path(group, after, start) for after in sorted(group.successors(start))]
     way: list[str] = min(ways, key=lambda way: (len(way), way))
     return (start, *way[:-1])

@@ -11,9 +11,6 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 
-import networkx as nx
-from networkx.readwrite.graphml import GraphMLWriter
-
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
 from klpbuild.graph.build import Edge, Fate, Graph, Kind
@@ -91,6 +88,8 @@ def _attributes(data: Mapping[str, object]) -> dict[str, object]:
 
 def _printable(graph: Graph) -> Graph:
     """The graph with names that any file can hold, and a number on each edge."""
+    import networkx as nx
+
     copy: Graph = nx.MultiDiGraph()
     copy.add_nodes_from((_text(node), _attributes(data)) for node, data in graph.nodes(data=True))
     for number, (source, target, key, data) in enumerate(graph.edges(keys=True, data=True)):
@@ -99,6 +98,8 @@ def _printable(graph: Graph) -> Graph:
 
 
 def _graphml(graph: Graph) -> bytes:
+    from networkx.readwrite.graphml import GraphMLWriter
+
     # networkx takes lxml when it is installed, which writes other bytes: name the writer.
     writer = GraphMLWriter(prettyprint=True, edge_id_from_attribute="id")
     writer.add_graph_element(_printable(graph))
@@ -108,6 +109,8 @@ def _graphml(graph: Graph) -> bytes:
 
 
 def _json(graph: Graph) -> str:
+    import networkx as nx
+
     data = nx.node_link_data(_printable(graph), edges="edges")
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from klpbuild.compiler.flags import compile_command
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def tables_source(livepatch: Livepatch, kernel: Kernel) -> str:
 
 
 def _template() -> jinja2.Template:
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,
