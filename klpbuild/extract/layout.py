@@ -1,4 +1,5 @@
-"""Layouts of structures: objects that exist when a livepatch is loaded keep theirs.
+"""Layouts of structures and numbers of enumerators: what exists when a livepatch is loaded
+keeps those that it was made with.
 
 gcc writes them as BTF (``-gbtf``, since gcc 12; include/uapi/linux/btf.h).
 """
@@ -59,6 +60,19 @@ def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
     return _Types(bytes(elf.contents(section)), elf.name).layouts()
 
 
+def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:
+    """The enumerators in an object's BTF: of which enumeration each is, and its number.
+
+    That of a nameless enumeration stands for itself, as ``enumerator X``.
+
+    :raises KlpError: when the object has no BTF.
+    """
+    section = elf.section(".BTF")
+    if section is None:
+        raise KlpError("has no BTF", where=elf.name, why="Numbers of enumerators are read from it.")
+    return _Types(bytes(elf.contents(section)), elf.name).enumerators()
+
+
 class _Types:
     """The types of a BTF section, by number from 1."""
 
@@ -92,6 +106,23 @@ class _Types:
                 word = "struct" if kind == _STRUCT else "union"
                 found.setdefault(f"{word} {name}", set()).add(self._layout(number))
         return {name: frozenset(several) for name, several in found.items()}
+
+    def enumerators(self) -> dict[str, tuple[str, int]]:
+        found = {}
+        for number, kind in enumerate(self._kinds):
+            if kind not in (_ENUM, _ENUM64):
+                continue
+            start = self._starts[number]
+            _, info, _ = _TYPE.unpack_from(self._data, start)
+            wide = kind == _ENUM64
+            for i in range(info & 0xFFFF):
+                at = start + _TYPE.size + (12 if wide else 8) * i
+                (text,) = unpack_from("<I", self._data, at)
+                value = self._data[at + 4 : at + (12 if wide else 8)]
+                name, own = self._name(text), self._own_name(number)
+                key = f"enum {own}" if own else f"enumerator {name}"
+                found[name] = key, int.from_bytes(value, "little", signed=True)
+        return found
 
     def _name(self, offset: int) -> str:
         start = self._strings + offset
@@ -154,6 +185,27 @@ def changed_layouts(
     return found
 
 
+def changed_enumerators(
+    before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]]
+) -> list[tuple[str, str]]:
+    """Enumerations whose enumerators have other numbers, and which these are.
+
+    Names that tell how many there are may grow: nothing is stored as such a number.
+    """
+    found: dict[str, list[str]] = {}
+    for name in before.keys() & after.keys():
+        (key, old), (_, new) = before[name], after[name]
+        if old != new and not _COUNT.search(name):
+            found.setdefault(key, []).append(f"{name} is {new} instead of {old}")
+    return [(key, ", ".join(sorted(told)[:3])) for key, told in sorted(found.items())]
+
+
+_COUNT = re.compile(
+    r"(^|_)(MAX|NUM|NUMBER|NR|N|COUNT|CNT|LAST|END|LIMIT|SIZE|TOTAL|SENTINEL)S?(_|$)",
+    re.IGNORECASE,
+)
+
+
 def _told(old: Layout, new: Layout | None) -> str:
     if new is None:
         return "is gone"
@@ -173,9 +225,12 @@ def _told(old: Layout, new: Layout | None) -> str:
 
 
 def type_lines(text: bytes) -> set[int]:
-    """Numbers of the lines on which structures, unions and enumerations are declared."""
+    """Numbers of the lines on which structures, unions, enumerations and names of types are."""
     plain = _LITERALS.sub(lambda match: re.sub(rb"[^\n]", b" ", match[0]), text)
     found: set[int] = set()
+    for match in _NAMED.finditer(plain):
+        first = plain.count(b"\n", 0, match.start()) + 1
+        found.update(range(first, first + match[0].count(b"\n") + 1))
     for match in _DECLARED.finditer(plain):
         depth, end = 0, len(plain)
         for brace in re.compile(rb"[{}]").finditer(plain, match.end() - 1):
@@ -193,6 +248,7 @@ _LITERALS = re.compile(
     rb"/\*.*?\*/|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|^[ \t]*#(?:[^\n]*\\\n)*[^\n]*",
     re.DOTALL | re.MULTILINE,
 )
+_NAMED = re.compile(rb"\btypedef\b[^;{}]*;")
 _DECLARED = re.compile(rb"\b(?:struct|union|enum)\b[^;(){}=,]*\{")
 
 

@@ -14,7 +14,13 @@ from klpbuild.errors import Problems
 from klpbuild.extract.added import added_units
 from klpbuild.extract.commands import CompileCommand, compile_commands
 from klpbuild.extract.includes import IncludeGraph
-from klpbuild.extract.layout import changed_layouts, layouts, may_change_layouts
+from klpbuild.extract.layout import (
+    changed_enumerators,
+    changed_layouts,
+    enumerators,
+    layouts,
+    may_change_layouts,
+)
 from klpbuild.extract.patched import PatchedSource
 from klpbuild.extract.patchfile import apply_patches
 from klpbuild.extract.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
@@ -229,7 +235,7 @@ def _check_layouts(
     pool: ThreadPoolExecutor,
     accepted: Sequence[str],
 ) -> None:
-    """:raises KlpError: when a structure is laid out otherwise by a patch."""
+    """:raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise."""
     problems = Problems()
     for file in compiler.files:
         where = may_change_layouts(file)
@@ -238,8 +244,8 @@ def _check_layouts(
         if not where or pair is None:
             continue
         jobs = [pool.submit(compiler.with_layouts, pair.command, new) for new in (False, True)]
-        before, after = (layouts(ElfFile.read(job.result())) for job in jobs)
-        for name, change in changed_layouts(before, after):
+        before, after = (ElfFile.read(job.result()) for job in jobs)
+        for name, change in changed_layouts(layouts(before), layouts(after)):
             if name in accepted:
                 continue
             problems.add(
@@ -248,7 +254,20 @@ def _check_layouts(
                 why=f"Each {name} that exists when the livepatch is loaded keeps its old layout.",
                 hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
                 "new layout another name if only new code uses it.\n"
-                "If none outlives the replaced functions, accept it: "
-                f'--accept-layout "{name}", or accept_layouts = ["{name}"] in livepatch.toml.',
+                f"If none outlives the replaced functions, accept it: {_accept(name)}",
+            )
+        for name, change in changed_enumerators(enumerators(before), enumerators(after)):
+            if name in accepted:
+                continue
+            problems.add(
+                f"{name} is numbered otherwise: {change}",
+                where=where,
+                why="What the running kernel has stored keeps its old numbers.",
+                hint="Add new enumerators behind the others.\n"
+                f"If no such number outlives the replaced functions, accept it: {_accept(name)}",
             )
     problems.check()
+
+
+def _accept(name: str) -> str:
+    return f'--accept-layout "{name}", or accept_layouts = ["{name}"] in livepatch.toml.'

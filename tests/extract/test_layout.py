@@ -12,7 +12,9 @@ from klpbuild.errors import KlpError
 from klpbuild.extract.layout import (
     BTF_FLAGS,
     Layout,
+    changed_enumerators,
     changed_layouts,
+    enumerators,
     layouts,
     may_change_layouts,
     type_lines,
@@ -43,10 +45,14 @@ int f(struct page *p) { return p->number; }
 
 
 def layouts_of(tmp_path: Path, text: str) -> dict[str, frozenset[Layout]]:
+    return layouts(with_types(tmp_path, text))
+
+
+def with_types(tmp_path: Path, text: str) -> ElfFile:
     (tmp_path / "x.c").write_text(text)
     command = ["gcc", *BTF_FLAGS, "-c", "-o", tmp_path / "x.o", tmp_path / "x.c"]
     subprocess.run(command, check=True)
-    return layouts(ElfFile.read(tmp_path / "x.o"))
+    return ElfFile.read(tmp_path / "x.o")
 
 
 def test_members_have_the_compiler_s_offsets_and_sizes(tmp_path: Path) -> None:
@@ -104,6 +110,39 @@ def test_what_changes_is_told(
         assert told.startswith(expected)
 
 
+ENUMS = """\
+enum state { IDLE, BUSY, NR_STATES };
+enum { BELOW = -2, ABOVE };
+enum state s; int below = BELOW;
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("BUSY, NR", "BUSY, GONE, NR", []),
+        ("IDLE, BUSY", "IDLE, READY, BUSY", [("enum state", "BUSY is 2 instead of 1")]),
+        (
+            "BELOW = -2",
+            "BELOW = -3",
+            [
+                ("enumerator ABOVE", "ABOVE is -2 instead of -1"),
+                ("enumerator BELOW", "BELOW is -3 instead of -2"),
+            ],
+        ),
+        (
+            "IDLE, BUSY",
+            "BUSY, IDLE",
+            [("enum state", "BUSY is 0 instead of 1, IDLE is 1 instead of 0")],
+        ),
+    ],
+)
+def test_enumerators(tmp_path: Path, old: str, new: str, changes: list[tuple[str, str]]) -> None:
+    before = enumerators(with_types(tmp_path, ENUMS))
+    after = enumerators(with_types(tmp_path, ENUMS.replace(old, new, 1)))
+    assert changed_enumerators(before, after) == changes
+
+
 def test_an_object_without_btf(tmp_path: Path) -> None:
     (tmp_path / "x.c").write_text("int a;\n")
     subprocess.run(["gcc", "-c", "-o", tmp_path / "x.o", tmp_path / "x.c"], check=True)
@@ -130,8 +169,10 @@ typedef union u {
 	char *text; // "{"
 } u_t;
 enum e { A, B };
+typedef unsigned long
+	word;
 """
-    assert type_lines(text) == {2, 3, 4, 5, 6, 7, 15, 16, 17, 18}
+    assert type_lines(text) == {2, 3, 4, 5, 6, 7, 15, 16, 17, 18, 19, 20}
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +195,20 @@ def test_a_patch_that_makes_a_structure_larger(small: SmallKernel, tmp_path: Pat
         "another name if only new code uses it.\n"
         "  If none outlives the replaced functions, accept it: "
         '--accept-layout "struct file", or accept_layouts = ["struct file"] in livepatch.toml.'
+    )
+
+
+def test_a_patch_that_renumbers_an_enumeration(small: SmallKernel, tmp_path: Path) -> None:
+    old = (small.source / "fs/read.c").read_text()
+    (small.source / "fs/read.c").write_text(f"enum state {{\n\tIDLE,\n\tBUSY\n}} now;\n{old}")
+    patch = small.patch("fs/read.c", "\tBUSY", "\tREADY,\n\tBUSY").replace("READ +", "BUSY +")
+    body = small.patch("fs/read.c", "READ +", "BUSY +")
+    assert refusal(small, tmp_path, patch, body) == (
+        "0.patch:6: enum state is numbered otherwise: BUSY is 2 instead of 1\n"
+        "  What the running kernel has stored keeps its old numbers.\n"
+        "  Add new enumerators behind the others.\n"
+        "  If no such number outlives the replaced functions, accept it: "
+        '--accept-layout "enum state", or accept_layouts = ["enum state"] in livepatch.toml.'
     )
 
 
