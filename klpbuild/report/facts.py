@@ -1,0 +1,170 @@
+"""Everything that is known of one build, gathered once for all that is written about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.module import check_bytes
+from klpbuild.check.rule import Report
+from klpbuild.compiler.flags import compile_command
+from klpbuild.elf.constants import SHT
+from klpbuild.elf.reader import ElfFile
+from klpbuild.kernel.cache import FetchedPackage, cached_kernel
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.livepatch import Livepatch
+from klpbuild.report.contents import Contents, read_contents
+from klpbuild.report.inputs import Input
+from klpbuild.report.references import (
+    PatchHeader,
+    Reference,
+    described_references,
+    read_patch_header,
+)
+
+_NT_GNU_BUILD_ID = 3
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What the conversion made of one undefined symbol: an entry of ``relocations.json``.
+
+    :ivar fate: ``livepatch``, ``exported``, ...
+    :ivar gate: object whose loading applies the relocations; empty for an ordinary one.
+    :ivar owner: the object that defines it; empty for an ordinary one.
+    :ivar sympos: its position there; None for an ordinary one.
+    :ivar relocations: how many livepatch relocations name it.
+    """
+
+    symbol: str
+    fate: str
+    why: str
+    gate: str
+    owner: str
+    sympos: int | None
+    relocations: int
+
+
+def read_fates(path: Path) -> tuple[Fate, ...]:
+    """Read what the conversion wrote, sorted by symbol."""
+    fates = (Fate(**row) for row in json.loads(path.read_text()))
+    return tuple(sorted(fates, key=lambda f: (f.symbol, f.owner, f.sympos or 0)))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A livepatch that was built for a kernel.
+
+    :ivar symbols: the kernel's symbols.klp.
+    :ivar livepatch: as it is described; patches' functions are in the module.
+    :ivar inputs: what it was compiled from.
+    :ivar patches: the source patches, in their order; empty for C files.
+    :ivar module: the converted module.
+    :ivar fates: what became of each reference.
+    :ivar reasons: why a function or variable of an extracted object is in the module, by
+        its name there.
+    """
+
+    kernel: Kernel
+    symbols: Path
+    livepatch: Livepatch
+    inputs: tuple[Input, ...]
+    patches: tuple[Path, ...]
+    module: Path
+    fates: tuple[Fate, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def data(self) -> bytes:
+        """The module's bytes."""
+        return self.module.read_bytes()
+
+    @cached_property
+    def sha256(self) -> str:
+        """The module's digest."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What the module holds."""
+        return read_contents(self.data, self.module.name)
+
+    @cached_property
+    def side(self) -> KernelSide:
+        """The kernel as the module meets it."""
+        return KernelSide(self.kernel, self.symbols)
+
+    @cached_property
+    def check(self) -> Report:
+        """The second opinion on the module."""
+        return check_bytes(self.data, self.module.name, self.side)
+
+    @cached_property
+    def headers(self) -> tuple[PatchHeader, ...]:
+        """What the patches say of themselves."""
+        return tuple(map(read_patch_header, self.patches))
+
+    @cached_property
+    def references(self) -> tuple[Reference, ...]:
+        """What the description and the patches refer to, each once."""
+        found = [*described_references(self.livepatch.references)]
+        found += [reference for header in self.headers for reference in header.references]
+        return tuple({(r.kind, r.id): r for r in reversed(found)}.values())[::-1]
+
+    @cached_property
+    def compiler(self) -> str:
+        """The first line that the compiler says of itself."""
+        return compile_command(self.kernel).version
+
+    @cached_property
+    def packages(self) -> tuple[FetchedPackage, ...]:
+        """The packages that the kernel came in; empty for one that was not fetched."""
+        kernel = cached_kernel(self.kernel.release) if self.kernel.package_version else None
+        return kernel.packages if kernel else ()
+
+    @cached_property
+    def build_id(self) -> str:
+        """The build id of vmlinux in hexadecimal digits; empty when it is not at hand."""
+        return build_id(ElfFile.read(self.kernel.vmlinux)) if self.kernel.vmlinux else ""
+
+    def why(self, symbol: str, owner: str, sympos: int) -> str:
+        """Why the conversion decided about a reference as it did; empty if it did not."""
+        return self._whys.get((symbol, owner, sympos), "")
+
+    @cached_property
+    def _whys(self) -> dict[tuple[str, str, int], str]:
+        return {(f.symbol, f.owner, f.sympos or 0): f.why for f in self.fates}
+
+    @property
+    def description(self) -> str:
+        """What it is for, in one line: the author's, else the first patch's subject."""
+        subjects = (header.subject for header in self.headers if header.subject)
+        return self.livepatch.description or next(subjects, "")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build_id(elf: ElfFile) -> str:
+    """The GNU build id in hexadecimal digits (elf(5), NT_GNU_BUILD_ID); empty without one."""
+    order = "little" if elf.order == "<" else "big"
+    for section in elf.sections:
+        if section.sh_type != SHT.NOTE:
+            continue
+        data, offset = bytes(elf.contents(section)), 0
+        while offset + 12 <= len(data):
+            sizes = data[offset : offset + 12]
+            name, size, kind = (int.from_bytes(sizes[i : i + 4], order) for i in (0, 4, 8))  # type: ignore[arg-type]
+            begin = offset + 12 + (name + 3 & ~3)
+            if kind == _NT_GNU_BUILD_ID and data[offset + 12 : begin].startswith(b"GNU\0"):
+                return data[begin : begin + size].hex()
+            offset = begin + (size + 3 & ~3)
+    return ""

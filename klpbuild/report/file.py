@@ -1,0 +1,121 @@
+"""Open a module's file as it lies on a disk: compressed, signed, or as it was built.
+
+The order of a release is convert, sign, compress.  What `ModuleFile.data` holds is the
+file as it was converted, so that its digest is the same before and after.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import shutil
+import subprocess
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+from klpbuild.package.compression import Compression
+from klpbuild.package.signing import signature_of
+from klpbuild.report.signature import Signature, read_signature
+
+#: Larger than any module.
+_SIZE_MAX = 1 << 30
+
+
+@dataclass(frozen=True)
+class ModuleFile:
+    """A module's file.
+
+    :ivar path: its name on the disk.
+    :ivar compression: how it is compressed.
+    :ivar data: the module without signature.
+    :ivar signature: the appended one, None for an unsigned module.
+    """
+
+    path: Path
+    compression: Compression
+    data: bytes
+    signature: Signature | None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the module as it was converted."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def stem(self) -> str:
+        """The name without ``.ko`` and what follows it."""
+        name, suffix, _ = self.path.name.rpartition(".ko")
+        return name if suffix else self.path.stem
+
+
+def read_file(path: Path) -> ModuleFile:
+    """Read a module, compressed or not, signed or not.
+
+    :raises KlpError: when it cannot be read, does not decompress, or its signature is
+        broken.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise KlpError("is not a file", where=str(path))
+        if path.stat().st_size > _SIZE_MAX:
+            raise _too_large(path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    plain, compression = _decompress(data, path)
+    signed = signature_of(plain, str(path))
+    if signed is None:
+        return ModuleFile(path, compression, plain, None)
+    module, message = signed
+    return ModuleFile(path, compression, module, read_signature(message))
+
+
+def _too_large(path: Path) -> KlpError:
+    return KlpError("is too large for a module", where=str(path))
+
+
+def _gzip(data: bytes) -> bytes:
+    return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_SIZE_MAX + 1)
+
+
+def _xz(data: bytes) -> bytes:
+    return lzma.LZMAFile(io.BytesIO(data)).read(_SIZE_MAX + 1)
+
+
+def _zstd(data: bytes) -> bytes:
+    """By the program that kbuild compresses modules with (scripts/Makefile.modinst)."""
+    program = shutil.which("zstd")
+    if program is None:
+        raise OSError("the program zstd is not installed")
+    done = subprocess.run([program, "-dcq"], input=data, capture_output=True, check=False)
+    if done.returncode:
+        raise OSError(done.stderr.decode(errors="replace").partition(":")[2].strip())
+    return done.stdout
+
+
+#: What a file begins with, name, function.
+_COMPRESSIONS = (
+    (b"\x1f\x8b", Compression.GZIP, _gzip),
+    (b"\xfd7zXZ\0", Compression.XZ, _xz),
+    (b"\x28\xb5\x2f\xfd", Compression.ZSTD, _zstd),
+)
+
+
+def _decompress(data: bytes, path: Path) -> tuple[bytes, Compression]:
+    for magic, kind, decompress in _COMPRESSIONS:
+        if data.startswith(magic):
+            try:
+                plain = decompress(data)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise KlpError(
+                    f"does not decompress as {kind}", where=str(path), why=str(error)
+                ) from error
+            if len(plain) > _SIZE_MAX:
+                raise _too_large(path)
+            return plain, kind
+    return data, Compression.NONE

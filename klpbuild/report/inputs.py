@@ -1,0 +1,131 @@
+"""What a module is compiled from, and the digest of it that the module carries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import klpbuild
+from klpbuild.compiler.driver import HEADER, INCLUDE
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.livepatch import FILE_NAME
+from klpbuild.report.contents import INPUTS_TAG, VERSION_TAG
+
+
+class InputKind(StrEnum):
+    """What an input is."""
+
+    SOURCE = "source"
+    PATCH = "patch"
+    HEADER = "header"
+    DESCRIPTION = "description"
+    CONFIGURATION = "kernel configuration"
+    EXPORTS = "kernel exports"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file that a module is compiled from.
+
+    :ivar name: relative to the livepatch's directory; the kernel's files begin with
+        ``kernel/``, klpbuild's with ``klpbuild/``.
+    :ivar sha256: of its contents, in hexadecimal digits.
+    """
+
+    kind: InputKind
+    name: str
+    sha256: str
+
+
+def read_inputs(
+    kernel: Kernel,
+    directory: Path,
+    *,
+    sources: Sequence[Path] = (),
+    patches: Sequence[Path] = (),
+    included: Iterable[Path] = (),
+) -> tuple[Input, ...]:
+    """The inputs of a livepatch, in the order in which they are linked or applied.
+
+    The compiler and the kernel's headers are no inputs: its configuration, exports and
+    release stand for them.
+
+    :param directory: of the livepatch; its ``livepatch.toml`` is an input.
+    :param included: files that the sources include; those that are neither below the
+        current directory nor klpbuild's own are left out.
+    :raises KlpError: when one cannot be read.
+    """
+    found = [_input(InputKind.SOURCE, path, _relative(path, directory)) for path in sources]
+    found += [_input(InputKind.PATCH, path, path.name) for path in patches]
+    description = directory / FILE_NAME
+    if description.is_file():
+        found.append(_input(InputKind.DESCRIPTION, description, FILE_NAME))
+    known = {path.resolve() for path in sources}
+    headers = {path.resolve() for path in included} - known - {HEADER.resolve()}
+    here, trees = Path.cwd().resolve(), (kernel.build, kernel.build / "source", kernel.cache)
+    own = [
+        path
+        for path in headers
+        if path.is_relative_to(here)
+        and not any(path.is_relative_to(tree.resolve()) for tree in (*trees, INCLUDE))
+    ]
+    found += sorted(
+        (_input(InputKind.HEADER, path, _relative(path, directory)) for path in own),
+        key=lambda header: header.name,
+    )
+    if sources:
+        found.append(_input(InputKind.HEADER, HEADER, "klpbuild/livepatch.h"))
+    found.append(_input(InputKind.CONFIGURATION, kernel.config, "kernel/.config"))
+    found.append(_input(InputKind.EXPORTS, kernel.module_symvers, "kernel/Module.symvers"))
+    return tuple(found)
+
+
+def _relative(path: Path, directory: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), directory.resolve())).as_posix()
+
+
+def _input(kind: InputKind, path: Path, name: str) -> Input:
+    try:
+        return Input(kind, name, hashlib.sha256(path.read_bytes()).hexdigest())
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def inputs_digest(inputs: Iterable[Input]) -> str:
+    """SHA-256 of the inputs as ``sha256sum`` lists them: digest, two blanks, name."""
+    lines = "".join(f"{entry.sha256}  {entry.name}\n" for entry in inputs)
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+
+
+def modinfo_source(inputs: Iterable[Input]) -> str:
+    """A C file that puts klpbuild's version and the digest of the inputs into ``.modinfo``.
+
+    It is linked to every livepatch, also to one that brings its own tables: after the
+    conversion nothing may rewrite the module.
+    """
+    tags = {VERSION_TAG: klpbuild.__version__, INPUTS_TAG: inputs_digest(inputs)}
+    lines = [f'MODULE_INFO({tag}, "{value}");\n' for tag, value in tags.items()]
+    return (
+        "// SPDX-License-Identifier: GPL-2.0-or-later\n"
+        "/* Made by klpbuild: what this livepatch is made from.  Do not edit. */\n"
+        "#include <linux/moduleparam.h>\n\n"
+    ) + "".join(lines)
+
+
+def write_inputs(path: Path, inputs: Iterable[Input]) -> None:
+    """Keep the inputs, in their order."""
+    rows = [asdict(entry) for entry in inputs]
+    write_file(path, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+def read_inputs_file(path: Path) -> tuple[Input, ...]:
+    """Read what `write_inputs` wrote."""
+    rows = json.loads(path.read_bytes())
+    return tuple(Input(InputKind(row["kind"]), row["name"], row["sha256"]) for row in rows)

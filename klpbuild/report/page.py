@@ -1,0 +1,137 @@
+"""The report page: one HTML file that needs nothing else, not even a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+import klpbuild
+from klpbuild.names import VMLINUX
+from klpbuild.report.drawing import HEIGHT, Role
+from klpbuild.report.facts import Facts, Fate
+from klpbuild.report.inputs import inputs_digest
+from klpbuild.report.picture import References
+from klpbuild.report.references import PatchHeader
+from klpbuild.report.timings import Timing
+
+#: Longer patches are cut on the page.
+_LINES_MAX = 2000
+
+#: What the parts of the picture are called, in the order of the legend.
+_LEGEND = {
+    Role.REPLACED: "replaced in the kernel",
+    Role.NEW: "replaces it",
+    Role.OWN: "also in the livepatch",
+    Role.LIVEPATCH: "livepatch relocation",
+    Role.EXPORTED: "exported",
+}
+
+
+@dataclass(frozen=True)
+class DiffLine:
+    """A line of a patch; its kind is ``add``, ``del``, ``hunk``, ``file`` or ``same``."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ShownPatch:
+    """A patch with its lines, and how many of them are not shown."""
+
+    header: PatchHeader
+    lines: tuple[DiffLine, ...]
+    cut: int
+
+
+@dataclass(frozen=True)
+class SymbolRow:
+    """A row of the table of symbols."""
+
+    symbol: str
+    fate: str
+    owner: str
+    when: str
+    position: str
+    why: str
+
+
+def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
+    """The page of a livepatch.
+
+    :param timings: of the build; they differ from build to build, and so does the page.
+    """
+    directory = Path(__file__).parent
+    style, script = ((directory / name).read_text() for name in ("page.css", "page.js"))
+    references = References(facts)
+    numbers = {node.key: number for number, node in enumerate(references.nodes)}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(directory),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = environment.get_template("page.html.j2").render(
+        facts=facts,
+        contents=facts.contents,
+        references=references,
+        pictures={"wide": references.wide, "tall": references.tall},
+        numbers=numbers,
+        node_height=HEIGHT,
+        legend=_LEGEND,
+        details=[
+            {"label": node.label, "role": _LEGEND[node.role], "details": node.details}
+            for node in references.nodes
+        ],
+        patches=[_shown(*pair) for pair in zip(facts.patches, facts.headers, strict=True)],
+        symbols=[_row(fate, facts) for fate in facts.fates],
+        fates=Counter(fate.fate for fate in facts.fates),
+        unchecked=Counter(u.why for u in facts.check.unchecked if not u.about),
+        inputs_digest=inputs_digest(facts.inputs),
+        timings=timings,
+        slowest=max((timing.seconds for timing in timings), default=0) or 1,
+        seconds=sum(timing.seconds for timing in timings),
+        version=klpbuild.__version__,
+        style=style,
+        script=script,
+        style_hash=_source_hash(style),
+        script_hash=_source_hash(script),
+    )
+    return text.encode(errors="backslashreplace")
+
+
+def _source_hash(text: str) -> str:
+    """How a Content-Security-Policy names a piece of inline code."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _row(fate: Fate, facts: Facts) -> SymbolRow:
+    if fate.owner:
+        when = "with the livepatch" if fate.gate == VMLINUX else f"when {fate.gate} loads"
+        position = str(fate.sympos) if fate.sympos else "only one"
+        return SymbolRow(fate.symbol, fate.fate, fate.owner, when, position, fate.why)
+    export = facts.side.exports.find(fate.symbol)
+    owner = export.owner if export else ""
+    return SymbolRow(fate.symbol, fate.fate, owner, "with the livepatch", "", fate.why)
+
+
+def _shown(path: Path, header: PatchHeader) -> ShownPatch:
+    lines = path.read_bytes().decode(errors="replace").splitlines()
+    starts = (n for n, line in enumerate(lines) if line.startswith(("diff --git ", "--- ")))
+    lines = lines[next(starts, 0) :]
+    shown = tuple(DiffLine(_kind(line), line) for line in lines[:_LINES_MAX])
+    return ShownPatch(header, shown, max(len(lines) - _LINES_MAX, 0))
+
+
+def _kind(line: str) -> str:
+    if line.startswith(("diff --git ", "--- ", "+++ ", "index ")):
+        return "file"
+    return {"+": "add", "-": "del", "@": "hunk"}.get(line[:1], "same")

@@ -1,0 +1,153 @@
+"""The provenance of a module: a JSON file beside it, in the form of an in-toto statement.
+
+The statement names the module by its digest, and says of it what `docs/provenance.md`
+lists.  in-toto's form is what tools that sign and store such statements take
+(Statement v1: ``_type``, ``subject``, ``predicateType``, ``predicate``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import klpbuild
+from klpbuild.check.rule import Report
+from klpbuild.errors import KlpError
+from klpbuild.report.facts import Facts, Fate, file_digest
+from klpbuild.report.inputs import inputs_digest
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+#: What a predicate of ours is known by.
+PREDICATE = "urn:x-klpbuild:provenance"
+SCHEMA_VERSION = 1
+
+#: What follows the module's name in the file's.
+SUFFIX = ".provenance.json"
+
+
+def source_date_epoch() -> int | None:
+    """``SOURCE_DATE_EPOCH``: the only time that may stand in what can be reproduced.
+
+    :raises KlpError: when it is no number of seconds.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 11):
+        raise KlpError(
+            f"SOURCE_DATE_EPOCH={text} is no number of seconds",
+            hint="It counts from 1970-01-01; `date +%s` prints one.",
+        )
+    return int(text)
+
+
+def provenance(facts: Facts) -> dict[str, Any]:
+    """The statement on a module; see docs/provenance.md for its fields.
+
+    :raises KlpError: see `source_date_epoch`.
+    """
+    predicate = {
+        "schema_version": SCHEMA_VERSION,
+        "klpbuild": klpbuild.__version__,
+        "source_date_epoch": source_date_epoch(),
+        "livepatch": {
+            "name": facts.livepatch.name,
+            "module": facts.contents.name,
+            "description": facts.description,
+            "license": facts.contents.says("license"),
+            "replace": facts.livepatch.replace if not facts.livepatch.own_tables else None,
+            "accept_layouts": list(facts.livepatch.accept_layouts),
+        },
+        "references": [{"kind": r.kind, "id": r.id, "where": r.where} for r in facts.references],
+        "kernel": _kernel(facts),
+        "compiler": facts.compiler,
+        "inputs": {
+            "sha256": inputs_digest(facts.inputs),
+            "files": [{"kind": i.kind, "name": i.name, "sha256": i.sha256} for i in facts.inputs],
+        },
+        "patches": [{"name": header.name, "subject": header.subject} for header in facts.headers],
+        "patched": _patched(facts),
+        "symbols": _symbols(facts),
+        "check": _check(facts.check),
+    }
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": facts.module.name, "digest": {"sha256": facts.sha256}}],
+        "predicateType": f"{PREDICATE}:{SCHEMA_VERSION}",
+        "predicate": predicate,
+    }
+
+
+def as_json(document: dict[str, Any]) -> bytes:
+    """A document as bytes, the same each time."""
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(
+        errors="backslashreplace"
+    )
+
+
+def _kernel(facts: Facts) -> dict[str, Any]:
+    kernel = facts.kernel
+    return {
+        "release": kernel.release,
+        "version": ".".join(map(str, kernel.version)),
+        "architecture": kernel.arch.name,
+        "package_version": kernel.package_version,
+        "packages": [
+            {"part": p.part, "name": p.name, "version": p.version, "sha256": p.sha256}
+            for p in facts.packages
+        ],
+        "configuration_sha256": file_digest(kernel.config),
+        "vmlinux_build_id": facts.build_id,
+        "symbols_sha256": file_digest(facts.symbols),
+    }
+
+
+def _patched(facts: Facts) -> list[dict[str, Any]]:
+    return [
+        {
+            "object": patched.object,
+            "functions": [
+                {"old": f.old, "sympos": f.sympos, "new": f.new} for f in patched.functions or ()
+            ],
+            "callbacks": sorted(patched.callbacks),
+        }
+        for patched in facts.contents.patched or ()
+    ]
+
+
+def _symbols(facts: Facts) -> list[dict[str, Any]]:
+    crcs = {external.symbol: external.crc for external in facts.contents.externals}
+    return [_symbol(fate, crcs.get(fate.symbol), facts) for fate in facts.fates]
+
+
+def _symbol(fate: Fate, crc: int | None, facts: Facts) -> dict[str, Any]:
+    export = None if fate.owner else facts.side.exports.find(fate.symbol)
+    return {
+        "symbol": fate.symbol,
+        "fate": fate.fate,
+        "why": fate.why,
+        "owner": export.owner if export else fate.owner,
+        "sympos": fate.sympos,
+        "gate": fate.gate,
+        "relocations": fate.relocations,
+        "crc": None if crc is None or fate.owner else f"{crc:#010x}",
+        "namespace": export.namespace if export else "",
+    }
+
+
+def _check(report: Report) -> dict[str, Any]:
+    return {
+        "summary": report.summary,
+        "would_load": report.refused is None,
+        "checked": report.checked,
+        "findings": [
+            {
+                "rule": finding.rule.identifier,
+                "severity": finding.rule.severity.word,
+                "what": finding.what,
+                "where": finding.where,
+            }
+            for finding in report.findings
+        ],
+    }

@@ -1,0 +1,136 @@
+"""Which fault a livepatch mends: what its patches and its description refer to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from email import message_from_string
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from enum import StrEnum
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+from klpbuild.module.livepatch import FILE_NAME
+
+
+class ReferenceKind(StrEnum):
+    """What a reference names."""
+
+    CVE = "cve"
+    UPSTREAM = "upstream commit"
+    CHERRY_PICKED = "cherry-picked commit"
+    COMMIT = "commit"
+    FIXES = "fixes commit"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A fault, or a commit that a patch has to do with.
+
+    :ivar id: ``CVE-2024-1234``, a commit's digits, or the author's own text.
+    :ivar where: what says so: ``fix.patch:12``, ``livepatch.toml``.
+    """
+
+    kind: ReferenceKind
+    id: str
+    where: str
+
+
+@dataclass(frozen=True)
+class PatchHeader:
+    """What stands before the first file of a patch.
+
+    :ivar name: the patch file's name.
+    :ivar subject: its first line, without ``[PATCH]``; empty when there is none.
+    :ivar description: the text below it.
+    :ivar references: in the order in which they stand there.
+    """
+
+    name: str
+    subject: str
+    description: str
+    references: tuple[Reference, ...]
+
+
+_CVE = re.compile(r"(?<![\w-])CVE-\d{4}-\d{4,19}(?!\w)", re.IGNORECASE)
+_HASH = r"([0-9a-f]{8,40})\b"
+#: Commits, as git, Documentation/process/submitting-patches.rst and stable-kernel-rules.rst
+#: have them written.
+_COMMITS = (
+    (ReferenceKind.COMMIT, rf"^From {_HASH} (?=Mon|Tue|Wed|Thu|Fri|Sat|Sun)"),
+    (ReferenceKind.COMMIT, rf"^commit {_HASH}\s*$"),
+    (ReferenceKind.UPSTREAM, rf"^\s*\[?\s*upstream commit:? {_HASH}"),
+    (ReferenceKind.UPSTREAM, rf"^\s*\[?\s*commit:? {_HASH} upstream"),
+    (ReferenceKind.CHERRY_PICKED, rf"\(cherry[- ]picked from commit {_HASH}"),
+    (ReferenceKind.FIXES, rf"^\s*fixes:\s*(?:commit )?{_HASH}"),
+)
+_PATTERNS = tuple((kind, re.compile(text, re.IGNORECASE)) for kind, text in _COMMITS)
+_ENDS = re.compile(r"^(?:---\s*$|diff --git |--- \S|Index: )", re.MULTILINE)
+_TAG = re.compile(r"^(?:\[[^]]*\]\s*)+")
+
+
+def read_patch_header(path: Path) -> PatchHeader:
+    """Read the text before a patch's first file: a mail, ``git show``'s words, or any text.
+
+    :raises KlpError: when it cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    end = _ENDS.search(text)
+    text = text[: end.start()] if end else text
+    subject, description = _subject(text)
+    return PatchHeader(path.name, subject, description, tuple(find_references(text, path.name)))
+
+
+def find_references(text: str, name: str) -> Iterator[Reference]:
+    """The CVE numbers and commits in a text, each once, with the lines that name them."""
+    seen: set[tuple[ReferenceKind, str]] = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        found = [(ReferenceKind.CVE, match[0].upper()) for match in _CVE.finditer(line)]
+        for kind, pattern in _PATTERNS:
+            if (match := pattern.search(line)) and match[1].strip("0"):
+                found.append((kind, match[1].lower()))
+                break
+        for key in found:
+            if key not in seen:
+                seen.add(key)
+                yield Reference(*key, f"{name}:{number}")
+
+
+def described_references(texts: Iterable[str]) -> tuple[Reference, ...]:
+    """The references of a ``livepatch.toml``."""
+    return tuple(
+        Reference(ReferenceKind.CVE, text.upper(), FILE_NAME)
+        if _CVE.fullmatch(text)
+        else Reference(ReferenceKind.OTHER, text, FILE_NAME)
+        for text in texts
+    )
+
+
+def _subject(text: str) -> tuple[str, str]:
+    text = re.sub(r"\AFrom [^\n]*\n", "", text)
+    if re.match(r"commit [0-9a-f]{8,40}\b", text):  # git show, git log -p
+        _, _, body = text.partition("\n\n")
+        lines = [line.removeprefix("    ") for line in body.splitlines()]
+    elif re.match(r"[A-Za-z][A-Za-z-]*:[ \t]", text):  # a mail: git format-patch
+        message = message_from_string(text)
+        title = re.sub(r"\s*\n\s*", " ", _decoded(message["Subject"] or ""))
+        lines = [_TAG.sub("", title), *str(message.get_payload()).splitlines()]
+    else:
+        lines = text.splitlines()
+    body = "\n".join(line.rstrip() for line in lines).strip()
+    subject, _, description = body.partition("\n")
+    return subject.strip(), description.strip("\n")
+
+
+def _decoded(text: str) -> str:
+    """A mail's header with RFC 2047's encoded words as plain text."""
+    try:
+        return str(make_header(decode_header(text)))
+    except (HeaderParseError, LookupError, ValueError):
+        return text
