@@ -18,11 +18,13 @@ class Chosen:
 
     :ivar directory: where it is described.
     :ivar patches: source patches that it is made from, in their order; then it has no sources.
+    :ivar file: its ``livepatch.toml``, if it has one.
     """
 
     directory: Path
     livepatch: Livepatch
     patches: tuple[Path, ...] = ()
+    file: Path | None = None
 
     @property
     def module(self) -> str:
@@ -32,8 +34,7 @@ class Chosen:
     @property
     def description(self) -> Path | None:
         """Its ``livepatch.toml``, if it has one that tables are made from."""
-        path = self.directory / FILE_NAME
-        return path if path.exists() and not self.livepatch.own_tables else None
+        return None if self.livepatch.own_tables else self.file
 
 
 def known_livepatches(directory: Path) -> tuple[str, ...]:
@@ -111,7 +112,8 @@ def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
             why="A livepatch is made from one or the other.",
             hint="Put them into two directories.",
         )
-    return Chosen(directory / name, livepatch, patches)
+    file = directory / name / FILE_NAME
+    return Chosen(directory / name, livepatch, patches, file if file.exists() else None)
 
 
 def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Chosen, ...]:

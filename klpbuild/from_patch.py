@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shlex
 import subprocess
@@ -13,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klpbuild import steps
+from klpbuild import documents, steps
+from klpbuild.chosen import Chosen
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.extraction import extract
 from klpbuild.extract.fidelity import Fidelity, prove, shipped_file
@@ -33,10 +31,12 @@ from klpbuild.extract.references import (
 from klpbuild.extract.result import Extraction
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.versions import check_versions
+from klpbuild.extracted import RECORD, Extracted
 from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
 from klpbuild.names import VMLINUX
+from klpbuild.report.timings import timed
 from klpbuild.resolve.fate import Decision, Resolver
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
@@ -49,61 +49,6 @@ MANY_OBJECTS = 10
 #: (arch/x86/kernel/ftrace_64.S, ftrace_regs_caller), and gcc makes none in a function
 #: whose address its file does not take.
 _NO_ENDBR = re.compile(r"\bfunctions_\w+\+0x[0-9a-f]+: data relocation to !ENDBR: ")
-
-#: Where `Extracted` is kept, in the livepatch's directory of outputs.
-RECORD = "extracted.json"
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """What was taken out of the kernel's patched objects: all that a module needs.
-
-    :ivar objects: finished objects, to be linked.
-    :ivar functions: what they replace, by object of the kernel.
-    :ivar late_names: names that undefined symbols get after the link, by those in `objects`.
-    :ivar report: what was changed and what became of each reference, for people.
-    """
-
-    objects: tuple[Path, ...]
-    functions: tuple[PatchedObject, ...]
-    late_names: tuple[tuple[str, str], ...]
-    report: tuple[str, ...]
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON, with a digest of each object, so that its bytes tell of any change."""
-        record = {
-            "objects": [
-                {"path": str(o), "sha256": hashlib.sha256(o.read_bytes()).hexdigest()}
-                for o in self.objects
-            ],
-            "functions": [
-                {
-                    "object": patched.name,
-                    "functions": [
-                        {"old": f.old, "new": f.new, "sympos": f.sympos, "where": f.where}
-                        for f in patched.functions
-                    ],
-                }
-                for patched in self.functions
-            ],
-            "late_names": self.late_names,
-            "report": self.report,
-        }
-        write_file(path, (json.dumps(record, indent=1) + "\n").encode())
-
-    @classmethod
-    def read(cls, path: Path) -> Extracted:
-        """Read what `write` wrote."""
-        record = json.loads(path.read_text())
-        return cls(
-            tuple(Path(entry["path"]) for entry in record["objects"]),
-            tuple(
-                PatchedObject(entry["object"], tuple(Function(**f) for f in entry["functions"]))
-                for entry in record["functions"]
-            ),
-            tuple((plain, name) for plain, name in record["late_names"]),
-            tuple(record["report"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -244,23 +189,35 @@ def build_from_patches(
     :returns: the module, and what it was made from.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
-    symbols, output = build / "symbols.klp", build / f"livepatch-{name}.ko"
-    output.unlink(missing_ok=True)  # a failure must not leave an older one
-    steps.write_symbols(kernel, symbols)
-    work = build / f"livepatch-{name}"
+    livepatch = Livepatch(name, (), accept_layouts=tuple(accept_layouts))
+    chosen = Chosen(patches[0].parent, livepatch, tuple(patches))
+    symbols, output = build / "symbols.klp", build / f"{chosen.module}.ko"
+    for suffix in (".ko", *documents.SUFFIXES):  # a failure must not leave older ones
+        output.with_suffix(suffix).unlink(missing_ok=True)
+    work = build / chosen.module
     log = BuildLog(build / "build.log")
-    extracted = extract_patches(kernel, patches, symbols, work, log, accept_layouts)
+    with timed(build, "SYMBOLS", symbols):
+        steps.write_symbols(kernel, symbols)
     record = work / RECORD
-    extracted.write(record)
-    tables, module = work / "tables.c", f"livepatch-{name}"
-    steps.write_tables(kernel, described(Livepatch(name, ()), record), tables)
-    compiled = tables.with_suffix(".o")
-    steps.compile_source(kernel, tables, compiled, module, log)
-    linked = work / "linked" / f"{module}.ko"
-    link_extracted(kernel, module, record, compiled, linked, log)
-    relocations = work / "relocations.json"
-    checked = steps.convert(kernel, linked, symbols, output, relocations, extracted.functions)
+    with timed(build, "EXTRACT", record):
+        extracted = extract_patches(kernel, patches, symbols, work, log, accept_layouts)
+        extracted.write(record)
+    tables, inputs = work / "tables.c", work / "inputs.o"
+    compiled, linked = tables.with_suffix(".o"), work / "linked" / output.name
+    with timed(build, "CC", compiled):
+        steps.write_tables(kernel, described(livepatch, record), tables)
+        steps.compile_source(kernel, tables, compiled, chosen.module, log)
+    with timed(build, "INPUTS", inputs):
+        documents.compile_inputs(kernel, chosen, [], inputs, log)
+    with timed(build, "LD [M]", linked):
+        link_extracted(kernel, chosen.module, record, [compiled, inputs], linked, log)
+    steps.write_dependencies(kernel, linked, symbols, work / "dependencies")
+    with timed(build, "KLP", output):
+        checked = steps.convert(
+            kernel, linked, symbols, output, work / "relocations.json", extracted.functions
+        )
     print(f"          {checked.summary}")
+    documents.write_documents(kernel, chosen, output, symbols)
     return output, extracted
 
 
@@ -282,12 +239,12 @@ def described(livepatch: Livepatch, record: Path) -> Livepatch:
 
 
 def link_extracted(
-    kernel: Kernel, module: str, record: Path, tables: Path, output: Path, log: BuildLog
+    kernel: Kernel, module: str, record: Path, made: Sequence[Path], output: Path, log: BuildLog
 ) -> None:
-    """Link extracted objects and the compiled tables; the module is not converted yet."""
+    """Link extracted objects and those that klpbuild made; the module is not converted yet."""
     extracted = Extracted.read(record)
     said: list[str] = []
-    objects = [*extracted.objects, tables]
+    objects = [*extracted.objects, *made]
     if steps.link_objects(kernel, module, objects, output.parent, log, said.append) != output:
         raise AssertionError(f"{output} was not linked")
     if extracted.late_names:
@@ -376,8 +333,24 @@ def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extractio
             hint="There is nothing that a livepatch could replace.",
         )
     notes = [*builder.compiled.notes, *(n for _, e in extractions for n in e.notices)]
-    names = tuple(sorted(late.names.items()))
-    return Extracted(tuple(objects), patched, names, _report(extractions, decisions, notes))
+    return Extracted(
+        tuple(objects),
+        patched,
+        tuple(sorted(late.names.items())),
+        _report(extractions, decisions, notes),
+        _reasons(extractions),
+        {d.target.format(): d.why for d in decisions if d.target is not None},
+    )
+
+
+def _reasons(extractions: Sequence[tuple[ObjectPair, Extraction]]) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for number, (_, extraction) in enumerate(extractions):
+        for changed in extraction.changed:
+            reasons[new_symbol(changed.symbol, number)] = changed.why
+        for included in extraction.included:
+            reasons.setdefault(included.name, included.why)
+    return reasons
 
 
 def _report(

@@ -110,7 +110,7 @@ def tool_identity(kernel: Kernel) -> str:
     digest = hashlib.sha256(compile_command(kernel).version.encode())
     root = Path(klpbuild.__file__).parent
     for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".h", ".j2", ".sh"):
+        if path.suffix in (".py", ".h", ".j2", ".css", ".js", ".sh"):
             digest.update(path.read_bytes())
     return f"{klpbuild.__version__}:{digest.hexdigest()[:16]}"
 

@@ -100,7 +100,6 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
         register=api.register,
         license=livepatch.license,
         description=livepatch.description or f"livepatch {livepatch.name}",
-        references=livepatch.references,
         forget=api.keeps_relocations and api.callbacks,  # by a callback
     )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
@@ -18,12 +19,13 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.cache import FetchedPackage, cached_kernel
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
+from klpbuild.names import LivepatchSymbol
 from klpbuild.report.contents import Contents, read_contents
 from klpbuild.report.inputs import Input
 from klpbuild.report.references import (
     PatchHeader,
     Reference,
-    described_references,
+    all_references,
     read_patch_header,
 )
 
@@ -50,9 +52,18 @@ class Fate:
     relocations: int
 
 
-def read_fates(path: Path) -> tuple[Fate, ...]:
-    """Read what the conversion wrote, sorted by symbol."""
-    fates = (Fate(**row) for row in json.loads(path.read_text()))
+def read_fates(path: Path, whys: Mapping[str, str] = MappingProxyType({})) -> tuple[Fate, ...]:
+    """Read what the conversion wrote, sorted by symbol.
+
+    :param whys: by a livepatch symbol's name in the file, what an extraction knows better.
+    """
+    fates = []
+    for row in json.loads(path.read_text()):
+        fate = Fate(**row)
+        if fate.owner:
+            name = LivepatchSymbol(fate.owner, fate.symbol, fate.sympos or 0).format()
+            fate = replace(fate, why=whys.get(name, fate.why))
+        fates.append(fate)
     return tuple(sorted(fates, key=lambda f: (f.symbol, f.owner, f.sympos or 0)))
 
 
@@ -66,6 +77,8 @@ class Facts:
     :ivar patches: the source patches, in their order; empty for C files.
     :ivar module: the converted module.
     :ivar fates: what became of each reference.
+    :ivar used_symbols: digest of the symbols of each object that the conversion used.
+    :ivar epoch: SOURCE_DATE_EPOCH, None when it is not set.
     :ivar reasons: why a function or variable of an extracted object is in the module, by
         its name there.
     """
@@ -77,6 +90,8 @@ class Facts:
     patches: tuple[Path, ...]
     module: Path
     fates: tuple[Fate, ...]
+    used_symbols: Mapping[str, str]
+    epoch: int | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -111,10 +126,8 @@ class Facts:
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:
-        """What the description and the patches refer to, each once."""
-        found = [*described_references(self.livepatch.references)]
-        found += [reference for header in self.headers for reference in header.references]
-        return tuple({(r.kind, r.id): r for r in reversed(found)}.values())[::-1]
+        """What the description and the patches refer to."""
+        return all_references(self.livepatch.references, self.headers)
 
     @cached_property
     def compiler(self) -> str:

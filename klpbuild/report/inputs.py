@@ -16,7 +16,8 @@ from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME
-from klpbuild.report.contents import INPUTS_TAG, VERSION_TAG
+from klpbuild.module.tables import c_string
+from klpbuild.report.contents import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
 
 
 class InputKind(StrEnum):
@@ -48,6 +49,7 @@ def read_inputs(
     kernel: Kernel,
     directory: Path,
     *,
+    description: Path | None = None,
     sources: Sequence[Path] = (),
     patches: Sequence[Path] = (),
     included: Iterable[Path] = (),
@@ -57,15 +59,15 @@ def read_inputs(
     The compiler and the kernel's headers are no inputs: its configuration, exports and
     release stand for them.
 
-    :param directory: of the livepatch; its ``livepatch.toml`` is an input.
+    :param directory: of the livepatch.
+    :param description: its ``livepatch.toml``, if it has one.
     :param included: files that the sources include; those that are neither below the
         current directory nor klpbuild's own are left out.
     :raises KlpError: when one cannot be read.
     """
     found = [_input(InputKind.SOURCE, path, _relative(path, directory)) for path in sources]
     found += [_input(InputKind.PATCH, path, path.name) for path in patches]
-    description = directory / FILE_NAME
-    if description.is_file():
+    if description is not None:
         found.append(_input(InputKind.DESCRIPTION, description, FILE_NAME))
     known = {path.resolve() for path in sources}
     headers = {path.resolve() for path in included} - known - {HEADER.resolve()}
@@ -104,14 +106,17 @@ def inputs_digest(inputs: Iterable[Input]) -> str:
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
 
-def modinfo_source(inputs: Iterable[Input]) -> str:
+def modinfo_source(inputs: Iterable[Input], references: Iterable[str] = ()) -> str:
     """A C file that puts klpbuild's version and the digest of the inputs into ``.modinfo``.
 
     It is linked to every livepatch, also to one that brings its own tables: after the
     conversion nothing may rewrite the module.
+
+    :param references: what the livepatch mends; it can be read from the module, too.
     """
-    tags = {VERSION_TAG: klpbuild.__version__, INPUTS_TAG: inputs_digest(inputs)}
-    lines = [f'MODULE_INFO({tag}, "{value}");\n' for tag, value in tags.items()]
+    tags = [(VERSION_TAG, klpbuild.__version__), (INPUTS_TAG, inputs_digest(inputs))]
+    tags += [(REFERENCE_TAG, reference) for reference in references]
+    lines = [f"MODULE_INFO({tag}, {c_string(value)});\n" for tag, value in tags]
     return (
         "// SPDX-License-Identifier: GPL-2.0-or-later\n"
         "/* Made by klpbuild: what this livepatch is made from.  Do not edit. */\n"

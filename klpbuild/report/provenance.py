@@ -36,21 +36,19 @@ def source_date_epoch() -> int | None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 11):
         raise KlpError(
-            f"SOURCE_DATE_EPOCH={text} is no number of seconds",
-            hint="It counts from 1970-01-01; `date +%s` prints one.",
+            "is not a number of seconds since 1970",
+            where=f"SOURCE_DATE_EPOCH={text}",
+            hint="`git log -1 --format=%ct` prints one.",
         )
     return int(text)
 
 
 def provenance(facts: Facts) -> dict[str, Any]:
-    """The statement on a module; see docs/provenance.md for its fields.
-
-    :raises KlpError: see `source_date_epoch`.
-    """
+    """The statement on a module; see docs/provenance.md for its fields."""
     predicate = {
         "schema_version": SCHEMA_VERSION,
         "klpbuild": klpbuild.__version__,
-        "source_date_epoch": source_date_epoch(),
+        "source_date_epoch": facts.epoch,
         "livepatch": {
             "name": facts.livepatch.name,
             "module": facts.contents.name,
@@ -61,7 +59,7 @@ def provenance(facts: Facts) -> dict[str, Any]:
         },
         "references": [{"kind": r.kind, "id": r.id, "where": r.where} for r in facts.references],
         "kernel": _kernel(facts),
-        "compiler": facts.compiler,
+        "compiler": {"version": facts.compiler, "kcflags": facts.kernel.toolchain.kcflags},
         "inputs": {
             "sha256": inputs_digest(facts.inputs),
             "files": [{"kind": i.kind, "name": i.name, "sha256": i.sha256} for i in facts.inputs],
@@ -99,7 +97,9 @@ def _kernel(facts: Facts) -> dict[str, Any]:
         ],
         "configuration_sha256": file_digest(kernel.config),
         "vmlinux_build_id": facts.build_id,
-        "symbols_sha256": file_digest(facts.symbols),
+        "symbols": [
+            {"object": name, "sha256": digest} for name, digest in facts.used_symbols.items()
+        ],
     }
 
 
@@ -130,7 +130,7 @@ def _symbol(fate: Fate, crc: int | None, facts: Facts) -> dict[str, Any]:
         "owner": export.owner if export else fate.owner,
         "sympos": fate.sympos,
         "gate": fate.gate,
-        "relocations": fate.relocations,
+        "livepatch_relocations": fate.relocations,
         "crc": None if crc is None or fate.owner else f"{crc:#010x}",
         "namespace": export.namespace if export else "",
     }

@@ -134,3 +134,21 @@ def _decoded(text: str) -> str:
         return str(make_header(decode_header(text)))
     except (HeaderParseError, LookupError, ValueError):
         return text
+
+
+def all_references(
+    described: Iterable[str], headers: Iterable[PatchHeader]
+) -> tuple[Reference, ...]:
+    """What a description and patches refer to, each once, the description's first."""
+    found = [*described_references(described)]
+    found += [reference for header in headers for reference in header.references]
+    first: dict[tuple[ReferenceKind, str], Reference] = {}
+    for reference in found:
+        first.setdefault((reference.kind, reference.id), reference)
+    return tuple(first.values())
+
+
+def embedded_references(references: Iterable[Reference]) -> tuple[str, ...]:
+    """Those that the module itself tells: CVE numbers and the author's own, no commits."""
+    kinds = (ReferenceKind.CVE, ReferenceKind.OTHER)
+    return tuple(reference.id for reference in references if reference.kind in kinds)

@@ -17,11 +17,7 @@ from packageurl import PackageURL
 import klpbuild
 from klpbuild.report.facts import Facts
 from klpbuild.report.inputs import inputs_digest
-from klpbuild.report.provenance import source_date_epoch
 from klpbuild.report.references import Reference, ReferenceKind
-
-#: What follows the module's name in the file's (CycloneDX, recognized file names).
-SUFFIX = ".cdx.json"
 
 #: For UUIDs that are made of a module's digest (RFC 9562, 5.5).
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:x-klpbuild:sbom")
@@ -37,14 +33,14 @@ _LICENCES = {
 def bill_of_materials(facts: Facts) -> bytes:
     """The document, in JSON as CycloneDX 1.6; the same bytes each time.
 
-    Its serial number is made of the module's digest, its time is SOURCE_DATE_EPOCH.
-
-    :raises KlpError: see `source_date_epoch`.
+    Its serial number is made of the module's digest, its time is
+    SOURCE_DATE_EPOCH, or missing.
     """
-    seconds = source_date_epoch() or 0
     serial = uuid.uuid5(_NAMESPACE, f"{facts.sha256} {inputs_digest(facts.inputs)}")
     bom = Bom(serial_number=serial)
-    bom.metadata.timestamp = datetime.fromtimestamp(seconds, UTC)
+    epoch = facts.epoch
+    when = None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+    bom.metadata.timestamp = when  # type: ignore[assignment]  # the format needs none
     bom.metadata.tools.components.add(
         Component(
             name="klpbuild",

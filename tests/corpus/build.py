@@ -22,7 +22,8 @@ from klpbuild.extract.correlate import correlate
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.pair import compile_patch
 from klpbuild.extract.special import Tables
-from klpbuild.from_patch import Extracted, build_from_patches
+from klpbuild.extracted import Extracted
+from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
 from klpbuild.symbols.database import SymbolDatabase

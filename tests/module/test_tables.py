@@ -131,8 +131,6 @@ def test_description_is_in_the_module_information(fixtures_kernel: Kernel, tmp_p
         "livepatch=Y",
         "license=GPL",
         'description=what "it" does',
-        "klpbuild_reference=CVE-2024-1",
-        "klpbuild_reference=CVE-2024-2",
     }
 
 

@@ -42,10 +42,12 @@ def test_a_changed_source_is_compiled_and_converted(checkout: Checkout) -> None:
     source.write_text(source.read_text().replace("MemFree:", "MemUnused:"))
     assert checkout.built("livepatch=meminfo") == {
         "livepatch-meminfo/meminfo.o",
+        "livepatch-meminfo/inputs.o",
         "livepatch-meminfo/linked/livepatch-meminfo.ko",
         "livepatch-meminfo/dependencies",
         "livepatch-meminfo.ko",
         "livepatch-meminfo.graphml",
+        "livepatch-meminfo.provenance.json",
     }
 
 
@@ -75,10 +77,14 @@ def test_a_module_that_the_livepatch_does_not_use(shared: Checkout) -> None:
         shared.scons("livepatch=meminfo")
 
 
-def test_a_comment_in_the_description_builds_nothing(checkout: Checkout) -> None:
+def test_a_comment_in_the_description_changes_the_digest_of_the_inputs(
+    checkout: Checkout,
+) -> None:
     description = checkout.directory / "kernel-fixtures/livepatches/meminfo/livepatch.toml"
     description.write_text(description.read_text() + "# a comment\n")
-    assert checkout.built("livepatch=meminfo") == set()
+    built = checkout.built("livepatch=meminfo")
+    assert "livepatch-meminfo/inputs.o" in built
+    assert built.isdisjoint({"livepatch-meminfo/meminfo.o", "livepatch-meminfo/tables.o"})
 
 
 def test_a_touched_source_builds_nothing(checkout: Checkout) -> None:
@@ -145,8 +151,9 @@ def test_several_livepatches_at_once(shared: Checkout) -> None:
 def test_the_bytes_do_not_depend_on_the_directory(shared: Checkout, tmp_path: Path) -> None:
     other = Checkout(tmp_path / "elsewhere" / "klpbuild")
     other.scons("-j2", "livepatch=meminfo")
-    name = "build/fixtures/livepatch-meminfo.ko"
-    assert (other.directory / name).read_bytes() == (shared.directory / name).read_bytes()
+    for suffix in (".ko", ".provenance.json", ".cdx.json"):
+        name = f"build/fixtures/livepatch-meminfo{suffix}"
+        assert (other.directory / name).read_bytes() == (shared.directory / name).read_bytes()
 
 
 def test_help_names_every_option_with_default_and_example(shared: Checkout) -> None:

@@ -10,9 +10,11 @@ import SCons.Builder
 import SCons.Errors
 from SCons.Scanner.C import CScanner
 
-from klpbuild import from_patch, steps
+from klpbuild import documents, from_patch, steps
 from klpbuild.errors import KlpError
+from klpbuild.extracted import RECORD
 from klpbuild.matrix import Result
+from klpbuild.report.timings import timed
 
 #: Why targets could not be built, by the first target's path.
 FAILURES: dict[str, KlpError] = {}
@@ -53,6 +55,16 @@ def failing(env, name, error, *, file=False):
     return env.AlwaysBuild(node)[0]
 
 
+def _timed(tag, function):
+    """Note how long a step takes, for the report page."""
+
+    def action(target, source, env):
+        with timed(env["KLP_LOG"].path.parent, tag, target[0]):
+            function(target, source, env)
+
+    return action
+
+
 def _compile(target, source, env):
     steps.compile_source(
         env["KLP_KERNEL"], source[0], target[0], env["KLP_CHOSEN"].module, env["KLP_LOG"]
@@ -76,7 +88,7 @@ def _tables(target, source, env):
 def _livepatch(source, env):
     """The livepatch as described, with the functions that were found in patches."""
     livepatch = env["KLP_CHOSEN"].livepatch
-    records = [path for path in source if path.name == from_patch.RECORD]
+    records = [path for path in source if path.name == RECORD]
     return from_patch.described(livepatch, *records) if records else livepatch
 
 
@@ -85,11 +97,20 @@ def _link(target, source, env):
 
 
 def _link_extracted(target, source, env):
-    record, tables = source
+    record, *made = source
     from_patch.link_extracted(
-        env["KLP_KERNEL"], env["KLP_CHOSEN"].module, record, tables, target[0],
-        env["KLP_LOG"],
-    )  # fmt: skip
+        env["KLP_KERNEL"], env["KLP_CHOSEN"].module, record, made, target[0], env["KLP_LOG"]
+    )
+
+
+def _inputs(target, source, env):
+    rules = [path for path in source if path.suffix == ".d"]
+    documents.compile_inputs(env["KLP_KERNEL"], env["KLP_CHOSEN"], rules, target[0], env["KLP_LOG"])
+
+
+def _documents(target, source, env):
+    symbols = Path(env["KLP_SYMBOLS"])
+    documents.write_documents(env["KLP_KERNEL"], env["KLP_CHOSEN"], source[0], symbols)
 
 
 def _symbols(target, source, env):
@@ -119,12 +140,14 @@ _BUILDERS = (
     ("LivepatchObject", "CC", _compile),
     ("LivepatchExtract", "EXTRACT", _extract),
     ("LivepatchTables", "GEN", _tables),
+    ("LivepatchInputs", "INPUTS", _inputs),
     ("LivepatchLink", "LD [M]", _link),
     ("LivepatchLinkExtracted", "LD [M]", _link_extracted),
     ("SymbolsKlp", "SYMBOLS", _symbols),
     ("LivepatchDependencies", "DEPENDS", _dependencies),
     ("LivepatchConvert", "KLP", _convert),
     ("ReferenceGraph", "GRAPH", _graph),
+    ("LivepatchDocuments", "REPORT", _documents),
 )
 
 
@@ -133,8 +156,8 @@ def builders(env):
     del env
     return {
         name: SCons.Builder.Builder(
-            action=SCons.Action.Action(guarded(function), f"  {tag:<7} $TARGET"),
-            source_scanner=CScanner() if function is _compile else None,
+            action=SCons.Action.Action(guarded(_timed(tag, function)), f"  {tag:<7} $TARGET"),
+            source_scanner=CScanner() if function in (_compile, _inputs) else None,
         )
         for name, tag, function in _BUILDERS
     }

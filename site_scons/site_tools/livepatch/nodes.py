@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild import steps
 from klpbuild.compiler.log import BuildLog
-from klpbuild.from_patch import RECORD
+from klpbuild.documents import INPUTS, SUFFIXES
+from klpbuild.extracted import RECORD
 from klpbuild.kernel.tree import Kernel
 from klpbuild.matrix import Cell
 
@@ -91,15 +93,17 @@ def _livepatch(nodes, cell):
         record = env.LivepatchExtract(str(work / RECORD), [symbols, *patches])
         env.Depends(record, env.Value(repr(chosen.livepatch.accept_layouts)))
         made = env.LivepatchTables(str(work / "tables.c"), record)
+        inputs = _inputs(env, work, [])
         linked = env.LivepatchLinkExtracted(
-            linked, [record, _object(env, work, made[0], identities)]
+            linked, [record, _object(env, work, made[0], identities)[0], inputs[0]]
         )
     else:
         objects = [_object(env, work, str(path), identities) for path in chosen.livepatch.sources]
+        inputs = _inputs(env, work, [rule for _, rule in objects])
         if chosen.description is not None:
             made = env.LivepatchTables(str(work / "tables.c"), [])
             objects.append(_object(env, work, made[0], identities))
-        linked = env.LivepatchLink(linked, objects)
+        linked = env.LivepatchLink(linked, [*(built for built, _ in objects), inputs[0]])
     # Both read symbols.klp, and are made again only when symbols that they use changed.
     used = env.LivepatchDependencies(str(work / "dependencies"), [linked, symbols])
     converted = env.LivepatchConvert(
@@ -114,16 +118,44 @@ def _livepatch(nodes, cell):
         [str(directory / f"{chosen.module}.{kind}") for kind in steps.GRAPH_KINDS],
         [converted[0], used],
     )
-    env.Requires([*converted, *graph], symbols)
-    env.Depends([*record, *made, *linked, used, *converted, *graph], identities)
+    reports = env.LivepatchDocuments(
+        [str(directory / f"{chosen.module}{suffix}") for suffix in SUFFIXES],
+        [*converted[:2], inputs[1], *record],
+    )
+    env.Depends(reports, [description, env.Value(os.environ.get("SOURCE_DATE_EPOCH", ""))])
+    env.Requires([*converted, *graph, *reports], [symbols, used])
+    env.Depends([*record, *made, *inputs, *linked, used, *converted, *graph], identities)
     env.Depends([*made, *converted], description)
-    return LivepatchNodes(cell, converted[0], converted[2], list(graph))
+    return LivepatchNodes(cell, converted[0], converted[2], [*graph, *reports])
+
+
+def _inputs(env, work, rules):
+    """The object with the digest of all inputs, and the list of them."""
+    chosen = env["KLP_CHOSEN"]
+    files = [*chosen.livepatch.sources, *chosen.patches, chosen.file]
+    inputs = env.LivepatchInputs(
+        [str(work / "inputs.o"), str(work / INPUTS)],
+        [*rules, *(str(path) for path in files if path is not None)],
+        CPPPATH=[str(chosen.directory)],
+    )
+    for rule in rules:
+        env.Depends(inputs, _included(env, Path(str(rule)).with_suffix(".o")))
+    return inputs
 
 
 def _object(env, work, source, identities):
+    """The object of a source, and the compiler's rule that names what it includes."""
     directory = env["KLP_CHOSEN"].directory
     target = work / f"{Path(str(source)).stem}.o"
-    (built,) = env.LivepatchObject(str(target), source, CPPPATH=[str(directory)])
-    included = steps.included_files(env["KLP_KERNEL"], target, directory)
-    env.Depends(built, [*identities, *(env.File(str(path)) for path in included)])
+    built = env.LivepatchObject(
+        [str(target), str(target.with_suffix(".d"))], source, CPPPATH=[str(directory)]
+    )
+    env.Depends(built, [*identities, *_included(env, target)])
     return built
+
+
+def _included(env, target):
+    """What an object was compiled from last time, beside what the scanner finds."""
+    directory = env["KLP_CHOSEN"].directory
+    included = steps.included_files(env["KLP_KERNEL"], target, directory)
+    return [env.File(str(path)) for path in included]
