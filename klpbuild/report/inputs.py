@@ -120,7 +120,7 @@ def modinfo_source(inputs: Iterable[Input], references: Iterable[str] = ()) -> s
     return (
         "// SPDX-License-Identifier: GPL-2.0-or-later\n"
         "/* Made by klpbuild: what this livepatch is made from.  Do not edit. */\n"
-        "#include <linux/moduleparam.h>\n\n"
+        "#include <linux/module.h>\n\n"
     ) + "".join(lines)
 
 
