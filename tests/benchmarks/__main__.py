@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,9 +19,28 @@ from rich.table import Table
 import tests.benchmarks
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
-from tests.benchmarks.measure import BENCHMARKS, Result, UnavailableError, measure
+from tests.benchmarks.measure import (
+    BENCHMARKS,
+    SMALL,
+    Figure,
+    Result,
+    Setting,
+    UnavailableError,
+    measure,
+)
 
 OUTPUT = Path("build/benchmark.json")
+
+#: What benchmark.json always has; null when it was not measured.
+KEYS = (
+    "symbols_klp_over_nm",
+    "symbols_klp_peak_mb",
+    "unchanged_build_s_over_empty",
+    "one_object_s_over_empty",
+    "convert_100k_relocations_s",
+)
+
+Measured = Result | Figure
 
 
 def main() -> int:
@@ -30,53 +51,80 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("name", nargs="*", help=f"of: {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument(
+        "--small",
+        action="store_true",
+        help="one round with small inputs and the miniature kernel, to see that answers are right",
+    )
+    parser.add_argument(
         "--strict", action="store_true", help="exit with 1 when a goal is missed or nothing was run"
     )
     arguments = parser.parse_args()
     unknown = set(arguments.name) - BENCHMARKS.keys()
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
+    names = arguments.name or [n for n in BENCHMARKS if n in SMALL or not arguments.small]
 
-    results: list[Result] = []
+    load = os.getloadavg()[0]
+    console = Console() if sys.stdout.isatty() else Console(width=180)
+    measured, absent = _run(names, arguments.small, console)
+    console.print(_table(measured))
+    for name, why in absent.items():
+        console.print(f"not run: {name}: {why}", soft_wrap=True, highlight=False)
+    print(f"{os.cpu_count()} processors, load {load:.1f} before, {os.getloadavg()[0]:.1f} after")
+    write_file(OUTPUT, (json.dumps(_as_json(measured, absent, load), indent=1) + "\n").encode())
+    print(f"written: {OUTPUT}")
+    missed = any(not met for one in measured for _, met in one.goals)
+    return int(arguments.strict and (missed or not measured))
+
+
+def _run(
+    names: Sequence[str], small: bool, console: Console
+) -> tuple[list[Measured], dict[str, str]]:
+    """What was measured, and why the rest was not."""
+    measured: list[Measured] = []
     absent: dict[str, str] = {}
-    console = Console() if sys.stdout.isatty() else Console(width=160)
     with console.status("") as status:
-        for name in arguments.name or BENCHMARKS:
+        for name in names:
+            status.update(name)
             try:
                 with TemporaryDirectory() as directory:
-                    for comparison in BENCHMARKS[name](Path(directory)):
-                        status.update(f"{name}: {comparison.name}")
-                        results.append(measure(name, comparison))
+                    for one in BENCHMARKS[name](Setting(Path(directory), small)):
+                        status.update(f"{name}: {one.name}")
+                        rounds = {"rounds": 1} if small else {}
+                        measured.append(
+                            one if isinstance(one, Figure) else measure(name, one, **rounds)
+                        )
             except (UnavailableError, KlpError) as error:
                 absent[name] = str(error)
             except subprocess.CalledProcessError as error:
                 absent[name] = f"{error}\n{(error.stderr or b'').decode(errors='replace')}"
-    console.print(_table(results))
-    for name, why in absent.items():
-        console.print(f"not run: {name}: {why}", soft_wrap=True, highlight=False)
-    write_file(OUTPUT, (json.dumps(_as_json(results, absent), indent=1) + "\n").encode())
-    print(f"written: {OUTPUT}")
-    missed = any(not met for result in results for _, met in result.goals)
-    return int(arguments.strict and (missed or not results))
+    return measured, absent
 
 
-def _table(results: list[Result]) -> Table:
+def _table(measured: list[Measured]) -> Table:
     table = Table("benchmark", "what", box=None)
-    for title in ("klpbuild", "ratio"):
+    for title in ("klpbuild", "cpu", "ratio", "cpu"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("compared with")
-    table.add_column("takes", justify="right")
+    for title in ("takes", "cpu"):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("goal")
-    for result in results:
-        goals = [f"{text}: {'met' if met else 'MISSED'}" for text, met in result.goals]
+    for one in measured:
+        goals = ", ".join(f"{text}: {'met' if met else 'MISSED'}" for text, met in one.goals)
+        if isinstance(one, Figure):
+            table.add_row("", one.name, f"{one.value:,g} {one.unit}", *[""] * 6, goals)
+            continue
         table.add_row(
-            result.group,
-            result.comparison.name,
-            _time(result.ours),
-            f"{result.ratio:.2f}",
-            result.comparison.other,
-            _time(result.theirs),
-            ", ".join(goals),
+            one.group,
+            one.comparison.name,
+            _time(one.ours.wall),
+            _time(one.ours.cpu),
+            f"{one.ratio:.2f}",
+            f"{one.cpu_ratio:.2f}",
+            one.comparison.other,
+            _time(one.theirs.wall),
+            _time(one.theirs.cpu),
+            goals,
         )
     return table
 
@@ -85,20 +133,27 @@ def _time(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 
-def _as_json(results: list[Result], absent: dict[str, str]) -> dict[str, object]:
+def _as_json(measured: list[Measured], absent: dict[str, str], load: float) -> dict[str, object]:
+    results = [one for one in measured if isinstance(one, Result)]
+    top: dict[str, float | None] = dict.fromkeys(KEYS)
+    top |= {one.key: one.value for one in measured if isinstance(one, Figure)}
+    top |= {one.comparison.key: one.value for one in results if one.comparison.key}
     rows = [
         {
             "benchmark": result.group,
             "what": result.comparison.name,
-            "seconds": result.ours,
+            "seconds": result.ours.wall,
+            "cpu_seconds": result.ours.cpu,
             "compared_with": result.comparison.other,
-            "compared_seconds": result.theirs,
+            "compared_seconds": result.theirs.wall,
+            "compared_cpu_seconds": result.theirs.cpu,
             "ratio": result.ratio,
             "goals": [{"goal": text, "met": met} for text, met in result.goals],
         }
         for result in results
     ]
-    return {"results": rows, "not_run": absent}
+    machine = {"processors": os.cpu_count(), "load_before": load, "load_after": os.getloadavg()[0]}
+    return {**top, "results": rows, "not_run": absent, "machine": machine}
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from pathlib import Path
 from klpbuild.check.module import check_module
 from klpbuild.kernel.cache import cached_kernels
 from klpbuild.kernel.locate import locate
-from tests.benchmarks.measure import Comparison, UnavailableError, benchmark
+from tests.benchmarks.measure import Comparison, Setting, UnavailableError, benchmark
 
 BUILD = Path("build")
 
 
 @benchmark("check")
-def check(directory: Path) -> Iterator[Comparison]:
+def check(setting: Setting) -> Iterator[Comparison]:
     """All rules, with the proof where the kernel's code is at hand."""
     readelf = shutil.which("readelf")
     if readelf is None:

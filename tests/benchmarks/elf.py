@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from klpbuild.elf.constants import EM, SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import rela_dtype
 from klpbuild.elf.writer import ElfObject, WritableSection
-from tests.benchmarks.measure import Comparison, UnavailableError, benchmark
+from tests.benchmarks.measure import Comparison, Setting, UnavailableError, benchmark
 
 SIZES = (10, 1_000, 100_000)
 SYMBOLS_EACH = 100
@@ -39,14 +38,14 @@ def object_with_relocations(count: int) -> ElfObject:
     return elf
 
 
-@benchmark("elf")
-def elf(directory: Path) -> Iterator[Comparison]:
+@benchmark("elf", small=True)
+def elf(setting: Setting) -> Iterator[Comparison]:
     """Read an object and write it again."""
     objcopy = shutil.which("objcopy")
     if objcopy is None:
         raise UnavailableError("objcopy is not installed")
     for count in SIZES:
-        path, copy = directory / f"{count}.o", directory / "copy.o"
+        path, copy = setting.directory / f"{count}.o", setting.directory / "copy.o"
         object_with_relocations(count).write(path)
         yield Comparison(
             f"rewrite {count:,} relocations",

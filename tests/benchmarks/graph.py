@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.modules import read_modules
 from klpbuild.kernel.cache import cached_kernels
 from klpbuild.kernel.locate import locate
 from klpbuild.symbols.symvers import Exports
-from tests.benchmarks.measure import Comparison, UnavailableError, benchmark
+from tests.benchmarks.measure import Comparison, Setting, UnavailableError, benchmark
 
 
 @benchmark("graph")
-def graph(directory: Path) -> Iterator[Comparison]:
+def graph(setting: Setting) -> Iterator[Comparison]:
     """Of the fetched kernel with the most modules."""
     kernels = [locate(kernel.release) for kernel in cached_kernels()]
     if not kernels:
         raise UnavailableError("no kernel is fetched; `klpbuild kernel fetch` gets one")
     kernel = max(kernels, key=lambda kernel: len(kernel.modules))
-    listing = directory / "undefined"
+    listing = setting.directory / "undefined"
 
     def ours() -> None:
         build_graph(Exports.read(kernel.module_symvers), read_modules(kernel.modules))

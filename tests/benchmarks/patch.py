@@ -10,13 +10,13 @@ from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.cache import Part, cached_kernels
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.prepare import build_environment, prepare
-from tests.benchmarks.measure import Comparison, UnavailableError, benchmark
+from tests.benchmarks.measure import Comparison, Setting, UnavailableError, benchmark
 
 PATCHES = Path(__file__).parent.parent / "corpus" / "patches"
 
 
 @benchmark("patch")
-def patch(directory: Path) -> Iterator[Comparison]:
+def patch(setting: Setting) -> Iterator[Comparison]:
     """The kernel is prepared before; the first build of each patch fills the caches."""
     found = False
     for cached in cached_kernels():
@@ -29,7 +29,7 @@ def patch(directory: Path) -> Iterator[Comparison]:
         tree = prepare(kernel, lambda line: None)
         for name, target in (("static-local", "drivers/char/random.o"),):
             file = PATCHES / f"{name}.patch"
-            build = directory / cached.release
+            build = setting.directory / cached.release
             build_from_patches(kernel, [file], name, build)
             made = tree.build / target
             yield Comparison(

@@ -3,72 +3,71 @@
 from __future__ import annotations
 
 import itertools
+import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from klpbuild.elf.constants import EM, SHF, SHT, STB, STT
-from klpbuild.elf.writer import ElfObject, WritableSection
-from klpbuild.errors import KlpError
-from klpbuild.kernel.locate import locate
+from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.index import index_path
 from klpbuild.symbols.write import SymbolSources, write_symbols
-from tests.benchmarks.measure import Comparison, UnavailableError, benchmark
+from tests.benchmarks.inputs import miniature, module_with, whole_kernel
+from tests.benchmarks.measure import Comparison, Figure, Setting, benchmark
 
-RELEASE = "6.1.0-47-cloud-amd64"
 LOOKUPS = 1000
 
-
-def whole_kernel() -> SymbolSources:
-    """vmlinux and all modules of a debug package.
-
-    :raises UnavailableError: when it was not fetched.
-    """
-    try:
-        kernel = locate(RELEASE)
-    except KlpError as error:
-        raise UnavailableError(str(error)) from error
-    if kernel.vmlinux is None:
-        raise UnavailableError(f"the debug symbols of {RELEASE} are not fetched")
-    directory = kernel.vmlinux.parent.parent / "lib" / "modules" / RELEASE
-    return SymbolSources(kernel.version, tuple(sorted(directory.rglob("*.ko"))), kernel.vmlinux)
+#: Every so many modules one is compared with what pyelftools reads.
+CHECKED = 50
 
 
-def read_with_pyelftools(paths: list[Path]) -> int:
-    """How many named symbols the files have."""
-    found = 0
-    for path in paths:
-        with path.open("rb") as file:
-            table = ELFFile(file).get_section_by_name(".symtab")
-            found += sum(bool(symbol.name) for symbol in table.iter_symbols())
-    return found
+def read_with_pyelftools(path: Path) -> list[str]:
+    """The names of a file's defined symbols, in its order."""
+    with path.open("rb") as file:
+        return [
+            symbol.name
+            for symbol in ELFFile(file).get_section_by_name(".symtab").iter_symbols()
+            if symbol.name
+            and symbol["st_shndx"] != "SHN_UNDEF"
+            and symbol["st_info"]["type"] != "STT_FILE"
+        ]
 
 
-def module_with(symbol: str) -> bytes:
-    """A module with one function."""
-    elf = ElfObject(EM.X86_64)
-    flags = SHF.ALLOC | SHF.EXECINSTR
-    text = elf.add_section(WritableSection(".text", SHT.PROGBITS, flags, data=bytes(16)))
-    elf.add_symbol(symbol, bind=STB.GLOBAL, type=STT.FUNC, st_shndx=text)
-    return elf.to_bytes()
+def check_answers(symbols_klp: Path, modules: Sequence[Path]) -> None:
+    """That the modules' symbols are those that pyelftools reads."""
+    database = SymbolDatabase.read(symbols_klp)
+    for path in modules:
+        if database.symbols(object_name(path.name)).name_list != read_with_pyelftools(path):
+            raise AssertionError(f"{path}: other symbols than pyelftools reads")
 
 
-def peak_megabytes(directory: Path) -> int:
+def peak_megabytes(directory: Path, sources: SymbolSources) -> int:
     """What writing symbols.klp anew takes at most, in a process of its own."""
     command = [sys.executable, "-m", __name__, str(directory)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        input=json.dumps(asdict(sources), default=str),
+    )
+    return int(done.stdout)
 
 
-@benchmark("symbols")
-def symbols(directory: Path) -> Iterator[Comparison]:
+@benchmark("symbols", small=True)
+def symbols(setting: Setting) -> Iterator[Comparison | Figure]:
     """Write symbols.klp anew, after no change and after one; find names in it."""
-    sources = whole_kernel()
+    directory = setting.directory
+    if setting.small:
+        tree = miniature(directory)
+        sources = SymbolSources((6, 1, 0), tuple(sorted(tree.rglob("*.ko"))), tree / "vmlinux")
+    else:
+        sources = whole_kernel()
     paths = [path for path in (sources.vmlinux, *sources.modules) if path]
     output, cache = directory / "symbols.klp", directory / "cache"
     numbers = itertools.count()
@@ -80,10 +79,17 @@ def symbols(directory: Path) -> Iterator[Comparison]:
         output.unlink(missing_ok=True)
         write_symbols(output, sources, directory / f"cache-{next(numbers)}")
 
-    peak = peak_megabytes(directory / "peak")
-    title = f"symbols.klp of {len(paths):,} objects, {peak} MB at most"
-    yield Comparison(title, anew, "nm", nm, ratio_max=1.0)
-    yield Comparison(title, anew, "pyelftools", lambda: read_with_pyelftools(paths))
+    def pyelftools() -> None:
+        for path in paths:
+            read_with_pyelftools(path)
+
+    anew()
+    check_answers(output, sources.modules[:: 1 if setting.small else CHECKED])
+    title = f"symbols.klp of {len(paths):,} objects"
+    yield Comparison(title, anew, "nm", nm, ratio_max=0.5, key="symbols_klp_over_nm")
+    yield Comparison(title, anew, "pyelftools", pyelftools)
+    peak = peak_megabytes(directory / "peak", sources)
+    yield Figure("symbols_klp_peak_mb", "memory at most", peak, "MB", 400)
 
     changing = directory / "changing.ko"
     with_change = replace(sources, modules=(*sources.modules, changing))
@@ -93,27 +99,37 @@ def symbols(directory: Path) -> Iterator[Comparison]:
 
     def changed() -> None:
         changing.write_bytes(module_with(f"symbol_{next(numbers)}"))
-        write_symbols(output, with_change, cache)
+        if write_symbols(output, with_change, cache).scanned != 1:
+            raise AssertionError("other objects than the changed one were scanned")
 
-    changed()
+    changing.write_bytes(module_with("symbol"))
+    unchanged()
     yield Comparison("one object changed", changed, "none changed", unchanged, excess_max=0.5)
 
-    names = SymbolDatabase.read(output).symbols("vmlinux").name_list[:LOOKUPS]
+    names = SymbolDatabase.read(output).symbols(VMLINUX).name_list[:LOOKUPS]
 
     def look_up() -> None:
         database = SymbolDatabase.read(output)
         for name in names:
-            database.candidates(name)
+            if database.candidates(name)[0].object != VMLINUX:
+                raise AssertionError(f"{name} is not found in vmlinux")
 
     def without_index() -> None:
         index_path(output).unlink(missing_ok=True)
         look_up()
 
-    title = f"open symbols.klp, find {LOOKUPS:,} names"
+    look_up()
+    title = f"open symbols.klp, find {len(names):,} names"
     yield Comparison(title, look_up, "without index", without_index, seconds_max=0.2)
+
+
+def _from_json(text: str) -> SymbolSources:
+    given = json.loads(text)
+    modules = tuple(map(Path, given["modules"]))
+    return SymbolSources(tuple(given["version"]), modules, Path(given["vmlinux"]))
 
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    write_symbols(place / "symbols.klp", whole_kernel(), place / "cache")
+    write_symbols(place / "symbols.klp", _from_json(sys.stdin.read()), place / "cache")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
