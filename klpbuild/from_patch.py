@@ -50,6 +50,9 @@ MANY_OBJECTS = 10
 #: whose address its file does not take.
 _NO_ENDBR = re.compile(r"\bfunctions_\w+\+0x[0-9a-f]+: data relocation to !ENDBR: ")
 
+#: Symbols that the linked livepatch defines itself.
+_OF_EVERY_MODULE = frozenset(("__this_module", "init_module", "cleanup_module"))
+
 
 @dataclass(frozen=True)
 class _Builder:
@@ -308,7 +311,8 @@ def extract_patches(
 def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extraction]]) -> Extracted:
     own = frozenset(name for _, extraction in extractions for name in extraction.globals)
     exports = builder.resolver.exports
-    late = LateNames(lambda name: name in own or exports.find(name) is not None)
+    taken = own | _OF_EVERY_MODULE
+    late = LateNames(lambda name: name in taken or exports.find(name) is not None)
     problems = Problems()
     functions: dict[str, list[Function]] = defaultdict(list)
     decisions: list[Decision] = []

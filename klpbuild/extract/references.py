@@ -128,8 +128,15 @@ class LateNames:
 
 
 def rename_undefined(elf: ElfFile, names: Mapping[str, str]) -> ElfObject:
-    """The object with other names for undefined symbols."""
+    """The object with other names for undefined symbols.
+
+    :raises ValueError: when the object defines one of them itself.
+    """
     out = ElfObject.from_elf(elf)
+    if defined := [
+        s.name for s in elf.symbol_list if s.st_shndx and not s.is_local and s.name in names
+    ]:
+        raise ValueError(f"{elf.name} defines {defined}")
     for symbol in elf.symbol_list:
         if symbol.st_shndx == SHN_UNDEF and symbol.name in names:
             out.rename_symbol(symbol.index, names[symbol.name])

@@ -157,7 +157,12 @@ class _Comparison:
     def all(self, number: str) -> None:
         """Compare each function that the object gives to the module, and what it needs."""
         suffix = f".livepatch{number}"
-        names = [name for name in self.built.pieces if name.endswith(suffix)]
+        # objtool adds __pfx_ symbols for the padding before functions
+        names = [
+            name
+            for name in self.built.pieces
+            if name.endswith(suffix) and not name.startswith("__pfx_")
+        ]
         if not names:
             self.verdict.problems.append(f"{self.patched.elf.stream.name}: nothing is replaced")
         for name in names:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from klpbuild.elf.reader import ElfFile
 from klpbuild.extract.references import LateNames, name_references, rename_undefined
 from klpbuild.resolve.fate import Decision, Fate, LivepatchSymbol, Reference
@@ -48,3 +50,9 @@ def test_names_that_wait_for_objtool(tmp_path: Path) -> None:
         ".klp.sym.rela.vmlinux.vmlinux.b,0",
         ".klp.sym.rela.vmlinux.vmlinux.c,0",
     }
+
+
+def test_a_name_that_the_link_bound_is_not_lost(tmp_path: Path) -> None:
+    compiled(tmp_path)
+    with pytest.raises(ValueError, match=r"defines \['run'\]"):
+        rename_undefined(ElfFile.read(tmp_path / "x.o"), {"run": "other"})
