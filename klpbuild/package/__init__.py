@@ -1,1 +1,1 @@
-"""From a converted module to a release: variables, signature, compression, installation."""
+"""From a converted module to a release: signed, compressed, installed, packaged."""

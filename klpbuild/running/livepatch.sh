@@ -28,7 +28,7 @@ root=${LIVEPATCH_ROOT:-}
 livepatches=$root/sys/kernel/livepatch
 modules=$root/sys/module
 processes=$root/proc
-timeout=60
+timeout=${LIVEPATCH_TIMEOUT:-60}
 force=no
 
 say() {
@@ -145,13 +145,6 @@ force_or_stop() {
 	say "$1: forced; its module can never be unloaded, and the tasks above may misbehave" >&2
 }
 
-set_enabled() {
-	say "$2" 2>/dev/null >"$livepatches/$1/enabled" && return
-	# It may have ended by itself.
-	[ -e "$livepatches/$1" ] || return 0
-	fail "the kernel does not let $1 be switched; \`dmesg\` says why"
-}
-
 settled() {
 	! in_transition "$1"
 }
@@ -177,13 +170,16 @@ remove_module() {
 
 load() {
 	name=$(module_name "$1")
-	if [ -e "$livepatches/$name" ]; then
-		if value "$livepatches/$name/enabled" 1 && ! in_transition "$name"; then
-			say "$name: enabled already"
-			return
-		fi
-		value "$livepatches/$name/enabled" 1 || set_enabled "$name" 1
-	else
+	if value "$livepatches/$name/enabled" 1 && ! in_transition "$name"; then
+		say "$name: enabled already"
+		return
+	fi
+	# One that is being disabled goes back, unless its transition ends at this moment.
+	if value "$livepatches/$name/enabled" 0; then
+		say 1 2>/dev/null >"$livepatches/$name/enabled" || wait_for gone "$name" ||
+			fail "the kernel does not let $name be enabled; \`dmesg\` says why"
+	fi
+	if gone "$name"; then
 		wait_idle
 		# One that was replaced or disabled can be enabled only by loading it anew.
 		if [ -e "$modules/$name" ]; then
@@ -192,7 +188,7 @@ load() {
 		fi
 	fi
 	before=$(ls "$livepatches")
-	if [ ! -e "$livepatches/$name" ]; then
+	if gone "$name"; then
 		case $1 in
 		*/*) insmod "$1" ;;
 		*) modprobe -- "$1" ;;
@@ -202,8 +198,11 @@ load() {
 	value "$livepatches/$name/enabled" 1 || fail "$name is no livepatch, or was disabled meanwhile"
 	say "$name: enabled"
 	for old in $before; do
-		if [ "$old" != "$name" ] && gone "$old"; then
-			(remove_module "$old") && say "$old: replaced and unloaded"
+		[ "$old" = "$name" ] || [ -e "$livepatches/$old" ] && continue
+		if (remove_module "$old"); then
+			say "$old: replaced and unloaded"
+		else
+			say "$old: replaced; its module stays loaded" >&2
 		fi
 	done
 }
@@ -214,7 +213,9 @@ unload() {
 	is_livepatch "$name" || fail "$name is a loaded module, but no livepatch"
 	if [ -e "$livepatches/$name" ]; then
 		in_transition "$name" || wait_idle
-		value "$livepatches/$name/enabled" 0 || set_enabled "$name" 0
+		value "$livepatches/$name/enabled" 0 ||
+			say 0 2>/dev/null >"$livepatches/$name/enabled" || gone "$name" ||
+			fail "the kernel does not let $name be disabled; \`dmesg\` says why"
 		if ! wait_for disabled "$name"; then
 			force_or_stop "$name"
 			say "$name: disabled"
@@ -225,15 +226,19 @@ unload() {
 	say "$name: disabled and unloaded"
 }
 
-show() {
+show_state() {
 	enabled=$(content "$livepatches/$1/enabled")
 	case $enabled.$(content "$livepatches/$1/transition") in
 	1.0) say "$1: enabled" ;;
 	0.0) say "$1: disabled" ;;
 	1.1) say "$1: being enabled" ;;
 	0.1) say "$1: being disabled" ;;
-	*) return ;;
+	*) return 1 ;;
 	esac
+}
+
+show() {
+	show_state "$1" || return
 	for object in "$livepatches/$1"/*/; do
 		[ -d "$object" ] || continue
 		functions=
@@ -290,7 +295,7 @@ is_for() {
 report() {
 	name=$(module_name "$1")
 	if [ -e "$livepatches/$name" ]; then
-		show "$name" | head -n 1
+		show_state "$name"
 	elif ! is_for "$2" "${3:-}"; then
 		say "$name: not loaded, since it is for Linux $2${3:+ ($3)} and $(uname -r) runs"
 	elif grep -qw 'livepatch\.enable=0' "$processes/cmdline"; then

@@ -1,0 +1,244 @@
+"""What a package of a livepatch is called, what it needs, and which files it brings."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+
+import jinja2
+
+from klpbuild.arch import Architecture
+from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.livepatch import FILE_NAME, Livepatch
+from klpbuild.running.program import program_text
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file that a package brings.
+
+    :ivar path: absolute, on the machine that it is for.
+    """
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Package:
+    """A livepatch for one kernel, ready to be packaged.
+
+    :ivar release: of the kernel.
+    :ivar kernel_version: the version of the kernel's Debian package, empty if not known.
+    :ivar module: the finished module: signed and compressed as it is to be installed.
+    :ivar directory: where modprobe finds it, absolute.
+    :ivar documents: provenance and the like, to go with it.
+    :ivar maintainer: ``Name <address>``.
+    :ivar epoch: seconds since 1970, the time of every file and of the changelog.
+    """
+
+    livepatch: Livepatch
+    release: str
+    arch: Architecture
+    kernel_version: str
+    module: Path
+    directory: str
+    documents: tuple[Path, ...]
+    maintainer: str
+    epoch: int
+
+    @property
+    def name(self) -> str:
+        """``livepatch-meminfo-6.1.0-47-cloud-amd64``, in the letters that dpkg allows."""
+        return package_name(f"livepatch-{self.livepatch.name}-{self.release}")
+
+    @property
+    def version(self) -> str:
+        """The version; a greater one upgrades it, and its livepatch replaces this one."""
+        return self.livepatch.version
+
+    @property
+    def virtual_name(self) -> str:
+        """What every package for this kernel provides: only one of them can be installed."""
+        return package_name(f"livepatch-{self.release}")
+
+    @property
+    def module_name(self) -> str:
+        """What modprobe calls the module."""
+        return self.livepatch.module_name
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit that loads it."""
+        return f"{self.name}.service"
+
+    @property
+    def program(self) -> str:
+        """Where the package has the program ``livepatch``."""
+        return f"/usr/libexec/{self.name}/livepatch"
+
+    @property
+    def summary(self) -> str:
+        """One line that says what it is."""
+        return f"kernel livepatch for Linux {self.release}"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What its changelog says."""
+        changes = [self.livepatch.description or f"Livepatch {self.livepatch.name}."]
+        if self.livepatch.references:
+            changes.append(f"Fixes {', '.join(self.livepatch.references)}.")
+        return tuple(changes)
+
+    @property
+    def date(self) -> datetime:
+        """The time of the changelog."""
+        return datetime.fromtimestamp(self.epoch, UTC)
+
+    @property
+    def debian_date(self) -> str:
+        """The same as changelogs of Debian have it."""
+        return format_datetime(self.date)
+
+    def files(self, units: str) -> tuple[PackagedFile, ...]:
+        """What every kind of package brings: module, unit, program, documents.
+
+        :param units: the distribution's directory of systemd units.
+        :raises KlpError: when an input cannot be read.
+        """
+        inputs = [PackagedFile(f"{self.directory}/{self.module.name}", read(self.module))]
+        for document in self.documents:
+            inputs.append(
+                PackagedFile(f"/usr/share/livepatch/{self.name}/{document.name}", read(document))
+            )
+        unit = render("livepatch.service.j2", self)
+        return (
+            *inputs,
+            PackagedFile(f"{units}/{self.unit}", unit.encode()),
+            PackagedFile(self.program, program_text().encode(), 0o755),
+        )
+
+
+def package_livepatch(
+    livepatch: Livepatch,
+    kernel: Kernel,
+    module: Path,
+    directory: str,
+    epoch: int,
+    documents: tuple[Path, ...] = (),
+) -> Package:
+    """What to package.
+
+    :raises KlpError: for a livepatch that cannot be upgraded once it is installed.
+    """
+    check_packageable(livepatch)
+    # It stands in shell scripts and in systemd units.
+    if not re.fullmatch(r"[A-Za-z0-9._+~-]+", kernel.release):
+        raise KlpError(
+            f"release {kernel.release!r} cannot be a package's",
+            where=kernel.name,
+            hint="Letters, digits and . _ + ~ - can be in it.",
+        )
+    return Package(
+        livepatch,
+        kernel.release,
+        kernel.arch,
+        kernel.package_version,
+        module,
+        directory,
+        documents,
+        maintainer(),
+        epoch,
+    )
+
+
+def check_packageable(livepatch: Livepatch) -> None:
+    """:raises KlpError: for a livepatch that cannot be upgraded once it is installed."""
+    if not livepatch.version:
+        raise KlpError(
+            f"livepatch {livepatch.name} has no version",
+            why="A package needs one, and the kernel loads a newer livepatch beside the older one"
+            "\nonly if their modules' names differ: the version is part of the name.",
+            hint=f'Write version = "1" into its {FILE_NAME}.',
+        )
+    if not livepatch.replace:
+        raise KlpError(
+            f"livepatch {livepatch.name} does not replace those before it",
+            why="After an upgrade of its package the older version would stay in force below it.",
+            hint=f"Take replace = false out of its {FILE_NAME}, or install the module without\n"
+            "a package.",
+        )
+
+
+def read(path: Path) -> bytes:
+    """:raises KlpError: when a file cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def package_name(text: str) -> str:
+    """A text as a package's name (Debian policy 5.6.1; rpm takes it, too)."""
+    return re.sub(r"[^a-z0-9+.-]", "-", text.lower())
+
+
+def maintainer(environment: Mapping[str, str] = os.environ) -> str:
+    """Who makes the packages, from the variables that Debian's tools read.
+
+    :param environment: ``DEBFULLNAME``, ``DEBEMAIL``, ``NAME``, ``EMAIL`` (see debchange(1)).
+    """
+    name = environment.get("DEBFULLNAME") or environment.get("NAME") or ""
+    address = environment.get("DEBEMAIL") or environment.get("EMAIL") or ""
+    both = re.fullmatch(r"\s*(.*?)\s*<(.+)>\s*", address)
+    if both:
+        name, address = name or both[1], both[2]
+    text = f"{name or 'Unknown'} <{address or 'unknown@invalid.invalid'}>"
+    if not text.isprintable() or not re.fullmatch(r"[^<>@]+ <[^<>@\s]+@[^<>@\s]+>", text):
+        raise KlpError(
+            f"{text!r} is no maintainer",
+            where="DEBFULLNAME and DEBEMAIL",
+            hint="Set them to a name and an address.",
+        )
+    return text
+
+
+def source_date(directory: Path, given: int | None = None) -> int:
+    """The time that packages of a livepatch bear, seconds since 1970.
+
+    ``SOURCE_DATE_EPOCH``; else the last commit that changed the livepatch's directory;
+    else, outside of git, the newest time of its files.
+
+    :param given: ``SOURCE_DATE_EPOCH``.
+    """
+    if given is not None:
+        return given
+    command = ["git", "log", "-1", "--format=%ct", "--", "."]
+    try:
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            return int(done.stdout)
+    except FileNotFoundError:
+        pass  # no git on this machine
+    times = [path.stat().st_mtime for path in directory.rglob("*") if path.is_file()]
+    return int(max(times, default=0))
+
+
+def render(template: str, package: Package, **more: object) -> str:
+    """Fill in one of the templates of this room."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(package=package, **more)

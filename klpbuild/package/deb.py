@@ -1,0 +1,151 @@
+"""Make a package for dpkg, with dpkg-deb."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError
+from klpbuild.package.contents import Package, PackagedFile, render
+
+#: Since Debian 13 /lib is a link to /usr/lib, so that both places are one.
+_UNITS = "/lib/systemd/system"
+
+_SCRIPTS = ("postinst", "prerm", "postrm")
+
+
+def deb_name(package: Package) -> str:
+    """The package's file name."""
+    return f"{package.name}_{package.version}_{package.arch.debian_name}.deb"
+
+
+def build_deb(package: Package, directory: Path) -> Path:
+    """Make a ``.deb``; the same input gives the same bytes.
+
+    :param directory: gets it.
+    :raises KlpError: when dpkg-deb is missing or fails, or an input cannot be read.
+    """
+    files = (*package.files(_UNITS), *_documents(package))
+    control = (
+        PackagedFile("/DEBIAN/control", _control(package, files).encode()),
+        PackagedFile("/DEBIAN/md5sums", _md5sums(files).encode()),
+        *(
+            PackagedFile(f"/DEBIAN/{script}", render(f"{script}.j2", package).encode(), 0o755)
+            for script in _SCRIPTS
+        ),
+    )
+    with tempfile.TemporaryDirectory(prefix="klpbuild-deb-") as name:
+        root = Path(name) / "root"
+        stage(root, (*files, *control), package.epoch)
+        made = Path(name) / deb_name(package)
+        command = [
+            "dpkg-deb", "--root-owner-group", "-Zxz", "--threads-max=1", "--build",
+            str(root), str(made),
+        ]  # fmt: skip
+        run(command, package.epoch, "dpkg")
+        write_file(directory / made.name, made.read_bytes())
+    return directory / deb_name(package)
+
+
+def stage(root: Path, files: Iterable[PackagedFile], epoch: int) -> None:
+    """Write a package's files below a directory, with the modes and times that they get."""
+    for file in files:
+        path = root / file.path.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.data)
+        path.chmod(file.mode)
+    for path in (root, *root.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)  # whatever the umask
+        os.utime(path, (epoch, epoch))
+
+
+def run(command: list[str], epoch: int, package: str) -> None:
+    """Run a program that makes packages.
+
+    :param package: of Debian, that has the program.
+    :raises KlpError: when it is missing or fails, with what it said.
+    """
+    if shutil.which(command[0]) is None:
+        raise KlpError(
+            f"{command[0]} is not installed",
+            why="It makes the packages.",
+            hint=f"Run: apt-get install {package}",
+        )
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C", "TZ": "UTC"}
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stderr + done.stdout).strip().splitlines()
+        raise KlpError(
+            f"{command[0]} fails with exit status {done.returncode}", why="\n".join(said[-20:])
+        )
+
+
+def _documents(package: Package) -> tuple[PackagedFile, ...]:
+    place = f"/usr/share/doc/{package.name}"
+    changelog = gzip.compress(_changelog(package).encode(), 9, mtime=0)
+    return (
+        PackagedFile(f"{place}/changelog.gz", changelog),
+        PackagedFile(f"{place}/copyright", render("copyright.j2", package).encode()),
+    )
+
+
+def _changelog(package: Package) -> str:
+    lines = [f"{package.name} ({package.version}) unstable; urgency=medium", ""]
+    for change in package.changes:
+        lines += textwrap.wrap(change, 78, initial_indent="  * ", subsequent_indent="    ")
+    lines += ["", f" -- {package.maintainer}  {package.debian_date}"]
+    return "\n".join(lines) + "\n"
+
+
+def _control(package: Package, files: Iterable[PackagedFile]) -> str:
+    size = sum(-(-len(file.data) // 1024) for file in files)
+    return render(
+        "control.j2", package, size=size, kernels=_kernels(package), description=_long(package)
+    )
+
+
+def _kernels(package: Package) -> list[str]:
+    """The kernel's package under the names that Debian and Ubuntu have for it."""
+    exact = f" (= {package.kernel_version})" if package.kernel_version else ""
+    release = package.release.lower().replace("_", "-")
+    names = f"linux-image-{release}", f"linux-image-{release}-unsigned"
+    return [name + exact for name in (*names, f"linux-image-unsigned-{release}")]
+
+
+def _long(package: Package) -> list[str]:
+    """The extended description, without the space before each line."""
+    paragraphs = (
+        *package.changes,
+        "The livepatch replaces functions of the running kernel, without a reboot. It is"
+        " loaded when it is installed and at each boot of exactly this kernel, unless the"
+        " kernel command line says livepatch.enable=0.",
+    )
+    lines: list[str] = []
+    for paragraph in paragraphs:
+        lines += [*textwrap.wrap(paragraph, 76), ""]
+    return lines[:-1]
+
+
+def _md5sums(files: Iterable[PackagedFile]) -> str:
+    rows = sorted(
+        (file.path.lstrip("/"), hashlib.md5(file.data, usedforsecurity=False).hexdigest())
+        for file in files
+    )
+    return "".join(f"{digest}  {path}\n" for path, digest in rows)

@@ -1,0 +1,67 @@
+"""The kinds of packages, and which of them are made."""
+
+from __future__ import annotations
+
+import shutil
+from enum import StrEnum
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+from klpbuild.package.contents import Package
+from klpbuild.package.deb import build_deb, deb_name
+from klpbuild.package.rpm import build_rpm, rpm_name, source_name, spec_name, write_spec
+
+
+class Format(StrEnum):
+    """A kind of package."""
+
+    DEB = "deb"
+    SPEC = "spec"  #: what rpmbuild takes: a spec file and a source archive
+    RPM = "rpm"
+
+    def file_names(self, package: Package) -> tuple[str, ...]:
+        """The files that are made."""
+        match self:
+            case Format.DEB:
+                return (deb_name(package),)
+            case Format.SPEC:
+                return (spec_name(package), source_name(package))
+            case Format.RPM:
+                return (rpm_name(package),)
+
+    def make(self, package: Package, directory: Path) -> None:
+        """Make them.
+
+        :param directory: gets them; for an rpm it has the spec file already.
+        :raises KlpError: when a program is missing or fails, or an input cannot be read.
+        """
+        match self:
+            case Format.DEB:
+                build_deb(package, directory)
+            case Format.SPEC:
+                write_spec(package, directory)
+            case Format.RPM:
+                build_rpm(package, directory)
+
+
+def wanted_formats(text: str) -> tuple[Format, ...]:
+    """The kinds of packages that an option names.
+
+    :param text: names with commas between; empty: a spec file, and what can be made with the
+        programs of this machine.
+    :raises KlpError: for another name.
+    """
+    if not text:
+        programs = {"dpkg-deb": Format.DEB, "rpmbuild": Format.RPM}
+        found = {kind for program, kind in programs.items() if shutil.which(program)}
+        return tuple(kind for kind in Format if kind in found or kind is Format.SPEC)
+    names = set(text.split(","))
+    if unknown := sorted(names - set(Format)):
+        raise KlpError(
+            f"{unknown[0]!r} is no kind of package",
+            where=f"packages={text}",
+            hint=f"Known: {', '.join(Format)}.",
+        )
+    if Format.RPM in names:
+        names.add(Format.SPEC)
+    return tuple(kind for kind in Format if kind in names)

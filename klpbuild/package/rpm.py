@@ -1,0 +1,137 @@
+"""Make a package for rpm: a spec file, its source, and what rpmbuild makes of them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import tempfile
+import textwrap
+from pathlib import Path
+
+from klpbuild.elf.writer import write_file
+from klpbuild.package.contents import Package, PackagedFile, render
+from klpbuild.package.deb import run
+
+_UNITS = "/usr/lib/systemd/system"
+
+#: Architectures that rpm calls otherwise than the compiler.
+_RPM_ARCH = {"powerpc64le": "ppc64le"}
+
+#: Days and months as the changelog has them, in any locale.
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = (
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+)  # fmt: skip
+
+#: What else than its input would go into the bytes of an rpm: the computer's name, the time.
+_REPRODUCIBLE = {
+    "_buildhost": "localhost",
+    "use_source_date_epoch_as_buildtime": "1",
+    "clamp_mtime_to_source_date_epoch": "1",
+    "_binary_payload": "w9.gzdio",
+}
+
+
+def rpm_arch(package: Package) -> str:
+    """What rpm calls the package's architecture."""
+    return _RPM_ARCH.get(package.arch.name, package.arch.name)
+
+
+def rpm_name(package: Package) -> str:
+    """The package's file name."""
+    return f"{package.name}-{package.version}-1.{rpm_arch(package)}.rpm"
+
+
+def spec_name(package: Package) -> str:
+    """The spec file's name."""
+    return f"{package.name}.spec"
+
+
+def source_name(package: Package) -> str:
+    """The name of the source archive."""
+    return f"{package.name}-{package.version}.tar.gz"
+
+
+def write_spec(package: Package, directory: Path) -> tuple[Path, Path]:
+    """Write the spec file and its source archive; the same input gives the same bytes.
+
+    :param directory: gets them.
+    :returns: the paths of both.
+    :raises KlpError: when an input cannot be read.
+    """
+    files = package.files(_UNITS)
+    spec, source = directory / spec_name(package), directory / source_name(package)
+    write_file(source, _archive(package, files))
+    write_file(spec, _spec(package, files).encode())
+    return spec, source
+
+
+def build_rpm(package: Package, directory: Path) -> Path:
+    """Make an ``.rpm`` from the spec file and the source archive in a directory.
+
+    :param directory: has them, and gets the package.
+    :raises KlpError: when rpmbuild is missing or fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="klpbuild-rpm-") as name:
+        defined = {
+            **_REPRODUCIBLE,
+            "_topdir": name,
+            "_sourcedir": str(directory.absolute()),
+            "_rpmdir": name,
+            "_rpmfilename": rpm_name(package),
+            "_dbpath": f"{name}/database",
+        }
+        words = [word for key in defined for word in ("--define", f"{key} {defined[key]}")]
+        command = ["rpmbuild", "-bb", "--target", rpm_arch(package), *words]
+        run([*command, str(directory / spec_name(package))], package.epoch, "rpm")
+        made = directory / rpm_name(package)
+        write_file(made, (Path(name) / made.name).read_bytes())
+    return made
+
+
+def _archive(package: Package, files: tuple[PackagedFile, ...]) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for file in sorted(files, key=lambda f: f.path):
+            entry = tarfile.TarInfo(f"{package.name}-{package.version}{file.path}")
+            entry.size, entry.mode, entry.mtime = len(file.data), file.mode, package.epoch
+            archive.addfile(entry, io.BytesIO(file.data))
+    return gzip.compress(data.getvalue(), 9, mtime=0)
+
+
+def _spec(package: Package, files: tuple[PackagedFile, ...]) -> str:
+    date = package.date
+    day = f"{_DAYS[date.weekday()]} {_MONTHS[date.month - 1]} {date.day:02} {date.year}"
+    text = (
+        "The livepatch replaces functions of the running kernel, without a reboot. It is loaded"
+        " when it is installed and at each boot of exactly this kernel, unless the kernel"
+        " command line says livepatch.enable=0."
+    )
+    paragraphs = [textwrap.fill(_literal(each), 79) for each in (*package.changes, text)]
+    changes = [
+        textwrap.fill(_literal(each), 79, initial_indent="- ", subsequent_indent="  ")
+        for each in package.changes
+    ]
+    return render(
+        "livepatch.spec.j2",
+        package,
+        arch=rpm_arch(package),
+        kernel=_kernel(package.release),
+        description="\n\n".join(paragraphs),
+        files=files,
+        date=day,
+        changes=changes,
+    )
+
+
+def _kernel(release: str) -> str:
+    """What the kernel's package provides: of Fedora and RHEL `kernel-uname-r`, of `make
+    rpm-pkg` (scripts/package/mkspec) a name, since rpm takes one ``-`` in a version at most.
+    """
+    return f"kernel-uname-r = {release}" if release.count("-") <= 1 else f"kernel-{release}"
+
+
+def _literal(text: str) -> str:
+    """A text without macros of rpm."""
+    return text.replace("%", "%%")
