@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
 from klpbuild.names import VMLINUX
+from klpbuild.progress import Progress
 from klpbuild.report.timings import timed
 from klpbuild.resolve.fate import Decision, Resolver
 from klpbuild.symbols.database import SymbolDatabase
@@ -259,20 +259,6 @@ def link_extracted(
         )
 
 
-def show_progress(done: int, total: int) -> None:
-    """Say how many objects are compiled, when a header reaches many.
-
-    On a terminal one line that is written over, elsewhere a line for each tenth.
-    """
-    if total < MANY_OBJECTS:
-        return
-    text = f"          {done} of {total} objects compiled before and after"
-    if sys.stdout.isatty():
-        print(f"\r{text}", end="\n" if done == total else "", flush=True)
-    elif done * 10 // total != (done - 1) * 10 // total:
-        print(text, flush=True)
-
-
 def extract_patches(
     kernel: Kernel,
     patches: Sequence[Path],
@@ -289,9 +275,8 @@ def extract_patches(
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
     work.mkdir(parents=True, exist_ok=True)
-    compiled = compile_patch(
-        kernel, patches, work / "pair", log.note, show_progress, accept_layouts
-    )
+    progress = Progress("objects compiled before and after", least=MANY_OBJECTS)
+    compiled = compile_patch(kernel, patches, work / "pair", log.note, progress, accept_layouts)
     database = SymbolDatabase.read(symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
     resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)

@@ -41,6 +41,7 @@ from klpbuild.module.livepatch import (
 from klpbuild.module.old_functions import check_old_functions
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
+from klpbuild.progress import Progress
 from klpbuild.resolve.fate import Fate, Resolver
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
@@ -174,7 +175,8 @@ def write_symbols(kernel: Kernel, output: Path) -> Written:
         kallsyms,
         kernel.module_symvers,
     )
-    return write_symbols_klp(output, sources, cache_directory() / "symbols")
+    progress = Progress("objects read", patience=1.0)
+    return write_symbols_klp(output, sources, cache_directory() / "symbols", progress)
 
 
 def write_tables(kernel: Kernel, livepatch: Livepatch, output: Path) -> None:

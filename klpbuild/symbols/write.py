@@ -64,7 +64,12 @@ class Written:
     scanned: int
 
 
-def write_symbols(output: Path, sources: SymbolSources, cache: Path) -> Written:
+def write_symbols(
+    output: Path,
+    sources: SymbolSources,
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Written:
     """Write the symbols.klp of a kernel and the index beside it.
 
     vmlinux comes first, then the modules by name; livepatches are left out.  The
@@ -72,13 +77,14 @@ def write_symbols(output: Path, sources: SymbolSources, cache: Path) -> Written:
 
     :param output: where; its directory is made.
     :param cache: directory for fragments, shared by whoever likes.
+    :param progress: called with the number of modules that are read and of all that must be.
     :raises KlpError: when no symbols of vmlinux are at hand, with every file that
         is broken or has no symbols, or when the output cannot be written.
     """
     with FragmentCache(cache, str(output.absolute())) as fragments:
         collected = _Collected(fragments)
         collected.add_vmlinux(sources)
-        collected.add_modules(sources.modules)
+        collected.add_modules(sources.modules, progress)
         exported = None
         if sources.module_symvers is not None:
             with collected.problems.collect():
@@ -210,7 +216,7 @@ class _Collected:
         else:
             self._keep(source, symbols)
 
-    def add_modules(self, paths: Sequence[Path]) -> None:
+    def add_modules(self, paths: Sequence[Path], progress: Callable[[int, int], None]) -> None:
         """Modules may come in another order than their paths."""
         pending = [
             path for path in paths if not self._remembered(path, object_name(path.name), _MODULE)
@@ -225,6 +231,7 @@ class _Collected:
                 else:
                     self._keep(source, symbols)
             self._scan(unknown)
+            progress(min(first + _TOGETHER, len(pending)), len(pending))
 
     def _read_tables(self, paths: Sequence[Path]) -> Iterator[SymbolTables]:
         for path in paths:

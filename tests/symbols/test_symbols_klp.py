@@ -329,6 +329,13 @@ def test_vmlinux_first_then_modules_by_name(tree: Tree) -> None:
     assert database.candidates("ext4_show")[0].kind == "T"
 
 
+def test_progress_is_told(tree: Tree) -> None:
+    told = []
+    sources = SymbolSources(V6_1, tuple(tree.modules), tree.vmlinux)
+    write_symbols(tree.output, sources, tree.cache, lambda done, total: told.append((done, total)))
+    assert told == [(3, 3)]
+
+
 def test_the_order_of_the_modules_does_not_matter(tree: Tree) -> None:
     tree.write()
     text, index = tree.output.read_bytes(), index_path(tree.output).read_bytes()

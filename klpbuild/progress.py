@@ -1,0 +1,52 @@
+"""How far a job with many parts is: a line written over on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+#: On a terminal the line is written again after this time, in seconds.
+_BLINK = 0.1
+
+
+class Progress:
+    """Called with the number of parts that are done and of all, says so now and then.
+
+    On a terminal it is one line, elsewhere a line for each tenth.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        least: int = 1,
+        patience: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is said of jobs with fewer parts than `least`, nor before `patience` is over.
+
+        :param what: the parts, with what is done to them: ``objects read``.
+        :param patience: in seconds.
+        """
+        self._what = what
+        self._least = least
+        self._clock = clock
+        self._next = clock() + patience
+        self._tenth = 0
+        self._begun = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say it, if it is time to."""
+        tenth = done * 10 // total
+        last = done == total and self._begun
+        if total < self._least or (self._clock() < self._next and not last):
+            return
+        text = f"          {done:,} of {total:,} {self._what}"
+        if sys.stdout.isatty():
+            self._next = self._clock() + _BLINK
+            print(f"\r{text}", end="\n" if done == total else "", flush=True)
+        elif tenth != self._tenth:
+            print(text, flush=True)
+        self._tenth = tenth
+        self._begun = True
