@@ -1,7 +1,8 @@
 """Which objects of a kernel a source file goes into, and who owns them.
 
-The answer is in the shipped kernel's debug information: nothing is guessed from
-Makefiles, and a file that is in no compile unit is in no object.
+The answer is in the shipped kernel's debug information, or in kbuild's notes in a build
+tree: nothing is guessed from Makefiles, and a file that is in no compile unit is in no
+object.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.extract.cmdfiles import has_notes, noted_units
 from klpbuild.extract.linetable import LineUnit, line_units
 from klpbuild.extract.patchfile import PROGRAMS
 from klpbuild.kernel.packages import source_tree
@@ -64,9 +66,9 @@ class Units:
 
     @classmethod
     def read(cls, kernel: Kernel) -> Units:
-        """Read the debug information of vmlinux and all modules, once for a kernel.
+        """Read debug information of vmlinux and all modules, or kbuild's notes, once for a kernel.
 
-        :raises KlpError: without debug symbols.
+        :raises KlpError: without either.
         """
         if kernel.vmlinux is None:
             raise _without_symbols(kernel)
@@ -146,6 +148,13 @@ class Units:
 
 
 def _without_symbols(kernel: Kernel) -> KlpError:
+    if kernel.vmlinux is not None and kernel.vmlinux.parent == kernel.build:
+        return KlpError(
+            "vmlinux has no debug information, and the build tree no .vmlinux.objs",
+            where=kernel.name,
+            why="One of them must say which objects a source file is in.",
+            hint="Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or build v5.18 or later.",
+        )
     return KlpError(
         "the kernel's debug symbols are not at hand",
         where=kernel.name,
@@ -155,28 +164,17 @@ def _without_symbols(kernel: Kernel) -> KlpError:
 
 
 def _scan(kernel: Kernel, files: Sequence[Path]) -> bytes:
-    source = source_tree(kernel)
-
-    def units_of(path: Path) -> list[LineUnit]:
-        return line_units(ElfFile.read(path))
-
     owners: list[str] = []
     owner_of: list[int] = []
     starts: list[int] = [0]
     numbers: dict[str, int] = {}
     members: list[int] = []
-    roots: list[str] = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for path, units in zip(files, pool.map(units_of, files), strict=True):
-            if path is kernel.vmlinux and not units:
-                raise _without_symbols(kernel)
-            owners.append(VMLINUX if path is kernel.vmlinux else object_name(path.name))
-            for unit in units:
-                owner_of.append(len(owners) - 1)
-                for name in unit.files:
-                    plain = _in_tree(name, source, roots)
-                    members.append(numbers.setdefault(plain, len(numbers)))
-                starts.append(len(members))
+    for owner, units in _units_of(kernel, files, source_tree(kernel)):
+        owners.append(owner)
+        for unit in units:
+            owner_of.append(len(owners) - 1)
+            members += [numbers.setdefault(name, len(numbers)) for name in unit.files]
+            starts.append(len(members))
     names = json.dumps({"owners": owners, "paths": list(numbers)}).encode()
     out = io.BytesIO()
     np.savez(
@@ -187,6 +185,27 @@ def _scan(kernel: Kernel, files: Sequence[Path]) -> bytes:
         files=np.array(members, np.uint32),
     )
     return out.getvalue()
+
+
+def _units_of(
+    kernel: Kernel, files: Sequence[Path], source: Path
+) -> Iterator[tuple[str, list[LineUnit]]]:
+    """The units of vmlinux and of each module, with names relative to the source tree."""
+
+    def units_of(path: Path) -> list[LineUnit]:
+        return line_units(ElfFile.read(path))
+
+    roots: list[str] = []
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for path, units in zip(files, pool.map(units_of, files), strict=True):
+            if path is kernel.vmlinux and not units:
+                if not has_notes(kernel):
+                    raise _without_symbols(kernel)
+                yield from noted_units(kernel, source.resolve())
+                return
+            owner = VMLINUX if path is kernel.vmlinux else object_name(path.name)
+            plain = [tuple(_in_tree(name, source, roots) for name in unit.files) for unit in units]
+            yield owner, [LineUnit(names[0], names) for names in plain]
 
 
 def _in_tree(name: str, source: Path, roots: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,49 @@ def test_a_header_is_mentioned_where_its_code_is_used(small: SmallKernel) -> Non
     assert [u.source for u in units.mentioning("include/linux/kernel.h")] == ["fs/open.c"]
     assert units.mentioning("fs/read.h") == ()
     assert [u.source for u in units.mentioning("fs/open.c")] == ["fs/open.c"]
+
+
+def test_notes_of_kbuild_stand_in_for_debug_information(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path)
+    build, vmlinux = small.kernel.build, small.kernel.vmlinux
+    assert vmlinux is not None
+    subprocess.run(["strip", "-g", vmlinux, *small.kernel.modules], check=True)
+    with pytest.raises(KlpError, match="debug symbols are not at hand"):
+        Units.read(small.kernel)
+    (build / ".vmlinux.objs").write_text("fs/open.o\nfs/read.o\nlib/table.o\nentry.o\n")
+    small.kernel.modules[0].with_suffix(".mod").write_text("drivers/disk/disk.o\n")
+    includes = {"fs/open": "include/linux/kernel.h", "fs/read": "fs/read.h"}
+    for name in ("fs/open", "fs/read", "lib/table", "drivers/disk/disk"):
+        files = [small.source / f"{name}.c", Path(f"include/generated/{small.kernel.release}.h")]
+        files += [small.source / includes[name]] if name in includes else []
+        lines = "".join(f"  {each} \\\n    $(wildcard include/config/X) \\\n" for each in files)
+        path = build / name
+        path.with_name(f".{path.name}.o.cmd").write_text(
+            f"savedcmd_{name}.o := gcc\n\nsource_{name}.o := {small.source / name}.c\n\n"
+            f"deps_{name}.o := \\\n{lines}\n{name}.o: $(deps_{name}.o)\n"
+        )
+    units = Units.read(small.kernel)
+    assert units.sources == {"fs/open.c", "fs/read.c", "lib/table.c", "drivers/disk/disk.c"}
+    assert [u.source for u in units.mentioning("fs/read.h")] == ["fs/read.c"]
+    assert len(units.mentioning(f"include/generated/{small.kernel.release}.h")) == 4
+    assert units.mentioning("include/config/X") == ()
+    (unit,) = units.compiled_from("drivers/disk/disk.c")
+    assert unit.owner == "my_disk"
+
+
+def test_a_build_tree_without_either(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path)
+    vmlinux = small.kernel.build / "vmlinux"
+    assert small.kernel.vmlinux is not None
+    subprocess.run(["strip", "-g", "-o", vmlinux, small.kernel.vmlinux], check=True)
+    kernel = dataclasses.replace(small.kernel, vmlinux=vmlinux)
+    with pytest.raises(KlpError) as caught:
+        Units.read(kernel)
+    assert str(caught.value) == (
+        "small: vmlinux has no debug information, and the build tree no .vmlinux.objs\n"
+        "  One of them must say which objects a source file is in.\n"
+        "  Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or build v5.18 or later."
+    )
 
 
 def test_it_is_read_once(small: SmallKernel, monkeypatch: pytest.MonkeyPatch) -> None:
