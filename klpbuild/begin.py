@@ -29,6 +29,8 @@ from klpbuild.module.old_functions import check_old_functions
 from klpbuild.names import object_name
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 
+#: How often headers that do not compile are left out.
+_TRIES = 4
 _REFERENCES = "references = []  # such as CVE-2024-1234"
 
 
@@ -210,7 +212,7 @@ def _file_name(path: str, taken: Mapping[str, str]) -> str:
 def _excerpt(
     kernel: Kernel, database: SymbolDatabase, path: str, ones: Sequence[Wanted]
 ) -> Excerpt:
-    """The excerpt without the headers beside the source, if it compiles so."""
+    """The excerpt with as few headers beside the source as it compiles with."""
     source = Source(path, source_tree(kernel))
     owner = ones[0].object
     place = _Places(database, owner, path.rpartition("/")[2])
@@ -219,13 +221,27 @@ def _excerpt(
         f"{', '.join(names)} of {owner}, as in {path} of Linux {kernel.release}.\n"
         f"Change {', '.join(names.values())}.  What is declared extern is the kernel's own."
     )
-    made = None
+    made = []
     for local_headers in (False, True):
-        made = excerpt(source, names, place, heading=heading, local_headers=local_headers)
-        if _compiles(kernel, made.text):
-            break
-    assert made is not None
-    return made
+        without: frozenset[str] = frozenset()
+        for _ in range(_TRIES):
+            made.append(
+                excerpt(
+                    source,
+                    names,
+                    place,
+                    heading=heading,
+                    local_headers=local_headers,
+                    without=without,
+                )
+            )
+            wrong = _wrong_includes(kernel, made[-1].text)
+            if wrong is None:
+                return made[-1]
+            if wrong <= without:
+                break
+            without |= wrong
+    return made[-1]
 
 
 class _Places:
@@ -245,15 +261,21 @@ class _Places:
         return Place(Reach.RELOCATION, f" KLP_RELOC_SYMBOL({place})")
 
 
-def _compiles(kernel: Kernel, text: str) -> bool:
+def _wrong_includes(kernel: Kernel, text: str) -> frozenset[str] | None:
+    """The ``#include`` lines below which the compiler finds errors; None without an error.
+
+    Some headers, such as asm/tlb.h, are not for modules.
+    """
     with tempfile.TemporaryDirectory(prefix="klpbuild-new-") as name:
         source = Path(name, "excerpt.c")
         source.write_text(text)
         try:
             compile_source(kernel, source, source.with_suffix(".o"), module_name="livepatch")
-        except KlpError:
-            return False
-    return True
+        except KlpError as error:
+            numbers = re.findall(r"from (?:\S*/)?excerpt\.c:(\d+)", str(error))
+            lines = text.splitlines()
+            return frozenset(lines[int(number) - 1] for number in numbers)
+    return None
 
 
 def _description(kernel: Kernel, wanted: Sequence[Wanted], copied: bool) -> str:

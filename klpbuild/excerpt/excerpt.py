@@ -94,6 +94,7 @@ def excerpt(
     *,
     heading: str,
     local_headers: bool,
+    without: frozenset[str] = frozenset(),
 ) -> Excerpt:
     """Take functions out of a file.
 
@@ -101,8 +102,9 @@ def excerpt(
     :param place: says what becomes of a name of the file; told whether it is static code.
     :param heading: the lines of the comment at the top.
     :param local_headers: whether to keep headers that are not under ``include/``.
+    :param without: ``#include`` lines to leave out.
     """
-    return _Excerpt(source, functions, place).write(heading, local_headers)
+    return _Excerpt(source, functions, place).write(heading, local_headers, without)
 
 
 class _Excerpt:
@@ -121,13 +123,13 @@ class _Excerpt:
         self.doubts: list[str] = []
         self.settled: set[str] = set()
 
-    def write(self, heading: str, local_headers: bool) -> Excerpt:
+    def write(self, heading: str, local_headers: bool, without: frozenset[str]) -> Excerpt:
         for number, item in enumerate(self.items):
             if item.kind is Kind.FUNCTION and item.names & self.functions.keys():
                 self.settled |= item.names
                 self.chosen[number] = _global(renamed(item.text, self.functions))
         self._settle(words("\n".join(self.chosen.values())))
-        self._includes(local_headers)
+        self._includes(local_headers, without)
         lines = [*_license(self.source.text), "/*"]
         lines += [f" * {line}".rstrip() for line in heading.splitlines()] + [" */"]
         lines += self._body()
@@ -199,13 +201,13 @@ class _Excerpt:
         )
         return item.text
 
-    def _includes(self, local_headers: bool) -> None:
+    def _includes(self, local_headers: bool, without: frozenset[str]) -> None:
         directory = posixpath.dirname(self.source.path)
         last = max((n for n, i in enumerate(self.items) if i.kind is Kind.INCLUDE), default=-1)
         for number, item in enumerate(self.items):
             if item.kind is Kind.INCLUDE:
                 text = _included(item.text, directory, self.source.tree, local_headers)
-                if text:
+                if text and text not in without:
                     self.chosen[number] = text
             # What is defined before a header may be meant for it: pr_fmt, DEBUG.
             elif item.kind is Kind.MACRO and number < last and _is_for_headers(item):

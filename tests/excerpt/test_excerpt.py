@@ -108,3 +108,17 @@ noinline int livepatch_show(int a)
 
 def test_headers_beside_the_source_are_left_out_on_request(tmp_path: Path) -> None:
     assert "internal.h" not in taken(tmp_path, local_headers=False).text
+
+
+def test_an_include_can_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text("#include <asm/tlb.h>\n#include <linux/mm.h>\nint f(void) {}\n")
+    made = excerpt(
+        Source("a.c", tmp_path),
+        {"f": "g"},
+        place,
+        heading="",
+        local_headers=True,
+        without=frozenset(["#include <asm/tlb.h>"]),
+    )
+    assert "asm/tlb.h" not in made.text
+    assert "#include <linux/mm.h>\n\nint g(void) {}\n" in made.text

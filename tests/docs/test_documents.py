@@ -1,0 +1,93 @@
+"""Every command that a document shows is run, and prints what the document says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from klpbuild.kernel.tree import Kernel
+from tests.docs.document import Command, Kind, difference, read_document
+from tests.docs.session import ROOT, Session
+
+DOCUMENTS = ("README.md", "docs/tutorial.md", "docs/authors-guide.md", "docs/packagers-guide.md")
+
+#: The commands that no test can run: they need root, or a network beside that of packages.
+NOT_RUN = {
+    "docs/tutorial.md": {
+        "sudo apt install git python3 python3-venv",
+        "git clone URL klpbuild",
+        "sudo apt install gcc make flex bison bc xz-utils libelf-dev libssl-dev \\\n"
+        "    qemu-system-x86 busybox-static",
+    },
+}
+
+
+def present() -> list[str]:
+    return [name for name in DOCUMENTS if (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("name", present())
+def test_commands_that_need_no_kernel(name: str, tmp_path: Path) -> None:
+    blocks = read_document(ROOT / name)
+    if not any(block.kind is Kind.QUICK for block in blocks):
+        pytest.skip("all its commands need a kernel")
+    with Session(tmp_path / "klpbuild") as session:
+        session.run(blocks, kernel=False)
+    assert session.problems == [], "\n\n".join(session.problems)
+
+
+@pytest.mark.kernel
+@pytest.mark.boot
+@pytest.mark.parametrize("name", present())
+def test_all_commands(name: str, tmp_path: Path, debian_source_kernel: Kernel) -> None:
+    blocks = read_document(ROOT / name)
+    if not any(block.kind is Kind.KERNEL for block in blocks):
+        pytest.skip("none of its commands needs a kernel")
+    with Session(tmp_path / "klpbuild") as session:
+        session.run(blocks, kernel=True)
+    assert session.problems == [], "\n\n".join(session.problems)
+
+
+@pytest.mark.parametrize("name", present())
+def test_the_commands_that_are_not_run_are_known(name: str) -> None:
+    found = {
+        command.text
+        for block in read_document(ROOT / name)
+        if block.kind is Kind.NEVER
+        for command in block.content
+        if isinstance(command, Command)
+    }
+    assert found == NOT_RUN.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "same"),
+    [
+        ([], ["anything"], True),
+        (["a", "b"], ["a", "b  "], True),
+        (["a"], ["a", "b"], False),
+        (["a", "..."], ["a", "b", "c"], True),
+        (["...", "c"], ["a", "b", "c"], True),
+        (["... b ..."], ["1 b 2"], True),
+        (["a.c"], ["abc"], False),
+        (["a", "...", "d"], ["a", "d"], True),
+    ],
+)
+def test_how_output_is_compared(expected: list[str], printed: list[str], same: bool) -> None:
+    assert (difference(expected, printed) == "") is same
+
+
+def test_a_document_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text(
+        "<!-- file: x/a.c -->\n```c\nint a;\n```\ntext\n<!-- test: kernel, fails -->\n"
+        "```console\n$ one \\\n    two\nprinted\n$ three\n```\n<!-- test: not run, root -->\n"
+        "```console\n$ sudo x\n```\n<!-- run: hidden -->\n```c\nnot a file\n```\n"
+    )
+    kinds = [(block.kind, block.content) for block in read_document(path)]
+    assert [kind for kind, _ in kinds] == [Kind.QUICK, Kind.KERNEL, Kind.NEVER, Kind.QUICK]
+    assert kinds[1][1] == (
+        Command("one \\\n    two", ("printed",), 8),
+        Command("three", (), 11, fails=True),
+    )
