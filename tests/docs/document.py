@@ -7,6 +7,11 @@ A comment before a block says how it is run:
     only where a Debian kernel is fetched; all that is not marked runs everywhere.
 ``<!-- test: fails -->``
     the last command of the block ends with an error.
+``<!-- test: shortened -->``
+    the document leaves out lines; the others are printed in this order, with other numbers.
+    Lines of a kernel's log come when they come.
+``<!-- test: not compared, REASON -->``
+    what it prints here is not what it prints to a new reader.
 ``<!-- test: not run, REASON -->``
     never; `tests.docs.test_documents` lists these.
 ``<!-- file: PATH -->``
@@ -47,6 +52,7 @@ class Command:
     expected: tuple[str, ...] = ()
     line: int = 0
     fails: bool = False
+    shortened: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def _blocks(text: str, found: Sequence[tuple[re.Match[str], bool]]) -> Iterator[
             yield Block(_kind(words), (WrittenFile(file, match[2]),))
         elif match[1] == "console":
             line = text.count("\n", 0, match.start()) + 2
-            commands = tuple(_commands(match[2], line, "fails" in words))
+            commands = tuple(_commands(match[2], line, words))
             yield Block(_kind(words), commands)
         words, file = "", ""
 
@@ -111,7 +117,7 @@ def _kind(words: str) -> Kind:
     return Kind.KERNEL if "kernel" in words else Kind.QUICK
 
 
-def _commands(text: str, line: int, fails: bool) -> Iterator[Command]:
+def _commands(text: str, line: int, how: str) -> Iterator[Command]:
     lines = text.splitlines()
     starts = [n for n, row in enumerate(lines) if row.startswith("$ ")]
     for place, start in enumerate(starts):
@@ -121,9 +127,10 @@ def _commands(text: str, line: int, fails: bool) -> Iterator[Command]:
         while words[-1].endswith("\\") and first < end:
             words.append(lines[first])
             first += 1
-        expected = tuple(lines[first:end])
-        last = fails and place + 1 == len(starts)
-        yield Command("\n".join(words), expected, line + start, last)
+        expected = () if "not compared" in how else tuple(lines[first:end])
+        fails = "fails" in how and place + 1 == len(starts)
+        shortened = "shortened" in how
+        yield Command("\n".join(words), expected, line + start, fails, shortened)
 
 
 def difference(expected: Sequence[str], printed: Sequence[str]) -> str:
@@ -140,3 +147,18 @@ def difference(expected: Sequence[str], printed: Sequence[str]) -> str:
     if re.fullmatch(pattern, "".join(f"{row}\n" for row in rows)):
         return ""
     return "expected:\n" + "\n".join(expected) + "\nprinted:\n" + "\n".join(rows)
+
+
+def missing_lines(expected: Sequence[str], printed: Sequence[str]) -> str:
+    """Which lines of a shortened output are not printed, in this order; empty when all are."""
+    rows = [_without_numbers(row) for row in printed]
+    rest = iter(rows)
+    for row in expected:
+        place = rows if re.match(r"\s*\[ *\d+\.\d+\]", row) else rest
+        if "..." not in row and _without_numbers(row) not in place:
+            return f"not printed, or not in this place: {row}\nprinted:\n" + "\n".join(printed)
+    return ""
+
+
+def _without_numbers(row: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", "0", row)).strip()

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from klpbuild.kernel.tree import Kernel
-from tests.docs.document import Command, Kind, difference, read_document
+from tests.docs.document import Command, Kind, difference, missing_lines, read_document
 from tests.docs.session import ROOT, Session
 
 DOCUMENTS = ("README.md", "docs/tutorial.md", "docs/authors-guide.md", "docs/packagers-guide.md")
 
 #: The commands that no test can run: they need root, or a network beside that of packages.
 NOT_RUN = {
+    # These run the tests themselves.
+    "README.md": {"./scons test"},
     "docs/tutorial.md": {
         "sudo apt install git python3 python3-venv",
         "git clone URL klpbuild",
@@ -76,6 +78,14 @@ def test_the_commands_that_are_not_run_are_known(name: str) -> None:
 )
 def test_how_output_is_compared(expected: list[str], printed: list[str], same: bool) -> None:
     assert (difference(expected, printed) == "") is same
+
+
+def test_shortened_output() -> None:
+    printed = ["[ 1.5] a  1", "b", "c 0xffffffff81000c40"]
+    assert missing_lines(["[ 2.7] a 22", "... 3 more", "c 0x1"], printed) == ""
+    assert missing_lines(["b", "[ 1.5] a 1"], printed) == ""
+    assert missing_lines(["c 0", "b"], printed).startswith("not printed, or not in this place: b\n")
+    assert missing_lines(["[ 1.5] d"], printed) != ""
 
 
 def test_a_document_is_read(tmp_path: Path) -> None:
