@@ -72,6 +72,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path)
     facts = Facts(
         kernel=kernel,
         symbols=symbols,
+        compiler=compile_command(kernel).version,
         livepatch=chosen.livepatch,
         inputs=read_inputs_file(work / INPUTS),
         patches=chosen.patches,

@@ -10,6 +10,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from klpbuild.documents import SUFFIXES
 from klpbuild.errors import KlpError
 from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.locate import locate
@@ -21,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernel", required=True, help="release of a fetched kernel, or a path")
     parser.add_argument("--name", help="the livepatch's name (default: the first patch's)")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE.ko", help="copy the module there"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE.ko",
+        help="copy the module there, and provenance and page beside it",
     )
     parser.add_argument(
         "--accept-layout",
@@ -50,14 +55,19 @@ def run(arguments: argparse.Namespace) -> int:
     for line in (*extracted.report, str(module)):
         print(line)
     if arguments.output is not None:
-        try:
-            shutil.copyfile(module, arguments.output)
-        except OSError as error:
-            raise KlpError(
-                f"cannot be written: {error.strerror}", where=str(arguments.output)
-            ) from error
+        _copy(module, arguments.output)
+        for suffix in SUFFIXES:
+            name = arguments.output.name.removesuffix(".ko") + suffix
+            _copy(module.with_suffix(suffix), arguments.output.with_name(name))
         print(arguments.output)
     return 0
+
+
+def _copy(file: Path, output: Path) -> None:
+    try:
+        shutil.copyfile(file, output)
+    except OSError as error:
+        raise KlpError(f"cannot be written: {error.strerror}", where=str(output)) from error
 
 
 def default_name(patch: Path) -> str:

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Report
-from klpbuild.compiler.flags import compile_command
 from klpbuild.elf.constants import SHT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.cache import FetchedPackage, cached_kernel
@@ -72,6 +71,7 @@ class Facts:
     """A livepatch that was built for a kernel.
 
     :ivar symbols: the kernel's symbols.klp.
+    :ivar compiler: the first line that the compiler says of itself.
     :ivar livepatch: as it is described; patches' functions are in the module.
     :ivar inputs: what it was compiled from.
     :ivar patches: the source patches, in their order; empty for C files.
@@ -85,6 +85,7 @@ class Facts:
 
     kernel: Kernel
     symbols: Path
+    compiler: str
     livepatch: Livepatch
     inputs: tuple[Input, ...]
     patches: tuple[Path, ...]
@@ -128,11 +129,6 @@ class Facts:
     def references(self) -> tuple[Reference, ...]:
         """What the description and the patches refer to."""
         return all_references(self.livepatch.references, self.headers)
-
-    @cached_property
-    def compiler(self) -> str:
-        """The first line that the compiler says of itself."""
-        return compile_command(self.kernel).version
 
     @cached_property
     def packages(self) -> tuple[FetchedPackage, ...]:

@@ -20,6 +20,8 @@ from klpbuild.report.picture import References
 from klpbuild.report.references import PatchHeader
 from klpbuild.report.timings import Timing
 
+_DIRECTORY = Path(__file__).parent
+
 #: Longer patches are cut on the page.
 _LINES_MAX = 2000
 
@@ -67,44 +69,50 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
 
     :param timings: of the build; they differ from build to build, and so does the page.
     """
-    directory = Path(__file__).parent
-    style, script = ((directory / name).read_text() for name in ("page.css", "page.js"))
+    style, script = ((_DIRECTORY / name).read_text() for name in ("page.css", "page.js"))
     references = References(facts)
     numbers = {node.key: number for number, node in enumerate(references.nodes)}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(directory),
+    text = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            facts=facts,
+            contents=facts.contents,
+            references=references,
+            pictures={"wide": references.wide, "tall": references.tall},
+            numbers=numbers,
+            node_height=HEIGHT,
+            legend=_LEGEND,
+            details=[
+                {"label": node.label, "role": _LEGEND[node.role], "details": node.details}
+                for node in references.nodes
+            ],
+            patches=[_shown(*pair) for pair in zip(facts.patches, facts.headers, strict=True)],
+            symbols=[_row(fate, facts) for fate in facts.fates],
+            fates=Counter(fate.fate for fate in facts.fates),
+            unchecked=Counter(u.why for u in facts.check.unchecked if not u.about),
+            inputs_digest=inputs_digest(facts.inputs),
+            timings=timings,
+            slowest=max((timing.seconds for timing in timings), default=0) or 1,
+            seconds=sum(timing.seconds for timing in timings),
+            version=klpbuild.__version__,
+            style=style,
+            script=script,
+            style_hash=_source_hash(style),
+            script_hash=_source_hash(script),
+        )
+    )
+    return text.encode(errors="backslashreplace")
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_DIRECTORY),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    text = environment.get_template("page.html.j2").render(
-        facts=facts,
-        contents=facts.contents,
-        references=references,
-        pictures={"wide": references.wide, "tall": references.tall},
-        numbers=numbers,
-        node_height=HEIGHT,
-        legend=_LEGEND,
-        details=[
-            {"label": node.label, "role": _LEGEND[node.role], "details": node.details}
-            for node in references.nodes
-        ],
-        patches=[_shown(*pair) for pair in zip(facts.patches, facts.headers, strict=True)],
-        symbols=[_row(fate, facts) for fate in facts.fates],
-        fates=Counter(fate.fate for fate in facts.fates),
-        unchecked=Counter(u.why for u in facts.check.unchecked if not u.about),
-        inputs_digest=inputs_digest(facts.inputs),
-        timings=timings,
-        slowest=max((timing.seconds for timing in timings), default=0) or 1,
-        seconds=sum(timing.seconds for timing in timings),
-        version=klpbuild.__version__,
-        style=style,
-        script=script,
-        style_hash=_source_hash(style),
-        script_hash=_source_hash(script),
-    )
-    return text.encode(errors="backslashreplace")
 
 
 def _source_hash(text: str) -> str:

@@ -69,6 +69,7 @@ _COMMITS = (
 )
 _PATTERNS = tuple((kind, re.compile(text, re.IGNORECASE)) for kind, text in _COMMITS)
 _ENDS = re.compile(r"^(?:---\s*$|diff --git |--- \S|Index: )", re.MULTILINE)
+_MAIL = re.compile(r"(?:From|To|Cc|Date|Subject|Message-I[Dd]|MIME-Version|Received):")
 _TAG = re.compile(r"^(?:\[[^]]*\]\s*)+")
 
 
@@ -117,7 +118,7 @@ def _subject(text: str) -> tuple[str, str]:
     if re.match(r"commit [0-9a-f]{8,40}\b", text):  # git show, git log -p
         _, _, body = text.partition("\n\n")
         lines = [line.removeprefix("    ") for line in body.splitlines()]
-    elif re.match(r"[A-Za-z][A-Za-z-]*:[ \t]", text):  # a mail: git format-patch
+    elif _MAIL.match(text):  # git format-patch, or a mail that was saved
         message = message_from_string(text)
         title = re.sub(r"\s*\n\s*", " ", _decoded(message["Subject"] or ""))
         lines = [_TAG.sub("", title), *str(message.get_payload()).splitlines()]

@@ -190,8 +190,8 @@ class Uses:
             data = bytes(self.elf.contents(section)[start : start + own.size])
             code = Code("", own.name, start, data)
             decoded = [(i.offset, i.target if i.use else None) for i in disassemble(code, hex)]
-            ends = [start + offset for offset, _ in decoded[1:]] + [start + own.size]
-            self._decoded[own] = list(zip(decoded, ends, strict=True))
+            ends = [*(start + offset for offset, _ in decoded[1:]), start + own.size]
+            self._decoded[own] = list(zip(decoded, ends, strict=False))  # data has no instruction
         return self._decoded[own]
 
     @cached_property

@@ -1,0 +1,154 @@
+"""The page without a browser: all in one file, nothing that runs but its own code."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.report.drawing import HEIGHT, Edge, Node, Picture, Role, draw, draw_tall
+from klpbuild.report.facts import Facts
+from klpbuild.report.page import page
+from klpbuild.report.timings import Timing, read_timings, timed
+from tests.report.built import PATCH, make_facts
+
+HARM = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+
+
+class Tags(HTMLParser):
+    """The elements and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_nothing_is_fetched(facts: Facts) -> None:
+    text = page(facts).decode()
+    tags = Tags(text)
+    assert not any({"src", "onerror", "onclick", "style"} & attributes.keys()
+                   for _, attributes in tags.found)  # fmt: skip
+    assert not {"link", "img", "iframe", "object", "base"} & {tag for tag, _ in tags.found}
+    links = [a["href"] for tag, a in tags.found if tag == "a"]
+    assert all(link is not None and link.startswith("#") for link in links)
+    assert "url(" not in text.replace("url(#arrow", "") and "@import" not in text
+    assert not re.search("https?:", text)
+
+
+def test_what_it_shows(facts: Facts) -> None:
+    text = Tags(page(facts, [Timing("CC", "livepatch-meminfo/x.o", 1.25)]).decode()).text
+    for said in (
+        "livepatch-meminfo", "mm: say that it is éasy", "CVE-2024-1234", "meminfo_proc_show",
+        "livepatch_meminfo_proc_show", "code at +0x1 differs", "only one in vmlinux",
+        "would load it", facts.sha256, "fix.patch", "1.25 s", "1.2 seconds",
+    ):  # fmt: skip
+        assert said in text
+
+
+def test_names_that_would_do_harm(
+    miniature: KernelSide, good: dict[str, bytes], tmp_path: Path
+) -> None:
+    patch = PATCH.replace("It was not", HARM).replace("+new", f"+{HARM}")
+    patch = re.sub("Subject: .*", f"Subject: {HARM}", patch)
+    facts = make_facts(miniature, good["meminfo"], tmp_path, patch=patch, fates=HARM)
+    plain = Tags(page(make_facts(miniature, good["meminfo"], tmp_path, fates="x")).decode())
+    tags = Tags(page(facts).decode())
+    assert HARM in tags.text
+    assert [tag for tag, _ in tags.found] == [tag for tag, _ in plain.found]
+
+
+def test_a_name_that_would_do_harm_in_the_picture() -> None:
+    from klpbuild.report.page import _environment
+
+    text = _environment().from_string("<script>{{ x | tojson }}</script>").render(x=[HARM])
+    assert text.count("<") == 2
+    assert json.loads(text.removeprefix("<script>").removesuffix("</script>")) == [HARM]
+
+
+ROLES = list(Role)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[list[Node], list[Edge]]:
+    """A livepatch of any size, with edges from what it holds."""
+    count = draw(st.integers(1, 60))
+    nodes = [
+        Node(
+            str(number),
+            draw(st.text("abc_.", min_size=1, max_size=60)),
+            draw(st.sampled_from(ROLES)),
+            draw(st.sampled_from(["vmlinux", "ext4", "a_module_with_a_long_name_indeed"])),
+        )
+        for number in range(count)
+    ]
+    ends = st.integers(0, count - 1).map(str)
+    pairs = draw(st.lists(st.tuples(ends, ends), max_size=120))
+    return nodes, [Edge(a, b, "uses") for a, b in pairs if a != b]
+
+
+def check_picture(picture: Picture, count: int) -> None:
+    """Every name is inside, and none lies on another."""
+    assert len(picture.nodes) == count
+    boxes = sorted((p.y, p.x, p.width) for p in picture.nodes)
+    for y, x, width in boxes:
+        assert x >= 0 and x + width <= picture.width + 0.01
+        assert y >= 0 and y + HEIGHT <= picture.height + 0.01
+    for number, (y, x, width) in enumerate(boxes):
+        for other_y, other_x, _ in boxes[number + 1 :]:
+            if other_y >= y + HEIGHT:
+                break
+            assert other_x >= x + width or other_x + 1 <= x, "two names overlap"
+
+
+@given(graph=graphs())
+@settings(max_examples=25, deadline=None)
+def test_no_name_lies_on_another(graph: tuple[list[Node], list[Edge]]) -> None:
+    nodes, edges = graph
+    for picture in (draw(nodes, edges), draw_tall(nodes, edges)):
+        check_picture(picture, len(nodes))
+        assert len(picture.curves) == len(edges)
+    assert draw(nodes, edges) == draw(nodes, edges)
+
+
+def many_nodes() -> tuple[list[Node], list[Edge]]:
+    """A livepatch of 300 names."""
+    nodes = [Node(f"o{n}", f"function_{n}", Role.REPLACED, "vmlinux") for n in range(20)]
+    nodes += [Node(f"n{n}", f"livepatch_function_{n}", Role.NEW, "livepatch") for n in range(20)]
+    nodes += [Node(f"x{n}", f"some_symbol_of_{n}", Role.LIVEPATCH, "ext4") for n in range(60)]
+    nodes += [Node(f"e{n}", f"an_exported_{n}", Role.EXPORTED, "vmlinux") for n in range(200)]
+    edges = [Edge(f"n{n}", f"o{n}", "replaces") for n in range(20)]
+    edges += [Edge(f"n{n % 20}", f"e{n}", "uses") for n in range(200)]
+    edges += [Edge(f"n{n % 20}", f"x{n}", "uses") for n in range(60)]
+    return nodes, edges
+
+
+def test_three_hundred_names_fit_a_screen() -> None:
+    picture = draw(*many_nodes())
+    check_picture(picture, 300)
+    # On a screen of 1400 pixels the picture has 900: letters of 12 pixels become 5 at least.
+    assert picture.width * 5 / 12 < 1000
+    assert 1 < picture.width / picture.height < 2.6
+
+
+def test_timings(tmp_path: Path) -> None:
+    for step, output in (("CC", "livepatch-x/x.o"), ("CC", "livepatch-xy/x.o"),
+                         ("KLP", "livepatch-x.ko"), ("SYMBOLS", "symbols.klp"),
+                         ("CC", "livepatch-x/x.o")):  # fmt: skip
+        with timed(tmp_path, step, tmp_path / output):
+            pass
+    outputs = [timing.output for timing in read_timings(tmp_path, "livepatch-x")]
+    assert outputs == ["livepatch-x.ko", "symbols.klp", "livepatch-x/x.o"]
+    assert read_timings(tmp_path / "nowhere", "livepatch-x") == ()
