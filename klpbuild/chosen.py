@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
@@ -92,6 +93,30 @@ def named_livepatches(directory: Path, names: str) -> tuple[Named, ...]:
         except KlpError as error:
             found.append(Named(name, not everything, None, error))
     return tuple(found)
+
+
+def with_replace(named: Sequence[Named], replaces: bool) -> tuple[Named, ...]:
+    """The livepatches with REPLACE in place of what they say themselves.
+
+    Where a source brings its own tables, nothing can be put in place: that is an error.
+    """
+    return tuple(_with_replace(each, replaces) for each in named)
+
+
+def _with_replace(named: Named, replaces: bool) -> Named:
+    if named.chosen is None:
+        return named
+    livepatch = named.chosen.livepatch
+    if livepatch.own_tables:
+        error = KlpError(
+            "has a struct klp_patch of its own, which REPLACE cannot change",
+            where=str(named.chosen.directory),
+            hint="Set its .replace, or leave REPLACE out.",
+        )
+        return replace(named, chosen=None, error=error)
+    return replace(
+        named, chosen=replace(named.chosen, livepatch=replace(livepatch, replace=replaces))
+    )
 
 
 def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:

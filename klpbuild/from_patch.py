@@ -242,13 +242,23 @@ def described(livepatch: Livepatch, record: Path) -> Livepatch:
 
 
 def link_extracted(
-    kernel: Kernel, module: str, record: Path, made: Sequence[Path], output: Path, log: BuildLog
+    kernel: Kernel,
+    module: str,
+    record: Path,
+    made: Sequence[Path],
+    output: Path,
+    log: BuildLog,
+    strip: bool = True,
 ) -> None:
-    """Link extracted objects and those that klpbuild made; the module is not converted yet."""
+    """Link extracted objects and those that klpbuild made; the module is not converted yet.
+
+    :param strip: whether debug data is left out; extracted objects have none.
+    """
     extracted = Extracted.read(record)
     said: list[str] = []
     objects = [*extracted.objects, *made]
-    if steps.link_objects(kernel, module, objects, output.parent, log, said.append) != output:
+    linked = steps.link_objects(kernel, module, objects, output.parent, log, strip, said.append)
+    if linked != output:
         raise AssertionError(f"{output} was not linked")
     if extracted.late_names:
         rename_undefined(ElfFile.read(output), dict(extracted.late_names)).write(output)

@@ -15,7 +15,8 @@ from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
-from klpbuild.steps import GivenSymbols, RefusedError, locate_kernel
+from klpbuild.package.variables import Variables
+from klpbuild.steps import NO_VARIABLES, GivenSymbols, RefusedError, locate_kernel
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,23 @@ class Located:
 
 
 def locate_kernels(
-    words: str, fixtures: Path, build: Path, given: GivenSymbols
+    words: str,
+    fixtures: Path,
+    build: Path,
+    given: GivenSymbols,
+    variables: Variables = NO_VARIABLES,
 ) -> tuple[Located, ...]:
     """The kernels that ``kernel=`` names, with commas between.
 
     :param given: sources of symbols; they are one kernel's.
+    :param variables: KSRC is one kernel's, too.
     :raises KlpError: when none is named, or sources of symbols are given for several.
     """
     named = tuple(dict.fromkeys(word for word in words.split(",") if word))
     if not named:
         raise KlpError("no kernel is named", hint="kernel=RELEASE")
     of_one = [key for key, value in vars(given).items() if value]
+    of_one += ["KSRC"] if variables.source else []
     if of_one and len(named) > 1:
         raise KlpError(
             f"{of_one[0]}= is for one kernel, and {len(named)} are named",
@@ -52,7 +59,7 @@ def locate_kernels(
     located: list[Located] = []
     for word in named:
         try:
-            kernel = locate_kernel(word, fixtures, build, given)
+            kernel = locate_kernel(word, fixtures, build, given, variables)
             _check_distinct(word, kernel, located)
             located.append(Located(word, kernel))
         except KlpError as error:

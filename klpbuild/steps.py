@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,8 @@ from klpbuild.module.livepatch import (
 from klpbuild.module.old_functions import check_old_functions
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
+from klpbuild.package.target import with_variables
+from klpbuild.package.variables import Variables
 from klpbuild.progress import Progress
 from klpbuild.resolve.fate import Fate, Resolver
 from klpbuild.symbols.database import SymbolDatabase
@@ -51,6 +54,8 @@ from klpbuild.symbols.write import write_symbols as write_symbols_klp
 from klpbuild.vm.probe import FILTER_FUNCTIONS, KALLSYMS, learn
 from klpbuild.vm.transcript import transcript
 from klpbuild.vm.trial import boot_livepatch
+
+NO_VARIABLES = Variables()
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,30 @@ class GivenSymbols:
 
 
 def locate_kernel(
-    text: str, fixtures: Path, build: Path, given: GivenSymbols = GivenSymbols()
+    text: str,
+    fixtures: Path,
+    build: Path,
+    given: GivenSymbols = GivenSymbols(),
+    variables: Variables = NO_VARIABLES,
 ) -> Kernel:
     """The kernel that ``kernel=`` names; the fixtures are built when they changed.
 
+    Nothing is written outside of `build`, unless KLPBUILD_CACHE says where, or into the place
+    of a fetched kernel.
+
     :param given: what is named is taken, and nothing else for vmlinux' symbols.
+    :param variables: KVER beside KDIR, KSRC and the tools.
     :raises KlpError: see `klpbuild.kernel.locate.locate`; also for a named file that is
-        not there.
+        not there, and for variables that are not for this kernel.
     """
-    kernel = locate(text, fixtures=fixtures, output=build / "fixtures" / "kernel")
+    output, learned = build / "fixtures" / "kernel", build / "learned"
+    kernel = locate(
+        text,
+        fixtures=fixtures,
+        output=output,
+        learned=None if os.environ.get("KLPBUILD_CACHE") else learned,
+    )
+    kernel = with_variables(kernel, variables)
     named = {key: Path(value) for key, value in vars(given).items() if value}
     problems = Problems()
     for key, path in named.items():
@@ -106,9 +126,16 @@ def identity(kernel: Kernel, *, modules: bool = True) -> str:
     return f"{kernel.release}:{digest.hexdigest()[:16]}"
 
 
-def tool_identity(kernel: Kernel) -> str:
-    """A short text that changes when klpbuild or the compiler changes."""
-    digest = hashlib.sha256(compile_command(kernel).version.encode())
+def compiler_identity(kernel: Kernel) -> str:
+    """A short text that changes when the compiler or the user's flags for it change."""
+    tools = kernel.toolchain
+    said = (compile_command(kernel).version, tools.arch, tools.cross_compile, tools.kcflags)
+    return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
+
+
+def tool_identity() -> str:
+    """A short text that changes when klpbuild changes."""
+    digest = hashlib.sha256()
     root = Path(klpbuild.__file__).parent
     for path in sorted(root.rglob("*")):
         if path.suffix in (".py", ".h", ".j2", ".css", ".js", ".sh"):
@@ -175,8 +202,10 @@ def write_symbols(kernel: Kernel, output: Path) -> Written:
         kallsyms,
         kernel.module_symvers,
     )
+    fetched = kernel.cache.is_relative_to(cache_directory())
+    kept = cache_directory() if fetched else kernel.cache
     progress = Progress("objects read", patience=1.0)
-    return write_symbols_klp(output, sources, cache_directory() / "symbols", progress)
+    return write_symbols_klp(output, sources, kept / "symbols", progress)
 
 
 def write_tables(kernel: Kernel, livepatch: Livepatch, output: Path) -> None:
@@ -185,10 +214,16 @@ def write_tables(kernel: Kernel, livepatch: Livepatch, output: Path) -> None:
 
 
 def link(
-    kernel: Kernel, chosen: Chosen, objects: Sequence[Path], output: Path, log: BuildLog
+    kernel: Kernel,
+    chosen: Chosen,
+    objects: Sequence[Path],
+    output: Path,
+    log: BuildLog,
+    strip: bool = True,
 ) -> None:
     """Link the objects to a module that is not converted yet.
 
+    :param strip: whether debug data is left out.
     :raises KlpError: when a new function cannot be traced, or kbuild fails.
     """
     problems = Problems()
@@ -205,7 +240,7 @@ def link(
     elves = [ElfFile.read(path) for path in objects]
     check_new_functions(elves, functions, problems, callbacks=callbacks)
     problems.check()
-    if link_objects(kernel, chosen.module, objects, output.parent, log) != output:
+    if link_objects(kernel, chosen.module, objects, output.parent, log, strip) != output:
         raise AssertionError(f"{output} was not linked")
 
 
@@ -215,14 +250,16 @@ def link_objects(
     objects: Sequence[Path],
     directory: Path,
     log: BuildLog,
+    strip: bool = True,
     warn: Callable[[str], None] = print,
 ) -> Path:
     """Link finished objects; the module is not converted yet.
 
+    :param strip: whether debug data is left out.
     :param warn: told what objtool and modpost remark.
     :raises KlpError: when kbuild fails.
     """
-    return link_module(kernel, module, objects, directory, log, warn=warn)
+    return link_module(kernel, module, objects, directory, log, strip=strip, warn=warn)
 
 
 def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:

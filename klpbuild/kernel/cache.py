@@ -154,9 +154,10 @@ def cached_kernels() -> tuple[CachedKernel, ...]:
     return tuple(kernels)
 
 
-def tree_directory(release: str, *identity: Path) -> Path:
+def tree_directory(release: str, *identity: Path, under: Path | None = None) -> Path:
     """Where to keep what is learned of a kernel that was named by its path.
 
+    :param under: the directory of such kernels, None for the cache's.
     :param identity: files that change when the kernel is built anew; each counts
         with its path, size and time of change, so that nothing learned outlives it.
     """
@@ -166,7 +167,8 @@ def tree_directory(release: str, *identity: Path) -> Path:
         if path.exists():
             status = path.stat()
             digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
-    return cache_directory() / "trees" / f"{release}-{digest.hexdigest()[:12]}"
+    top = under.absolute() if under else cache_directory() / "trees"
+    return top / f"{release}-{digest.hexdigest()[:12]}"
 
 
 def _elsewhere(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from hashlib import sha256
 from pathlib import Path
@@ -23,31 +24,46 @@ from klpbuild.kernel.tree import Kernel
 
 FIXTURES = "fixtures"
 
+#: Where the headers of installed kernels are found by their release.
+MODULES = Path("/lib/modules")
+
 _UTS_RELEASE = Path("include/generated/utsrelease.h")
 _VERSION = Path("include/generated/uapi/linux/version.h")
 _BOOT_IMAGES = ("bzImage", "Image", "Image.gz", "vmlinuz.efi", "zImage")
 
 
-def locate(text: str, *, fixtures: Path | None = None, output: Path | None = None) -> Kernel:
+def locate(
+    text: str,
+    *,
+    fixtures: Path | None = None,
+    output: Path | None = None,
+    learned: Path | None = None,
+) -> Kernel:
     """The kernel that the user names.
 
-    :param text: ``fixtures``, the release of a fetched kernel, or the path of a
-        headers tree (``/lib/modules/RELEASE/build``) or of a full build tree.
+    :param text: ``fixtures``, the release of a fetched kernel or of one whose headers are
+        installed, or the path of a headers tree (``/lib/modules/RELEASE/build``) or of a full
+        build tree.
     :param fixtures: the source of the miniature kernel, for ``fixtures``.
     :param output: where that one is built, for ``fixtures``.
+    :param learned: where to keep what is learned of a kernel that was not fetched, or whose
+        place in the cache cannot be written; None for the cache.
     :raises KlpError: when there is no such kernel, it is not prepared for modules,
         or it cannot load livepatches.
     """
     if text == FIXTURES and fixtures is not None and output is not None:
         build_fixtures(fixtures, output)
-        return _from_build_tree(output, name=FIXTURES)
+        return _from_build_tree(output, learned, name=FIXTURES)
     if "/" not in text:
         cached = cached_kernel(text)
         if cached:
-            return _from_cache(cached)
+            return _from_cache(cached, learned)
+        installed = MODULES / text / "build"
+        if text and (installed.is_dir() or installed.is_symlink()):
+            return _from_path(installed, learned)
     path = Path(text).expanduser().absolute()
     if text and (path.is_dir() or path.is_symlink()):
-        return _from_path(path)
+        return _from_path(path, learned)
     raise _unknown(text)
 
 
@@ -63,13 +79,13 @@ def _unknown(text: str) -> KlpError:
     )
 
 
-def _from_cache(cached: CachedKernel) -> Kernel:
+def _from_cache(cached: CachedKernel, learned: Path | None) -> Kernel:
     installed = Installed(cached.root, cached.release)
     headers = cached.root / "usr" / "src" / f"linux-headers-{cached.release}"
-    return _from_headers(headers, installed, cached)
+    return _from_headers(headers, installed, learned, cached)
 
 
-def _from_path(path: Path) -> Kernel:
+def _from_path(path: Path, learned: Path | None) -> Kernel:
     if path.parent.name == "modules" and not (path / "Makefile").exists():
         path = path / "build"
     tree, root = _follow(path)
@@ -80,8 +96,8 @@ def _from_path(path: Path) -> Kernel:
             hint="Name the directory that `make -C` takes to build modules for the kernel.",
         )
     if root is None or _has_code(tree / "vmlinux") or (tree / "System.map").exists():
-        return _from_build_tree(tree)
-    return _from_headers(tree, Installed(root, _release(tree)))
+        return _from_build_tree(tree, learned)
+    return _from_headers(tree, Installed(root, _release(tree)), learned)
 
 
 def _follow(path: Path) -> tuple[Path, Path | None]:
@@ -169,14 +185,15 @@ def _checked(tree: Path) -> tuple[str, tuple[int, int, int], Config]:
 
 
 def _from_headers(
-    headers: Path, installed: Installed, cached: CachedKernel | None = None
+    headers: Path, installed: Installed, under: Path | None, cached: CachedKernel | None = None
 ) -> Kernel:
     release, version, config = _checked(headers)
-    if cached:
+    if cached and (under is None or os.access(cached.path, os.W_OK)):
         learned, shadow = cached.learned, cached.path / "build"
     else:
         identity = [config.path, headers / "Module.symvers", headers / _UTS_RELEASE]
-        learned = tree_directory(release, *identity, installed.modules / "modules.order")
+        order = installed.modules / "modules.order"
+        learned = tree_directory(release, *identity, order, under=under)
         shadow = learned / "build"
     source = cached.path / "source" if cached else None
     return Kernel(
@@ -200,12 +217,12 @@ def _from_headers(
     )
 
 
-def _from_build_tree(tree: Path, name: str = "") -> Kernel:
+def _from_build_tree(tree: Path, under: Path | None, name: str = "") -> Kernel:
     release, version, config = _checked(tree)
     arch = config.architecture()
     vmlinux, system_map = tree / "vmlinux", tree / "System.map"
     identity = [config.path, tree / "Module.symvers", tree / _UTS_RELEASE, vmlinux]
-    learned = tree_directory(release, *identity)
+    learned = tree_directory(release, *identity, under=under)
     boot = tree / "arch" / arch.kernel_name / "boot"
     images = [boot / image for image in _BOOT_IMAGES if (boot / image).is_file()]
     sources = [path for path in (tree, tree / "source") if (path / "init" / "main.c").is_file()]

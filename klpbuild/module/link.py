@@ -49,6 +49,7 @@ def link_module(
     directory: Path,
     log: BuildLog | None = None,
     *,
+    strip: bool = True,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Link objects into a module, their unresolved symbols left undefined.
@@ -57,6 +58,7 @@ def link_module(
     :param objects: compiled, in the order of the link; at least one.
     :param directory: gets the module, and ``kbuild/`` with kbuild's own files.
     :param log: gets kbuild's whole output.
+    :param strip: whether debug data is left out.
     :param warn: is called with each line of kbuild's output that the user should see.
     :returns: the path of the linked, unconverted ``.ko``.
     :raises KlpError: for symbols that two objects define, with kbuild's own lines
@@ -75,13 +77,14 @@ def link_module(
     if imports:
         objects = [*objects, _compile_imports(kernel, module, imports, workshop, log)]
     _lay_out(workshop, module, objects)
-    said = run_make(
-        kernel,
-        workshop,
-        "modules",
-        variables={"KBUILD_MODPOST_WARN": "1", "LDFLAGS_MODULE": "--strip-debug"},
-        log=log.path if log is not None else None,
-    )
+    # What kbuild compiles itself (NAME.mod.c) must not tell the machine's directories.
+    maps = [f"-ffile-prefix-map={path}=." for path in (workshop.absolute(), kernel.build.resolve())]
+    flags = " ".join(filter(None, [kernel.toolchain.kcflags, *maps]))
+    variables = {"KBUILD_MODPOST_WARN": "1", "KCFLAGS": flags}
+    if strip:
+        variables["LDFLAGS_MODULE"] = "--strip-debug"
+    path = log.path if log is not None else None
+    said = run_make(kernel, workshop, "modules", variables=variables, log=path)
     linked = workshop / f"{module}.ko"
     if not linked.is_file():
         raise KlpError("kbuild linked no module", where=str(linked), why=said.strip())

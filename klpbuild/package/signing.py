@@ -71,6 +71,12 @@ class Signer:
         digest = hashlib.sha256(self.certificate.encode()).hexdigest()
         return f"{self.program.name} {self.digest} {digest}"
 
+    @property
+    def subject(self) -> str:
+        """Whom the certificate names, such as ``CN = livepatch``."""
+        said = _openssl(["x509", "-noout", "-subject"], self.certificate.encode())
+        return said.stdout.decode(errors="replace").strip().removeprefix("subject=").strip()
+
 
 def find_signer(kernel: Kernel, key: str, certificate: Path, digest: str = "") -> Signer:
     """Find out that a key can sign, before anything is built.

@@ -62,6 +62,26 @@ def test_an_unpacked_root_is_its_own_system(root: Path, named: str, tmp_path: Pa
     assert f"{root}/usr/src/{COMMON}" in output
 
 
+def test_an_installed_kernel_is_found_by_its_release(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KlpError, match="is not known"):
+        locate(RELEASE)
+    monkeypatch.setattr("klpbuild.kernel.locate.MODULES", root / "lib/modules")
+    assert locate(RELEASE).image == root / "boot" / f"vmlinuz-{RELEASE}"
+
+
+def test_what_is_learned_of_a_named_tree_can_be_kept_elsewhere(
+    root: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    kernel = locate(str(root / "lib/modules" / RELEASE), learned=tmp_path / "learned")
+    assert kernel.cache.parent == tmp_path / "learned"
+    assert kernel.build.parent == kernel.cache
+    assert list(cache_dir.iterdir()) == []
+    tree = prepared_tree(tmp_path / "linux", "6.1.170-custom")
+    assert locate(str(tree), learned=tmp_path / "learned").cache.parent == tmp_path / "learned"
+
+
 def test_debug_files_of_the_system_are_found(root: Path) -> None:
     debug = root / "usr/lib/debug"
     write(debug / "boot" / f"vmlinux-{RELEASE}", "vmlinux")

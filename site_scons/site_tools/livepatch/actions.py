@@ -14,6 +14,8 @@ from klpbuild import documents, from_patch, steps
 from klpbuild.errors import KlpError
 from klpbuild.extracted import RECORD
 from klpbuild.matrix import Result
+from klpbuild.package.finish import compress_file
+from klpbuild.package.signing import sign
 from klpbuild.report.timings import timed
 
 #: Why targets could not be built, by the first target's path.
@@ -93,14 +95,16 @@ def _livepatch(source, env):
 
 
 def _link(target, source, env):
-    steps.link(env["KLP_KERNEL"], env["KLP_CHOSEN"], source, target[0], env["KLP_LOG"])
+    steps.link(env["KLP_KERNEL"], env["KLP_CHOSEN"], source, target[0], env["KLP_LOG"],
+               env["KLP_STRIP"])  # fmt: skip
 
 
 def _link_extracted(target, source, env):
     record, *made = source
     from_patch.link_extracted(
-        env["KLP_KERNEL"], env["KLP_CHOSEN"].module, record, made, target[0], env["KLP_LOG"]
-    )
+        env["KLP_KERNEL"], env["KLP_CHOSEN"].module, record, made, target[0], env["KLP_LOG"],
+        env["KLP_STRIP"],
+    )  # fmt: skip
 
 
 def _inputs(target, source, env):
@@ -135,6 +139,14 @@ def _graph(target, source, env):
     steps.write_graph(env["KLP_KERNEL"], source[0], Path(env["KLP_SYMBOLS"]), target)
 
 
+def _sign(target, source, env):
+    sign(source[0], env["KLP_FINISH"].signer, target[0])
+
+
+def _compress(target, source, env):
+    compress_file(source[0], env["KLP_FINISH"].compression, target[0])
+
+
 #: Name of the Builder, tag of the short line, function.
 _BUILDERS = (
     ("LivepatchObject", "CC", _compile),
@@ -148,6 +160,8 @@ _BUILDERS = (
     ("LivepatchConvert", "KLP", _convert),
     ("ReferenceGraph", "GRAPH", _graph),
     ("LivepatchDocuments", "REPORT", _documents),
+    ("LivepatchSign", "SIGN", _sign),
+    ("LivepatchCompress", "PACK", _compress),
 )
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 import sys
 
+from klpbuild.package.variables import NAMES, VARIABLES
+
 #: Targets, and what each does.
 TARGETS = {
     "livepatch": "build the modules (this is the default)",
     "symbols": "write symbols.klp, every symbol of the kernel",
     "boot": "boot the kernel in QEMU, load the modules, show what changes, unload them",
+    "check": "say what the kernel will say of each module; the exit status tells",
+    "install": "put the modules into DESTDIR/PREFIX/lib/modules/RELEASE/updates/livepatch",
+    "uninstall": "remove what install put there, and nothing else",
     "test": "run the tests that need no kernel",
     "test-kernel": "fetch Debian kernels, build the samples for them and boot them",
     "benchmark": "measure, and write build/benchmark.json",
@@ -52,6 +57,12 @@ def help_text(env, variables):
         lines.append(f"  {option.key:<12} {option.help}")
         lines.append(f"  {'':<12} default: {option.default or 'none'}")
         lines.append(f"  {'':<12} example: {_OPTION_EXAMPLES[option.key]}")
+    lines.append("Variables of packagers, as NAME=VALUE or in the environment; NAME=VALUE wins:")
+    for variable in VARIABLES:
+        for number, text in enumerate(variable.help.splitlines()):
+            lines.append(f"  {'' if number else variable.name:<17} {text}")
+        lines.append(f"  {'':<17} default: {variable.default}")
+        lines.append(f"  {'':<17} example: {variable.example}")
     lines.append("Targets:")
     lines += [f"  {name:<12} {text}" for name, text in TARGETS.items()]
     lines.append(_EXAMPLES)
@@ -60,8 +71,9 @@ def help_text(env, variables):
 
 def check_arguments(env, variables, targets):
     """End with a message when the command line has a word that nobody reads."""
-    options = [option.key for option in variables.options]
-    unknown = [("option", word, options) for word in sorted(variables.UnknownVariables())]
+    options = [*(option.key for option in variables.options), *NAMES]
+    words = sorted(set(variables.UnknownVariables()) - set(NAMES))
+    unknown = [("option", word, options) for word in words]
     inside = f"{env['KLP_BUILD']}/"
     unknown += [
         ("target", word, list(TARGETS))

@@ -12,8 +12,10 @@ from klpbuild.documents import INPUTS, SUFFIXES
 from klpbuild.extracted import RECORD
 from klpbuild.kernel.tree import Kernel
 from klpbuild.matrix import Cell
+from klpbuild.package.finish import Finish, plan
 
 from .actions import failing
+from .release import finish
 
 
 @dataclass
@@ -24,12 +26,16 @@ class LivepatchNodes:
         livepatch is not for the kernel.
     :ivar result: the node of its `klpbuild.matrix.Result`, None if it cannot be built.
     :ivar others: further nodes that are made for it by default.
+    :ivar signed: the node of the module as the kernel reads it: `module`, or with a signature.
+    :ivar finished: the node of the file to install: `signed`, or compressed.
     """
 
     cell: Cell
     module: object = None
     result: object = None
     others: list = field(default_factory=list)
+    signed: object = None
+    finished: object = None
 
 
 @dataclass
@@ -38,9 +44,12 @@ class KernelNodes:
 
     :ivar env: an environment for further steps, with ``KLP_KERNEL`` and ``KLP_LOG``.
     :ivar directory: of all its outputs.
-    :ivar identities: nodes that stand for the kernel, klpbuild and the compiler.
+    :ivar identities: nodes that stand for the kernel and klpbuild.
     :ivar symbols: the node of symbols.klp.
     :ivar boot: the node of its boot.
+    :ivar compiler: the node that stands for the compiler.
+    :ivar finish: how its modules are finished, and where they are installed.
+    :ivar epoch: the time that installed files get, None for that of the installation.
     """
 
     kernel: Kernel
@@ -50,6 +59,9 @@ class KernelNodes:
     symbols: object
     livepatches: list[LivepatchNodes]
     boot: object = None
+    compiler: object = None
+    finish: Finish | None = None
+    epoch: int | None = None
 
     @property
     def modules(self) -> list:
@@ -57,20 +69,27 @@ class KernelNodes:
         return [each.module for each in self.livepatches if each.module is not None]
 
 
-def kernel_nodes(env, kernel, cells):
+def kernel_nodes(env, kernel, cells, variables):
     """Make the nodes of one kernel.
 
     :param cells: its livepatches, as asked for.
+    :param variables: `klpbuild.package.variables.Variables`.
     :raises KlpError: when no module can be built for the kernel.
     """
     directory = Path(env["KLP_BUILD"]) / kernel.name
-    env = env.Clone(KLP_KERNEL=kernel, KLP_LOG=BuildLog(directory / "build.log", echo=env["V"]))
-    tools = env.Value(steps.tool_identity(kernel))
+    log = BuildLog(directory / "build.log", echo=env["V"])
+    env = env.Clone(
+        KLP_KERNEL=kernel, KLP_LOG=log, KLP_STRIP=variables.strip, KLP_SOURCE=variables.source
+    )
+    how = plan(kernel, variables)
+    tools = env.Value(steps.tool_identity())
     identities = [env.Value(steps.identity(kernel, modules=False)), tools]
     symbols = env.SymbolsKlp(
         str(directory / "symbols.klp"), [env.Value(steps.identity(kernel)), tools]
     )
     nodes = KernelNodes(kernel, env, directory, identities, symbols[0], [])
+    nodes.compiler = env.Value(steps.compiler_identity(kernel))
+    nodes.finish, nodes.epoch = how, variables.source_date_epoch
     nodes.livepatches = [_livepatch(nodes, cell) for cell in cells]
     return nodes
 
@@ -78,7 +97,8 @@ def kernel_nodes(env, kernel, cells):
 def _livepatch(nodes, cell):
     if cell.error is not None:
         path = nodes.directory / f"livepatch-{cell.name}.ko"
-        return LivepatchNodes(cell, failing(nodes.env, path, cell.error, file=True))
+        node = failing(nodes.env, path, cell.error, file=True)
+        return LivepatchNodes(cell, node, signed=node, finished=node)
     if cell.chosen is None:
         return LivepatchNodes(cell)
     chosen, env, directory = cell.chosen, nodes.env, nodes.directory
@@ -95,14 +115,14 @@ def _livepatch(nodes, cell):
         made = env.LivepatchTables(str(work / "tables.c"), record)
         inputs = _inputs(env, work, [])
         linked = env.LivepatchLinkExtracted(
-            linked, [record, _object(env, work, made[0], identities)[0], inputs[0]]
+            linked, [record, _object(nodes, env, work, made[0])[0], inputs[0]]
         )
     else:
-        objects = [_object(env, work, str(path), identities) for path in chosen.livepatch.sources]
+        objects = [_object(nodes, env, work, str(path)) for path in chosen.livepatch.sources]
         inputs = _inputs(env, work, [rule for _, rule in objects])
         if chosen.description is not None:
             made = env.LivepatchTables(str(work / "tables.c"), [])
-            objects.append(_object(env, work, made[0], identities))
+            objects.append(_object(nodes, env, work, made[0]))
         linked = env.LivepatchLink(linked, [*(built for built, _ in objects), inputs[0]])
     # Both read symbols.klp, and are made again only when symbols that they use changed.
     used = env.LivepatchDependencies(str(work / "dependencies"), [linked, symbols])
@@ -126,7 +146,14 @@ def _livepatch(nodes, cell):
     env.Requires([*converted, *graph, *reports], [symbols, used])
     env.Depends([*record, *made, *inputs, *linked, used, *converted, *graph], identities)
     env.Depends([*made, *converted], description)
-    return LivepatchNodes(cell, converted[0], converted[2], [*graph, *reports])
+    # The compiler makes extracted objects, too, from the source tree.
+    env.Depends([*record, *inputs, *linked, *reports], nodes.compiler)
+    env.Depends(linked, env.Value(f"strip={env['KLP_STRIP']}"))
+    env.Depends(record, env.Value(f"source={env['KLP_SOURCE']}"))
+    signed, finished = finish(env, converted[0], nodes.finish, directory)
+    others = [*graph, *reports]
+    others += dict.fromkeys(node for node in (signed, finished) if node is not converted[0])
+    return LivepatchNodes(cell, converted[0], converted[2], others, signed, finished)
 
 
 def _inputs(env, work, rules):
@@ -143,14 +170,14 @@ def _inputs(env, work, rules):
     return inputs
 
 
-def _object(env, work, source, identities):
+def _object(nodes, env, work, source):
     """The object of a source, and the compiler's rule that names what it includes."""
     directory = env["KLP_CHOSEN"].directory
     target = work / f"{Path(str(source)).stem}.o"
     built = env.LivepatchObject(
         [str(target), str(target.with_suffix(".d"))], source, CPPPATH=[str(directory)]
     )
-    env.Depends(built, [*identities, *_included(env, target)])
+    env.Depends(built, [*nodes.identities, nodes.compiler, *_included(env, target)])
     return built
 
 

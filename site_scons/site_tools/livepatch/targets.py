@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 
 from SCons.Action import Action
-from SCons.Script import COMMAND_LINE_TARGETS, GetOption
+from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS, GetOption
 
 from klpbuild import steps
-from klpbuild.chosen import named_livepatches
+from klpbuild.chosen import named_livepatches, with_replace
 from klpbuild.errors import KlpError, Problems
 from klpbuild.matrix import cells, locate_kernels
+from klpbuild.package.variables import read_variables
 from klpbuild.vm import needs
 
+from . import release
 from .actions import failing, guarded
 from .nodes import kernel_nodes
 from .summary import Summary
@@ -63,10 +65,16 @@ def _kernel_targets(env):
 
     :raises KlpError: with everything that is wrong.
     """
-    given = steps.GivenSymbols(env["vmlinux"], env["system_map"], env["kallsyms"])
+    variables = read_variables(ARGUMENTS)
+    if variables.source_date_epoch is not None:  # for the programs that the build runs
+        os.environ["SOURCE_DATE_EPOCH"] = str(variables.source_date_epoch)
+    given = steps.GivenSymbols(variables.vmlinux, variables.system_map, env["kallsyms"])
     fixtures, build = Path("kernel-fixtures"), Path(env["KLP_BUILD"])
-    located = locate_kernels(env["kernel"], fixtures, build, given)
+    words = variables.kernel or env["kernel"]
+    located = locate_kernels(words, fixtures, build, given, variables)
     named = named_livepatches(Path(env["livepatches"]), env["livepatch"])
+    if variables.replace is not None:
+        named = with_replace(named, variables.replace)
     kernels = [each.kernel for each in located if each.kernel is not None]
 
     go_on = GetOption("keep_going")
@@ -79,7 +87,7 @@ def _kernel_targets(env):
             for cell in asked:
                 problems.note(cell.error)
             if go_on or not problems:
-                every.append(kernel_nodes(env, each.kernel, asked))
+                every.append(kernel_nodes(env, each.kernel, asked, variables))
                 summary.add(every[-1])
         except KlpError as error:
             problems.note(error)
@@ -94,6 +102,7 @@ def _kernel_targets(env):
             hint="The key kernels of their livepatch.toml restricts them to others.",
         )
     _aliases(env, every, summary.unusable)
+    _release(env, every, summary.unusable)
     summary.show_at_the_end()
     return every
 
@@ -113,6 +122,15 @@ def _aliases(env, every, unusable):
     for name in ("boot", "symbols", "livepatch"):
         env.Alias(name, unusable)
     env.Default("livepatch")
+
+
+def _release(env, every, unusable):
+    """The targets of a release."""
+    for nodes in every:
+        for name, node in release.targets(nodes, env["livepatch"] == "all").items():
+            env.Alias(name, node)
+    for name in ("install", "uninstall", "check"):
+        env.Alias(name, unusable)
 
 
 def _boot(nodes, watch):

@@ -1,0 +1,81 @@
+"""The nodes of a release: modules signed, compressed, checked, installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from SCons.Action import Action
+
+from klpbuild.package import install as installation
+from klpbuild.package.compression import Compression
+from klpbuild.package.verdict import check_finished
+
+from .actions import guarded
+
+
+def finish(env, module, how, directory):
+    """The nodes of a module, signed and compressed.
+
+    :param module: the node of the converted module.
+    :param how: a `klpbuild.package.finish.Finish`.
+    :param directory: of the kernel's outputs.
+    :returns: the node of the signed module and that of the file to install; `module` where
+        there is nothing to do.
+    """
+    signed = finished = module
+    place = directory / "finished"
+    env = env.Clone(KLP_FINISH=how)
+    if how.signer is not None:
+        (signed,) = env.LivepatchSign(str(place / module.name), module)
+        env.Depends(signed, env.Value(how.signer.identity))
+        env.NoCache(signed)  # who has no key must not get a signature from elsewhere
+        finished = signed
+    if how.compression is not Compression.NONE:
+        name = f"{module.name}{how.compression.suffix}"
+        (finished,) = env.LivepatchCompress(str(place / name), signed)
+        env.NoCache(finished)
+    return signed, finished
+
+
+def targets(nodes, everything):
+    """What install, uninstall and check do for one kernel.
+
+    :param nodes: a `KernelNodes`.
+    :param everything: whether uninstall removes all that was installed, not only the
+        livepatches that are asked for.
+    :returns: name of the target to its node.
+    """
+    env, kernel, how = nodes.env, nodes.kernel, nodes.finish
+    chosen = [each.cell.chosen for each in nodes.livepatches]
+    names = None if everything else [each.module for each in chosen if each is not None]
+    manifest = nodes.directory / "installed.json"
+    files = [each.finished for each in nodes.livepatches if each.finished is not None]
+    signed = [each.signed for each in nodes.livepatches if each.signed is not None]
+
+    def install(target, source, env):
+        paths = [Path(str(node)) for node in files]
+        for path in installation.install(paths, how.place, manifest, nodes.epoch):
+            print(f"  INSTALL {path}")
+        installation.run_depmod(how.place)
+
+    def uninstall(target, source, env):
+        for path in installation.uninstall(how.place, manifest, names):
+            print(f"  REMOVE  {path}")
+        installation.run_depmod(how.place)
+
+    def check(target, source, env):
+        paths = [Path(str(node)) for node in signed]
+        return check_finished(kernel, paths, Path(str(nodes.symbols)), how.signer)
+
+    made = {
+        "install": (files, install, None),
+        "uninstall": ([], uninstall, None),
+        "check": ([*signed, nodes.symbols], check, f"  CHECK   {kernel.release}"),
+    }
+    return {
+        name: env.AlwaysBuild(
+            env.Alias(f"{name} {kernel.name}", needed, Action(guarded(function), said))
+        )[0]
+        for name, (needed, function, said) in made.items()
+        if needed or name == "uninstall"
+    }

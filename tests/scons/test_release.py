@@ -1,0 +1,159 @@
+"""scons with a packager's variables and targets, on the miniature kernel."""
+
+from __future__ import annotations
+
+import lzma
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.package.signing import signature_of
+from tests.package.keys import PASSPHRASE, Keys, make_keys
+from tests.scons.checkout import Checkout
+
+DIRECTORY = Path("lib/modules/6.1.0-fixtures/updates/livepatch")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def checkout(shared: Checkout, tmp_path: Path) -> Iterator[Checkout]:
+    """The shared one, for a user with an empty home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    before = dict(shared.environment)
+    del shared.environment["KLPBUILD_CACHE"]
+    shared.environment["HOME"] = str(home)
+    yield shared
+    assert list(home.iterdir()) == []
+    shared.environment = before
+    shared.scons("livepatch=meminfo")
+
+
+def snapshot(top: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of all that is below a directory, without what a build may write."""
+    return {
+        str(path.relative_to(top)): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in sorted(top.rglob("*"))
+        if path.is_file() and path.relative_to(top).parts[0] not in ("build", "cache")
+        and "__pycache__" not in path.parts and not path.name.startswith(".sconsign")
+    }  # fmt: skip
+
+
+def test_a_whole_release(checkout: Checkout, keys: Keys, tmp_path: Path) -> None:
+    """Signed, compressed, checked, installed, removed: only build/ and DESTDIR are written."""
+    before = snapshot(checkout.directory)
+    stage = tmp_path / "stage"
+    variables = (f"SIGN_KEY={keys.encrypted}", f"SIGN_CERT={keys.der}", "COMPRESS=xz",
+                 f"DESTDIR={stage}", "PREFIX=/usr", "SOURCE_DATE_EPOCH=1700000000")  # fmt: skip
+    checkout.environment["KBUILD_SIGN_PIN"] = PASSPHRASE
+    text = checkout.scons("livepatch=meminfo", "check", "install", *variables)
+    place = stage / "usr" / DIRECTORY / "livepatch-meminfo.ko.xz"
+    assert f"  INSTALL {place}\n" in text
+    finished = "build/fixtures/finished/livepatch-meminfo.ko"
+    assert f"{finished}: signed by CN = livepatch, sha256\n" in text
+    assert f"{finished}: Linux 6.1.0-fixtures would load it" in text
+    signed = signature_of(lzma.decompress(place.read_bytes()), "x")
+    assert signed is not None
+    module = checkout.directory / "build/fixtures/livepatch-meminfo.ko"
+    assert signed[0] == module.read_bytes()
+    assert place.stat().st_mtime == 1_700_000_000
+    assert [path for path in stage.rglob("*") if path.is_file()] == [place]
+    assert checkout.scons("uninstall", *variables) == f"  REMOVE  {place}\n"
+    assert not stage.exists()
+    assert snapshot(checkout.directory) == before
+    secrets_are_nowhere(checkout.directory, keys)
+
+
+def secrets_are_nowhere(directory: Path, keys: Keys) -> None:
+    """Neither a key nor its passphrase nor its place is in anything that a build leaves."""
+    secrets = [PASSPHRASE.encode(), bytes(keys.encrypted), bytes(keys.key), b"PRIVATE KEY"]
+    secrets += keys.key.read_bytes().splitlines()[1:4]
+    for path in (*directory.rglob("*"), directory / ".sconsign.dblite"):
+        if path.is_file() and "klpbuild" not in path.relative_to(directory).parts[:1]:
+            data = path.read_bytes()
+            assert [secret for secret in secrets if secret in data] == [], path
+
+
+def test_what_is_wrong_is_told_before_anything_is_built(checkout: Checkout, keys: Keys) -> None:
+    wrong = (f"SIGN_KEY={keys.encrypted}", f"SIGN_CERT={keys.der}", "livepatch=version")
+    assert checkout.scons(*wrong, status=2) == (
+        f"scons: error: SIGN_KEY={keys.encrypted}: is encrypted\n"
+        "  Set KBUILD_SIGN_PIN in the environment to its passphrase.\n"
+    )
+    tree = checkout.directory / "build/fixtures/kernel"
+    checkout.environment["KDIR"] = str(tree)
+    assert checkout.scons("symbols", "CC=none", "KSRC=kernel-fixtures", status=2) == (
+        "scons: error: CC=none: is not a compiler on this machine\n"
+        "  It must say its version when it is called with --version.\n"
+    )
+    assert checkout.scons("kernel=fixtures", "KVER=6.1.0", status=2) == (
+        "scons: error: kernel= and KVER= are both given\n"
+        "  They are the same thing in two spellings.\n"
+        "  Give one of them.\n"
+    )
+
+
+def test_a_variable_rebuilds_what_depends_on_it(checkout: Checkout, keys: Keys) -> None:
+    work = "livepatch-meminfo"
+    objects = {f"{work}/{name}.o" for name in ("meminfo", "tables", "inputs")}
+    report = "livepatch-meminfo.provenance.json"
+    linked, finished = f"{work}/linked/livepatch-meminfo.ko", "finished/livepatch-meminfo.ko"
+    module = {f"{work}/dependencies", "livepatch-meminfo.ko", "livepatch-meminfo.graphml", report}
+    key = ("livepatch=meminfo", f"SIGN_KEY={keys.both}")
+    assert checkout.built(*key, "SIGN_HASH=sha512") == {finished}
+    assert checkout.built(*key, "SIGN_HASH=sha512", "COMPRESS=gzip") == {f"{finished}.gz"}
+    checkout.environment["KCFLAGS"] = "-Wextra"  # changes nothing in the objects
+    assert checkout.built("livepatch=meminfo", "PREFIX=/usr") == {*objects, linked, report}
+    assert checkout.built("livepatch=meminfo", "STRIP=0") == {linked, *module}
+    path = checkout.directory / "build/fixtures/livepatch-meminfo.ko"
+    assert ElfFile.read(path).section(".debug_info") is not None
+    tables = {f"{work}/tables.c", f"{work}/tables.o"}
+    assert checkout.built("livepatch=meminfo", "STRIP=0", "REPLACE=0") == {
+        *tables, linked, *module
+    }  # fmt: skip
+    del checkout.environment["KCFLAGS"]
+    assert checkout.built("livepatch=meminfo") == {*objects, *tables, linked, *module}
+
+
+def test_the_exit_status_tells(checkout: Checkout, tmp_path: Path) -> None:
+    """Of `check`, and of `install`; with -k both are tried."""
+    module = checkout.directory / "build/fixtures/livepatch-meminfo.ko"
+    whole, destdir = module.read_bytes(), tmp_path / "stage"
+    destdir.mkdir()
+    (destdir / "lib").write_text("")
+    module.write_bytes(whole.replace(b"license=GPL\0", b"license=BSD\0"))
+    try:
+        words = ("-k", "livepatch=meminfo", "check", "install", f"DESTDIR={destdir}")
+        text = checkout.scons(*words, status=2)
+    finally:
+        module.write_bytes(whole)
+    assert "error: the licence is 'BSD' [KLP207]" in text
+    assert (
+        f"scons: *** [install fixtures] error: {destdir}/lib/modules: cannot be written: "
+        "Not a directory\n"
+        "  Nothing was installed; what was there before is still whole.\n"
+    ) in text
+
+
+def test_builds_are_the_same_everywhere(checkout: Checkout, keys: Keys, tmp_path: Path) -> None:
+    """In another directory, at another time, with other jobs, with debug data, too."""
+    options: tuple[str, ...] = ("livepatch=meminfo,version", "COMPRESS=zstd", "STRIP=0")
+    other = Checkout(tmp_path / "a-longer-name" / "elsewhere", checkout.environment)
+    for path in other.directory.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    options += (f"SIGN_KEY={keys.both}", "SOURCE_DATE_EPOCH=1700000000")
+    checkout.scons("-j1", *options)
+    other.scons("-j2", *options)
+    suffixes = ("finished/{}.ko", "finished/{}.ko.zst", "{}.provenance.json", "{}.cdx.json")
+    for name in ("livepatch-meminfo", "livepatch-version"):
+        for suffix in suffixes:
+            made = f"build/fixtures/{suffix.format(name)}"
+            same = (checkout.directory / made).read_bytes() == (other.directory / made).read_bytes()
+            assert same, made
