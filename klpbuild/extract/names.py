@@ -11,6 +11,9 @@ _STATIC_NUMBER = re.compile(r"\.\d+$")
 _UNIQUE_ID = re.compile(r"^(__UNIQUE_ID_\D.*?|__addressable_.*?|__initcall__kmod_.*?_)\d[\d_]*")
 #: A constant that GCC made of an initialiser: C.0.5.
 _CONSTANT = re.compile(r"C(\.\d+)+$")
+#: What MODULE_DEVICE_TABLE calls a table for modpost, which makes the module's aliases of
+#: it (include/linux/module.h); since v6.14 the name is in another order.
+_FOR_MODPOST = re.compile(r"__mod_(\w+_device_table|device_table__\w+)$")
 _COLD = re.compile(r"\.cold(\.\d+)?$")
 _CLONE = re.compile(r"\.(isra|constprop|part|cold|localalias|llvm|lto_priv)(\.\d+)?")
 
@@ -34,6 +37,11 @@ _SPECIAL = frozenset(
         "__UNIQUE_ID_ddebug",
     }
 )
+
+
+def is_for_modpost(name: str) -> bool:
+    """Whether a symbol is a second name that only modpost reads, of a table."""
+    return _FOR_MODPOST.match(name) is not None
 
 
 def base_name(name: str) -> str:

@@ -18,6 +18,7 @@ from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
 from klpbuild.extract import x86_64
+from klpbuild.extract.names import is_for_modpost
 from klpbuild.extract.sections import OBJTOOL_TABLES, SectionKind, entry_size, kind_of
 from klpbuild.extract.sizes import EntrySizes
 
@@ -155,7 +156,9 @@ class CodeObject:
         symbols: dict[int, list[Symbol]] = defaultdict(list)
         for symbol in self.elf.symbol_list:
             is_named = symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC)
-            if symbol.is_defined and is_named and not symbol.name.startswith(".L"):
+            if not symbol.is_defined or not is_named or symbol.name.startswith(".L"):
+                continue
+            if not is_for_modpost(symbol.name):
                 symbols[symbol.st_shndx].append(symbol)
         paddings = self._paddings()
         for section, kind in zip(self.elf.sections, self.kinds, strict=True):

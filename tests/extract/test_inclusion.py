@@ -101,6 +101,29 @@ def test_a_changed_constant_that_data_refers_to_is_refused(tmp_path: Path) -> No
     assert "  shown refers to it, and the running kernel has its own." in text
 
 
+DEVICES = """
+struct device_id { int vendor, device; };
+static const struct device_id devices[] = { { 1, 2 }, { 3, 4 }, { 0, 0 } };
+extern __typeof__(devices) __mod_bus__devices_device_table
+    __attribute__((unused, alias("devices")));
+int out(const struct device_id *);
+int match(void) { return out(devices); }
+"""
+
+
+def test_a_table_of_devices_has_a_name_for_modpost_alone(tmp_path: Path) -> None:
+    """With it in the livepatch, a device would load the livepatch."""
+    made = Extracted(Pair(tmp_path, DEVICES, {"{ 3, 4 }": "{ 3, 4 }, { 5, 6 }"}).extract())
+    assert made.changed == ["match"]
+    assert "devices" in made.defined
+    assert "__mod_bus__devices_device_table" not in made.defined
+    source = DEVICES + "const struct device_id *const driver = devices;\n"
+    assert Pair(tmp_path, source, {"{ 3, 4 }": "{ 3, 5 }"}).refusal() == (
+        "code.c:code.o:devices: data devices changed: content at +0xc differs\n"
+        "  driver refers to it, and the running kernel has its own." + CALLBACK
+    )
+
+
 def test_a_changed_constant_of_other_objects_is_refused(tmp_path: Path) -> None:
     source = TABLES.replace("static const int weights", "const int weights")
     text = Pair(tmp_path, source, {"{ 1, 2, 3, 4 }": "{ 1, 2, 30, 4 }"}).refusal()
