@@ -325,10 +325,13 @@ def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extractio
     )
     if not patched:
         same = ", ".join(builder.compiled.unchanged)
+        why = f"With it and without it, the compiler makes the same of {same}." if same else ""
+        if own:
+            why = f"Nothing that runs calls what is new: {', '.join(sorted(own)[:5])}."
         raise KlpError(
             "the patch changes no function that runs",
             where=builder.compiled.patched.files[0].where,
-            why=f"With it and without it, the compiler makes the same of {same}." if same else "",
+            why=why,
             hint="There is nothing that a livepatch could replace.",
         )
     notes = [*builder.compiled.notes, *(n for _, e in extractions for n in e.notices)]

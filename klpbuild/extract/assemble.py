@@ -8,7 +8,7 @@ compared.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from klpbuild.elf.writer import ElfObject, WritableSection
 from klpbuild.extract import x86_64
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import CALL_KEY, TRAMPOLINE, Inclusion
+from klpbuild.extract.landing import is_landing_place
 from klpbuild.extract.objects import Atom, Literal, Reference
 from klpbuild.extract.result import KeyKind, KeyUse
 from klpbuild.extract.result import Reference as UndefinedReference
@@ -100,6 +101,7 @@ class _Assembly:
         self.literals: dict[tuple[str, bytes], _Symbol] = {}
         self.literal_outputs: dict[str, _Output] = {}
         self.undefined: dict[object, tuple[_Symbol, UndefinedReference]] = {}
+        self.addresses: set[object] = set()
         self.names: set[str] = set()
         self.dead_ends: dict[Atom, bool] = {}
         self._off: _Symbol | None = None
@@ -250,13 +252,13 @@ class _Assembly:
         if isinstance(target, Literal):
             return self._literal(target), reference.addend
         named = self.patched.elf.symbol_list[reference.symbol]
+        is_address = not is_entry and not self.patched.is_branch(atom, reference)
         if target is None:
-            return self._undefined(
-                named.name, self._in_original(named.name), named
-            ), reference.addend
-        if target in self.places and not (
-            not is_entry and self._is_kept_address(atom, reference, target)
-        ):
+            original = self._in_original(named.name)
+            made = self._undefined(named.name, original, named, is_address=is_address)
+            return made, reference.addend
+        is_kept = is_address and self._is_kept_address(atom, reference, target)
+        if target in self.places and not is_kept:
             output, delta = self.places[target]
             known = self.by_name[target].get(named.name) if named.type != STT.SECTION else None
             if known is not None:
@@ -266,14 +268,15 @@ class _Assembly:
         symbol = next((s for s in twin.symbols if s.name == named.name), twin.symbols[0])
         pointer = target in self.places
         addend = reference.addend + twin.entry - symbol.st_value
-        return self._undefined(symbol.name, symbol, named, pointer), addend
+        return self._undefined(symbol.name, symbol, named, pointer, is_address), addend
 
     def _is_kept_address(self, atom: Atom, reference: Reference, target: Atom) -> bool:
-        """Whether a reference is the address of a replaced function, and not a call of it."""
-        if target not in self.correlation.to_original or not target.is_function:
+        """Whether a function's address is that of the kernel's version, which is replaced."""
+        twin = self.correlation.to_original.get(target)
+        if twin is None or not target.is_function:
             return False
-        if self.patched.is_branch(atom, reference):
-            return False
+        if is_landing_place(self.patched, target) and not is_landing_place(self.original, twin):
+            return False  # taken for the first time: there is none to keep or to compare
         bias = 0
         if atom.kind is SectionKind.CODE and reference.type in x86_64.PC_RELATIVE:
             bias = -4
@@ -291,9 +294,16 @@ class _Assembly:
         return self._globals_of_original
 
     def _undefined(
-        self, name: str, original: Symbol | None, like: Symbol, pointer: bool = False
+        self,
+        name: str,
+        original: Symbol | None,
+        like: Symbol,
+        pointer: bool = False,
+        is_address: bool = False,
     ) -> _Symbol:
         key = original.index if original is not None else name
+        if is_address:
+            self.addresses.add(key)
         found = self.undefined.get(key)
         if found is None:
             unique = name
@@ -314,6 +324,7 @@ class _Assembly:
                 original is not None and original.is_defined,
                 original is not None and original.is_defined and original.is_local,
                 pointer,
+                is_address,
             )
             found = self.undefined[key] = symbol, reference
             self.globals.append(symbol)
@@ -429,4 +440,7 @@ class _Assembly:
 
     def references(self) -> tuple[UndefinedReference, ...]:
         """The undefined symbols, in the order of the symbol table."""
-        return tuple(reference for _, reference in self.undefined.values())
+        return tuple(
+            replace(reference, is_address=key in self.addresses)
+            for key, (_, reference) in self.undefined.items()
+        )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from klpbuild.elf.constants import SHN_UNDEF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import ElfObject
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.fidelity import Fidelity
+from klpbuild.extract.landing import no_landing, sealed_places
 from klpbuild.extract.result import Extraction
 from klpbuild.extract.shipped import SECTION_SHIFT
 from klpbuild.names import VMLINUX, AnnotatedSymbol
@@ -31,6 +33,24 @@ class Home:
     shipped: ElfFile
     fidelity: Fidelity
     where: str
+
+    @cached_property
+    def sealed(self) -> frozenset[Place]:
+        """The functions of the object that cannot be called by their address."""
+        return sealed_places(self.shipped)
+
+    def is_sealed(self, decision: Decision, resolver: Resolver) -> bool:
+        """Whether a reference leads to a function that cannot be called by its address."""
+        target = decision.target
+        if target is None or target.owner != self.owner or not self.sealed:
+            return False
+        candidates = resolver.database.in_object(target.owner, target.symbol)
+        return any(
+            c.position == max(target.sympos, 1)
+            and c.address is not None
+            and Place(c.section if self.owner != VMLINUX else "", c.address) in self.sealed
+            for c in candidates
+        )
 
     def place(self, name: str) -> Place | None:
         """Where a symbol of the compiled object stands in the shipped binary."""
@@ -71,9 +91,12 @@ def decide_references(
                         why="The compiled source has it; the shipped binary was linked "
                         "from something else, or does not tell it from others.",
                     )
-            decisions[reference.symbol] = resolver.decide_extracted(
+            decision = resolver.decide_extracted(
                 undefined, home.owner, place, reference.is_function_pointer
             )
+            if reference.is_address and home.is_sealed(decision, resolver):
+                raise no_landing(reference.name, home.where)
+            decisions[reference.symbol] = decision
     problems.check()
     return decisions
 

@@ -37,6 +37,7 @@ class Reference:
     :ivar is_function_pointer: whether it is the address of a function that the livepatch
         replaces: the kernel compares and keeps such addresses, so that they stay those of
         the original function.
+    :ivar is_address: whether something other than a direct jump or call uses it.
     """
 
     symbol: str
@@ -45,6 +46,7 @@ class Reference:
     is_defined: bool
     is_local: bool
     is_function_pointer: bool
+    is_address: bool
 
 
 class KeyKind(Enum):

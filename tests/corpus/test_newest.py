@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.errors import KlpError
+from klpbuild.extract.landing import no_landing
 from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
@@ -28,6 +30,31 @@ CHANGES = {
 }
 
 
+def patched(kernel: Kernel, tmp_path: Path, changes: dict[str, str]) -> Path:
+    """A patch that adds lines behind others."""
+    assert kernel.source is not None
+    old = new = (kernel.source / SOURCE).read_text()
+    for start, added in changes.items():
+        assert start in new
+        new = new.replace(start, start + added)
+    former, later = (text.splitlines(keepends=True) for text in (old, new))
+    patch = tmp_path / "kill.patch"
+    lines = difflib.unified_diff(former, later, f"a/{SOURCE}", f"b/{SOURCE}")
+    patch.write_text("".join(lines))
+    return patch
+
+
+def test_an_address_that_nothing_in_the_kernel_takes(
+    newest_source_kernel: Kernel, tmp_path: Path
+) -> None:
+    call = "\n\tif (pid == 98765) {\n\t\tvoid (*volatile leave)(int) = do_group_exit;\n"
+    call += "\t\tleave(0);\n\t}\n"
+    patch = patched(newest_source_kernel, tmp_path, {list(CHANGES)[1]: call})
+    with pytest.raises(KlpError) as caught:
+        build_from_patches(newest_source_kernel, [patch], "kill", tmp_path)
+    assert str(caught.value) == str(no_landing("do_group_exit", "kernel/signal.c:kernel/signal.o"))
+
+
 def test_a_function_that_does_not_return_and_one_without_landing_place(
     newest_source_kernel: Kernel, tmp_path: Path
 ) -> None:
@@ -35,26 +62,18 @@ def test_a_function_that_does_not_return_and_one_without_landing_place(
 
     kill_something_info() has no endbr64: its file never takes its address.
     """
-    assert newest_source_kernel.source is not None
-    old = new = (newest_source_kernel.source / SOURCE).read_text()
-    for start, added in CHANGES.items():
-        assert start in new
-        new = new.replace(start, start + added)
-    patch = tmp_path / "kill.patch"
-    former, later = (text.splitlines(keepends=True) for text in (old, new))
-    lines = difflib.unified_diff(former, later, f"a/{SOURCE}", f"b/{SOURCE}")
-    patch.write_text("".join(lines))
+    patch = patched(newest_source_kernel, tmp_path, CHANGES)
     module, extracted = build_from_patches(newest_source_kernel, [patch], "kill", tmp_path)
-    names = {f.old for patched in extracted.functions for f in patched.functions}
+    names = {f.old for entry in extracted.functions for f in entry.functions}
     assert names == {"kill_something_info", "__x64_sys_kill", "__ia32_sys_kill"}
     look = "(kill -0 98765); echo status $?; (kill -0 98764) 2>&1; true"
     sample = Sample("kill", (), look, lambda *seen: True)
     (result,) = Guest(newest_source_kernel).run([sample.group(module)])
     assert result.passed, result.problem
-    before, patched, after = (
+    before, with_it, after = (
         s.output for s in result.steps if s.planned.step == Shell(sample.look)
     )
-    assert "status 7\n" in patched
-    assert "Invalid cross-device link" in patched
+    assert "status 7\n" in with_it
+    assert "Invalid cross-device link" in with_it
     assert before == after
     assert "status 1\n" in before

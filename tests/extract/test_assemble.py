@@ -271,3 +271,39 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     pair = Pair(tmp_path, SHARED, {"return m * 2": "return m * 3"})
     first, second = pair.extract(), pair.extract()
     assert first.object.to_bytes() == second.object.to_bytes()
+
+
+LANDING = """
+int out(int (*)(int));
+static noinline int callback(int n) { return n + 1; }
+int later(int (*)(int));
+int direct(int n) { return callback(n) + 1; }
+int other(int n) { return n; }
+"""
+IBT = ["-fcf-protection=branch"]
+
+
+def test_an_address_that_the_kernel_never_took(tmp_path: Path) -> None:
+    """The kernel's version has no endbr64: an indirect call of it would be a fault."""
+    change = {"int other(int n) { return n; }": "int other(int n) { return out(callback); }"}
+    made = Extracted(Pair(tmp_path, LANDING, change, IBT).extract())
+    assert made.changed == ["callback", "other"]
+    assert not [r for r in made.extraction.references if r.is_function_pointer]
+    assert made.contents(".text.callback")[:4] == b"\xf3\x0f\x1e\xfa"
+    assert (".text.callback", 0) in made.targets(".text.other")
+    taken = LANDING + "int (*pointer)(int) = callback;\n"
+    made = Extracted(Pair(tmp_path, taken, {**change, "n + 1": "n + 2"}, IBT).extract())
+    assert [r.symbol for r in made.extraction.references if r.is_function_pointer] == [
+        "original.callback"
+    ]
+
+
+def test_references_tell_addresses_from_calls(tmp_path: Path) -> None:
+    change = {
+        "int other(int n) { return n; }": "int other(int n) { return out(later) + later(0); }"
+    }
+    change |= {"later(int (*)(int))": "later(int)"}
+    made = Pair(tmp_path, LANDING, change, IBT).extract()
+    taken = {r.name: r.is_address for r in made.references}
+    assert taken["later"]
+    assert not taken["out"]

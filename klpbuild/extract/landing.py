@@ -1,0 +1,59 @@
+"""Where indirect calls may land: IBT, indirect branch tracking.
+
+With CONFIG_X86_KERNEL_IBT (v5.18) a function whose address is taken begins with
+``endbr64``.  objtool lists those whose address the linked kernel takes nowhere, and the
+kernel removes theirs at boot (``.ibt_endbr_seal``; arch/x86/kernel/alternative.c).  An
+indirect call of a function without one is a fault.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from klpbuild.elf.constants import ET
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.resolve.fate import Place
+
+ENDBR64 = b"\xf3\x0f\x1e\xfa"
+_SEALED = ".ibt_endbr_seal"
+
+
+def is_landing_place(code: CodeObject, function: Atom) -> bool:
+    """Whether a function begins with ``endbr64``."""
+    at = function.entry - function.start
+    return code.contents(function)[at : at + len(ENDBR64)] == ENDBR64
+
+
+def sealed_places(elf: ElfFile) -> frozenset[Place]:
+    """The functions of vmlinux or a module that lose their landing place when it starts."""
+    section = elf.section(_SEALED)
+    if section is None:
+        return frozenset()
+    if elf.e_type != ET.REL:
+        offsets = np.frombuffer(elf.contents(section), "<i4").astype(np.int64)
+        bases = np.arange(len(offsets), dtype=np.int64) * 4
+        return frozenset(
+            Place("", (section.sh_addr + int(target)) & (1 << 64) - 1)
+            for target in (bases + offsets).tolist()
+        )
+    found = set()
+    for relocations in elf.relocation_sections:
+        if relocations.sh_info == section.index:
+            for row in elf.relocations(relocations):
+                symbol = elf.symbol(int(row["r_sym"]))
+                home = elf.sections[symbol.st_shndx].name
+                found.add(Place(home, symbol.st_value + int(row["r_addend"])))
+    return frozenset(found)
+
+
+def no_landing(name: str, where: str) -> KlpError:
+    """Why a function's address cannot be taken."""
+    return KlpError(
+        f"the address of {name} cannot be taken",
+        where=where,
+        why="Nothing in the running kernel takes it, so that the kernel removed the function's "
+        "landing place for indirect calls (IBT).",
+        hint="Take the address of a new function that calls it.",
+    )
