@@ -8,7 +8,7 @@ a picture that is not scaled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -20,7 +20,9 @@ LETTER, MARGIN = 7.3, 22
 LABEL_MAX = 38
 #: Room between bands, for the edges, and between frames.
 BAND_GAP, FRAME_GAP = 150, 24
-_SHAPE = 1.7
+#: Width over height of a picture that is not too wide to be read on a screen: the page has
+#: 1180 pixels for it.
+_SHAPE, _WIDTH_MAX = 1.7, 1600
 _EDGE_ROOM = 24
 #: Names that a frame of the first two bands may have below each other.
 _ROWS_MIN = 30
@@ -126,8 +128,10 @@ _BANDS = ((Role.REPLACED,), (Role.NEW, Role.OWN), (Role.LIVEPATCH, Role.EXPORTED
 def draw(nodes: Sequence[Node], edges: Sequence[Edge]) -> Picture:
     """The picture for a screen; the same input gives the same picture."""
     bands = _bands(nodes, edges)
-    pictures = (_draw(bands, edges, rows) for rows in _rows(len(bands[-1])))
-    return min(pictures, key=_distance)
+    pictures = (_draw(bands, room) for room in range(200, _WIDTH_MAX, 100))
+    picture = min(pictures, key=_distance)
+    _connect(picture, edges, _path)
+    return picture
 
 
 def draw_tall(nodes: Sequence[Node], edges: Sequence[Edge]) -> Picture:
@@ -161,22 +165,22 @@ def _bands(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[list[Node]]:
     return [sorted((n for n in nodes if n.role in roles), key=place) for roles in _BANDS]
 
 
-def _distance(picture: Picture) -> float:
-    """How far a picture's shape is from a screen's."""
+def _distance(picture: Picture) -> tuple[float, float]:
+    """How much too wide a picture is, and how far its shape is from a screen's."""
     shape = picture.width / max(picture.height, 1)
-    return max(shape / _SHAPE, _SHAPE / max(shape, 0.01))
+    return max(picture.width - _WIDTH_MAX, 0), max(shape / _SHAPE, _SHAPE / max(shape, 0.01))
 
 
-def _rows(most: int) -> Iterable[int]:
-    """How many names to put below each other, tried in turn."""
-    tried = (r for r in (4, 6, 8, 11, 14, 18, 22, 27, 33, 40) if r < most)
-    return (max(most, 1), *tried)
+def _draw(bands: Sequence[Sequence[Node]], room: float) -> Picture:
+    """:param room: how wide the frames of the last band may be."""
 
+    def rows_in_room(nodes: Sequence[Node]) -> int:
+        widest = max(node.width for node in nodes)
+        return -(-len(nodes) // max(int((room + _EDGE_ROOM) / (widest + _EDGE_ROOM)), 1))
 
-def _draw(bands: Sequence[Sequence[Node]], edges: Sequence[Edge], rows: int) -> Picture:
     picture = Picture()
-    stacks = [_stack(band, max(rows, _ROWS_MIN)) for band in bands[:-1]]
-    stacks = [stack for stack in (*stacks, _stack(bands[-1], rows)) if stack.nodes]
+    stacks = [_stack(band, lambda _: _ROWS_MIN) for band in bands[:-1]]
+    stacks = [stack for stack in (*stacks, _stack(bands[-1], rows_in_room)) if stack.nodes]
     picture.height = max((stack.height for stack in stacks), default=0)
     x = 0.0
     for stack in stacks:
@@ -187,16 +191,19 @@ def _draw(bands: Sequence[Sequence[Node]], edges: Sequence[Edge], rows: int) -> 
         ]
         x += stack.width + BAND_GAP
     picture.width = max(x - BAND_GAP, 0)
-    _connect(picture, edges, _path)
     return picture
 
 
-def _stack(band: Sequence[Node], rows: int) -> Picture:
-    """The frames of a band, below each other."""
+def _stack(band: Sequence[Node], rows: Callable[[Sequence[Node]], int]) -> Picture:
+    """The frames of a band, below each other.
+
+    :param rows: how many names may stand below each other in the frame of these.
+    """
     stack = Picture()
     y = 0.0
     for title in dict.fromkeys(node.frame for node in band):
-        frame, placed = _frame(title, [node for node in band if node.frame == title], y, rows)
+        nodes = [node for node in band if node.frame == title]
+        frame, placed = _frame(title, nodes, y, rows(nodes))
         stack.frames.append(frame)
         stack.nodes += placed
         y += frame.height + FRAME_GAP

@@ -7,7 +7,6 @@
   const known = JSON.parse(document.getElementById("nodes").textContent);
   const nodes = [...document.querySelectorAll(".node")];
   const edges = [...document.querySelectorAll(".edge")];
-  const hint = panel.firstElementChild;
   let chosen = null;
 
   const numberOf = (node) => Number(node.dataset.node);
@@ -67,15 +66,19 @@
     for (const node of nodes) node.classList.toggle("chosen", numberOf(node) === number);
     chosen = number;
     if (number === null) {
-      panel.replaceChildren(hint);
+      panel.replaceChildren();
       settle();
       return;
     }
     const node = known[number];
     const facts = element("dl");
     for (const [word, text] of node.details) facts.append(element("dt", word), element("dd", text));
+    const close = element("button", "×", "close");
+    close.type = "button";
+    close.setAttribute("aria-label", "Close");
+    close.addEventListener("click", () => choose(null));
     panel.replaceChildren(
-      element("h3", node.label), element("p", node.role, "role"), facts,
+      close, element("h3", node.label), element("p", node.role, "role"), facts,
       ...list("Refers to", uses[number]), ...list("Referred to by", usedBy[number]));
     highlight(number);
   }

@@ -23,8 +23,8 @@ from .nodes import kernel_nodes
 from .summary import Summary
 
 _WITHOUT_KERNEL = {
-    "test": ["-m", "pytest", "-n", "auto", "-m", "not kernel and not boot"],
-    "test-kernel": ["-m", "pytest", "-n", "2", "-m", "kernel or boot"],
+    "test": ["-m", "pytest", "-n", "auto", "-m", "not kernel and not boot and not browser"],
+    "test-kernel": ["-m", "pytest", "-n", "2", "-m", "kernel or boot or browser"],
     "benchmark": ["-m", "tests.benchmarks"],
 }
 
