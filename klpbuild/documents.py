@@ -7,7 +7,6 @@ from pathlib import Path
 
 from klpbuild import steps
 from klpbuild.chosen import Chosen
-from klpbuild.compiler.driver import read_dependencies
 from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.writer import write_file
@@ -31,12 +30,11 @@ def compile_inputs(
 ) -> None:
     """Compile the object that tells what a module is made from; `INPUTS` is written beside it.
 
-    :param rules: the compiler's rules of its sources, which name the headers.
+    :param rules: the rules of its sources, which name the headers.
     :param output: the object.
     :raises KlpError: when an input cannot be read.
     """
-    directory = compile_command(kernel).directory
-    included = [path for rule in rules for path in read_dependencies(rule.read_text(), directory)]
+    included = [path for rule in rules for path in steps.read_files(rule)]
     inputs = read_inputs(
         kernel,
         chosen.directory,

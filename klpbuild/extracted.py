@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError
 from klpbuild.module.livepatch import Function, PatchedObject
 
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.
@@ -35,11 +38,16 @@ class Extracted:
     places: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, with a digest of each object, so that its bytes tell of any change."""
+        """Write it as JSON, and its objects once more into an archive beside that.
+
+        The two files are all that is needed, for instance on another machine.  The JSON
+        has a digest of each object, so that its bytes tell of any change.
+        """
+        contents = {str(o.relative_to(path.parent)): o.read_bytes() for o in self.objects}
         record = {
             "objects": [
-                {"path": str(o), "sha256": hashlib.sha256(o.read_bytes()).hexdigest()}
-                for o in self.objects
+                {"path": name, "sha256": hashlib.sha256(data).hexdigest()}
+                for name, data in contents.items()
             ],
             "functions": [
                 {
@@ -56,6 +64,7 @@ class Extracted:
             "reasons": dict(self.reasons),
             "places": dict(self.places),
         }
+        write_file(archive_path(path), _archive(contents))
         write_file(path, (json.dumps(record, indent=1) + "\n").encode())
 
     @classmethod
@@ -63,7 +72,7 @@ class Extracted:
         """Read what `write` wrote."""
         record = json.loads(path.read_text())
         return cls(
-            tuple(Path(entry["path"]) for entry in record["objects"]),
+            tuple(path.parent / entry["path"] for entry in record["objects"]),
             tuple(
                 PatchedObject(entry["object"], tuple(Function(**f) for f in entry["functions"]))
                 for entry in record["functions"]
@@ -73,3 +82,34 @@ class Extracted:
             record["reasons"],
             record["places"],
         )
+
+    @classmethod
+    def restore(cls, path: Path) -> Extracted:
+        """Read what `write` wrote, with the objects from the archive.
+
+        :raises KlpError: when the archive does not hold them.
+        """
+        archive = archive_path(path)
+        try:
+            with tarfile.open(archive) as file:
+                file.extractall(path.parent, filter="data")
+        except (OSError, tarfile.TarError) as error:
+            hint = f"Delete {path} and build again."
+            raise KlpError(f"cannot be read: {error}", where=str(archive), hint=hint) from error
+        return cls.read(path)
+
+
+def archive_path(record: Path) -> Path:
+    """Where the objects of a record are."""
+    return record.with_suffix(".tar")
+
+
+def _archive(contents: Mapping[str, bytes]) -> bytes:
+    """A tar file without owners and times, so that the same objects give the same bytes."""
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as file:
+        for name, data in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return output.getvalue()

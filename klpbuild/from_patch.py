@@ -254,7 +254,7 @@ def link_extracted(
 
     :param strip: whether debug data is left out; extracted objects have none.
     """
-    extracted = Extracted.read(record)
+    extracted = Extracted.restore(record)
     said: list[str] = []
     objects = [*extracted.objects, *made]
     linked = steps.link_objects(kernel, module, objects, output.parent, log, strip, said.append)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from klpbuild.chosen import Chosen
 from klpbuild.compiler.driver import compile_source as compile_with_kernel_flags
 from klpbuild.compiler.driver import read_dependencies
 from klpbuild.compiler.entry import check_new_functions
-from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
 from klpbuild.convert.converter import Conversion
 from klpbuild.convert.converter import convert as convert_elf
@@ -29,7 +29,7 @@ from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import dependencies, neighbourhood
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.graph.tables import read_patches
-from klpbuild.graph.write import write_all
+from klpbuild.graph.write import TOO_LARGE_TO_DRAW, Format, can_draw, write_all
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
@@ -108,77 +108,48 @@ def locate_kernel(
     )
 
 
-def identity(kernel: Kernel, *, modules: bool = True) -> str:
-    """A short text that changes when any part of the kernel changes.
-
-    The tree is never modelled file by file: names, sizes and times stand for it.
-
-    :param modules: whether a changed module counts, too.
-    """
-    digest = hashlib.sha256()
-    # What the kernel says when it is booted follows from its image.
-    symbols = kernel.vmlinux or kernel.system_map or kernel.image or kernel.kallsyms
-    parts = (kernel.config, kernel.module_symvers, symbols)
-    for path in (*parts, *(kernel.modules if modules else ())):
-        if path is not None:
-            status = path.stat()
-            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return f"{kernel.release}:{digest.hexdigest()[:16]}"
-
-
-def compiler_identity(kernel: Kernel) -> str:
-    """A short text that changes when the compiler or the user's flags for it change."""
-    tools = kernel.toolchain
-    said = (compile_command(kernel).version, tools.arch, tools.cross_compile, tools.kcflags)
-    return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
-
-
-def tool_identity() -> str:
-    """A short text that changes when klpbuild changes."""
-    digest = hashlib.sha256()
-    root = Path(klpbuild.__file__).parent
-    for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".h", ".j2", ".css", ".js", ".sh"):
-            digest.update(path.read_bytes())
-    return f"{klpbuild.__version__}:{digest.hexdigest()[:16]}"
-
-
-def compile_source(kernel: Kernel, source: Path, output: Path, module: str, log: BuildLog) -> None:
-    """Compile one source; the files that it reads are recorded beside the object.
-
-    :raises KlpError: with the compiler's lines.
-    """
-    compilation = compile_with_kernel_flags(
-        kernel,
-        source,
-        output,
-        module_name=module.replace("-", "_"),
-        log=log,
-        depfile=output.with_suffix(".d"),
-    )
-    for warning in compilation.warnings:
-        print(f"{source}: {warning}")
-
-
-def included_files(kernel: Kernel, output: Path, known: Path) -> list[Path]:
-    """The files that an object was compiled from last time and nothing else stands for.
+def compile_source(
+    kernel: Kernel, source: Path, output: Path, module: str, log: BuildLog
+) -> list[Path]:
+    """Compile one source; the user's files that it reads are recorded beside the object.
 
     The kernel's identity stands for its headers, klpbuild's for its own.
 
-    :param output: the object, with the compiler's rule beside it.
-    :param known: a directory whose headers are scanned for.
+    :returns: the user's files, relative to the working directory.
+    :raises KlpError: with the compiler's lines.
     """
-    rule = output.with_suffix(".d")
+    compilation = compile_with_kernel_flags(
+        kernel, source, output, module_name=module.replace("-", "_"), log=log
+    )
+    for warning in compilation.warnings:
+        print(f"{source}: {warning}")
+    here = Path.cwd()
+    trees = [kernel.build, kernel.build / "source", output.parent, Path(klpbuild.__file__).parent]
+    stood_for = [tree.resolve() for tree in trees]
+    read = [
+        path.relative_to(here)
+        for path in compilation.dependencies
+        if path.is_relative_to(here) and not any(path.is_relative_to(tree) for tree in stood_for)
+    ]
+    lines = [f"{output}:", *(f"  {_escaped(path)}" for path in read)]
+    write_file(output.with_suffix(".d"), (" \\\n".join(lines) + "\n").encode())
+    return read
+
+
+def _escaped(path: Path) -> str:
+    return re.sub(r"([\s\\#])", r"\\\1", str(path)).replace("$", "$$")
+
+
+def read_files(rule: Path) -> list[Path]:
+    """What `compile_source` returned last time, as far as it is there.
+
+    :param rule: beside the object.
+    """
     if not rule.exists():
         return []
     here = Path.cwd()
-    trees = [kernel.build, kernel.build / "source", known, Path(klpbuild.__file__).parent]
-    stood_for = [output.parent.resolve(), *(tree.resolve() for tree in trees)]
-    return [
-        path.relative_to(here)
-        for path in read_dependencies(rule.read_text(), compile_command(kernel).directory)
-        if path.is_relative_to(here) and not any(path.is_relative_to(tree) for tree in stood_for)
-    ]
+    named = read_dependencies(rule.read_text(), here)
+    return [path.relative_to(here) for path in named if path.exists() and path.is_relative_to(here)]
 
 
 def write_symbols(kernel: Kernel, output: Path) -> Written:
@@ -404,19 +375,26 @@ def summary(report: Path) -> str:
     return f"{len(livepatch)} livepatch symbol{plural}, {ordinary} ordinary"
 
 
-#: What `write_graph` writes, by suffix.
-GRAPH_KINDS = ("graphml", "dot", "json")
+def graph_kinds() -> tuple[str, ...]:
+    """What `write_graph` can write, by suffix: a picture only where graphviz is."""
+    return tuple(kind for kind in Format if kind is not Format.SVG or can_draw())
 
 
 def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[Path]) -> None:
-    """Write the reference graph of one livepatch, and its picture when graphviz is there."""
+    """Write the reference graph of one livepatch.
+
+    :param outputs: their suffixes say as what, see `graph_kinds`.
+    """
     graph = build_graph(
         Exports.read(kernel.module_symvers),
         livepatches=[read_tables(ElfFile.read(module), module.name)],
         database=SymbolDatabase.read(symbols),
     )
     near = neighbourhood(graph, [object_name(module.name)])
-    write_all(near, outputs[0].parent, module.stem)
+    written = write_all(near, outputs[0].parent, module.stem)
+    for output in outputs:
+        if output not in written:
+            write_file(output, TOO_LARGE_TO_DRAW)
 
 
 def boot(kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ PROBE = """\
 #include <linux/kconfig.h>
 #include <linux/module.h>
 #define SIZE(name, value) const unsigned int klpbuild_size_##name = (value)
+SIZE(pointer, sizeof(void *));
 #if __has_include(<asm/alternative.h>)
 #include <asm/alternative.h>
 SIZE(alt_instr, sizeof(struct alt_instr));
@@ -80,7 +81,7 @@ class EntrySizes:
         """Read the sizes from `PROBE`, compiled with the flags of the kernel.
 
         :param probe: the object file.
-        :raises KlpError: when it holds none of them.
+        :raises KlpError: when it is not the probe.
         """
         found: dict[str, int] = {}
         for symbol in probe.symbol_list:
@@ -90,6 +91,6 @@ class EntrySizes:
                 size = np.frombuffer(value, probe.order + "u4")[0]
                 found[symbol.name.removeprefix(_PREFIX)] = int(size)
         known = {field.name for field in fields(cls)}
-        if not found.keys() & known:
+        if not found:
             raise KlpError("does not hold the sizes of the kernel's tables", where=probe.name)
         return cls(**{name: size for name, size in found.items() if name in known})

@@ -18,6 +18,13 @@ from klpbuild.graph.build import Edge, Fate, Graph, Kind
 #: Laying out more than this takes graphviz minutes.
 SVG_NODES_MAX = 1500
 
+#: What stands in place of its picture.
+TOO_LARGE_TO_DRAW = b"""\
+<svg xmlns="http://www.w3.org/2000/svg" width="400" height="40">
+<text x="10" y="25">The graph is too large to draw.</text>
+</svg>
+"""
+
 SVG_ABSENT = "no SVG: graphviz is not installed (its program is dot)"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -37,7 +38,7 @@ class Input:
 
     :ivar name: relative to the livepatch's directory; the kernel's files begin with
         ``kernel/``, klpbuild's with ``klpbuild/``.
-    :ivar sha256: of its contents, in hexadecimal digits.
+    :ivar sha256: of its contents, in hexadecimal digits; of a description, of its `meaning`.
     """
 
     kind: InputKind
@@ -68,7 +69,8 @@ def read_inputs(
     found = [_input(InputKind.SOURCE, path, _relative(path, directory)) for path in sources]
     found += [_input(InputKind.PATCH, path, path.name) for path in patches]
     if description is not None:
-        found.append(_input(InputKind.DESCRIPTION, description, FILE_NAME))
+        digest = hashlib.sha256(meaning(description).encode()).hexdigest()
+        found.append(Input(InputKind.DESCRIPTION, FILE_NAME, digest))
     known = {path.resolve() for path in sources}
     headers = {path.resolve() for path in included} - known - {HEADER.resolve()}
     here, trees = Path.cwd().resolve(), (kernel.build, kernel.build / "source", kernel.cache)
@@ -87,6 +89,18 @@ def read_inputs(
     found.append(_input(InputKind.CONFIGURATION, kernel.config, "kernel/.config"))
     found.append(_input(InputKind.EXPORTS, kernel.module_symvers, "kernel/Module.symvers"))
     return tuple(found)
+
+
+def meaning(description: Path) -> str:
+    """What a ``livepatch.toml`` says, as JSON: comments and layout do not count.
+
+    :raises KlpError: when it cannot be read.
+    """
+    try:
+        table = tomllib.loads(description.read_text())
+    except (OSError, ValueError) as error:
+        raise KlpError(f"cannot be read: {error}", where=str(description)) from error
+    return json.dumps(table, sort_keys=True, default=str)
 
 
 def _relative(path: Path, directory: Path) -> str:

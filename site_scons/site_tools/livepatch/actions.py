@@ -12,11 +12,15 @@ from SCons.Scanner.C import CScanner
 
 from klpbuild import documents, from_patch, steps
 from klpbuild.errors import KlpError
-from klpbuild.extracted import RECORD
+from klpbuild.extracted import RECORD, archive_path
 from klpbuild.matrix import Result
 from klpbuild.package.finish import compress_file
 from klpbuild.package.signing import sign
 from klpbuild.report.timings import timed
+from klpbuild.symbols.index import index_path
+
+#: Finds what sources include.
+SCANNER = CScanner()
 
 #: Why targets could not be built, by the first target's path.
 FAILURES: dict[str, KlpError] = {}
@@ -68,9 +72,14 @@ def _timed(tag, function):
 
 
 def _compile(target, source, env):
-    steps.compile_source(
+    read = steps.compile_source(
         env["KLP_KERNEL"], source[0], target[0], env["KLP_CHOSEN"].module, env["KLP_LOG"]
     )
+    # Of a file that no scanner finds the cache does not know until it is recorded.
+    built = env.File(str(target[0]))
+    known = {*built.sources, *built.depends, *(built.implicit or ())}
+    if not {env.File(str(path)) for path in read} <= known:
+        env.NoCache([built, env.File(str(target[1]))])
 
 
 def _extract(target, source, env):
@@ -147,31 +156,38 @@ def _compress(target, source, env):
     compress_file(source[0], env["KLP_FINISH"].compression, target[0])
 
 
-#: Name of the Builder, tag of the short line, function.
+#: Name of the Builder, tag of the short line, function, files beside the first target.
 _BUILDERS = (
-    ("LivepatchObject", "CC", _compile),
-    ("LivepatchExtract", "EXTRACT", _extract),
-    ("LivepatchTables", "GEN", _tables),
-    ("LivepatchInputs", "INPUTS", _inputs),
-    ("LivepatchLink", "LD [M]", _link),
-    ("LivepatchLinkExtracted", "LD [M]", _link_extracted),
-    ("SymbolsKlp", "SYMBOLS", _symbols),
-    ("LivepatchDependencies", "DEPENDS", _dependencies),
-    ("LivepatchConvert", "KLP", _convert),
-    ("ReferenceGraph", "GRAPH", _graph),
-    ("LivepatchDocuments", "REPORT", _documents),
-    ("LivepatchSign", "SIGN", _sign),
-    ("LivepatchCompress", "PACK", _compress),
+    ("LivepatchObject", "CC", _compile, lambda path: [path.with_suffix(".d")]),
+    ("LivepatchExtract", "EXTRACT", _extract, lambda path: [archive_path(path)]),
+    ("LivepatchTables", "GEN", _tables, None),
+    ("LivepatchInputs", "INPUTS", _inputs, None),
+    ("LivepatchLink", "LD [M]", _link, None),
+    ("LivepatchLinkExtracted", "LD [M]", _link_extracted, None),
+    ("SymbolsKlp", "SYMBOLS", _symbols, lambda path: [index_path(path)]),
+    ("LivepatchDependencies", "DEPENDS", _dependencies, None),
+    ("LivepatchConvert", "KLP", _convert, None),
+    ("ReferenceGraph", "GRAPH", _graph, None),
+    ("LivepatchDocuments", "REPORT", _documents, None),
+    ("LivepatchSign", "SIGN", _sign, None),
+    ("LivepatchCompress", "PACK", _compress, None),
 )
 
 
 def builders(env):
     """The Builders by name."""
     del env
-    return {
-        name: SCons.Builder.Builder(
-            action=SCons.Action.Action(guarded(_timed(tag, function)), f"  {tag:<7} $TARGET"),
-            source_scanner=CScanner() if function in (_compile, _inputs) else None,
-        )
-        for name, tag, function in _BUILDERS
-    }
+    return {name: _builder(*rest) for name, *rest in _BUILDERS}
+
+
+def _builder(tag, function, beside):
+    """All that a step writes is a target, so that a cache has all of it."""
+
+    def emitter(target, source, env):
+        return [*target, *(str(path) for path in beside(Path(str(target[0]))))], source
+
+    return SCons.Builder.Builder(
+        action=SCons.Action.Action(guarded(_timed(tag, function)), f"  {tag:<7} $TARGET"),
+        emitter=emitter if beside else None,
+        source_scanner=SCANNER if function in (_compile, _inputs) else None,
+    )

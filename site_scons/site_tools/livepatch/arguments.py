@@ -29,6 +29,7 @@ _OPTION_EXAMPLES = {
     "system_map": "system_map=/usr/lib/debug/boot/System.map-6.1.0-47-cloud-amd64",
     "vmlinux": "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
     "watch": "watch=/proc/meminfo,/proc/cmdline",
+    "cache": "cache=~/.cache/livepatches",
     "V": "V=1",
 }
 

@@ -10,9 +10,11 @@ from klpbuild import steps
 from klpbuild.compiler.log import BuildLog
 from klpbuild.documents import INPUTS, SUFFIXES
 from klpbuild.extracted import RECORD
+from klpbuild.identity import compiler_identity, identity, tool_identity
 from klpbuild.kernel.tree import Kernel
 from klpbuild.matrix import Cell
 from klpbuild.package.finish import Finish, plan
+from klpbuild.report.inputs import meaning
 
 from .actions import failing
 from .release import finish
@@ -82,13 +84,11 @@ def kernel_nodes(env, kernel, cells, variables):
         KLP_KERNEL=kernel, KLP_LOG=log, KLP_STRIP=variables.strip, KLP_SOURCE=variables.source
     )
     how = plan(kernel, variables)
-    tools = env.Value(steps.tool_identity())
-    identities = [env.Value(steps.identity(kernel, modules=False)), tools]
-    symbols = env.SymbolsKlp(
-        str(directory / "symbols.klp"), [env.Value(steps.identity(kernel)), tools]
-    )
+    tools = env.Value(tool_identity())
+    identities = [env.Value(identity(kernel, modules=False)), tools]
+    symbols = env.SymbolsKlp(str(directory / "symbols.klp"), [env.Value(identity(kernel)), tools])
     nodes = KernelNodes(kernel, env, directory, identities, symbols[0], [])
-    nodes.compiler = env.Value(steps.compiler_identity(kernel))
+    nodes.compiler = env.Value(compiler_identity(kernel))
     nodes.finish, nodes.epoch = how, variables.source_date_epoch
     nodes.livepatches = [_livepatch(nodes, cell) for cell in cells]
     return nodes
@@ -107,15 +107,16 @@ def _livepatch(nodes, cell):
     env = env.Clone(KLP_CHOSEN=chosen, KLP_SYMBOLS=str(symbols))
     linked = str(work / "linked" / f"{chosen.module}.ko")
     description = env.Value(chosen.livepatch.content)
-    record, made = [], []
+    record, extracted, made = [], [], []
     if chosen.patches:
         patches = [str(path) for path in chosen.patches]
-        record = env.LivepatchExtract(str(work / RECORD), [symbols, *patches])
-        env.Depends(record, env.Value(repr(chosen.livepatch.accept_layouts)))
+        extracted = env.LivepatchExtract(str(work / RECORD), [symbols, *patches])
+        record = extracted[:1]
+        env.Depends(extracted, [*identities, env.Value(repr(chosen.livepatch.accept_layouts))])
         made = env.LivepatchTables(str(work / "tables.c"), record)
         inputs = _inputs(env, work, [])
         linked = env.LivepatchLinkExtracted(
-            linked, [record, _object(nodes, env, work, made[0])[0], inputs[0]]
+            linked, [*record, _object(nodes, env, work, made[0])[0], inputs[0]]
         )
     else:
         objects = [_object(nodes, env, work, str(path)) for path in chosen.livepatch.sources]
@@ -135,7 +136,7 @@ def _livepatch(nodes, cell):
         [linked, used, *record],
     )
     graph = env.ReferenceGraph(
-        [str(directory / f"{chosen.module}.{kind}") for kind in steps.GRAPH_KINDS],
+        [str(directory / f"{chosen.module}.{kind}") for kind in steps.graph_kinds()],
         [converted[0], used],
     )
     reports = env.LivepatchDocuments(
@@ -144,12 +145,12 @@ def _livepatch(nodes, cell):
     )
     env.Depends(reports, [description, env.Value(os.environ.get("SOURCE_DATE_EPOCH", ""))])
     env.Requires([*converted, *graph, *reports], [symbols, used])
-    env.Depends([*record, *made, *inputs, *linked, used, *converted, *graph], identities)
+    env.Depends([*made, *inputs, *linked, used, *converted, *graph, *reports], identities)
     env.Depends([*made, *converted], description)
     # The compiler makes extracted objects, too, from the source tree.
-    env.Depends([*record, *inputs, *linked, *reports], nodes.compiler)
+    env.Depends([*extracted, *inputs, *linked, *reports], nodes.compiler)
     env.Depends(linked, env.Value(f"strip={env['KLP_STRIP']}"))
-    env.Depends(record, env.Value(f"source={env['KLP_SOURCE']}"))
+    env.Depends(extracted, env.Value(f"source={env['KLP_SOURCE']}"))
     signed, finished = finish(env, converted[0], nodes.finish, directory)
     others = [*graph, *reports]
     others += dict.fromkeys(node for node in (signed, finished) if node is not converted[0])
@@ -159,30 +160,38 @@ def _livepatch(nodes, cell):
 def _inputs(env, work, rules):
     """The object with the digest of all inputs, and the list of them."""
     chosen = env["KLP_CHOSEN"]
-    files = [*chosen.livepatch.sources, *chosen.patches, chosen.file]
+    files = [*chosen.livepatch.sources, *chosen.patches]
     inputs = env.LivepatchInputs(
         [str(work / "inputs.o"), str(work / INPUTS)],
-        [*rules, *(str(path) for path in files if path is not None)],
+        [*rules, *(str(path) for path in files)],
         CPPPATH=[str(chosen.directory)],
     )
+    if chosen.file is not None:
+        env.Depends(inputs, env.Value(meaning(chosen.file)))
     for rule in rules:
-        env.Depends(inputs, _included(env, Path(str(rule)).with_suffix(".o")))
+        env.Depends(inputs, _included(env, Path(str(rule))))
     return inputs
 
 
 def _object(nodes, env, work, source):
-    """The object of a source, and the compiler's rule that names what it includes."""
+    """The object of a source, and the rule that names what it includes."""
     directory = env["KLP_CHOSEN"].directory
     target = work / f"{Path(str(source)).stem}.o"
-    built = env.LivepatchObject(
-        [str(target), str(target.with_suffix(".d"))], source, CPPPATH=[str(directory)]
-    )
-    env.Depends(built, [*nodes.identities, nodes.compiler, *_included(env, target)])
+    built = env.LivepatchObject(str(target), source, CPPPATH=[str(directory)])
+    included = _included(env, target.with_suffix(".d"))
+    env.Depends(built, [*nodes.identities, nodes.compiler, *included])
     return built
 
 
-def _included(env, target):
-    """What an object was compiled from last time, beside what the scanner finds."""
-    directory = env["KLP_CHOSEN"].directory
-    included = steps.included_files(env["KLP_KERNEL"], target, directory)
-    return [env.File(str(path)) for path in included]
+def _included(env, rule):
+    """What an object was compiled from last time and the scanner does not find."""
+    source, *others = [env.File(str(path)) for path in steps.read_files(rule)] or [None]
+    if not others:
+        return []
+    path = SCANNER.path(env.Override({"CPPPATH": [str(env["KLP_CHOSEN"].directory)]}))
+    found, waiting = set(), [source]
+    while waiting:
+        new = set(SCANNER(waiting.pop(), env, path)) - found
+        found |= new
+        waiting += new
+    return [node for node in others if node not in found]

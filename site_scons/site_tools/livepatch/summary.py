@@ -12,6 +12,7 @@ from klpbuild.errors import KlpError
 from klpbuild.matrix import Outcome, Result, table
 
 from .actions import FAILURES
+from .caching import hit_rate
 
 
 class Summary:
@@ -20,9 +21,10 @@ class Summary:
     :ivar unusable: nodes that stand for kernels that cannot be used.
     """
 
-    def __init__(self, named):
+    def __init__(self, env, named):
         """:param named: the livepatches that are asked for."""
         self.unusable = []
+        self._env = env
         self._names = [each.name for each in named]
         self._parts = []
 
@@ -36,7 +38,7 @@ class Summary:
         self._parts.append(lambda: [Result.of_error(word, name, error) for name in self._names])
 
     def show_at_the_end(self):
-        """Let the run end with a table, unless it builds nothing."""
+        """Let the run end with a table and the cache's share, unless it builds nothing."""
         if not any(GetOption(name) for name in ("clean", "no_exec", "question")):
             atexit.register(self._show)
 
@@ -49,7 +51,9 @@ class Summary:
     def _show(self):
         results = self.results()
         if len(results) > 1:
-            print("\n".join(table(results)), flush=True)
+            print("\n".join(table(results)))
+        if self._env["cache"] and (rate := hit_rate(self._env)):
+            print(rate)
 
 
 def _result(nodes, livepatch):

@@ -19,6 +19,7 @@ from klpbuild.vm import needs
 
 from . import release
 from .actions import failing, guarded
+from .caching import use_cache
 from .nodes import kernel_nodes
 from .summary import Summary
 
@@ -65,6 +66,7 @@ def _kernel_targets(env):
 
     :raises KlpError: with everything that is wrong.
     """
+    use_cache(env)
     variables = read_variables(ARGUMENTS)
     if variables.source_date_epoch is not None:  # for the programs that the build runs
         os.environ["SOURCE_DATE_EPOCH"] = str(variables.source_date_epoch)
@@ -78,7 +80,7 @@ def _kernel_targets(env):
     kernels = [each.kernel for each in located if each.kernel is not None]
 
     go_on = GetOption("keep_going")
-    summary, every, problems = Summary(named), [], Problems()
+    summary, every, problems = Summary(env, named), [], Problems()
     for each in located:
         try:
             if each.kernel is None:

@@ -1,0 +1,111 @@
+"""What stands for a kernel and for the tools when a build decides what is out of date.
+
+Short texts that change with the content of what they stand for, and with nothing
+else: not with times, and not with the machine or the directory, so that builds can
+share results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import klpbuild
+from klpbuild.compiler.flags import compile_command
+from klpbuild.elf.writer import write_file
+from klpbuild.errors import KlpError
+from klpbuild.kernel.kbuild import cross_prefix
+from klpbuild.kernel.tree import Kernel
+
+#: Of klpbuild itself these files count.
+_OWN = (".py", ".h", ".j2", ".css", ".js", ".sh")
+
+#: What kbuild runs, and what decides about code that we do not see.
+_BUILD_TOOLS = ("tools/objtool/objtool", "scripts/mod/modpost", "scripts/module.lds")
+
+#: A file that changes again this soon may keep its times: they are not finer.
+_SETTLED_NS = 2_000_000_000
+
+
+def identity(kernel: Kernel, *, modules: bool = True) -> str:
+    """A short text that changes when any part of the kernel changes.
+
+    The tree is never modelled file by file: what is built from it stands for it.
+
+    :param modules: whether a changed module counts, too.
+    """
+    # What the kernel says when it is booted follows from its image.
+    symbols = kernel.vmlinux or kernel.system_map or kernel.image or kernel.kallsyms
+    parts = [kernel.config, kernel.module_symvers, symbols]
+    if modules:
+        parts += kernel.modules
+    digest = hashlib.sha256()
+    with _Digests(kernel.cache / "digests.json") as digests:
+        for path in parts:
+            if path is not None:
+                digest.update(f"{path.name} {digests.of(path)}\n".encode())
+    return f"{kernel.release}:{digest.hexdigest()[:16]}"
+
+
+def compiler_identity(kernel: Kernel) -> str:
+    """A short text that changes when the compiler, binutils, kbuild or the user's flags change.
+
+    The compiler stands for its parts by its version; a launcher before it changes nothing.
+    """
+    tools = kernel.toolchain
+    said = (compile_command(kernel).version, tools.arch, tools.cross_compile, tools.kcflags)
+    digest = hashlib.sha256("\0".join(said).encode())
+    binutils = [shutil.which(f"{cross_prefix(kernel)}{name}") for name in ("as", "ld")]
+    with _Digests(kernel.cache / "tool-digests.json") as digests:
+        for path in (*map(Path, filter(None, binutils)), *(kernel.build / t for t in _BUILD_TOOLS)):
+            if path.is_file():
+                digest.update(f"{path.name} {digests.of(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def tool_identity() -> str:
+    """A short text that changes when klpbuild changes."""
+    digest = hashlib.sha256()
+    root = Path(klpbuild.__file__).parent
+    for path in sorted(root.rglob("*")):
+        if path.suffix in _OWN:
+            digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return f"{klpbuild.__version__}:{digest.hexdigest()[:16]}"
+
+
+class _Digests:
+    """Digests of files, read again only when size, times or inode of a file change."""
+
+    def __init__(self, kept: Path) -> None:
+        self._kept = kept
+        self._known: dict[str, list[object]] = {}
+        self._new: dict[str, list[object]] = {}
+
+    def __enter__(self) -> _Digests:
+        with suppress(OSError, ValueError):
+            self._known = json.loads(self._kept.read_bytes())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._new:
+            with suppress(KlpError):  # a read-only cache costs time, not correctness
+                write_file(self._kept, json.dumps(self._known | self._new).encode())
+
+    def of(self, path: Path) -> str:
+        """:raises KlpError: when the file cannot be read."""
+        try:
+            status = path.stat()
+            state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            *old, digest = self._known.get(str(path), (None,))
+            if old != state:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+                if max(state[1:3]) + _SETTLED_NS < time.time_ns():
+                    self._new[str(path)] = [*state, digest]
+        except OSError as error:
+            raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        return str(digest)

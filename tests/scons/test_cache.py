@@ -1,0 +1,143 @@
+"""A cache that checkouts at different paths share."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scons.checkout import ROOT, Checkout
+from tests.scons.livepatches import add_patch
+
+TREE = "build/fixtures/kernel"
+
+
+def hit_rate(text: str) -> tuple[int, int]:
+    """What the last line says: steps from the cache, and all of them."""
+    match = re.search(r"^(\d+) of (\d+) steps from the cache\.$", text.splitlines()[-1])
+    assert match, text
+    return int(match[1]), int(match[2])
+
+
+class Sharing:
+    """Two checkouts that build for one kernel with one cache.
+
+    :ivar called: a log of what the second one runs.
+    """
+
+    def __init__(self, first: Checkout, directory: Path) -> None:
+        self.first = first
+        self.cache = directory / "shared"
+        self.called = directory / "called"
+        tools = directory / "tools"
+        tools.mkdir()
+        for name in ("gcc", "gcc-12", "make"):
+            if (real := shutil.which(name)) is not None:
+                text = f'#!/bin/sh\necho "{name} $*" >> {self.called}\nexec {real} "$@"\n'
+                (tools / name).write_text(text)
+                (tools / name).chmod(0o755)
+        self.second = Checkout(directory / "elsewhere" / "klpbuild", {
+            "PATH": f"{tools}:{first.environment['PATH']}",
+            "KLPBUILD_CACHE": first.environment["KLPBUILD_CACHE"],
+        })  # fmt: skip
+        self.tree = first.directory / TREE
+        self.words = (f"kernel={self.tree}", "livepatches=shared", f"cache={self.cache}")
+        for checkout in (first, self.second):
+            livepatches = checkout.directory / "shared"
+            shutil.copytree(ROOT / "kernel-fixtures/livepatches/meminfo", livepatches / "meminfo")
+            add_patch(livepatches / "fix")
+
+    def commands(self) -> list[str]:
+        """What the second checkout has run, but for questions about versions."""
+        lines = self.called.read_text().splitlines() if self.called.exists() else []
+        return [line for line in lines if not line.endswith((" --version", " -dumpmachine"))]
+
+
+@pytest.fixture(scope="module")
+def sharing(shared: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sharing]:
+    """The first has built, with objects that no cache knows."""
+    sharing = Sharing(shared, tmp_path_factory.mktemp("sharing"))
+    text = shared.scons("-j2", *sharing.words)
+    assert "\n2 in all: 2 would load.\n" in text
+    hits, steps = hit_rate(text)
+    assert (hits, steps > 12) == (0, True)
+    yield sharing
+    shutil.rmtree(shared.directory / "shared")
+
+
+def outputs(checkout: Checkout, kernel: str) -> dict[str, bytes]:
+    build = checkout.directory / "build" / kernel
+    logs = {"build.log", "commands.jsonl"}
+    return {
+        str(path.relative_to(build)): path.read_bytes()
+        for path in build.rglob("*")
+        if path.is_file() and path.name not in logs
+    }
+
+
+def test_a_second_checkout_builds_nothing(sharing: Sharing) -> None:
+    text = sharing.second.scons(*sharing.words)
+    assert "\n2 in all: 2 would load.\n" in text
+    hits, steps = hit_rate(text)
+    assert hits == steps > 12
+    assert "would load: nothing found" in text
+    assert sharing.commands() == []
+    (kernel,) = (path.name for path in (sharing.second.directory / "build").iterdir())
+    assert kernel.startswith("6.1.0-fixtures-")
+    first, second = (outputs(each, kernel) for each in (sharing.first, sharing.second))
+    kinds = {path.rpartition(".")[2] for path in second}
+    assert kinds >= {"ko", "o", "d", "c", "klp", "index", "tar", "json", "graphml", "dot", "html"}
+    assert {name: first[name] for name in second} == second
+    text = sharing.second.scons(*sharing.words)
+    assert text.startswith("scons: `livepatch' is up to date.\n")
+    assert "from the cache" not in text
+
+
+def test_what_comes_from_the_cache_can_be_built_upon(sharing: Sharing) -> None:
+    """Only the tables change: the extracted objects are those of the cache."""
+    description = sharing.second.directory / "shared/fix/livepatch.toml"
+    description.write_text('description = "another one"\n')
+    text = sharing.second.scons(*sharing.words, "livepatch=fix")
+    assert "EXTRACT" not in text
+    assert "  LD [M]  " in text
+    assert hit_rate(text)[0] == 0
+    assert any(command.startswith("make ") for command in sharing.commands())
+
+
+def test_the_options_of_scons(sharing: Sharing) -> None:
+    def symbols(*words: str) -> str:
+        for path in (sharing.second.directory / "build").glob("*/symbols.klp*"):
+            path.unlink()
+        return sharing.second.scons("symbols", *sharing.words, *words)
+
+    assert "Retrieved `build/" in symbols()
+    text = symbols("--cache-show")
+    assert text.startswith("  SYMBOLS build/")
+    assert hit_rate(text) == (1, 1)
+    assert hit_rate(symbols("--cache-disable")) == (0, 1)
+
+
+def test_a_header_that_no_scanner_finds(sharing: Sharing) -> None:
+    """The cache must not give an object that was compiled with another header."""
+    objects = []
+    for checkout, value in ((sharing.first, 1), (sharing.second, 2)):
+        directory = checkout.directory / "shared/macro"
+        shutil.copytree(directory.parent / "meminfo", directory)
+        source = directory / "meminfo.c"
+        source.write_text('#define HEADER "value.h"\n#include HEADER\n' + source.read_text())
+        (directory / "value.h").write_text(f"int value = {value};\n")
+        kernel = next(path.name for path in (sharing.second.directory / "build").iterdir())
+        target = f"build/{kernel}/livepatch-macro/meminfo.o"
+        checkout.scons(*sharing.words, target)
+        objects.append((checkout.directory / target).read_bytes())
+        rule = (checkout.directory / target).with_suffix(".d").read_text()
+        assert "shared/macro/value.h" in rule
+    assert objects[0] != objects[1]
+
+
+def test_a_cache_that_cannot_be_used(shared: Checkout) -> None:
+    text = shared.scons("cache=SConstruct/x", status=2)
+    assert text == "scons: error: cache=SConstruct/x: cannot be made: Not a directory\n"
