@@ -10,7 +10,13 @@ from klpbuild.kernel.tree import Kernel
 from tests.docs.document import Command, Kind, difference, missing_lines, read_document
 from tests.docs.session import ROOT, Session
 
-DOCUMENTS = ("README.md", "docs/tutorial.md", "docs/authors-guide.md", "docs/packagers-guide.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/authors-guide.md",
+    "docs/packagers-guide.md",
+    "docs/release.md",
+)
 
 #: The commands that no test can run: they need root, or a network beside that of packages.
 NOT_RUN = {
