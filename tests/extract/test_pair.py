@@ -107,7 +107,12 @@ def test_a_macro_in_a_header_changes_those_that_use_it(small: SmallKernel, tmp_p
 
 def test_an_inline_function_in_a_header(small: SmallKernel, tmp_path: Path) -> None:
     patch = small.patch("include/linux/kernel.h", "2 * a", "2 * a + 1")
-    assert [pair.target for pair in compiled(small, tmp_path, patch).pairs] == ["fs/open.o"]
+    result = compiled(small, tmp_path, patch)
+    shadow = tmp_path / "work/shadow/include/linux/kernel.h"
+    assert [pair.target for pair in result.pairs] == ["fs/open.o"], (
+        result.unchanged,
+        shadow.read_text(),
+    )
 
 
 def test_a_relative_include_takes_the_patched_header(small: SmallKernel, tmp_path: Path) -> None:
