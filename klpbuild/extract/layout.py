@@ -14,7 +14,7 @@ from struct import Struct, unpack_from
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.patched import PatchedFile
-from klpbuild.extract.touched import changed_lines, directive_lines
+from klpbuild.extract.touched import FUNCTION_BODY, changed_lines, directive_lines
 
 #: All types that a file declares are wanted, used or not; not those inside of functions.
 BTF_FLAGS = ("-g0", "-gbtf", "-fno-eliminate-unused-debug-types")
@@ -232,13 +232,9 @@ def type_lines(text: bytes) -> set[int]:
         first = plain.count(b"\n", 0, match.start()) + 1
         found.update(range(first, first + match[0].count(b"\n") + 1))
     for match in _DECLARED.finditer(plain):
-        depth, end = 0, len(plain)
-        for brace in re.compile(rb"[{}]").finditer(plain, match.end() - 1):
-            depth += 1 if brace[0] == b"{" else -1
-            if depth == 0:
-                end = plain.find(b";", brace.end())
-                end = brace.end() if end < 0 else end
-                break
+        closing = _closing(plain, match.end() - 1)
+        end = plain.find(b";", closing)
+        end = closing if end < 0 else end
         first = plain.count(b"\n", 0, match.start()) + 1
         found.update(range(first, first + plain.count(b"\n", match.start(), end) + 1))
     return found
@@ -250,6 +246,45 @@ _LITERALS = re.compile(
 )
 _NAMED = re.compile(rb"\btypedef\b[^;{}]*;")
 _DECLARED = re.compile(rb"\b(?:struct|union|enum)\b[^;(){}=,]*\{")
+
+
+def kept_local_types(file: PatchedFile) -> list[str]:
+    """Types inside of functions that static variables have and a patch declares otherwise.
+
+    BTF does not have them.  Variables on the stack do not outlive the function.
+    """
+    if file.original is None or not file.path.endswith(".c"):
+        return []
+    before, after = _kept_types(file.original), _kept_types(file.patched)
+    return sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+
+
+def _kept_types(text: bytes) -> dict[str, bytes]:
+    plain = _LITERALS.sub(lambda match: re.sub(rb"[^\n]", b" ", match[0]), text)
+    found = {}
+    for body in (match["lines"] for match in FUNCTION_BODY.finditer(plain)):
+        for match in _DECLARED.finditer(body):
+            kind, *tag = match[0].rstrip(b"{ \t\n").split()[:2]
+            end = body.find(b";", _closing(body, match.end() - 1))
+            variable = re.findall(rb"\w+", body[_closing(body, match.end() - 1) : end])
+            statement = re.split(rb"[;{}]", body[: match.start()])[-1]
+            name = b" ".join([kind, *tag]) if tag else b" ".join([kind, b"of", *variable[:1]])
+            used = tag and re.search(
+                rb"\bstatic\b[^;{}()*]*\b%b\s+%b\b[^*;]*[;=]" % (kind, tag[0]), body
+            )
+            if b"static" in statement.split() or used:
+                found[name.decode(errors="replace")] = b" ".join(body[match.start() : end].split())
+    return found
+
+
+def _closing(text: bytes, opening: int) -> int:
+    """The offset behind the brace that closes the one at an offset."""
+    depth = 0
+    for brace in re.compile(rb"[{}]").finditer(text, opening):
+        depth += 1 if brace[0] == b"{" else -1
+        if depth == 0:
+            return brace.end()
+    return len(text)
 
 
 def may_change_layouts(file: PatchedFile) -> str:

@@ -18,6 +18,7 @@ from klpbuild.extract.layout import (
     changed_enumerators,
     changed_layouts,
     enumerators,
+    kept_local_types,
     layouts,
     may_change_layouts,
 )
@@ -239,6 +240,15 @@ def _check_layouts(
     problems = Problems()
     for file in compiler.files:
         where = may_change_layouts(file)
+        for name in kept_local_types(file) if where else ():
+            if name not in accepted:
+                problems.add(
+                    f"{name}, which a static variable of a function has, is declared otherwise",
+                    where=where,
+                    why="The variable is the running kernel's and keeps its old layout.",
+                    hint="Give the type and the variable other names.\n"
+                    f"If the layout is the same, accept it: {_accept(name)}",
+                )
         # One object tells: it has all types that its source and headers declare.
         pair = next((pairs[unit] for unit in touched.by_file[file.path] if unit in pairs), None)
         if not where or pair is None:

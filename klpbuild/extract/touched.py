@@ -125,14 +125,17 @@ def _only_function_bodies(file: PatchedFile) -> bool:
     """
     gone, come = changed_lines(file)
     for text, numbers in (((file.original or b""), gone), (file.patched, come)):
-        if not numbers <= _numbers(_BODY, text):
+        if not numbers <= _numbers(FUNCTION_BODY, text):
             return False
     return True
 
 
 _DIRECTIVE = re.compile(rb"^[ \t]*#(?:[^\n]*\\\r?\n)*[^\n]*\n", re.MULTILINE)
 _BLANK = re.compile(rb"^[ \t]*\r?\n", re.MULTILINE)
-_BODY = re.compile(rb"\)[^\n;{}]*\n\{\r?\n(?P<lines>(?:[^}#\n][^\n]*\n|\r?\n)*)\}", re.MULTILINE)
+#: A function's lines between its braces, which stand in the first column.
+FUNCTION_BODY = re.compile(
+    rb"\)[^\n;{}]*\n\{\r?\n(?P<lines>(?:[^}#\n][^\n]*\n|\r?\n)*)\}", re.MULTILINE
+)
 
 
 def _numbers(pattern: re.Pattern[bytes], text: bytes) -> set[int]:

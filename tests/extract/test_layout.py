@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from klpbuild.extract.layout import (
     changed_enumerators,
     changed_layouts,
     enumerators,
+    kept_local_types,
     layouts,
     may_change_layouts,
     type_lines,
@@ -209,6 +211,66 @@ def test_a_patch_that_renumbers_an_enumeration(small: SmallKernel, tmp_path: Pat
         "  Add new enumerators behind the others.\n"
         "  If no such number outlives the replaced functions, accept it: "
         '--accept-layout "enum state", or accept_layouts = ["enum state"] in livepatch.toml.'
+    )
+
+
+LOCAL = """\
+int count(void)
+{
+	struct pass {
+		int a;
+		int b;
+	} on_stack = { 1, 2 };
+	struct kept {
+		int a;	/* first */
+		int b;
+	};
+	static struct kept state;
+	static struct { int x, y; } nameless;
+	static struct pass *none;
+
+	return state.a + nameless.x + on_stack.b + !none;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("int a;\t/* first */\n\t\tint b;", "int b;\n\t\tint a;", ["struct kept"]),
+        ("int a;\t/* first */", "int   a;", []),
+        ("int x, y;", "int y, x;", ["struct of nameless"]),
+        ("struct pass {\n\t\tint a;\n", "struct pass {\n\t\tlong a;\n", []),
+        ("return state.a", "return state.b", []),
+    ],
+)
+def test_types_inside_of_functions(tmp_path: Path, old: str, new: str, names: list[str]) -> None:
+    assert old in LOCAL
+    (tmp_path / "x.c").write_text(LOCAL)
+    lines = [
+        text.splitlines(keepends=True)
+        for text in (LOCAL, LOCAL.replace(old, new, 1) + "int more;\n")
+    ]
+    (tmp_path / "fix.patch").write_text(
+        "".join(difflib.unified_diff(lines[0], lines[1], "a/x.c", "b/x.c"))
+    )
+    source = apply_patches([tmp_path / "fix.patch"], tmp_path)
+    assert kept_local_types(source.files[0]) == names
+
+
+def test_a_static_variable_of_another_type(small: SmallKernel, tmp_path: Path) -> None:
+    path = small.source / "fs/sub/write.c"
+    path.write_text(
+        "int write_file(int n)\n{\n\tstatic struct {\n\t\tint a, b;\n\t} last;\n\n"
+        "\tlast.a = n;\n\treturn last.b;\n}\n"
+    )
+    assert refusal(small, tmp_path, small.patch("fs/sub/write.c", "int a, b", "int b, a")) == (
+        "0.patch:8: struct of last, which a static variable of a function has, "
+        "is declared otherwise\n"
+        "  The variable is the running kernel's and keeps its old layout.\n"
+        "  Give the type and the variable other names.\n"
+        '  If the layout is the same, accept it: --accept-layout "struct of last", '
+        'or accept_layouts = ["struct of last"] in livepatch.toml.'
     )
 
 
