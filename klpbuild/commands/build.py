@@ -10,6 +10,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
 from klpbuild.documents import SUFFIXES
 from klpbuild.errors import KlpError
 from klpbuild.from_patch import build_from_patches
@@ -36,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the patches may change this structure: no object of it outlives what is replaced",
     )
     parser.add_argument(
+        "--launcher",
+        default="",
+        metavar="PROGRAM",
+        help=f"starts each compiler: {', '.join(LAUNCHERS)}",
+    )
+    parser.add_argument(
         "--build",
         type=Path,
         default=Path("build"),
@@ -46,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, and tell what became of each function and reference."""
-    kernel = locate(arguments.kernel)
+    kernel = with_launcher(locate(arguments.kernel), arguments.launcher)
     name = arguments.name or default_name(arguments.patches[0])
     build = arguments.build / kernel.name
     module, extracted = build_from_patches(

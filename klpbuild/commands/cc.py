@@ -3,6 +3,7 @@
 klpbuild cc --kernel KERNEL [options] -c SOURCE.c -o OBJECT.o [GCC OPTIONS]
     compiles one source as kbuild compiles a module's, then with the GCC options.
     --module-name NAME  KBUILD_MODNAME; default: the object's name
+    --launcher PROGRAM  starts the compiler: ccache, distcc, icecc or sccache
     --log FILE          add the command line to this build log
 
 make CC="klpbuild cc" ...
@@ -62,6 +63,7 @@ class _Words:
     kernel: str = ""
     module_name: str = ""
     log: str = ""
+    launcher: str = ""
     source: str = ""
     output: str = ""
     rule: str = ""
@@ -72,6 +74,7 @@ class _Words:
     def read(cls, words: Sequence[str]) -> _Words:
         read, flags, sources = cls(), [], []
         own = {"--kernel": "kernel", "--module-name": "module_name", "--log": "log"}
+        own |= {"--launcher": "launcher"}
         own |= {"-o": "output", "-MF": "rule"}
         rest = iter(words)
         for word in rest:
@@ -119,6 +122,7 @@ def _argument(rest: Iterator[str], word: str) -> str:
 
 def _compile(words: _Words) -> int:
     from klpbuild.compiler.driver import compile_source
+    from klpbuild.compiler.launcher import with_launcher
     from klpbuild.compiler.log import BuildLog
     from klpbuild.kernel.locate import locate
     from klpbuild.names import object_name
@@ -126,6 +130,7 @@ def _compile(words: _Words) -> int:
     fixtures, output = Path("kernel-fixtures"), Path("build", "fixtures", "kernel")
     here = fixtures.is_dir()
     kernel = locate(words.kernel, fixtures=fixtures if here else None, output=output)
+    kernel = with_launcher(kernel, words.launcher)
     compilation = compile_source(
         kernel,
         Path(words.source),

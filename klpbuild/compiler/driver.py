@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.arch import Architecture
 from klpbuild.compiler.flags import CompileCommand, compile_command
+from klpbuild.compiler.launcher import launched, launcher_environment, unlaunched
 from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
 from klpbuild.kernel.kbuild import build_environment
@@ -23,6 +24,9 @@ HEADER = INCLUDE / "klpbuild" / "livepatch.h"
 
 # Only the generated tables refer to a function that replaces another one.
 _NO_PROTOTYPES = ("-Wno-missing-prototypes", "-Wno-missing-declarations")
+
+#: An entry of compile_commands.json.
+Entry = dict[str, str | list[str]]
 
 _OWN_MACROS = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+KLP_(?:MODULE_RELOC|RELOC_SYMBOL)\b", re.M)
 
@@ -69,15 +73,7 @@ def compile_source(
     aside = output.with_name(f".{output.stem}.{os.getpid()}-{threading.get_ident()}.o")
     rule = aside.with_suffix(".d")
     arguments = [
-        *command.compiler,
-        *command.flags,
-        *missing_ftrace_flags(command.flags, kernel.arch),
-        *module_flags(source, module_name),
-        *header_flags(source),
-        f"-I{source.parent}",
-        *source_tree_flags(kernel),
-        *path_flags(command, source),
-        *_NO_PROTOTYPES,
+        *compile_arguments(kernel, source, module_name),
         *extra_flags,
         "-MD",
         f"-MF{rule}",
@@ -85,13 +81,15 @@ def compile_source(
         "-c",
         "-o",
     ]
+    launcher = kernel.toolchain.launcher
     try:
-        done = _run([*arguments, str(aside), str(source)], command.directory)
+        line = launched(launcher, [*arguments, str(aside), str(source)])
+        done = _run(line, command.directory, launcher_environment(launcher))
         if done.returncode:
             raise KlpError("does not compile", where=str(named), why=done.stdout.strip())
         said = done.stdout
         if log is not None:
-            whole = [*arguments, str(output), str(source)]
+            whole = launched(launcher, [*arguments, str(output), str(source)])
             log.command(whole, command.directory, output=output, source=source, said=said)
         if command.objtool is not None:
             objtool_said = run_objtool(command, aside).replace(str(aside), str(output))
@@ -108,6 +106,47 @@ def compile_source(
         rule.unlink(missing_ok=True)
     warnings = tuple(filter(None, (command.warning, said.strip())))
     return Compilation(output, dependencies, warnings)
+
+
+def compile_arguments(kernel: Kernel, source: Path, module_name: str) -> list[str]:
+    """The compiler and all flags for one C file of a module, but for what it writes and where.
+
+    :param source: absolute.
+    :param module_name: KBUILD_MODNAME: no ``-``.
+    :raises KlpError: when the source cannot be read, or kbuild cannot build a module.
+    """
+    command = compile_command(kernel)
+    return [
+        *command.compiler,
+        *command.flags,
+        *missing_ftrace_flags(command.flags, kernel.arch),
+        *module_flags(source, module_name),
+        *header_flags(source),
+        f"-I{source.parent}",
+        *source_tree_flags(kernel),
+        *path_flags(command, source),
+        *_NO_PROTOTYPES,
+    ]
+
+
+def compile_commands(kernel: Kernel, sources: Sequence[Path], module_name: str) -> list[Entry]:
+    """How C files of a module are compiled, for compile_commands.json.
+
+    Its format is that of https://clang.llvm.org/docs/JSONCompilationDatabase.html.
+    """
+    directory = str(compile_command(kernel).directory)
+    return [
+        {
+            "directory": directory,
+            "file": str(path),
+            "arguments": [
+                *unlaunched(compile_arguments(kernel, path, module_name)),
+                "-c",
+                str(path),
+            ],
+        }
+        for path in (source.absolute() for source in sources)
+    ]
 
 
 def missing_ftrace_flags(flags: Sequence[str], arch: Architecture) -> tuple[str, ...]:
@@ -185,12 +224,14 @@ def run_objtool(command: CompileCommand, target: Path) -> str:
     return done.stdout
 
 
-def _run(arguments: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
+def _run(
+    arguments: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             list(arguments),
             cwd=directory,
-            env=build_environment(),
+            env={**(environment or {}), **build_environment()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def _compile_command(kernel: Kernel, digest: str) -> CompileCommand:
         "release": kernel.release,
         "digest": digest,
         "compiler": [compiler.command, compiler.version],
-        "toolchain": asdict(kernel.toolchain),
+        "toolchain": asdict(replace(kernel.toolchain, launcher="")),
     }
     kept = kernel.cache / "compile-command.json"
     if (command := _read_kept(kept, key)) is None:

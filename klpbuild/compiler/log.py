@@ -8,8 +8,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
-
 _lock = threading.Lock()
 
 
@@ -67,13 +65,3 @@ class BuildLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(line + "\n")
-
-    def write_compile_commands(self, path: Path) -> None:
-        """Make a compile_commands.json of the last compilation of each file."""
-        last: dict[str, dict[str, object]] = {}
-        if self.lines.exists():
-            for line in self.lines.read_text().splitlines():
-                record = json.loads(line)
-                if "file" in record:
-                    last[str(record.get("output", record["file"]))] = record
-        write_file(path, (json.dumps([last[name] for name in sorted(last)], indent=1)).encode())

@@ -109,7 +109,7 @@ def compile_patch(
     ):
         workdir.mkdir(exist_ok=True)
         make_shadow(shadow, tree.source, [*patched.files, *patched.makefiles])
-        compiler = Recompiler(tree, patched.files, workdir, shadow, log)
+        compiler = Recompiler(tree, patched.files, workdir, shadow, log, kernel.toolchain.launcher)
         new = added_units(tree, shadow, patched, units, log)
         pairs = _pairs(compiler, commands, touched, pool, progress)
         pairs |= _new_pairs(compiler, new, pool)

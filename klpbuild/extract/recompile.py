@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from klpbuild.compiler.launcher import launched, launcher_environment
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problem
 from klpbuild.extract.commands import CompileCommand, make_objects
@@ -37,6 +38,7 @@ class Recompiler:
     :ivar workdir: where patched objects go.
     :ivar shadow: the shadow tree, with `files` in it.
     :ivar log: takes the command lines and what the compiler says.
+    :ivar launcher: starts the compiler; empty for none.
     """
 
     tree: PreparedTree
@@ -44,6 +46,7 @@ class Recompiler:
     workdir: Path
     shadow: Path
     log: Log
+    launcher: str = ""
 
     def kept(self, command: CompileCommand, kind: str, flags: tuple[str, ...]) -> Path:
         """The original object, compiled once for a kernel.
@@ -122,7 +125,7 @@ class Recompiler:
         """Compile; what the compiler says when it fails, else nothing."""
         output.parent.mkdir(parents=True, exist_ok=True)
         line = command.compile(output, *flags, source=self.tree.source, shadow=shadow)
-        done = self._run(line)
+        done = self._run(launched(self.launcher, line))
         return done.stderr or f"exit status {done.returncode}" if done.returncode else ""
 
     def _same_to_the_compiler(self, command: CompileCommand) -> bool:
@@ -141,7 +144,7 @@ class Recompiler:
         done = subprocess.run(
             line,
             cwd=self.tree.build,
-            env=build_environment(),
+            env=launcher_environment(self.launcher) | build_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

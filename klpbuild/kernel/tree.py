@@ -16,12 +16,14 @@ class Toolchain:
     :ivar cross_compile: ``CROSS_COMPILE``, what the names of the tools begin with.
     :ivar cc: ``CC``, the compiler, perhaps with a launcher such as ccache before it.
     :ivar kcflags: ``KCFLAGS``, which kbuild puts after the kernel's own flags.
+    :ivar launcher: starts the compiler, but not kbuild's; it changes no result.
     """
 
     arch: str = ""
     cross_compile: str = ""
     cc: str = ""
     kcflags: str = ""
+    launcher: str = ""
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,10 @@ def test_the_options_of_scons(sharing: Sharing) -> None:
     text = symbols("--cache-show")
     assert text.startswith("  SYMBOLS build/")
     assert hit_rate(text) == (1, 1)
+    (path,) = (sharing.second.directory / "build").glob("*/symbols.klp")
+    cached = path.read_bytes()
     assert hit_rate(symbols("--cache-disable")) == (0, 1)
+    assert path.read_bytes() == cached
 
 
 def test_a_header_that_no_scanner_finds(sharing: Sharing) -> None:

@@ -10,6 +10,7 @@ from klpbuild.package.variables import NAMES, VARIABLES
 #: Targets, and what each does.
 TARGETS = {
     "livepatch": "build the modules (this is the default)",
+    "compile_commands": "write build/compile_commands.json, for clangd and other editors' tools",
     "symbols": "write symbols.klp, every symbol of the kernel",
     "boot": "boot the kernel in QEMU, load the modules, show what changes, unload them",
     "check": "say what the kernel will say of each module; the exit status tells",
@@ -29,6 +30,7 @@ _OPTION_EXAMPLES = {
     "system_map": "system_map=/usr/lib/debug/boot/System.map-6.1.0-47-cloud-amd64",
     "vmlinux": "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
     "watch": "watch=/proc/meminfo,/proc/cmdline",
+    "launcher": "launcher=ccache",
     "cache": "cache=~/.cache/livepatches",
     "V": "V=1",
 }
@@ -65,7 +67,7 @@ def help_text(env, variables):
         lines.append(f"  {'':<17} default: {variable.default}")
         lines.append(f"  {'':<17} example: {variable.example}")
     lines.append("Targets:")
-    lines += [f"  {name:<12} {text}" for name, text in TARGETS.items()]
+    lines += [f"  {name:<16} {text}" for name, text in TARGETS.items()]
     lines.append(_EXAMPLES)
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS, GetOption
 
 from klpbuild import steps
 from klpbuild.chosen import named_livepatches, with_replace
+from klpbuild.compiler.driver import compile_commands
+from klpbuild.compiler.launcher import with_launcher
+from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
 from klpbuild.matrix import cells, locate_kernels
 from klpbuild.package.variables import read_variables
@@ -89,7 +93,8 @@ def _kernel_targets(env):
             for cell in asked:
                 problems.note(cell.error)
             if go_on or not problems:
-                every.append(kernel_nodes(env, each.kernel, asked, variables))
+                kernel = with_launcher(each.kernel, env["launcher"])
+                every.append(kernel_nodes(env, kernel, asked, variables))
                 summary.add(every[-1])
         except KlpError as error:
             problems.note(error)
@@ -105,6 +110,7 @@ def _kernel_targets(env):
         )
     _aliases(env, every, summary.unusable)
     _release(env, every, summary.unusable)
+    env.Alias("compile_commands", [_compile_commands(env, every), *summary.unusable])
     summary.show_at_the_end()
     return every
 
@@ -133,6 +139,27 @@ def _release(env, every, unusable):
             env.Alias(name, node)
     for name in ("install", "uninstall", "check"):
         env.Alias(name, unusable)
+
+
+def _compile_commands(env, every):
+    """For editors' tools, which look for it in ``build/``."""
+
+    def write(target, source, env):
+        entries = [
+            entry
+            for nodes in every
+            for livepatch in nodes.livepatches
+            if (chosen := livepatch.cell.chosen) is not None
+            for entry in compile_commands(
+                nodes.kernel, chosen.livepatch.sources, chosen.livepatch.module_name
+            )
+        ]
+        write_file(target[0], (json.dumps(entries, indent=1) + "\n").encode())
+
+    path = Path(env["KLP_BUILD"]) / "compile_commands.json"
+    node = env.Command(str(path), [], Action(guarded(write), "  GEN     $TARGET"))
+    env.NoCache(node)
+    return env.AlwaysBuild(node)
 
 
 def _boot(nodes, watch):

@@ -1,0 +1,65 @@
+"""Programs that start the compiler, to cache what it makes or to let other machines make it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
+
+#: They are called with the compiler's command line, and make what it would make.
+LAUNCHERS = ("ccache", "distcc", "icecc", "sccache")
+
+#: What they are configured by; compilers read none of it.
+_THEIRS = re.compile(r"(CCACHE|DISTCC|ICECC|SCCACHE|XDG|AWS|ACTIONS)_\w+")
+
+
+def with_launcher(kernel: Kernel, launcher: str) -> Kernel:
+    """A kernel whose compiler a program starts.
+
+    The results are the same as without it, so nothing is built anew for its sake.
+
+    :param launcher: one of `LAUNCHERS`, or the path of one; empty for none.
+    :raises KlpError: when it is not known, or not on this machine.
+    """
+    if not launcher:
+        return kernel
+    name = Path(launcher).name
+    if name not in LAUNCHERS:
+        near = difflib.get_close_matches(name, LAUNCHERS, 1)
+        raise KlpError(
+            f"launcher {launcher!r} is not known",
+            why=f"Did you mean {near[0]}?" if near else "",
+            hint=f"Known: {', '.join(LAUNCHERS)}.",
+        )
+    if shutil.which(launcher) is None:
+        raise KlpError(
+            f"launcher {launcher!r} is not on this machine",
+            hint=f"Install the package {name}.",
+        )
+    return replace(kernel, toolchain=replace(kernel.toolchain, launcher=launcher))
+
+
+def launched(launcher: str, command: Sequence[str]) -> list[str]:
+    """A compiler's command line, with the launcher before it if it has none."""
+    if not launcher or Path(command[0]).name in LAUNCHERS:
+        return list(command)
+    return [launcher, *command]
+
+
+def unlaunched(command: Sequence[str]) -> list[str]:
+    """A compiler's command line without a launcher."""
+    return list(command[1:] if Path(command[0]).name in LAUNCHERS else command)
+
+
+def launcher_environment(launcher: str) -> dict[str, str]:
+    """What of the user's environment the launcher sees, beside what the compiler sees."""
+    if not launcher:
+        return {}
+    return {name: value for name, value in os.environ.items() if _THEIRS.fullmatch(name)}
