@@ -53,7 +53,7 @@ class FragmentCache:
     The latter is believed only while a file's size, times and inode stay as they
     were: a file that was merely touched is read again and found unchanged.
 
-    A context manager; what is new is written at its end.
+    A context manager; what is new and not yet written is written at its end.
     """
 
     def __init__(self, directory: Path, output: str) -> None:
@@ -77,19 +77,27 @@ class FragmentCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A cache that cannot be written costs time, not correctness.
+        self.write(whole=False)
+        self._database.close()
+
+    def write(self, whole: bool = True) -> None:
+        """Write what is new; any thread may do it, while the others let the cache alone.
+
+        A cache that cannot be written costs time, not correctness.
+
+        :param whole: whether all files were seen.
+        """
         try:
             with self._database:
-                self._write(whole=error is None)
+                self._write(whole)
         except sqlite3.OperationalError:  # read-only, full, or too long in use by another
             pass
         except sqlite3.DatabaseError:  # damaged: the next build begins anew
             self._path.unlink(missing_ok=True)
-        self._database.close()
 
     def _write(self, whole: bool) -> None:
-        """:param whole: whether all files were seen."""
         self._database.executemany("insert or replace into fragments values (?, ?)", self._new)
+        self._new = []
         if whole and self._known != self._seen:
             row = self._output, json.dumps(self._known)
             self._database.execute("insert or replace into seen values (?, ?)", row)
@@ -99,7 +107,7 @@ class FragmentCache:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(sqlite3.OperationalError):  # for instance read-only: still good to read
                 return self._connect()
-            return sqlite3.connect(self._path, _PATIENCE)
+            return sqlite3.connect(self._path, _PATIENCE, check_same_thread=False)
         except sqlite3.DatabaseError:  # damaged: begin anew
             self._path.unlink(missing_ok=True)
             return self._connect()
@@ -108,7 +116,7 @@ class FragmentCache:
             raise KlpError(f"cannot be written: {error.strerror}", where=where) from error
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, _PATIENCE)
+        database = sqlite3.connect(self._path, _PATIENCE, check_same_thread=False)
         # Fragments are large, so large pages write them faster.  No waiting for the disk:
         # what a power failure damages is made again.
         database.execute("pragma page_size = 65536")

@@ -198,7 +198,6 @@ def build(
     rows = joined(o.rows for o in objects)
     order, buckets = _buckets(rows["hash"])
     if exported is not None:
-        rows = rows.copy()
         marked = _exported_rows(exported, text, objects, rows, name_at, order, buckets)
         rows["flags"][marked] |= np.uint8(Flag.EXPORTED)
     labels = [part for o in objects for part in (o.section_names, o.file_names)]
@@ -206,9 +205,8 @@ def build(
     first_row = labels_at = 0
     for symbols in objects:
         sizes = len(symbols.section_names), len(symbols.file_names)
-        described.append(
-            IndexedObject(symbols.object, first_row, labels_at, *sizes, symbols.addressed)
-        )
+        # The fields of an IndexedObject.
+        described.append((symbols.object, first_row, labels_at, *sizes, symbols.addressed))
         first_row += len(symbols)
         labels_at += sum(sizes)
 
@@ -222,7 +220,7 @@ def build(
     header = {
         "digest": digest_of(text),
         "counts": [len(part) for part in parts],
-        "objects": [list(vars(o).values()) for o in described],
+        "objects": described,
     }
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-(len(_MAGIC) + 8 + len(encoded)) % _ALIGNMENT)
@@ -265,13 +263,14 @@ def _exported_rows(
     export = np.repeat(np.arange(len(first)), counts)
     places = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(len(export))
     found = order[places].astype(np.int64)
+    same = rows["hash"][found] == hashes[export]
+    found, export = found[same], export[same]
 
     numbers = {o.object: number for number, o in enumerate(objects)}
     owners = np.array([numbers.get(owner, -1) for owner in exported.owners], np.int64)
     ends = np.cumsum([len(o) for o in objects])
     is_global = rows["kind"][found].view(np.uint8) & _LOWER_CASE == 0
-    same = (rows["hash"][found] == hashes[export]) & is_global
-    same &= rows["length"][found] == exported.names.lengths[export]
+    same = is_global & (rows["length"][found] == exported.names.lengths[export])
     same &= np.searchsorted(ends, found, "right") == owners[export]
     found, export = found[same], export[same]
 

@@ -70,9 +70,9 @@ def select(
 def _ignored(names: Lines, version: tuple[int, ...]) -> Numbers:
     """The names that are left out whatever they name."""
     prefixes = _IGNORED + (_OWN if version < (6, 12) else ())
-    places = list(_places(names.text, b"Thunk_"))
-    if places:
-        places = [found.start() for found in _THUNK.finditer(b"\n" + names.text)]
+    places = []
+    if b"Thunk_" in names.text:
+        places += [found.start() for found in _THUNK.finditer(b"\n" + names.text)]
     for part in _IGNORED_PARTS:
         places += _places(names.text, part)
     inside = np.searchsorted(names.starts, places, "right") - 1

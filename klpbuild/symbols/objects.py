@@ -208,12 +208,13 @@ class _Files:
         :returns: the names of the source files, and how many each file has.
         """
         info = self.symbols["st_info"]
-        files = np.flatnonzero(info == STB.LOCAL << 4 | STT.FILE)
+        is_file = info == STB.LOCAL << 4 | STT.FILE
+        files = np.flatnonzero(is_file)
         names = self.lines(self.strings, self.name_starts[files])
         firsts = np.searchsorted(files, self.first_symbol)
 
         # How many stand before a symbol, in all files and in its own.
-        before = np.searchsorted(files, chosen)
+        before = np.cumsum(is_file)[chosen]
         number = before - np.repeat(firsts, counts)
         known = (number > 0) & (info[chosen] >> 4 == STB.LOCAL) & (number <= NUMBER_MAX)
         known[known] &= names.lengths[before[known] - 1] > 0

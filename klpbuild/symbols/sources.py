@@ -121,7 +121,7 @@ def _as_kallsyms_has_them(
 ) -> ObjectSymbols:
     order = kallsyms.select(names, symbols.rows["address"], symbols.rows["kind"], version)
     names = names.take(order)
-    chosen = replace(symbols, object=VMLINUX, rows=symbols.rows[order], names=names.text)
+    chosen = replace(symbols, object=VMLINUX, rows=symbols.rows.take(order), names=names.text)
     return _with_flags(chosen, names)
 
 

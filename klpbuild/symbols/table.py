@@ -51,8 +51,8 @@ Rows = npt.NDArray[np.void]
 
 
 def joined(parts: Iterable[Rows]) -> Rows:
-    """All rows of several objects; numpy's own concatenate compares the types each time."""
-    return np.frombuffer(b"".join(part.tobytes() for part in parts), ROW)
+    """A copy of all rows of several objects; numpy's own concatenate compares types each time."""
+    return np.frombuffer(bytearray().join(part.tobytes() for part in parts), ROW)
 
 
 #: What fits into a row's ``section`` and ``file``.

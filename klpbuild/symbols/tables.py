@@ -74,8 +74,10 @@ class SymbolTables:
         """Changes when the symbols do."""
         parts = (self.sections, self.section_names, self.symbols, self.strings, self.modinfo)
         sizes = ",".join(str(len(part)) for part in parts)
-        text = b"".join((f"{self.order}{self.linked},{sizes}\n".encode(), *parts))
-        return hashlib.sha256(text).hexdigest()
+        digest = hashlib.sha256(f"{self.order}{self.linked},{sizes}\n".encode())
+        for part in parts:
+            digest.update(part)
+        return digest.hexdigest()
 
 
 class _UnusualError(Exception):

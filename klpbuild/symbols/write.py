@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,10 +91,13 @@ def write_symbols(
             with collected.problems.collect():
                 exported = ExportedNames.read(sources.module_symvers)
         collected.problems.check()
-    vmlinux, *modules = collected.found
-    modules = sorted((m for m in modules if not m.livepatch), key=lambda m: m.object)
-    _check_names(modules, sources.modules)
-    symbols = write_objects(output, [vmlinux, *modules], exported)
+        vmlinux, *modules = collected.found
+        modules = sorted((m for m in modules if not m.livepatch), key=lambda m: m.object)
+        _check_names(modules, sources.modules)
+        with ThreadPoolExecutor(1) as pool:
+            kept = pool.submit(fragments.write)
+            symbols = write_objects(output, [vmlinux, *modules], exported)
+            kept.result()
     return Written(1 + len(modules), symbols, collected.scanned)
 
 

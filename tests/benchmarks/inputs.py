@@ -35,7 +35,12 @@ def whole_kernel() -> SymbolSources:
     if kernel.vmlinux is None:
         raise UnavailableError(f"the debug symbols of {RELEASE} are not fetched")
     directory = kernel.vmlinux.parent.parent / "lib" / "modules" / RELEASE
-    return SymbolSources(kernel.version, tuple(sorted(directory.rglob("*.ko"))), kernel.vmlinux)
+    return SymbolSources(
+        kernel.version,
+        tuple(sorted(directory.rglob("*.ko"))),
+        kernel.vmlinux,
+        module_symvers=kernel.module_symvers,
+    )
 
 
 def miniature(directory: Path) -> Path:

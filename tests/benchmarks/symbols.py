@@ -65,7 +65,9 @@ def symbols(setting: Setting) -> Iterator[Comparison | Figure]:
     directory = setting.directory
     if setting.small:
         tree = miniature(directory)
-        sources = SymbolSources((6, 1, 0), tuple(sorted(tree.rglob("*.ko"))), tree / "vmlinux")
+        modules = tuple(sorted(tree.rglob("*.ko")))
+        exports = tree / "Module.symvers"
+        sources = SymbolSources((6, 1, 0), modules, tree / "vmlinux", module_symvers=exports)
     else:
         sources = whole_kernel()
     paths = [path for path in (sources.vmlinux, *sources.modules) if path]
@@ -125,8 +127,12 @@ def symbols(setting: Setting) -> Iterator[Comparison | Figure]:
 
 def _from_json(text: str) -> SymbolSources:
     given = json.loads(text)
-    modules = tuple(map(Path, given["modules"]))
-    return SymbolSources(tuple(given["version"]), modules, Path(given["vmlinux"]))
+    return SymbolSources(
+        tuple(given["version"]),
+        tuple(map(Path, given["modules"])),
+        Path(given["vmlinux"]),
+        module_symvers=Path(given["module_symvers"]),
+    )
 
 
 if __name__ == "__main__":
