@@ -70,7 +70,7 @@ def read_inputs(
     found += [_input(InputKind.PATCH, path, path.name) for path in patches]
     if description is not None:
         digest = hashlib.sha256(meaning(description).encode()).hexdigest()
-        found.append(Input(InputKind.DESCRIPTION, FILE_NAME, digest))
+        found.append(Input(InputKind.DESCRIPTION, f"{FILE_NAME}#content", digest))
     known = {path.resolve() for path in sources}
     headers = {path.resolve() for path in included} - known - {HEADER.resolve()}
     here, trees = Path.cwd().resolve(), (kernel.build, kernel.build / "source", kernel.cache)

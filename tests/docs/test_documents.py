@@ -16,6 +16,7 @@ DOCUMENTS = (
     "docs/authors-guide.md",
     "docs/packagers-guide.md",
     "docs/release.md",
+    "docs/provenance.md",
 )
 
 #: The commands that no test can run: they need root, or a network beside that of packages.

@@ -69,7 +69,7 @@ def test_inputs_are_named_from_the_livepatch(
     )
     assert [(i.kind.value, i.name) for i in inputs] == [
         ("source", "x.c"),
-        ("description", "livepatch.toml"),
+        ("description", "livepatch.toml#content"),
         ("header", "../common.h"),
         ("header", "x.h"),
         ("header", "klpbuild/livepatch.h"),
