@@ -59,7 +59,7 @@ def test_inputs_are_named_from_the_livepatch(
     directory = tmp_path / "fixes" / "x"
     directory.mkdir(parents=True)
     for name in ("x.c", "x.h", "livepatch.toml", "../common.h"):
-        (directory / name).write_text(f"/* {name} */\n")
+        (directory / name).write_text(f"# {name}\n")
     inputs = read_inputs(
         miniature.kernel,
         directory,

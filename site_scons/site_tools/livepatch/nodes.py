@@ -16,7 +16,7 @@ from klpbuild.matrix import Cell
 from klpbuild.package.finish import Finish, plan
 from klpbuild.report.inputs import meaning
 
-from .actions import failing
+from .actions import SCANNER, failing
 from .release import finish
 
 
