@@ -94,7 +94,7 @@ def compile_patch(
     :param accept_layouts: structures, such as ``struct x``, that may be laid out otherwise.
     :raises KlpError: when the patches cannot be applied or compiled, or touch no object.
     """
-    patched = apply_patches(patches, source_tree(kernel))
+    patched = apply_patches(patches, source_tree(kernel), kernel.arch.kernel_name)
     tree = prepare(kernel, log)
     notes = [*patched.notes, *tree.differences]
     includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")

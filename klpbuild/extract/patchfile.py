@@ -93,7 +93,7 @@ def _places(wanted: Sequence[bytes], lines: Sequence[SourceLine], expected: int)
     return [i for i in range(last + 1) if wanted and stands_at(i)]
 
 
-def apply_patches(patches: Iterable[Path], source: Path) -> PatchedSource:
+def apply_patches(patches: Iterable[Path], source: Path, architecture: str = "") -> PatchedSource:
     """Read patches and apply them in order, in memory.
 
     Every hunk must match the source exactly; it may stand at another line if
@@ -101,6 +101,7 @@ def apply_patches(patches: Iterable[Path], source: Path) -> PatchedSource:
 
     :param patches: ``git format-patch`` or ``diff -u`` files for ``patch -p1``.
     :param source: the kernel's source tree; nothing is written there.
+    :param architecture: kbuild's name of it: what is below ``arch/`` and not there is left out.
     :raises KlpError: with everything that is wrong with any of the patches.
     """
     problems = Problems()
@@ -110,7 +111,7 @@ def apply_patches(patches: Iterable[Path], source: Path) -> PatchedSource:
         with problems.collect():
             for parsed, where in _parse(patch):
                 with problems.collect():
-                    _apply_file(parsed, where, patch.name, source, states, notes)
+                    _apply_file(parsed, where, patch.name, source, architecture, states, notes)
     problems.check()
     changed = [
         PatchedFile(path, state.original, tuple(state.lines), state.where)
@@ -165,6 +166,7 @@ def _apply_file(
     where: str,
     patch: str,
     source: Path,
+    architecture: str,
     states: dict[str, _State],
     notes: list[str],
 ) -> None:
@@ -178,7 +180,7 @@ def _apply_file(
     target = parsed.source_file if parsed.is_removed_file else parsed.target_file
     path = _stripped(target, where)
     _check_place(path, source, where)
-    if (reason := _without_code(path)) is not None:
+    if (reason := _without_code(path, architecture)) is not None:
         notes.append(f"{where}: {path} {reason}; left out")
         return
     _check_kind(path, where)
@@ -227,7 +229,9 @@ def _check_place(path: str, source: Path, where: str) -> None:
             )
 
 
-def _without_code(path: str) -> str | None:
+def _without_code(path: str, architecture: str) -> str | None:
+    if architecture and path.startswith("arch/") and not path.startswith(f"arch/{architecture}/"):
+        return "is of another architecture"
     if path.startswith(_NOT_THE_KERNEL):
         return "is not part of the kernel"
     if path.startswith(PROGRAMS) and not path.endswith((".c", ".h")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problem
 from klpbuild.extract.includes import IncludeGraph
 from klpbuild.extract.makefiles import added_sources
 from klpbuild.extract.patched import PatchedFile, PatchedSource
@@ -36,9 +36,9 @@ def touched_units(
     """The compile units that patched files go into.
 
     :param notes: takes what is remarkable and no fault.
-    :raises KlpError: for a file that goes into none, and when nothing is touched.
+    :raises KlpError: when nothing is touched.
     """
-    problems = Problems()
+    absent: list[PatchedFile] = []
     by_file: dict[str, tuple[Unit, ...]] = {}
     sure: dict[Unit, None] = {}
     unsure: dict[Unit, None] = {}
@@ -57,10 +57,13 @@ def touched_units(
         by_file[file.path] = tuple(dict.fromkeys((*found, *included)))
         (unsure if _only_directives(file) else sure).update(dict.fromkeys(by_file[file.path]))
         if not by_file[file.path]:
-            _without_object(file, notes, problems)
-    problems.check()
+            _without_object(file, notes, absent)
     everything = tuple(dict.fromkeys((*sure, *unsure)))
-    if not everything and not added:
+    if everything or added:
+        notes += [f"{f.where}: no object is made from {f.path}; left out" for f in absent]
+    elif absent:
+        raise KlpError.together([_no_object(file) for file in absent])
+    else:
         raise KlpError(
             "the patch changes no code of this kernel",
             where=patched.files[0].where,
@@ -81,18 +84,22 @@ def _includers(units: Units, includes: IncludeGraph, file: PatchedFile) -> list[
     return includes.includers(file.path, [s for s in sorted(units.sources) if s.endswith(".c")])
 
 
-def _without_object(file: PatchedFile, notes: list[str], problems: Problems) -> None:
+def _without_object(file: PatchedFile, notes: list[str], absent: list[PatchedFile]) -> None:
     if file.path.startswith(PROGRAMS):
         notes.append(f"{file.where}: {file.path} is not part of the kernel; left out")
     elif file.original is None:
         notes.append(f"{file.where}: {file.path} is new")
     else:
-        problems.add(
-            f"no object of this kernel is made from {file.path}",
-            where=file.where,
-            why="The kernel's configuration leaves it out.",
-            hint=_NOTHING_TO_REPLACE,
-        )
+        absent.append(file)
+
+
+def _no_object(file: PatchedFile) -> Problem:
+    return Problem(
+        f"no object of this kernel is made from {file.path}",
+        file.where,
+        why="The kernel's configuration leaves it out.",
+        hint=_NOTHING_TO_REPLACE,
+    )
 
 
 def changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:

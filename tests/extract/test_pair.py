@@ -171,6 +171,22 @@ def test_a_file_that_the_kernel_is_not_made_from(small: SmallKernel, tmp_path: P
     assert refusal(small, tmp_path, patch).startswith("0.patch:1: the patch changes no code")
 
 
+def test_files_that_are_not_in_this_kernel_are_left_out(small: SmallKernel, tmp_path: Path) -> None:
+    other = "--- a/arch/arm/mm.S\n+++ b/arch/arm/mm.S\n@@ -1 +1 @@\n-x\n+y\n"
+    result = compiled(
+        small,
+        tmp_path,
+        small.patch("drivers/not_built.c", "nothing", "something"),
+        small.patch("fs/open.c", "number > LIMIT", "number > 8"),
+        other,
+    )
+    assert [pair.target for pair in result.pairs] == ["fs/open.o"]
+    assert result.notes == (
+        "2.patch:1: arch/arm/mm.S is of another architecture; left out",
+        "0.patch:1: no object is made from drivers/not_built.c; left out",
+    )
+
+
 def added(path: str, text: str) -> str:
     lines = text.splitlines(keepends=True)
     return "".join(
