@@ -58,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         wanted = [begin.Wanted.parse(text) for text in arguments.function]
         symbols = build / kernel.name / "symbols.klp"
-        if not symbols.is_file():
-            steps.write_symbols(kernel, symbols)
+        steps.write_symbols(kernel, symbols)
         begun = begin.begin_with_functions(kernel, symbols, directory, wanted, arguments.file)
     for line in begin.lines(begun, name, bootable=kernel.image is not None):
         print(line)

@@ -246,15 +246,14 @@ def _classify(found: list[Token]) -> tuple[Kind, frozenset[str]]:
     top = _top(found)
     texts = [token.text for token in top]
     first = next((t for t in texts if t not in ("static", "extern", "const")), "")
-    if _EXPORTS.fullmatch(first):
+    is_macro = re.fullmatch(r"[A-Z][A-Z0-9_]+", first) and not _DEFINES_DATA.fullmatch(first)
+    if _EXPORTS.fullmatch(first) or (is_macro and not _is_function(found)):
         return Kind.OTHER, frozenset()
     if "typedef" in texts:
         return Kind.TYPE, _typedef_names(found, top)
     if _is_function(found):
         return Kind.FUNCTION, _function_name(top)
     macro = next((t for t in texts if _DEFINES_DATA.fullmatch(t)), "")
-    if not macro and re.fullmatch(r"[A-Z][A-Z0-9_]+", first) and "(" in texts:
-        macro = first
     if macro:
         return Kind.DATA, _macro_names(found, macro)
     if first in ("struct", "union", "enum") and "{" in texts:
@@ -323,9 +322,11 @@ def _data_names(found: list[Token], top: list[Token]) -> frozenset[str]:
     """The words before ``=``, ``[``, ``,`` and ``;``, outside of brackets."""
     names = set()
     top = [token for token in top if not _DATA_ATTRIBUTES.fullmatch(token.text)]
+    initialiser = False
     for word, mark in itertools.pairwise(top):
-        if word.kind == "word" and mark.text in "=[,;:":
+        if word.kind == "word" and mark.text in "=[,;:" and not initialiser:
             names.add(word.text)
+        initialiser = mark.text == "=" or (initialiser and mark.text != ",")
     if _is_pointer(found):
         texts = [token.text for token in found]
         names |= {c for a, b, c in zip(texts, texts[1:], texts[2:], strict=False) if a + b == "(*"}

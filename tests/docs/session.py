@@ -22,7 +22,11 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 def make_checkout(directory: Path) -> None:
     """What `git clone` gives, with the .venv that these tests run in."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
         source, target = ROOT / name, directory / name
