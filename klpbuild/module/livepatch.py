@@ -39,6 +39,7 @@ class PatchedObject:
     """vmlinux or a module whose functions are replaced.
 
     :ivar name: the kernel's name of it.
+    :ivar functions: those that are replaced.
     :ivar callbacks: name of the callback (one of `CALLBACKS`) to the livepatch's function.
     """
 
@@ -55,6 +56,9 @@ class Livepatch:
     :ivar name: its directory's name.
     :ivar sources: its C files, in the order of the link.
     :ivar objects: empty when the sources bring their own tables.
+    :ivar description: one line; it goes into the module's information.
+    :ivar license: one with which a module may use GPL-only symbols; ``GPL``.
+    :ivar references: what it is for, such as a CVE's number, one text each.
     :ivar replace: whether it takes the place of every livepatch before it.
     :ivar kernels: patterns of kernel names and releases that it is for; empty: all.
     :ivar own_tables: whether the sources bring ``struct klp_patch`` and the

@@ -8,6 +8,7 @@ import pytest
 
 from klpbuild.kernel.tree import Kernel
 from tests.docs.document import Command, Kind, difference, missing_lines, read_document
+from tests.docs.reference import PAGE, page
 from tests.docs.session import ROOT, Session
 
 DOCUMENTS = (
@@ -108,3 +109,8 @@ def test_a_document_is_read(tmp_path: Path) -> None:
         Command("one \\\n    two", ("printed",), 8),
         Command("three", (), 11, fails=True),
     )
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert PAGE.read_text() == page(), "write it: python -m tests.docs.reference"
+
