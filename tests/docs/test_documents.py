@@ -113,4 +113,3 @@ def test_a_document_is_read(tmp_path: Path) -> None:
 
 def test_the_reference_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "write it: python -m tests.docs.reference"
-
