@@ -326,3 +326,40 @@ def test_depmod_is_for_the_running_system_only(
     monkeypatch.setenv("PATH", str(tmp_path))
     run_depmod(place)
     run_depmod(Place("0.0.0-no-such-kernel"))
+
+
+#: /lib of a mount namespace of its own, in which all may be written.
+_OWN_LIB = """
+mount -t tmpfs none /mnt && mkdir /mnt/new /mnt/work &&
+mount -t overlay none -o lowerdir=/usr/lib,upperdir=/mnt/new,workdir=/mnt/work /usr/lib &&
+mkdir -p /lib/modules && exec "$@"
+"""
+
+
+def test_the_running_system(tmp_path: Path) -> None:
+    """depmod finds what is installed, and misses what is gone."""
+    own_lib = ["unshare", "--mount", "sh", "-c", _OWN_LIB, "sh"]
+    if subprocess.run([*own_lib, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount over /usr/lib")
+    source = tmp_path / "livepatch-a.ko"
+    subprocess.run(["gcc", "-c", "-x", "c", "/dev/null", "-o", source], check=True)
+    program = f"""
+from pathlib import Path
+from klpbuild.package.install import Place, install, run_depmod, uninstall
+place, manifest = Place({RELEASE!r}), Path({str(tmp_path)!r}) / "installed.json"
+print(*install([Path({str(source)!r})], place, manifest))
+(place.directory.parents[1] / "modules.order").touch()
+(place.directory.parents[1] / "modules.builtin").touch()
+run_depmod(place)
+table = place.directory.parents[1] / "modules.dep"
+print(table.read_text(), end="")
+uninstall(place, manifest)
+run_depmod(place)
+print(repr(table.read_text()))
+"""
+    command = [*own_lib, sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    expected = f"/{DIRECTORY}/livepatch-a.ko\nupdates/livepatch/livepatch-a.ko:\n''\n"
+    assert done.stdout == expected
+    assert not Path(f"/lib/modules/{RELEASE}").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,3 +197,42 @@ def test_elliptic_curves(fixtures_kernel: Kernel, module: Path, tmp_path: Path) 
     signer = find_signer(fixtures_kernel, str(key), certificate)
     sign(module, signer, tmp_path / "signed")
     verify((tmp_path / "signed").read_bytes(), signer.certificate, "x")
+
+
+@pytest.fixture
+def token(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of the key in a token."""
+    if not shutil.which("softhsm2-util") or not engine_is_there():
+        pytest.skip("softhsm2 and libengine-pkcs11-openssl are not on this machine")
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "softhsm.conf").write_text(f"directories.tokendir = {tmp_path}/tokens\n")
+    monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "softhsm.conf"))
+    said = ["--pin", "1234"]
+    new = ["--init-token", "--free", "--label", "livepatch", "--so-pin", "4321"]
+    move = ["--import", str(keys.key), "--token", "livepatch", "--label", "signing", "--id", "01"]
+    for words in (new, move):
+        subprocess.run(["softhsm2-util", *words, *said], check=True, capture_output=True)
+    return "pkcs11:token=livepatch;object=signing"
+
+
+def engine_is_there() -> bool:
+    command = ["openssl", "engine", "pkcs11"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_the_key_in_a_token(
+    fixtures_kernel: Kernel, keys: Keys, module: Path, tmp_path: Path, token: str,
+    signer: Signer, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It signs as the file does; without PIN, or for another certificate, it does not."""
+    other = find_signer(fixtures_kernel, token, keys.der)
+    with pytest.raises(KlpError, match="sign-file fails"):
+        sign(module, other, tmp_path / "a")
+    monkeypatch.setenv("KBUILD_SIGN_PIN", "1234")
+    sign(module, other, tmp_path / "a")
+    sign(module, signer, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    wrong = find_signer(fixtures_kernel, token, keys.other)
+    with pytest.raises(KlpError, match=r"sign-file fails|not the certificate's"):
+        sign(module, wrong, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
