@@ -78,7 +78,7 @@ def _report(report: Report) -> dict[str, Any]:
         "file": report.file,
         "kernel": report.kernel,
         "summary": report.summary,
-        "would_load": report.refused is None,
+        "would_load": report.would_load,
         "checked": report.checked,
         "findings": [
             {

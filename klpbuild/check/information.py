@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from klpbuild.check import catalogue
-from klpbuild.check.kernelside import THIS_MODULE, KernelSide
+from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.rule import Effect
+from klpbuild.check.structmodule import THIS_MODULE
 from klpbuild.check.subject import Subject
 from klpbuild.elf.constants import SHF, SHN_UNDEF, SHT
 
@@ -19,7 +20,7 @@ _GPL = (
     "Dual MIT/GPL",
     "Dual MPL/GPL",
 )
-_SIGNED = b"~Module signature appended~\n"
+_WRITABLE_CODE = SHF.WRITE | SHF.EXECINSTR
 _EXECUTABLE = SHF.ALLOC | SHF.EXECINSTR
 
 
@@ -31,11 +32,8 @@ def is_gpl(subject: Subject) -> bool:
 def check_information(subject: Subject) -> None:
     """Check everything that the module says of itself."""
     elf, info = subject.elf, subject.info
-    if elf.symtab is None:
-        subject.find(catalogue.NO_SYMBOLS, "has no symbol table")
     size = elf.section(THIS_MODULE)
-    if size is None:
-        subject.find(catalogue.NO_THIS_MODULE, f"has no section {THIS_MODULE}")
+    _check_flags(subject)
     _check_livepatch(subject)
     if subject.kernel is None:
         return
@@ -46,6 +44,18 @@ def check_information(subject: Subject) -> None:
         subject.find(catalogue.MODULE_SIZE, what, THIS_MODULE)
     if "vermagic" in info:
         _check_vermagic(subject, subject.kernel, info["vermagic"][0])
+
+
+def _check_flags(subject: Subject) -> None:
+    """As module_enforce_rwx_sections() of kernel/module/strict_rwx.c."""
+    kernel = subject.kernel
+    if kernel and not kernel.config.enabled("STRICT_MODULE_RWX"):
+        return
+    for section in subject.elf.sections:
+        if section.sh_flags & _WRITABLE_CODE == _WRITABLE_CODE:
+            what = f"section {section.name or section.index} is writable and executable"
+            rule, index = catalogue.WRITABLE_CODE, section.index
+            subject.find(rule, what, section.name, section=section.name, index=index)
 
 
 def _check_livepatch(subject: Subject) -> None:
@@ -65,9 +75,14 @@ def _check_livepatch(subject: Subject) -> None:
 
 def _check_kernel(subject: Subject, kernel: KernelSide) -> None:
     info, config, elf = subject.info, kernel.config, subject.elf
-    signed = bytes(elf.data[-len(_SIGNED) :]) == _SIGNED
-    if config.enabled("MODULE_SIG_FORCE") and not signed:
+    signature = subject.signature
+    if signature is None and config.enabled("MODULE_SIG_FORCE"):
         subject.find(catalogue.UNSIGNED, "is not signed")
+    elif signature is not None and signature.problem and config.enabled("MODULE_SIG"):
+        subject.find(catalogue.BAD_SIGNATURE, signature.problem, said=signature.says)
+    elif signature is not None and config.enabled("MODULE_SIG_FORCE"):
+        why = "whether the kernel knows the key is in its keyrings"
+        subject.not_checked(catalogue.UNSIGNED, why, subject.name)
     if "livepatch" in info and not config.enabled("LIVEPATCH"):
         subject.find(catalogue.NO_LIVEPATCH_SUPPORT, "CONFIG_LIVEPATCH is not set")
     if "vermagic" not in info:
@@ -100,4 +115,5 @@ def _check_vermagic(subject: Subject, kernel: KernelSide, found: str) -> None:
         same = found.partition(" ")[1:] == wanted.partition(" ")[1:]
     if not same:
         what = f"vermagic is {found!r}, and the kernel's is {wanted!r}"
-        subject.find(catalogue.VERMAGIC, what, ".modinfo", found=found, wanted=wanted)
+        name = subject.information_name
+        subject.find(catalogue.VERMAGIC, what, ".modinfo", found=found, wanted=wanted, module=name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from klpbuild.check.structmodule import EXIT, INIT, THIS_MODULE, places_in
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.config import Config
@@ -14,7 +16,8 @@ from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 
-THIS_MODULE = ".gnu.linkonce.this_module"
+#: Nearly every module has both functions.
+_MODULES_READ = 20
 
 
 def modinfo(elf: ElfFile) -> dict[str, list[str]]:
@@ -115,3 +118,14 @@ class KernelSide:
         """The size of struct module, from a module of its own; None without one."""
         section = self._a_module.section(THIS_MODULE) if self._a_module else None
         return section.sh_size if section else None
+
+    @cached_property
+    def module_entries(self) -> dict[str, int]:
+        """Where struct module has ``init_module`` and ``cleanup_module``, as far as is known."""
+        found: dict[str, int] = {}
+        for path in self.kernel.modules[:_MODULES_READ]:
+            if {INIT, EXIT} <= found.keys():
+                break
+            with suppress(KlpError):
+                found |= places_in(ElfFile.read(path))
+        return found

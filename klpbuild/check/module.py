@@ -6,16 +6,19 @@ from pathlib import Path
 
 from klpbuild.check import catalogue
 from klpbuild.check.catalogue import RULES
-from klpbuild.check.header import header_faults
+from klpbuild.check.header import foreign_identity, header_faults
 from klpbuild.check.information import check_information
+from klpbuild.check.inlined import check_inlined
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.patches import check_patches
 from klpbuild.check.places import check_places
 from klpbuild.check.proof import check_proof
 from klpbuild.check.relocations import check_relocations
 from klpbuild.check.rule import Finding, Report, Rule, Unchecked
+from klpbuild.check.signature import read_signature
 from klpbuild.check.subject import Subject, hint_for
 from klpbuild.check.symbols import check_symbols
+from klpbuild.check.thismodule import check_this_module
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
@@ -24,10 +27,12 @@ from klpbuild.names import object_name
 #: In the order in which the kernel comes to them.
 _CHECKS = (
     check_information,
+    check_this_module,
     check_symbols,
     check_relocations,
     check_places,
     check_patches,
+    check_inlined,
     check_proof,
 )
 
@@ -77,17 +82,24 @@ def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
     """As `check_module`, for a file that is read already."""
     machine = side.kernel.arch.machine if side else None
     version = side.version if side else None
-    for fault in header_faults(data, machine):
+    signature = read_signature(data)
+    if signature is not None:
+        data = data[: signature.module_size]
+    for fault in header_faults(data, machine, version):
         values = {"module": object_name(path), **fault.values}
         return _unreadable(fault.rule, (fault.what,), values, path, side)
+    sound = foreign_identity(data, machine)
     try:
-        elf = ElfFile(data, path)
+        elf = ElfFile(sound or data, path)
         _ = elf.sections, elf.symbols
     except KlpError as error:
         what = tuple(problem.what for problem in error.problems)
         return _unreadable(catalogue.BROKEN, what, {}, path, side)
 
-    subject = Subject(elf, path, side)
+    subject = Subject(elf, path, side, signature)
+    if sound is not None:
+        said = f"says that it is of ELF class {data[4]} and byte order {data[5]}"
+        subject.find(catalogue.IDENTITY, said)
     for check in _CHECKS:
         with subject.guarded(catalogue.BROKEN):
             check(subject)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from klpbuild.check import catalogue
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.rule import Effect
-from klpbuild.check.subject import Subject, is_livepatch_section
-from klpbuild.check.tables import Patched, PatchedFunction
+from klpbuild.check.subject import Subject, is_livepatch_section, place
+from klpbuild.check.tables import Patched, PatchedFunction, Tables
 from klpbuild.names import (
     MODULE_NAME_MAX,
     VMLINUX,
@@ -25,6 +25,8 @@ def check_patches(subject: Subject) -> None:
         if "livepatch" in subject.info:
             subject.find(catalogue.NO_TABLES, "has no static struct klp_patch of its own")
         return
+    if subject.tables is not None:
+        _check_tables(subject, subject.tables)
     seen: set[str] = set()
     for patched in subject.patched:
         if patched.object in seen:
@@ -35,6 +37,17 @@ def check_patches(subject: Subject) -> None:
         _check_object(subject, patched)
         _check_functions(subject, patched)
     _check_load_again(subject, subject.patched)
+
+
+def _check_tables(subject: Subject, tables: Tables) -> None:
+    sections = subject.elf.sections
+    for stray in tables.strays:
+        where = place(sections[stray.place[0]], stray.place[1])
+        subject.find(catalogue.STRAY, f"a table of the livepatch has {stray.what}", where)
+    for word in tables.missing:
+        effect = Effect.UNFORESEEN if tables.strays else None
+        where = place(sections[tables.place[0]], tables.place[1])
+        subject.find(catalogue.NO_FUNCTIONS, f"struct klp_patch has no {word}", where, effect)
 
 
 def _check_object(subject: Subject, patched: Patched) -> None:
@@ -64,6 +77,9 @@ def _check_functions(subject: Subject, patched: Patched) -> None:
             what = f"{function.old or function.new} has no {missing}"
             subject.find(catalogue.NO_FUNCTIONS, what, where)
             continue
+        if not function.new:
+            what = f"new_func of {function.old} is not the beginning of a function"
+            subject.find(catalogue.STRAY, what, where)
         key = function.old, max(function.sympos, 1)
         if key in seen:
             what = f"{function.old} of {patched.object} is listed twice"

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from klpbuild.arch import by_machine
 from klpbuild.check import catalogue
 from klpbuild.check.rule import Effect
-from klpbuild.check.subject import Subject, is_livepatch_section, place
-from klpbuild.elf.constants import EM, SHF, SHN_ABS, SHN_LIVEPATCH, SHT
+from klpbuild.check.subject import Subject, is_livepatch_section, is_relocated, place
+from klpbuild.elf.constants import EM, SHN_ABS, SHN_LIVEPATCH, SHT
 from klpbuild.elf.reader import Section, Symbol
 from klpbuild.elf.tables import Table
 from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
@@ -52,7 +52,7 @@ def check_places(subject: Subject) -> None:
     """Check the type and the place of every relocation that is applied."""
     elf = subject.elf
     for section in elf.sections:
-        if section.sh_type == SHT.REL and elf.sections[section.sh_info].sh_flags & SHF.ALLOC:
+        if section.sh_type == SHT.REL and is_relocated(elf.sections[section.sh_info]):
             what = f"section {section.name} has relocations without addends"
             subject.find(catalogue.REL, what, section.name)
     if elf.e_machine != EM.X86_64:
@@ -61,7 +61,7 @@ def check_places(subject: Subject) -> None:
         _check_entries(subject)
     written: dict[int, _Mask] = {}
     for section, target in subject.relocation_sections:
-        if not target.sh_flags & SHF.ALLOC or target.sh_type == SHT.NOBITS:
+        if not is_relocated(target) or target.sh_type == SHT.NOBITS:
             continue
         with subject.guarded(catalogue.BROKEN):
             _check_section(subject, section, target, elf.relocations(section), written)

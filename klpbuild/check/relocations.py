@@ -6,8 +6,8 @@ import numpy as np
 
 from klpbuild.check import catalogue
 from klpbuild.check.rule import Effect
-from klpbuild.check.subject import Subject, is_livepatch_section, place
-from klpbuild.elf.constants import SHF, SHN_LIVEPATCH
+from klpbuild.check.subject import Subject, is_livepatch_section, is_relocated, place
+from klpbuild.elf.constants import SHF, SHN_LIVEPATCH, SHT
 from klpbuild.elf.reader import Section
 from klpbuild.elf.tables import Table
 from klpbuild.names import (
@@ -38,12 +38,39 @@ def check_relocations(subject: Subject) -> None:
             elif section.name.startswith(SECTION_PREFIX):
                 what = f"section {section.name} has no flag SHF_RELA_LIVEPATCH"
                 subject.find(catalogue.FLAG_LOST, what, section.name)
-            elif target.sh_flags & SHF.ALLOC:
+            elif is_relocated(target):
                 _check_ordinary(subject, section, target, rows)
+    _check_flagged(subject, gates)
     for section in subject.elf.sections:
         if section.name.startswith(".klp.arch."):
             what = f"section {section.name} is not read"
             subject.find(catalogue.ARCH_SECTION, what, section.name)
+
+
+def _check_flagged(subject: Subject, gates: set[str] | None) -> None:
+    """The kernel goes by SHF_RELA_LIVEPATCH alone, whatever the section is."""
+    sections = subject.elf.sections
+    for section in sections:
+        if not is_livepatch_section(section) or section.sh_type == SHT.RELA:
+            continue
+        name = LivepatchSection.parse(section.name)
+        if name is None:
+            _bad_name(subject, section, gates)
+        elif section.sh_size:
+            what = f"section {section.name} is of type {section.sh_type}, and read as relocations"
+            subject.find(catalogue.BROKEN, what, section.name)
+
+
+def _bad_name(subject: Subject, section: Section, gates: set[str] | None) -> None:
+    """Read when the livepatch loads, if its target is in memory, and with each other object."""
+    sections = subject.elf.sections
+    target = sections[section.sh_info] if section.sh_info < len(sections) else sections[0]
+    effect = Effect.REFUSED
+    if not is_relocated(target):
+        effect = Effect.LATE if gates is None or gates - {VMLINUX} else Effect.ACCEPTED
+    what = f"section {section.index} is called {section.name!r}"
+    rule = catalogue.SECTION_FORMAT
+    subject.find(rule, what, section.name, effect, section=section.name)
 
 
 def _check_ordinary(subject: Subject, section: Section, target: Section, rows: Table) -> None:
@@ -60,8 +87,7 @@ def _check_section(
 ) -> None:
     name = LivepatchSection.parse(section.name)
     if name is None:
-        what = f"section {section.index} is called {section.name!r}"
-        subject.find(catalogue.SECTION_FORMAT, what, section.name, section=section.name)
+        _bad_name(subject, section, gates)
         return
     late = name.gate != VMLINUX
     _check_placement(subject, section, target, late)
@@ -82,7 +108,7 @@ def _check_placement(subject: Subject, section: Section, target: Section, late: 
     if not section.sh_flags & SHF.ALLOC:
         what = f"section {section.name} has no flag SHF_ALLOC"
         subject.find(catalogue.UNALLOCATED, what, section.name)
-    if not target.sh_flags & SHF.ALLOC:
+    if not is_relocated(target):
         what = f"{section.name} changes {target.name}, which is not loaded"
         subject.find(catalogue.TARGET_UNALLOCATED, what, section.name)
     elif late and target.name.startswith(".init"):

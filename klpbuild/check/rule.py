@@ -28,6 +28,7 @@ class Effect(Enum):
     LATE = "refuses the patched module when that loads"
     ACCEPTED = "loads the module and says nothing"
     WARNED = "loads the module and warns"
+    UNFORESEEN = "may load the module, refuse it or crash"
 
 
 class Needs(IntEnum):
@@ -177,11 +178,20 @@ class Report:
         return ", ".join(words) or "nothing found"
 
     @property
+    def would_load(self) -> bool | None:
+        """Whether the kernel would load the module itself; None when nobody can say."""
+        if self.refused:
+            return False
+        return None if any(f.effect is Effect.UNFORESEEN for f in self.findings) else True
+
+    @property
     def summary(self) -> str:
         """One line: the verdict, and how many rules it rests on."""
         whom = f"Linux {self.kernel}" if self.kernel else "a kernel"
         if self.refused:
             verdict = f"{whom} would refuse it ({self.refused.rule.identifier})"
+        elif self.would_load is None:
+            verdict = f"nobody can say what {whom} would do with it"
         elif self.at_least(Severity.ERROR):
             verdict = f"{whom} would load it, and must not"
         else:

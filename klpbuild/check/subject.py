@@ -11,7 +11,9 @@ from klpbuild.arch import ARCHITECTURES
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide, modinfo
 from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
-from klpbuild.check.tables import Patched, read_tables
+from klpbuild.check.signature import Signature
+from klpbuild.check.structmodule import THIS_MODULE, name_in
+from klpbuild.check.tables import Patched, Tables, read_tables
 from klpbuild.elf.constants import EM, SHF
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
@@ -25,6 +27,7 @@ class Subject:
     :ivar elf: the file.
     :ivar file_name: names the module where ``.modinfo`` does not.
     :ivar kernel: None when no kernel is named.
+    :ivar signature: what stands behind the module, None when nothing does.
     :ivar findings: what was found so far.
     :ivar unchecked: what could not be checked.
     """
@@ -32,6 +35,7 @@ class Subject:
     elf: ElfFile
     file_name: str
     kernel: KernelSide | None
+    signature: Signature | None = None
     findings: list[Finding] = field(default_factory=list)
     unchecked: list[Unchecked] = field(default_factory=list)
 
@@ -42,13 +46,24 @@ class Subject:
 
     @cached_property
     def name(self) -> str:
-        """What the kernel calls the module."""
+        """What the kernel calls the module: struct module says it."""
+        section = self.elf.section(THIS_MODULE)
+        return (section and name_in(self.elf, section)) or self.information_name
+
+    @cached_property
+    def information_name(self) -> str:
+        """What the kernel's first messages call it: they go by ``.modinfo``."""
         names = self.info.get("name")
         return names[0] if names else object_name(self.file_name)
 
     @cached_property
     def patched(self) -> tuple[Patched, ...] | None:
         """What its static tables patch, None when it has none."""
+        return self.tables.objects if self.tables else None
+
+    @cached_property
+    def tables(self) -> Tables | None:
+        """Its static tables, None when it has none."""
         return read_tables(self.elf)
 
     @property
@@ -143,6 +158,16 @@ class _Values(dict[str, object]):
 def hint_for(rule: Rule, values: dict[str, object]) -> str:
     """A rule's hint with its fields filled; those that are not known become dots."""
     return rule.hint.format_map(_Values(values))
+
+
+#: The module loader takes SHF_ALLOC off these: rewrite_section_headers() and
+#: layout_and_allocate() of kernel/module/main.c.
+_SET_ASIDE = (".modinfo", "__versions", ".data..percpu")
+
+
+def is_relocated(section: Section) -> bool:
+    """Whether the module loader applies relocations to a section."""
+    return bool(section.sh_flags & SHF.ALLOC) and section.name not in _SET_ASIDE
 
 
 def is_livepatch_section(section: Section) -> bool:

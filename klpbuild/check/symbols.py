@@ -128,10 +128,10 @@ def _check_crc(subject: Subject, versions: dict[str, int], export: Export) -> No
         return
     if name not in versions:
         what = f"__versions has no CRC of {name}"
-        subject.find(catalogue.NO_CRC, what, name, symbol=name)
+        subject.find(catalogue.NO_CRC, what, name, symbol=name, module=subject.information_name)
     elif versions[name] != export.crc:
         what = f"the CRC of {name} is {versions[name]:#010x}, and the kernel's {export.crc:#010x}"
-        subject.find(catalogue.CRC, what, name, symbol=name)
+        subject.find(catalogue.CRC, what, name, symbol=name, module=subject.information_name)
 
 
 def _check_namespace(subject: Subject, export: Export) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from klpbuild.elf.constants import SHF, SHN_ABS, SHN_COMMON, SHT, STB
+from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import WritableSection
 from tests.check.editor import R_NONE, Broken, Edit, Editor, edited, header, section_header
 
@@ -15,6 +16,7 @@ LID = ".klp.sym.button.lid_init_state,0"
 
 #: Names that Debian's kernels have, and the miniature kernel of these tests.
 HOMONYM, INIT, NOTRACE = "init_once", "start_kernel", "native_write_msr"
+INLINED = "orderly_poweroff"
 NAMESPACED, OF_A_MODULE = "crypto_cipher_setkey", "nft_register_chain_type"
 ALSO_SWAPINFO = frozenset({"KLP402"})
 
@@ -57,6 +59,26 @@ def _larger_module(e: Editor) -> None:
 def _plain(e: Editor) -> None:
     e.replace(".modinfo", b"livepatch=", b"livepatcx=")
     e.rename("klp_enable_patch", "si_meminfo")
+
+
+def _writable(e: Editor) -> None:
+    e.section(".text").sh_flags |= SHF.WRITE
+
+
+def _no_strings(data: bytes) -> bytes:
+    """The symbol table's sh_link is 0; the editor would write a sound one."""
+    number = ElfFile(data, "good.ko").symtab
+    assert number is not None
+    return section_header(number.index, sh_link=0)(data)
+
+
+def _no_entry(function: str) -> Edit:
+    def edit(e: Editor) -> None:
+        rows = e.rows(".rela.gnu.linkonce.this_module")
+        (number,) = np.flatnonzero(rows["r_sym"] == e.symbol(function)).tolist()
+        e.change_row(".rela.gnu.linkonce.this_module", number, r_type=R_NONE)
+
+    return edit
 
 
 def _crc(e: Editor) -> None:
@@ -135,6 +157,12 @@ def _position(number: int) -> Edit:
     return edit
 
 
+def _stray(e: Editor) -> None:
+    """A list in struct klp_object that does not begin as zeros."""
+    start = int(e.object.symbols[e.symbol("objects")]["st_value"])
+    e.poke(".data", start + 59, b".")
+
+
 def _old(text: str) -> Edit:
     return lambda e: e.point("functions_vmlinux", 0, text)
 
@@ -174,6 +202,7 @@ def _button(rule: str, edit: Edit, *also: str, not_tried: str = "", late: str = 
     return Broken(rule, "button", edited(edit), not_tried, frozenset(also), late)
 
 
+PERMANENT = "the module stays"
 CRASHES = "it would crash the kernel"
 
 BREAKS = (
@@ -189,6 +218,12 @@ BREAKS = (
     _meminfo("KLP109", _name_section(".gnu.linkonce.this_module", ".this_module"), "KLP501"),
     _meminfo("KLP111", _larger_module),
     Broken("KLP110", "meminfo", section_header(-1, sh_link=0), CRASHES),
+    Broken("KLP112", "meminfo", section_header(1, sh_name=1 << 20)),
+    Broken("KLP113", "meminfo", _no_strings),
+    _meminfo("KLP114", _name_section(".comment", ".modinfo")),
+    Broken("KLP115", "meminfo", lambda data: data[:4] + b"\1" + data[5:]),
+    _meminfo("KLP116", _no_entry("init_module")),
+    _meminfo("KLP117", _no_entry("cleanup_module"), not_tried=PERMANENT),
     _meminfo("KLP202", _info(b" preempt ", b" preempx ")),
     _meminfo("KLP203", _info(b"vermagic=", b"vermagix=")),
     _meminfo("KLP205", _info(b"livepatch=", b"livepatcx=")),
@@ -196,6 +231,8 @@ BREAKS = (
     _meminfo("KLP207", _info(b"license=GPL", b"license=XYZ"), "KLP301"),
     _meminfo("KLP208", _info(b"retpoline=", b"retpolinx=")),
     _meminfo("KLP209", _rename("si_meminfo", OF_A_MODULE), "KLP303"),
+    _meminfo("KLP211", _writable),
+    Broken("KLP212", "meminfo", lambda data: data + bytes(12) + b"~Module signature appended~\n"),
     _meminfo("KLP301", _rename("si_meminfo", "klpbuild_is_nowhere")),
     _meminfo("KLP302", _crc),
     _meminfo("KLP303", lambda e: e.replace("__versions", b"si_meminfo", b"si_memxnfo")),
@@ -238,7 +275,9 @@ BREAKS = (
     _meminfo("KLP510", _position(7)),
     _meminfo("KLP511", _old(NOTRACE)),
     Broken("KLP512", "meminfo", edited(_bad_entry), fresh=True),
+    _meminfo("KLP513", _stray, not_tried=CRASHES),
     _meminfo("KLP601", _no_orc),
     _button("KLP602", _no_callback, late="button again"),
+    _meminfo("KLP609", _old(INLINED)),
     _meminfo("KLP603", _old("__schedule"), "KLP508", "KLP511", not_tried=CRASHES),
 )  # fmt: skip

@@ -54,7 +54,7 @@ def _kernels(rule: Rule) -> str:
 
 def _predicted(rule: Rule) -> str:
     words = {Effect.REFUSED: "refused", Effect.LATE: "refused late", Effect.ACCEPTED: "loaded",
-             Effect.WARNED: "loaded"}[rule.effect]  # fmt: skip
+             Effect.WARNED: "loaded", Effect.UNFORESEEN: "unforeseen"}[rule.effect]  # fmt: skip
     said = [f"`{_code(w.text)}`" + _since(rule, w) for w in rule.says]
     return f"{words}: " + (", ".join(said) or "silent")
 

@@ -12,7 +12,16 @@ from klpbuild.check.kernelside import KernelSide
 from klpbuild.elf.constants import SHF, SHN_LIVEPATCH
 from klpbuild.kernel.tree import Kernel
 from klpbuild.symbols.write import SymbolSources, write_symbols
-from tests.check.breaks import HOMONYM, INIT, LID, NAMESPACED, NOTRACE, OF_A_MODULE, SWAPINFO
+from tests.check.breaks import (
+    HOMONYM,
+    INIT,
+    INLINED,
+    LID,
+    NAMESPACED,
+    NOTRACE,
+    OF_A_MODULE,
+    SWAPINFO,
+)
 from tests.check.editor import Editor
 from tests.symbols.inputs import compile_object, link_module, link_vmlinux
 
@@ -26,6 +35,8 @@ CONFIG_MODULE_FORCE_LOAD=y
 CONFIG_RETPOLINE=y
 CONFIG_UNWINDER_ORC=y
 CONFIG_KALLSYMS_ALL=y
+CONFIG_STRICT_MODULE_RWX=y
+CONFIG_MODULE_SIG=y
 """
 
 VMLINUX = f"""
@@ -33,20 +44,35 @@ int __attribute__((noinline)) si_swapinfo(void *i) {{ asm(""); return 0; }}
 int __attribute__((noinline)) si_meminfo(void *i) {{ asm(""); return 0; }}
 static int __attribute__((used, noinline)) {HOMONYM}(void) {{ return 1; }}
 int meminfo_proc_show(void *m) {{ return si_meminfo(m) + si_swapinfo(m) + {HOMONYM}(); }}
+int __attribute__((noinline)) reboot_work(int v) {{ asm(""); return v; }}
+int {INLINED}(int force) {{ return reboot_work(force) + 1; }}
+int hw_protection_shutdown(int force) {{ return {INLINED}(force) + 2; }}
 __attribute__((no_instrument_function)) int {NOTRACE}(void) {{ return 2; }}
 __attribute__((section(".init.text"))) int {INIT}(void) {{ return 3; }}
 void __fentry__(void) {{ }}
 """
 HOMONYMS = f"static int __attribute__((used, noinline)) {HOMONYM}(void) {{ return 4; }}"
 
-BUTTON = """
+STRUCT_MODULE = """
+struct module {
+    int state; void *list[2]; char name[56], rest[232];
+    int (*init)(void); char more[464]; void (*exit)(void); char last[104];
+} __this_module __attribute__((section(".gnu.linkonce.this_module"), used)) = {
+    .name = "%s", .init = init_module, .exit = cleanup_module
+};
+"""
+
+BUTTON = (
+    """
 static long __attribute__((used)) lid_init_state;
 int param_get_lid_init_state(char *buffer) { return lid_init_state; }
 static const char info[] __attribute__((section(".modinfo"), used)) =
-    "name=button\\0vermagic=%s";
-struct module { char bytes[896]; } __this_module
-    __attribute__((section(".gnu.linkonce.this_module"))) = { "" };
+    "name=button\\0vermagic=VERMAGIC";
+__attribute__((section(".init.text"))) int init_module(void) { return 0; }
+__attribute__((section(".exit.text"))) void cleanup_module(void) { }
 """
+    + STRUCT_MODULE % "button"
+)
 
 #: A name twice in a module, first in code that is freed: running, it has it once.
 TWIN = "twin"
@@ -69,8 +95,8 @@ struct version { unsigned long crc; char name[56]; };
 static const struct version versions[] __attribute__((section("__versions"), used)) = {
     %(versions)s
 };
-struct module { char bytes[896]; } __this_module
-    __attribute__((section(".gnu.linkonce.this_module"))) = { "" };
+int init_module(void); void cleanup_module(void);
+%(struct_module)s
 static const char orc[8] __attribute__((section(".orc_unwind"), used)) = { 1 };
 static const char orc_ip[8] __attribute__((section(".orc_unwind_ip"), used)) = { 1 };
 
@@ -113,7 +139,7 @@ static struct klp_object objects[] = {
 };
 """
 
-_FTRACE = ("-pg", "-mfentry", "-mrecord-mcount", "-O2", "-fno-toplevel-reorder")
+_FTRACE = ("-pg", "-mfentry", "-mrecord-mcount", "-O2", "-fno-toplevel-reorder", "-g")
 
 
 def crc_of(symbol: str) -> int:
@@ -127,7 +153,9 @@ def make_kernel(directory: Path) -> KernelSide:
     second = compile_object(directory, "other.c", HOMONYMS, *_FTRACE)
     vmlinux = link_vmlinux(directory, first, second)
     init = compile_object(directory, "button-init.c", BUTTON_INIT, *_FTRACE)
-    button = compile_object(directory, "button.c", BUTTON % VERMAGIC + BUTTON_TWIN, *_FTRACE)
+    button = compile_object(
+        directory, "button.c", BUTTON.replace("VERMAGIC", VERMAGIC) + BUTTON_TWIN, *_FTRACE
+    )
     button = link_module(directory, "button.ko", init, button)
     lines = [f"{crc_of(n):#010x}\t{n}\tvmlinux\tEXPORT_SYMBOL_GPL\t" for n in EXPORTS]
     lines.append(f"{crc_of(NAMESPACED):#010x}\t{NAMESPACED}\tvmlinux\tEXPORT_SYMBOL_GPL\tSECRET")
@@ -163,6 +191,7 @@ def make_from(directory: Path, name: str, code: str, symbols: dict[str, str], ga
     versions = ", ".join(f'{{ {crc_of(n)}, "{n}" }}' for n in imports)
     source = LIVEPATCH % {
         "name": f"livepatch_{name}",
+        "struct_module": STRUCT_MODULE % f"livepatch_{name}",
         "vermagic": VERMAGIC,
         "versions": versions,
         "code": code,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from klpbuild.check.catalogue.words import DAMAGED, REBUILD, says
-from klpbuild.check.rule import Effect, Needs, Rule, Wording
+from klpbuild.check.rule import Effect, Needs, Rule, Severity, Wording
 
 # fmt: off
 NOT_ELF = Rule(
     "KLP101", "not an ELF file",
     "elf_validity_check() of the module loader wants ELF's magic number.",
     "Name a .ko file; decompress a .ko.xz, .ko.zst or .ko.gz first.",
-    says("Invalid ELF header magic: != \x7fELF"),
+    says("{said}"),
 )
 NOT_RELOCATABLE = Rule(
     "KLP102", "not a relocatable object", "The module loader links e_type ET_REL only.", REBUILD,
@@ -24,7 +24,7 @@ WRONG_MACHINE = Rule(
 SECTION_HEADERS = Rule(
     "KLP104", "section headers are missing or have a wrong size",
     "e_shoff, e_shnum and e_shentsize must describe a table inside of the file.", REBUILD,
-    says("Invalid ELF section header"),
+    says("Invalid ELF section header {said}"),
 )
 SECTION_NAMES = Rule(
     "KLP105", "no usable table of section names",
@@ -45,18 +45,17 @@ NO_SYMBOLS = Rule(
     DAMAGED, says("{module}: module has no symbols (stripped?)"),
 )
 NO_THIS_MODULE = Rule(
-    "KLP109", "not a module: it has no .gnu.linkonce.this_module",
+    "KLP109", "not a module: it has no .gnu.linkonce.this_module to be loaded",
     "modpost adds struct module to what is linked to a .ko file.",
     "Link the objects with kbuild; `klpbuild build` does.",
     (Wording("{module}: No module found in object"),
-     Wording("module {module}: Exactly one .gnu.linkonce.this_module section must exist.",
-     (6, 4)),
+     Wording("module {module}: {said}", (6, 4)),
      ),
 )
 BROKEN = Rule(
     "KLP110", "a table names what is not there",
     "The kernel does not check this, and reads or writes memory of others.", REBUILD,
-    effect=Effect.ACCEPTED,
+    effect=Effect.UNFORESEEN,
 )
 MODULE_SIZE = Rule(
     "KLP111", "struct module has another size",
@@ -66,5 +65,34 @@ MODULE_SIZE = Rule(
      " struct module size at run time"
      ),
     needs=Needs.SYMBOLS, since=(6, 4),
+)
+SECTION_NAME = Rule(
+    "KLP112", "a section's name is not in the table of section names",
+    "Each sh_name must lie in the table that e_shstrndx names.", REBUILD,
+    says("Invalid ELF section name in module (section {section} type {type})"),
+)
+NO_STRINGS = Rule(
+    "KLP113", "the symbol table has no names",
+    "Its sh_link must be the section of a table of strings.", REBUILD, says("{said}"),
+)
+TWO_MODINFO = Rule(
+    "KLP114", "has two sections .modinfo", "The module loader reads one only.",
+    "Link the objects with kbuild, whose linker script joins them.",
+    says("Only one .modinfo section must exist."), since=(6, 12),
+)
+IDENTITY = Rule(
+    "KLP115", "another ELF class or byte order than its machine's",
+    "The kernel does not look at e_ident; depmod, modprobe and other programs refuse the file.",
+    REBUILD, severity=Severity.WARNING, effect=Effect.ACCEPTED,
+)
+DAMAGED_MODULE = Rule(
+    "KLP116", "struct module is not as modpost made it",
+    "The kernel calls what stands at the offsets of `init` and `exit`, and relies on zeros.",
+    "Link the objects with kbuild; strip and objcopy must not touch the module.",
+    effect=Effect.UNFORESEEN,
+)
+NO_EXIT = Rule(
+    "KLP117", "has no cleanup_module()", "A module without `exit` stays until the next boot.",
+    "Write module_exit().", severity=Severity.WARNING, effect=Effect.ACCEPTED,
 )
 # fmt: on

@@ -64,6 +64,20 @@ HARD_DEPENDENCY = Rule(
     "Refer to its symbols by livepatch relocations.", severity=Severity.NOTE,
     effect=Effect.ACCEPTED, needs=Needs.HEADERS,
 )
+WRITABLE_CODE = Rule(
+    "KLP211", "a section is writable and executable",
+    "module_enforce_rwx_sections() refuses one, loaded or not, with CONFIG_STRICT_MODULE_RWX.",
+    "Give code and data sections of their own.",
+    says("{module}: section {section} (index {index}) has invalid WRITE|EXEC flags"),
+    since=(5, 8),
+)
+BAD_SIGNATURE = Rule(
+    "KLP212", "its signature is not one",
+    "mod_check_sig() reads what stands before '~Module signature appended~'; what it cannot read"
+    " is refused even where signatures are not wanted.",
+    "Sign the module again with scripts/sign-file.", says("{said}"), needs=Needs.HEADERS,
+)
+
 UNKNOWN_SYMBOL = Rule(
     "KLP301", "needs a symbol that nobody exports",
     "simplify_symbols() resolves undefined symbols among exported ones only.",

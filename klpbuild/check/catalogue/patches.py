@@ -77,6 +77,13 @@ BAD_ENTRY = Rule(
     "ftrace_bug(): ftrace shuts down for the whole system, and with it every livepatch.", DAMAGED,
     says("ftrace failed to modify"),
 )
+STRAY = Rule(
+    "KLP513", "a table has something where the kernel keeps its own",
+    "The kernel takes struct klp_patch, klp_object and klp_func as they are: lists, kobjects and"
+    " counters must begin as zeros, and pointers be whole.",
+    "Set the fields that the kernel's livepatch document names, and no others.",
+    effect=Effect.UNFORESEEN,
+)
 NO_ORC = Rule(
     "KLP601", "has code without unwind tables",
     "With CONFIG_UNWINDER_ORC a task in such code cannot be unwound reliably: transitions stall.",
@@ -106,6 +113,12 @@ ELSEWHERE = Rule(
     "Old and new instruction are the same, and so is the symbol's name, but not its address.",
     "Write the position of the symbol that the shipped function uses.", effect=Effect.ACCEPTED,
     needs=Needs.CODE,
+)
+INLINED = Rule(
+    "KLP609", "a patched function is inlined into others, which are not patched",
+    "The compiler put copies of it into other functions; ftrace redirects its entry alone.",
+    "Patch these functions, too: {callers}.", severity=Severity.WARNING, effect=Effect.ACCEPTED,
+    needs=Needs.SYMBOLS,
 )
 ORDER = Rule(
     "KLP606", "livepatches stacked in an order that nobody tested",

@@ -1,0 +1,185 @@
+"""Shipped copies of patched functions inside of others, which a livepatch does not replace.
+
+Debug information has them as DW_TAG_inlined_subroutine (DWARF 5, section 3.3.8).  Without
+link-time optimisation a function is inlined in its own compile unit only, so one unit is
+read for each function; a header's inline functions have no entry and cannot be patched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.check import catalogue
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.subject import Subject
+from klpbuild.check.tables import Patched, PatchedFunction
+from klpbuild.elf.dwarf import Dwarf, Entry, Unit
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.names import VMLINUX
+from klpbuild.symbols.database import Candidate
+
+_SUBPROGRAM, _INLINED = 0x2E, 0x1D
+_NAME, _LOW_PC, _ORIGIN, _SPECIFICATION, _RANGES = 0x03, 0x11, 0x31, 0x47, 0x55
+_CALL_FILE, _CALL_LINE = 0x58, 0x59
+_WANTED = {
+    _SUBPROGRAM: frozenset({_NAME, _LOW_PC, _ORIGIN, _SPECIFICATION}),
+    _INLINED: frozenset({_ORIGIN, _LOW_PC, _RANGES, _CALL_FILE, _CALL_LINE}),
+}
+#: So many callers are named in a finding.
+_NAMED_MAX = 8
+_NO_DEBUG = "the kernel's debug information is not at hand"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of a function inside of another one.
+
+    :ivar holder: the function that it is in.
+    :ivar address: of that function; None when it has several parts.
+    :ivar call: ``file:line`` of the call that it stands for.
+    """
+
+    holder: str
+    address: int | None
+    call: str
+
+
+def copies(unit: Unit, name: str, address: int) -> tuple[Copy, ...]:
+    """The copies of a function in its compile unit, each call in each holder once.
+
+    :param address: of the function, as the unit has it.
+    :raises KlpError: when the unit is broken.
+    """
+    entries = list(unit.entries(_WANTED))
+    functions = {e.offset: e for e in entries if e.tag == _SUBPROGRAM}
+    found = [e for e in functions.values() if e.values.get(_LOW_PC) == address]
+    found = found or [e for e in functions.values() if e.values.get(_NAME) == name.split(".")[0]]
+    roots = {_root(e, functions) for e in found}
+    files = unit.file_names()
+    copied: dict[Copy, None] = {}
+    holder: Entry | None = None
+    for entry in entries:
+        if entry.tag == _SUBPROGRAM:
+            if holder is None or entry.depth <= holder.depth:  # others are declared inside of it
+                holder = entry
+        elif holder is not None and _has_code(entry) and entry.values.get(_ORIGIN) in roots:
+            root = functions.get(_root(holder, functions), holder)
+            start = holder.values.get(_LOW_PC)
+            called = str(root.values.get(_NAME, "?"))
+            copy = Copy(called, start if isinstance(start, int) else None, _call(entry, files))
+            if root.offset not in roots:
+                copied[copy] = None
+    return tuple(copied)
+
+
+def _root(entry: Entry, functions: dict[int, Entry]) -> int:
+    """The entry that an out-of-line copy or a definition refers to."""
+    for _ in range(4):
+        origin = entry.values.get(_ORIGIN, entry.values.get(_SPECIFICATION))
+        if not isinstance(origin, int) or origin not in functions:
+            break
+        entry = functions[origin]
+    return entry.offset
+
+
+def _has_code(entry: Entry) -> bool:
+    return _LOW_PC in entry.values or _RANGES in entry.values
+
+
+def _call(entry: Entry, files: tuple[str, ...]) -> str:
+    number, line = entry.values.get(_CALL_FILE, -1), entry.values.get(_CALL_LINE, 0)
+    known = isinstance(number, int) and 0 <= number < len(files)
+    return f"{files[int(number)] if known else '?'}:{line}"
+
+
+def check_inlined(subject: Subject) -> None:
+    """Find the copies of each patched function in functions that are not patched, too."""
+    if not subject.applies(catalogue.INLINED) or not subject.patched or not subject.kernel:
+        return
+    for patched in subject.patched:
+        if patched.object not in (VMLINUX, *subject.kernel.modules):
+            continue
+        if not patched.functions:
+            continue
+        try:
+            dwarf = _debug_information(subject.kernel, patched.object)
+        except KlpError as error:
+            subject.not_checked(catalogue.INLINED, error.problems[0].what, patched.object)
+            continue
+        for function in patched.functions:
+            if ".part." not in function.old:  # the rest of it is where it was inlined
+                _check_function(subject, subject.kernel, dwarf, patched, function)
+
+
+def _debug_information(kernel: KernelSide, owner: str) -> Dwarf:
+    """:raises KlpError: when it is not at hand or cannot be read."""
+    for path in _debug_files(kernel, owner):
+        elf = ElfFile.read(path)
+        if elf.section(".debug_info") is not None:
+            return Dwarf(elf)
+    raise KlpError(_NO_DEBUG, where=owner)
+
+
+def _debug_files(kernel: KernelSide, owner: str) -> list[Path]:
+    if owner == VMLINUX:
+        return [kernel.kernel.vmlinux] if kernel.kernel.vmlinux else []
+    path, directory = kernel.modules[owner], kernel.kernel.debug_modules
+    if directory is None or "kernel" not in path.parts:
+        return [path]
+    parts = path.parts
+    place = len(parts) - 1 - parts[::-1].index("kernel")
+    separate = directory.joinpath(*parts[place:])
+    return [separate, path] if separate.is_file() else [path]
+
+
+def _check_function(
+    subject: Subject, kernel: KernelSide, dwarf: Dwarf, patched: Patched, function: PatchedFunction
+) -> None:
+    found = _candidate(kernel, patched.object, function)
+    if found is None or found.address is None:
+        return
+    where = f"{patched.object}:{function.old}"
+    section = dwarf.elf.section(found.section) if patched.object != VMLINUX else None
+    try:
+        unit = dwarf.unit_at(found.address, section.index if section else 0)
+        if unit is None:
+            why = "its debug information is not at hand"
+            subject.not_checked(catalogue.INLINED, why, where)
+            return
+        every = copies(unit, function.old, found.address)
+    except KlpError as error:
+        subject.not_checked(catalogue.INLINED, error.problems[0].what, where)
+        return
+    left = [c for c in every if not _replaced(kernel, patched, c)]
+    if left:
+        callers = list(dict.fromkeys(f"{c.holder}() ({c.call})" for c in left))
+        more = len(callers) - _NAMED_MAX
+        listed = ", ".join(callers[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+        names = ", ".join(dict.fromkeys(c.holder for c in left))
+        what = f"{function.old}() is inlined into {listed}, where the old code stays"
+        subject.find(catalogue.INLINED, what, where, callers=names)
+
+
+def _candidate(kernel: KernelSide, owner: str, function: PatchedFunction) -> Candidate | None:
+    if kernel.database is None or owner not in kernel.database.objects:
+        return None
+    found = kernel.database.in_object(owner, function.old)
+    number = max(function.sympos - 1, 0)
+    return found[number] if number < len(found) else None
+
+
+def _replaced(kernel: KernelSide, patched: Patched, copy: Copy) -> bool:
+    """Whether the livepatch replaces the holder of a copy, or nobody runs it after boot."""
+    for function in patched.functions or ():
+        if function.old.split(".")[0] != copy.holder:
+            continue
+        found = _candidate(kernel, patched.object, function)
+        if copy.address is None or (found is not None and found.address == copy.address):
+            return True
+    if kernel.database is None:
+        return False
+    same = kernel.database.in_object(patched.object, copy.holder)
+    here = [c for c in same if copy.address is None or c.address == copy.address]
+    return bool(here) and all(c.init for c in here)

@@ -1,0 +1,389 @@
+"""Read single compile units of DWARF 4 and 5: a kernel's debug information has 160 MB, a
+unit's 60 KB.
+
+`.debug_aranges` (DWARF 5, section 6.1.2) leads from an address to its unit; of a unit's
+entries only those attributes are decoded that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from struct import unpack_from
+
+import numpy as np
+
+from klpbuild.elf.constants import ET
+from klpbuild.elf.reader import ElfFile, Section
+from klpbuild.elf.tables import string_at
+from klpbuild.errors import KlpError
+
+#: Sizes of forms in bytes (DWARF 5, section 7.5.6), for 8-byte addresses and 4-byte offsets.
+_SIZES = {
+    0x01: 8, 0x05: 2, 0x06: 4, 0x07: 8, 0x0B: 1, 0x0C: 1, 0x0E: 4, 0x10: 4, 0x11: 1, 0x12: 2,
+    0x13: 4, 0x14: 8, 0x17: 4, 0x19: 0, 0x1D: 4, 0x1E: 16, 0x1F: 4, 0x20: 8, 0x21: 0, 0x24: 8,
+    0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4, 0x29: 1, 0x2A: 2, 0x2B: 3, 0x2C: 4,
+}  # fmt: skip
+_STRING, _STRP, _LINE_STRP, _IMPLICIT = 0x08, 0x0E, 0x1F, 0x21
+_NUMBERS = frozenset({0x0D, 0x0F, 0x15, 0x1A, 0x1B, 0x22, 0x23})  # (s|u)data and indexes
+_BLOCKS = {0x0A: 1, 0x03: 2, 0x04: 4}
+_LENGTHS = frozenset({0x09, 0x18})  # block, exprloc
+_SDATA = 0x0D
+_DIRECTORY, _PATH = 2, 1  # DW_LNCT_directory_index, DW_LNCT_path
+_SHF_COMPRESSED = 0x800
+_STMT_LIST = 0x10
+
+#: A form and, for DW_FORM_implicit_const, its value.
+Form = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Abbreviation:
+    """What entries of one code have: tag, whether they have children, attribute to form."""
+
+    tag: int
+    children: bool
+    forms: tuple[tuple[int, Form], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A debugging information entry.
+
+    :ivar offset: in ``.debug_info``, by which others refer to it.
+    :ivar depth: 0 for the unit itself.
+    :ivar values: attribute to number (references as offsets in ``.debug_info``) or text.
+    """
+
+    offset: int
+    tag: int
+    depth: int
+    values: dict[int, int | str]
+
+
+class Dwarf:
+    """The debug information of a file."""
+
+    def __init__(self, elf: ElfFile) -> None:
+        """:raises KlpError: when it has none that can be read."""
+        self.elf = elf
+        if not self._has(".debug_info") or not self._has(".debug_abbrev"):
+            raise KlpError("has no debug information", where=elf.name)
+
+    def _has(self, name: str) -> bool:
+        section = self.elf.section(name)
+        if section is not None and section.sh_flags & _SHF_COMPRESSED:
+            raise KlpError("has compressed debug information", where=self.elf.name)
+        return section is not None and section.sh_size > 0
+
+    def _data(self, name: str) -> memoryview:
+        """A section, relocated: ld leaves that to the reader of a relocatable file."""
+        section = self.elf.section(name) if self._has(name) else None
+        if section is None:
+            return memoryview(b"")
+        if self.elf.e_type != ET.REL:
+            return self.elf.contents(section)
+        return memoryview(_relocated(self.elf, section))
+
+    @cached_property
+    def _info(self) -> memoryview:
+        return self._data(".debug_info")
+
+    @cached_property
+    def _strings(self) -> dict[int, bytes | memoryview]:
+        return {_STRP: self._data(".debug_str"), _LINE_STRP: self._data(".debug_line_str")}
+
+    def unit_at(self, address: int, section: int = 0) -> Unit | None:
+        """The compile unit whose code has an address; None when none has.
+
+        :param section: in a relocatable file the section that `address` counts from.
+        :raises KlpError: when ``.debug_aranges`` is missing or broken.
+        """
+        if not self._has(".debug_aranges"):
+            raise KlpError("has no table of addresses (.debug_aranges)", where=self.elf.name)
+        for start, length, unit, place in self._ranges:
+            if start <= address < start + length and place == section:
+                return Unit(self, unit)
+        return None
+
+    @cached_property
+    def _ranges(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Address, length, offset of the unit and the section of each range of code."""
+        data = self._data(".debug_aranges")
+        places = self._range_sections
+        found: list[tuple[int, int, int, int]] = []
+        at = 0
+        while at + 12 <= len(data):
+            length, _, unit = unpack_from("<IHI", data, at)
+            end = min(at + 4 + length, len(data))
+            at += 16  # two sizes and the padding to a pair of addresses
+            pairs = np.frombuffer(data[at : at + (end - at) // 16 * 16], "<u8").reshape(-1, 2)
+            for number, (start, size) in enumerate(pairs.tolist()):
+                if size:
+                    found.append((start, size, unit, places.get(at + 16 * number, 0)))
+            at = end
+        return tuple(found)
+
+    @cached_property
+    def _range_sections(self) -> dict[int, int]:
+        """In a relocatable file the section of each address, by its offset in the table."""
+        found: dict[int, int] = {}
+        if self.elf.e_type == ET.REL:
+            for relocations in self.elf.relocation_sections:
+                if self.elf.sections[relocations.sh_info].name == ".debug_aranges":
+                    for offset, _, symbol, _ in self.elf.relocations(relocations).tolist():
+                        found[offset] = self.elf.symbol(symbol).st_shndx
+        return found
+
+    def text(self, form: int, offset: int) -> str:
+        """A text of a table of texts."""
+        table = self._strings[form]
+        end = min(offset + 4096, len(table))
+        return string_at(bytes(table[offset:end]), 0)
+
+    def abbreviations(self, offset: int) -> dict[int, Abbreviation]:
+        """A unit's abbreviations by their codes."""
+        data = self._data(".debug_abbrev") if self.elf.e_type == ET.REL else self._abbrev
+        found: dict[int, Abbreviation] = {}
+        at = offset
+        while True:
+            code, at = _uleb(data, at)
+            if not code:
+                return found
+            tag, at = _uleb(data, at)
+            children, at = bool(data[at]), at + 1
+            forms: list[tuple[int, Form]] = []
+            while True:
+                attribute, at = _uleb(data, at)
+                form, at = _uleb(data, at)
+                value = 0
+                if form == _IMPLICIT:
+                    value, at = _sleb(data, at)
+                if not attribute:
+                    break
+                forms.append((attribute, (form, value)))
+            found[code] = Abbreviation(tag, children, tuple(forms))
+
+    @cached_property
+    def _abbrev(self) -> memoryview:
+        return self._data(".debug_abbrev")
+
+    @cached_property
+    def lines(self) -> memoryview:
+        """``.debug_line``."""
+        return self._data(".debug_line")
+
+
+class Unit:
+    """A compile unit.
+
+    :ivar offset: where it begins in ``.debug_info``.
+    """
+
+    def __init__(self, dwarf: Dwarf, offset: int) -> None:
+        """:raises KlpError: when it is not DWARF 4 or 5, or is broken."""
+        self._dwarf, self.offset = dwarf, offset
+        data = dwarf._info
+        try:
+            length, self._version = unpack_from("<IH", data, offset)
+            if self._version == 5:
+                _, width, abbreviations = unpack_from("<BBI", data, offset + 6)
+                self._first = offset + 12
+            else:
+                abbreviations, width = unpack_from("<IB", data, offset + 6)
+                self._first = offset + 11
+            if self._version not in (4, 5) or width != 8 or length >= 0xFFFFFFF0:
+                raise self._broken(f"has debug information of DWARF {self._version}")
+            self._abbreviations = dwarf.abbreviations(abbreviations)
+        except (IndexError, ValueError, OverflowError, KeyError) as error:
+            raise self._broken("has broken debug information") from error
+        self._end = min(offset + 4 + length, len(data))
+
+    def _broken(self, what: str) -> KlpError:
+        return KlpError(what, where=self._dwarf.elf.name)
+
+    def entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
+        """All entries of the unit in order, with what is asked for.
+
+        :param wanted: tag to its attributes; entries of other tags are passed over.
+        :raises KlpError: when the unit is broken.
+        """
+        try:
+            yield from self._entries(wanted)
+        except (IndexError, ValueError, KeyError, OverflowError) as error:
+            raise self._broken("has broken debug information") from error
+
+    def _entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
+        data, at, depth = self._dwarf._info, self._first, 0
+        plans = {
+            code: _plan(each, wanted.get(each.tag, frozenset()))
+            for code, each in self._abbreviations.items()
+        }
+        while at < self._end:
+            start = at
+            code = data[at]
+            at += 1
+            if code > 0x7F:
+                code, at = _uleb(data, start)
+            if not code:
+                depth -= 1
+                continue
+            abbreviation = self._abbreviations[code]
+            values: dict[int, int | str] = {}
+            for skip, attribute, form in plans[code]:
+                at += skip
+                if form is not None:
+                    value, at = self._value(data, at, form)
+                    if attribute:
+                        values[attribute] = value
+            if abbreviation.tag in wanted:
+                yield Entry(start, abbreviation.tag, depth, values)
+            depth += abbreviation.children
+
+    def _value(self, data: memoryview, at: int, form: Form) -> tuple[int | str, int]:
+        kind, implicit = form
+        if kind in (_STRP, _LINE_STRP):
+            (offset,) = unpack_from("<I", data, at)
+            return self._dwarf.text(kind, offset), at + 4
+        if kind in _SIZES:
+            if kind == _IMPLICIT:
+                return implicit, at
+            size = _SIZES[kind]
+            number = int.from_bytes(data[at : at + size], "little") if size else 1
+            if 0x11 <= kind <= 0x14:
+                number += self.offset
+            return number, at + size
+        if kind in _NUMBERS:
+            return _sleb(data, at) if kind == _SDATA else _uleb(data, at)
+        if kind == _STRING:
+            end = bytes(data[at : at + 4096]).index(0)
+            return string_at(bytes(data[at : at + end]), 0), at + end + 1
+        if kind in _BLOCKS:
+            width = _BLOCKS[kind]
+            return 0, at + width + int.from_bytes(data[at : at + width], "little")
+        if kind in _LENGTHS:
+            length, at = _uleb(data, at)
+            return 0, at + length
+        raise ValueError(f"form {kind:#x}")
+
+    def file_names(self) -> tuple[str, ...]:
+        """The files that DW_AT_call_file numbers; empty when their table cannot be read."""
+        try:
+            unit = next(self._entries({0x11: frozenset({_STMT_LIST})}))
+            start = unit.values.get(_STMT_LIST)
+            return self._files(start) if isinstance(start, int) else ()
+        except (IndexError, ValueError, KeyError, OverflowError, StopIteration):
+            return ()
+
+    def _files(self, start: int) -> tuple[str, ...]:
+        data = self._dwarf.lines
+        _, version = unpack_from("<IH", data, start)
+        if version == 4:
+            return self._old_files(data, start)
+        at = start + 12 + 6  # lengths, version, sizes; five bytes and opcode_base
+        opcodes = data[at - 1]
+        at += opcodes - 1
+        directories, at = self._names(data, at)
+        files, _ = self._names(data, at)
+        return tuple(_joined([name for name, _ in directories], *each) for each in files)
+
+    def _names(self, data: memoryview, at: int) -> tuple[list[tuple[str, int]], int]:
+        """A table of names with their directories (DWARF 5, section 6.2.4.1)."""
+        count, at = data[at], at + 1
+        formats: list[tuple[int, int]] = []
+        for _ in range(count):
+            content, at = _uleb(data, at)
+            form, at = _uleb(data, at)
+            formats.append((content, form))
+        number, at = _uleb(data, at)
+        found: list[tuple[str, int]] = []
+        for _ in range(min(number, len(data))):
+            name, directory = "", 0
+            for content, form in formats:
+                value, at = self._value(data, at, (form, 0))
+                if content == _PATH:
+                    name = str(value)
+                elif content == _DIRECTORY:
+                    directory = int(value)
+            found.append((name, directory))
+        return found, at
+
+    def _old_files(self, data: memoryview, start: int) -> tuple[str, ...]:
+        """As DWARF 4 has them: numbered from 1, directory 0 is the compiler's."""
+        at = start + 10 + 6
+        at += data[at - 1] - 1
+        directories = [""]
+        while data[at]:
+            name, at = self._value(data, at, (_STRING, 0))
+            directories.append(str(name))
+        at += 1
+        files = [""]
+        while data[at]:
+            name, at = self._value(data, at, (_STRING, 0))
+            directory, at = _uleb(data, at)
+            _, at = _uleb(data, at)
+            _, at = _uleb(data, at)
+            files.append(_joined(directories, str(name), directory))
+        return tuple(files)
+
+
+def _joined(directories: list[str], name: str, directory: int) -> str:
+    if name.startswith("/") or not directory or directory >= len(directories):
+        return name
+    return f"{directories[directory]}/{name}"
+
+
+_Plan = tuple[tuple[int, int, Form | None], ...]
+
+
+def _plan(abbreviation: Abbreviation, wanted: frozenset[int]) -> _Plan:
+    """How to step through an entry: bytes to skip, then an attribute to keep or pass over."""
+    steps: list[tuple[int, int, Form | None]] = []
+    skip = 0
+    for attribute, form in abbreviation.forms:
+        if attribute not in wanted and form[0] in _SIZES:
+            skip += _SIZES[form[0]]
+        else:
+            steps.append((skip, attribute if attribute in wanted else 0, form))
+            skip = 0
+    return (*steps, (skip, 0, None))
+
+
+def _uleb(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _sleb(data: memoryview, at: int) -> tuple[int, int]:
+    start = at
+    value, at = _uleb(data, at)
+    bits = 7 * (at - start)
+    return value - (1 << bits) if value >> (bits - 1) else value, at
+
+
+def _relocated(elf: ElfFile, section: Section) -> bytes:
+    """A debug section of a relocatable file: absolute relocations of 4 and 8 bytes."""
+    data = bytearray(elf.contents(section))
+    for relocations in elf.relocation_sections:
+        if relocations.sh_info != section.index:
+            continue
+        rows = elf.relocations(relocations)
+        values = elf.symbols["st_value"][rows["r_sym"]].astype(np.int64) + rows["r_addend"]
+        for offset, kind, value in zip(
+            rows["r_offset"].tolist(), rows["r_type"].tolist(), values.tolist(), strict=True
+        ):
+            width = _WIDTHS.get((elf.e_machine, kind))
+            if width and offset + width <= len(data):
+                data[offset : offset + width] = (value % (1 << 64)).to_bytes(8, "little")[:width]
+    return bytes(data)
+
+
+#: e_machine and type of the absolute relocations to how many bytes they write.
+_WIDTHS = {(62, 1): 8, (62, 10): 4, (183, 257): 8, (183, 258): 4}
