@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from klpbuild.check import catalogue
-from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.kernelside import KernelSide, found_section
 from klpbuild.check.rule import Effect
 from klpbuild.check.structmodule import THIS_MODULE
 from klpbuild.check.subject import Subject
@@ -11,6 +11,8 @@ from klpbuild.elf.constants import SHF, SHN_UNDEF, SHT
 
 ENABLE = "klp_enable_patch"
 
+#: All modules together have no more room (MODULES_LEN of x86).
+_SPACE = 1 << 30
 #: kernel/module/main.c, license_is_gpl_compatible (include/linux/license.h).
 _GPL = (
     "GPL",
@@ -29,11 +31,24 @@ def is_gpl(subject: Subject) -> bool:
     return subject.info.get("license", ["unspecified"])[0] in _GPL
 
 
+def is_livepatch(subject: Subject) -> bool:
+    """Whether the module says so, or acts as one."""
+    return "livepatch" in subject.info or ENABLE in undefined_names(subject)
+
+
+def undefined_names(subject: Subject) -> frozenset[str]:
+    """The names of the module's undefined symbols."""
+    elf = subject.elf
+    undefined = elf.symbols["st_shndx"] == SHN_UNDEF
+    return frozenset(elf.symbol_name(n) for n in undefined.nonzero()[0].tolist())
+
+
 def check_information(subject: Subject) -> None:
     """Check everything that the module says of itself."""
     elf, info = subject.elf, subject.info
     size = elf.section(THIS_MODULE)
     _check_flags(subject)
+    _check_layout(subject)
     _check_livepatch(subject)
     if subject.kernel is None:
         return
@@ -58,10 +73,22 @@ def _check_flags(subject: Subject) -> None:
             subject.find(rule, what, section.name, section=section.name, index=index)
 
 
+def _check_layout(subject: Subject) -> None:
+    """As module_get_offset() of kernel/module/main.c adds up sizes and alignments."""
+    for section in subject.elf.sections:
+        align = section.sh_addralign
+        if not section.sh_flags & SHF.ALLOC:
+            continue
+        if align & (align - 1) or align > _SPACE:
+            what = f"section {section.name} has an alignment of {align:#x}"
+            subject.find(catalogue.BROKEN, what, section.name)
+        if section.sh_size > _SPACE:
+            what = f"section {section.name} has {section.sh_size:,} bytes"
+            subject.find(catalogue.BROKEN, what, section.name)
+
+
 def _check_livepatch(subject: Subject) -> None:
-    elf, info = subject.elf, subject.info
-    undefined = elf.symbols["st_shndx"] == SHN_UNDEF
-    names = {elf.symbol_name(n) for n in undefined.nonzero()[0].tolist()}
+    info, names = subject.info, undefined_names(subject)
     if "livepatch" not in info:
         if ENABLE in names:
             subject.find(catalogue.NOT_MARKED, "has no modinfo 'livepatch'", ".modinfo")
@@ -108,7 +135,7 @@ def _has_code(subject: Subject) -> bool:
 def _check_vermagic(subject: Subject, kernel: KernelSide, found: str) -> None:
     """As same_magic() of kernel/module/version.c."""
     wanted = kernel.vermagic
-    versions = subject.elf.section("__versions")
+    versions = found_section(subject.elf, "__versions")
     with_crcs = kernel.config.enabled("MODVERSIONS") and versions is not None
     same = found == wanted
     if with_crcs:

@@ -54,9 +54,11 @@ def copies(unit: Unit, name: str, address: int) -> tuple[Copy, ...]:
     """
     entries = list(unit.entries(_WANTED))
     functions = {e.offset: e for e in entries if e.tag == _SUBPROGRAM}
-    found = [e for e in functions.values() if e.values.get(_LOW_PC) == address]
-    found = found or [e for e in functions.values() if e.values.get(_NAME) == name.split(".")[0]]
-    roots = {_root(e, functions) for e in found}
+    here = {_root(e, functions) for e in functions.values() if e.values.get(_LOW_PC) == address}
+    plain = name.split(".")[0]
+    named = {_root(e, functions) for e in functions.values() if e.values.get(_NAME) == plain}
+    # In a module's file addresses repeat; an alias has another name.
+    roots = here & named or named or here
     files = unit.file_names()
     copied: dict[Copy, None] = {}
     holder: Entry | None = None

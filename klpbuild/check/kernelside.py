@@ -6,8 +6,10 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from klpbuild.check.rule import Version
 from klpbuild.check.structmodule import EXIT, INIT, THIS_MODULE, places_in
-from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.constants import SHF
+from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
@@ -16,14 +18,26 @@ from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 
+#: elf_validity_cache_index_info() does not look at flags.
+_ANY_MODINFO = (6, 12)
 #: Nearly every module has both functions.
 _MODULES_READ = 20
 
 
-def modinfo(elf: ElfFile) -> dict[str, list[str]]:
-    """The tags of ``.modinfo``, each with its values in order."""
+def found_section(elf: ElfFile, name: str) -> Section | None:
+    """The section that find_sec() of the module loader finds: the first one with SHF_ALLOC."""
+    same = (s for s in elf.sections if s.name == name and s.sh_flags & SHF.ALLOC)
+    return next(same, None)
+
+
+def modinfo(elf: ElfFile, version: Version | None = None) -> dict[str, list[str]]:
+    """The tags of ``.modinfo``, each with its values in order.
+
+    :param version: of the kernel that reads it: old ones want the flag SHF_ALLOC.
+    """
     tags: dict[str, list[str]] = {}
-    section = elf.section(".modinfo")
+    old = version is not None and version < _ANY_MODINFO
+    section = found_section(elf, ".modinfo") if old else elf.section(".modinfo")
     if section is not None:
         for text in bytes(elf.contents(section)).split(b"\0"):
             tag, equals, value = text.decode(errors="replace").partition("=")

@@ -169,16 +169,20 @@ def _check_entries(subject: Subject) -> None:
     elf = subject.elf
     names = by_machine(elf.e_machine).entry_sections
     for section, target in subject.relocation_sections:
-        if target.name not in names:
+        if target.name not in names or is_livepatch_section(section):
             continue
         for row in elf.relocations(section).tolist():
             offset, kind, index, addend = row
             symbol = elf.symbol(index)
             at = symbol.st_shndx, symbol.st_value + addend
-            if kind == R_X86_64_64 and not (symbol.is_defined and _is_entry(subject, *at)):
+            entry = kind == R_X86_64_64 and symbol.is_defined and _is_entry(subject, *at)
+            if kind and not entry:
                 named = elf.sections[at[0]].name if symbol.is_defined else symbol.name
                 what = f"{target.name} names {named}+{at[1]:#x}, which does not call __fentry__"
-                subject.find(catalogue.BAD_ENTRY, what, place(target, offset))
+                # ftrace is dead from then on: functions that are there cannot be patched.
+                gates = {p.object for p in subject.patched or ()}
+                effect = Effect.LATE if gates and VMLINUX not in gates else Effect.REFUSED
+                subject.find(catalogue.BAD_ENTRY, what, place(target, offset), effect)
 
 
 def _is_entry(subject: Subject, section: int, offset: int) -> bool:

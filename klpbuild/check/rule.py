@@ -77,6 +77,7 @@ class Rule:
     :ivar says: the kernel's own words, oldest first; empty when it says nothing.
     :ivar since: the first kernel that has the rule.
     :ivar until: the first kernel that has it no more.
+    :ivar after: the identifier after which the kernel comes to it, if that is not its own.
     """
 
     identifier: str
@@ -89,6 +90,7 @@ class Rule:
     needs: Needs = Needs.MODULE
     since: Version = (4, 7)
     until: Version | None = None
+    after: str = ""
 
     def holds_for(self, version: Version | None) -> bool:
         """Whether a kernel has the rule; an unknown kernel (None) has them all."""
@@ -163,7 +165,8 @@ class Report:
     @property
     def refused(self) -> Finding | None:
         """Why the kernel would refuse the module: what it would meet first."""
-        return next((f for f in self.findings if f.effect is Effect.REFUSED), None)
+        refused = [f for f in self.findings if f.effect is Effect.REFUSED]
+        return min(refused, key=lambda f: f.rule.after or f.rule.identifier, default=None)
 
     @property
     def counts(self) -> dict[Severity, int]:

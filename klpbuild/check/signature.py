@@ -31,7 +31,10 @@ class Signature:
 
 
 def read_signature(data: bytes) -> Signature | None:
-    """The signature of a module file, None when there is none."""
+    """The signature of a module file, None when there is none.
+
+    Only PKCS#7 counts: with another kind a module is taken for an unsigned one.
+    """
     if not data.endswith(_MARKER) or len(data) <= len(_MARKER):
         return None
     end = len(data) - len(_MARKER)
@@ -41,8 +44,7 @@ def read_signature(data: bytes) -> Signature | None:
     if length >= end - _INFO.size:
         return Signature(end, f"its signature has {length:,} bytes, more than there are")
     if kind != _PKCS7:
-        says = "module: not signed with expected PKCS#7 message"
-        return Signature(end, f"its signature is of kind {kind}, not PKCS#7", says)
+        return None
     start = end - _INFO.size - length
     if any((algorithm, digest, signer, key, *data[end - 7 : end - 4])):
         says = "module: PKCS#7 signature info has unexpected non-zero params"

@@ -14,7 +14,7 @@ from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
 from klpbuild.check.signature import Signature
 from klpbuild.check.structmodule import THIS_MODULE, name_in
 from klpbuild.check.tables import Patched, Tables, read_tables
-from klpbuild.elf.constants import EM, SHF
+from klpbuild.elf.constants import EM, SHF, SHT
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.names import object_name
@@ -42,7 +42,7 @@ class Subject:
     @cached_property
     def info(self) -> dict[str, list[str]]:
         """The tags of ``.modinfo``."""
-        return modinfo(self.elf)
+        return modinfo(self.elf, self.version)
 
     @cached_property
     def name(self) -> str:
@@ -132,16 +132,21 @@ class Subject:
         )
 
     @cached_property
+    def references(self) -> dict[tuple[int, int], str]:
+        """Section and offset of each relocation of code to the name of its symbol."""
+        elf = self.elf
+        return {
+            (target.index, offset): elf.symbol_name(index)
+            for section, target in self.relocation_sections
+            if target.sh_flags & SHF.EXECINSTR
+            for offset, _, index, _ in elf.relocations(section).tolist()
+        }
+
+    @cached_property
     def entry_calls(self) -> frozenset[tuple[int, int]]:
         """Section and offset of each relocation that names the function entries call."""
         names = {a.entry_symbol for a in ARCHITECTURES if a.entry_symbol}
-        elf = self.elf
-        return frozenset(
-            (target.index, offset)
-            for section, target in self.relocation_sections
-            for offset, _, index, _ in elf.relocations(section).tolist()
-            if elf.symbol_name(index) in names
-        )
+        return frozenset(at for at, name in self.references.items() if name in names)
 
     def levels_unchecked(self) -> Iterator[Unchecked]:
         """The rules for which too little is at hand."""
@@ -160,13 +165,17 @@ def hint_for(rule: Rule, values: dict[str, object]) -> str:
     return rule.hint.format_map(_Values(values))
 
 
-#: The module loader takes SHF_ALLOC off these: rewrite_section_headers() and
-#: layout_and_allocate() of kernel/module/main.c.
 _SET_ASIDE = (".modinfo", "__versions", ".data..percpu")
 
 
 def is_relocated(section: Section) -> bool:
-    """Whether the module loader applies relocations to a section."""
+    """Whether the module loader applies relocations to a section.
+
+    It takes SHF_ALLOC off some (rewrite_section_headers(), layout_and_allocate()), and
+    gives it to the symbol table (layout_symtab()).
+    """
+    if section.sh_type == SHT.SYMTAB:
+        return True
     return bool(section.sh_flags & SHF.ALLOC) and section.name not in _SET_ASIDE
 
 

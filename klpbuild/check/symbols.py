@@ -8,7 +8,7 @@ import numpy as np
 
 from klpbuild.check import catalogue
 from klpbuild.check.information import ENABLE, is_gpl
-from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.kernelside import KernelSide, found_section
 from klpbuild.check.rule import Effect
 from klpbuild.check.subject import Subject
 from klpbuild.elf.constants import (
@@ -63,7 +63,7 @@ def versions_of(elf: ElfFile) -> dict[str, int] | None:
 
     With CONFIG_EXTENDED_MODVERSIONS (6.14) two sections hold those of long names too.
     """
-    section = elf.section("__versions")
+    section = found_section(elf, "__versions")
     crcs, names = elf.section("__version_ext_crcs"), elf.section("__version_ext_names")
     found: dict[str, int] = {}
     if crcs is not None and names is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from klpbuild.check import catalogue
+from klpbuild.check.information import is_livepatch
 from klpbuild.check.rule import Effect
 from klpbuild.check.structmodule import (
     EXIT,
@@ -31,7 +32,8 @@ def check_this_module(subject: Subject) -> None:
     for name in (INIT, EXIT):
         _check_entry(subject, entries, name, places.get(name))
     for entry in entries.values():
-        if entry.offset not in places.values() and not entry.names & {INIT, EXIT}:
+        known = entry.offset in places.values() if places else entry.names & {INIT, EXIT}
+        if not known:
             what = f"struct module has an address at {entry.offset:#x}, where none belongs"
             subject.find(catalogue.DAMAGED_MODULE, what, f"{THIS_MODULE}+{entry.offset:#x}")
 
@@ -53,7 +55,7 @@ def _check_entry(subject: Subject, entries: dict[int, Entry], name: str, place: 
         found = [entry for entry in entries.values() if name in entry.names]
     else:
         found = [entry for entry in entries.values() if abs(entry.offset - place) < _POINTER]
-    if not found:
+    if not found and is_livepatch(subject):
         rule = catalogue.NO_EXIT if name == EXIT else catalogue.DAMAGED_MODULE
         subject.find(rule, f"struct module has no {name}()", THIS_MODULE, Effect.ACCEPTED)
     for entry in found:

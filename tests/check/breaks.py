@@ -18,6 +18,7 @@ LID = ".klp.sym.button.lid_init_state,0"
 HOMONYM, INIT, NOTRACE = "init_once", "start_kernel", "native_write_msr"
 INLINED = "orderly_poweroff"
 NAMESPACED, OF_A_MODULE = "crypto_cipher_setkey", "nft_register_chain_type"
+DEPENDENCY = "nf_tables"
 ALSO_SWAPINFO = frozenset({"KLP402"})
 
 
@@ -65,6 +66,12 @@ def _writable(e: Editor) -> None:
     e.section(".text").sh_flags |= SHF.WRITE
 
 
+def _bad_signature(data: bytes) -> bytes:
+    """One that is longer than the file."""
+    information = bytes((0, 0, 2, 0, 0, 0, 0, 0, 0x7F, 0, 0, 0))
+    return data + information + b"~Module signature appended~\n"
+
+
 def _no_strings(data: bytes) -> bytes:
     """The symbol table's sh_link is 0; the editor would write a sound one."""
     number = ElfFile(data, "good.ko").symtab
@@ -86,6 +93,14 @@ def _crc(e: Editor) -> None:
     e.poke("__versions", at, b"\1\2\3\4")
 
 
+def _dependency(e: Editor) -> None:
+    """Without CRCs, for they differ between kernels."""
+    e.section("__versions").name = "__lost"
+    e.rename("si_meminfo", OF_A_MODULE)
+    information = e.section(".modinfo")
+    information.data = bytes(information.data).replace(b"depends=", b"depends=nf_tables")
+
+
 def _weak(e: Editor) -> None:
     _place("si_meminfo", st_info=STB.WEAK << 4)(e)
     e.rename("si_meminfo", "klpbuild_is_nowhere")
@@ -104,6 +119,11 @@ def _two_objects(e: Editor) -> None:
     funcs = int(e.rows(".rela.data.twice")["r_offset"].max())
     number = int(np.flatnonzero(e.rows(".rela.data.twice")["r_offset"] == funcs)[0])
     e.change_row(".rela.data.twice", number, r_sym=empty, r_addend=0)
+
+
+def _far_place(e: Editor) -> None:
+    """A relocation far behind the section that it changes."""
+    e.change_row(VMLINUX_SECTION, 0, r_offset=1 << 40)
 
 
 def _nonzero(e: Editor) -> None:
@@ -157,6 +177,15 @@ def _position(number: int) -> Edit:
     return edit
 
 
+def _inside(e: Editor) -> None:
+    """Nobody calls the function in the test, so nothing happens."""
+    e.change_row(VMLINUX_SECTION, 0, r_addend=1)
+
+
+def _no_return(e: Editor) -> None:
+    e.change_row(".rela.return_sites", 0, r_addend=1)
+
+
 def _stray(e: Editor) -> None:
     """A list in struct klp_object that does not begin as zeros."""
     start = int(e.object.symbols[e.symbol("objects")]["st_value"])
@@ -198,13 +227,11 @@ def _meminfo(rule: str, edit: Edit, *also: str, not_tried: str = "") -> Broken:
     return Broken(rule, "meminfo", edited(edit), not_tried, frozenset(also))
 
 
-def _button(rule: str, edit: Edit, *also: str, not_tried: str = "", late: str = "") -> Broken:
-    return Broken(rule, "button", edited(edit), not_tried, frozenset(also), late)
+def _button(rule: str, edit: Edit, *also: str, late: str = "") -> Broken:
+    return Broken(rule, "button", edited(edit), "", frozenset(also), late)
 
 
 PERMANENT = "the module stays"
-CRASHES = "it would crash the kernel"
-
 BREAKS = (
     Broken("KLP101", "meminfo", lambda data: b"\x7fELG" + data[4:]),
     Broken("KLP102", "meminfo", header(e_type=2)),
@@ -217,7 +244,7 @@ BREAKS = (
            also=frozenset({"KLP110", "KLP501"})),
     _meminfo("KLP109", _name_section(".gnu.linkonce.this_module", ".this_module"), "KLP501"),
     _meminfo("KLP111", _larger_module),
-    Broken("KLP110", "meminfo", section_header(-1, sh_link=0), CRASHES),
+    Broken("KLP110", "meminfo", edited(_far_place), dies="BUG: unable to handle page fault"),
     Broken("KLP112", "meminfo", section_header(1, sh_name=1 << 20)),
     Broken("KLP113", "meminfo", _no_strings),
     _meminfo("KLP114", _name_section(".comment", ".modinfo")),
@@ -232,7 +259,9 @@ BREAKS = (
     _meminfo("KLP208", _info(b"retpoline=", b"retpolinx=")),
     _meminfo("KLP209", _rename("si_meminfo", OF_A_MODULE), "KLP303"),
     _meminfo("KLP211", _writable),
-    Broken("KLP212", "meminfo", lambda data: data + bytes(12) + b"~Module signature appended~\n"),
+    Broken("KLP212", "meminfo", _bad_signature),
+    Broken("KLP210", "meminfo", edited(_dependency), also=frozenset({"KLP304"}),
+           before=(DEPENDENCY,)),
     _meminfo("KLP301", _rename("si_meminfo", "klpbuild_is_nowhere")),
     _meminfo("KLP302", _crc),
     _meminfo("KLP303", lambda e: e.replace("__versions", b"si_meminfo", b"si_memxnfo")),
@@ -254,15 +283,17 @@ BREAKS = (
     _meminfo("KLP410", _ordinary),
     _meminfo("KLP411", _flags(VMLINUX_SECTION, SHF.ALLOC)),
     _meminfo("KLP412", _target(VMLINUX_SECTION, ".comment")),
-    _button("KLP413", _target(BUTTON_SECTION, ".init.text"), "KLP414", not_tried=CRASHES),
+    _button("KLP413", _target(BUTTON_SECTION, ".init.text"), "KLP414"),
     _meminfo("KLP414", _nonzero),
     _meminfo("KLP415", _type(99, 4)),
     _meminfo("KLP416", _type(10, 11)),
     _meminfo("KLP417", _rel, "KLP512"),
     _button("KLP418", _name_section(BUTTON_SECTION, ".klp.rela.ext4.text")),
-    _button("KLP419", _late_special, "KLP414", not_tried=CRASHES),
+    _button("KLP419", _late_special, "KLP414"),
     _meminfo("KLP420", _rename(SWAPINFO, f".klp.sym.vmlinux.{INIT},0")),
     _meminfo("KLP421", _arch),
+    Broken("KLP422", "meminfo", edited(_no_return), fresh=True),
+    _meminfo("KLP423", _inside),
     _meminfo("KLP501", _place("objects", st_size=0)),
     _button("KLP502", _object("but-ton"), "KLP418"),
     _meminfo("KLP503", _no_new),
@@ -275,9 +306,9 @@ BREAKS = (
     _meminfo("KLP510", _position(7)),
     _meminfo("KLP511", _old(NOTRACE)),
     Broken("KLP512", "meminfo", edited(_bad_entry), fresh=True),
-    _meminfo("KLP513", _stray, not_tried=CRASHES),
+    Broken("KLP513", "meminfo", edited(_stray), dies="BUG: unable to handle page fault"),
     _meminfo("KLP601", _no_orc),
     _button("KLP602", _no_callback, late="button again"),
     _meminfo("KLP609", _old(INLINED)),
-    _meminfo("KLP603", _old("__schedule"), "KLP508", "KLP511", not_tried=CRASHES),
+    _meminfo("KLP603", _old("__schedule"), "KLP508", "KLP511"),
 )  # fmt: skip

@@ -156,6 +156,8 @@ class Broken:
     :ivar late: when the kernel refuses it: ``button`` for when that module is loaded,
         ``button again`` for when it is loaded a second time.
     :ivar fresh: whether the kernel says it once only.
+    :ivar dies: what the kernel's log says when the module kills it.
+    :ivar before: modules of the kernel to load first.
     """
 
     rule: str
@@ -165,3 +167,5 @@ class Broken:
     also: frozenset[str] = frozenset()
     late: str = ""
     fresh: bool = False
+    dies: str = ""
+    before: tuple[str, ...] = ()

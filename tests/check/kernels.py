@@ -83,7 +83,9 @@ BUTTON_TWIN = f"""
 __attribute__((used, noinline)) static int {TWIN}(void) {{ return 6; }}
 """
 
-EXPORTS = ("klp_enable_patch", "si_meminfo", "__fentry__", "module_layout")
+IMPORTS = (
+    "module_layout", "klp_enable_patch", "si_meminfo", "__fentry__", "__x86_return_thunk",
+)  # fmt: skip
 
 LIVEPATCH = r"""
 #define INFO(n, text) \
@@ -98,7 +100,9 @@ static const struct version versions[] __attribute__((section("__versions"), use
 int init_module(void); void cleanup_module(void);
 %(struct_module)s
 static const char orc[8] __attribute__((section(".orc_unwind"), used)) = { 1 };
-static const char orc_ip[8] __attribute__((section(".orc_unwind_ip"), used)) = { 1 };
+asm(".pushsection .orc_unwind_ip, \"a\"; .long init_module - .; .popsection");
+asm(".pushsection .return_sites, \"a\"; .long return_site - .; .popsection");
+asm(".pushsection .text.return, \"ax\"; return_site: jmp __x86_return_thunk; .popsection");
 
 struct klp_func { const char *old_name; void *new_func; unsigned long old_sympos, rest[16]; };
 struct klp_object {
@@ -157,7 +161,7 @@ def make_kernel(directory: Path) -> KernelSide:
         directory, "button.c", BUTTON.replace("VERMAGIC", VERMAGIC) + BUTTON_TWIN, *_FTRACE
     )
     button = link_module(directory, "button.ko", init, button)
-    lines = [f"{crc_of(n):#010x}\t{n}\tvmlinux\tEXPORT_SYMBOL_GPL\t" for n in EXPORTS]
+    lines = [f"{crc_of(n):#010x}\t{n}\tvmlinux\tEXPORT_SYMBOL_GPL\t" for n in IMPORTS]
     lines.append(f"{crc_of(NAMESPACED):#010x}\t{NAMESPACED}\tvmlinux\tEXPORT_SYMBOL_GPL\tSECRET")
     lines.append(
         f"{crc_of(OF_A_MODULE):#010x}\t{OF_A_MODULE}\tnet/netfilter/nf_tables\tEXPORT_SYMBOL\t"
@@ -187,8 +191,7 @@ def make_from(directory: Path, name: str, code: str, symbols: dict[str, str], ga
 
     :param symbols: names in the code that become livepatch symbols.
     """
-    imports = ("module_layout", "klp_enable_patch", "si_meminfo", "__fentry__")
-    versions = ", ".join(f'{{ {crc_of(n)}, "{n}" }}' for n in imports)
+    versions = ", ".join(f'{{ {crc_of(n)}, "{n}" }}' for n in IMPORTS)
     source = LIVEPATCH % {
         "name": f"livepatch_{name}",
         "struct_module": STRUCT_MODULE % f"livepatch_{name}",

@@ -18,13 +18,12 @@ from klpbuild.elf.writer import WritableSection
 from klpbuild.errors import KlpError
 from tests.check.breaks import BREAKS, LID, OF_A_MODULE
 from tests.check.editor import Broken, Editor
-from tests.check.kernels import TWIN, crc_of
+from tests.check.kernels import IMPORTS, TWIN, crc_of
 
 #: Rules that no file of this kernel can break.
 NOT_HERE = {
     "KLP201": "another configuration",
     "KLP204": "another configuration",
-    "KLP210": "below",
     "KLP604": "below",
     "KLP605": "tests/check/test_explain.py",
 }
@@ -124,7 +123,7 @@ def signed(data: bytes, message: bytes, *, size: int | None = None, kind: int = 
     [
         (b"\x30message", None, 2, None),
         (b"message", None, 2, "its signature is no PKCS#7 message"),
-        (b"\x30message", None, 1, "its signature is of kind 1, not PKCS#7"),
+        (b"\x30message", None, 1, None),
         (b"", 1 << 24, 2, "its signature has 16,777,216 bytes, more than there are"),
     ],
 )
@@ -225,11 +224,10 @@ def test_long_names_have_their_crcs_elsewhere(
 ) -> None:
     """CONFIG_EXTENDED_MODVERSIONS: an array of numbers and one of texts."""
     editor = Editor(good["meminfo"])
-    names = ("si_meminfo", "klp_enable_patch", "__fentry__", "module_layout")
     versions = editor.section("__versions")
     versions.data = bytes(64)
-    crcs = b"".join(crc_of(name).to_bytes(4, "little") for name in names)
-    for name, data in (("crcs", crcs), ("names", "\0".join(names).encode() + b"\0")):
+    crcs = b"".join(crc_of(name).to_bytes(4, "little") for name in IMPORTS)
+    for name, data in (("crcs", crcs), ("names", "\0".join(IMPORTS).encode() + b"\0")):
         section = WritableSection(f"__version_ext_{name}", SHT.PROGBITS, SHF.ALLOC, data=data)
         editor.object.add_section(section)
     assert identifiers(editor.data(), miniature) == set()

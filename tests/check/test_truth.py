@@ -17,9 +17,9 @@ import pytest
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
-from klpbuild.check.rule import Effect, Finding
+from klpbuild.check.rule import Effect, Finding, Severity
 from klpbuild.vm.guest import Guest
-from klpbuild.vm.result import GroupResult, StepResult
+from klpbuild.vm.result import End, GroupResult, StepResult
 from klpbuild.vm.scenario import (
     Disable,
     Group,
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
 OBSERVED = Path(__file__).with_name("observed.json")
 #: What differs from boot to boot.
-ADDRESS = re.compile(r"(?<=loc )[0-9a-f]+|(?<=val )[0-9a-f]+")
+ADDRESS = re.compile(r"(?<=loc )[0-9a-f]+|(?<=val )[0-9a-f]+|(?<=address: )[0-9a-f]+")
 Steps = tuple[Planned | Step, ...]
 
 
@@ -61,24 +61,32 @@ def group_of(broken: Broken, finding: Finding, path: Path) -> Group:
     """The steps during which the kernel must do what was predicted."""
     name = f"livepatch_{broken.base}"
     log = (finding.says,) if finding.says else ()
+    first = tuple(Modprobe(each) for each in broken.before)
+    if broken.dies:
+        return Group(broken.rule, (Insmod(path),))
     if finding.effect is Effect.LATE:
         return Group(broken.rule, refused_late(path, name, log, broken.late == "button again"))
     if finding.effect is Effect.REFUSED:
         step = Planned(Insmod(path), fails=True, log=log, warns=True)
     else:
-        step = Planned(Insmod(path), log=log)
-    return Group(broken.rule, (step, *clean_up(name)))
+        warns = finding.effect is Effect.UNFORESEEN
+        step = Planned(Insmod(path), log=log, warns=warns)
+    return Group(broken.rule, (*first, step, *clean_up(name)))
 
 
 def predicted(rule: str, data: bytes, file: Path, side: KernelSide) -> Finding:
-    findings = check_bytes(data, file.name, side).findings
-    found = [finding for finding in findings if finding.rule.identifier == rule]
+    """What the kernel does: refuse the module, by that rule or another one that it breaks, too."""
+    report = check_bytes(data, file.name, side)
+    found = [finding for finding in report.findings if finding.rule.identifier == rule]
     assert found, f"{rule} is not found"
-    return found[0]
+    refused = found[0].effect is Effect.ACCEPTED and report.refused
+    return refused or found[0]
 
 
 def observed(result: GroupResult) -> str:
     """In a few words, what the kernel did."""
+    if result.end in (End.OOPS, End.PANIC):
+        return f"dead: {ADDRESS.sub('...', result.faults[0].title)}"
     failed = [s for s in result.steps if s.planned.fails is True and s.exit_status]
     loads = [s for s in result.steps if isinstance(s.planned.step, Insmod | Modprobe)]
     if failed:
@@ -92,13 +100,19 @@ def _said(step: StepResult) -> str:
         for line in step.log:
             if text in line.text:
                 return ADDRESS.sub("...", line.text)
-    return "silent" if not step.planned.log else "something else"
+    if step.planned.log:
+        return "something else"
+    return step.faults[0].title if step.faults else "silent"
 
 
-def cases(side: KernelSide) -> list[Broken]:
-    """What breaks a rule that this kernel has, and can be tried."""
+def cases(side: KernelSide, deadly: bool = False) -> list[Broken]:
+    """What breaks a rule that this kernel has, and can be tried.
+
+    :param deadly: those that kill the kernel, or the others.
+    """
     held = {rule.identifier for rule in RULES if rule.holds_for(side.version)}
-    return [broken for broken in BREAKS if not broken.not_tried and broken.rule in held]
+    tried = [b for b in BREAKS if not b.not_tried and b.rule in held]
+    return [broken for broken in tried if bool(broken.dies) is deadly]
 
 
 def unsigned(built: Built, symbols: Path, directory: Path) -> Group:
@@ -119,6 +133,7 @@ def judge(built: Built, directory: Path) -> None:
         path = built.module(name)
         assert check_bytes(path.read_bytes(), path.name, side).findings == (), name
 
+    deaths: list[tuple[Broken, GroupResult]] = []
     together: list[Group] = []
     last: list[Group] = []
     for broken in cases(side):
@@ -130,12 +145,25 @@ def judge(built: Built, directory: Path) -> None:
     last.append(unsigned(built, symbols, directory))
     guest = Guest(built.kernel, built.directory / "boot" / "truth")
     results = [*guest.run(together), *guest.run(last)]
+    for broken in cases(side, deadly=True):
+        path = directory / f"{broken.rule}.ko"
+        path.write_bytes(broken.change(built.module(broken.base).read_bytes()))
+        file = built.module(broken.base)
+        finding = predicted(broken.rule, path.read_bytes(), file, side)
+        assert finding.rule.severity is Severity.ERROR
+        (killed,) = guest.boot([group_of(broken, finding, path)]).groups
+        deaths.append((broken, killed))
     if os.environ.get("KLPBUILD_RECORD") == "1":
         record = json.loads(OBSERVED.read_text()) if OBSERVED.exists() else {}
-        record[built.kernel.release] = dict(sorted((r.group.name, observed(r)) for r in results))
+        every = [*results, *(killed for _, killed in deaths)]
+        record[built.kernel.release] = dict(sorted((r.group.name, observed(r)) for r in every))
         OBSERVED.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     problems = {r.group.name: r.problem for r in results if not r.passed}
-    assert problems == {}
+    for broken, killed in deaths:
+        said = [fault.title for fault in killed.faults]
+        if killed.end not in (End.OOPS, End.PANIC) or broken.dies not in "\n".join(said):
+            problems[broken.rule] = f"{killed.end}: {said}"
+    assert problems == {}, problems
 
 
 def test_predictions_come_true(debian_samples: Built, tmp_path: Path) -> None:

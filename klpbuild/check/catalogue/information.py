@@ -34,7 +34,7 @@ NO_LIVEPATCH_SUPPORT = Rule(
 NOT_MARKED = Rule(
     "KLP205", "not marked as a livepatch", 'klp_enable_patch() wants MODULE_INFO(livepatch, "Y").',
     'Add MODULE_INFO(livepatch, "Y"); to the source.',
-    says("module {module} is not marked as a livepatch module"),
+    says("module {module} is not marked as a livepatch module"), after="KLP499",
 )
 NOT_LIVEPATCH = Rule(
     "KLP206", "not a livepatch",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from klpbuild.check.catalogue.words import DAMAGED, says
+from klpbuild.check.catalogue.words import DAMAGED, REBUILD, says
 from klpbuild.check.rule import Effect, Needs, Rule, Severity, Wording
 
 # fmt: off
@@ -132,5 +132,16 @@ ARCH_SECTION = Rule(
     "KLP421", "a .klp.arch section is ignored",
     "Linux 5.8 removed them and applies vmlinux relocations before alternatives.",
     "Use the ordinary section.", severity=Severity.WARNING, effect=Effect.ACCEPTED, since=(5, 8),
+)
+SITE = Rule(
+    "KLP422", "a table of places in the code leads elsewhere",
+    "The kernel changes the code at return and retpoline sites as it loads the module.",
+    "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
+    effect=Effect.UNFORESEEN,
+)
+INSIDE = Rule(
+    "KLP423", "a call leads into the middle of another object's function",
+    "A call's relocation takes 4 off the symbol's address; another addend leads elsewhere.",
+    REBUILD, effect=Effect.UNFORESEEN,
 )
 # fmt: on
