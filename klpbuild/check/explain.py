@@ -8,8 +8,8 @@ from functools import cached_property
 
 from klpbuild.check.code import Instruction, disassemble
 from klpbuild.check.memory import Code, Loaded, Memory
+from klpbuild.check.patched import PatchedFunction
 from klpbuild.check.subject import Subject
-from klpbuild.check.tables import PatchedFunction
 from klpbuild.elf.constants import EM, SHF, SHN_LIVEPATCH, SHN_UNDEF
 from klpbuild.elf.reader import ElfFile, Symbol
 from klpbuild.errors import KlpError

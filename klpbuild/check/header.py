@@ -57,9 +57,9 @@ def _faults(data: bytes, machine: int | None, version: Version) -> Iterator[Faul
     if len(data) < EHDR_SIZE or data[:4] != b"\x7fELF":
         kind = "is empty" if not data else "does not begin with ELF's magic number"
         kind = kind if data[:4] != b"\x7fELF" else f"ends after {len(data)} bytes"
-        short = f"Invalid ELF header len {len(data)}"
-        magic = "Invalid ELF header magic: != \x7fELF"
-        yield Fault(catalogue.NOT_ELF, kind, {"said": short if len(data) < EHDR_SIZE else magic})
+        # init_module() says nothing of a file that is too short; finit_module() does.
+        said = "Invalid ELF header magic: != \x7fELF" if len(data) >= EHDR_SIZE else ""
+        yield Fault(catalogue.NOT_ELF, kind, {"said": said})
         return
     known = [a for a in ARCHITECTURES if machine is None or a.machine == machine]
     arch = _architecture(data, known)

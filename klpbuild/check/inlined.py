@@ -12,8 +12,8 @@ from pathlib import Path
 
 from klpbuild.check import catalogue
 from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.patched import Patched, PatchedFunction
 from klpbuild.check.subject import Subject
-from klpbuild.check.tables import Patched, PatchedFunction
 from klpbuild.elf.dwarf import Dwarf, Entry, Unit
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError

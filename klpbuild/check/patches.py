@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from klpbuild.check import catalogue
 from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.patched import Patched, PatchedFunction
 from klpbuild.check.rule import Effect
 from klpbuild.check.subject import Subject, is_livepatch_section, place
-from klpbuild.check.tables import Patched, PatchedFunction, Tables
+from klpbuild.check.tables import Tables
 from klpbuild.names import (
     MODULE_NAME_MAX,
     VMLINUX,

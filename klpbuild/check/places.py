@@ -94,27 +94,29 @@ def _check_zero(
 ) -> None:
     data = np.frombuffer(subject.elf.contents(target), np.uint8)
     taken = written.setdefault(target.index, np.zeros(len(data), np.bool_))
+    nonzero: list[tuple[int, int, str]] = []
     for kind, width in WIDTHS.items():
-        offsets = rows["r_offset"][rows["r_type"] == kind].astype(np.int64)
+        numbers = np.flatnonzero(rows["r_type"] == kind)
+        offsets = rows["r_offset"][numbers].astype(np.int64)
         if not width or not len(offsets):
             continue
         past = offsets + width > len(data)
         if past.any():
             what = f"{section.name} writes past the end of {target.name}"
             subject.find(catalogue.BROKEN, what, place(target, int(offsets[past][0])))
-        offsets = offsets[~past]
+        offsets, numbers = offsets[~past], numbers[~past]
         places = offsets[:, None] + np.arange(width)
-        values = {"type": kind}
-        for offset in offsets[data[places].any(axis=1)].tolist():
-            what = f"{NAMES[kind]} changes bytes that are not zero"
-            subject.find(catalogue.NONZERO, what, place(target, offset), effect, **values)
+        what = f"{NAMES[kind]} changes bytes that are not zero"
+        nonzero += [(n, kind, what) for n in numbers[data[places].any(axis=1)].tolist()]
         twice = taken[places].any(axis=1)
         order = np.argsort(offsets, kind="stable")
         twice[order[1:]] |= np.diff(offsets[order]) < width
-        for offset in offsets[twice].tolist():
-            what = f"{NAMES[kind]} of {section.name} changes bytes that another one changes"
-            subject.find(catalogue.NONZERO, what, place(target, offset), effect, **values)
+        what = f"{NAMES[kind]} of {section.name} changes bytes that another one changes"
+        nonzero += [(n, kind, what) for n in numbers[twice].tolist()]
         taken[places] = True
+    for number, kind, what in sorted(nonzero):  # the kernel says it of the first
+        where = place(target, int(rows[number]["r_offset"]))
+        subject.find(catalogue.NONZERO, what, where, effect, type=kind)
 
 
 def _check_overflow(subject: Subject, target: Section, rows: Table, effect: Effect) -> None:

@@ -9,11 +9,13 @@ from functools import cached_property
 
 from klpbuild.arch import ARCHITECTURES
 from klpbuild.check.catalogue import RULES
+from klpbuild.check.generated import read_generated
 from klpbuild.check.kernelside import KernelSide, modinfo
+from klpbuild.check.patched import Patched
 from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
 from klpbuild.check.signature import Signature
 from klpbuild.check.structmodule import THIS_MODULE, name_in
-from klpbuild.check.tables import Patched, Tables, read_tables
+from klpbuild.check.tables import Tables, find_tables
 from klpbuild.elf.constants import EM, SHF, SHT
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
@@ -58,13 +60,13 @@ class Subject:
 
     @cached_property
     def patched(self) -> tuple[Patched, ...] | None:
-        """What its static tables patch, None when it has none."""
-        return self.tables.objects if self.tables else None
+        """What its tables patch, None when it has none."""
+        return self.tables.objects if self.tables else read_generated(self.elf)
 
     @cached_property
     def tables(self) -> Tables | None:
         """Its static tables, None when it has none."""
-        return read_tables(self.elf)
+        return find_tables(self.elf)
 
     @property
     def version(self) -> tuple[int, int] | None:

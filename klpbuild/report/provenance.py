@@ -139,7 +139,7 @@ def _symbol(fate: Fate, crc: int | None, facts: Facts) -> dict[str, Any]:
 def _check(report: Report) -> dict[str, Any]:
     return {
         "summary": report.summary,
-        "would_load": report.refused is None,
+        "would_load": report.would_load,
         "checked": report.checked,
         "findings": [
             {

@@ -121,6 +121,40 @@ __attribute__((section(".init.text"))) int init_module(void) { return klp_enable
 __attribute__((section(".exit.text"))) void cleanup_module(void) { }
 """
 
+#: As kpatch-build's and klp-build's modules: the tables are made at run time.
+AT_RUN_TIME = LIVEPATCH.replace(
+    "static struct klp_patch patch = { .mod = &__this_module, .objs = objects };",
+    "struct klp_patch *patch;",
+).replace("klp_enable_patch(&patch)", "klp_enable_patch(patch)")
+KPATCH_CODE = """
+int livepatch_meminfo_proc_show(void *m) { return si_meminfo(m) + klp_si_swapinfo(m) + 1; }
+static struct {
+    void *new; unsigned long size, old, old_size, sympos; const char *name, *object;
+} functions[] __attribute__((section(".kpatch.funcs"), used)) = {
+    { livepatch_meminfo_proc_show, 20, 0, 0, 2, "meminfo_proc_show", "vmlinux" },
+    { livepatch_meminfo_proc_show, 20, 0, 0, 0, "power", "button" },
+};
+static struct { void *callback; const char *object; } after[]
+    __attribute__((section(".kpatch.callbacks.post_unpatch"), used)) = {
+    { cleanup_module, "button" },
+};
+"""
+KLP_BUILD_CODE = """
+int livepatch_meminfo_proc_show(void *m) { return si_meminfo(m) + klp_si_swapinfo(m) + 1; }
+static struct function { const char *old; void *new; unsigned long sympos; } functions[]
+    __attribute__((section("__klp_funcs"), used)) = {
+    { "meminfo_proc_show", livepatch_meminfo_proc_show, 2 },
+    { "power", livepatch_meminfo_proc_show, 0 },
+};
+static struct {
+    const char *name; struct function *functions;
+    struct { void *each[4]; _Bool enabled; } callbacks; unsigned int count;
+} objects[] __attribute__((section("__klp_objects"), used)) = {
+    { 0, functions, { { 0 }, 0 }, 1 },
+    { "button", functions + 1, { { 0, 0, 0, cleanup_module }, 0 }, 1 },
+};
+"""
+
 MEMINFO_CODE = """
 volatile const char *said;
 int livepatch_meminfo_proc_show(void *m)
@@ -186,13 +220,20 @@ def make_livepatch(directory: Path, name: str) -> bytes:
     return make_from(directory, name, BUTTON_CODE, {"klp_lid_init_state": LID}, "button")
 
 
-def make_from(directory: Path, name: str, code: str, symbols: dict[str, str], gate: str) -> bytes:
+def make_from(
+    directory: Path,
+    name: str,
+    code: str,
+    symbols: dict[str, str],
+    gate: str,
+    template: str = LIVEPATCH,
+) -> bytes:
     """A livepatch with the functions and tables in `code`.
 
     :param symbols: names in the code that become livepatch symbols.
     """
     versions = ", ".join(f'{{ {crc_of(n)}, "{n}" }}' for n in IMPORTS)
-    source = LIVEPATCH % {
+    source = template % {
         "name": f"livepatch_{name}",
         "struct_module": STRUCT_MODULE % f"livepatch_{name}",
         "vermagic": VERMAGIC,
