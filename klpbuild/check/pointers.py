@@ -127,6 +127,14 @@ class Pointers:
             found.setdefault(section.sh_info, []).extend(pairs)
         return found
 
+    def is_astray(self, target: Place) -> bool:
+        """Whether a place is outside of its section, or inside of a variable."""
+        section, offset = target
+        if not 0 <= offset < self.elf.sections[section].sh_size:
+            return True
+        here = ((at, size) for (held, at), size in self.extents.items() if held == section)
+        return any(at < offset < at + size for at, size in here)
+
     def is_code(self, place: Place) -> bool:
         """Whether the pointer at a place leads to code."""
         target = self.targets.get(place)

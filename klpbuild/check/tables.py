@@ -8,6 +8,7 @@ entry is told by its pointers.  Everything is kept as it stands, doubles too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -67,13 +68,14 @@ def find_tables(elf: ElfFile) -> Tables | None:
         return None
     objects = pointers.targets.get(after(place, 1))
     if objects is not None and objects not in pointers.extents:
-        return None
-    fields = [] if objects is None else pointers.inside(objects)
+        if not pointers.is_astray(objects):
+            return None
+        stray = Stray(after(place, 1), "an address that is no table's")
+        return Tables((), (stray,), (), place)
     missing = [] if pointers.names_module(place) else ["mod"]
     missing += [] if after(place, 1) in pointers.targets else ["objs"]
-    return Tables(
-        _objects(pointers, fields), _strays(pointers, place, objects), tuple(missing), place
-    )
+    entries = () if objects is None else _objects(pointers, objects)
+    return Tables(entries, _strays(pointers, place, objects), tuple(missing), place)
 
 
 def _enabled(elf: ElfFile) -> Place | None:
@@ -98,30 +100,57 @@ def _enabled(elf: ElfFile) -> Place | None:
 def _strays(pointers: Pointers, patch: Place, objects: Place | None) -> tuple[Stray, ...]:
     """Bytes and relocations in the tables that are no field which a livepatch sets."""
     known = {after(patch, n): POINTER for n in _PATCH_FIELDS}
-    starts = {patch} if objects is None else {patch, objects}
-    for field in [] if objects is None else pointers.inside(objects):
-        if not pointers.is_code(field) and pointers.is_table(field):
-            starts.add(pointers.targets[field])
-    for start in starts - {patch, objects}:
-        for field in pointers.inside(start):
-            if pointers.is_code(field):
-                known[after(field, 1)] = POINTER
-    return tuple(stray for start in sorted(starts) for stray in pointers.strays(start, known))
+    arrays: dict[Place, list[Place]] = {}
+    if objects is not None:
+        arrays[objects] = _object_starts(pointers, objects)
+        for start in arrays[objects]:
+            functions = pointers.targets.get(after(start, 1))
+            if functions is not None and not pointers.string(after(start, 1)):
+                arrays.setdefault(functions, _function_starts(pointers, functions))
+    for array, starts in arrays.items():
+        if array != objects:
+            known |= {after(start, 2): POINTER for start in starts}
+    found = [stray for start in (patch, *arrays) for stray in pointers.strays(start, known)]
+    found += [stray for array, starts in arrays.items() for stray in _misplaced(array, starts)]
+    return tuple(found)
 
 
-def _objects(pointers: Pointers, fields: list[Place]) -> tuple[Patched, ...]:
+def _misplaced(array: Place, starts: list[Place]) -> Iterator[Stray]:
+    """Entries follow each other from the beginning of their array."""
+    if not starts:
+        return
+    step = starts[1][1] - starts[0][1] if len(starts) > 1 else 0
+    for number, start in enumerate(starts):
+        if start[1] != array[1] + number * step:
+            yield Stray(start, "an entry that does not begin where one ends")
+            return
+
+
+def _object_starts(pointers: Pointers, array: Place) -> list[Place]:
+    """Where each ``struct klp_object`` of an array begins: at its name, or before its funcs."""
     found = []
-    named: set[Place] = set()
-    for field in fields:
-        before = after(field, -1)
+    for field in pointers.inside(array):
         if pointers.is_table(field):
-            start = before
-            named.add(before)
+            found.append(after(field, -1))
         elif pointers.string(field) and not pointers.is_table(after(field, 1)):
-            start = field
-        else:
-            continue
-        name = pointers.string(start) or VMLINUX
+            found.append(field)
+    return found
+
+
+def _function_starts(pointers: Pointers, array: Place) -> list[Place]:
+    """Where each ``struct klp_func`` of an array begins: at its name, or before its code."""
+    found = []
+    for field in pointers.inside(array):
+        if pointers.string(field):
+            found.append(field)
+        elif pointers.is_code(field) and not pointers.string(after(field, -1)):
+            found.append(after(field, -1))
+    return found
+
+
+def _objects(pointers: Pointers, array: Place) -> tuple[Patched, ...]:
+    found = []
+    for start in _object_starts(pointers, array):
         functions = pointers.targets.get(after(start, 1))
         callbacks = frozenset(
             word
@@ -129,21 +158,13 @@ def _objects(pointers: Pointers, fields: list[Place]) -> tuple[Patched, ...]:
             if pointers.is_code((start[0], start[1] + offset))
         )
         entries = None if functions is None else _functions(pointers, functions)
-        found.append(Patched(name, entries, callbacks))
+        found.append(Patched(pointers.string(start) or VMLINUX, entries, callbacks))
     return tuple(found)
 
 
-def _functions(pointers: Pointers, start: Place) -> tuple[PatchedFunction, ...]:
+def _functions(pointers: Pointers, array: Place) -> tuple[PatchedFunction, ...]:
     found = []
-    for field in pointers.inside(start):
-        if pointers.is_code(field):
-            if pointers.string(after(field, -1)):
-                continue  # told by its name
-            first = after(field, -1)
-        elif pointers.string(field):
-            first = field
-        else:
-            continue
+    for first in _function_starts(pointers, array):
         code = after(first, 1)
         new_place = pointers.targets.get(code) if pointers.is_code(code) else None
         new = pointers.function_at(new_place) if new_place else ""

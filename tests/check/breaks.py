@@ -231,7 +231,6 @@ def _button(rule: str, edit: Edit, *also: str, late: str = "") -> Broken:
     return Broken(rule, "button", edited(edit), "", frozenset(also), late)
 
 
-PERMANENT = "the module stays"
 BREAKS = (
     Broken("KLP101", "meminfo", lambda data: b"\x7fELG" + data[4:]),
     Broken("KLP102", "meminfo", header(e_type=2)),
@@ -250,7 +249,7 @@ BREAKS = (
     _meminfo("KLP114", _name_section(".comment", ".modinfo")),
     Broken("KLP115", "meminfo", lambda data: data[:4] + b"\1" + data[5:]),
     _meminfo("KLP116", _no_entry("init_module")),
-    _meminfo("KLP117", _no_entry("cleanup_module"), not_tried=PERMANENT),
+    Broken("KLP117", "meminfo", edited(_no_entry("cleanup_module")), fresh=True, stays=True),
     _meminfo("KLP202", _info(b" preempt ", b" preempx ")),
     _meminfo("KLP203", _info(b"vermagic=", b"vermagix=")),
     _meminfo("KLP205", _info(b"livepatch=", b"livepatcx=")),

@@ -157,6 +157,7 @@ class Broken:
         ``button again`` for when it is loaded a second time.
     :ivar fresh: whether the kernel says it once only.
     :ivar dies: what the kernel's log says when the module kills it.
+    :ivar stays: whether it cannot be unloaded.
     :ivar before: modules of the kernel to load first.
     """
 
@@ -168,4 +169,5 @@ class Broken:
     late: str = ""
     fresh: bool = False
     dies: str = ""
+    stays: bool = False
     before: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.check import catalogue
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
@@ -40,7 +41,10 @@ pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
 OBSERVED = Path(__file__).with_name("observed.json")
 #: What differs from boot to boot.
-ADDRESS = re.compile(r"(?<=loc )[0-9a-f]+|(?<=val )[0-9a-f]+|(?<=address: )[0-9a-f]+")
+ADDRESS = re.compile(
+    r"(?<=loc )[0-9a-f]+|(?<=val )[0-9a-f]+|(?<=address: )[0-9a-f]+|(?<=thunk: ).*"
+    r"|CPU: \d+ PID: \d+"
+)
 Steps = tuple[Planned | Step, ...]
 
 
@@ -64,6 +68,9 @@ def group_of(broken: Broken, finding: Finding, path: Path) -> Group:
     first = tuple(Modprobe(each) for each in broken.before)
     if broken.dies:
         return Group(broken.rule, (Insmod(path),))
+    if broken.stays:
+        gone = (Disable(name), WaitDisabled(name), Planned(Rmmod(name), fails=True))
+        return Group(broken.rule, (Insmod(path), WaitEnabled(name), *gone))
     if finding.effect is Effect.LATE:
         return Group(broken.rule, refused_late(path, name, log, broken.late == "button again"))
     if finding.effect is Effect.REFUSED:
@@ -87,12 +94,12 @@ def observed(result: GroupResult) -> str:
     """In a few words, what the kernel did."""
     if result.end in (End.OOPS, End.PANIC):
         return f"dead: {ADDRESS.sub('...', result.faults[0].title)}"
-    failed = [s for s in result.steps if s.planned.fails is True and s.exit_status]
     loads = [s for s in result.steps if isinstance(s.planned.step, Insmod | Modprobe)]
+    failed = [s for s in loads if s.planned.fails is True and s.exit_status]
     if failed:
         late = isinstance(failed[0].planned.step, Modprobe)
         return f"{'refused late' if late else 'refused'}: {_said(failed[0])}"
-    return f"loaded: {_said(loads[0])}"
+    return f"loaded: {_said(loads[-1])}"
 
 
 def _said(step: StepResult) -> str:
@@ -102,7 +109,7 @@ def _said(step: StepResult) -> str:
                 return ADDRESS.sub("...", line.text)
     if step.planned.log:
         return "something else"
-    return step.faults[0].title if step.faults else "silent"
+    return ADDRESS.sub("...", step.faults[0].title) if step.faults else "silent"
 
 
 def cases(side: KernelSide, deadly: bool = False) -> list[Broken]:
@@ -115,11 +122,38 @@ def cases(side: KernelSide, deadly: bool = False) -> list[Broken]:
     return [broken for broken in tried if bool(broken.dies) is deadly]
 
 
-def unsigned(built: Built, symbols: Path, directory: Path) -> Group:
+def situations(built: Built, side: KernelSide, directory: Path) -> tuple[Group, ...]:
+    """Good modules, or nearly so, where something else makes the difference."""
+    good, name = built.module("meminfo"), "livepatch_meminfo"
+    later = Group(
+        "KLP606",
+        (
+            Insmod(good),
+            WaitEnabled(name),
+            Planned(Insmod(built.module("meminfo-2"))),
+            WaitEnabled(f"{name}_2"),
+            *clean_up(f"{name}_2"),
+            *clean_up(name),
+        ),
+    )
+    held = catalogue.KRETPROBES.message(side.version, {"symbol": "meminfo_proc_show"})
+    switch = "/proc/sys/kernel/ftrace_enabled"
+    off = Group(
+        "KLP607",
+        (
+            WriteFile(switch, "0"),
+            Planned(Insmod(good), fails=True, log=(held,)),
+            Planned(WriteFile(switch, "1"), always=True),
+        ),
+    )
+    return (later, off, unsigned(built, directory))
+
+
+def unsigned(built: Built, directory: Path) -> Group:
     """A kernel that is told to want signatures, as one with CONFIG_MODULE_SIG_FORCE does."""
     config = directory / "config"
     config.write_text(built.kernel.config.read_text() + "\nCONFIG_MODULE_SIG_FORCE=y\n")
-    side = KernelSide(replace(built.kernel, config=config), symbols)
+    side = KernelSide(replace(built.kernel, config=config), built.directory / "symbols.klp")
     path = built.module("meminfo")
     finding = predicted("KLP201", path.read_bytes(), path, side)
     force = WriteFile("/sys/module/module/parameters/sig_enforce", "1")
@@ -142,7 +176,10 @@ def judge(built: Built, directory: Path) -> None:
         file = built.module(broken.base)
         finding = predicted(broken.rule, path.read_bytes(), file, side)
         (last if broken.fresh else together).append(group_of(broken, finding, path))
-    last.append(unsigned(built, symbols, directory))
+    last.extend(situations(built, side, directory))
+    stays = [broken.rule for broken in BREAKS if broken.stays]
+    order = [*stays, "KLP201"]  # from then on no unsigned module is taken
+    last.sort(key=lambda group: order.index(group.name) if group.name in order else -1)
     guest = Guest(built.kernel, built.directory / "boot" / "truth")
     results = [*guest.run(together), *guest.run(last)]
     for broken in cases(side, deadly=True):

@@ -127,8 +127,9 @@ ORDER = Rule(
     needs=Needs.SYSTEM,
 )
 KRETPROBES = Rule(
-    "KLP607", "a kretprobe or another livepatch tool holds the function's entry",
-    "Only one user of ftrace may change the instruction pointer.", "Remove the probe before.",
+    "KLP607", "a kretprobe or another tool holds the function's entry, or ftrace is off",
+    "Only one user of ftrace may change the instruction pointer, and kernel.ftrace_enabled=0"
+    " allows none.", "Remove the probe before; sysctl kernel.ftrace_enabled=1.",
     says("failed to register ftrace handler for function '{symbol}' (-16)"), needs=Needs.SYSTEM,
 )
 SEMANTICS = Rule(

@@ -1,0 +1,123 @@
+"""What is said of damage that the kernel does not look for, or has no words for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.module import check_bytes
+from klpbuild.check.rule import Effect
+from klpbuild.elf.constants import SHF
+from tests.check.breaks import BREAKS
+from tests.check.editor import R_NONE, Edit, Editor, edited
+from tests.check.test_check import newer
+
+WORDS = {
+    "KLP112": "the name of section 1 is not in the table of section names",
+    "KLP114": "has more than one section .modinfo",
+    "KLP115": "says that it is of ELF class 1 and byte order 1",
+    "KLP116": "struct module has no init_module()",
+    "KLP117": "struct module has no cleanup_module()",
+    "KLP211": "section .text is writable and executable",
+    "KLP212": "its signature has 2,130,706,432 bytes, more than there are",
+    "KLP422": "an entry of .return_sites leads to .text.return+0x1,"
+    " which does not jump to __x86_return_thunk",
+    "KLP423": "a call leads to .klp.sym.vmlinux.si_swapinfo,0 and +0x5 bytes",
+    "KLP513": "a table of the livepatch has the number 0x2e",
+}
+
+
+@pytest.mark.parametrize("rule", WORDS)
+def test_what_is_said(miniature: KernelSide, good: dict[str, bytes], rule: str) -> None:
+    (broken,) = [each for each in BREAKS if each.rule == rule]
+    side = newer(miniature) if rule == "KLP114" else miniature
+    report = check_bytes(broken.change(good[broken.base]), "livepatch.ko", side)
+    assert WORDS[rule] in [f.what for f in report.findings if f.rule.identifier == rule]
+
+
+MODULE = ".rela.gnu.linkonce.this_module"
+
+
+def _row(section: str, symbol: str, **fields: int) -> Edit:
+    """Change the relocation that names a symbol."""
+
+    def edit(e: Editor) -> None:
+        (number,) = np.flatnonzero(e.rows(section)["r_sym"] == e.symbol(symbol)).tolist()
+        e.change_row(section, number, **fields)
+
+    return edit
+
+
+def _field(variable: str, offset: int, **fields: int) -> Edit:
+    """Change the relocation that a variable has at an offset."""
+    return lambda e: e.change_row(".rela.data", e.row_at(".rela.data", variable, offset), **fields)
+
+
+def _poke(section: str, offset: int, data: bytes) -> Edit:
+    return lambda e: e.poke(section, offset, data)
+
+
+def _shifted(e: Editor) -> None:
+    """The address of the array of functions stands where the object's name belongs."""
+    start = int(e.object.symbols[e.symbol("objects")]["st_value"])
+    _field("objects", 8, r_offset=start)(e)
+
+
+def _align(e: Editor) -> None:
+    e.section(".text").sh_addralign = 24
+
+
+def _flagged(section: str) -> Edit:
+    def edit(e: Editor) -> None:
+        e.section(section).sh_flags |= SHF.RELA_LIVEPATCH
+
+    return edit
+
+
+#: What is done, the rule, what the kernel does, and what is said.
+DAMAGE: tuple[tuple[Edit, str, Effect, str], ...] = (
+    (_row(MODULE, "init_module", r_addend=3), "KLP116", Effect.UNFORESEEN,
+     "struct module leads to no function's beginning instead of init_module()"),
+    (_row(MODULE, "cleanup_module", r_type=2), "KLP116", Effect.UNFORESEEN,
+     "struct module has no whole address of cleanup_module()"),
+    (_row(MODULE, "cleanup_module", r_offset=0x54), "KLP116", Effect.UNFORESEEN,
+     "struct module has an address at 0x54, where none belongs"),
+    (_poke(".gnu.linkonce.this_module", 200, b"x"), "KLP116", Effect.UNFORESEEN,
+     "struct module is not zero at 0xc8"),
+    (_poke(".gnu.linkonce.this_module", 24, b"x" * 56), "KLP116", Effect.UNFORESEEN,
+     "struct module has no name of less than 56 bytes"),
+    (_field("patch", 0, r_type=R_NONE), "KLP503", Effect.REFUSED, "struct klp_patch has no mod"),
+    (_field("patch", 8, r_type=R_NONE), "KLP503", Effect.REFUSED, "struct klp_patch has no objs"),
+    (_field("patch", 8, r_type=11), "KLP513", Effect.UNFORESEEN,
+     "a table of the livepatch has a relocation of type 11"),
+    (_field("functions_vmlinux", 8, r_addend=3), "KLP513", Effect.UNFORESEEN,
+     "new_func of meminfo_proc_show is not the beginning of a function"),
+    (_field("patch", 8, r_addend=(1 << 63) - 1), "KLP513", Effect.UNFORESEEN,
+     "a table of the livepatch has an address that is no table's"),
+    (_shifted, "KLP513", Effect.UNFORESEEN,
+     "a table of the livepatch has an entry that does not begin where one ends"),
+    (_align, "KLP110", Effect.UNFORESEEN, "section .text has an alignment of 0x18"),
+    (_flagged(".data"), "KLP401", Effect.ACCEPTED, "section 3 is called '.data'"),
+    (lambda e: e.change_row(".rela.return_sites", 0, r_type=R_NONE), "KLP422", Effect.UNFORESEEN,
+     "an entry of .return_sites has no relocation of type R_X86_64_PC32"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "rule", "effect", "what"), DAMAGE, ids=lambda value: str(value))
+def test_damage(
+    miniature: KernelSide,
+    good: dict[str, bytes],
+    edit: Callable[[Editor], None],
+    rule: str,
+    effect: Effect,
+    what: str,
+) -> None:
+    report = check_bytes(edited(edit)(good["meminfo"]), "livepatch.ko", miniature)
+    found = {(f.rule.identifier, f.effect, f.what) for f in report.findings}
+    assert (rule, effect, what) in found
+    if effect is Effect.UNFORESEEN:
+        assert report.would_load is None
+        assert report.summary.startswith("nobody can say what Linux 6.1.0-miniature would do")
