@@ -57,14 +57,14 @@ def test_no_module(data: bytes, text: str) -> None:
     assert str(error.value) == text
 
 
-def test_not_a_livepatch(tmp_path: Path) -> None:
+def test_not_a_module(tmp_path: Path) -> None:
     data = compile_c(tmp_path, "int x;").read_bytes()
     with pytest.raises(KlpError) as error:
         read_contents(data, "x.ko")
     assert str(error.value) == (
-        "x.ko: has no modinfo 'livepatch'\n"
-        "  It neither says livepatch=Y nor calls klp_enable_patch(): it patches nothing.\n"
-        "  Name the livepatch module."
+        "x.ko: has no section .gnu.linkonce.this_module\n"
+        "  modpost adds struct module to what is linked to a .ko file.\n"
+        "  Link the objects with kbuild; `klpbuild build` does."
     )
 
 
