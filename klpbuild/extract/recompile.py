@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
 import shlex
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,8 @@ from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 #: and code is the same without.
 SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections", "-g0")
 PLAIN_FLAGS = ("-g0",)
+#: Several livepatches may be extracted at once; all together start this many compilers.
+_PROCESSORS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 _DIAGNOSTIC = re.compile(
     r"^(?P<file>[^:\s]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$"
 )
@@ -141,16 +145,17 @@ class Recompiler:
 
     def _run(self, line: list[str]) -> subprocess.CompletedProcess[str]:
         self.log(shlex.join(line))
-        done = subprocess.run(
-            line,
-            cwd=self.tree.build,
-            env=launcher_environment(self.launcher) | build_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        with _PROCESSORS:
+            done = subprocess.run(
+                line,
+                cwd=self.tree.build,
+                env=launcher_environment(self.launcher) | build_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
         if done.stderr:
             self.log(done.stderr)
         return done

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.scons.checkout import Checkout
+from tests.scons.livepatches import add_patch
 
 TREE = "build/fixtures/kernel"
 
@@ -23,6 +24,9 @@ def own(shared: Checkout) -> Iterator[Path]:
     shutil.copytree(samples / "version", directory / "version")
     broken = shutil.copytree(samples / "meminfo", directory / "broken") / "meminfo.c"
     broken.write_text(broken.read_text().replace("si_meminfo(&i);", "si_meminfo(&i)"))
+    add_patch(directory / "stale")
+    patch = directory / "stale/fix.patch"
+    patch.write_text(patch.read_text().replace("MemTotal", "MemAll"))
     (directory / "unread").mkdir()
     (directory / "unread" / "livepatch.toml").write_text("objekt = 1\n")
     yield directory
@@ -46,23 +50,26 @@ def matrix(shared: Checkout, own: Path) -> str:
 def test_the_run_goes_on_past_failures(shared: Checkout, matrix: str) -> None:
     (tree,) = (path.name for path in (shared.directory / "build").glob("6.1.0-fixtures-*"))
     unread = "failed: own/unread/livepatch.toml: the livepatch has no C source (2 more)"
+    stale = "failed: fix.patch:3: hunk 1 of fs/proc/meminfo.c does not apply"
     unknown = "failed: kernel '6.1.0-99' is not known"
     rows = [
         ("kernel", "livepatch", "result"),
         ("fixtures", "broken", "failed: own/broken/meminfo.c: does not compile"),
         ("fixtures", "good", "would load: nothing found"),
+        ("fixtures", "stale", stale),
         ("fixtures", "unread", unread),
         ("fixtures", "version", "would load: nothing found"),
         (tree, "broken", "failed: own/broken/meminfo.c: does not compile"),
         (tree, "good", "would load: nothing found"),
+        (tree, "stale", stale),
         (tree, "unread", unread),
         (tree, "version", "not for this kernel"),
-        *(("6.1.0-99", name, unknown) for name in ("broken", "good", "unread", "version")),
+        *(("6.1.0-99", name, unknown) for name in ("broken", "good", "stale", "unread", "version")),
     ]
     width = len(tree)
     assert the_table(matrix) == [
         *(f"{kernel:<{width}}  {livepatch:<9}  {result}" for kernel, livepatch, result in rows),
-        "12 in all: 3 would load, 8 failed, 1 not for this kernel.",
+        "15 in all: 3 would load, 11 failed, 1 not for this kernel.",
     ]
     assert "scons: *** [kernel=6.1.0-99] error: kernel '6.1.0-99' is not known\n" in matrix
     for name in ("fixtures", tree):

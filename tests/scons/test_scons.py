@@ -84,6 +84,26 @@ def test_a_comment_in_the_description_builds_nothing(checkout: Checkout) -> None
     assert checkout.built("livepatch=meminfo") == set()
 
 
+def test_a_change_in_klpbuild_itself_counts(shared: Checkout) -> None:
+    shared.scons("livepatch=meminfo")
+    module = shared.directory / "klpbuild/compiler/entry.py"
+    before = module.read_bytes()
+    module.write_bytes(before + b"#\n")
+    try:
+        planned = shared.built("-n", "livepatch=meminfo")
+        assert {"symbols.klp", "livepatch-meminfo/meminfo.o", "livepatch-meminfo.ko"} <= planned
+    finally:
+        module.write_bytes(before)
+    assert shared.built("-n", "livepatch=meminfo") == set()
+
+
+def test_a_touched_kernel_builds_nothing(shared: Checkout) -> None:
+    shared.scons("livepatch=meminfo")
+    for name in ("System.map", "Module.symvers", "fs/ext4/ext4.ko"):
+        (shared.directory / "build/fixtures/kernel" / name).touch()
+    assert shared.built("livepatch=meminfo") == set()
+
+
 def test_a_touched_source_builds_nothing(checkout: Checkout) -> None:
     (checkout.directory / "kernel-fixtures/livepatches/meminfo/meminfo.c").touch()
     assert checkout.built("livepatch=meminfo") == set()

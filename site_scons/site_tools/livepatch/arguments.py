@@ -25,7 +25,7 @@ TARGETS = {
 _OPTION_EXAMPLES = {
     "livepatch": "livepatch=meminfo,cmdline",
     "livepatches": "livepatches=fixes",
-    "kernel": "kernel=/lib/modules/6.1.0-47-cloud-amd64/build",
+    "kernel": "kernel=6.1.0-47-cloud-amd64,/lib/modules/6.1.0-47-cloud-amd64/build",
     "kallsyms": "kallsyms=kallsyms-of-the-target",
     "system_map": "system_map=/usr/lib/debug/boot/System.map-6.1.0-47-cloud-amd64",
     "vmlinux": "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
@@ -47,6 +47,8 @@ Examples:
       and boot it
   scons livepatches=fixes livepatch=a,b kernel=RELEASE
       build your own: fixes/a and fixes/b hold C files with livepatch.toml, or patches
+  scons -k -j4 kernel=RELEASE,OTHER cache=~/.cache/livepatches
+      build all livepatches for two kernels, go on past failures, keep what is built
 Results are in build/<kernel>/: livepatch-NAME.ko, symbols.klp, graphs, build.log.
 A module that was changed by hand is not built again: delete it, or run `scons -c`.
 `scons --debug=explain` says why something is built.
