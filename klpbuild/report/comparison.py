@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,14 @@ class Comparison:
 
 
 def provenance_beside(file: ModuleFile) -> Path | None:
-    """The provenance file of a module; None when there is none."""
-    path = file.path.with_name(file.stem + SUFFIX)
-    return path if path.is_file() else None
+    """The provenance file of a module; None when there is none.
+
+    A build keeps signed and compressed modules in ``finished/``, a directory below.
+    """
+    directory = file.path.absolute().parent
+    known = (directory, directory.parent) if directory.name == "finished" else (directory,)
+    paths = (file.path.parent / os.path.relpath(d, directory) / (file.stem + SUFFIX) for d in known)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def compare(path: Path, file: ModuleFile, contents: Contents) -> Comparison:

@@ -106,6 +106,12 @@ class References:
         return tuple(sorted(name for name in used if _is_compilers(name)))
 
     @cached_property
+    def of_tables(self) -> tuple[str, ...]:
+        """What no function of the picture uses: the module's tables and the like name it."""
+        used = {u.used.symbol for u in self.uses.reached() if isinstance(u.used, External)}
+        return tuple(fate.symbol for fate in self.facts.fates if fate.symbol not in used)
+
+    @cached_property
     def wide(self) -> Picture:
         """The picture for a screen."""
         return draw(*self._graph)

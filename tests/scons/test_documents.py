@@ -54,7 +54,8 @@ def test_a_module_and_its_provenance(module: Path, capsys: pytest.CaptureFixture
     assert "  lists the 5 inputs whose digest the module carries\n" in said
     assert "  meminfo.c (source)\n" in said
 
-    packed = module.with_name("livepatch-meminfo.ko.xz")
+    packed = module.parent / "finished" / "livepatch-meminfo.ko.xz"
+    packed.parent.mkdir()
     packed.write_bytes(compress(module.read_bytes(), Compression.XZ))
     assert main(["info", "--json", str(packed)]) == 0
     document = json.loads(capsys.readouterr().out)
