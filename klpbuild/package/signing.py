@@ -16,7 +16,8 @@ import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,13 +178,26 @@ def _openssl(words: Sequence[str], data: bytes = b"") -> subprocess.CompletedPro
         ) from error
 
 
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="klpbuild-") as directory:
+            yield Path(directory)
+    except OSError as error:
+        raise KlpError(
+            f"cannot be written: {error.strerror}",
+            where=tempfile.gettempdir(),
+            hint="TMPDIR in the environment names another directory.",
+        ) from error
+
+
 def sign(module: Path, signer: Signer, output: Path) -> None:
     """Sign a module, verify the signature, and write the signed module.
 
     :raises KlpError: when sign-file fails, or made a signature that is not the certificate's.
     """
-    with tempfile.TemporaryDirectory(prefix="klpbuild-sign-") as directory:
-        signed = Path(directory) / module.name
+    with _temporary_directory() as directory:
+        signed = directory / module.name
         command = [
             str(signer.program),
             signer.digest,
@@ -248,8 +262,8 @@ def verify(data: bytes, certificate: str, name: str) -> None:
     if found is None:
         raise KlpError("is not signed", where=name)
     module, message = found
-    with tempfile.TemporaryDirectory(prefix="klpbuild-verify-") as directory:
-        content, pem = Path(directory) / "module", Path(directory) / "certificate"
+    with _temporary_directory() as directory:
+        content, pem = directory / "module", directory / "certificate"
         content.write_bytes(module)
         pem.write_text(certificate)
         # The signature alone is in question: whom to trust is the kernel's to say.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import struct
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +192,22 @@ def test_every_changed_byte_is_noticed(signer: Signer, module: Path, tmp_path: P
 def test_what_the_kernel_would_not_read(trailer: bytes) -> None:
     with pytest.raises(KlpError, match="the signature is broken"):
         signature_of(b"module" + trailer + MARKER, "x")
+
+
+def test_no_room_for_temporary_files(signer: Signer, module: Path, tmp_path: Path) -> None:
+    sign(module, signer, tmp_path / "signed")
+    data = (tmp_path / "signed").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(KlpError) as caught:
+            verify(data, signer.certificate, "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value) == (
+        f"{tempfile.gettempdir()}: cannot be written: File too large\n"
+        "  TMPDIR in the environment names another directory."
+    )
 
 
 def test_elliptic_curves(fixtures_kernel: Kernel, module: Path, tmp_path: Path) -> None:

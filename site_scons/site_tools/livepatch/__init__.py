@@ -10,7 +10,7 @@ Construction variables:
 ``livepatch``, ``livepatches``, ``kernel``, ``V``
     as explained by ``scons -h``; `LivepatchHelp` writes that text.
 ``KLP_BUILD``
-    directory of all outputs, ``build`` if not set.
+    directory of all outputs and of SCons' database, ``build`` if not set.
 """
 
 from __future__ import annotations

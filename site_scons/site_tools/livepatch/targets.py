@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from SCons.Action import Action
@@ -41,6 +42,7 @@ def livepatches(env):
     """
     for name, words in _WITHOUT_KERNEL.items():
         env.AlwaysBuild(env.Alias(name, [], _runner(name, words)))
+    _keep_database(env)
     if COMMAND_LINE_TARGETS and set(COMMAND_LINE_TARGETS) <= set(_WITHOUT_KERNEL):
         return []
     try:
@@ -49,6 +51,14 @@ def livepatches(env):
         for problem in error.problems:
             print(f"scons: error: {problem}", file=sys.stderr)
         sys.exit(2)
+
+
+def _keep_database(env):
+    """SCons' own database is an output like any other; SCons would make the directory aloud."""
+    build = Path(env["KLP_BUILD"])
+    with suppress(OSError):  # SCons says what is wrong when it cannot be written
+        build.mkdir(parents=True, exist_ok=True)
+    env.SConsignFile(str(build / ".sconsign"))
 
 
 def _runner(name, words):
