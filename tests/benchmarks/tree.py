@@ -70,7 +70,7 @@ def tree(setting: Setting) -> Iterator[Comparison]:
             lambda count=count: anew(count),
             f"{times} times {first:,} objects",
             lambda times=times: anew(first, times),
-            ratio_max=1.5,
+            ratio_max=1.25,
         )
     for count in sizes:
         yield Comparison(
@@ -78,4 +78,5 @@ def tree(setting: Setting) -> Iterator[Comparison]:
             lambda count=count: again(count),
             "anew",
             lambda count=count: anew(count),
+            ratio_max=0.5,
         )
