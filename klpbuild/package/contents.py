@@ -17,6 +17,7 @@ from klpbuild.arch import Architecture
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME, Livepatch
+from klpbuild.module.tables import livepatch_api
 from klpbuild.running.program import program_text
 
 
@@ -140,6 +141,13 @@ def package_livepatch(
     :raises KlpError: for a livepatch that cannot be upgraded once it is installed.
     """
     check_packageable(livepatch)
+    if not livepatch_api(kernel).replace:
+        raise KlpError(
+            "has no atomic replace, so a package's livepatch could not be upgraded",
+            where=kernel.name,
+            why="It came with v5.1.",
+            hint="Install the module without a package.",
+        )
     # It stands in shell scripts and in systemd units.
     if not re.fullmatch(r"[A-Za-z0-9._+~-]+", kernel.release):
         raise KlpError(
@@ -151,13 +159,29 @@ def package_livepatch(
         livepatch,
         kernel.release,
         kernel.arch,
-        kernel.package_version,
+        kernel.package_version or installed_version(kernel),
         module,
         directory,
         documents,
         maintainer(),
         epoch,
     )
+
+
+def installed_version(kernel: Kernel) -> str:
+    """The version of the Debian package that a kernel's headers are of; empty if of none.
+
+    Image and headers are made from one source package and have one version.
+    """
+    name = f"linux-headers-{kernel.release}"
+    if kernel.build.resolve() != Path("/usr/src") / name:
+        return ""
+    command = ["dpkg-query", "--show", "--showformat=${Version}", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def check_packageable(livepatch: Livepatch) -> None:
@@ -169,13 +193,21 @@ def check_packageable(livepatch: Livepatch) -> None:
             "\nonly if their modules' names differ: the version is part of the name.",
             hint=f'Write version = "1" into its {FILE_NAME}.',
         )
-    if not livepatch.replace:
+    if not livepatch.replace or (livepatch.own_tables and not _says_replace(livepatch)):
+        how = "Write .replace = true into its struct klp_patch"
+        if not livepatch.own_tables:
+            how = f"Take replace = false out of its {FILE_NAME}"
         raise KlpError(
             f"livepatch {livepatch.name} does not replace those before it",
             why="After an upgrade of its package the older version would stay in force below it.",
-            hint=f"Take replace = false out of its {FILE_NAME}, or install the module without\n"
-            "a package.",
+            hint=f"{how}, or install the module without\na package.",
         )
+
+
+def _says_replace(livepatch: Livepatch) -> bool:
+    """Whether a source with tables of its own asks for atomic replace."""
+    texts = (read(source).decode(errors="replace") for source in livepatch.sources)
+    return any(re.search(r"\.replace\s*=\s*true\b", text) for text in texts)
 
 
 def read(path: Path) -> bytes:

@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
 from klpbuild.package.contents import (
     check_packageable,
+    installed_version,
     maintainer,
+    package_livepatch,
     package_name,
     source_date,
 )
 from tests.package.demo import RELEASE, demo_package
+
+LIVEPATCH = Livepatch("demo", (), version="1")
 
 
 def test_names(module: Path) -> None:
@@ -76,13 +81,41 @@ def test_the_files(module: Path, tmp_path: Path) -> None:
     assert files[0].data == module.read_bytes()
 
 
+def test_the_version_of_an_installed_kernel(
+    fixtures_kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = tmp_path / "dpkg-query"
+    query.write_text(
+        '#!/bin/sh\n[ "$*" = "--show --showformat=\\${Version} linux-headers-6.1.0-47-amd64" ]'
+        " && printf 6.1.170-3\n"
+    )
+    query.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    installed = replace(
+        fixtures_kernel,
+        release="6.1.0-47-amd64",
+        build=Path("/usr/src/linux-headers-6.1.0-47-amd64"),
+    )
+    assert installed_version(installed) == "6.1.170-3"
+    assert installed_version(replace(installed, build=tmp_path)) == ""
+    query.write_text("#!/bin/sh\nexit 1\n")
+    assert installed_version(installed) == ""
+
+
+def test_a_release_that_no_script_should_hold(fixtures_kernel: Kernel, module: Path) -> None:
+    kernel = replace(fixtures_kernel, release="6.1;reboot")
+    with pytest.raises(KlpError) as error:
+        package_livepatch(LIVEPATCH, kernel, module, "/lib", 0)
+    assert str(error.value) == (
+        "fixtures: release '6.1;reboot' cannot be a package's\n"
+        "  Letters, digits and . _ + ~ - can be in it."
+    )
+
+
 def test_a_missing_module(tmp_path: Path) -> None:
     with pytest.raises(KlpError) as error:
         demo_package(tmp_path / "gone.ko").files("/units")
     assert str(error.value) == f"{tmp_path}/gone.ko: cannot be read: No such file or directory"
-
-
-LIVEPATCH = Livepatch("demo", (), version="1")
 
 
 def test_a_livepatch_needs_a_version() -> None:
@@ -104,6 +137,22 @@ def test_a_livepatch_replaces() -> None:
         "livepatch demo does not replace those before it\n"
         "  After an upgrade of its package the older version would stay in force below it.\n"
         "  Take replace = false out of its livepatch.toml, or install the module without\n"
+        "  a package."
+    )
+
+
+def test_a_livepatch_with_its_own_tables_replaces(tmp_path: Path) -> None:
+    source = tmp_path / "demo.c"
+    livepatch = replace(LIVEPATCH, own_tables=True, sources=(source,))
+    source.write_text("static struct klp_patch patch = { .replace = true };\n")
+    check_packageable(livepatch)
+    source.write_text("static struct klp_patch patch = { .mod = THIS_MODULE };\n")
+    with pytest.raises(KlpError) as error:
+        check_packageable(livepatch)
+    assert str(error.value) == (
+        "livepatch demo does not replace those before it\n"
+        "  After an upgrade of its package the older version would stay in force below it.\n"
+        "  Write .replace = true into its struct klp_patch, or install the module without\n"
         "  a package."
     )
 

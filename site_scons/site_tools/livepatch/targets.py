@@ -19,10 +19,11 @@ from klpbuild.compiler.launcher import with_launcher
 from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
 from klpbuild.matrix import cells, locate_kernels
+from klpbuild.package.formats import wanted_formats
 from klpbuild.package.variables import read_variables
 from klpbuild.vm import needs
 
-from . import release
+from . import dist, release
 from .actions import failing, guarded
 from .caching import use_cache
 from .nodes import kernel_nodes
@@ -147,7 +148,14 @@ def _release(env, every, unusable):
     for nodes in every:
         for name, node in release.targets(nodes, env["livepatch"] == "all").items():
             env.Alias(name, node)
-    for name in ("install", "uninstall", "check"):
+    formats = wanted_formats(env["packages"])
+    for nodes in every if _wants_packages() else ():
+        for each in nodes.livepatches:
+            if each.cell.chosen is not None:
+                env.Alias("dist", dist.packages(nodes, each, formats))
+            elif each.module is not None:
+                env.Alias("dist", each.module)  # which says why it cannot be built
+    for name in ("install", "uninstall", "check", "dist"):
         env.Alias(name, unusable)
 
 
@@ -170,6 +178,11 @@ def _compile_commands(env, every):
     node = env.Command(str(path), [], Action(guarded(write), "  GEN     $TARGET"))
     env.NoCache(node)
     return env.AlwaysBuild(node)
+
+
+def _wants_packages():
+    """Whether the command line names packages: what they are made of takes git to find."""
+    return any(name == "dist" or "/dist/" in name for name in map(str, COMMAND_LINE_TARGETS))
 
 
 def _boot(nodes, watch):

@@ -1,0 +1,55 @@
+"""The nodes of packages: a .deb, a spec file, and what rpmbuild makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from SCons.Action import Action
+
+from klpbuild.errors import KlpError
+from klpbuild.package.contents import package_livepatch, source_date
+from klpbuild.package.formats import Format
+
+from .actions import failing, guarded
+
+#: What goes into a package beside the module, by the ends of their names.
+_DOCUMENTS = (".provenance.json", ".cdx.json")
+
+
+def packages(nodes, livepatch, formats):
+    """The nodes of a livepatch's packages for one kernel, in ``dist/``.
+
+    :param nodes: a `KernelNodes`.
+    :param livepatch: a `LivepatchNodes` with a module.
+    :param formats: the kinds of packages, each `Format` once.
+    """
+    env, chosen, directory = nodes.env, livepatch.cell.chosen, nodes.directory / "dist"
+    documents = [node for node in livepatch.others if str(node).endswith(_DOCUMENTS)]
+    try:
+        package = package_livepatch(
+            chosen.livepatch,
+            nodes.kernel,
+            Path(str(livepatch.finished)),
+            str(nodes.finish.place.directory),
+            source_date(chosen.directory, nodes.epoch),
+            tuple(Path(str(node)) for node in documents),
+        )
+    except KlpError as error:
+        return [failing(env, f"dist {nodes.kernel.name} {chosen.module}", error)]
+    env = env.Clone(KLP_PACKAGE=package)
+    inputs = [livepatch.finished, *documents, env.Value(repr(package)), *nodes.identities]
+    made = {}
+    for kind in formats:
+        names = [str(directory / name) for name in kind.file_names(package)]
+        made[kind] = env.Command(names, inputs, _ACTION, KLP_FORMAT=kind)
+        env.NoCache(made[kind])  # they may hold a signature
+    if Format.RPM in made:
+        env.Depends(made[Format.RPM], made[Format.SPEC])
+    return [node for files in made.values() for node in files]
+
+
+def _make(target, source, env):
+    env["KLP_FORMAT"].make(env["KLP_PACKAGE"], target[0].parent)
+
+
+_ACTION = Action(guarded(_make), "  DIST    $TARGET")
