@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from klpbuild.check.formats import printable
 from klpbuild.package.compression import Compression
 from klpbuild.report.comparison import Comparison
 from klpbuild.report.contents import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG, Contents
@@ -20,11 +21,7 @@ VERSION = 1
 
 def as_text(file: ModuleFile, contents: Contents, comparison: Comparison | None) -> str:
     """A few lines a subject; names in a module may hold anything, a terminal must not obey it."""
-    return "\n".join(_printable(line) for line in _lines(file, contents, comparison)) + "\n"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else f"\\x{ord(c) & 0xFF:02x}" for c in text)
+    return "\n".join(printable(line) for line in _lines(file, contents, comparison)) + "\n"
 
 
 def _lines(file: ModuleFile, contents: Contents, comparison: Comparison | None) -> Iterator[str]:

@@ -128,7 +128,8 @@ def many_nodes() -> tuple[list[Node], list[Edge]]:
     nodes = [Node(f"o{n}", f"function_{n}", Role.REPLACED, "vmlinux") for n in range(20)]
     nodes += [Node(f"n{n}", f"livepatch_function_{n}", Role.NEW, "livepatch") for n in range(20)]
     nodes += [Node(f"x{n}", f"some_symbol_of_{n}", Role.LIVEPATCH, "ext4") for n in range(60)]
-    nodes += [Node(f"e{n}", f"an_exported_{n}", Role.EXPORTED, "vmlinux") for n in range(200)]
+    nodes += [Node(f"e{n}", f"an_exported_{n}", Role.EXPORTED, "vmlinux") for n in range(1, 200)]
+    nodes.append(Node("e0", HARM, Role.EXPORTED, HARM))
     edges = [Edge(f"n{n}", f"o{n}", "replaces") for n in range(20)]
     edges += [Edge(f"n{n % 20}", f"e{n}", "uses") for n in range(200)]
     edges += [Edge(f"n{n % 20}", f"x{n}", "uses") for n in range(60)]
