@@ -18,8 +18,11 @@ from klpbuild.check.rule import Severity
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import rela_dtype, symbol_dtype
+from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
-from tests.check.agreement import disagreements
+from klpbuild.vm.guest import Guest
+from klpbuild.vm.scenario import Group, Insmod
+from tests.check.agreement import clean_up, disagreements
 from tests.check.editor import Editor, header, section_header
 from tests.samples import Built
 
@@ -157,6 +160,34 @@ def test_check_and_kernel_agree(debian_samples: Built, tmp_path: Path) -> None:
 @pytest.mark.boot
 def test_check_and_the_newest_kernel_agree(newest_samples: Built, tmp_path: Path) -> None:
     judge(newest_samples, tmp_path)
+
+
+@pytest.mark.boot
+def test_the_kernels_own_livepatches(debian_source_kernel: Kernel, tmp_path: Path) -> None:
+    """lib/livepatch: what the kernel's developers test livepatching with, built by kbuild."""
+    kernel = debian_source_kernel
+    names = []
+    for source in sorted(source_tree(kernel).glob("lib/livepatch/*.c")):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+        names.append(source.stem)
+    lines = [f"obj-m += {name}.o\n" for name in names]
+    (tmp_path / "Makefile").write_text("".join(lines))
+    command = ["make", "-s", "-j2", "-C", str(kernel.build), f"M={tmp_path}", "modules"]
+    subprocess.run(command, check=True, capture_output=True)
+
+    side, groups, patching = KernelSide(kernel, None), [], set()
+    for name in names:
+        path = tmp_path / f"{name}.ko"
+        report = check_bytes(path.read_bytes(), path.name, side)
+        assert report.would_load
+        wrong = {f.rule.identifier for f in report.at_least(Severity.WARNING)}
+        assert wrong <= {"KLP206", "KLP507"}, (name, report.findings)
+        patching |= set() if "KLP206" in wrong else {name}
+        groups.append(Group(name, (Insmod(path), *clean_up(name))))
+    assert {"test_klp_livepatch", "test_klp_atomic_replace", "test_klp_state"} <= patching
+    assert {"test_klp_shadow_vars", "test_klp_callbacks_busy"}.isdisjoint(patching)
+    results = Guest(kernel, tmp_path).run(groups)
+    assert {r.group.name: r.problem for r in results if not r.passed} == {}
 
 
 def test_shipped_modules_are_sound(debian_kernel: Kernel, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from klpbuild.check.module import check_bytes
 from klpbuild.check.subject import Subject
 from klpbuild.check.transcript import lines
 from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.tables import EHDR_SIZE, ehdr_dtype, section_dtype
+from klpbuild.elf.tables import EHDR_SIZE, ehdr_dtype, rela_dtype, section_dtype, symbol_dtype
 from klpbuild.errors import KlpError
 
 _QUICK = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -104,4 +104,31 @@ def test_changed_headers(
     for field, value in headers:
         header[0][field] = value & int(np.iinfo(header.dtype[field]).max)
     assert len(data) > EHDR_SIZE
+    check(bytes(data), miniature)
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 200), st.integers(0, 5), _NUMBERS),
+                     min_size=1, max_size=4),
+    name=st.sampled_from(["meminfo", "button"]),
+)  # fmt: skip
+@_QUICK
+def test_changed_records(
+    miniature: KernelSide,
+    good: dict[str, bytes],
+    changes: list[tuple[int, int, int, int]],
+    name: str,
+) -> None:
+    """Symbols and relocations that name what is not there, or lead nowhere."""
+    data = bytearray(good[name])
+    elf = ElfFile(bytes(data), name)
+    assert elf.symtab is not None
+    tables = [(elf.symtab, symbol_dtype("<"))]
+    tables += [(section, rela_dtype("<")) for section in elf.relocation_sections]
+    for table, number, field, value in changes:
+        section, dtype = tables[table % len(tables)]
+        rows = np.frombuffer(data, dtype, section.sh_size // dtype.itemsize, section.sh_offset)
+        names = dtype.names or ()
+        word = names[field % len(names)]
+        rows[number % len(rows)][word] = value & int(np.iinfo(dtype[word]).max)
     check(bytes(data), miniature)

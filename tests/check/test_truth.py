@@ -33,6 +33,7 @@ from klpbuild.vm.scenario import (
     WaitEnabled,
     WriteFile,
 )
+from tests.check.agreement import clean_up
 from tests.check.breaks import BREAKS
 from tests.check.editor import Broken
 from tests.samples import SAMPLES, Built
@@ -46,11 +47,6 @@ ADDRESS = re.compile(
     r"|CPU: \d+ PID: \d+"
 )
 Steps = tuple[Planned | Step, ...]
-
-
-def clean_up(name: str) -> tuple[Planned, ...]:
-    steps = (Disable(name, if_loaded=True), WaitDisabled(name), Rmmod(name, if_loaded=True))
-    return tuple(Planned(step, always=True) for step in steps)
 
 
 def refused_late(path: Path, name: str, log: tuple[str, ...], again: bool) -> Steps:
