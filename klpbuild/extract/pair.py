@@ -238,10 +238,15 @@ def _check_layouts(
 ) -> None:
     """:raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise."""
     problems = Problems()
+    told = set(accepted)
     for file in compiler.files:
         where = may_change_layouts(file)
-        for name in kept_local_types(file) if where else ():
-            if name not in accepted:
+        # One object tells: it has all types that its source and headers declare.
+        pair = next((pairs[unit] for unit in touched.by_file[file.path] if unit in pairs), None)
+        if not where or pair is None:
+            continue
+        for name in kept_local_types(file):
+            if name not in told:
                 problems.add(
                     f"{name}, which a static variable of a function has, is declared otherwise",
                     where=where,
@@ -249,15 +254,12 @@ def _check_layouts(
                     hint="Give the type and the variable other names.\n"
                     f"If the layout is the same, accept it: {_accept(name)}",
                 )
-        # One object tells: it has all types that its source and headers declare.
-        pair = next((pairs[unit] for unit in touched.by_file[file.path] if unit in pairs), None)
-        if not where or pair is None:
-            continue
         jobs = [pool.submit(compiler.with_layouts, pair.command, new) for new in (False, True)]
         before, after = (ElfFile.read(job.result()) for job in jobs)
         for name, change in changed_layouts(layouts(before), layouts(after)):
-            if name in accepted:
+            if name in told:
                 continue
+            told.add(name)
             problems.add(
                 f"{name} {change}",
                 where=where,
@@ -267,8 +269,9 @@ def _check_layouts(
                 f"If none outlives the replaced functions, accept it: {_accept(name)}",
             )
         for name, change in changed_enumerators(enumerators(before), enumerators(after)):
-            if name in accepted:
+            if name in told:
                 continue
+            told.add(name)
             problems.add(
                 f"{name} is numbered otherwise: {change}",
                 where=where,

@@ -189,6 +189,8 @@ def test_a_patch_that_makes_a_structure_larger(small: SmallKernel, tmp_path: Pat
     texts = (
         small.patch("include/linux/kernel.h", "long size;", "long size;\n\tlong time;"),
         small.patch("fs/open.c", "return count++;", "return sizeof(struct file);"),
+        small.patch("kernel/warn.c", "void warn", "struct none { int a; };\nvoid warn"),
+        small.patch("kernel/warn.c", "line + *file", "line + sizeof(struct file)"),
     )
     assert refusal(small, tmp_path, *texts) == (
         "0.patch:7: struct file gets time, has 24 bytes instead of 16\n"
