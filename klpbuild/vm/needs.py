@@ -1,4 +1,4 @@
-"""The programs that a boot and a source patch need, installed where that is allowed."""
+"""The programs that boots, source patches and packages need, installed where that is allowed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ PROGRAMS = {
     "bison": "bison",
     "bc": "bc",
     "xz": "xz-utils",
+    "mke2fs": "e2fsprogs",
+    "lintian": "lintian",
+    "rpmbuild": "rpm",
+    "rpmlint": "rpmlint",
 }
 # What kbuild's own programs are compiled with has no program to look for.
 _HEADERS = {"/usr/include/libelf.h": "libelf-dev", "/usr/include/openssl/ssl.h": "libssl-dev"}

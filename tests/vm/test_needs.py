@@ -17,7 +17,7 @@ def test_what_is_missing_and_cannot_be_installed(
     with pytest.raises(KlpError) as caught:
         needs.provide()
     text = str(caught.value)
-    assert text.startswith("missing on this machine: bc, bison, busybox-static, flex, gcc, ")
+    assert text.startswith("missing on this machine: bc, bison, busybox-static, e2fsprogs, flex, ")
     assert "qemu-system-x86" in text
     assert "  sudo apt-get install --yes --no-install-recommends bc bison busybox-static" in text
 
