@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.kernel.cache import cache_directory
+from klpbuild.kernel.tree import Kernel
 from tests.scons.checkout import ROOT, Checkout
 from tests.scons.livepatches import add_patch
 
@@ -50,6 +52,12 @@ class Sharing:
             shutil.copytree(ROOT / "kernel-fixtures/livepatches/meminfo", livepatches / "meminfo")
             add_patch(livepatches / "fix")
 
+    def kernel(self) -> str:
+        """The kernel's name, by which its directory of results is called."""
+        build = self.second.directory / "build"
+        (name,) = (path.name for path in build.glob("6.1.0-fixtures-*"))
+        return name
+
     def commands(self) -> list[str]:
         """What the second checkout has run, but for questions about versions."""
         lines = self.called.read_text().splitlines() if self.called.exists() else []
@@ -85,8 +93,7 @@ def test_a_second_checkout_builds_nothing(sharing: Sharing) -> None:
     assert hits == steps > 12
     assert "would load: nothing found" in text
     assert sharing.commands() == []
-    (kernel,) = (path.name for path in (sharing.second.directory / "build").iterdir())
-    assert kernel.startswith("6.1.0-fixtures-")
+    kernel = sharing.kernel()
     first, second = (outputs(each, kernel) for each in (sharing.first, sharing.second))
     kinds = {path.rpartition(".")[2] for path in second}
     assert kinds >= {"ko", "o", "d", "c", "klp", "index", "tar", "json", "graphml", "dot", "html"}
@@ -132,13 +139,39 @@ def test_a_header_that_no_scanner_finds(sharing: Sharing) -> None:
         source = directory / "meminfo.c"
         source.write_text('#define HEADER "value.h"\n#include HEADER\n' + source.read_text())
         (directory / "value.h").write_text(f"int value = {value};\n")
-        kernel = next(path.name for path in (sharing.second.directory / "build").iterdir())
+        kernel = sharing.kernel()
         target = f"build/{kernel}/livepatch-macro/meminfo.o"
         checkout.scons(*sharing.words, target)
         objects.append((checkout.directory / target).read_bytes())
         rule = (checkout.directory / target).with_suffix(".d").read_text()
         assert "shared/macro/value.h" in rule
     assert objects[0] != objects[1]
+
+
+@pytest.mark.kernel
+def test_a_real_kernel(debian_source_kernel: Kernel, tmp_path: Path) -> None:
+    """A patch and a hand-written livepatch; nothing depends on the path or on the jobs."""
+    environment = {"KLPBUILD_CACHE": str(cache_directory())}
+    words = (f"kernel={debian_source_kernel.name}", "livepatches=own", f"cache={tmp_path}/cache")
+    first, second = (
+        Checkout(tmp_path / name / "klpbuild", environment) for name in ("one", "some/other")
+    )
+    for checkout in (first, second):
+        own = checkout.directory / "own"
+        shutil.copytree(ROOT / "kernel-fixtures/livepatches/meminfo", own / "meminfo")
+        (own / "fix").mkdir()
+        shutil.copy(ROOT / "tests/docs/fix.patch", own / "fix")
+    assert hit_rate(first.scons("-j2", *words))[0] == 0
+    hits, steps = hit_rate(second.scons("-j1", *words))
+    assert hits == steps > 15
+    kernel = debian_source_kernel.name
+    cached = outputs(second, kernel)
+    shutil.rmtree(second.directory / "build")
+    second.scons("-j1", *words, "--cache-disable")
+    # The report page tells how long each step took.
+    same = {name for name in cached if not name.endswith(".html")}
+    built = outputs(second, kernel)
+    assert {name: built[name] for name in same} == {name: cached[name] for name in same}
 
 
 def test_a_cache_that_cannot_be_used(shared: Checkout) -> None:

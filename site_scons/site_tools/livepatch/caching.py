@@ -63,7 +63,7 @@ def hit_rate(env):
 
 
 def _made():
-    """The files that were made or came from the cache in this run."""
+    """The files that were made in this run, or came from the cache, and belong into it."""
     waiting, seen = list(SCons.Node.Alias.default_ans.values()), set()
     while waiting:
         node = waiting.pop()
@@ -72,5 +72,5 @@ def _made():
         seen.add(node)
         waiting += node.children()
         is_file = isinstance(node, SCons.Node.FS.File) and node.is_derived()
-        if is_file and node.get_state() == SCons.Node.executed:
+        if is_file and node.get_state() == SCons.Node.executed and not node.nocache:
             yield node

@@ -50,7 +50,8 @@ class Summary:
 
     def _show(self):
         results = self.results()
-        if len(results) > 1:
+        # A module that comes from the cache was not told of when it came.
+        if len(results) > 1 or (results and self._env["cache"]):
             print("\n".join(table(results)))
         if self._env["cache"] and (rate := hit_rate(self._env)):
             print(rate)
