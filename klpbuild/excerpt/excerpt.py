@@ -267,12 +267,23 @@ def _is_for_headers(item: Item) -> bool:
     return bool(item.names) and not item.names & {"CREATE_TRACE_POINTS"} and "define" in item.text
 
 
+def _found(name: str, directory: str, tree: Path) -> str:
+    """The path of a header: beside its source, or where Makefiles let directories below look."""
+    place = directory
+    while place:
+        for path in (posixpath.join(place, name), posixpath.join(place, "include", name)):
+            if (tree / path).is_file():
+                return posixpath.normpath(path)
+        place = posixpath.dirname(place)
+    return posixpath.normpath(posixpath.join(directory, name))
+
+
 def _included(text: str, directory: str, tree: Path, local_headers: bool) -> str:
     """An ``#include`` as a livepatch writes it; empty to leave it out."""
     match = re.match(r'\s*#\s*include\s+"([^"]+)"', text)
     if not match:
         return text
-    path = posixpath.normpath(posixpath.join(directory, match[1]))
+    path = _found(match[1], directory, tree)
     if path.startswith("include/"):
         return f"#include <{path.removeprefix('include/')}>"
     if not local_headers:

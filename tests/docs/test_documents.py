@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,17 @@ def test_a_document_is_read(tmp_path: Path) -> None:
 
 def test_the_reference_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "write it: python -m tests.docs.reference"
+
+
+def test_the_recipes_run_what_the_guide_runs() -> None:
+    guide = ROOT / "docs/packagers-guide.md"
+    shown = {
+        command.text
+        for block in read_document(guide)
+        for command in block.content
+        if isinstance(command, Command) and block.kind is not Kind.NEVER
+    }
+    line = re.compile(r"^ *- (?:run: )?((?:\./scons|\.venv/bin/klpbuild) .*)$", re.MULTILINE)
+    commands = [found.removeprefix(".venv/bin/") for found in line.findall(guide.read_text())]
+    assert len(commands) == 8
+    assert set(commands) <= shown

@@ -122,3 +122,20 @@ def test_an_include_can_be_left_out(tmp_path: Path) -> None:
     )
     assert "asm/tlb.h" not in made.text
     assert "#include <linux/mm.h>\n\nint g(void) {}\n" in made.text
+
+
+def test_a_header_of_a_directory_above(tmp_path: Path) -> None:
+    for name in ("arch/kvm/mmu/a.c", "arch/kvm/irq.h", "arch/kvm/include/deep.h"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = Source("arch/kvm/mmu/a.c", tmp_path)
+    (tmp_path / source.path).write_text(
+        '#include "irq.h"\n#include "deep.h"\n#include "none.h"\nint f(void) {}\n'
+    )
+    made = excerpt(source, {"f": "g"}, place, heading="", local_headers=True)
+    includes = [line for line in made.text.splitlines() if line.startswith("#include")]
+    assert includes == [
+        '#include "arch/kvm/irq.h"',
+        '#include "arch/kvm/include/deep.h"',
+        '#include "none.h"',
+    ]
