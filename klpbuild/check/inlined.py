@@ -140,9 +140,12 @@ def _check_function(
     subject: Subject, kernel: KernelSide, dwarf: Dwarf, patched: Patched, function: PatchedFunction
 ) -> None:
     found = _candidate(kernel, patched.object, function)
-    if found is None or found.address is None:
-        return
     where = f"{patched.object}:{function.old}"
+    if found is None:
+        return
+    if found.address is None:
+        subject.not_checked(catalogue.INLINED, "its address is not known", where)
+        return
     section = dwarf.elf.section(found.section) if patched.object != VMLINUX else None
     try:
         unit = dwarf.unit_at(found.address, section.index if section else 0)

@@ -75,7 +75,7 @@ def open_module(path: Path, side: KernelSide) -> Subject:
     :raises KlpError: when it cannot be read, or is broken or for another machine.
     """
     data = _read(path)
-    for fault in header_faults(data, side.kernel.arch.machine):
+    for fault in header_faults(data, side.kernel.arch.machine, side.version):
         raise KlpError(fault.what, where=str(path), why=fault.rule.why, hint=fault.rule.hint)
     return Subject(ElfFile(data, str(path)), path.name, side)
 

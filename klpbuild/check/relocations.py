@@ -182,7 +182,9 @@ def _check_exists(
 
 
 def _check_life(subject: Subject, found: Candidate, where: str) -> None:
-    if found.init:
+    if found.object == VMLINUX and found.address is None:
+        subject.not_checked(catalogue.FREED_SYMBOL, "its address is not known", where)
+    elif found.init:
         what = f"{found.symbol} of {found.object} is in {found.section or 'an .init section'}"
         subject.find(catalogue.FREED_SYMBOL, what, where)
     elif found.unstable and found.object != VMLINUX:
