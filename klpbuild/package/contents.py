@@ -78,8 +78,8 @@ class Package:
 
     @property
     def unit(self) -> str:
-        """The systemd unit that loads it."""
-        return f"{self.name}.service"
+        """The systemd unit that loads it, in the letters that systemd allows."""
+        return re.sub(r"[^a-z0-9.-]", "-", self.name) + ".service"
 
     @property
     def program(self) -> str:

@@ -31,6 +31,10 @@ def test_names(module: Path) -> None:
     assert package.virtual_name == f"livepatch-{RELEASE}"
     assert package.unit == f"livepatch-demo-{RELEASE}.service"
     assert package.module_name == "livepatch_demo_1_2"
+    newer = demo_package(module, release="6.12.117+deb12-cloud-amd64")
+    assert newer.name == "livepatch-demo-6.12.117+deb12-cloud-amd64"
+    # systemd takes no + in the name of a unit (systemd.unit(5)).
+    assert newer.unit == "livepatch-demo-6.12.117-deb12-cloud-amd64.service"
 
 
 @pytest.mark.parametrize(
