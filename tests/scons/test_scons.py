@@ -177,6 +177,7 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
         "watch",
         "launcher",
         "cache",
+        "packages",
     )
     for option in (*options, "V"):
         assert f"\n  {option:<12} " in text
@@ -194,8 +195,8 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
          "  Did you mean livepatch?\n"
          "  Known: ARCH, CC, COMPRESS, CROSS_COMPILE, DESTDIR, KCFLAGS, KDIR, KSRC, KVER, PREFIX, "
          "REPLACE, SIGN_CERT, SIGN_HASH, SIGN_KEY, SOURCE_DATE_EPOCH, STRIP, SYSTEM_MAP, V, "
-         "VMLINUX, cache, kallsyms, kernel, launcher, livepatch, livepatches, system_map, vmlinux, "
-         "watch.\n"),
+         "VMLINUX, cache, kallsyms, kernel, launcher, livepatch, livepatches, packages, system_map, "
+         "vmlinux, watch.\n"),
         (("livepatch=memino",),
          "scons: error: kernel-fixtures/livepatches: livepatch 'memino' is not known\n"
          "  Did you mean meminfo?\n"
@@ -203,8 +204,8 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
         (("bot",),
          "scons: error: target 'bot' is not known\n"
          "  Did you mean boot?\n"
-         "  Known: benchmark, boot, check, compile_commands, install, livepatch, symbols, test, "
-         "test-kernel, uninstall.\n"),
+         "  Known: benchmark, boot, check, compile_commands, dist, install, livepatch, symbols, "
+         "test, test-kernel, uninstall.\n"),
         (("kernel=6.1.0-99",),
          "scons: error: kernel '6.1.0-99' is not known\n"
          "  Fetched kernels: none.\n"
