@@ -119,10 +119,10 @@ def test_rpmlint_finds_nothing(packages: Packages) -> None:
 
 
 @pytest.fixture(scope="session")
-def guest(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> DebianGuest:
-    """A Debian that has the kernel and neither package."""
+def guest(debian_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> DebianGuest:
+    """A Debian that has the kernel and no package of a livepatch."""
     disk = tmp_path_factory.mktemp("guest") / "disk"
-    make_disk(packages.kernel, disk)
+    make_disk(debian_kernel, disk)
     return DebianGuest(disk)
 
 
@@ -151,6 +151,30 @@ def check_stalled(output: str, version: str) -> None:
     assert first == f"livepatch: error: the transition from {name} has not ended after 2 s"
     assert re.fullmatch(r"  task \d+ \(cat\)", task)
     assert any(" livepatch_version_proc_show+" in line and f"[{name}]" in line for line in stack)
+
+
+def test_a_compressed_module_of_a_backported_kernel(
+    guest: DebianGuest, newest_kernel: Kernel, tmp_path: Path
+) -> None:
+    """Its release has a ``+``, which a unit's name cannot have."""
+    deb = build_dist(tmp_path / "checkout", newest_kernel, "1", jobs=2).deb
+    name = f"livepatch-demo-{newest_kernel.release}"
+    unit = name.replace("+", "-") + ".service"
+    installed, files, removed = guest.boot(
+        newest_kernel,
+        f"dpkg -i --force-depends /test/{deb.name} 2>/dev/null | tail -n 1; cat /proc/version",
+        f"systemctl is-enabled {unit}; ls /lib/modules/*/updates/livepatch /usr/share/livepatch/*",
+        f"dpkg -P {name} >/dev/null 2>&1; cut -c -13 /proc/version; lsmod | grep -c livepatch",
+        files=(deb,),
+    )
+    assert told([installed]) == [(0, "livepatch_demo_1: enabled\nLinux with livepatch demo 1\n")]
+    words = files.output.split()
+    assert words[0] == "enabled"
+    # Compressed as that kernel's own modules are.
+    compressed = "CONFIG_MODULE_COMPRESS_XZ=y" in newest_kernel.config.read_text()
+    assert f"livepatch-demo-1.ko{'.xz' if compressed else ''}" in words
+    assert "livepatch-demo-1.provenance.json" in words
+    assert told([removed]) == [(1, "Linux version\n0\n")]
 
 
 def test_the_life_of_a_package(
