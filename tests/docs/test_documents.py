@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/tutorial.md",
     "docs/authors-guide.md",
     "docs/packagers-guide.md",
+    "docs/packages.md",
     "docs/release.md",
     "docs/provenance.md",
 )
