@@ -106,7 +106,7 @@ DAMAGE: tuple[tuple[Edit, str, Effect, str], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("edit", "rule", "effect", "what"), DAMAGE, ids=lambda value: str(value))
+@pytest.mark.parametrize(("edit", "rule", "effect", "what"), DAMAGE)
 def test_damage(
     miniature: KernelSide,
     good: dict[str, bytes],
