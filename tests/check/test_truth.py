@@ -174,12 +174,13 @@ def judge(built: Built, directory: Path) -> None:
         file = built.module(broken.base)
         finding = predicted(broken.rule, path.read_bytes(), file, side)
         (last if broken.fresh else together).append(group_of(broken, finding, path))
-    last.extend(situations(built, side, directory))
+    others = list(situations(built, side, directory))
     stays = [broken.rule for broken in BREAKS if broken.stays]
-    order = [*stays, "KLP201"]  # from then on no unsigned module is taken
-    last.sort(key=lambda group: order.index(group.name) if group.name in order else -1)
+    others += [group for group in last if group.name in stays]
+    others.sort(key=lambda group: group.name == "KLP201")  # then no unsigned module is taken
+    last = [group for group in last if group.name not in stays]
     guest = Guest(built.kernel, built.directory / "boot" / "truth")
-    results = [*guest.run(together), *guest.run(last)]
+    results = [r for groups in (together, last, others) for r in guest.run(groups)]
     for broken in cases(side, deadly=True):
         path = directory / f"{broken.rule}.ko"
         path.write_bytes(broken.change(built.module(broken.base).read_bytes()))
