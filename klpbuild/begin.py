@@ -15,12 +15,12 @@ from klpbuild import steps
 from klpbuild.chosen import Chosen
 from klpbuild.compiler.driver import compile_source
 from klpbuild.compiler.log import BuildLog
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
 from klpbuild.excerpt.excerpt import Excerpt, Place, Reach, Source, excerpt
 from klpbuild.excerpt.finder import find_definition
 from klpbuild.excerpt.skeleton import skeleton
 from klpbuild.extract.patchfile import apply_patches
+from klpbuild.files import write_file
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch

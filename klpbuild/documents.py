@@ -7,22 +7,18 @@ from pathlib import Path
 
 from klpbuild import steps
 from klpbuild.chosen import Chosen
+from klpbuild.compiler.driver import read_files
 from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
-from klpbuild.elf.writer import write_file
 from klpbuild.extracted import RECORD, Extracted
+from klpbuild.files import write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.report import provenance
 from klpbuild.report.facts import Facts, read_fates
 from klpbuild.report.inputs import modinfo_source, read_inputs, read_inputs_file, write_inputs
+from klpbuild.report.names import INPUTS, SUFFIXES
 from klpbuild.report.references import all_references, embedded_references, read_patch_header
 from klpbuild.report.timings import read_timings
-
-#: Where the inputs are kept, in the livepatch's directory of outputs.
-INPUTS = "inputs.json"
-
-#: What `write_documents` writes, after the module's name.
-SUFFIXES = (provenance.SUFFIX, ".cdx.json", ".html")
 
 
 def compile_inputs(
@@ -34,7 +30,7 @@ def compile_inputs(
     :param output: the object.
     :raises KlpError: when an input cannot be read.
     """
-    included = [path for rule in rules for path in steps.read_files(rule)]
+    included = [path for rule in rules for path in read_files(rule)]
     inputs = read_inputs(
         kernel,
         chosen.directory,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.module.livepatch import Function, PatchedObject
 
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.

@@ -36,6 +36,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
 from klpbuild.names import VMLINUX
 from klpbuild.progress import Progress
+from klpbuild.report.names import SUFFIXES
 from klpbuild.report.timings import timed
 from klpbuild.resolve.fate import Decision, Resolver
 from klpbuild.symbols.database import SymbolDatabase
@@ -195,7 +196,7 @@ def build_from_patches(
     livepatch = Livepatch(name, (), accept_layouts=tuple(accept_layouts))
     chosen = Chosen(patches[0].parent, livepatch, tuple(patches))
     symbols, output = build / "symbols.klp", build / f"{chosen.module}.ko"
-    for suffix in (".ko", *documents.SUFFIXES):  # a failure must not leave older ones
+    for suffix in (".ko", *SUFFIXES):  # a failure must not leave older ones
         output.with_suffix(suffix).unlink(missing_ok=True)
     work = build / chosen.module
     log = BuildLog(build / "build.log")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import klpbuild
 from klpbuild.compiler.flags import compile_command
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.tree import Kernel
 

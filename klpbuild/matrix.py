@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from klpbuild.check.rule import Report, Severity
+from klpbuild.check.rule import RefusedError, Report, Severity
 from klpbuild.chosen import Chosen, Named
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
+from klpbuild.given import NO_VARIABLES, GivenSymbols, locate_kernel
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
 from klpbuild.package.variables import Variables
-from klpbuild.steps import NO_VARIABLES, GivenSymbols, RefusedError, locate_kernel
 
 
 @dataclass(frozen=True)

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import klpbuild
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
-from klpbuild.check.rule import Report, Severity
+from klpbuild.check.rule import RefusedError, Report, Severity
 from klpbuild.chosen import Chosen
 from klpbuild.compiler.driver import compile_source as compile_with_kernel_flags
-from klpbuild.compiler.driver import read_dependencies
 from klpbuild.compiler.entry import check_new_functions
 from klpbuild.compiler.log import BuildLog
 from klpbuild.convert.converter import Conversion
 from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.writer import write_file
-from klpbuild.errors import KlpError, Problem, Problems
+from klpbuild.errors import Problem, Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
+from klpbuild.files import write_file
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import dependencies, neighbourhood
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.graph.tables import read_patches
-from klpbuild.graph.write import TOO_LARGE_TO_DRAW, Format, can_draw, write_all
+from klpbuild.graph.write import TOO_LARGE_TO_DRAW, write_all
 from klpbuild.kernel.cache import cache_directory
-from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import (
@@ -42,8 +38,6 @@ from klpbuild.module.livepatch import (
 from klpbuild.module.old_functions import check_old_functions
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
-from klpbuild.package.target import with_variables
-from klpbuild.package.variables import Variables
 from klpbuild.progress import Progress
 from klpbuild.resolve.fate import Fate, Resolver
 from klpbuild.symbols.database import SymbolDatabase
@@ -54,58 +48,6 @@ from klpbuild.symbols.write import write_symbols as write_symbols_klp
 from klpbuild.vm.probe import FILTER_FUNCTIONS, KALLSYMS, learn
 from klpbuild.vm.transcript import transcript
 from klpbuild.vm.trial import boot_livepatch
-
-NO_VARIABLES = Variables()
-
-
-@dataclass(frozen=True)
-class GivenSymbols:
-    """Sources of vmlinux' symbols that the user names, in place of those found."""
-
-    vmlinux: str = ""
-    system_map: str = ""
-    kallsyms: str = ""
-
-
-def locate_kernel(
-    text: str,
-    fixtures: Path,
-    build: Path,
-    given: GivenSymbols = GivenSymbols(),
-    variables: Variables = NO_VARIABLES,
-) -> Kernel:
-    """The kernel that ``kernel=`` names; the fixtures are built when they changed.
-
-    Nothing is written outside of `build`, unless KLPBUILD_CACHE says where, or into the place
-    of a fetched kernel.
-
-    :param given: what is named is taken, and nothing else for vmlinux' symbols.
-    :param variables: KVER beside KDIR, KSRC and the tools.
-    :raises KlpError: see `klpbuild.kernel.locate.locate`; also for a named file that is
-        not there, and for variables that are not for this kernel.
-    """
-    output, learned = build / "fixtures" / "kernel", build / "learned"
-    kernel = locate(
-        text,
-        fixtures=fixtures,
-        output=output,
-        learned=None if os.environ.get("KLPBUILD_CACHE") else learned,
-    )
-    kernel = with_variables(kernel, variables)
-    named = {key: Path(value) for key, value in vars(given).items() if value}
-    problems = Problems()
-    for key, path in named.items():
-        if not path.is_file():
-            problems.add("there is no such file", where=f"{key}={path}")
-    problems.check()
-    if not named:
-        return kernel
-    return replace(
-        kernel,
-        vmlinux=named.get("vmlinux"),
-        system_map=named.get("system_map"),
-        kallsyms=named.get("kallsyms"),
-    )
 
 
 def compile_source(
@@ -138,18 +80,6 @@ def compile_source(
 
 def _escaped(path: Path) -> str:
     return re.sub(r"([\s\\#])", r"\\\1", str(path)).replace("$", "$$")
-
-
-def read_files(rule: Path) -> list[Path]:
-    """What `compile_source` returned last time, as far as it is there.
-
-    :param rule: beside the object.
-    """
-    if not rule.exists():
-        return []
-    here = Path.cwd()
-    named = read_dependencies(rule.read_text(), here)
-    return [path.relative_to(here) for path in named if path.exists() and path.is_relative_to(here)]
 
 
 def write_symbols(kernel: Kernel, output: Path) -> Written:
@@ -245,15 +175,6 @@ def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
         write_file(source, PROBE.encode())
         compile_with_kernel_flags(kernel, source, probe, module_name="klpbuild", log=log)
     return EntrySizes.from_probe(ElfFile.read(probe))
-
-
-class RefusedError(KlpError):
-    """The second opinion finds that the kernel would refuse a module, or worse.
-
-    :ivar report: all that it finds.
-    """
-
-    report: Report
 
 
 def convert(
@@ -375,15 +296,10 @@ def summary(report: Path) -> str:
     return f"{len(livepatch)} livepatch symbol{plural}, {ordinary} ordinary"
 
 
-def graph_kinds() -> tuple[str, ...]:
-    """What `write_graph` can write, by suffix: a picture only where graphviz is."""
-    return tuple(kind for kind in Format if kind is not Format.SVG or can_draw())
-
-
 def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[Path]) -> None:
     """Write the reference graph of one livepatch.
 
-    :param outputs: their suffixes say as what, see `graph_kinds`.
+    :param outputs: their suffixes say as what, see `klpbuild.graph.formats`.
     """
     graph = build_graph(
         Exports.read(kernel.module_symvers),

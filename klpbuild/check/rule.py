@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from klpbuild.errors import KlpError
+
 Version = tuple[int, int]
 
 
@@ -201,3 +203,12 @@ class Report:
             verdict = f"{whom} would load it" if self.kernel else "well-formed"
         rules = self.checked + len(self.unchecked_rules)
         return f"{verdict}: {self.found}, {self.checked} of {rules} rules checked"
+
+
+class RefusedError(KlpError):
+    """The second opinion finds that the kernel would refuse a module, or worse.
+
+    :ivar report: all that it finds.
+    """
+
+    report: Report

@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
-from klpbuild.documents import SUFFIXES
 from klpbuild.errors import KlpError
 from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.locate import locate
+from klpbuild.report.names import SUFFIXES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -55,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what the arguments say and return the exit status."""
     # networkx takes a fifth of a second to import, which other commands need not wait for.
-    from klpbuild.elf.writer import write_file
-    from klpbuild.graph.write import Format, render
+    from klpbuild.files import write_file
+    from klpbuild.graph.formats import Format
+    from klpbuild.graph.write import render
 
     graph = _graph(arguments)
     if arguments.format == "text":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from klpbuild import begin, steps
 from klpbuild.errors import KlpError
+from klpbuild.given import locate_kernel
 from klpbuild.kernel.cache import cached_kernels
 
 
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory = arguments.directory / arguments.name
     name = arguments.kernel or _newest()
     build = Path("build")
-    kernel = steps.locate_kernel(name, Path("kernel-fixtures"), build)
+    kernel = locate_kernel(name, Path("kernel-fixtures"), build)
     if arguments.patch:
         begun = begin.begin_with_patches(kernel, directory, arguments.patch)
     else:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from klpbuild import steps
 from klpbuild.errors import Problems
+from klpbuild.given import GivenSymbols, locate_kernel
 from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 
@@ -41,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write it, say what it holds, and look the names up."""
-    given = steps.GivenSymbols(arguments.vmlinux, arguments.system_map, arguments.kallsyms)
+    given = GivenSymbols(arguments.vmlinux, arguments.system_map, arguments.kallsyms)
     build = Path("build")
-    kernel = steps.locate_kernel(arguments.kernel, Path("kernel-fixtures"), build, given)
+    kernel = locate_kernel(arguments.kernel, Path("kernel-fixtures"), build, given)
     output = arguments.output or build / kernel.name / "symbols.klp"
     written = steps.write_symbols(kernel, output)
     print(f"{output}: {written.symbols:,} symbols of {written.objects:,} objects")

@@ -252,3 +252,15 @@ def read_dependencies(rule: str, directory: Path) -> tuple[Path, ...]:
     names = re.findall(r"(?:\\.|\$\$|[^\s\\])+", text)
     plain = (re.sub(r"\\(.)", r"\1", name).replace("$$", "$") for name in names)
     return tuple(dict.fromkeys(Path(os.path.normpath(directory / name)) for name in plain))
+
+
+def read_files(rule: Path) -> list[Path]:
+    """What a rule names, as far as it is there and below the working directory.
+
+    :param rule: beside the object; it may not exist yet.
+    """
+    if not rule.exists():
+        return []
+    here = Path.cwd()
+    named = read_dependencies(rule.read_text(), here)
+    return [path.relative_to(here) for path in named if path.exists() and path.is_relative_to(here)]

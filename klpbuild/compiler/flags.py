@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.kernel.kbuild import Compiler, find_compiler, run_make
 from klpbuild.kernel.tree import Kernel
 

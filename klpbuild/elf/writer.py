@@ -7,9 +7,6 @@ and groups.
 
 from __future__ import annotations
 
-import os
-import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +25,7 @@ from klpbuild.elf.tables import (
     symbol_dtype,
 )
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 
 #: Alignment counts in memory; in the file a page is enough, whatever a header says.
 _FILE_ALIGN_MAX = 4096
@@ -261,20 +259,3 @@ def _is_local(symbols: Table) -> npt.NDArray[np.bool_]:
 def _locals_first(symbols: Table) -> bool:
     local = _is_local(symbols)
     return bool(local[: int(local.sum())].all())
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    :raises KlpError: when it cannot be written; what was there stays.
-    """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise KlpError(f"cannot be written: {error.strerror}", where=str(path)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 

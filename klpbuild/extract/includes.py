@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
+from klpbuild.files import write_file
 
 _INCLUDE = re.compile(
     rb'^[ \t]*#[ \t]*include(?:_next)?[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE

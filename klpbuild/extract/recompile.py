@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.compiler.launcher import launched, launcher_environment
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problem
 from klpbuild.extract.commands import CompileCommand, make_objects
 from klpbuild.extract.layout import BTF_FLAGS
 from klpbuild.extract.patched import PatchedFile
 from klpbuild.extract.shadow import make_shadow
+from klpbuild.files import write_file
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 
 #: Each function and variable in a section of its own.  Debug information is never used,

@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
 from klpbuild.extract.cmdfiles import has_notes, noted_units
 from klpbuild.extract.linetable import LineUnit, line_units
 from klpbuild.extract.patchfile import PROGRAMS
+from klpbuild.files import write_file
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name

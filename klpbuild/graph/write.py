@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.graph.build import Edge, Fate, Graph, Kind
+from klpbuild.graph.formats import Format, can_draw
 
 #: Laying out more than this takes graphviz minutes.
 SVG_NODES_MAX = 1500
@@ -26,20 +25,6 @@ TOO_LARGE_TO_DRAW = b"""\
 """
 
 SVG_ABSENT = "no SVG: graphviz is not installed (its program is dot)"
-
-
-class Format(StrEnum):
-    """The files that a graph can be written as."""
-
-    GRAPHML = "graphml"
-    DOT = "dot"
-    JSON = "json"
-    SVG = "svg"
-
-
-def can_draw() -> bool:
-    """Whether graphviz is installed."""
-    return shutil.which("dot") is not None
 
 
 def render(graph: Graph, format: Format) -> bytes:

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.kernel.versions import version_key
 
 _RECORD = "packages.json"

@@ -7,7 +7,6 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import (
     CachedKernel,
@@ -123,6 +122,8 @@ def _has_code(vmlinux: Path) -> bool:
     """False for the file of type information that Debian's 6.12 headers call vmlinux."""
     if not vmlinux.is_file():
         return False
+    from klpbuild.elf.reader import ElfFile  # numpy takes longer than all the rest here
+
     return any(section.name == ".text" for section in ElfFile.read(vmlinux).sections)
 
 

@@ -20,8 +20,8 @@ from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import SHN_UNDEF, STB
 from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files import write_file
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import run_make
 from klpbuild.kernel.tree import Kernel

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
-import jinja2
-
 from klpbuild.arch import Architecture
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
@@ -266,6 +264,8 @@ def source_date(directory: Path, given: int | None = None) -> int:
 
 def render(template: str, package: Package, **more: object) -> str:
     """Fill in one of the templates of this room."""
+    import jinja2  # a build in which nothing is done has no use for it
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=False,

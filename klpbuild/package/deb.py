@@ -12,8 +12,8 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.package.contents import Package, PackagedFile, render
 
 #: Since Debian 13 /lib is a link to /usr/lib, so that both places are one.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files import write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.compression import (
     Compression,

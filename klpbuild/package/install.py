@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files import write_file
 
 #: Where a kernel's livepatches go, below ``lib/modules/RELEASE``.  depmod searches all of
 #: it, and prefers `updates`, where kbuild of today puts every external module.

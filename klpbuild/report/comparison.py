@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from klpbuild.errors import KlpError
-from klpbuild.report.contents import INPUTS_TAG, VERSION_TAG, Contents
+from klpbuild.report.contents import Contents
 from klpbuild.report.file import ModuleFile
 from klpbuild.report.inputs import Input, InputKind, inputs_digest
-from klpbuild.report.provenance import PREDICATE, SCHEMA_VERSION, STATEMENT, SUFFIX
+from klpbuild.report.names import INPUTS_TAG, PROVENANCE, VERSION_TAG
+from klpbuild.report.provenance import PREDICATE, SCHEMA_VERSION, STATEMENT
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def provenance_beside(file: ModuleFile) -> Path | None:
     """
     directory = file.path.absolute().parent
     known = (directory, directory.parent) if directory.name == "finished" else (directory,)
-    paths = (file.path.parent / os.path.relpath(d, directory) / (file.stem + SUFFIX) for d in known)
+    paths = (
+        file.path.parent / os.path.relpath(d, directory) / (file.stem + PROVENANCE) for d in known
+    )
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -20,9 +20,6 @@ from klpbuild.names import LivepatchSection, LivepatchSymbol, object_name
 #: ``struct modversion_info``: CRC and name (include/linux/module.h).
 _VERSION = struct.Struct("Q56s")
 
-#: Tags that klpbuild writes.
-VERSION_TAG, INPUTS_TAG, REFERENCE_TAG = "klpbuild", "klpbuild_inputs", "klpbuild_reference"
-
 
 @dataclass(frozen=True, order=True)
 class LivepatchRelocation:

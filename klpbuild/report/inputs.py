@@ -13,12 +13,12 @@ from pathlib import Path
 
 import klpbuild
 from klpbuild.compiler.driver import HEADER, INCLUDE
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.module.tables import c_string
-from klpbuild.report.contents import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
+from klpbuild.report.names import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
 
 
 class InputKind(StrEnum):

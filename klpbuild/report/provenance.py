@@ -22,9 +22,6 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:x-klpbuild:provenance"
 SCHEMA_VERSION = 1
 
-#: What follows the module's name in the file's.
-SUFFIX = ".provenance.json"
-
 
 def source_date_epoch() -> int | None:
     """``SOURCE_DATE_EPOCH``: the only time that may stand in what can be reproduced.

@@ -8,8 +8,9 @@ from typing import Any
 from klpbuild.check.formats import printable
 from klpbuild.package.compression import Compression
 from klpbuild.report.comparison import Comparison
-from klpbuild.report.contents import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG, Contents
+from klpbuild.report.contents import Contents
 from klpbuild.report.file import ModuleFile
+from klpbuild.report.names import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
 
 #: Tags that are told elsewhere, or say nothing to a reader.
 _TOLD = frozenset({"name", "livepatch", "depends", "retpoline", "intree", "srcversion"})

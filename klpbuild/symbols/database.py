@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files import write_file
 from klpbuild.symbols.index import Buffer, Index, build, index_path, locked
 from klpbuild.symbols.lines import Bytes, Lines, Numbers
 from klpbuild.symbols.table import NUMBER_MAX, ROW, Flag, ObjectSymbols

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files import write_file
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import MAGIC
 from klpbuild.symbols.exported import ExportedNames

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.accelerator import choose_accelerator
 from klpbuild.vm.channel import Record, RecordReader, Word

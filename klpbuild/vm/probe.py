@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 import tests.benchmarks
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from tests.benchmarks.measure import (
     BENCHMARKS,
     SMALL,

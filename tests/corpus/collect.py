@@ -6,8 +6,8 @@ import filecmp
 import subprocess
 from pathlib import Path
 
-from klpbuild.elf.writer import write_file
 from klpbuild.extract.units import Units
+from klpbuild.files import write_file
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
 

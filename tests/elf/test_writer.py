@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from klpbuild.elf.constants import EM, SHF, SHN_ABS, SHN_LIVEPATCH, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import rela_dtype
-from klpbuild.elf.writer import ElfObject, WritableSection, write_file
+from klpbuild.elf.writer import ElfObject, WritableSection
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 
 from .inputs import FLAGS, compile_object, small_object
 from .test_reader import same_as_pyelftools

@@ -1,4 +1,7 @@
-"""The Builders: each calls one function of klpbuild.steps and says so in a short line."""
+"""The Builders: each calls one function of klpbuild and says so in a short line.
+
+An action imports what it calls: a build in which nothing is done does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,12 @@ import SCons.Builder
 import SCons.Errors
 from SCons.Scanner.C import CScanner
 
-from klpbuild import documents, from_patch, steps
 from klpbuild.errors import KlpError
 from klpbuild.extracted import RECORD, archive_path
 from klpbuild.matrix import Result
 from klpbuild.package.finish import compress_file
 from klpbuild.package.signing import sign
 from klpbuild.report.timings import timed
-from klpbuild.symbols.index import index_path
 
 #: Finds what sources include.
 SCANNER = CScanner()
@@ -72,6 +73,8 @@ def _timed(tag, function):
 
 
 def _compile(target, source, env):
+    from klpbuild import steps
+
     read = steps.compile_source(
         env["KLP_KERNEL"], source[0], target[0], env["KLP_CHOSEN"].module, env["KLP_LOG"]
     )
@@ -83,6 +86,8 @@ def _compile(target, source, env):
 
 
 def _extract(target, source, env):
+    from klpbuild import from_patch
+
     symbols, *patches = source
     extracted = from_patch.extract_patches(
         env["KLP_KERNEL"], patches, symbols, target[0].parent, env["KLP_LOG"],
@@ -93,22 +98,30 @@ def _extract(target, source, env):
 
 
 def _tables(target, source, env):
+    from klpbuild import steps
+
     steps.write_tables(env["KLP_KERNEL"], _livepatch(source, env), target[0])
 
 
 def _livepatch(source, env):
     """The livepatch as described, with the functions that were found in patches."""
+    from klpbuild import from_patch
+
     livepatch = env["KLP_CHOSEN"].livepatch
     records = [path for path in source if path.name == RECORD]
     return from_patch.described(livepatch, *records) if records else livepatch
 
 
 def _link(target, source, env):
+    from klpbuild import steps
+
     steps.link(env["KLP_KERNEL"], env["KLP_CHOSEN"], source, target[0], env["KLP_LOG"],
                env["KLP_STRIP"])  # fmt: skip
 
 
 def _link_extracted(target, source, env):
+    from klpbuild import from_patch
+
     record, *made = source
     from_patch.link_extracted(
         env["KLP_KERNEL"], env["KLP_CHOSEN"].module, record, made, target[0], env["KLP_LOG"],
@@ -117,24 +130,34 @@ def _link_extracted(target, source, env):
 
 
 def _inputs(target, source, env):
+    from klpbuild import documents
+
     rules = [path for path in source if path.suffix == ".d"]
     documents.compile_inputs(env["KLP_KERNEL"], env["KLP_CHOSEN"], rules, target[0], env["KLP_LOG"])
 
 
 def _documents(target, source, env):
+    from klpbuild import documents
+
     symbols = Path(env["KLP_SYMBOLS"])
     documents.write_documents(env["KLP_KERNEL"], env["KLP_CHOSEN"], source[0], symbols)
 
 
 def _symbols(target, source, env):
+    from klpbuild import steps
+
     steps.write_symbols(env["KLP_KERNEL"], target[0])
 
 
 def _dependencies(target, source, env):
+    from klpbuild import steps
+
     steps.write_dependencies(env["KLP_KERNEL"], source[0], source[1], target[0])
 
 
 def _convert(target, source, env):
+    from klpbuild import steps
+
     functions = _livepatch(source, env).objects
     symbols = Path(env["KLP_SYMBOLS"])
     kernel, chosen = env["KLP_KERNEL"], env["KLP_CHOSEN"]
@@ -145,6 +168,8 @@ def _convert(target, source, env):
 
 
 def _graph(target, source, env):
+    from klpbuild import steps
+
     steps.write_graph(env["KLP_KERNEL"], source[0], Path(env["KLP_SYMBOLS"]), target)
 
 
@@ -156,6 +181,12 @@ def _compress(target, source, env):
     compress_file(source[0], env["KLP_FINISH"].compression, target[0])
 
 
+def _index(path):
+    from klpbuild.symbols.index import index_path
+
+    return [index_path(path)]
+
+
 #: Name of the Builder, tag of the short line, function, files beside the first target.
 _BUILDERS = (
     ("LivepatchObject", "CC", _compile, lambda path: [path.with_suffix(".d")]),
@@ -164,7 +195,7 @@ _BUILDERS = (
     ("LivepatchInputs", "INPUTS", _inputs, None),
     ("LivepatchLink", "LD [M]", _link, None),
     ("LivepatchLinkExtracted", "LD [M]", _link_extracted, None),
-    ("SymbolsKlp", "SYMBOLS", _symbols, lambda path: [index_path(path)]),
+    ("SymbolsKlp", "SYMBOLS", _symbols, _index),
     ("LivepatchDependencies", "DEPENDS", _dependencies, None),
     ("LivepatchConvert", "KLP", _convert, None),
     ("ReferenceGraph", "GRAPH", _graph, None),

@@ -6,15 +6,16 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from klpbuild import steps
+from klpbuild.compiler.driver import read_files
 from klpbuild.compiler.log import BuildLog
-from klpbuild.documents import INPUTS, SUFFIXES
 from klpbuild.extracted import RECORD
+from klpbuild.graph.formats import possible_formats
 from klpbuild.identity import compiler_identity, identity, tool_identity
 from klpbuild.kernel.tree import Kernel
 from klpbuild.matrix import Cell
 from klpbuild.package.finish import Finish, plan
 from klpbuild.report.inputs import meaning
+from klpbuild.report.names import INPUTS, SUFFIXES
 
 from .actions import SCANNER, failing
 from .release import finish
@@ -136,7 +137,7 @@ def _livepatch(nodes, cell):
         [linked, used, *record],
     )
     graph = env.ReferenceGraph(
-        [str(directory / f"{chosen.module}.{kind}") for kind in steps.graph_kinds()],
+        [str(directory / f"{chosen.module}.{kind}") for kind in possible_formats()],
         [converted[0], used],
     )
     reports = env.LivepatchDocuments(
@@ -185,7 +186,7 @@ def _object(nodes, env, work, source):
 
 def _included(env, rule):
     """What an object was compiled from last time and the scanner does not find."""
-    source, *others = [env.File(str(path)) for path in steps.read_files(rule)] or [None]
+    source, *others = [env.File(str(path)) for path in read_files(rule)] or [None]
     if not others:
         return []
     path = SCANNER.path(env.Override({"CPPPATH": [str(env["KLP_CHOSEN"].directory)]}))

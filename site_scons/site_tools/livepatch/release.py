@@ -8,7 +8,6 @@ from SCons.Action import Action
 
 from klpbuild.package import install as installation
 from klpbuild.package.compression import Compression
-from klpbuild.package.verdict import check_finished
 
 from .actions import guarded
 
@@ -64,6 +63,8 @@ def targets(nodes, everything):
         installation.run_depmod(how.place)
 
     def check(target, source, env):
+        from klpbuild.package.verdict import check_finished
+
         paths = [Path(str(node)) for node in signed]
         return check_finished(kernel, paths, Path(str(nodes.symbols)), how.signer)
 

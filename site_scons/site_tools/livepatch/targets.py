@@ -12,12 +12,12 @@ from pathlib import Path
 from SCons.Action import Action
 from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS, GetOption
 
-from klpbuild import steps
 from klpbuild.chosen import named_livepatches, with_replace
 from klpbuild.compiler.driver import compile_commands
 from klpbuild.compiler.launcher import with_launcher
-from klpbuild.elf.writer import write_file
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files import write_file
+from klpbuild.given import GivenSymbols
 from klpbuild.matrix import cells, locate_kernels
 from klpbuild.package.formats import wanted_formats
 from klpbuild.package.variables import read_variables
@@ -85,7 +85,7 @@ def _kernel_targets(env):
     variables = read_variables(ARGUMENTS)
     if variables.source_date_epoch is not None:  # for the programs that the build runs
         os.environ["SOURCE_DATE_EPOCH"] = str(variables.source_date_epoch)
-    given = steps.GivenSymbols(variables.vmlinux, variables.system_map, env["kallsyms"])
+    given = GivenSymbols(variables.vmlinux, variables.system_map, env["kallsyms"])
     fixtures, build = Path("kernel-fixtures"), Path(env["KLP_BUILD"])
     words = variables.kernel or env["kernel"]
     located = locate_kernels(words, fixtures, build, given, variables)
@@ -189,6 +189,8 @@ def _boot(nodes, watch):
     kernel, modules = nodes.kernel, [Path(str(module)) for module in nodes.modules]
 
     def boot(target, source, env):
+        from klpbuild import steps
+
         return steps.boot(kernel, modules, watch)
 
     return Action(guarded(boot), f"  BOOT    {kernel.release}")

@@ -1,0 +1,11 @@
+"""Names of what is written about a module: beside it, and in its modinfo."""
+
+#: Where the inputs are kept, in the livepatch's directory of outputs.
+INPUTS = "inputs.json"
+
+#: What `klpbuild.documents.write_documents` writes, after the module's name.
+PROVENANCE = ".provenance.json"
+SUFFIXES = (PROVENANCE, ".cdx.json", ".html")
+
+#: Tags of modinfo.
+VERSION_TAG, INPUTS_TAG, REFERENCE_TAG = "klpbuild", "klpbuild_inputs", "klpbuild_reference"
