@@ -16,6 +16,7 @@ DOCUMENTS = (
     "README.md",
     "docs/tutorial.md",
     "docs/authors-guide.md",
+    "docs/caching.md",
     "docs/packagers-guide.md",
     "docs/packages.md",
     "docs/release.md",
