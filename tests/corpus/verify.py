@@ -62,16 +62,26 @@ def verify(module: Path, work: Path, shipped: Shipped) -> Verdict:
     built = Object(module)
     shipped.check_positions(built, work, verdict)
     record = json.loads((work / "extracted.json").read_text())
+    objects = {}
     for entry in record["objects"]:
         number, _, stem = Path(entry["path"]).name.removesuffix(".named.o").partition("-")
+        (patched,) = (work / "pair").rglob(f"{stem}.patched.o")
+        objects[number] = stem, Object(patched)
+    for number, (stem, code) in objects.items():
         owners = [
             patched["object"]
             for patched in record["functions"]
             if any(f["new"].endswith(f".livepatch{number}") for f in patched["functions"])
         ]
-        (patched,) = (work / "pair").rglob(f"{stem}.patched.o")
         state = shipped.state(owners[0], stem) if owners else frozenset()
-        _Comparison(built, Object(patched), state, verdict).all(number)
+        others = frozenset(
+            name for _, other in objects.values() if other is not code for name in other.pieces
+        )
+        comparison = _Comparison(built, code, state, others, verdict)
+        if owners:
+            comparison.replacing(number)
+        else:
+            comparison.added()
     return verdict
 
 
@@ -151,10 +161,19 @@ class _Comparison:
     built: Object
     patched: Object
     state: frozenset[str]
+    others: frozenset[str]
     verdict: Verdict
     seen: set[Piece] = field(default_factory=set)
 
-    def all(self, number: str) -> None:
+    def added(self) -> None:
+        """Compare what a new file brings, under its own names."""
+        names = self.built.pieces.keys() & self.patched.pieces.keys()
+        if not names:
+            self.verdict.problems.append(f"{self.patched.elf.stream.name}: nothing is added")
+        for name in sorted(names):
+            self.piece(name, self.built.pieces[name])
+
+    def replacing(self, number: str) -> None:
         """Compare each function that the object gives to the module, and what it needs."""
         suffix = f".livepatch{number}"
         # objtool adds __pfx_ symbols for the padding before functions
@@ -174,6 +193,8 @@ class _Comparison:
             return
         self.seen.add(here)
         there = self.patched.pieces.get(name)
+        if there is None and name in self.others:  # compared with the object that has it
+            return
         if there is None:
             self.verdict.problems.append(f"{name}: not in the patched object")
             return
