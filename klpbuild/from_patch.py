@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klpbuild import documents, steps
+from klpbuild import documents, steps, symbol_steps
 from klpbuild.chosen import Chosen
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB, STT
@@ -201,7 +201,7 @@ def build_from_patches(
     work = build / chosen.module
     log = BuildLog(build / "build.log")
     with timed(build, "SYMBOLS", symbols):
-        steps.write_symbols(kernel, symbols)
+        symbol_steps.write_symbols(kernel, symbols)
     record = work / RECORD
     with timed(build, "EXTRACT", record):
         extracted = extract_patches(kernel, patches, symbols, work, log, accept_layouts)
@@ -215,7 +215,7 @@ def build_from_patches(
         documents.compile_inputs(kernel, chosen, [], inputs, log)
     with timed(build, "LD [M]", linked):
         link_extracted(kernel, chosen.module, record, [compiled, inputs], linked, log)
-    steps.write_dependencies(kernel, linked, symbols, work / "dependencies")
+    symbol_steps.write_dependencies(kernel, linked, symbols, work / "dependencies")
     with timed(build, "KLP", output):
         checked = steps.convert(
             kernel, linked, symbols, output, work / "relocations.json", extracted.functions

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 
 from klpbuild.errors import KlpError
 
@@ -207,3 +208,8 @@ def check_object_name(name: str) -> None:
         why=f"A module's name has 1 to {MODULE_NAME_MAX} bytes and no dot, and '-' is written '_'.",
         hint=f"Write {object_name(name)!r}." if "-" in name else "",
     )
+
+
+def index_path(symbols_klp: Path) -> Path:
+    """Where the index of a symbols.klp is."""
+    return symbols_klp.with_name(symbols_klp.name + ".index")

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from klpbuild import begin, steps
+from klpbuild import begin, symbol_steps
 from klpbuild.errors import KlpError
 from klpbuild.given import locate_kernel
 from klpbuild.kernel.cache import cached_kernels
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         wanted = [begin.Wanted.parse(text) for text in arguments.function]
         symbols = build / kernel.name / "symbols.klp"
-        steps.write_symbols(kernel, symbols)
+        symbol_steps.write_symbols(kernel, symbols)
         begun = begin.begin_with_functions(kernel, symbols, directory, wanted, arguments.file)
     for line in begin.lines(begun, name, bootable=kernel.image is not None):
         print(line)

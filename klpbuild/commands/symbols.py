@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from klpbuild import steps
+from klpbuild import symbol_steps
 from klpbuild.errors import Problems
 from klpbuild.given import GivenSymbols, locate_kernel
 from klpbuild.names import VMLINUX
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     build = Path("build")
     kernel = locate_kernel(arguments.kernel, Path("kernel-fixtures"), build, given)
     output = arguments.output or build / kernel.name / "symbols.klp"
-    written = steps.write_symbols(kernel, output)
+    written = symbol_steps.write_symbols(kernel, output)
     print(f"{output}: {written.symbols:,} symbols of {written.objects:,} objects")
     if arguments.name:
         print("\n".join(_listing(SymbolDatabase.read(output), arguments.name, kernel.name)))

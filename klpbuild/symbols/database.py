@@ -12,7 +12,8 @@ import numpy as np
 
 from klpbuild.errors import KlpError, Problems
 from klpbuild.files import write_file
-from klpbuild.symbols.index import Buffer, Index, build, index_path, locked
+from klpbuild.names import index_path
+from klpbuild.symbols.index import Buffer, Index, build, locked
 from klpbuild.symbols.lines import Bytes, Lines, Numbers
 from klpbuild.symbols.table import NUMBER_MAX, ROW, Flag, ObjectSymbols
 

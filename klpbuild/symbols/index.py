@@ -41,11 +41,6 @@ _BUCKET_ROWS = 4
 _BUCKET_BITS_MAX = 16
 
 
-def index_path(symbols_klp: Path) -> Path:
-    """Where the index of a symbols.klp is."""
-    return symbols_klp.with_name(symbols_klp.name + ".index")
-
-
 def digest_of(text: Buffer) -> str:
     """What an index knows its symbols.klp by."""
     return hashlib.sha256(text).hexdigest()

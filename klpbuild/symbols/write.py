@@ -15,11 +15,11 @@ import numpy as np
 
 from klpbuild.errors import KlpError, Problems
 from klpbuild.files import write_file
-from klpbuild.names import VMLINUX, object_name
+from klpbuild.names import VMLINUX, index_path, object_name
 from klpbuild.symbols.database import MAGIC
 from klpbuild.symbols.exported import ExportedNames
 from klpbuild.symbols.fragments import FragmentCache, fragment_key
-from klpbuild.symbols.index import build, index_path, locked
+from klpbuild.symbols.index import build, locked
 from klpbuild.symbols.lines import Numbers
 from klpbuild.symbols.objects import read_symbols
 from klpbuild.symbols.sources import read_kallsyms, read_system_map, vmlinux_symbols

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from klpbuild.names import VMLINUX, object_name
+from klpbuild.names import VMLINUX, index_path, object_name
 from klpbuild.symbols.database import SymbolDatabase
-from klpbuild.symbols.index import index_path
 from klpbuild.symbols.write import SymbolSources, write_symbols
 from tests.benchmarks.inputs import miniature, module_with, whole_kernel
 from tests.benchmarks.measure import Comparison, Figure, Setting, benchmark

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
+from klpbuild.names import index_path
 from klpbuild.symbols.database import Candidate, SymbolDatabase
-from klpbuild.symbols.index import index_path
 from klpbuild.symbols.lines import Lines, hash_of
 from klpbuild.symbols.table import ROW, Flag, ObjectSymbols
 from klpbuild.symbols.write import SymbolSources, Written, write_objects, write_symbols

@@ -16,6 +16,7 @@ from SCons.Scanner.C import CScanner
 from klpbuild.errors import KlpError
 from klpbuild.extracted import RECORD, archive_path
 from klpbuild.matrix import Result
+from klpbuild.names import index_path
 from klpbuild.package.finish import compress_file
 from klpbuild.package.signing import sign
 from klpbuild.report.timings import timed
@@ -144,15 +145,15 @@ def _documents(target, source, env):
 
 
 def _symbols(target, source, env):
-    from klpbuild import steps
+    from klpbuild import symbol_steps
 
-    steps.write_symbols(env["KLP_KERNEL"], target[0])
+    symbol_steps.write_symbols(env["KLP_KERNEL"], target[0])
 
 
 def _dependencies(target, source, env):
-    from klpbuild import steps
+    from klpbuild import symbol_steps
 
-    steps.write_dependencies(env["KLP_KERNEL"], source[0], source[1], target[0])
+    symbol_steps.write_dependencies(env["KLP_KERNEL"], source[0], source[1], target[0])
 
 
 def _convert(target, source, env):
@@ -181,12 +182,6 @@ def _compress(target, source, env):
     compress_file(source[0], env["KLP_FINISH"].compression, target[0])
 
 
-def _index(path):
-    from klpbuild.symbols.index import index_path
-
-    return [index_path(path)]
-
-
 #: Name of the Builder, tag of the short line, function, files beside the first target.
 _BUILDERS = (
     ("LivepatchObject", "CC", _compile, lambda path: [path.with_suffix(".d")]),
@@ -195,7 +190,7 @@ _BUILDERS = (
     ("LivepatchInputs", "INPUTS", _inputs, None),
     ("LivepatchLink", "LD [M]", _link, None),
     ("LivepatchLinkExtracted", "LD [M]", _link_extracted, None),
-    ("SymbolsKlp", "SYMBOLS", _symbols, _index),
+    ("SymbolsKlp", "SYMBOLS", _symbols, lambda path: [index_path(path)]),
     ("LivepatchDependencies", "DEPENDS", _dependencies, None),
     ("LivepatchConvert", "KLP", _convert, None),
     ("ReferenceGraph", "GRAPH", _graph, None),
