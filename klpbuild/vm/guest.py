@@ -37,6 +37,11 @@ from klpbuild.vm.scenario import Group, Planned
 #: second of the guest is several of ours.
 QUIET_LIMIT = 240.0
 
+#: A kernel that dies before its first program is booted once more: nothing of ours was in it.
+#: The kernel rewrites its code as it starts, and now and then one dies of that on emulated
+#: processors ("int3" in an oops).
+_BOOTS = 2
+
 Started = Callable[[Group], None]
 Progress = Callable[[GroupResult], None]
 
@@ -68,7 +73,8 @@ class Guest:
         :param started: called with each group when the guest begins it.
         :returns: what became of the groups that were begun.
         :raises KlpError: when the guest cannot be booted: a missing program, a missing module,
-            or a kernel that dies before the first step.
+            or a kernel that dies before the first step,
+            twice.
         """
         kernel, plan = self.kernel, tuple(groups)
         machine = machine_for(kernel.arch)
@@ -86,7 +92,6 @@ class Guest:
             initramfs = directory / f"initramfs-{number}.cpio"
             console = directory / f"console-{number}.log"
             write_file(initramfs, archive)
-            write_file(console, b"")
             stack.callback(initramfs.unlink)
             command = qemu_command(
                 machine,
@@ -97,9 +102,13 @@ class Guest:
                 memory=memory_for(len(archive)),
                 processors=self.processors,
             )
-            told = _Told(_first_steps(plan), started)
-            ended = run(command, told.receive, self.quiet_limit)
-            log = parse(console.read_bytes())
+            for _ in range(_BOOTS):
+                write_file(console, b"")
+                told = _Told(_first_steps(plan), started)
+                ended = run(command, told.receive, self.quiet_limit)
+                log = parse(console.read_bytes())
+                if told.release or _fatal(log) is None:
+                    break
         return _Report(self, plan, told, ended, log, command).result()
 
     def run(
