@@ -38,8 +38,7 @@ from klpbuild.vm.scenario import Group, Planned
 QUIET_LIMIT = 240.0
 
 #: A kernel that dies before its first program is booted once more: nothing of ours was in it.
-#: The kernel rewrites its code as it starts, and now and then one dies of that on emulated
-#: processors ("int3" in an oops).
+#: Seen once, with 6.12 under emulation: an oops with "int3" while the kernel started.
 _BOOTS = 2
 
 Started = Callable[[Group], None]

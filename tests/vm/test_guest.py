@@ -165,7 +165,7 @@ def test_expectations(kernel: Kernel, play_qemu: PlayQemu) -> None:
     ]
 
 
-def test_a_kernel_that_dies_of_its_emulation_is_booted_again(
+def test_a_kernel_that_dies_before_its_first_program_is_booted_again(
     kernel: Kernel, play_qemu: PlayQemu, tmp_path: Path
 ) -> None:
     mark = tmp_path / "booted"
