@@ -37,10 +37,6 @@ from klpbuild.vm.scenario import Group, Planned
 #: second of the guest is several of ours.
 QUIET_LIMIT = 240.0
 
-#: A kernel that dies before its first program is booted once more: nothing of ours was in it.
-#: Seen once, with 6.12 under emulation: an oops with "int3" while the kernel started.
-_BOOTS = 2
-
 Started = Callable[[Group], None]
 Progress = Callable[[GroupResult], None]
 
@@ -72,8 +68,7 @@ class Guest:
         :param started: called with each group when the guest begins it.
         :returns: what became of the groups that were begun.
         :raises KlpError: when the guest cannot be booted: a missing program, a missing module,
-            or a kernel that dies before the first step,
-            twice.
+            or a kernel that dies before the first step.
         """
         kernel, plan = self.kernel, tuple(groups)
         machine = machine_for(kernel.arch)
@@ -101,13 +96,10 @@ class Guest:
                 memory=memory_for(len(archive)),
                 processors=self.processors,
             )
-            for _ in range(_BOOTS):
-                write_file(console, b"")
-                told = _Told(_first_steps(plan), started)
-                ended = run(command, told.receive, self.quiet_limit)
-                log = parse(console.read_bytes())
-                if told.release or _fatal(log) is None:
-                    break
+            write_file(console, b"")
+            told = _Told(_first_steps(plan), started)
+            ended = run(command, told.receive, self.quiet_limit)
+            log = parse(console.read_bytes())
         return _Report(self, plan, told, ended, log, command).result()
 
     def run(

@@ -165,25 +165,6 @@ def test_expectations(kernel: Kernel, play_qemu: PlayQemu) -> None:
     ]
 
 
-def test_a_kernel_that_dies_before_its_first_program_is_booted_again(
-    kernel: Kernel, play_qemu: PlayQemu, tmp_path: Path
-) -> None:
-    mark = tmp_path / "booted"
-    play_qemu(
-        f"""
-if not os.path.exists({str(mark)!r}):
-    open({str(mark)!r}, "w").close()
-    log("int3: 0000 [#1] SMP", "Kernel panic - not syncing: Fatal exception")
-else:
-"""
-        + "".join(f"    {line}\n" for line in (READY + step(0) + "say('done')").splitlines())
-    )
-    result = Guest(kernel, tmp_path / "out").boot([group("a", "x")])
-    assert result.end is End.DONE
-    assert result.groups[0].passed
-    assert "int3" not in (tmp_path / "out" / "console-1.log").read_text()
-
-
 def test_a_kernel_that_does_not_boot(kernel: Kernel, play_qemu: PlayQemu) -> None:
     play_qemu("log('Kernel panic - not syncing: no init', 'CPU: 0')")
     with pytest.raises(KlpError) as caught:

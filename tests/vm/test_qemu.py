@@ -38,7 +38,7 @@ def test_the_command_line(play_qemu: PlayQemu, programs: Path) -> None:
     words = command("tcg", "a,b.log")
     assert words[0] == str(programs / "qemu-system-x86_64")
     text = " ".join(words[1:])
-    assert "-accel tcg -cpu max,-pku,-la57 -smp 2 -m 1024M -no-reboot" in text
+    assert "-accel tcg,thread=single -cpu max,-pku,-la57 -smp 2 -m 1024M -no-reboot" in text
     assert "-chardev file,id=console,path=a,,b.log -serial chardev:console" in text
     assert "-kernel vmlinuz -initrd i.cpio" in text
     parameters = words[words.index("-append") + 1].split()
