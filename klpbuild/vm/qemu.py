@@ -79,7 +79,8 @@ def qemu_command(
     parameters = " ".join([f"console={machine.console}", *PARAMETERS, *machine.parameters])
     return (
         find_qemu(machine), *machine.devices,
-        "-accel", _ACCELERATORS[accelerator], "-cpu", cpu, "-smp", str(processors), "-m", f"{memory}M",
+        "-accel", _ACCELERATORS[accelerator],
+        "-cpu", cpu, "-smp", str(processors), "-m", f"{memory}M",
         "-no-reboot",
         "-chardev", f"file,id=console,path={_escape(console)}", "-serial", "chardev:console",
         "-chardev", "stdio,id=results,signal=off", "-serial", "chardev:results",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -14,9 +14,19 @@ ROOT = Path(__file__).parent.parent.parent
 class Checkout:
     """A checkout of its own, so that tests may change it."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
-        """:param environment: further variables for every run."""
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """A copy of this checkout's files.
+
+        :param environment: further variables for every run.
+        :param prefix: a program and its options, under which scons is run.
+        """
         self.directory = directory
+        self.prefix = prefix
         for name in ("klpbuild", "kernel-fixtures", "site_scons"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, directory / name, ignore=ignored)
@@ -31,7 +41,7 @@ class Checkout:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run scons."""
         done = subprocess.run(
-            [sys.executable, "-m", "SCons", "-Q", *words],
+            [*self.prefix, sys.executable, "-m", "SCons", "-Q", *words],
             cwd=self.directory,
             env=self.environment,
             text=True,
