@@ -150,10 +150,10 @@ class Units:
 def _without_symbols(kernel: Kernel) -> KlpError:
     if kernel.vmlinux is not None and kernel.vmlinux.parent == kernel.build:
         return KlpError(
-            "vmlinux has no debug information, and the build tree no .vmlinux.objs",
+            "vmlinux has no debug information, and the build tree no list of its objects",
             where=kernel.name,
             why="One of them must say which objects a source file is in.",
-            hint="Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or build v5.18 or later.",
+            hint="Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or build v6.1 or later.",
         )
     return KlpError(
         "the kernel's debug symbols are not at hand",

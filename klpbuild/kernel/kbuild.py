@@ -96,7 +96,11 @@ def find_compiler(kernel: Kernel) -> Compiler:
             else f"Install the package {names[0]}.",
         )
     major = _major(wanted)
-    return min(found, key=lambda c: (not c.is_kernels, _major(c.version) != major))
+    # kbuild warns of another compiler when only the name that it was called by differs.
+    return min(
+        found,
+        key=lambda c: (c.version != wanted, not c.is_kernels, _major(c.version) != major),
+    )
 
 
 def _named_compiler(kernel: Kernel, wanted: str) -> Compiler:

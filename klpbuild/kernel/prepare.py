@@ -14,6 +14,7 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import locked
+from klpbuild.kernel.cleansource import is_clean, link_sources
 from klpbuild.kernel.kbuild import find_compiler
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
@@ -34,7 +35,8 @@ _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "USER")
 class PreparedTree:
     """A build directory in which kbuild makes single objects.
 
-    :ivar source: the source tree, which stays as it is.
+    :ivar source: the source tree, which stays as it is; links to its files when the kernel
+        was built in it.
     :ivar build: kbuild's ``O=``.
     :ivar compiler: ``CC=``.
     :ivar variables: what kbuild is called with, besides ``O=``.
@@ -87,7 +89,9 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
     :param log: takes the command lines and their output.
     :raises KlpError: without source or compiler, or when kbuild fails.
     """
-    source = source_tree(kernel).resolve()
+    own = source_tree(kernel).resolve()
+    clean = is_clean(own, kernel.arch.kernel_name)
+    source = own if clean else (kernel.cache / "source").resolve()
     compiler = kernel_compiler(kernel)
     build = kernel.cache / "prepared"
     variables = _variables(kernel, compiler, build)
@@ -97,6 +101,8 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
         if not stamp.is_file() or json.loads(stamp.read_text()).get("key") != key:
             shutil.rmtree(build, ignore_errors=True)
             build.mkdir()
+            if not clean:
+                link_sources(own, source)
             tree = PreparedTree(source, build, compiler, variables, (), (), False)
             _build(kernel, tree, log)
             objtool, late = _objtool(tree)

@@ -19,6 +19,7 @@ else
 export srctree CC
 olddefconfig: ; @cat $(srctree)/settled >> .config
 prepare:
+\t@! test -e $(srctree)/.config || { echo '*** The source tree is not clean'; exit 1; }
 \t@mkdir -p include/config scripts/basic
 \t@touch include/config/auto.conf
 \t@printf '#!/bin/sh\\necho "savedcmd_$$2 := $$3"\\n' > scripts/basic/fixdep

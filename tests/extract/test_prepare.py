@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 
 from klpbuild.errors import KlpError
+from klpbuild.extract.pair import compile_patch
 from klpbuild.kernel.prepare import prepare
 from tests.extract.small_kernel import make_kernel
 
@@ -31,6 +33,35 @@ def test_what_was_broken_off_is_done_again(tmp_path: Path) -> None:
     (tree.build / "left-over").touch()
     prepare(small.kernel, lambda line: None)
     assert not (tree.build / "left-over").exists()
+
+
+def files(top: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(top)): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in top.rglob("*")
+    }
+
+
+def test_a_kernel_that_was_built_in_its_source_tree(tmp_path: Path) -> None:
+    """Its objects are left out and nothing is written into it."""
+    small = make_kernel(tmp_path)
+    source, made = small.source, small.kernel.build
+    shutil.copytree(made, source, dirs_exist_ok=True)
+    (source / "include/config/stale.h").write_text("#error stale\n")
+    (source / "drivers/link").symlink_to("disk")
+    kernel = dataclasses.replace(small.kernel, build=source, config=source / ".config")
+    before = files(source)
+    patch = tmp_path / "fix.patch"
+    patch.write_text(small.patch("fs/open.c", "LIMIT", "LIMIT + 1"))
+    compiled = compile_patch(kernel, [patch], tmp_path / "work", lambda line: None)
+    assert [pair.source for pair in compiled.pairs] == ["fs/open.c"]
+    linked = compiled.tree.source
+    names = {str(path.relative_to(linked)) for path in linked.rglob("*") if not path.is_dir()}
+    assert {"Makefile", "fs/open.c", "include/linux/kernel.h"} <= names
+    assert not names & {".config", "Module.symvers", "fs/open.o", "fs/.open.o.cmd",
+                        "include/config/auto.conf", "include/config/stale.h"}  # fmt: skip
+    assert (linked / "drivers/link").is_symlink()
+    assert files(source) == before
 
 
 def test_another_configuration_is_reported(tmp_path: Path) -> None:

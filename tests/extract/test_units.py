@@ -39,14 +39,21 @@ def test_a_header_is_mentioned_where_its_code_is_used(small: SmallKernel) -> Non
     assert [u.source for u in units.mentioning("fs/open.c")] == ["fs/open.c"]
 
 
-def test_notes_of_kbuild_stand_in_for_debug_information(tmp_path: Path) -> None:
+@pytest.mark.parametrize("notes", [".vmlinux.objs", "vmlinux.a"])
+def test_notes_of_kbuild_stand_in_for_debug_information(tmp_path: Path, notes: str) -> None:
+    """A list of vmlinux' objects, or the thin archive that it is linked from."""
     small = make_kernel(tmp_path)
     build, vmlinux = small.kernel.build, small.kernel.vmlinux
     assert vmlinux is not None
     subprocess.run(["strip", "-g", vmlinux, *small.kernel.modules], check=True)
     with pytest.raises(KlpError, match="debug symbols are not at hand"):
         Units.read(small.kernel)
-    (build / ".vmlinux.objs").write_text("fs/open.o\nfs/read.o\nlib/table.o\nentry.o\n")
+    objects = ["fs/open.o", "fs/read.o", "lib/table.o", "entry.o"]
+    (build / "entry.o").write_bytes((build / "fs/open.o").read_bytes())
+    if notes == "vmlinux.a":
+        subprocess.run(["ar", "cDPrST", notes, *objects], cwd=build, check=True)
+    else:
+        (build / notes).write_text("".join(f"{name}\n" for name in objects))
     small.kernel.modules[0].with_suffix(".mod").write_text("drivers/disk/disk.o\n")
     includes = {"fs/open": "include/linux/kernel.h", "fs/read": "fs/read.h"}
     for name in ("fs/open", "fs/read", "lib/table", "drivers/disk/disk"):
@@ -67,6 +74,17 @@ def test_notes_of_kbuild_stand_in_for_debug_information(tmp_path: Path) -> None:
     assert unit.owner == "my_disk"
 
 
+def test_a_damaged_archive(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path)
+    assert small.kernel.vmlinux is not None
+    subprocess.run(["strip", "-g", small.kernel.vmlinux], check=True)
+    archive = small.kernel.build / "vmlinux.a"
+    archive.write_text("no archive")
+    with pytest.raises(KlpError) as caught:
+        Units.read(small.kernel)
+    assert str(caught.value).startswith(f"{archive}: its members cannot be listed\n  ar: ")
+
+
 def test_a_build_tree_without_either(tmp_path: Path) -> None:
     small = make_kernel(tmp_path)
     vmlinux = small.kernel.build / "vmlinux"
@@ -76,9 +94,9 @@ def test_a_build_tree_without_either(tmp_path: Path) -> None:
     with pytest.raises(KlpError) as caught:
         Units.read(kernel)
     assert str(caught.value) == (
-        "small: vmlinux has no debug information, and the build tree no .vmlinux.objs\n"
+        "small: vmlinux has no debug information, and the build tree no list of its objects\n"
         "  One of them must say which objects a source file is in.\n"
-        "  Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or build v5.18 or later."
+        "  Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or build v6.1 or later."
     )
 
 

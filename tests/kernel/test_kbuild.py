@@ -121,6 +121,15 @@ def test_the_kernels_own_compiler_is_preferred(kernel: Kernel, programs: Path) -
     assert (compiler.command, compiler.is_kernels, compiler.warning) == ("gcc-12", True, "")
 
 
+def test_the_name_that_the_kernel_knows_is_preferred(kernel: Kernel, programs: Path) -> None:
+    """kbuild compares the whole line, which begins with the name, and warns."""
+    text = kernel.config.read_text()
+    kernel.config.write_text(text.replace('VERSION_TEXT="gcc-12 ', 'VERSION_TEXT="gcc '))
+    for name in ("gcc-12", "gcc"):
+        add_compiler(programs, name, GCC_12)
+    assert find_compiler(kernel).command == "gcc"
+
+
 def test_a_compiler_of_the_same_version_under_another_name(kernel: Kernel, programs: Path) -> None:
     add_compiler(programs, "gcc", GCC_12)
     compiler = find_compiler(kernel)

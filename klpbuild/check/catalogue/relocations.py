@@ -135,7 +135,8 @@ ARCH_SECTION = Rule(
 )
 SITE = Rule(
     "KLP422", "a table of places in the code leads elsewhere",
-    "The kernel changes the code at return and retpoline sites as it loads the module.",
+    "The kernel changes the code at these places as it loads the module,"
+    " or goes there after a fault.",
     "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
     effect=Effect.UNFORESEEN,
 )
