@@ -46,7 +46,7 @@ def _sources(source: Path) -> Iterator[tuple[str, list[str]]]:
     """Each directory below the tree, with the files in it that were not built."""
     for place, directories, files in os.walk(source):
         directory = os.path.relpath(place, source)
-        linked = [name for name in directories if os.path.islink(os.path.join(place, name))]
+        linked = [name for name in directories if Path(place, name).is_symlink()]
         leave = _MADE_DIRECTORIES if _HEADERS.fullmatch(directory) else frozenset({".git"})
         directories[:] = [name for name in directories if name not in {*leave, *linked}]
         noted = {match[1] for name in files if (match := _NOTE.fullmatch(name))}
