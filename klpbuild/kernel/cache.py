@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from klpbuild.files import write_file
 from klpbuild.kernel.versions import version_key
 
 _RECORD = "packages.json"
+_TREE = re.compile(r".*-([0-9a-f]{12})-[0-9a-f]{12}")
+_OUTLIVED = 3600.0
 
 
 class Part(StrEnum):
@@ -161,14 +164,28 @@ def tree_directory(release: str, *identity: Path, under: Path | None = None) -> 
     :param identity: files that change when the kernel is built anew; each counts
         with its path, size and time of change, so that nothing learned outlives it.
     """
-    digest = hashlib.sha256()
+    places, states = hashlib.sha256(), hashlib.sha256()
     for path in identity:
-        digest.update(str(path.resolve()).encode() + b"\0")
+        places.update(str(path.resolve()).encode() + b"\0")
         if path.exists():
             status = path.stat()
-            digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
+            states.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
+        states.update(b"\0")
     top = under.absolute() if under else cache_directory() / "trees"
-    return top / f"{release}-{digest.hexdigest()[:12]}"
+    return top / f"{release}-{places.hexdigest()[:12]}-{states.hexdigest()[:12]}"
+
+
+def remove_outlived(directory: Path) -> None:
+    """Remove what was learned of the same tree before it was built anew.
+
+    What was made within the last hour stays: another process may still work with it.
+
+    :param directory: a `tree_directory`; others are left alone.
+    """
+    match = _TREE.fullmatch(directory.name)
+    for other in directory.parent.glob(f"*-{match[1]}-*") if match else ():
+        if other != directory and other.stat().st_mtime + _OUTLIVED < time.time():
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _elsewhere(path: Path) -> str:

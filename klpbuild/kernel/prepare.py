@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.kernel.cache import locked
+from klpbuild.kernel.cache import locked, remove_outlived
 from klpbuild.kernel.cleansource import is_clean, link_sources
 from klpbuild.kernel.kbuild import find_compiler
 from klpbuild.kernel.packages import source_tree
@@ -103,6 +103,7 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
             build.mkdir()
             if not clean:
                 link_sources(own, source)
+                remove_outlived(kernel.cache)
             tree = PreparedTree(source, build, compiler, variables, (), (), False)
             _build(kernel, tree, log)
             objtool, late = _objtool(tree)

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from klpbuild.errors import KlpError
-from klpbuild.kernel.cache import aside, cache_directory, cached_kernel, locked
+from klpbuild.kernel.cache import (
+    aside,
+    cache_directory,
+    cached_kernel,
+    locked,
+    remove_outlived,
+    tree_directory,
+)
 from tests.kernel.machines import write
 
 
@@ -67,3 +75,22 @@ def test_what_is_made_aside_goes_and_so_does_what_was_left(tmp_path: Path) -> No
         write(directory / "file")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_learned_of_a_tree_goes_when_it_is_built_anew(tmp_path: Path) -> None:
+    """Not that of another tree, and not what another build may be using."""
+    trees, vmlinux = tmp_path / "trees", tmp_path / "vmlinux"
+    directories = []
+    for text in ("old", "older", "newest"):
+        vmlinux.write_text(text)
+        directories.append(tree_directory(f"6.1.0-{text}", vmlinux, under=trees))
+    other = tree_directory("6.1.0", tmp_path / "other", under=trees)
+    for directory in (*directories, other, trees / "learned"):
+        directory.mkdir(parents=True)
+        os.utime(directory, (1_000_000_000, 1_000_000_000))
+    old, recent, newest = directories
+    os.utime(recent)
+    remove_outlived(trees / "learned")
+    assert old.is_dir()
+    remove_outlived(newest)
+    assert [path.is_dir() for path in (old, recent, newest, other)] == [False, True, True, True]
