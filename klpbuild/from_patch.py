@@ -16,6 +16,7 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.accepted import NOTHING, Accepted
 from klpbuild.extract.extraction import extract
 from klpbuild.extract.fidelity import Fidelity, prove, shipped_file
 from klpbuild.extract.keys import key_policy
@@ -64,6 +65,7 @@ class _Builder:
     compiled: CompiledPatch
     resolver: Resolver
     entries: EntryPoints
+    accept_threads: tuple[str, ...]
     log: BuildLog
 
     def extract(self, pair: ObjectPair, sizes: EntrySizes) -> Extraction:
@@ -75,6 +77,7 @@ class _Builder:
             source_file=pair.source,
             target=pair.target,
             in_module=pair.owner != VMLINUX,
+            accept_threads=self.accept_threads,
             key_policy=key_policy(self.resolver, pair.owner),
         )
 
@@ -182,18 +185,18 @@ def build_from_patches(
     patches: Sequence[Path],
     name: str,
     build: Path,
-    accept_layouts: Sequence[str] = (),
+    accepted: Accepted = NOTHING,
 ) -> tuple[Path, Extracted]:
     """Build a livepatch from source patches.
 
     :param patches: applied in order.
     :param name: the livepatch's name, without ``livepatch-``.
     :param build: the kernel's directory of outputs.
-    :param accept_layouts: structures that the patches may change.
+    :param accepted: changes that would be refused.
     :returns: the module, and what it was made from.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
-    livepatch = Livepatch(name, (), accept_layouts=tuple(accept_layouts))
+    livepatch = Livepatch(name, (), accepted=accepted)
     chosen = Chosen(patches[0].parent, livepatch, tuple(patches))
     symbols, output = build / "symbols.klp", build / f"{chosen.module}.ko"
     for suffix in (".ko", *SUFFIXES):  # a failure must not leave older ones
@@ -204,7 +207,7 @@ def build_from_patches(
         symbol_steps.write_symbols(kernel, symbols)
     record = work / RECORD
     with timed(build, "EXTRACT", record):
-        extracted = extract_patches(kernel, patches, symbols, work, log, accept_layouts)
+        extracted = extract_patches(kernel, patches, symbols, work, log, accepted)
         extracted.write(record)
     tables, inputs = work / "tables.c", work / "inputs.o"
     compiled, linked = tables.with_suffix(".o"), work / "linked" / output.name
@@ -280,23 +283,23 @@ def extract_patches(
     symbols: Path,
     work: Path,
     log: BuildLog,
-    accept_layouts: Sequence[str] = (),
+    accepted: Accepted = NOTHING,
 ) -> Extracted:
     """Compile what patches touch, before and after, and take out what changes.
 
     :param symbols: the kernel's symbols.klp.
     :param work: the livepatch's directory of outputs.
-    :param accept_layouts: structures that the patches may change.
+    :param accepted: changes that would be refused.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
     work.mkdir(parents=True, exist_ok=True)
     progress = Progress("objects compiled before and after", least=MANY_OBJECTS)
-    compiled = compile_patch(kernel, patches, work / "pair", log.note, progress, accept_layouts)
+    compiled = compile_patch(kernel, patches, work / "pair", log.note, progress, accepted.layouts)
     database = SymbolDatabase.read(symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
     resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)
     entries = steps.entry_points(kernel, database)
-    builder = _Builder(kernel, work, compiled, resolver, entries, log)
+    builder = _Builder(kernel, work, compiled, resolver, entries, accepted.threads, log)
     sizes = steps.entry_sizes(kernel, log)
     problems = Problems()
     extractions = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
 from klpbuild.errors import KlpError
+from klpbuild.extract.accepted import Accepted
 from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.locate import locate
 from klpbuild.report.names import SUFFIXES
@@ -37,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the patches may change this structure: no object of it outlives what is replaced",
     )
     parser.add_argument(
+        "--accept-thread",
+        action="append",
+        default=[],
+        metavar="FUNCTION",
+        help="the patches may change this function of a kernel thread: none runs at the load",
+    )
+    parser.add_argument(
         "--launcher",
         default="",
         metavar="PROGRAM",
@@ -56,9 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     kernel = with_launcher(locate(arguments.kernel), arguments.launcher)
     name = arguments.name or default_name(arguments.patches[0])
     build = arguments.build / kernel.name
-    module, extracted = build_from_patches(
-        kernel, arguments.patches, name, build, arguments.accept_layout
-    )
+    accepted = Accepted(tuple(arguments.accept_layout), tuple(arguments.accept_thread))
+    module, extracted = build_from_patches(kernel, arguments.patches, name, build, accepted)
     for line in (*extracted.report, str(module)):
         print(line)
     if arguments.output is not None:

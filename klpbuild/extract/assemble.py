@@ -23,6 +23,7 @@ from klpbuild.extract.landing import is_landing_place
 from klpbuild.extract.objects import Atom, Literal, Reference
 from klpbuild.extract.result import KeyKind, KeyUse
 from klpbuild.extract.result import Reference as UndefinedReference
+from klpbuild.extract.returns import Returns
 from klpbuild.extract.sections import RUNTIME_POINTER, SectionKind
 from klpbuild.extract.special import Entry, Tables
 
@@ -103,7 +104,7 @@ class _Assembly:
         self.undefined: dict[object, tuple[_Symbol, UndefinedReference]] = {}
         self.addresses: set[object] = set()
         self.names: set[str] = set()
-        self.dead_ends: dict[Atom, bool] = {}
+        self.returns = Returns(self.patched)
         self._off: _Symbol | None = None
         self.call_uses = {
             key.name: use for key, use in chosen.keys.items() if key.kind is KeyKind.STATIC_CALL
@@ -368,7 +369,7 @@ class _Assembly:
                 field_at = atom.start + reference.offset
                 if self.patched.contents(atom)[
                     reference.offset - 1
-                ] == 0xE8 and not self.comes_back(target):
+                ] == 0xE8 and not self.returns.comes_back(target):
                     found.append((output, field_at + 4 + delta))
         if found:
             like = Section(0, _UNREACHABLE, SHT.PROGBITS, 0, 0, 0, 0, 0, 0, 1, 0)
@@ -378,23 +379,6 @@ class _Assembly:
                 offset = len(hints.data)
                 hints.data += bytes(4)
                 hints.relocations.append((offset, x86_64.R_PC32, output.symbol, place))
-
-    def comes_back(self, atom: Atom) -> bool:
-        """Whether a function of the patched object may return to its caller."""
-        if atom not in self.dead_ends:
-            self.dead_ends[atom] = True  # while it is being read
-            thunks, out = set(), set()
-            for reference in self.patched.references(atom):
-                name = self.patched.elf.symbol_list[reference.symbol].name
-                if name == x86_64.RETURN_THUNK:
-                    thunks.add(reference.offset)
-                elif not isinstance(reference.target, Atom) or (
-                    reference.target is not atom and self.comes_back(reference.target)
-                ):
-                    out.add(reference.offset)
-            code = self.patched.contents(atom)
-            self.dead_ends[atom] = x86_64.returns(code, frozenset(thunks), frozenset(out))
-        return self.dead_ends[atom]
 
     # -- the rest
 

@@ -62,6 +62,7 @@ def include(
     arch: Architecture,
     where: str,
     in_module: bool,
+    accept_threads: tuple[str, ...],
     key_policy: KeyPolicy,
 ) -> Inclusion:
     """Choose what to include.
@@ -69,9 +70,10 @@ def include(
     :param tables: those of the patched object.
     :param where: what messages call the object, ``source:object``.
     :param in_module: whether the object is part of a module.
+    :param accept_threads: functions of kernel threads that may change.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
-    case = Case(correlation, changes, arch, where, in_module)
+    case = Case(correlation, changes, arch, where, in_module, accept_threads)
     choice = _Choice(case, tables, key_policy)
     choice.reach()
     choice.look_at_metadata()

@@ -9,6 +9,7 @@
     kernels = ["fixtures"]           # default: every kernel
     sources = ["cmdline.c"]          # default: every .c file of the directory
     accept_layouts = ["struct x"]    # structures that its patches may change
+    accept_threads = ["worker"]      # functions of kernel threads that its patches may change
     version = "1"                    # default: none; its package needs one
 
     [[object]]
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from klpbuild.errors import KlpError, Problem
+from klpbuild.extract.accepted import Accepted
 from klpbuild.module.livepatch import (
     CALLBACKS,
     FILE_NAME,
@@ -138,6 +140,7 @@ _KEYS = (
     "kernels",
     "sources",
     "accept_layouts",
+    "accept_threads",
     "version",
     "object",
 )
@@ -181,7 +184,10 @@ class _Reader:
             self.value(table, "replace", bool, True),
             self.texts(table, "kernels", _REFERENCE),
             own_tables,
-            self.texts(table, "accept_layouts", _REFERENCE),
+            Accepted(
+                self.texts(table, "accept_layouts", _REFERENCE),
+                self.texts(table, "accept_threads", _REFERENCE),
+            ),
             self.version(name, table),
         )
         if self.problems:

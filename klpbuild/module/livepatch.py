@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.extract.accepted import NOTHING, Accepted
 from klpbuild.names import MODULE_NAME_MAX, object_name
 
 FILE_NAME = "livepatch.toml"
@@ -63,8 +64,7 @@ class Livepatch:
     :ivar kernels: patterns of kernel names and releases that it is for; empty: all.
     :ivar own_tables: whether the sources bring ``struct klp_patch`` and the
         module's init function themselves; then they are left alone.
-    :ivar accept_layouts: structures that its patches may change, since the author knows
-        that no object of them outlives the functions that are replaced.
+    :ivar accepted: changes of its patches that would be refused.
     :ivar version: numbers with dots between; part of the module's name, since the kernel
         loads a newer version beside the older one that it replaces.
     """
@@ -78,7 +78,7 @@ class Livepatch:
     replace: bool = True
     kernels: tuple[str, ...] = ()
     own_tables: bool = False
-    accept_layouts: tuple[str, ...] = ()
+    accepted: Accepted = NOTHING
     version: str = ""
 
     @property

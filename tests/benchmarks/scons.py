@@ -48,10 +48,12 @@ class _Builds:
 
 
 def _scons(directory: Path, words: tuple[str, ...], added: Mapping[str, str]) -> str:
+    # As users run it: what Python has compiled stays compiled.
+    caller = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-m", "SCons", "-Q", *words],
         cwd=directory,
-        env={**os.environ, **added},
+        env={**caller, **added},
         capture_output=True,
         text=True,
         check=False,

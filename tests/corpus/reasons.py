@@ -58,6 +58,11 @@ KINDS = (
         "changes a function that ftrace cannot enter",
     ),
     Kind(
+        "kernel-thread",
+        r"a kernel thread stays in it",
+        "changes what a kernel thread runs until it is told to stop",
+    ),
+    Kind(
         "static-key",
         r"uses static .* key",
         "uses a static key that belongs to a module",

@@ -57,6 +57,7 @@ def test_results_are_taken_up_again(tmp_path: Path) -> None:
         ("__init code changed", "init-only"),
         ("data table changed: its size was 4 bytes and is 8", "data-changed"),
         ("function f has no ftrace entry in the kernel", "no-ftrace-entry"),
+        ("changed, and a kernel thread stays in it", "kernel-thread"),
         ("f uses static branch key k", "static-key"),
         ("f compiled here is not the function that vmlinux ships", "not-as-shipped"),
         ("f was not found in the shipped ext4", "symbol-not-found"),

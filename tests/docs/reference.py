@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from klpbuild.cli import make_parser
 from klpbuild.compiler.driver import HEADER
+from klpbuild.extract.accepted import Accepted
 from klpbuild.manual import ENVIRONMENT, EXIT_STATUSES, markdown
 from klpbuild.module import config
 from klpbuild.module.livepatch import CALLBACKS, Function, Livepatch, PatchedObject
@@ -17,7 +18,7 @@ from tests.docs.session import ROOT
 PAGE = ROOT / "docs" / "reference.md"
 
 #: Keys whose field has another name.
-_FIELDS = {"object": "objects"}
+_FIELDS = {"object": "objects", "accept_layouts": "layouts", "accept_threads": "threads"}
 _WHEN = {
     "pre_patch": "before the object is patched; may refuse with an error",
     "post_patch": "when every task runs the new code",
@@ -36,7 +37,7 @@ def page() -> str:
         _fenced("", scons_help()),
         "## livepatch.toml",
         _fenced("toml", _example()),
-        *_keys("Keys", config._KEYS, Livepatch),
+        *_keys("Keys", config._KEYS, Livepatch, Accepted),
         *_keys("Keys of `[[object]]`", config._OBJECT_KEYS, PatchedObject),
         *_keys("Keys of a function", config._FUNCTION_KEYS, Function),
         "### Callbacks",
@@ -76,8 +77,9 @@ def _example() -> str:
     return "\n".join(line.removeprefix("    ") for line in lines).strip()
 
 
-def _keys(title: str, keys: Iterable[str], described: type) -> Iterator[str]:
-    texts = dict(re.findall(r":ivar (\w+): (.*?)(?=\n *:|\Z)", described.__doc__ or "", re.DOTALL))
+def _keys(title: str, keys: Iterable[str], *described: type) -> Iterator[str]:
+    text = "\n:".join(each.__doc__ or "" for each in described)
+    texts = dict(re.findall(r":ivar (\w+): (.*?)(?=\n *:|\Z)", text, re.DOTALL))
     yield f"### {title}"
     yield _table((key, texts[_FIELDS.get(key, key)]) for key in keys)
 

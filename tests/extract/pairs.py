@@ -100,7 +100,11 @@ class Pair:
         return directory / "code.o"
 
     def extract(
-        self, *, in_module: bool = False, key_policy: KeyPolicy = keep_all_keys
+        self,
+        *,
+        in_module: bool = False,
+        accept_threads: tuple[str, ...] = (),
+        key_policy: KeyPolicy = keep_all_keys,
     ) -> Extraction:
         original = ElfFile.read(self.compile("original", self.source))
         patched = ElfFile.read(self.compile("patched", self.patched_source()))
@@ -112,6 +116,7 @@ class Pair:
             arch=X86_64,
             source_file="code.c",
             in_module=in_module,
+            accept_threads=accept_threads,
             key_policy=key_policy,
         )
 

@@ -113,7 +113,7 @@ def _livepatch(nodes, cell):
         patches = [str(path) for path in chosen.patches]
         extracted = env.LivepatchExtract(str(work / RECORD), [symbols, *patches])
         record = extracted[:1]
-        env.Depends(extracted, [*identities, env.Value(repr(chosen.livepatch.accept_layouts))])
+        env.Depends(extracted, [*identities, env.Value(repr(chosen.livepatch.accepted))])
         made = env.LivepatchTables(str(work / "tables.c"), record)
         inputs = _inputs(env, work, [])
         linked = env.LivepatchLinkExtracted(

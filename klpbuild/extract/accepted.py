@@ -1,0 +1,22 @@
+"""What the author of a livepatch answers for, since the kernel's code alone does not show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Changes that are refused unless they are named.
+
+    :ivar layouts: structures, such as ``struct x``, that may be laid out otherwise: no object
+        of them outlives the functions that are replaced.
+    :ivar threads: functions of kernel threads that may change: none of these threads runs
+        when the livepatch is loaded.
+    """
+
+    layouts: tuple[str, ...] = ()
+    threads: tuple[str, ...] = ()
+
+
+NOTHING = Accepted()

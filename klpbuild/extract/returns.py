@@ -1,0 +1,31 @@
+"""Which functions of an object may come back to their callers."""
+
+from __future__ import annotations
+
+from klpbuild.extract import x86_64
+from klpbuild.extract.objects import Atom, CodeObject
+
+
+class Returns:
+    """Answers for one object, each read once."""
+
+    def __init__(self, code: CodeObject) -> None:
+        self._code = code
+        self._known: dict[Atom, bool] = {}
+
+    def comes_back(self, atom: Atom) -> bool:
+        """Whether a function may return."""
+        if atom not in self._known:
+            self._known[atom] = True  # while it is being read
+            thunks, out = set(), set()
+            for reference in self._code.references(atom):
+                name = self._code.elf.symbol_list[reference.symbol].name
+                if name == x86_64.RETURN_THUNK:
+                    thunks.add(reference.offset)
+                elif not isinstance(reference.target, Atom) or (
+                    reference.target is not atom and self.comes_back(reference.target)
+                ):
+                    out.add(reference.offset)
+            data = self._code.contents(atom)
+            self._known[atom] = x86_64.returns(data, frozenset(thunks), frozenset(out))
+        return self._known[atom]
