@@ -105,9 +105,8 @@ def _obstacle(case: Case, atom: Atom, section: str) -> _Obstacle | None:
     if not any(has_entry_call(case, member) for member in case.families[atom]):
         return _Obstacle.NO_ENTRY_CALL
     twin = case.correlation.to_original[atom]
-    if _plain_name(atom) not in case.accept_threads and is_of_a_thread(
-        case.original, twin, case.users_original[twin]
-    ):
+    accepted = _plain_name(atom) in case.accept_threads or not has_entry_call(case, atom)
+    if not accepted and is_of_a_thread(case.original, twin, case.users_original[twin]):
         return _Obstacle.THREAD
     return None
 

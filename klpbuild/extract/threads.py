@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from klpbuild.extract import x86_64
 from klpbuild.extract.objects import Atom, CodeObject
 from klpbuild.extract.returns import Returns
 from klpbuild.extract.sections import SectionKind
@@ -38,4 +39,10 @@ def is_of_a_thread(code: CodeObject, function: Atom, users: Iterable[Atom]) -> b
         for reference in code.references(user)
     )
     names = {code.elf.symbol_list[r.symbol].name for r in code.references(function)}
-    return held and (not names.isdisjoint(_STOPS) or not Returns(code).comes_back(function))
+    if not held or not names.isdisjoint(_STOPS):
+        return held
+    return not Returns(code).comes_back(function) and _loops(code.contents(function))
+
+
+def _loops(code: bytes) -> bool:
+    return any(not b.is_call and b.target <= b.start for b in x86_64.branches(code))

@@ -241,11 +241,13 @@ void start_thread(int (*function)(void *));
 static int worker(void *data) { while (!kthread_should_stop()) out(1); return 0; }
 static int reaper(void *data) { for (;;) out(2); }
 static int once(void *data) { return out(3); }
+static int never(void *data) { out(6); __builtin_trap(); }
 static noinline int copy(int n) { while (n && !kthread_should_stop()) n = out(4); return n; }
 int asked(int n) { return copy(n) + copy(n + 1); }
 int shared(int n) { while (n && !kthread_should_stop()) n = out(5); return n; }
 static void *export __attribute__((used, section("___ksymtab+shared"))) = shared;
-void start_all(void) { start_thread(worker); start_thread(reaper); start_thread(once); }
+void start_all(void) { start_thread(worker); start_thread(reaper); }
+void start_others(void) { start_thread(once); start_thread(never); }
 """
 
 
@@ -265,10 +267,11 @@ code.c:code.o:{name}: changed, and a kernel thread stays in it
 
 
 @pytest.mark.parametrize(
-    ("name", "change"), [("once", "out(3)"), ("copy", "out(4)"), ("shared", "out(5)")]
+    ("name", "change"),
+    [("once", "out(3)"), ("copy", "out(4)"), ("shared", "out(5)"), ("never", "out(6)")],
 )
 def test_what_a_thread_leaves_is_not(tmp_path: Path, name: str, change: str) -> None:
-    """A thread's function that returns, loops that other functions call."""
+    """A thread's function that returns or ends in BUG(), loops that other functions call."""
     assert Extracted(Pair(tmp_path, THREADS, {change: "out(0)"}).extract()).changed == [name]
 
 
