@@ -54,7 +54,7 @@ class Sharing:
 
     def kernel(self) -> str:
         """The kernel's name, by which its directory of results is called."""
-        build = self.second.directory / "build"
+        build = self.first.directory / "build"
         (name,) = (path.name for path in build.glob("6.1.0-fixtures-*"))
         return name
 
@@ -105,6 +105,7 @@ def test_a_second_checkout_builds_nothing(sharing: Sharing) -> None:
 
 def test_what_comes_from_the_cache_can_be_built_upon(sharing: Sharing) -> None:
     """Only the tables change: the extracted objects are those of the cache."""
+    sharing.second.scons(*sharing.words)
     description = sharing.second.directory / "shared/fix/livepatch.toml"
     description.write_text('description = "another one"\n')
     text = sharing.second.scons(*sharing.words, "livepatch=fix")
