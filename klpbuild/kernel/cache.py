@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -184,8 +184,9 @@ def remove_outlived(directory: Path) -> None:
     """
     match = _TREE.fullmatch(directory.name)
     for other in directory.parent.glob(f"*-{match[1]}-*") if match else ():
-        if other != directory and other.stat().st_mtime + _OUTLIVED < time.time():
-            shutil.rmtree(other, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process does the same
+            if other != directory and other.stat().st_mtime + _OUTLIVED < time.time():
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _elsewhere(path: Path) -> str:
