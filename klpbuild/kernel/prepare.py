@@ -26,6 +26,8 @@ Log = Callable[[str], None]
 _FORMAT = 4
 _STAMP = ".klpbuild-prepared"
 _EXPORTED = ".klpbuild-environment"
+#: What kbuild notes of a Rust compiler, which changes no C code.
+_ABOUT_RUST = ("CONFIG_RUSTC_", "CONFIG_RUST_IS_AVAILABLE", "CONFIG_BINDGEN_")
 _MAKES_OWN = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
 #: What a build may take over from the caller; CFLAGS, MAKEFLAGS and the like would change it.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "USER")
@@ -271,6 +273,7 @@ def _differences(kernel: Kernel, build: Path) -> list[str]:
         f"{name} is {ours.get(name, 'not set')}, and {theirs.get(name, 'not set')} in the kernel"
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
+        and ("CONFIG_RUST" in theirs or not name.startswith(_ABOUT_RUST))
     ]
 
 
