@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import format_datetime
 from pathlib import Path
 
 from klpbuild.arch import Architecture
@@ -105,6 +104,8 @@ class Package:
     @property
     def debian_date(self) -> str:
         """The same as changelogs of Debian have it."""
+        from email.utils import format_datetime  # its import takes 5 ms of each build
+
         return format_datetime(self.date)
 
     def files(self, units: str) -> tuple[PackagedFile, ...]:

@@ -64,6 +64,7 @@ class FragmentCache:
         self._output = output
         self._new: list[tuple[str, bytes]] = []
         self._known: dict[str, list[object]] = {}
+        self._ahead: dict[str, bytes] | None = None
         self._database = self._open()
         self._seen = self._read_seen()
         self._keys = self._read_keys()
@@ -142,10 +143,21 @@ class FragmentCache:
         if key not in self._keys:
             return None
         with suppress(sqlite3.Error, ValueError):
+            if self._ahead is None:
+                self._ahead = self._read_ahead()
+            data = self._ahead.pop(key, None)
+            if data is not None:
+                return ObjectSymbols.from_bytes(object, data)
             query = "select data from fragments where key = ?"
             for (data,) in self._database.execute(query, (key,)):
                 return ObjectSymbols.from_bytes(object, data)
         return None
+
+    def _read_ahead(self) -> dict[str, bytes]:
+        """The fragments that the files had last, in one query: most still have them."""
+        keys = json.dumps([key for _, key in self._seen.values()])
+        query = "select key, data from fragments where key in (select value from json_each(?))"
+        return dict(self._database.execute(query, (keys,)))
 
     def save(self, key: str, symbols: ObjectSymbols) -> None:
         """Keep a fragment."""
