@@ -162,5 +162,6 @@ def test_ruff_would_format_nothing() -> None:
     check_clean("ruff", "format", "--check", "--quiet", ".")
 
 
+@pytest.mark.slow
 def test_mypy_finds_nothing() -> None:
     check_clean("mypy")

@@ -40,6 +40,7 @@ def present() -> list[str]:
     return [name for name in DOCUMENTS if (ROOT / name).is_file()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", present())
 def test_commands_that_need_no_kernel(name: str, tmp_path: Path) -> None:
     blocks = read_document(ROOT / name)

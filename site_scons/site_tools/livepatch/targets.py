@@ -29,9 +29,10 @@ from .caching import use_cache
 from .nodes import kernel_nodes
 from .summary import Summary
 
+_LONG = "kernel or boot or browser or slow"
 _WITHOUT_KERNEL = {
-    "test": ["-m", "pytest", "-n", "auto", "-m", "not kernel and not boot and not browser"],
-    "test-kernel": ["-m", "pytest", "-n", "2", "-m", "kernel or boot or browser"],
+    "test": ["-m", "pytest", "-n", "auto", "--dist", "worksteal", "-m", f"not ({_LONG})"],
+    "test-kernel": ["-m", "pytest", "-n", "2", "-m", _LONG],
     "benchmark": ["-m", "tests.benchmarks"],
 }
 
