@@ -94,6 +94,9 @@ def _alternatives(
     if size not in _LENGTHS or len(data) % size:
         yield 0, f"has {size} bytes, but no struct alt_instr has"
         return
+    if size * len(rows) != 2 * len(data):
+        yield 0, f"lacks an address: there are {len(rows)} for {len(data) // size} entries"
+        return
     for start, old, new in zip(range(0, len(data), size), rows[::2], rows[1::2], strict=True):
         if (old[0], new[0]) != (start, start + 4):
             yield start, "does not begin with two addresses"

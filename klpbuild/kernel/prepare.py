@@ -105,7 +105,7 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
             build.mkdir()
             if not clean:
                 link_sources(own, source)
-                remove_outlived(kernel.cache)
+            remove_outlived(kernel.cache)
             tree = PreparedTree(source, build, compiler, variables, (), (), False)
             _build(kernel, tree, log)
             objtool, late = _objtool(tree)

@@ -85,6 +85,22 @@ def test_bad_alternatives(miniature: KernelSide, good: dict[str, bytes], name: s
     assert said in found(miniature, edited(edit)(good["meminfo"]))
 
 
+def test_an_address_is_missing(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    """In a table so long that the sizes of its entries still seem right."""
+
+    def edit(e: Editor) -> None:
+        alternatives()(e)
+        entries = bytes(e.section(".altinstructions").data)[:12] * 14
+        e.section(".altinstructions").data = entries
+        rows = np.resize(e.rows(".rela.altinstructions")[:2], 28)
+        rows["r_offset"] = [start + field for start in range(0, 14 * 12, 12) for field in (0, 4)]
+        e.set_rows(".rela.altinstructions", rows[:-1])
+
+    assert found(miniature, edited(edit)(good["meminfo"])) == [
+        "an entry of .altinstructions lacks an address: there are 27 for 14 entries"
+    ]
+
+
 def test_a_fault_that_leads_nowhere(miniature: KernelSide, good: dict[str, bytes]) -> None:
     """After a fault the kernel goes on where the second address leads."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,13 @@ from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import (
     Disable,
     Group,
-    GuestFiles,
     Planned,
     Shell,
-    Step,
     WaitDisabled,
     WaitEnabled,
 )
 from tests.package.keys import PASSPHRASE, Keys
+from tests.package.steps import Bring
 from tests.samples import Built
 
 pytestmark = pytest.mark.kernel
@@ -57,26 +55,6 @@ def test_the_kernels_own_compression(debian_kernel: Kernel, newest_kernel: Kerne
         assert plan(debian_kernel, read_variables({}, {})).compression is Compression.NONE
 
 
-@dataclass(frozen=True)
-class Bring(Step):
-    """Put a file of the host somewhere in the guest, as it is."""
-
-    path: Path
-    place: Path
-
-    @property
-    def title(self) -> str:
-        return f"install {self.place}"
-
-    @property
-    def module_file(self) -> Path:
-        return self.path
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        brought = files.livepatch(self.path)
-        return ("shell", f"mkdir -p {self.place.parent} && cp {brought} {self.place}")
-
-
 @pytest.mark.boot
 def test_what_is_installed_loads(newest_samples: Built, keys: Keys, tmp_path: Path) -> None:
     """Signed, compressed, found by depmod and modprobe.
@@ -96,7 +74,7 @@ def test_what_is_installed_loads(newest_samples: Built, keys: Keys, tmp_path: Pa
     plain = tmp_path / "finished" / "livepatch-meminfo.ko"
     assert decompress(installed) == plain.read_bytes()
 
-    as_it_is = tmp_path / "as-it-is.ko"  # a name by which nothing decompresses it on the way
+    as_it_is = tmp_path / "as-it-is.ko"
     as_it_is.write_bytes(installed.read_bytes())
     enforce = "/sys/module/module/parameters/sig_enforce"
     name = "livepatch_meminfo"

@@ -22,17 +22,16 @@ from klpbuild.vm.qemu import qemu_command, run
 from klpbuild.vm.scenario import (
     Disable,
     Group,
-    GuestFiles,
     Insmod,
     Modprobe,
     Planned,
     Rmmod,
     Shell,
-    Step,
     WaitDisabled,
     WaitEnabled,
 )
 from tests.package.keys import Keys
+from tests.package.steps import Bring
 from tests.samples import Built
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
@@ -60,24 +59,6 @@ def enrolment(certificate: bytes) -> bytes:
     time = struct.pack("<H5BxIhBx", 2026, 1, 1, 0, 0, 0, 0, 0, 0)
     signature = struct.pack("<IHH", 24, 0x0200, 0x0EF1) + PKCS7.bytes_le
     return struct.pack("<I", ATTRIBUTES) + time + signature + listed
-
-
-class Put(Step):
-    """Write a file of the host to a place in the guest, in one piece."""
-
-    def __init__(self, path: Path, place: str) -> None:
-        self.path, self.place = path, place
-
-    @property
-    def title(self) -> str:
-        return f"write {self.place}"
-
-    @property
-    def module_file(self) -> Path:
-        return self.path
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("shell", f"dd bs=64k if={files.livepatch(self.path)} of={self.place}")
 
 
 class AfterFirmware:
@@ -142,13 +123,13 @@ def test_a_key_that_the_firmware_knows(
     kernel, plain = built.kernel, built.module("meminfo")
     ours = signed(kernel, plain, keys.key, keys.der, tmp_path / "ours")
     others = signed(kernel, plain, keys.other_key, keys.other, tmp_path / "others")
-    variable = tmp_path / "db.ko"  # a name by which nothing decompresses it on the way
+    variable = tmp_path / "db.ko"
     variable.write_bytes(enrolment(keys.der.read_bytes()))
     variables, name = "/sys/firmware/efi/efivars", "livepatch_meminfo"
     enrol = Group("enrol", (
         Modprobe("efivarfs"),
         Shell(f"mount -t efivarfs efivarfs {variables}"),
-        Put(variable, f"{variables}/{DATABASE}"),
+        Bring(variable, Path(variables, DATABASE)),
     ))  # fmt: skip
     load = Group("load", (
         Planned(Shell("cat /proc/keys"), output=("livepatch",)),
