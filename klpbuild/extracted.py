@@ -87,21 +87,43 @@ class Extracted:
     def restore(cls, path: Path) -> Extracted:
         """Read what `write` wrote, with the objects from the archive.
 
-        :raises KlpError: when the archive does not hold them.
+        :raises KlpError: when the archive does not hold them, with the digests that were written.
         """
         archive = archive_path(path)
+        record = json.loads(path.read_text())["objects"]
         try:
             with tarfile.open(archive) as file:
-                file.extractall(path.parent, filter="data")
-        except (OSError, tarfile.TarError) as error:
+                contents = {
+                    _inside(path.parent, entry["path"]): _member(file, **entry) for entry in record
+                }
+        except (OSError, tarfile.TarError, KeyError, ValueError) as error:
             hint = f"Delete {path} and build again."
             raise KlpError(f"cannot be read: {error}", where=str(archive), hint=hint) from error
+        for place, data in contents.items():
+            write_file(place, data)
         return cls.read(path)
 
 
 def archive_path(record: Path) -> Path:
     """Where the objects of a record are."""
     return record.with_suffix(".tar")
+
+
+def _inside(directory: Path, name: str) -> Path:
+    """A file below a directory, whatever its name and symbolic links say."""
+    place = directory / name
+    if not place.resolve().is_relative_to(directory.resolve()):
+        raise ValueError(f"{name} is outside of {directory}")
+    return place
+
+
+def _member(archive: tarfile.TarFile, path: str, sha256: str) -> bytes:
+    """The bytes of an object in an archive, if they are those that were written."""
+    file = archive.extractfile(path)
+    data = file.read() if file else b""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{path} is not what was written")
+    return data
 
 
 def _archive(contents: Mapping[str, bytes]) -> bytes:
