@@ -11,7 +11,7 @@ import pytest
 
 import klpbuild.commands
 from klpbuild.cli import main, make_parser
-from klpbuild.manual import commands
+from klpbuild.terminal.manual import commands
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
 from klpbuild.errors import KlpError
-from klpbuild.extract.accepted import Accepted
-from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.locate import locate
+from klpbuild.module.accepted import Accepted
+from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.report.names import SUFFIXES
 
 

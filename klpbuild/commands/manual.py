@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from klpbuild.manual import man_page, markdown
+from klpbuild.terminal.manual import man_page, markdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,10 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from klpbuild import begin, symbol_steps
 from klpbuild.errors import KlpError
-from klpbuild.given import locate_kernel
 from klpbuild.kernel.cache import cached_kernels
+from klpbuild.pipeline import begin, symbol_steps
+from klpbuild.request.given import locate_kernel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from klpbuild import symbol_steps
 from klpbuild.errors import Problems
-from klpbuild.given import GivenSymbols, locate_kernel
 from klpbuild.names import VMLINUX
+from klpbuild.pipeline import symbol_steps
+from klpbuild.request.given import GivenSymbols, locate_kernel
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from klpbuild.arch import x86_64
 from klpbuild.elf.constants import SHF, SHN_ABS, SHT, STB, STT
 from klpbuild.elf.reader import Section, Symbol
 from klpbuild.elf.tables import rela_dtype
 from klpbuild.elf.writer import ElfObject, WritableSection
-from klpbuild.extract import x86_64
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import CALL_KEY, TRAMPOLINE, Inclusion
 from klpbuild.extract.landing import is_landing_place

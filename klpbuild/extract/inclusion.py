@@ -11,10 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from klpbuild.arch import Architecture
+from klpbuild.arch import Architecture, x86_64
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import Symbol
-from klpbuild.extract import x86_64
 from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
 from klpbuild.extract.correlate import Correlation, Identities

@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from klpbuild.arch import x86_64
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
-from klpbuild.extract import x86_64
 from klpbuild.extract.names import is_for_modpost
 from klpbuild.extract.sections import OBJTOOL_TABLES, SectionKind, entry_size, kind_of
 from klpbuild.extract.sizes import EntrySizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from klpbuild.extract import x86_64
+from klpbuild.arch import x86_64
 from klpbuild.extract.objects import Atom, CodeObject
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from klpbuild.extract import x86_64
+from klpbuild.arch import x86_64
 from klpbuild.extract.objects import Atom, CodeObject
 from klpbuild.extract.returns import Returns
 from klpbuild.extract.sections import SectionKind

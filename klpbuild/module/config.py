@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from klpbuild.errors import KlpError, Problem
-from klpbuild.extract.accepted import Accepted
+from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import (
     CALLBACKS,
     FILE_NAME,

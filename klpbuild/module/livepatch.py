@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.extract.accepted import NOTHING, Accepted
+from klpbuild.module.accepted import NOTHING, Accepted
 from klpbuild.names import MODULE_NAME_MAX, object_name
 
 FILE_NAME = "livepatch.toml"

@@ -9,18 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError
 from klpbuild.files import write_file
-from klpbuild.kernel.tree import Kernel
 from klpbuild.package.compression import (
     Compression,
-    check_compression,
     compress,
-    configured_compression,
 )
 from klpbuild.package.install import Place
-from klpbuild.package.signing import Signer, find_signer, sign
-from klpbuild.package.variables import Variables
+from klpbuild.package.signing import Signer, sign
 
 
 @dataclass(frozen=True)
@@ -37,26 +33,6 @@ class Finish:
     def file_name(self, module: str) -> str:
         """The finished file of a module, ``livepatch-meminfo.ko.xz`` of ``livepatch-meminfo``."""
         return f"{module}.ko{self.compression.suffix}"
-
-
-def plan(kernel: Kernel, variables: Variables) -> Finish:
-    """Find out how modules are finished, before anything is built.
-
-    :raises KlpError: with every reason why they could not be.
-    """
-    problems = Problems()
-    signer = None
-    compression = variables.compress or configured_compression(kernel)
-    if variables.sign_key and variables.sign_cert:
-        with problems.collect():
-            signer = find_signer(
-                kernel, variables.sign_key, variables.sign_cert, variables.sign_hash
-            )
-    with problems.collect():
-        check_compression(compression)
-    problems.check()
-    place = Place(kernel.release, variables.prefix, variables.destdir)
-    return Finish(signer, compression, place)
 
 
 def finish(module: Path, how: Finish, directory: Path) -> Path:

@@ -3,7 +3,7 @@
 #: Where the inputs are kept, in the livepatch's directory of outputs.
 INPUTS = "inputs.json"
 
-#: What `klpbuild.documents.write_documents` writes, after the module's name.
+#: What `klpbuild.pipeline.documents.write_documents` writes, after the module's name.
 PROVENANCE = ".provenance.json"
 SUFFIXES = (PROVENANCE, ".cdx.json", ".html")
 

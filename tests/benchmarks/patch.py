@@ -6,10 +6,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.cache import Part, cached_kernels
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.prepare import build_environment, prepare
+from klpbuild.pipeline.from_patch import build_from_patches
 from tests.benchmarks.measure import Comparison, Setting, UnavailableError, benchmark
 
 PATCHES = Path(__file__).parent.parent / "corpus" / "patches"

@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from klpbuild import steps
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.changes import compare
 from klpbuild.extract.correlate import correlate
 from klpbuild.extract.objects import CodeObject
-from klpbuild.extract.pair import compile_patch
 from klpbuild.extract.special import Tables
-from klpbuild.extracted import Extracted
-from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
+from klpbuild.patch.pair import compile_patch
+from klpbuild.pipeline import steps
+from klpbuild.pipeline.extracted import Extracted
+from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.symbols.database import SymbolDatabase
 from tests.corpus.progress import Progress
 from tests.corpus.reasons import kind_of

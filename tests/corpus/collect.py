@@ -6,10 +6,10 @@ import filecmp
 import subprocess
 from pathlib import Path
 
-from klpbuild.extract.units import Units
 from klpbuild.files import write_file
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
+from klpbuild.patch.units import Units
 
 
 def collect(kernel: Kernel, newer: Path, output: Path) -> int:

@@ -9,8 +9,8 @@ import pytest
 
 from klpbuild.errors import KlpError
 from klpbuild.extract.landing import no_landing
-from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.tree import Kernel
+from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Shell
 from tests.corpus.samples import Sample

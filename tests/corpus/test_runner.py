@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import Problem
-from klpbuild.extract.patchfile import apply_patches
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.tree import Kernel
+from klpbuild.patch.patchfile import apply_patches
 from klpbuild.vm.scenario import module_name
 from tests.corpus.build import livepatch_name
 from tests.corpus.collect import collect

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
-from klpbuild.from_patch import build_from_patches
 from klpbuild.kernel.tree import Kernel
+from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.result import GroupResult
 from klpbuild.vm.scenario import Shell

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 
 from klpbuild.cli import make_parser
 from klpbuild.compiler.driver import HEADER
-from klpbuild.extract.accepted import Accepted
-from klpbuild.manual import ENVIRONMENT, EXIT_STATUSES, markdown
 from klpbuild.module import config
+from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import CALLBACKS, Function, Livepatch, PatchedObject
+from klpbuild.terminal.manual import ENVIRONMENT, EXIT_STATUSES, markdown
 from tests.docs.session import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.arch import X86_64
+from klpbuild.arch import X86_64, x86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract import x86_64
 from klpbuild.extract.extraction import extract
 from klpbuild.extract.result import Key, KeyKind, KeyUse
 from klpbuild.extract.sizes import PROBE, EntrySizes

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from klpbuild import symbol_steps
 from klpbuild.graph.build import build_graph
 from klpbuild.kernel.tree import Kernel
+from klpbuild.pipeline import symbol_steps
 
 from ..objects import symbols_klp
 from .inputs import SmallKernel

@@ -9,10 +9,11 @@ import pytest
 from klpbuild.kernel.modules import decompress
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.compression import Compression
-from klpbuild.package.finish import finish, plan
+from klpbuild.package.finish import finish
 from klpbuild.package.install import install
 from klpbuild.package.signing import signature_of, verify
-from klpbuild.package.variables import read_variables
+from klpbuild.request.finish import plan
+from klpbuild.request.variables import read_variables
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import (
     Disable,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.chosen import named_livepatches, with_replace
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel, Toolchain
-from klpbuild.package.target import with_variables
-from klpbuild.package.variables import Variables
+from klpbuild.request.chosen import named_livepatches, with_replace
+from klpbuild.request.target import with_variables
+from klpbuild.request.variables import Variables
 from tests.compiler.kernels import SOURCE
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.compression import Compression
-from klpbuild.package.finish import finish, plan
-from klpbuild.package.variables import read_variables
+from klpbuild.package.finish import finish
+from klpbuild.request.finish import plan
+from klpbuild.request.variables import read_variables
 from klpbuild.vm import guest as vm_guest
 from klpbuild.vm.channel import Word
 from klpbuild.vm.guest import Guest

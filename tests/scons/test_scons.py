@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.package.variables import NAMES
+from klpbuild.request.variables import NAMES
 from tests.scons.checkout import ROOT, Checkout
 
 

@@ -14,12 +14,12 @@ import SCons.Errors
 from SCons.Scanner.C import CScanner
 
 from klpbuild.errors import KlpError
-from klpbuild.extracted import RECORD, archive_path
-from klpbuild.matrix import Result
 from klpbuild.names import index_path
 from klpbuild.package.finish import compress_file
 from klpbuild.package.signing import sign
+from klpbuild.pipeline.extracted import RECORD, archive_path
 from klpbuild.report.timings import timed
+from klpbuild.request.matrix import Result
 
 #: Finds what sources include.
 SCANNER = CScanner()
@@ -74,7 +74,7 @@ def _timed(tag, function):
 
 
 def _compile(target, source, env):
-    from klpbuild import steps
+    from klpbuild.pipeline import steps
 
     read = steps.compile_source(
         env["KLP_KERNEL"], source[0], target[0], env["KLP_CHOSEN"].module, env["KLP_LOG"]
@@ -87,7 +87,7 @@ def _compile(target, source, env):
 
 
 def _extract(target, source, env):
-    from klpbuild import from_patch
+    from klpbuild.pipeline import from_patch
 
     symbols, *patches = source
     extracted = from_patch.extract_patches(
@@ -99,14 +99,14 @@ def _extract(target, source, env):
 
 
 def _tables(target, source, env):
-    from klpbuild import steps
+    from klpbuild.pipeline import steps
 
     steps.write_tables(env["KLP_KERNEL"], _livepatch(source, env), target[0])
 
 
 def _livepatch(source, env):
     """The livepatch as described, with the functions that were found in patches."""
-    from klpbuild import from_patch
+    from klpbuild.pipeline import from_patch
 
     livepatch = env["KLP_CHOSEN"].livepatch
     records = [path for path in source if path.name == RECORD]
@@ -114,14 +114,14 @@ def _livepatch(source, env):
 
 
 def _link(target, source, env):
-    from klpbuild import steps
+    from klpbuild.pipeline import steps
 
     steps.link(env["KLP_KERNEL"], env["KLP_CHOSEN"], source, target[0], env["KLP_LOG"],
                env["KLP_STRIP"])  # fmt: skip
 
 
 def _link_extracted(target, source, env):
-    from klpbuild import from_patch
+    from klpbuild.pipeline import from_patch
 
     record, *made = source
     from_patch.link_extracted(
@@ -131,33 +131,33 @@ def _link_extracted(target, source, env):
 
 
 def _inputs(target, source, env):
-    from klpbuild import documents
+    from klpbuild.pipeline import documents
 
     rules = [path for path in source if path.suffix == ".d"]
     documents.compile_inputs(env["KLP_KERNEL"], env["KLP_CHOSEN"], rules, target[0], env["KLP_LOG"])
 
 
 def _documents(target, source, env):
-    from klpbuild import documents
+    from klpbuild.pipeline import documents
 
     symbols = Path(env["KLP_SYMBOLS"])
     documents.write_documents(env["KLP_KERNEL"], env["KLP_CHOSEN"], source[0], symbols)
 
 
 def _symbols(target, source, env):
-    from klpbuild import symbol_steps
+    from klpbuild.pipeline import symbol_steps
 
     symbol_steps.write_symbols(env["KLP_KERNEL"], target[0])
 
 
 def _dependencies(target, source, env):
-    from klpbuild import symbol_steps
+    from klpbuild.pipeline import symbol_steps
 
     symbol_steps.write_dependencies(env["KLP_KERNEL"], source[0], source[1], target[0])
 
 
 def _convert(target, source, env):
-    from klpbuild import steps
+    from klpbuild.pipeline import steps
 
     functions = _livepatch(source, env).objects
     symbols = Path(env["KLP_SYMBOLS"])
@@ -169,7 +169,7 @@ def _convert(target, source, env):
 
 
 def _graph(target, source, env):
-    from klpbuild import steps
+    from klpbuild.pipeline import steps
 
     steps.write_graph(env["KLP_KERNEL"], source[0], Path(env["KLP_SYMBOLS"]), target)
 

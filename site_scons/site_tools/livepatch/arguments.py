@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 
-from klpbuild.package.variables import NAMES, VARIABLES
+from klpbuild.request.variables import NAMES, VARIABLES
 
 #: Targets, and what each does.
 TARGETS = {

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from klpbuild.compiler.driver import read_files
 from klpbuild.compiler.log import BuildLog
-from klpbuild.extracted import RECORD
 from klpbuild.graph.formats import possible_formats
-from klpbuild.identity import compiler_identity, identity, tool_identity
 from klpbuild.kernel.tree import Kernel
-from klpbuild.matrix import Cell
-from klpbuild.package.finish import Finish, plan
+from klpbuild.package.finish import Finish
+from klpbuild.pipeline.extracted import RECORD
+from klpbuild.pipeline.identity import compiler_identity, identity, tool_identity
 from klpbuild.report.inputs import meaning
 from klpbuild.report.names import INPUTS, SUFFIXES
+from klpbuild.request.finish import plan
+from klpbuild.request.matrix import Cell
 
 from .actions import SCANNER, failing
 from .release import finish
@@ -27,7 +28,7 @@ class LivepatchNodes:
 
     :ivar module: the node of the finished module, or one that fails; None if the
         livepatch is not for the kernel.
-    :ivar result: the node of its `klpbuild.matrix.Result`, None if it cannot be built.
+    :ivar result: the node of its `klpbuild.request.matrix.Result`, None if it cannot be built.
     :ivar others: further nodes that are made for it by default.
     :ivar signed: the node of the module as the kernel reads it: `module`, or with a signature.
     :ivar finished: the node of the file to install: `signed`, or compressed.
@@ -76,7 +77,7 @@ def kernel_nodes(env, kernel, cells, variables):
     """Make the nodes of one kernel.
 
     :param cells: its livepatches, as asked for.
-    :param variables: `klpbuild.package.variables.Variables`.
+    :param variables: `klpbuild.request.variables.Variables`.
     :raises KlpError: when no module can be built for the kernel.
     """
     directory = Path(env["KLP_BUILD"]) / kernel.name

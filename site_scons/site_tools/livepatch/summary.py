@@ -9,7 +9,7 @@ import SCons.Node
 from SCons.Script import GetBuildFailures, GetOption
 
 from klpbuild.errors import KlpError
-from klpbuild.matrix import Outcome, Result, table
+from klpbuild.request.matrix import Outcome, Result, table
 
 from .actions import FAILURES
 from .caching import hit_rate

@@ -12,15 +12,15 @@ from pathlib import Path
 from SCons.Action import Action
 from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS, GetOption
 
-from klpbuild.chosen import named_livepatches, with_replace
 from klpbuild.compiler.driver import compile_commands
 from klpbuild.compiler.launcher import with_launcher
 from klpbuild.errors import KlpError, Problems
 from klpbuild.files import write_file
-from klpbuild.given import GivenSymbols
-from klpbuild.matrix import cells, locate_kernels
 from klpbuild.package.formats import wanted_formats
-from klpbuild.package.variables import read_variables
+from klpbuild.request.chosen import named_livepatches, with_replace
+from klpbuild.request.given import GivenSymbols
+from klpbuild.request.matrix import cells, locate_kernels
+from klpbuild.request.variables import read_variables
 from klpbuild.vm import needs
 
 from . import dist, release
@@ -190,7 +190,7 @@ def _boot(nodes, watch):
     kernel, modules = nodes.kernel, [Path(str(module)) for module in nodes.modules]
 
     def boot(target, source, env):
-        from klpbuild import steps
+        from klpbuild.pipeline import steps
 
         return steps.boot(kernel, modules, watch)
 

@@ -1,0 +1,1 @@
+"""Read source patches, and compile each object that they touch as it was and as they make it."""

@@ -1,0 +1,81 @@
+"""Makefiles that a patch changes: only to put C files that it adds into objects."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+
+from klpbuild.errors import KlpError, Problems
+from klpbuild.patch.patched import PatchedFile
+
+_INCLUDED = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+\.c)"', re.MULTILINE)
+#: A list of objects: ``obj-y +=``, ``ext4-objs :=``, ``ext4-$(CONFIG_X) +=``.
+_LIST = re.compile(r"^[\w-]+-(?:y|m|objs|\$[({]\w+[)}])$")
+_ASSIGNMENTS = ("=", ":=", "+=", "\\")
+_FLAGS = re.compile(r"^(?:CFLAGS|CFLAGS_REMOVE|OBJECT_FILES_NON_STANDARD)_(\S+\.o)$")
+
+
+def added_sources(files: Iterable[PatchedFile]) -> tuple[PatchedFile, ...]:
+    """The C files that patches add and that no other file of theirs includes."""
+    files = tuple(files)
+    included = {
+        posixpath.normpath(posixpath.join(posixpath.dirname(file.path), name.decode()))
+        for file in files
+        for name in _INCLUDED.findall(file.patched)
+    }
+    return tuple(
+        file
+        for file in files
+        if file.original is None and file.path.endswith(".c") and file.path not in included
+    )
+
+
+def check_makefiles(makefiles: Sequence[PatchedFile], added: Sequence[PatchedFile]) -> None:
+    """Refuse changes of a Makefile other than those that name new files.
+
+    :raises KlpError: with the first line of each Makefile that does something else.
+    """
+    problems = Problems()
+    for makefile in makefiles:
+        directory = posixpath.dirname(makefile.path)
+        objects = {f"{posixpath.relpath(f.path, directory or '.')[:-2]}.o" for f in added}
+        with problems.collect():
+            _check_makefile(makefile, objects)
+    problems.check()
+
+
+def _check_makefile(makefile: PatchedFile, objects: set[str]) -> None:
+    kept = {line.old for line in makefile.lines if line.old is not None}
+    former = (makefile.original or b"").decode(errors="replace").splitlines()
+    gone = [word for i, line in enumerate(former, 1) if i not in kept for word in _words(line)]
+    for line in makefile.lines:
+        if line.old is not None:
+            continue
+        words = _words(line.text.decode(errors="replace"))
+        flags = _FLAGS.match(words[0]) if words else None
+        if flags and flags[1] in objects:
+            continue
+        for word in words:
+            if word in gone:
+                gone.remove(word)
+            elif word not in objects and word not in _ASSIGNMENTS and not _LIST.match(word):
+                raise _other_change(makefile, line.origin, f"{word!r} is not one of them.")
+    gone = [word for word in gone if word not in _ASSIGNMENTS]
+    if gone:
+        raise _other_change(makefile, makefile.where, f"{gone[0]!r} goes.")
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line of a Makefile, an assignment's sign apart."""
+    plain = re.sub(r"(^|\s)#.*", "", line)
+    return re.sub(r"(\+=|:=|(?<![+:?!])=)", r" \1 ", plain, count=1).split()
+
+
+def _other_change(makefile: PatchedFile, where: str, why: str) -> KlpError:
+    return KlpError(
+        f"{makefile.path} decides how the kernel is built",
+        where=where or makefile.where,
+        why=f"The running kernel was built already: only new objects of new files count. {why}",
+        hint="Leave this change out of the patch.",
+    )

@@ -1,0 +1,286 @@
+"""From patches to pairs of objects: what an object was, and what the patches make of it."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import Problems
+from klpbuild.kernel.cache import locked
+from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.prepare import Log, PreparedTree, prepare
+from klpbuild.kernel.tree import Kernel
+from klpbuild.patch.added import added_units
+from klpbuild.patch.commands import CompileCommand, compile_commands
+from klpbuild.patch.includes import IncludeGraph
+from klpbuild.patch.layout import (
+    changed_enumerators,
+    changed_layouts,
+    enumerators,
+    kept_local_types,
+    layouts,
+    may_change_layouts,
+)
+from klpbuild.patch.patched import PatchedSource
+from klpbuild.patch.patchfile import apply_patches
+from klpbuild.patch.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
+from klpbuild.patch.shadow import make_shadow
+from klpbuild.patch.touched import Touched, touched_units
+from klpbuild.patch.units import Unit, Units
+
+_MANY = 64
+_ENOUGH_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class ObjectPair:
+    """An object before and after the patches.
+
+    :ivar owner: vmlinux or the module that it is linked into.
+    :ivar source: the C file that it is compiled from, relative to the source tree.
+    :ivar target: what kbuild calls it.
+    :ivar original: compiled from the kernel's source with `SECTION_FLAGS`, objtool not run.
+    :ivar patched: compiled from the patched source in the same way.
+    :ivar plain: the original as kbuild compiles it, objtool not run.
+    :ivar command: kbuild's command, with the objtool command.
+    """
+
+    owner: str
+    source: str
+    target: str
+    original: Path
+    patched: Path
+    plain: Path
+    command: CompileCommand
+
+
+@dataclass(frozen=True)
+class CompiledPatch:
+    """What the patches make of the kernel's objects.
+
+    :ivar pairs: the objects that changed, by owner and target.
+    :ivar unchanged: objects that were compiled and came out the same.
+    :ivar tree: the prepared tree, in whose ``build`` the commands run.
+    :ivar patched: the patched source files.
+    :ivar notes: what was remarkable and no fault.
+    """
+
+    pairs: tuple[ObjectPair, ...]
+    unchanged: tuple[str, ...]
+    tree: PreparedTree
+    patched: PatchedSource
+    notes: tuple[str, ...]
+
+
+def compile_patch(
+    kernel: Kernel,
+    patches: Iterable[Path],
+    workdir: Path,
+    log: Log,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    accept_layouts: Sequence[str] = (),
+) -> CompiledPatch:
+    """Compile every object that patches touch, as it was and as they make it.
+
+    :param patches: applied in order.
+    :param workdir: a directory for the shadow tree and the patched objects.
+    :param log: takes the command lines and their output.
+    :param progress: called with the number of objects that are done and of all.
+    :param accept_layouts: structures, such as ``struct x``, that may be laid out otherwise.
+    :raises KlpError: when the patches cannot be applied or compiled, or touch no object.
+    """
+    patched = apply_patches(patches, source_tree(kernel), kernel.arch.kernel_name)
+    tree = prepare(kernel, log)
+    notes = [*patched.notes, *tree.differences]
+    includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")
+    units = Units.read(kernel)
+    touched = touched_units(units, includes, patched, notes)
+    commands = _commands(tree, touched.units, log)
+    workdir = workdir.resolve()
+    shadow = workdir / "shadow"
+    with (
+        locked(workdir, lambda: log(f"waiting for another process that works in {workdir}")),
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
+        workdir.mkdir(exist_ok=True)
+        make_shadow(shadow, tree.source, [*patched.files, *patched.makefiles])
+        compiler = Recompiler(tree, patched.files, workdir, shadow, log, kernel.toolchain.launcher)
+        new = added_units(tree, shadow, patched, units, log)
+        pairs = _pairs(compiler, commands, touched, pool, progress)
+        pairs |= _new_pairs(compiler, new, pool)
+        _check_layouts(compiler, pairs, touched, pool, accept_layouts)
+    unchanged = tuple(command.target for unit, command in commands if unit not in pairs)
+    found = sorted(pairs.values(), key=lambda pair: (pair.owner, pair.target))
+    return CompiledPatch(tuple(found), unchanged, tree, patched, tuple(dict.fromkeys(notes)))
+
+
+def _commands(
+    tree: PreparedTree, units: Sequence[Unit], log: Log
+) -> list[tuple[Unit, CompileCommand]]:
+    """How kbuild makes the object of each unit."""
+    cache = tree.kept / "commands"
+    first = compile_commands(tree, cache, [unit.objects[0] for unit in units], log)
+    problems = Problems()
+    found = []
+    for unit in units:
+        command = _matching(tree, unit, first)
+        if command is None:
+            others = compile_commands(tree, cache, unit.objects[1:], log)
+            command = _matching(tree, unit, others)
+        if command is None:
+            problems.add(
+                f"kbuild has no rule for the object of {unit.source}",
+                where=unit.owner,
+                why="It is in the kernel, and " + " or ".join(unit.objects) + " cannot be made.",
+            )
+        else:
+            found.append((unit, command))
+    problems.check()
+    return found
+
+
+def _matching(
+    tree: PreparedTree, unit: Unit, commands: dict[str, CompileCommand]
+) -> CompileCommand | None:
+    for target in unit.objects:
+        command = commands.get(target)
+        if command is None:
+            continue
+        source = posixpath.normpath(command.source.removeprefix(f"{tree.source}/"))
+        if source == unit.source:
+            return command
+    return None
+
+
+def _pairs(
+    compiler: Recompiler,
+    commands: Sequence[tuple[Unit, CompileCommand]],
+    touched: Touched,
+    pool: ThreadPoolExecutor,
+    progress: Callable[[int, int], None],
+) -> dict[Unit, ObjectPair]:
+    """Compile all originals and patched objects; pairs that are the same are left out."""
+    alone = len(commands) == 1
+    jobs = []
+    for unit, command in commands:
+        unsure = unit in touched.unsure
+        new = pool.submit(compiler.patched, command, unsure)
+        old = None if unsure else pool.submit(compiler.kept, command, "sections", SECTION_FLAGS)
+        # One object changes almost surely: no need to wait before the third compile.
+        plain = pool.submit(compiler.kept, command, "plain", PLAIN_FLAGS) if alone else None
+        jobs.append((unit, command, new, old, plain))
+    problems = Problems()
+    found = {}
+    for number, (unit, command, new, old, plain) in enumerate(jobs, 1):
+        with problems.collect():
+            objects = new.result(), old.result() if old else None
+            pair = _pair(compiler, unit, command, *objects, many=len(jobs) > _MANY)
+            if pair is not None:
+                plain = plain or pool.submit(compiler.kept, command, "plain", PLAIN_FLAGS)
+                found[unit] = pair, plain
+        progress(number, len(jobs))
+        if len(problems) >= _ENOUGH_PROBLEMS:
+            pool.shutdown(cancel_futures=True)
+            break
+    problems.check()
+    return {unit: replace(pair, plain=plain.result()) for unit, (pair, plain) in found.items()}
+
+
+def _new_pairs(
+    compiler: Recompiler, added: Sequence[tuple[Unit, CompileCommand]], pool: ThreadPoolExecutor
+) -> dict[Unit, ObjectPair]:
+    """Pairs of new files: there was nothing before."""
+    jobs = [pool.submit(compiler.patched, command, False) for _, command in added]
+    problems = Problems()
+    found = {}
+    for (unit, command), job in zip(added, jobs, strict=True):
+        with problems.collect():
+            new, old = job.result(), compiler.empty(command)
+            assert new is not None
+            found[unit] = ObjectPair(
+                unit.owner, unit.source, command.target, old, new, old, command
+            )
+    problems.check()
+    return found
+
+
+def _pair(
+    compiler: Recompiler,
+    unit: Unit,
+    command: CompileCommand,
+    new: Path | None,
+    old: Path | None,
+    many: bool,
+) -> ObjectPair | None:
+    """A pair without its `plain`, None if both objects are the same."""
+    if new is None:
+        return None
+    old = old or compiler.kept(command, "sections", SECTION_FLAGS)
+    if new.read_bytes() == old.read_bytes():
+        new.unlink()
+        if many:  # a header's: thousands are not worth keeping
+            old.unlink()
+        return None
+    return ObjectPair(unit.owner, unit.source, command.target, old, new, old, command)
+
+
+def _check_layouts(
+    compiler: Recompiler,
+    pairs: dict[Unit, ObjectPair],
+    touched: Touched,
+    pool: ThreadPoolExecutor,
+    accepted: Sequence[str],
+) -> None:
+    """:raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise."""
+    problems = Problems()
+    told = set(accepted)
+    for file in compiler.files:
+        where = may_change_layouts(file)
+        # One object tells: it has all types that its source and headers declare.
+        pair = next((pairs[unit] for unit in touched.by_file[file.path] if unit in pairs), None)
+        if not where or pair is None:
+            continue
+        for name in kept_local_types(file):
+            if name not in told:
+                problems.add(
+                    f"{name}, which a static variable of a function has, is declared otherwise",
+                    where=where,
+                    why="The variable is the running kernel's and keeps its old layout.",
+                    hint="Give the type and the variable other names.\n"
+                    f"If the layout is the same, accept it: {_accept(name)}",
+                )
+        jobs = [pool.submit(compiler.with_layouts, pair.command, new) for new in (False, True)]
+        before, after = (ElfFile.read(job.result()) for job in jobs)
+        for name, change in changed_layouts(layouts(before), layouts(after)):
+            if name in told:
+                continue
+            told.add(name)
+            problems.add(
+                f"{name} {change}",
+                where=where,
+                why=f"Each {name} that exists when the livepatch is loaded keeps its old layout.",
+                hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
+                "new layout another name if only new code uses it.\n"
+                f"If none outlives the replaced functions, accept it: {_accept(name)}",
+            )
+        for name, change in changed_enumerators(enumerators(before), enumerators(after)):
+            if name in told:
+                continue
+            told.add(name)
+            problems.add(
+                f"{name} is numbered otherwise: {change}",
+                where=where,
+                why="What the running kernel has stored keeps its old numbers.",
+                hint="Add new enumerators behind the others.\n"
+                f"If no such number outlives the replaced functions, accept it: {_accept(name)}",
+            )
+    problems.check()
+
+
+def _accept(name: str) -> str:
+    return f'--accept-layout "{name}", or accept_layouts = ["{name}"] in livepatch.toml.'

@@ -1,0 +1,191 @@
+"""Compile a kernel's objects once more: as they were, and from a shadow with patched files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+import shlex
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from klpbuild.compiler.launcher import launched, launcher_environment
+from klpbuild.errors import KlpError, Problem
+from klpbuild.files import write_file
+from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
+from klpbuild.patch.commands import CompileCommand, make_objects
+from klpbuild.patch.layout import BTF_FLAGS
+from klpbuild.patch.patched import PatchedFile
+from klpbuild.patch.shadow import make_shadow
+
+#: Each function and variable in a section of its own.  Debug information is never used,
+#: and code is the same without.
+SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections", "-g0")
+PLAIN_FLAGS = ("-g0",)
+#: Several livepatches may be extracted at once; all together start this many compilers.
+_PROCESSORS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+_DIAGNOSTIC = re.compile(
+    r"^(?P<file>[^:\s]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$"
+)
+
+
+@dataclass(frozen=True)
+class Recompiler:
+    """The compiler with the kernel's own commands.
+
+    :ivar tree: the prepared tree.
+    :ivar files: the patched files.
+    :ivar workdir: where patched objects go.
+    :ivar shadow: the shadow tree, with `files` in it.
+    :ivar log: takes the command lines and what the compiler says.
+    :ivar launcher: starts the compiler; empty for none.
+    """
+
+    tree: PreparedTree
+    files: tuple[PatchedFile, ...]
+    workdir: Path
+    shadow: Path
+    log: Log
+    launcher: str = ""
+
+    def kept(self, command: CompileCommand, kind: str, flags: tuple[str, ...]) -> Path:
+        """The original object, compiled once for a kernel.
+
+        :raises KlpError: when the kernel's own source does not compile.
+        """
+        line = command.compile(Path(), *flags, source=self.tree.source, shadow=None)
+        digest = hashlib.sha256(shlex.join(line).encode()).hexdigest()[:16]
+        path = self.tree.kept / "objects" / f"{command.target[:-2]}.{kind}-{digest}.o"
+        if path.is_file():
+            return path
+        temporary = self.workdir / f"{command.target[:-2]}.{kind}.o"
+        error = self._compile(command, temporary, flags, None)
+        if error and make_objects(
+            self.tree, self.tree.kept / "commands", [command.target], self.log
+        ):
+            # It wants a header that is generated for it alone; kbuild has made it now.
+            error = self._compile(command, temporary, flags, None)
+        if error:
+            raise KlpError(
+                "the kernel's own source does not compile",
+                where=posixpath.normpath(command.source.removeprefix(f"{self.tree.source}/")),
+                why=_first_lines(error),
+                hint="Source, configuration or compiler are not those that built the kernel.",
+            )
+        write_file(path, temporary.read_bytes())
+        return path
+
+    def empty(self, command: CompileCommand) -> Path:
+        """What was there before a new file: an object without code."""
+        source = self.workdir / "empty.c"
+        write_file(source, b"")
+        output = self.workdir / f"{command.target[:-2]}.sections.o"
+        error = self._compile(replace(command, source=str(source)), output, SECTION_FLAGS, None)
+        if error:
+            raise KlpError("does not compile", where=command.target, why=_first_lines(error))
+        return output
+
+    def patched(self, command: CompileCommand, unsure: bool) -> Path | None:
+        """The patched object.
+
+        :param unsure: whether to look first if the preprocessor makes any difference;
+            None if it does not.
+        :raises KlpError: with the compiler's errors, by the lines of the patches.
+        """
+        if unsure and self._same_to_the_compiler(command):
+            return None
+        path = self.workdir / f"{command.target[:-2]}.patched.o"
+        error = self._compile(command, path, SECTION_FLAGS, self.shadow)
+        if error and "No such file or directory" in error:
+            self.kept(command, "sections", SECTION_FLAGS)
+            error = self._compile(command, path, SECTION_FLAGS, self.shadow)
+        if error:
+            raise self._explained(command, error)
+        return path
+
+    def with_layouts(self, command: CompileCommand, patched: bool) -> Path:
+        """The object with BTF, of the original or of the patched file.
+
+        :raises KlpError: when the compiler cannot write BTF.
+        """
+        output = self.workdir / f"{command.target[:-2]}.{'new' if patched else 'old'}-btf.o"
+        error = self._compile(command, output, BTF_FLAGS, self.shadow if patched else None)
+        if error:
+            raise KlpError(
+                "the compiler does not write the layouts of structures",
+                where=command.target,
+                why=_first_lines(error),
+                hint="gcc can since version 12 (-gbtf).",
+            )
+        return output
+
+    def _compile(
+        self, command: CompileCommand, output: Path, flags: Sequence[str], shadow: Path | None
+    ) -> str:
+        """Compile; what the compiler says when it fails, else nothing."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        line = command.compile(output, *flags, source=self.tree.source, shadow=shadow)
+        done = self._run(launched(self.launcher, line))
+        return done.stderr or f"exit status {done.returncode}" if done.returncode else ""
+
+    def _same_to_the_compiler(self, command: CompileCommand) -> bool:
+        """Whether the preprocessor makes the same of the original and the patched file."""
+        texts = []
+        for shadow in (None, self.shadow):
+            line = command.compile(Path("-"), "-E", "-P", source=self.tree.source, shadow=shadow)
+            done = self._run([word for word in line if word != "-c"])
+            if done.returncode:
+                return False
+            texts.append(done.stdout)
+        return texts[0] == texts[1]
+
+    def _run(self, line: list[str]) -> subprocess.CompletedProcess[str]:
+        self.log(shlex.join(line))
+        with _PROCESSORS:
+            done = subprocess.run(
+                line,
+                cwd=self.tree.build,
+                env=launcher_environment(self.launcher) | build_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        if done.stderr:
+            self.log(done.stderr)
+        return done
+
+    def _explained(self, command: CompileCommand, error: str) -> KlpError:
+        """The compiler's errors, once more without ``#line``, so that its lines are the file's."""
+        plain = self.workdir / "shadow-with-its-own-lines"
+        make_shadow(plain, self.tree.source, self.files, directives=False)
+        again = self._compile(command, self.workdir / "refused.o", ("-fsyntax-only",), plain)
+        by_path = {file.path: file for file in self.files}
+        problems = []
+        for line in (again or error).splitlines():
+            match = _DIAGNOSTIC.match(line)
+            if match is None:
+                continue
+            path = posixpath.normpath(match["file"].removeprefix(f"{plain}/"))
+            file = by_path.get(path)
+            where = file.origin(int(match["line"])) if file else f"{path}:{match['line']}"
+            problems.append(
+                Problem(
+                    f"{path} does not compile alone: {match['text']}",
+                    where,
+                    why=f"{path}:{match['line']}" if file else "",
+                    hint="The patch may need another file's change that belongs to the same fix.",
+                )
+            )
+        if not problems:
+            problems.append(Problem("does not compile", command.target, why=_first_lines(error)))
+        return KlpError.together(problems)
+
+
+def _first_lines(text: str) -> str:
+    return "\n".join(text.splitlines()[:10])

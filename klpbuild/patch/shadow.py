@@ -1,0 +1,138 @@
+"""A source tree of links in which only the patched files are real.
+
+The source tree itself is never written to: directories on the way to a patched
+file are real, everything else is a symbolic link into it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from klpbuild.patch.patched import PatchedFile, SourceLine
+
+
+def make_shadow(
+    directory: Path, source: Path, files: Iterable[PatchedFile], *, directives: bool = True
+) -> None:
+    """Make a shadow of a source tree with patched files in it.
+
+    Below a patched file's directory all directories are real, so that
+    ``#include "../x.h"`` there finds the patched file and not, through a link,
+    the original.
+
+    :param directory: where; what is there is removed.
+    :param source: the source tree.
+    :param files: the patched files.
+    :param directives: whether to keep ``__LINE__`` of old lines, see `with_line_directives`.
+    """
+    changed = {file.path: file for file in files}
+    parents = [PurePosixPath(path).parent for path in changed]
+    opened = {str(directory) for parent in parents for directory in (parent, *parent.parents)}
+    headers = {str(PurePosixPath(path).parent) for path in changed if path.endswith(".h")}
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    _fill(directory, source.resolve(), ".", _Plan(frozenset(changed), opened, headers), False)
+    for path, file in changed.items():
+        is_code = path.endswith((".c", ".h")) and file.original is not None
+        text = with_line_directives(file.lines) if directives and is_code else file.patched
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_bytes(text)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Paths relative to the tree: changed files, directories above them, directories of headers."""
+
+    changed: frozenset[str]
+    opened: set[str]
+    headers: set[str]
+
+
+def _fill(place: Path, original: Path, path: str, plan: _Plan, below_header: bool) -> None:
+    """Make a real directory, with links to what need not be real."""
+    place.mkdir()
+    below_header = below_header or path in plan.headers
+    for entry in original.iterdir():
+        name = str(PurePosixPath(path, entry.name))
+        if name in plan.changed:
+            continue
+        if (below_header or name in plan.opened) and entry.is_dir() and not entry.is_symlink():
+            _fill(place / entry.name, entry, name, plan, below_header)
+        else:
+            (place / entry.name).symlink_to(entry)
+
+
+def with_line_directives(lines: Sequence[SourceLine]) -> bytes:
+    """A patched file with ``#line`` where needed, so that old lines keep their numbers.
+
+    ``__LINE__`` is in the tables of WARN and BUG and in names of variables; without
+    this, a line added at the top of a file would change every function below.  The
+    directive stands only where the preprocessor takes it for one: not in a comment,
+    a continued line or the arguments of a macro.
+    """
+    out: list[bytes] = []
+    number = 1
+    scanner = _Scanner()
+    for line in lines:
+        if line.old is not None and line.old != number and scanner.at_line_start:
+            out.append(b"#line %d\n" % line.old)
+            number = line.old
+        out.append(line.text)
+        number += 1
+        scanner.read(line.text)
+    return b"".join(out)
+
+
+_PIECES = re.compile(
+    rb"""/\*|//|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[(){}]""",
+)
+
+
+class _Scanner:
+    """Follows comments, continued lines and parentheses from line to line."""
+
+    def __init__(self) -> None:
+        self._comment = False
+        self._continued = False
+        self._directive = False
+        self._depth = 0
+
+    @property
+    def at_line_start(self) -> bool:
+        """Whether a directive may stand before the next line."""
+        return not (self._comment or self._continued or self._depth)
+
+    def read(self, text: bytes) -> None:
+        bare = text.rstrip(b"\r\n")
+        directive = not self._comment and not self._continued and bare.lstrip()[:1] == b"#"
+        if bare[:1] in (b"{", b"}") and not self._comment:
+            # A function begins or ends: whatever #if made of the parentheses is over.
+            self._depth = 0
+        position, depth = 0, self._depth
+        while position < len(bare):
+            if self._comment:
+                end = bare.find(b"*/", position)
+                if end < 0:
+                    break
+                self._comment, position = False, end + 2
+                continue
+            match = _PIECES.search(bare, position)
+            if match is None:
+                break
+            position = match.end()
+            if match[0] == b"/*":
+                self._comment = True
+            elif match[0] == b"//":
+                break
+            elif match[0] == b"(":
+                depth += 1
+            elif match[0] == b")":
+                depth = max(depth - 1, 0)
+        self._directive = directive or (self._continued and self._directive)
+        if not self._directive:
+            self._depth = depth
+        self._continued = bare.endswith(b"\\")

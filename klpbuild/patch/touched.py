@@ -1,0 +1,155 @@
+"""Which compile units of the kernel patched files go into."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from klpbuild.errors import KlpError, Problem
+from klpbuild.patch.includes import IncludeGraph
+from klpbuild.patch.makefiles import added_sources
+from klpbuild.patch.patched import PatchedFile, PatchedSource
+from klpbuild.patch.patchfile import PROGRAMS
+from klpbuild.patch.units import Unit, Units
+
+_NOTHING_TO_REPLACE = "There is nothing that a livepatch could replace."
+
+
+@dataclass(frozen=True)
+class Touched:
+    """The compile units that patches touch.
+
+    :ivar units: all of them.
+    :ivar by_file: those that each patched file goes into.
+    :ivar unsure: those that only may change: they include a header of which the
+        patches change preprocessor lines, and may not use what these define.
+    """
+
+    units: tuple[Unit, ...]
+    by_file: dict[str, tuple[Unit, ...]]
+    unsure: frozenset[Unit]
+
+
+def touched_units(
+    units: Units, includes: IncludeGraph, patched: PatchedSource, notes: list[str]
+) -> Touched:
+    """The compile units that patched files go into.
+
+    :param notes: takes what is remarkable and no fault.
+    :raises KlpError: when nothing is touched.
+    """
+    absent: list[PatchedFile] = []
+    by_file: dict[str, tuple[Unit, ...]] = {}
+    sure: dict[Unit, None] = {}
+    unsure: dict[Unit, None] = {}
+    added = added_sources(patched.files)
+    for file in patched.files:
+        if file in added:
+            by_file[file.path] = ()
+            continue
+        mentioning = units.mentioning(file.path)
+        found = tuple(unit for unit in mentioning if _is_compiled(unit.source))
+        assembled = [unit.source for unit in mentioning if unit.source.endswith(".S")]
+        if assembled:
+            notes.append(f"{file.where}: not looked at in assembly: {', '.join(assembled[:3])}")
+        sources = [] if _only_function_bodies(file) else _includers(units, includes, file)
+        included = [u for s in sources if _is_compiled(s) for u in units.compiled_from(s)]
+        by_file[file.path] = tuple(dict.fromkeys((*found, *included)))
+        (unsure if _only_directives(file) else sure).update(dict.fromkeys(by_file[file.path]))
+        if not by_file[file.path]:
+            _without_object(file, notes, absent)
+    everything = tuple(dict.fromkeys((*sure, *unsure)))
+    if everything or added:
+        notes += [f"{f.where}: no object is made from {f.path}; left out" for f in absent]
+    elif absent:
+        raise KlpError.together([_no_object(file) for file in absent])
+    else:
+        raise KlpError(
+            "the patch changes no code of this kernel",
+            where=patched.files[0].where,
+            hint=_NOTHING_TO_REPLACE,
+        )
+    return Touched(everything, by_file, frozenset(unsure.keys() - sure.keys()))
+
+
+def _is_compiled(source: str) -> bool:
+    """Whether kbuild makes an object of its own from a file, and not modpost's or the linker's."""
+    return source.endswith(".c") and not re.search(r"\.mod\.c$|(^|/)\.[^/]*$", source)
+
+
+def _includers(units: Units, includes: IncludeGraph, file: PatchedFile) -> list[str]:
+    """The C files that may include a header without its being in their debug information."""
+    if not file.path.endswith(".h") or file.original is None:
+        return []
+    return includes.includers(file.path, [s for s in sorted(units.sources) if s.endswith(".c")])
+
+
+def _without_object(file: PatchedFile, notes: list[str], absent: list[PatchedFile]) -> None:
+    if file.path.startswith(PROGRAMS):
+        notes.append(f"{file.where}: {file.path} is not part of the kernel; left out")
+    elif file.original is None:
+        notes.append(f"{file.where}: {file.path} is new")
+    else:
+        absent.append(file)
+
+
+def _no_object(file: PatchedFile) -> Problem:
+    return Problem(
+        f"no object of this kernel is made from {file.path}",
+        file.where,
+        why="The kernel's configuration leaves it out.",
+        hint=_NOTHING_TO_REPLACE,
+    )
+
+
+def changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:
+    """Numbers of the lines that go, in the original, and that come, in the patched file."""
+    kept = {line.old for line in file.lines if line.old is not None}
+    count = len((file.original or b"").splitlines())
+    gone = {number for number in range(1, count + 1) if number not in kept}
+    come = {number for number, line in enumerate(file.lines, 1) if line.old is None}
+    return gone, come
+
+
+def directive_lines(text: bytes) -> set[int]:
+    """Numbers of a file's preprocessor lines, continued ones included."""
+    return _numbers(_DIRECTIVE, text)
+
+
+def _only_directives(file: PatchedFile) -> bool:
+    """Whether all that changes are preprocessor lines, continued ones included."""
+    gone, come = changed_lines(file)
+    for text, numbers in (((file.original or b""), gone), (file.patched, come)):
+        if not numbers <= directive_lines(text) | _numbers(_BLANK, text):
+            return False
+    return True
+
+
+def _only_function_bodies(file: PatchedFile) -> bool:
+    """Whether all changes are in bodies of functions, which debug information tells of.
+
+    A function's body stands between braces in the first column, below its parameters.
+    """
+    gone, come = changed_lines(file)
+    for text, numbers in (((file.original or b""), gone), (file.patched, come)):
+        if not numbers <= _numbers(FUNCTION_BODY, text):
+            return False
+    return True
+
+
+_DIRECTIVE = re.compile(rb"^[ \t]*#(?:[^\n]*\\\r?\n)*[^\n]*\n", re.MULTILINE)
+_BLANK = re.compile(rb"^[ \t]*\r?\n", re.MULTILINE)
+#: A function's lines between its braces, which stand in the first column.
+FUNCTION_BODY = re.compile(
+    rb"\)[^\n;{}]*\n\{\r?\n(?P<lines>(?:[^}#\n][^\n]*\n|\r?\n)*)\}", re.MULTILINE
+)
+
+
+def _numbers(pattern: re.Pattern[bytes], text: bytes) -> set[int]:
+    """Numbers of the lines that a pattern matches; of its group ``lines`` if it has one."""
+    group = "lines" if "lines" in pattern.groupindex else 0
+    found: set[int] = set()
+    for match in pattern.finditer(text if text.endswith(b"\n") else text + b"\n"):
+        first = text.count(b"\n", 0, match.start(group)) + 1
+        found.update(range(first, first + match[group].count(b"\n")))
+    return found

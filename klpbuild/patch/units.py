@@ -1,0 +1,224 @@
+"""Which objects of a kernel a source file goes into, and who owns them.
+
+The answer is in the shipped kernel's debug information, or in kbuild's notes in a build
+tree: nothing is guessed from Makefiles, and a file that is in no compile unit is in no
+object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.files import write_file
+from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.tree import Kernel
+from klpbuild.names import VMLINUX, object_name
+from klpbuild.patch.cmdfiles import has_notes, noted_units
+from klpbuild.patch.linetable import LineUnit, line_units
+from klpbuild.patch.patchfile import PROGRAMS
+
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A compile unit of the kernel.
+
+    :ivar owner: vmlinux or the module that it is linked into.
+    :ivar source: the file that was compiled, relative to the source tree.
+    :ivar objects: what kbuild may call its object, the likeliest first.
+    """
+
+    owner: str
+    source: str
+    objects: tuple[str, ...]
+
+
+class Units:
+    """All compile units of a kernel and the files that they are made of."""
+
+    def __init__(
+        self,
+        owners: Sequence[str],
+        paths: Sequence[str],
+        owner_of: npt.NDArray[np.uint32],
+        starts: npt.NDArray[np.uint32],
+        files: npt.NDArray[np.uint32],
+    ) -> None:
+        """The files of unit ``i`` are ``files[starts[i]:starts[i + 1]]``, its own source first."""
+        self._owners, self._paths = owners, paths
+        self._owner_of, self._starts, self._files = owner_of, starts, files
+        self._number = {path: i for i, path in enumerate(paths)}
+
+    @classmethod
+    def read(cls, kernel: Kernel) -> Units:
+        """Read debug information of vmlinux and all modules, or kbuild's notes, once for a kernel.
+
+        :raises KlpError: without either.
+        """
+        if kernel.vmlinux is None:
+            raise _without_symbols(kernel)
+        modules = kernel.modules
+        if kernel.debug_modules is not None:
+            modules = tuple(sorted(kernel.debug_modules.rglob("*.ko")))
+        files = [kernel.vmlinux, *modules]
+        digest = hashlib.sha256(str(_FORMAT).encode())
+        for path in files:
+            status = path.stat()
+            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        cached = kernel.cache / f"units-{digest.hexdigest()[:16]}.npz"
+        if not cached.is_file():
+            write_file(cached, _scan(kernel, files))
+        with np.load(cached, allow_pickle=False) as arrays:
+            names: dict[str, Any] = json.loads(arrays["names"].tobytes())
+            return cls(
+                names["owners"],
+                names["paths"],
+                arrays["owner_of"],
+                arrays["starts"],
+                arrays["files"],
+            )
+
+    def compiled_from(self, path: str) -> tuple[Unit, ...]:
+        """The units whose own source is this file."""
+        number = self._number.get(path)
+        if number is None:
+            return ()
+        found = np.flatnonzero(self._files[self._starts[:-1]] == number)
+        return tuple(self._unit(int(i)) for i in found)
+
+    def mentioning(self, path: str) -> tuple[Unit, ...]:
+        """The units whose debug information names this file, as source or included.
+
+        A header of which a unit uses macros only is not named there.
+        """
+        number = self._number.get(path)
+        if number is None:
+            return ()
+        places = np.flatnonzero(self._files == number)
+        found = np.unique(np.searchsorted(self._starts, places, side="right") - 1)
+        return tuple(self._unit(int(i)) for i in found)
+
+    def has(self, owner: str, directory: str = "") -> bool:
+        """Whether an object has a unit whose source is below a directory."""
+        if owner not in self._owners:
+            return False
+        units = np.flatnonzero(self._owner_of == self._owners.index(owner))
+        return any(
+            self._source(unit).startswith(f"{directory}/" if directory else "")
+            for unit in units.tolist()
+        )
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The own sources of all units."""
+        return frozenset(self._paths[i] for i in self._files[self._starts[:-1]].tolist())
+
+    def _source(self, unit: int) -> str:
+        return self._paths[int(self._files[self._starts[unit]])]
+
+    def _unit(self, unit: int) -> Unit:
+        source = self._source(unit)
+        stem = posixpath.splitext(source)[0]
+        objects = [f"{stem}.o"]
+        # kernel/bpf/relo_core.o is made from tools/lib/bpf/relo_core.c: the objects
+        # linked before and after tell the directory.
+        for neighbour in (unit - 1, unit + 1):
+            if 0 <= neighbour < len(self._owner_of):
+                directory = posixpath.dirname(self._source(neighbour))
+                objects.append(posixpath.join(directory, posixpath.basename(stem) + ".o"))
+        if source.startswith(PROGRAMS):
+            objects.append(objects.pop(0))
+        owner = self._owners[int(self._owner_of[unit])]
+        return Unit(owner, source, tuple(dict.fromkeys(objects)))
+
+
+def _without_symbols(kernel: Kernel) -> KlpError:
+    if kernel.vmlinux is not None and kernel.vmlinux.parent == kernel.build:
+        return KlpError(
+            "vmlinux has no debug information, and the build tree no list of its objects",
+            where=kernel.name,
+            why="One of them must say which objects a source file is in.",
+            hint="Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or build v6.1 or later.",
+        )
+    return KlpError(
+        "the kernel's debug symbols are not at hand",
+        where=kernel.name,
+        why="They say which objects a source file is in, and prove that it compiles to what runs.",
+        hint=f"klpbuild kernel fetch {kernel.release} --source --debug-symbols",
+    )
+
+
+def _scan(kernel: Kernel, files: Sequence[Path]) -> bytes:
+    owners: list[str] = []
+    owner_of: list[int] = []
+    starts: list[int] = [0]
+    numbers: dict[str, int] = {}
+    members: list[int] = []
+    for owner, units in _units_of(kernel, files, source_tree(kernel)):
+        owners.append(owner)
+        for unit in units:
+            owner_of.append(len(owners) - 1)
+            members += [numbers.setdefault(name, len(numbers)) for name in unit.files]
+            starts.append(len(members))
+    names = json.dumps({"owners": owners, "paths": list(numbers)}).encode()
+    out = io.BytesIO()
+    np.savez(
+        out,
+        names=np.frombuffer(names, np.uint8),
+        owner_of=np.array(owner_of, np.uint32),
+        starts=np.array(starts, np.uint32),
+        files=np.array(members, np.uint32),
+    )
+    return out.getvalue()
+
+
+def _units_of(
+    kernel: Kernel, files: Sequence[Path], source: Path
+) -> Iterator[tuple[str, list[LineUnit]]]:
+    """The units of vmlinux and of each module, with names relative to the source tree."""
+
+    def units_of(path: Path) -> list[LineUnit]:
+        return line_units(ElfFile.read(path))
+
+    roots: list[str] = []
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for path, units in zip(files, pool.map(units_of, files), strict=True):
+            if path is kernel.vmlinux and not units:
+                if not has_notes(kernel):
+                    raise _without_symbols(kernel)
+                yield from noted_units(kernel, source.resolve())
+                return
+            owner = VMLINUX if path is kernel.vmlinux else object_name(path.name)
+            plain = [tuple(_in_tree(name, source, roots) for name in unit.files) for unit in units]
+            yield owner, [LineUnit(names[0], names) for names in plain]
+
+
+def _in_tree(name: str, source: Path, roots: list[str]) -> str:
+    """An absolute name without the directory that the kernel was built in."""
+    if not name.startswith("/"):
+        return name
+    for root in roots:
+        if name.startswith(root):
+            return name[len(root) :]
+    parts = name.split("/")
+    for i in range(1, len(parts)):
+        rest = "/".join(parts[i:])
+        if "/" in rest and (source / rest).is_file():
+            roots.append("/".join(parts[:i]) + "/")
+            return rest
+    return name

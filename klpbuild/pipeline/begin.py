@@ -1,0 +1,370 @@
+"""Begin a livepatch: a directory with the functions to change and what they need."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.compiler.driver import compile_source
+from klpbuild.compiler.log import BuildLog
+from klpbuild.errors import KlpError, Problems
+from klpbuild.excerpt.excerpt import Excerpt, Place, Reach, Source, excerpt
+from klpbuild.excerpt.finder import find_definition
+from klpbuild.excerpt.skeleton import skeleton
+from klpbuild.files import write_file
+from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.config import read_livepatch
+from klpbuild.module.livepatch import FILE_NAME, Function, check_name
+from klpbuild.module.old_functions import check_old_functions
+from klpbuild.names import object_name
+from klpbuild.patch.patchfile import apply_patches
+from klpbuild.pipeline import steps
+from klpbuild.request.chosen import Chosen
+from klpbuild.symbols.database import Candidate, SymbolDatabase
+
+#: How often headers that do not compile are left out.
+_TRIES = 4
+_REFERENCES = "references = []  # such as CVE-2024-1234"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A function to change.
+
+    :ivar object: vmlinux or a module.
+    :ivar function: its name in the object's symbol table.
+    :ivar position: 0 if the name is unique there, else its place among those of the name.
+    """
+
+    object: str
+    function: str
+    position: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Wanted:
+        """Read ``OBJECT:FUNCTION[,POSITION]``.
+
+        :raises KlpError: for other text.
+        """
+        match = re.fullmatch(r"([^:,\s]+):([A-Za-z_][\w.$]*)(?:,(\d{1,9}))?", text)
+        if not match:
+            raise KlpError(
+                f"function {text!r} cannot be read",
+                hint="Write OBJECT:FUNCTION, such as vmlinux:meminfo_proc_show,\n"
+                "and ,POSITION behind it when the object has several of that name.",
+            )
+        return cls(object_name(match[1]), match[2], int(match[3] or 0))
+
+    @property
+    def plain(self) -> str:
+        """The name in the source; a compiler's clone has a suffix."""
+        return self.function.partition(".")[0]
+
+    @property
+    def new(self) -> str:
+        """What the livepatch calls its version."""
+        return f"livepatch_{self.plain}"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A livepatch that was begun.
+
+    :ivar directory: where it is.
+    :ivar files: its files, each with what is in it.
+    :ivar doubts: what the author should look at.
+    :ivar problem: why it does not build yet; empty when it does.
+    """
+
+    directory: Path
+    files: Mapping[str, str]
+    doubts: tuple[str, ...]
+    problem: str
+
+
+def begin_with_functions(
+    kernel: Kernel,
+    symbols: Path,
+    directory: Path,
+    wanted: Sequence[Wanted],
+    file: str | None = None,
+) -> Begun:
+    """Write a livepatch with functions as they are now, and build it once for trial.
+
+    :param symbols: the kernel's symbols.klp.
+    :param directory: the livepatch's own; its name is the livepatch's.
+    :param file: the file of the source that defines the functions; None: it is looked for.
+    :raises KlpError: when the directory is there, or a function cannot be replaced.
+    """
+    _check_new(directory)
+    database = SymbolDatabase.read(symbols)
+    found = _checked(kernel, database, wanted)
+    files: dict[str, list[Wanted]] = {}
+    without: list[tuple[Wanted, str]] = []
+    for one in wanted:
+        try:
+            path = file or find_definition(kernel, one.object, one.plain, found[one].file)
+            files.setdefault(path, []).append(one)
+        except KlpError as error:
+            if "files" in error.problems[0].what:
+                raise
+            without.append((one, error.problems[0].what))
+    texts: dict[str, str] = {}
+    told: dict[str, str] = {}
+    doubts: list[str] = []
+    copied = bool(files)
+    for one in wanted:
+        if one.function != one.plain:
+            doubts.append(
+                f"{one.function} is the compiler's clone: its arguments may differ from the source"
+            )
+    for path, ones in files.items():
+        name = _file_name(path, texts)
+        made = _excerpt(kernel, database, path, ones)
+        texts[name] = made.text
+        told[name] = f"{', '.join(one.plain for one in ones)} from {path}"
+        doubts += made.doubts
+    for one, why in without:
+        name = _file_name(f"{one.plain}.c", texts)
+        texts[name] = skeleton(kernel, one.object, one.plain, one.new)
+        told[name] = f"a skeleton for {one.function}: {why}"
+    texts[FILE_NAME] = _description(kernel, wanted, copied)
+    problem = _write(kernel, symbols, directory, texts)
+    return Begun(directory, told, tuple(doubts), problem)
+
+
+def begin_with_patches(kernel: Kernel, directory: Path, patches: Sequence[Path]) -> Begun:
+    """Write a livepatch that is made from source patches.
+
+    :raises KlpError: when the directory is there, or the patches do not apply to the
+        kernel's source.
+    """
+    _check_new(directory)
+    patched = apply_patches(patches, source_tree(kernel))
+    texts = {path.name: path.read_bytes().decode(errors="surrogateescape") for path in patches}
+    if len(texts) < len(patches):
+        raise KlpError("two patches have one name", hint="Rename one of them.")
+    changed = ", ".join(file.path for file in patched.files)
+    told = {path.name: "a copy" for path in patches[:-1]}
+    told[patches[-1].name] = f"changes {changed}"
+    title = ", ".join(path.stem for path in patches)
+    texts[FILE_NAME] = f'description = "{_quoted(title)}"\n{_REFERENCES}\n'
+    _write(None, None, directory, texts)
+    return Begun(directory, told, (), "")
+
+
+def _check_new(directory: Path) -> None:
+    check_name(directory.name)
+    if directory.exists():
+        raise KlpError(
+            "is there already",
+            where=str(directory),
+            hint="Take another name, or remove it.",
+        )
+
+
+def _checked(
+    kernel: Kernel, database: SymbolDatabase, wanted: Sequence[Wanted]
+) -> dict[Wanted, Candidate]:
+    """Each function's symbol.
+
+    :raises KlpError: for all that the kernel does not have or cannot redirect.
+    """
+    problems = Problems()
+    entries = steps.entry_points(kernel, database)
+    found = {}
+    for one in wanted:
+        candidates = database.in_object(one.object, one.function)
+        if len(candidates) > 1 and not one.position:
+            problems.add(
+                f"{one.object} has {len(candidates)} functions {one.function}",
+                why="Only the author knows which one is meant.  Write one of these:",
+                hint="\n".join(_choice(candidate) for candidate in candidates),
+            )
+            continue
+        before = len(problems)
+        function = Function(one.function, one.new, one.position, "--function")
+        check_old_functions([(one.object, function)], database, entries, problems)
+        if len(problems) == before:
+            found[one] = candidates[max(one.position, 1) - 1]
+    problems.check()
+    return found
+
+
+def _choice(candidate: Candidate) -> str:
+    place = "" if candidate.address is None else f", address 0x{candidate.address:x}"
+    word = f"--function {candidate.object}:{candidate.symbol},{candidate.position}"
+    return f"{word}  # {candidate.file or 'file unknown'}{place}"
+
+
+def _file_name(path: str, taken: Mapping[str, str]) -> str:
+    name = path.rpartition("/")[2]
+    return name if name not in taken else path.replace("/", "-")
+
+
+def _excerpt(
+    kernel: Kernel, database: SymbolDatabase, path: str, ones: Sequence[Wanted]
+) -> Excerpt:
+    """The excerpt with as few headers beside the source as it compiles with."""
+    source = Source(path, source_tree(kernel))
+    owner = ones[0].object
+    place = _Places(database, owner, path.rpartition("/")[2])
+    names = {one.plain: one.new for one in ones}
+    heading = (
+        f"{', '.join(names)} of {owner}, as in {path} of Linux {kernel.release}.\n"
+        f"Change {', '.join(names.values())}.  What is declared extern is the kernel's own."
+    )
+    made = []
+    for local_headers in (False, True):
+        without: frozenset[str] = frozenset()
+        for _ in range(_TRIES):
+            made.append(
+                excerpt(
+                    source,
+                    names,
+                    place,
+                    heading=heading,
+                    local_headers=local_headers,
+                    without=without,
+                )
+            )
+            wrong = _wrong_includes(kernel, made[-1].text)
+            if wrong is None:
+                return made[-1]
+            if wrong <= without:
+                break
+            without |= wrong
+    return made[-1]
+
+
+class _Places:
+    """How a livepatch reaches the names of one file."""
+
+    def __init__(self, database: SymbolDatabase, owner: str, file: str) -> None:
+        self.database, self.owner, self.file = database, owner, file
+
+    def __call__(self, name: str, static_code: bool) -> Place:
+        found = self.database.in_object(self.owner, name)
+        mine = [c for c in found if c.file == self.file or (c.file is None and not static_code)]
+        if len(mine) != 1 or mine[0].init or mine[0].unstable:
+            return Place(Reach.COPY)
+        if len(found) == 1:
+            return Place(Reach.RELOCATION)
+        place = f"{self.owner}, {self.owner}, {name}, {mine[0].position}"
+        return Place(Reach.RELOCATION, f" KLP_RELOC_SYMBOL({place})")
+
+
+def _wrong_includes(kernel: Kernel, text: str) -> frozenset[str] | None:
+    """The ``#include`` lines below which the compiler finds errors; None without an error.
+
+    Some headers, such as asm/tlb.h, are not for modules.
+    """
+    with tempfile.TemporaryDirectory(prefix="klpbuild-new-") as name:
+        source = Path(name, "excerpt.c")
+        source.write_text(text)
+        try:
+            compile_source(kernel, source, source.with_suffix(".o"), module_name="livepatch")
+        except KlpError as error:
+            numbers = re.findall(r"from (?:\S*/)?excerpt\.c:(\d+)", str(error))
+            lines = text.splitlines()
+            return frozenset(lines[int(number) - 1] for number in numbers)
+    return None
+
+
+def _description(kernel: Kernel, wanted: Sequence[Wanted], copied: bool) -> str:
+    names = ", ".join(one.function for one in wanted)
+    lines = [f'description = "{names}"', _REFERENCES]
+    if copied:
+        lines += ["# The source was taken from this kernel; another one may differ.",
+                  f'kernels = ["{kernel.name}"]']  # fmt: skip
+    objects: dict[str, list[Wanted]] = {}
+    for one in wanted:
+        objects.setdefault(one.object, []).append(one)
+    for name, ones in objects.items():
+        lines += ["", "[[object]]", f'name = "{name}"', "functions = ["]
+        for one in ones:
+            position = f", sympos = {one.position}" if one.position else ""
+            lines.append(f'    {{ old = "{one.function}", new = "{one.new}"{position} }},')
+        lines.append("]")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return re.sub(r'["\\]', "", text)
+
+
+def _write(
+    kernel: Kernel | None, symbols: Path | None, directory: Path, texts: Mapping[str, str]
+) -> str:
+    """Write all files aside, build them for trial, then rename the directory.
+
+    :returns: why it does not build; empty when it does.
+    """
+    problem = ""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent)
+    except OSError as error:
+        raise KlpError(
+            f"cannot be written: {error.strerror}", where=str(directory.parent)
+        ) from error
+    try:
+        made = Path(aside, directory.name)
+        made.mkdir()
+        for name, text in texts.items():
+            write_file(made / name, text.encode(errors="surrogateescape"))
+        if kernel is not None and symbols is not None:
+            problem = _trial(kernel, symbols, made).replace(f"{made}/", "")
+        made.rename(directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return problem
+
+
+def _trial(kernel: Kernel, symbols: Path, directory: Path) -> str:
+    """What the build says against it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="klpbuild-new-") as name,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        try:
+            _build(kernel, symbols, directory, Path(name))
+        except KlpError as error:
+            return str(error)
+    return ""
+
+
+def _build(kernel: Kernel, symbols: Path, directory: Path, work: Path) -> None:
+    chosen = Chosen(directory, read_livepatch(directory))
+    log = BuildLog(work / "build.log")
+    objects = []
+    steps.write_tables(kernel, chosen.livepatch, work / "tables.c")
+    for source in (*chosen.livepatch.sources, work / "tables.c"):
+        objects.append(work / f"{source.stem}.o")
+        steps.compile_source(kernel, source, objects[-1], chosen.module, log)
+    linked = work / "linked" / f"{chosen.module}.ko"
+    linked.parent.mkdir()
+    steps.link(kernel, chosen, objects, linked, log)
+    output, report = work / linked.name, work / "relocations.json"
+    steps.convert(kernel, linked, symbols, output, report, chosen.livepatch.objects)
+
+
+def lines(begun: Begun, kernel: str, *, bootable: bool) -> Iterator[str]:
+    """What to tell the author.
+
+    :param kernel: as the user names it.
+    :param bootable: whether that kernel can be booted.
+    """
+    for name, told in begun.files.items():
+        yield f"{begun.directory / name}: {told}"
+    for doubt in begun.doubts:
+        yield f"  look at it: {doubt}"
+    command = f"./scons livepatches={begun.directory.parent} livepatch={begun.directory.name}"
+    yield f"Edit it, then: {command} kernel={kernel}{' boot' if bootable else ''}"

@@ -1,0 +1,85 @@
+"""The steps that tell of a livepatch: what it is made from goes into it, the rest beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from klpbuild.compiler.driver import read_files
+from klpbuild.compiler.flags import compile_command
+from klpbuild.compiler.log import BuildLog
+from klpbuild.files import write_file
+from klpbuild.kernel.tree import Kernel
+from klpbuild.pipeline import steps
+from klpbuild.pipeline.extracted import RECORD, Extracted
+from klpbuild.report import provenance
+from klpbuild.report.facts import Facts, read_fates
+from klpbuild.report.inputs import modinfo_source, read_inputs, read_inputs_file, write_inputs
+from klpbuild.report.names import INPUTS, SUFFIXES
+from klpbuild.report.references import all_references, embedded_references, read_patch_header
+from klpbuild.report.timings import read_timings
+from klpbuild.request.chosen import Chosen
+
+
+def compile_inputs(
+    kernel: Kernel, chosen: Chosen, rules: Sequence[Path], output: Path, log: BuildLog
+) -> None:
+    """Compile the object that tells what a module is made from; `INPUTS` is written beside it.
+
+    :param rules: the rules of its sources, which name the headers.
+    :param output: the object.
+    :raises KlpError: when an input cannot be read.
+    """
+    included = [path for rule in rules for path in read_files(rule)]
+    inputs = read_inputs(
+        kernel,
+        chosen.directory,
+        description=chosen.file,
+        sources=chosen.livepatch.sources,
+        patches=chosen.patches,
+        included=included,
+    )
+    headers = map(read_patch_header, chosen.patches)
+    references = embedded_references(all_references(chosen.livepatch.references, headers))
+    source = output.with_suffix(".c")
+    write_file(source, modinfo_source(inputs, references).encode())
+    steps.compile_source(kernel, source, output, chosen.module, log)
+    write_inputs(output.with_name(INPUTS), inputs)
+
+
+def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path) -> None:
+    """Write provenance, bill of materials and report page beside a module.
+
+    The steps before have left in the livepatch's directory of outputs what they found.
+
+    :param symbols: the kernel's symbols.klp.
+    :raises KlpError: when SOURCE_DATE_EPOCH is no number, or nothing can be written.
+    """
+    # These take a fifth of a second to import, which a build without changes need not wait for.
+    from klpbuild.report.page import page
+    from klpbuild.report.sbom import bill_of_materials
+
+    build = module.parent
+    work = build / chosen.module
+    extracted = Extracted.read(work / RECORD) if chosen.patches else Extracted((), (), (), ())
+    used = (work / "dependencies").read_text().split()
+    facts = Facts(
+        kernel=kernel,
+        symbols=symbols,
+        compiler=compile_command(kernel).version,
+        livepatch=chosen.livepatch,
+        inputs=read_inputs_file(work / INPUTS),
+        patches=chosen.patches,
+        module=module,
+        fates=read_fates(work / "relocations.json", extracted.places),
+        used_symbols=dict(zip(used[::2], used[1::2], strict=True)),
+        epoch=provenance.source_date_epoch(),
+        reasons=extracted.reasons,
+    )
+    written = (
+        provenance.as_json(provenance.provenance(facts)),
+        bill_of_materials(facts),
+        page(facts, read_timings(build, chosen.module)),
+    )
+    for suffix, data in zip(SUFFIXES, written, strict=True):
+        write_file(module.with_suffix(suffix), data)

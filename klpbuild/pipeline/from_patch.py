@@ -1,0 +1,384 @@
+"""From source patches to a livepatch module, without building the kernel."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from klpbuild.compiler.log import BuildLog
+from klpbuild.elf.constants import STB, STT
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.extraction import extract
+from klpbuild.extract.result import Extraction
+from klpbuild.extract.sizes import EntrySizes
+from klpbuild.kernel.prepare import build_environment
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.accepted import NOTHING, Accepted
+from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
+from klpbuild.names import VMLINUX
+from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
+from klpbuild.patch.versions import check_versions
+from klpbuild.pipeline import documents, steps, symbol_steps
+from klpbuild.pipeline.extracted import RECORD, Extracted
+from klpbuild.proof.fidelity import Fidelity, prove, shipped_file
+from klpbuild.proof.keys import key_policy
+from klpbuild.proof.references import (
+    Home,
+    LateNames,
+    decide_references,
+    name_references,
+    rename_undefined,
+)
+from klpbuild.report.names import SUFFIXES
+from klpbuild.report.timings import timed
+from klpbuild.request.chosen import Chosen
+from klpbuild.resolve.fate import Decision, Resolver
+from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.entries import EntryPoints
+from klpbuild.symbols.symvers import Exports
+from klpbuild.terminal.progress import Progress
+
+#: From how many objects on progress is shown.
+MANY_OBJECTS = 10
+
+#: ftrace returns to a new function, so that it needs no landing place for indirect jumps
+#: (arch/x86/kernel/ftrace_64.S, ftrace_regs_caller), and gcc makes none in a function
+#: whose address its file does not take.
+_NO_ENDBR = re.compile(r"\bfunctions_\w+\+0x[0-9a-f]+: data relocation to !ENDBR: ")
+
+#: Symbols that the linked livepatch defines itself.
+_OF_EVERY_MODULE = frozenset(("__this_module", "init_module", "cleanup_module"))
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """What the steps for one livepatch share."""
+
+    kernel: Kernel
+    directory: Path
+    compiled: CompiledPatch
+    resolver: Resolver
+    entries: EntryPoints
+    accept_threads: tuple[str, ...]
+    log: BuildLog
+
+    def extract(self, pair: ObjectPair, sizes: EntrySizes) -> Extraction:
+        return extract(
+            ElfFile.read(pair.original),
+            ElfFile.read(pair.patched),
+            entry_sizes=sizes,
+            arch=self.kernel.arch,
+            source_file=pair.source,
+            target=pair.target,
+            in_module=pair.owner != VMLINUX,
+            accept_threads=self.accept_threads,
+            key_policy=key_policy(self.resolver, pair.owner),
+        )
+
+    def home(self, pair: ObjectPair) -> Home:
+        shipped = ElfFile.read(shipped_file(self.kernel, pair.owner))
+        fidelity = prove(self.kernel, self.compiled, pair, self.log.note)
+        return Home(pair.owner, shipped, fidelity, f"{pair.source}:{pair.target}")
+
+    def functions(self, extraction: Extraction, home: Home, number: int) -> list[Function]:
+        """The table entries of an object's changed functions."""
+        problems = Problems()
+        found = []
+        for changed in extraction.changed:
+            where = f"{home.where}:{changed.name}"
+            with problems.collect():
+                _check_proven(home.fidelity, changed.name, home, where)
+                place = home.place(changed.name)
+                candidate = self.resolver.at(changed.name, where, home.owner, place)
+                if self.entries.has(home.owner, changed.name, candidate.sympos) is False:
+                    raise KlpError(
+                        f"function {changed.name} has no ftrace entry in the kernel",
+                        where=where,
+                        why="Livepatch redirects a function at its entry call; this one is "
+                        "notrace, or the kernel refuses to trace it.",
+                        hint="Patch the functions that call it.",
+                    )
+                new = new_symbol(changed.symbol, number)
+                found.append(Function(changed.name, new, candidate.sympos, where))
+        problems.check()
+        return found
+
+    def finish_object(
+        self,
+        pair: ObjectPair,
+        extraction: Extraction,
+        decisions: dict[str, Decision],
+        number: int,
+        late: LateNames,
+    ) -> Path:
+        """Run objtool over the extracted object and give its symbols their names for the link."""
+        path = self.directory / "extracted" / f"{number}-{Path(pair.target).name}"
+        extraction.object.write(path)
+        self._objtool(pair, path)
+        elf = ElfFile.read(path)
+        runs_late = self.compiled.tree.objtool_runs_late
+        out = name_references(elf, decisions, late if runs_late else None)
+        by_name = {s.name: s for s in elf.symbol_list if s.is_defined}
+        for changed in extraction.changed:
+            symbol = by_name[changed.symbol]
+            out.add_symbol(
+                new_symbol(changed.symbol, number),
+                bind=STB.GLOBAL,
+                type=STT.FUNC,
+                st_shndx=symbol.st_shndx,
+                st_value=symbol.st_value,
+                st_size=symbol.st_size,
+            )
+        finished = path.with_name(f"{path.stem}.named.o")
+        out.write(finished)
+        return finished
+
+    def _objtool(self, pair: ObjectPair, path: Path) -> None:
+        command = [*self.compiled.tree.objtool, str(path.resolve())]
+        if not self.compiled.tree.objtool or self.compiled.tree.objtool_runs_late:
+            return
+        done = subprocess.run(
+            command,
+            cwd=self.compiled.tree.build,
+            env=build_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        self.log.command(command, self.compiled.tree.build, output=path, said=said)
+        if done.returncode or "warning" in said:
+            raise KlpError(
+                "objtool does not accept the extracted code",
+                where=pair.target,
+                why=said.strip(),
+                hint=shlex.join(command),
+            )
+
+
+def new_symbol(name: str, number: int) -> str:
+    """The global name of a function's new version, which no other object has."""
+    return f"{name}.livepatch{number}"
+
+
+def _check_proven(fidelity: Fidelity, name: str, home: Home, where: str) -> None:
+    difference = fidelity.difference(name)
+    if difference is not None:
+        raise KlpError(
+            f"{name} compiled here is not the function that {home.owner} ships",
+            where=where,
+            why=str(difference),
+            hint="Compiler, configuration or source differ from the kernel's.",
+        )
+
+
+def build_from_patches(
+    kernel: Kernel,
+    patches: Sequence[Path],
+    name: str,
+    build: Path,
+    accepted: Accepted = NOTHING,
+) -> tuple[Path, Extracted]:
+    """Build a livepatch from source patches.
+
+    :param patches: applied in order.
+    :param name: the livepatch's name, without ``livepatch-``.
+    :param build: the kernel's directory of outputs.
+    :param accepted: changes that would be refused.
+    :returns: the module, and what it was made from.
+    :raises KlpError: with every reason why the patches cannot be made a livepatch.
+    """
+    livepatch = Livepatch(name, (), accepted=accepted)
+    chosen = Chosen(patches[0].parent, livepatch, tuple(patches))
+    symbols, output = build / "symbols.klp", build / f"{chosen.module}.ko"
+    for suffix in (".ko", *SUFFIXES):  # a failure must not leave older ones
+        output.with_suffix(suffix).unlink(missing_ok=True)
+    work = build / chosen.module
+    log = BuildLog(build / "build.log")
+    with timed(build, "SYMBOLS", symbols):
+        symbol_steps.write_symbols(kernel, symbols)
+    record = work / RECORD
+    with timed(build, "EXTRACT", record):
+        extracted = extract_patches(kernel, patches, symbols, work, log, accepted)
+        extracted.write(record)
+    tables, inputs = work / "tables.c", work / "inputs.o"
+    compiled, linked = tables.with_suffix(".o"), work / "linked" / output.name
+    with timed(build, "CC", compiled):
+        steps.write_tables(kernel, described(livepatch, record), tables)
+        steps.compile_source(kernel, tables, compiled, chosen.module, log)
+    with timed(build, "INPUTS", inputs):
+        documents.compile_inputs(kernel, chosen, [], inputs, log)
+    with timed(build, "LD [M]", linked):
+        link_extracted(kernel, chosen.module, record, [compiled, inputs], linked, log)
+    symbol_steps.write_dependencies(kernel, linked, symbols, work / "dependencies")
+    with timed(build, "KLP", output):
+        checked = steps.convert(
+            kernel, linked, symbols, output, work / "relocations.json", extracted.functions
+        )
+    print(f"          {checked.summary}")
+    documents.write_documents(kernel, chosen, output, symbols)
+    return output, extracted
+
+
+def described(livepatch: Livepatch, record: Path) -> Livepatch:
+    """A livepatch with the functions that were found in its patches.
+
+    :raises KlpError: for callbacks of an object that the patches do not change.
+    """
+    found = {patched.name: patched for patched in Extracted.read(record).functions}
+    for patched in livepatch.objects:
+        if patched.name not in found:
+            raise KlpError(
+                f"object {patched.name!r} is not changed by the patches",
+                where=patched.where,
+                hint=f"Changed: {', '.join(found)}.",
+            )
+        found[patched.name] = replace(found[patched.name], callbacks=patched.callbacks)
+    return replace(livepatch, sources=(), objects=tuple(found.values()))
+
+
+def link_extracted(
+    kernel: Kernel,
+    module: str,
+    record: Path,
+    made: Sequence[Path],
+    output: Path,
+    log: BuildLog,
+    strip: bool = True,
+) -> None:
+    """Link extracted objects and those that klpbuild made; the module is not converted yet.
+
+    :param strip: whether debug data is left out; extracted objects have none.
+    """
+    extracted = Extracted.restore(record)
+    said: list[str] = []
+    objects = [*extracted.objects, *made]
+    linked = steps.link_objects(kernel, module, objects, output.parent, log, strip, said.append)
+    if linked != output:
+        raise AssertionError(f"{output} was not linked")
+    if extracted.late_names:
+        rename_undefined(ElfFile.read(output), dict(extracted.late_names)).write(output)
+    said = [line for line in said if not _NO_ENDBR.search(line)]
+    # KCFLAGS may make the compiler warn of what kbuild compiles itself, NAME.mod.c.
+    compilers = [line for line in said if not re.search("objtool|modpost", line)]
+    for line in compilers:
+        print(line)
+    if said := [line for line in said if line not in compilers]:
+        raise KlpError(
+            "objtool does not accept the extracted code", where=output.name, why="\n".join(said)
+        )
+
+
+def extract_patches(
+    kernel: Kernel,
+    patches: Sequence[Path],
+    symbols: Path,
+    work: Path,
+    log: BuildLog,
+    accepted: Accepted = NOTHING,
+) -> Extracted:
+    """Compile what patches touch, before and after, and take out what changes.
+
+    :param symbols: the kernel's symbols.klp.
+    :param work: the livepatch's directory of outputs.
+    :param accepted: changes that would be refused.
+    :raises KlpError: with every reason why the patches cannot be made a livepatch.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    progress = Progress("objects compiled before and after", least=MANY_OBJECTS)
+    compiled = compile_patch(kernel, patches, work / "pair", log.note, progress, accepted.layouts)
+    database = SymbolDatabase.read(symbols)
+    owners = frozenset(pair.owner for pair in compiled.pairs)
+    resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)
+    entries = steps.entry_points(kernel, database)
+    builder = _Builder(kernel, work, compiled, resolver, entries, accepted.threads, log)
+    sizes = steps.entry_sizes(kernel, log)
+    problems = Problems()
+    extractions = []
+    for pair in compiled.pairs:
+        with problems.collect():
+            extractions.append((pair, builder.extract(pair, sizes)))
+            check_versions(compiled.tree, pair, (work / "pair" / "shadow").resolve(), log.note)
+    problems.check()
+    return _finish(builder, extractions)
+
+
+def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extraction]]) -> Extracted:
+    own = frozenset(name for _, extraction in extractions for name in extraction.globals)
+    exports = builder.resolver.exports
+    taken = own | _OF_EVERY_MODULE
+    late = LateNames(lambda name: name in taken or exports.find(name) is not None)
+    problems = Problems()
+    functions: dict[str, list[Function]] = defaultdict(list)
+    decisions: list[Decision] = []
+    objects = []
+    for number, (pair, extraction) in enumerate(extractions):
+        with problems.collect():
+            home = builder.home(pair)
+            decided = decide_references(extraction, home, builder.resolver, own)
+            functions[pair.owner] += builder.functions(extraction, home, number)
+            objects.append(builder.finish_object(pair, extraction, decided, number, late))
+            decisions += decided.values()
+    problems.check()
+    patched = tuple(
+        PatchedObject(owner, tuple(found)) for owner, found in sorted(functions.items()) if found
+    )
+    if not patched:
+        same = ", ".join(builder.compiled.unchanged)
+        why = f"With it and without it, the compiler makes the same of {same}." if same else ""
+        if own:
+            why = f"Nothing that runs calls what is new: {', '.join(sorted(own)[:5])}."
+        raise KlpError(
+            "the patch changes no function that runs",
+            where=builder.compiled.patched.files[0].where,
+            why=why,
+            hint="There is nothing that a livepatch could replace.",
+        )
+    notes = [*builder.compiled.notes, *(n for _, e in extractions for n in e.notices)]
+    return Extracted(
+        tuple(objects),
+        patched,
+        tuple(sorted(late.names.items())),
+        _report(extractions, decisions, notes),
+        _reasons(extractions),
+        {d.target.format(): d.why for d in decisions if d.target is not None},
+    )
+
+
+def _reasons(extractions: Sequence[tuple[ObjectPair, Extraction]]) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for number, (_, extraction) in enumerate(extractions):
+        for changed in extraction.changed:
+            reasons[new_symbol(changed.symbol, number)] = changed.why
+        for included in extraction.included:
+            reasons.setdefault(included.name, included.why)
+    return reasons
+
+
+def _report(
+    extractions: Sequence[tuple[ObjectPair, Extraction]],
+    decisions: Sequence[Decision],
+    notes: Sequence[str],
+) -> tuple[str, ...]:
+    lines = []
+    for pair, extraction in extractions:
+        lines.append(f"{pair.owner}: {pair.source}")
+        lines += [f"  changed  {changed.name}: {changed.why}" for changed in extraction.changed]
+        lines += [f"  new      {name}" for name in extraction.new]
+        lines += [f"  removed  {name}" for name in extraction.removed]
+    lines.append("references:")
+    for decision in sorted(decisions, key=lambda d: (d.fate.value, d.reference.name)):
+        if decision.target is not None:
+            what = f"gate {decision.gate}, {decision.target.format()}"
+        else:
+            what = decision.fate.value
+        lines.append(f"  {decision.reference.name}: {what} ({decision.why})")
+    return tuple(dict.fromkeys([*lines, *(f"note: {note}" for note in notes)]))

@@ -1,0 +1,270 @@
+"""One function for each step of a build: SCons's actions and the command line call them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import klpbuild
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.module import check_bytes
+from klpbuild.check.rule import RefusedError, Report, Severity
+from klpbuild.compiler.driver import compile_source as compile_with_kernel_flags
+from klpbuild.compiler.entry import check_new_functions
+from klpbuild.compiler.log import BuildLog
+from klpbuild.convert.converter import Conversion
+from klpbuild.convert.converter import convert as convert_elf
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import Problem, Problems
+from klpbuild.extract.sizes import PROBE, EntrySizes
+from klpbuild.files import write_file
+from klpbuild.graph.build import build_graph
+from klpbuild.graph.queries import neighbourhood
+from klpbuild.graph.tables import read_livepatch as read_tables
+from klpbuild.graph.tables import read_patches
+from klpbuild.graph.write import TOO_LARGE_TO_DRAW, write_all
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.link import link_module
+from klpbuild.module.livepatch import (
+    Function,
+    Livepatch,
+    PatchedObject,
+)
+from klpbuild.module.old_functions import check_old_functions
+from klpbuild.module.tables import tables_source
+from klpbuild.names import object_name, symbol_name_max
+from klpbuild.request.chosen import Chosen
+from klpbuild.resolve.fate import Fate, Resolver
+from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.entries import EntryPoints
+from klpbuild.symbols.symvers import Exports
+from klpbuild.vm.probe import FILTER_FUNCTIONS
+from klpbuild.vm.transcript import transcript
+from klpbuild.vm.trial import boot_livepatch
+
+
+def compile_source(
+    kernel: Kernel, source: Path, output: Path, module: str, log: BuildLog
+) -> list[Path]:
+    """Compile one source; the user's files that it reads are recorded beside the object.
+
+    The kernel's identity stands for its headers, klpbuild's for its own.
+
+    :returns: the user's files, relative to the working directory.
+    :raises KlpError: with the compiler's lines.
+    """
+    compilation = compile_with_kernel_flags(
+        kernel, source, output, module_name=module.replace("-", "_"), log=log
+    )
+    for warning in compilation.warnings:
+        print(f"{source}: {warning}")
+    here = Path.cwd()
+    trees = [kernel.build, kernel.build / "source", output.parent, Path(klpbuild.__file__).parent]
+    stood_for = [tree.resolve() for tree in trees]
+    read = [
+        path.relative_to(here)
+        for path in compilation.dependencies
+        if path.is_relative_to(here) and not any(path.is_relative_to(tree) for tree in stood_for)
+    ]
+    lines = [f"{output}:", *(f"  {_escaped(path)}" for path in read)]
+    write_file(output.with_suffix(".d"), (" \\\n".join(lines) + "\n").encode())
+    return read
+
+
+def _escaped(path: Path) -> str:
+    return re.sub(r"([\s\\#])", r"\\\1", str(path)).replace("$", "$$")
+
+
+def write_tables(kernel: Kernel, livepatch: Livepatch, output: Path) -> None:
+    """Write the C source with a livepatch's tables and init function."""
+    write_file(output, tables_source(livepatch, kernel).encode())
+
+
+def link(
+    kernel: Kernel,
+    chosen: Chosen,
+    objects: Sequence[Path],
+    output: Path,
+    log: BuildLog,
+    strip: bool = True,
+) -> None:
+    """Link the objects to a module that is not converted yet.
+
+    :param strip: whether debug data is left out.
+    :raises KlpError: when a new function cannot be traced, or kbuild fails.
+    """
+    problems = Problems()
+    functions = [
+        (function.new, function.where)
+        for patched in chosen.livepatch.objects
+        for function in patched.functions
+    ]
+    callbacks = [
+        (callback, patched.where)
+        for patched in chosen.livepatch.objects
+        for callback in patched.callbacks.values()
+    ]
+    elves = [ElfFile.read(path) for path in objects]
+    check_new_functions(elves, functions, problems, callbacks=callbacks)
+    problems.check()
+    if link_objects(kernel, chosen.module, objects, output.parent, log, strip) != output:
+        raise AssertionError(f"{output} was not linked")
+
+
+def link_objects(
+    kernel: Kernel,
+    module: str,
+    objects: Sequence[Path],
+    directory: Path,
+    log: BuildLog,
+    strip: bool = True,
+    warn: Callable[[str], None] = print,
+) -> Path:
+    """Link finished objects; the module is not converted yet.
+
+    :param strip: whether debug data is left out.
+    :param warn: told what objtool and modpost remark.
+    :raises KlpError: when kbuild fails.
+    """
+    return link_module(kernel, module, objects, directory, log, strip=strip, warn=warn)
+
+
+def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
+    """How large the entries of this kernel's special tables are; its headers say so.
+
+    :raises KlpError: when the kernel's headers do not compile.
+    """
+    digest = hashlib.sha256(PROBE.encode()).hexdigest()[:16]
+    probe = kernel.cache / f"entry-sizes-{digest}.o"
+    if not probe.exists():
+        source = probe.with_suffix(".c")
+        write_file(source, PROBE.encode())
+        compile_with_kernel_flags(kernel, source, probe, module_name="klpbuild", log=log)
+    return EntrySizes.from_probe(ElfFile.read(probe))
+
+
+def convert(
+    kernel: Kernel,
+    linked: Path,
+    symbols: Path,
+    output: Path,
+    report: Path,
+    functions: Sequence[PatchedObject] = (),
+) -> Report:
+    """Convert a linked module and write it, with a report of each relocation's fate.
+
+    :param functions: what it replaces, to be checked against the kernel; without it the
+        module's own tables say so.
+    :returns: what `klpbuild.check` says of it.
+    :raises KlpError: with every reference that cannot be resolved, and every function that
+        the kernel does not have or cannot redirect.
+    :raises RefusedError: when the kernel would refuse the module.
+    """
+    database = SymbolDatabase.read(symbols)
+    elf = ElfFile.read(linked)
+    patches = read_patches(elf)
+    pairs = [(patched.name, function) for patched in functions for function in patched.functions]
+    if not pairs:
+        pairs = [
+            (p.object, Function(p.function, "", p.sympos, linked.name))
+            for p in patches
+            if p.function
+        ]
+    problems = Problems()
+    for unchecked in check_old_functions(pairs, database, entry_points(kernel, database), problems):
+        print(f"{linked.name}: not checked {unchecked}")
+    exports = Exports.read(kernel.module_symvers)
+    resolver = Resolver(database, exports, frozenset(p.object for p in patches))
+    with problems.collect():
+        conversion = convert_elf(elf, resolver, symbol_name_max(kernel.version[:2]))
+    problems.check()
+    checked = _checked(conversion.data, output, KernelSide(kernel, symbols))
+    write_file(report, _report(conversion).encode())
+    write_file(output, conversion.data)
+    return checked
+
+
+def _checked(data: bytes, output: Path, side: KernelSide) -> Report:
+    """:raises RefusedError: when the kernel would refuse the module, or worse."""
+    checked = check_bytes(data, str(output), side)
+    problems = [
+        Problem(
+            f"{finding.what} [{finding.rule.identifier}]",
+            ":".join(part for part in (str(output), finding.where) if part),
+            finding.rule.why,
+            finding.hint,
+        )
+        for finding in checked.at_least(Severity.ERROR)
+    ]
+    if problems:
+        error = RefusedError.together(problems)
+        error.report = checked
+        raise error
+    return checked
+
+
+def entry_points(kernel: Kernel, database: SymbolDatabase) -> EntryPoints:
+    """What can be livepatched in a kernel."""
+    learned = kernel.cache / FILTER_FUNCTIONS
+    return EntryPoints(
+        database,
+        filter_functions=kernel.filter_functions or (learned if learned.exists() else None),
+        vmlinux=kernel.vmlinux,
+        modules=kernel.modules,
+    )
+
+
+def _report(conversion: Conversion) -> str:
+    counts: dict[str, int] = {}
+    for relocation in conversion.relocations:
+        name = relocation.decision.reference.name
+        counts[name] = counts.get(name, 0) + relocation.count
+    rows = [
+        {
+            "symbol": decision.target.symbol if decision.target else decision.reference.name,
+            "fate": decision.fate.value,
+            "why": decision.why,
+            "gate": decision.gate,
+            "owner": decision.target.owner if decision.target else "",
+            "sympos": decision.target.sympos if decision.target else None,
+            "relocations": counts.get(decision.reference.name, 0),
+        }
+        for decision in conversion.decisions
+    ]
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def summary(report: Path) -> str:
+    """One line that says what became of the references."""
+    rows = json.loads(report.read_text())
+    livepatch = [row for row in rows if row["fate"] == Fate.LIVEPATCH.value]
+    ordinary = len(rows) - len(livepatch)
+    plural = "" if len(livepatch) == 1 else "s"
+    return f"{len(livepatch)} livepatch symbol{plural}, {ordinary} ordinary"
+
+
+def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[Path]) -> None:
+    """Write the reference graph of one livepatch.
+
+    :param outputs: their suffixes say as what, see `klpbuild.graph.formats`.
+    """
+    graph = build_graph(
+        Exports.read(kernel.module_symvers),
+        livepatches=[read_tables(ElfFile.read(module), module.name)],
+        database=SymbolDatabase.read(symbols),
+    )
+    near = neighbourhood(graph, [object_name(module.name)])
+    written = write_all(near, outputs[0].parent, module.stem)
+    for output in outputs:
+        if output not in written:
+            write_file(output, TOO_LARGE_TO_DRAW)
+
+
+def boot(kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]) -> int:
+    """Boot the kernel with the modules, show what changes; 0 when all went well."""
+    trial = boot_livepatch(kernel, modules, watch=watch)
+    print("\n".join(transcript(trial)))  # in one piece: another kernel may boot meanwhile
+    return 0 if trial.passed else 1

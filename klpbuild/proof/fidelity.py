@@ -1,0 +1,400 @@
+"""Proof that an object compiled here is the one that runs, and where each symbol of it is.
+
+The linker keeps each section of an object in one piece.  So a section of ours is found
+in the shipped binary when all its symbols stand there, at the same distances; its bytes
+must then be the same but for relocated fields, and what the shipped fields lead to says
+where other sections and symbols are.  Names alone prove nothing: a kernel has hundreds
+of functions that share theirs.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+from klpbuild.elf.constants import SHF, SHT, STB, STT
+from klpbuild.elf.reader import ElfFile, Section, Symbol
+from klpbuild.errors import KlpError
+from klpbuild.kernel.prepare import Log, build_environment
+from klpbuild.kernel.tree import Kernel
+from klpbuild.names import VMLINUX, object_name
+from klpbuild.patch.pair import CompiledPatch, ObjectPair
+from klpbuild.proof.shipped import FIELDS, ShippedBinary, Target
+
+_NONE = 0
+#: resolve_btfids writes the numbers of types there, after the last link.
+_FILLED_LATER = ".BTF_ids"
+#: What the linker scripts of vmlinux and modules leave out.
+_DISCARDED = (".discard", ".exitcall.exit", ".modinfo", ".comment", ".note")
+
+
+class Proof(Enum):
+    """How a symbol's place in the shipped binary is known."""
+
+    SECTION = "its section stands there, symbol for symbol"
+    REFERENCE = "the shipped code refers to it"
+    LINK = "the linker knows one global symbol of its name"
+    NAME = "no other symbol has its name"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A symbol of our object in the shipped binary.
+
+    :ivar place: address in vmlinux; in a module see `klpbuild.proof.shipped`.
+    :ivar index: index in the shipped symbol table, None without a symbol of its name there.
+    """
+
+    name: str
+    place: int
+    index: int | None
+    proof: Proof
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A place where the shipped binary is not what we compiled.
+
+    :ivar symbol: the function or variable.
+    :ivar section: of our object.
+    :ivar offset: in the symbol.
+    """
+
+    symbol: str
+    section: str
+    offset: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.section}:{self.symbol}+{self.offset:#x}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How an object compares with the shipped binary.
+
+    :ivar located: by symbol name, what was found; an object's names are its own.
+    :ivar imported: names of symbols that the shipped module also takes from elsewhere.
+    :ivar proven: functions and variables whose bytes and references are the shipped ones.
+    :ivar differences: all that differs.
+    """
+
+    located: dict[str, Located]
+    imported: frozenset[str]
+    proven: frozenset[str]
+    differences: tuple[Difference, ...]
+
+    def find(self, name: str) -> Located | None:
+        """Where a symbol of the object is in the shipped binary."""
+        return self.located.get(name)
+
+    def difference(self, name: str) -> Difference | None:
+        """The first difference in a function or variable."""
+        return next((found for found in self.differences if found.symbol == name), None)
+
+
+def prove(kernel: Kernel, compiled: CompiledPatch, pair: ObjectPair, log: Log) -> Fidelity:
+    """Compare the original object of a pair with what the kernel ships.
+
+    :raises KlpError: when objtool refuses the object, or the owner is not at hand.
+    """
+    finished = pair.patched.with_suffix(".shipped.o")
+    shutil.copyfile(pair.plain, finished)
+    objtool = pair.command.objtool
+    if not objtool and compiled.tree.objtool_runs_late:
+        module = pair.owner != VMLINUX
+        objtool = tuple(a for a in compiled.tree.objtool if module or a != "--module")
+    if objtool:
+        command = [*objtool, str(finished)]
+        log(shlex.join(command))
+        done = subprocess.run(
+            command,
+            cwd=compiled.tree.build,
+            env=build_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        log(done.stderr)
+        if done.returncode:
+            raise KlpError("objtool refuses the object", where=pair.target, why=done.stderr.strip())
+    return compare(ElfFile.read(finished), ShippedBinary.read(shipped_file(kernel, pair.owner)))
+
+
+def shipped_file(kernel: Kernel, owner: str) -> Path:
+    """The file of vmlinux or of a module, with its symbol table.
+
+    :raises KlpError: when it is not at hand.
+    """
+    if owner == VMLINUX and kernel.vmlinux is not None:
+        return kernel.vmlinux
+    for path in kernel.modules:
+        if object_name(path.name) == owner:
+            return path
+    raise KlpError(
+        f"{owner} is not at hand",
+        where=kernel.name,
+        hint=f"klpbuild kernel fetch {kernel.release} --source --debug-symbols",
+    )
+
+
+def compare(plain: ElfFile, shipped: ShippedBinary) -> Fidelity:
+    """Compare an object with the binary that it was linked into.
+
+    :param plain: compiled with kbuild's own command, after objtool.
+    :param shipped: vmlinux or the module.
+    """
+    return _Comparison(plain, shipped).run()
+
+
+@dataclass
+class _Comparison:
+    plain: ElfFile
+    shipped: ShippedBinary
+    bases: dict[int, int] = field(default_factory=dict)
+    undefined: dict[int, int] = field(default_factory=dict)
+    imported: set[str] = field(default_factory=set)
+    differences: list[Difference] = field(default_factory=list)
+    singles: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> Fidelity:
+        self._told: set[tuple[str, str]] = set()
+        self._astray: set[int] = set()
+        self._symbols: dict[int, list[Symbol]] = defaultdict(list)
+        for symbol in self.plain.symbol_list:
+            if symbol.is_defined and symbol.type in (STT.FUNC, STT.OBJECT) and symbol.name:
+                self._symbols[symbol.st_shndx].append(symbol)
+        self._relocations = {s.sh_info: s for s in self.plain.relocation_sections}
+        sections = [s for s in self.plain.sections if self._is_placed(s)]
+        choices = {s.index: self._places(s) for s in sections}
+        alone = [section for section in sections if len(choices[section.index]) == 1]
+        waiting = [(section, choices[section.index][0]) for section in alone]
+        while waiting:
+            section, base = waiting.pop()
+            if section.index in self.bases:
+                continue
+            self.bases[section.index] = base
+            for index, place in self._follow(section, base).items():
+                if self._is_placed(self.plain.sections[index]):
+                    waiting.append((self.plain.sections[index], place))
+        for section in sections:
+            if section.index not in self.bases and self._symbols[section.index]:
+                self._one_by_one(section, bool(choices[section.index]))
+        self._doubt_references()
+        return self._result()
+
+    def _is_placed(self, section: Section) -> bool:
+        """Whether the linker keeps a section in one piece."""
+        return (
+            bool(section.sh_flags & SHF.ALLOC)
+            and not section.sh_flags & SHF.MERGE
+            and section.sh_type in (SHT.PROGBITS, SHT.NOBITS)
+            and not section.name.startswith(_DISCARDED)
+        )
+
+    def _places(self, section: Section) -> list[int]:
+        """Where all symbols of a section stand in the shipped binary."""
+        votes: Counter[int] = Counter()
+        voters = 0
+        for symbol in self._symbols[section.index]:
+            if symbol.bind == STB.WEAK:
+                continue  # another object's definition may have taken its name
+            voters += 1
+            votes.update(
+                {
+                    found.place - symbol.st_value
+                    for found in self.shipped.named(symbol.name)
+                    if found.size == symbol.st_size and found.type == symbol.type
+                }
+            )
+        return [place for place, count in votes.items() if count == voters]
+
+    def _follow(self, section: Section, base: int) -> dict[int, int]:
+        """Compare a section at its place; where its references lead, by section index."""
+        for symbol in self._symbols[section.index]:
+            if symbol.bind != STB.WEAK and not self._stands(symbol, base):
+                self._differ(section, symbol.st_value, self._instead(symbol))
+                self._astray.add(symbol.index)
+        if section.sh_type == SHT.NOBITS:
+            return {}
+        ours = np.frombuffer(self.plain.contents(section), np.uint8)
+        data = self.shipped.bytes_at(base, len(ours))
+        if data is None:
+            self._differ(section, 0, "the shipped binary ends before it")
+            return {}
+        differs = ours != np.frombuffer(data, np.uint8)
+        found: dict[int, Counter[int]] = defaultdict(Counter)
+        is_code = section.sh_flags & SHF.EXECINSTR
+        for offset, kind, index, addend in self._fields(section):
+            if kind not in FIELDS:
+                self._differ(section, offset, f"has a relocation of type {kind}, not known here")
+                continue
+            differs[offset : offset + FIELDS[kind].size] = False
+            target = self.shipped.target(base + offset, kind, addend)
+            symbol = self.plain.symbol(index)
+            if target is None:
+                self._differ(section, offset, f"has no relocation to {_called(symbol, self.plain)}")
+            elif target.place is None:
+                if symbol.st_shndx != 0 or symbol.name != target.name:
+                    what = f"refers to {target.name}, not {_called(symbol, self.plain)}"
+                    self._differ(section, offset, what)
+                self.imported.add(target.name)
+            elif symbol.st_shndx == 0:
+                known = self.undefined.setdefault(index, self._linked(symbol, target.place))
+                if known != target.place:
+                    self._differ(section, offset, f"does not refer to {symbol.name}")
+            elif symbol.is_defined and symbol.bind != STB.WEAK:
+                found[symbol.st_shndx][target.place - symbol.st_value] += 1
+                if not is_code and not self._same_string(symbol, addend, target):
+                    self._differ(section, offset, "uses another string")
+        if section.name == _FILLED_LATER:
+            return {}
+        for offset in np.flatnonzero(differs).tolist():
+            self._differ(section, offset, "has other bytes")
+        result = {index: places.most_common(1)[0][0] for index, places in found.items()}
+        for index, place in result.items():
+            known = self.bases.get(index, place)
+            if len(found[index]) > 1 or known != place:
+                self._disagree(section, base, index, known)
+        return result
+
+    def _same_string(self, symbol: Symbol, addend: int, target: Target) -> bool:
+        """Whether a pointer leads to the same text, if it leads to text at all.
+
+        The linker merges strings, so that their sections are not in one piece.  Code is
+        not asked: it compares with addresses behind a string's end.
+        """
+        holder = self.plain.sections[symbol.st_shndx]
+        if not holder.sh_flags & SHF.STRINGS or target.place is None:
+            return True
+        data = bytes(self.plain.contents(holder))[symbol.st_value + addend :]
+        text = data.partition(b"\0")[0] + b"\0"
+        shipped = self.shipped.bytes_at(target.place + addend, len(text))
+        return shipped is not None and bytes(shipped) == text
+
+    def _doubt_references(self) -> None:
+        """Whoever refers to a symbol that stands elsewhere differs as well."""
+        for number in self.bases if self._astray else ():
+            section = self.plain.sections[number]
+            for offset, kind, index, addend in self._fields(section):
+                symbol = self.plain.symbol(index)
+                if symbol.type == STT.SECTION and kind in FIELDS:
+                    place = addend + (FIELDS[kind].size if FIELDS[kind].relative else 0)
+                    symbol = self._symbol_at(symbol.st_shndx, place) or symbol
+                if symbol.index in self._astray:
+                    self._differ(section, offset, f"does not refer to {symbol.name}")
+
+    def _symbol_at(self, section: int, offset: int) -> Symbol | None:
+        for symbol in self._symbols[section]:
+            if symbol.st_value <= offset < symbol.st_value + max(symbol.st_size, 1):
+                return symbol
+        return None
+
+    def _linked(self, symbol: Symbol, place: int) -> int:
+        """Where the linker must have found a symbol that our object does not define."""
+        places = [f.place for f in self.shipped.named(symbol.name) if f.is_global]
+        if place in places or (symbol.bind == STB.WEAK and not places):
+            return place
+        return places[0] if places else -1
+
+    def _disagree(self, section: Section, base: int, target: int, place: int) -> None:
+        """Note the references to a section that lead elsewhere than to its place."""
+        if not self._is_placed(self.plain.sections[target]):
+            return
+        for offset, kind, index, addend in self._fields(section):
+            symbol = self.plain.symbol(index)
+            if symbol.st_shndx != target or symbol.bind == STB.WEAK or kind not in FIELDS:
+                continue
+            found = self.shipped.target(base + offset, kind, addend)
+            if found is not None and found.place != place + symbol.st_value:
+                self._differ(section, offset, f"does not refer to {_called(symbol, self.plain)}")
+
+    def _fields(self, section: Section) -> list[tuple[int, int, int, int]]:
+        table = self._relocations.get(section.index)
+        if table is None:
+            return []
+        rows = self.plain.relocations(table)
+        columns = (rows[name].tolist() for name in ("r_offset", "r_type", "r_sym", "r_addend"))
+        return [row for row in zip(*columns, strict=True) if row[1] != _NONE]
+
+    def _differ(self, section: Section, offset: int, what: str) -> None:
+        symbol = self._symbol_at(section.index, offset)
+        name, start = (symbol.name, symbol.st_value) if symbol else ("", 0)
+        if (name, what) not in self._told:
+            self._told.add((name, what))
+            self.differences.append(Difference(name, section.name, offset - start, what))
+
+    def _stands(self, symbol: Symbol, base: int) -> bool:
+        """Whether the shipped binary has a symbol of this name and size in its place."""
+        return any(
+            found.place == base + symbol.st_value and found.size == symbol.st_size
+            for found in self.shipped.named(symbol.name)
+        )
+
+    def _instead(self, symbol: Symbol) -> str:
+        """What the shipped binary has of a symbol that is not in its place."""
+        sizes = sorted({found.size for found in self.shipped.named(symbol.name)})
+        if not sizes:
+            return "is not in the shipped binary"
+        if symbol.st_size in sizes:
+            return "stands elsewhere in its file"
+        shipped = ", ".join(str(size) for size in sizes[:4])
+        return f"has {symbol.st_size} bytes here and {shipped} in the shipped binary"
+
+    def _one_by_one(self, section: Section, several: bool) -> None:
+        """A section that is not found, or at several places: its symbols each alone."""
+        for symbol in self._symbols[section.index]:
+            found = self.shipped.named(symbol.name)
+            same = [f for f in found if f.size == symbol.st_size and f.type == symbol.type]
+            if len(found) == 1 and same:
+                self.singles[symbol.index] = same[0].place
+            elif not several and symbol.bind != STB.WEAK:
+                self._differ(section, symbol.st_value, self._instead(symbol))
+
+    def _result(self) -> Fidelity:
+        located: dict[str, Located] = {}
+        doubtful = {difference.symbol for difference in self.differences}
+        proven = set()
+        for symbol in self.plain.symbol_list:
+            if not symbol.name or symbol.type in (STT.SECTION, STT.FILE):
+                continue
+            base = self.bases.get(symbol.st_shndx) if symbol.is_defined else None
+            if base is not None:
+                place, proof = base + symbol.st_value, Proof.SECTION
+                if symbol.name not in doubtful:
+                    proven.add(symbol.name)
+            elif symbol.index in self.undefined:
+                place, proof = self.undefined[symbol.index], Proof.REFERENCE
+            elif symbol.index in self.singles:
+                place, proof = self.singles[symbol.index], Proof.NAME
+            elif not symbol.is_defined and symbol.name not in self.imported:
+                if symbol.name in self.shipped.imports:
+                    self.imported.add(symbol.name)
+                    continue
+                linked = [found for found in self.shipped.named(symbol.name) if found.is_global]
+                if len(linked) != 1:
+                    continue
+                place, proof = linked[0].place, Proof.LINK
+            else:
+                continue
+            same = [f.index for f in self.shipped.named(symbol.name) if f.place == place]
+            index = same[0] if same else None
+            located[symbol.name] = Located(symbol.name, place, index, proof)
+        return Fidelity(
+            located, frozenset(self.imported), frozenset(proven), tuple(self.differences)
+        )
+
+
+def _called(symbol: Symbol, plain: ElfFile) -> str:
+    if symbol.name:
+        return symbol.name
+    return plain.sections[symbol.st_shndx].name if symbol.is_defined else "nothing"

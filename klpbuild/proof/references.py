@@ -1,0 +1,166 @@
+"""Say of each undefined symbol of an extracted object where the running kernel has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from klpbuild.elf.constants import SHN_UNDEF
+from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.writer import ElfObject
+from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.landing import no_landing, sealed_places
+from klpbuild.extract.result import Extraction
+from klpbuild.names import VMLINUX, AnnotatedSymbol
+from klpbuild.proof.fidelity import Fidelity
+from klpbuild.proof.shipped import SECTION_SHIFT
+from klpbuild.resolve.fate import Decision, Fate, Place, Resolver
+from klpbuild.resolve.fate import Reference as Undefined
+
+
+@dataclass(frozen=True)
+class Home:
+    """The object of the kernel that extracted code is from.
+
+    :ivar owner: ``vmlinux`` or the module.
+    :ivar shipped: its file.
+    :ivar fidelity: where the symbols of the compiled object are in it.
+    :ivar where: what messages call the object.
+    """
+
+    owner: str
+    shipped: ElfFile
+    fidelity: Fidelity
+    where: str
+
+    @cached_property
+    def sealed(self) -> frozenset[Place]:
+        """The functions of the object that cannot be called by their address."""
+        return sealed_places(self.shipped)
+
+    def is_sealed(self, decision: Decision, resolver: Resolver) -> bool:
+        """Whether a reference leads to a function that cannot be called by its address."""
+        target = decision.target
+        if target is None or target.owner != self.owner or not self.sealed:
+            return False
+        candidates = resolver.database.in_object(target.owner, target.symbol)
+        return any(
+            c.position == max(target.sympos, 1)
+            and c.address is not None
+            and Place(c.section if self.owner != VMLINUX else "", c.address) in self.sealed
+            for c in candidates
+        )
+
+    def place(self, name: str) -> Place | None:
+        """Where a symbol of the compiled object stands in the shipped binary."""
+        found = self.fidelity.find(name)
+        if found is None:
+            return None
+        if self.owner == VMLINUX:
+            return Place("", found.place)
+        section = self.shipped.sections[found.place >> SECTION_SHIFT]
+        return Place(section.name, found.place & ((1 << SECTION_SHIFT) - 1))
+
+
+def decide_references(
+    extraction: Extraction, home: Home, resolver: Resolver, own: frozenset[str]
+) -> dict[str, Decision]:
+    """Decide every reference of an extracted object, by its symbol in that object.
+
+    :param own: global functions and variables that other extracted objects of the same
+        livepatch define: references to them are bound by the linker and left out here.
+    :raises KlpError: with all that cannot be decided.
+    """
+    problems = Problems()
+    decisions = {}
+    for reference in extraction.references:
+        if not reference.is_defined and reference.name in own:
+            continue
+        undefined = Undefined(reference.name, home.where)
+        with problems.collect():
+            place = None
+            # A global name is what the linker made of it: a weak definition of this
+            # object may have given way to another object's.
+            if reference.is_defined and reference.is_local:
+                place = home.place(reference.name)
+                if place is None:
+                    raise KlpError(
+                        f"{reference.name} was not found in the shipped {home.owner}",
+                        where=home.where,
+                        why="The compiled source has it; the shipped binary was linked "
+                        "from something else, or does not tell it from others.",
+                    )
+            decision = resolver.decide_extracted(
+                undefined, home.owner, place, reference.is_function_pointer
+            )
+            if reference.is_address and home.is_sealed(decision, resolver):
+                raise no_landing(reference.name, home.where)
+            decisions[reference.symbol] = decision
+    problems.check()
+    return decisions
+
+
+def name_references(
+    elf: ElfFile, decisions: Mapping[str, Decision], late: LateNames | None = None
+) -> ElfObject:
+    """The object with its decisions in its symbols' names, for the converter.
+
+    To be done after objtool, which knows some functions by their names.
+
+    :param late: takes the names that can wait until after the link.
+    """
+    out = ElfObject.from_elf(elf)
+    for symbol in elf.symbol_list:
+        decision = decisions.get(symbol.name)
+        if decision is None or symbol.st_shndx != SHN_UNDEF:
+            continue
+        name = decision.reference.name
+        if decision.fate is Fate.LIVEPATCH and decision.target is not None:
+            target = decision.target
+            name = AnnotatedSymbol(
+                decision.gate, target.owner, target.symbol, target.sympos
+            ).format()
+        if late is not None and symbol.name == decision.reference.name:
+            name = late.keep(symbol.name, name)
+        if name != symbol.name:
+            out.rename_symbol(symbol.index, name)
+    return out
+
+
+@dataclass(frozen=True)
+class LateNames:
+    """Names that symbols keep until objtool has read the linked module.
+
+    objtool knows functions that do not return, and some others, by their names, and an
+    annotation hides these.  Where it reads the module and not each object, symbols are
+    annotated after the link.
+
+    :ivar taken: whether a name means something else to modpost or the linker.
+    :ivar names: annotations by plain names; grows.
+    """
+
+    taken: Callable[[str], bool]
+    names: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, plain: str, name: str) -> str:
+        """The name that a symbol has for the link: its plain one if it can."""
+        if self.taken(plain) or self.names.setdefault(plain, name) != name:
+            return name
+        return plain
+
+
+def rename_undefined(elf: ElfFile, names: Mapping[str, str]) -> ElfObject:
+    """The object with other names for undefined symbols.
+
+    :raises ValueError: when the object defines one of them itself.
+    """
+    out = ElfObject.from_elf(elf)
+    if defined := [
+        s.name for s in elf.symbol_list if s.st_shndx and not s.is_local and s.name in names
+    ]:
+        raise ValueError(f"{elf.name} defines {defined}")
+    for symbol in elf.symbol_list:
+        if symbol.st_shndx == SHN_UNDEF and symbol.name in names:
+            out.rename_symbol(symbol.index, names[symbol.name])
+    return out

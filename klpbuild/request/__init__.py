@@ -1,0 +1,1 @@
+"""Read what the user asks for: kernels, livepatches, variables."""

@@ -1,0 +1,202 @@
+"""Many kernels and many livepatches: what is built for which, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from klpbuild.check.rule import RefusedError, Report, Severity
+from klpbuild.errors import KlpError
+from klpbuild.files import write_file
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.livepatch import check_for_kernel
+from klpbuild.request.chosen import Chosen, Named
+from klpbuild.request.given import NO_VARIABLES, GivenSymbols, locate_kernel
+from klpbuild.request.variables import Variables
+
+
+@dataclass(frozen=True)
+class Located:
+    """A kernel that the user names.
+
+    :ivar word: how.
+    :ivar kernel: None if it cannot be used.
+    :ivar error: why not.
+    """
+
+    word: str
+    kernel: Kernel | None
+    error: KlpError | None = None
+
+
+def locate_kernels(
+    words: str,
+    fixtures: Path,
+    build: Path,
+    given: GivenSymbols,
+    variables: Variables = NO_VARIABLES,
+) -> tuple[Located, ...]:
+    """The kernels that ``kernel=`` names, with commas between.
+
+    :param given: sources of symbols; they are one kernel's.
+    :param variables: KSRC is one kernel's, too.
+    :raises KlpError: when none is named, or sources of symbols are given for several.
+    """
+    named = tuple(dict.fromkeys(word for word in words.split(",") if word))
+    if not named:
+        raise KlpError("no kernel is named", hint="kernel=RELEASE")
+    of_one = [key for key, value in vars(given).items() if value]
+    of_one += ["KSRC"] if variables.source else []
+    if of_one and len(named) > 1:
+        raise KlpError(
+            f"{of_one[0]}= is for one kernel, and {len(named)} are named",
+            hint="Build for one kernel at a time, or let klpbuild find the symbols.",
+        )
+    located: list[Located] = []
+    for word in named:
+        try:
+            kernel = locate_kernel(word, fixtures, build, given, variables)
+            _check_distinct(word, kernel, located)
+            located.append(Located(word, kernel))
+        except KlpError as error:
+            located.append(Located(word, None, error))
+    return tuple(located)
+
+
+def _check_distinct(word: str, kernel: Kernel, others: Sequence[Located]) -> None:
+    """:raises KlpError: when two words name one kernel: both would write the same files."""
+    for other in others:
+        if other.kernel is not None and other.kernel.name == kernel.name:
+            raise KlpError(
+                f"kernel {word!r} is named twice",
+                why=f"{other.word!r} is {kernel.name}, too.",
+                hint="Leave one of them out.",
+            )
+
+
+class Outcome(StrEnum):
+    """What became of a livepatch for a kernel."""
+
+    LOADS = "would load"
+    REFUSED = "refused"
+    FAILED = "failed"
+    NOT_BUILT = "not built"
+    OTHER_KERNEL = "not for this kernel"
+
+
+#: With these a run has not done what it was asked for.
+_BAD = (Outcome.REFUSED, Outcome.FAILED, Outcome.NOT_BUILT)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a livepatch for a kernel.
+
+    :ivar kernel: as its directory of results is called.
+    :ivar livepatch: its name.
+    :ivar detail: findings, or the first thing that is wrong; may be empty.
+    :ivar findings: how many of each severity `klpbuild.check` has, by its word.
+    :ivar booted: whether the kernel loaded it in QEMU; None if that was not tried.
+    """
+
+    kernel: str
+    livepatch: str
+    outcome: Outcome
+    detail: str = ""
+    findings: tuple[tuple[str, int], ...] = ()
+    booted: bool | None = None
+
+    @classmethod
+    def of_check(cls, kernel: str, livepatch: str, report: Report) -> Result:
+        """The result of a module that was checked."""
+        counts = tuple((s.word, count) for s, count in report.counts.items())
+        refused = report.at_least(Severity.ERROR)
+        outcome = Outcome.REFUSED if refused else Outcome.LOADS
+        return cls(kernel, livepatch, outcome, report.found, counts)
+
+    @classmethod
+    def of_error(cls, kernel: str, livepatch: str, error: KlpError) -> Result:
+        """The result of a build that ended with an error."""
+        if isinstance(error, RefusedError):
+            return cls.of_check(kernel, livepatch, error.report)
+        first, *others = error.problems
+        detail = str(first).partition("\n")[0]
+        if others:
+            detail += f" ({len(others)} more)"
+        return cls(kernel, livepatch, Outcome.FAILED, detail)
+
+    def after_boot(self, passed: bool) -> Result:
+        """The same, once the kernel was booted with it."""
+        return replace(self, booted=passed)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.outcome not in _BAD and self.booted is not False
+
+    def write(self, path: Path) -> None:
+        """Keep it beside the module."""
+        write_file(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read what `write` wrote."""
+        fields = json.loads(path.read_text())
+        findings = tuple((word, count) for word, count in fields.pop("findings"))
+        return cls(**fields | {"outcome": Outcome(fields["outcome"]), "findings": findings})
+
+    @property
+    def text(self) -> str:
+        """What the table says."""
+        booted = {None: "", True: ", loaded in QEMU", False: ", failed in QEMU"}[self.booted]
+        detail = f": {self.detail}" if self.detail else ""
+        return f"{self.outcome}{booted}{detail}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A livepatch for a kernel, as it is asked for.
+
+    :ivar chosen: what to build; None if there is nothing to build.
+    :ivar error: why it cannot be built; None if it need not.
+    """
+
+    name: str
+    chosen: Chosen | None
+    error: KlpError | None = None
+
+
+def cells(named: Sequence[Named], kernel: Kernel, kernels: Sequence[Kernel]) -> tuple[Cell, ...]:
+    """What is asked for of one kernel.
+
+    A livepatch that is named must be for one of the kernels at least.
+
+    :param kernels: all that are asked for.
+    """
+    found = []
+    for each in named:
+        error = each.error
+        if error is None and each.by_name and not any(map(each.is_for, kernels)):
+            try:
+                assert each.chosen is not None
+                check_for_kernel(each.chosen.livepatch, kernel.name, kernel.release)
+            except KlpError as other:
+                error = other
+        fits = error is None and each.is_for(kernel)
+        found.append(Cell(each.name, each.chosen if fits else None, error))
+    return tuple(found)
+
+
+def table(results: Sequence[Result]) -> list[str]:
+    """The results, a line each, with a heading and a count."""
+    rows = [("kernel", "livepatch", "result")]
+    rows += [(r.kernel, r.livepatch, r.text) for r in results]
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    lines = [f"{a:<{first}}  {b:<{second}}  {c}".rstrip() for a, b, c in rows]
+    counts = Counter(r.outcome for r in results)
+    count = ", ".join(f"{counts[o]} {o}" for o in Outcome if counts[o])
+    return [*lines, f"{len(results)} in all: {count}."]

@@ -1,0 +1,1 @@
+"""Tell people: how far a job is, and the manual page."""

@@ -1,0 +1,334 @@
+"""From a patch to pairs of objects, with a small kernel that gcc builds."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.patch.pair import CompiledPatch, compile_patch
+from klpbuild.proof.fidelity import prove
+from tests.patch.small_kernel import SmallKernel, make_kernel
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallKernel:
+    return make_kernel(tmp_path_factory.mktemp("kernel"))
+
+
+def compiled(small: SmallKernel, tmp_path: Path, *texts: str) -> CompiledPatch:
+    patches = []
+    for number, text in enumerate(texts):
+        patches.append(tmp_path / f"{number}.patch")
+        patches[-1].write_text(text)
+    return compile_patch(small.kernel, patches, tmp_path / "work", lambda line: None)
+
+
+def refusal(small: SmallKernel, tmp_path: Path, *texts: str) -> str:
+    with pytest.raises(KlpError) as caught:
+        compiled(small, tmp_path, *texts)
+    return str(caught.value)
+
+
+def code(path: Path, function: str) -> bytes:
+    """A function's bytes and relocations, as objdump shows them."""
+    command = ["objdump", "-dr", "--no-addresses", f"--disassemble={function}", path]
+    return subprocess.run(command, capture_output=True, check=True).stdout.split(b">:", 1)[-1]
+
+
+def section_bytes(path: Path, name: str) -> bytes:
+    elf = ElfFile.read(path)
+    section = elf.section(name)
+    assert section is not None
+    return bytes(elf.contents(section))
+
+
+def test_one_function_changes(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("fs/open.c", "number > LIMIT", "number >= 100 * LIMIT")
+    result = compiled(small, tmp_path, patch)
+    (pair,) = result.pairs
+    assert (pair.owner, pair.source, pair.target) == ("vmlinux", "fs/open.c", "fs/open.o")
+    assert code(pair.original, "open_file") != code(pair.patched, "open_file")
+    assert code(pair.original, "close_file") == code(pair.patched, "close_file")
+    assert ElfFile.read(pair.patched).section(".text.open_file") is not None
+    assert ElfFile.read(pair.plain).section(".text.open_file") is None
+
+
+def test_line_and_file_do_not_change(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("fs/open.c", "static int count;", "static int count;\nint added;\n\n")
+    (pair,) = compiled(small, tmp_path, patch).pairs
+    assert section_bytes(pair.original, ".text.close_file") == section_bytes(
+        pair.patched, ".text.close_file"
+    )
+    strings = ".rodata.open_file.str1.8"
+    assert section_bytes(pair.original, strings) == section_bytes(pair.patched, strings)
+
+
+def test_a_module_is_the_owner(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("drivers/disk/disk.c", "+ 1", "+ 2")
+    (pair,) = compiled(small, tmp_path, patch).pairs
+    assert pair.owner == "my_disk"
+    assert pair.command.module
+
+
+def test_the_original_is_what_the_kernel_ships(small: SmallKernel, tmp_path: Path) -> None:
+    texts = (
+        small.patch("fs/open.c", "number > LIMIT", "number < LIMIT"),
+        small.patch("drivers/disk/disk.c", "+ 1", "+ 2"),
+    )
+    result = compiled(small, tmp_path, *texts)
+    proofs = [prove(small.kernel, result, pair, lambda line: None) for pair in result.pairs]
+    assert [proof.differences for proof in proofs] == [(), ()]
+    assert proofs[0].imported == {"open_file"}
+    assert proofs[1].proven >= {"open_file", "close_file", "count"}
+
+
+def test_another_kernel_s_source_is_found_out(small: SmallKernel, tmp_path: Path) -> None:
+    other = make_kernel(tmp_path / "other")
+    source = other.source / "fs/open.c"
+    source.write_text(source.read_text().replace("doubled(count)", "doubled(count) + 1"))
+    result = compiled(other, tmp_path, other.patch("fs/open.c", "LIMIT", "9"))
+    proof = prove(other.kernel, result, result.pairs[0], lambda line: None)
+    assert proof.difference("open_file") is None
+    difference = proof.difference("close_file")
+    assert difference is not None
+    assert "bytes" in difference.what
+
+
+def test_a_macro_in_a_header_changes_those_that_use_it(small: SmallKernel, tmp_path: Path) -> None:
+    result = compiled(small, tmp_path, small.patch("fs/read.h", "READ 7", "READ 6"))
+    assert [pair.target for pair in result.pairs] == ["fs/read.o"]
+    assert result.unchanged == ("fs/sub/write.o",)
+
+
+def test_an_inline_function_in_a_header(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("include/linux/kernel.h", "2 * a", "2 * a + 1")
+    result = compiled(small, tmp_path, patch)
+    shadow = tmp_path / "work/shadow/include/linux/kernel.h"
+    assert [pair.target for pair in result.pairs] == ["fs/open.o"], (
+        result.unchanged,
+        shadow.read_text(),
+    )
+
+
+def test_a_relative_include_takes_the_patched_header(small: SmallKernel, tmp_path: Path) -> None:
+    result = compiled(small, tmp_path, small.patch("fs/read.h", "WRITE 8", "WRITE 88"))
+    assert [pair.target for pair in result.pairs] == ["fs/sub/write.o"]
+
+
+def test_a_generated_header_is_made(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("lib/table.c", "return GENERATED", "return 1 + GENERATED")
+    assert [pair.target for pair in compiled(small, tmp_path, patch).pairs] == ["lib/table.o"]
+
+
+def test_a_new_header(small: SmallKernel, tmp_path: Path) -> None:
+    new = "--- /dev/null\n+++ b/fs/new.h\n@@ -0,0 +1 @@\n+#define NEW 5\n"
+    old = (small.source / "fs/read.c").read_text()
+    use = small.patch("fs/read.c", old, '#include "new.h"\n' + old.replace("READ +", "NEW +"))
+    result = compiled(small, tmp_path, new, use)
+    assert [pair.target for pair in result.pairs] == ["fs/read.o"]
+    assert result.notes == ("0.patch:1: fs/new.h is new",)
+
+
+def test_errors_of_the_compiler_name_the_patch(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch(
+        "fs/open.c", "static int count;\n", "static int count;\nint x;\nint y = z;\n"
+    )
+    assert refusal(small, tmp_path, patch) == (
+        "0.patch:8: fs/open.c does not compile alone: 'z' undeclared here (not in a function)\n"
+        "  fs/open.c:5\n"
+        "  The patch may need another file's change that belongs to the same fix."
+    )
+
+
+def test_an_old_line_that_no_longer_compiles(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch(
+        "fs/open.c", "static int count;\n", "struct s { int a; };\nextern struct s count;\n"
+    )
+    text = refusal(small, tmp_path, patch)
+    assert text.startswith("0.patch:")
+    assert "  fs/open.c:10\n" in text
+
+
+def test_a_patch_that_makes_no_difference(small: SmallKernel, tmp_path: Path) -> None:
+    result = compiled(small, tmp_path, small.patch("fs/open.c", "count++", "count++ + 0"))
+    assert result.pairs == ()
+    assert result.unchanged == ("fs/open.o",)
+
+
+def test_a_file_that_the_kernel_is_not_made_from(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("drivers/not_built.c", "nothing", "something")
+    assert refusal(small, tmp_path, patch) == (
+        "0.patch:1: no object of this kernel is made from drivers/not_built.c\n"
+        "  The kernel's configuration leaves it out.\n"
+        "  There is nothing that a livepatch could replace."
+    )
+    patch = small.patch("tools/program.c", "return 0", "return 1")
+    assert refusal(small, tmp_path, patch).startswith("0.patch:1: the patch changes no code")
+
+
+def test_files_that_are_not_in_this_kernel_are_left_out(small: SmallKernel, tmp_path: Path) -> None:
+    other = "--- a/arch/arm/mm.S\n+++ b/arch/arm/mm.S\n@@ -1 +1 @@\n-x\n+y\n"
+    result = compiled(
+        small,
+        tmp_path,
+        small.patch("drivers/not_built.c", "nothing", "something"),
+        small.patch("fs/open.c", "number > LIMIT", "number > 8"),
+        other,
+    )
+    assert [pair.target for pair in result.pairs] == ["fs/open.o"]
+    assert result.notes == (
+        "2.patch:1: arch/arm/mm.S is of another architecture; left out",
+        "0.patch:1: no object is made from drivers/not_built.c; left out",
+    )
+
+
+def added(path: str, text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return "".join(
+        [f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n", *(f"+{x}" for x in lines)]
+    )
+
+
+NEW = "int open_file(int);\nint helper(int n)\n{\n\treturn open_file(n) + KEPT;\n}\n"
+
+
+def test_a_new_c_file_has_no_makefile(small: SmallKernel, tmp_path: Path) -> None:
+    assert refusal(small, tmp_path, added("fs/new.c", NEW)) == (
+        "0.patch:1: the new file fs/new.c is in no object of this kernel\n"
+        "  No Makefile names it in this configuration, with the patch.\n"
+        "  Add it to a Makefile, or #include it in the file that calls it."
+    )
+
+
+def test_a_new_c_file_of_vmlinux(small: SmallKernel, tmp_path: Path) -> None:
+    """kbuild says how it is compiled; before the patch it was empty."""
+    result = compiled(
+        small,
+        tmp_path,
+        small.patch("fs/Makefile", "obj-y += sub/write.o", "obj-y += sub/write.o new.o"),
+        small.patch("fs/read.h", "#define READ 7", "#define READ 7\n#define KEPT 1"),
+        added("fs/new.c", '#include "read.h"\n' + NEW),
+    )
+    (pair,) = result.pairs
+    assert (pair.owner, pair.source, pair.target) == ("vmlinux", "fs/new.c", "fs/new.o")
+    assert code(pair.patched, "helper")
+    assert not [s for s in ElfFile.read(pair.original).symbol_list if s.is_function]
+    assert not pair.command.module
+    proof = prove(small.kernel, result, pair, lambda line: None)
+    assert proof.differences == ()
+
+
+def test_a_new_c_file_of_a_module(small: SmallKernel, tmp_path: Path) -> None:
+    result = compiled(
+        small,
+        tmp_path,
+        small.patch("drivers/disk/Makefile", ":= disk.o", ":= disk.o \\\n\t\tqueue/new.o # more"),
+        added("drivers/disk/queue/new.c", "#define KEPT 2\n" + NEW),
+    )
+    (pair,) = result.pairs
+    assert (pair.owner, pair.target) == ("my_disk", "drivers/disk/queue/new.o")
+    assert pair.command.module
+
+
+def test_a_new_c_file_that_another_one_includes(small: SmallKernel, tmp_path: Path) -> None:
+    old = (small.source / "fs/read.c").read_text()
+    use = small.patch("fs/read.c", old, old + '#define KEPT 3\n#include "new.c"\n')
+    result = compiled(small, tmp_path, added("fs/new.c", NEW), use)
+    assert [pair.target for pair in result.pairs] == ["fs/read.o"]
+    assert code(result.pairs[0].patched, "helper")
+
+
+def test_a_new_module(small: SmallKernel, tmp_path: Path) -> None:
+    text = refusal(
+        small,
+        tmp_path,
+        added("drivers/other/new.c", NEW),
+        small.patch("drivers/other/Makefile", "# none\n", "# none\nobj-m += new.o\n"),
+    )
+    assert text == (
+        "0.patch:1: the new file drivers/other/new.c would be part of new, "
+        "which this kernel does not have\n"
+        "  A livepatch changes objects that the kernel has.\n"
+        "  Build a new module as a module of its own."
+    )
+
+
+def test_a_new_file_in_a_directory_that_is_not_built(small: SmallKernel, tmp_path: Path) -> None:
+    text = refusal(
+        small,
+        tmp_path,
+        added("drivers/other/new.c", NEW),
+        small.patch("drivers/other/Makefile", "# none\n", "# none\nobj-y += new.o\n"),
+    )
+    assert text.startswith(
+        "0.patch:1: the new file drivers/other/new.c would be part of vmlinux, which"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "why"),
+    [
+        (
+            "obj-y += sub/write.o",
+            "obj-y += sub/write.o other.o",
+            6,
+            "'other.o' is not one of them.",
+        ),
+        ("obj-y += sub/write.o", "obj-y += new.o", 1, "'sub/write.o' goes."),
+        (
+            "obj-y += sub/write.o",
+            "obj-y += sub/write.o new.o\nccflags-y += -DX",
+            7,
+            "'-DX' is not one of them.",
+        ),
+    ],
+)
+def test_other_changes_of_a_makefile(
+    small: SmallKernel, tmp_path: Path, old: str, new: str, line: int, why: str
+) -> None:
+    text = refusal(small, tmp_path, small.patch("fs/Makefile", old, new) + added("fs/new.c", NEW))
+    assert text.startswith(f"0.patch:{line}: fs/Makefile decides how the kernel is built\n")
+    assert f"only new objects of new files count. {why}" in text
+
+
+def test_errors_in_a_new_file(small: SmallKernel, tmp_path: Path) -> None:
+    makefile = small.patch("fs/Makefile", "sub/write.o", "sub/write.o new.o")
+    assert refusal(small, tmp_path, makefile, added("fs/new.c", NEW)).startswith(
+        "1.patch:7: fs/new.c does not compile alone: 'KEPT' undeclared"
+    )
+
+
+def test_the_source_tree_stays_as_it_is(small: SmallKernel, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in small.source.rglob("*") if path.is_file()}
+    compiled(small, tmp_path, small.patch("fs/read.h", "READ 7", "READ 5"))
+    assert before == {path: path.read_bytes() for path in small.source.rglob("*") if path.is_file()}
+
+
+def test_the_second_time_only_the_patched_file_is_compiled(
+    small: SmallKernel, tmp_path: Path
+) -> None:
+    patch = tmp_path / "fix.patch"
+    patch.write_text(small.patch("fs/open.c", "number > LIMIT", "number > 7"))
+    log: list[str] = []
+    for _ in range(2):
+        log.clear()
+        compile_patch(small.kernel, [patch], tmp_path / "work", log.append)
+    assert len([line for line in log if line.startswith("gcc ")]) == 1
+    assert not [line for line in log if line.startswith("make ")]
+
+
+def test_without_debug_symbols(small: SmallKernel, tmp_path: Path) -> None:
+    bare = dataclasses.replace(small.kernel, vmlinux=None)
+    text = refusal(
+        SmallKernel(bare, small.source), tmp_path, small.patch("fs/open.c", "LIMIT", "7")
+    )
+    assert text == (
+        "small: the kernel's debug symbols are not at hand\n"
+        "  They say which objects a source file is in, and prove that it compiles to what runs.\n"
+        "  klpbuild kernel fetch 6.1.0-small --source --debug-symbols"
+    )

@@ -1,0 +1,304 @@
+"""Patches are applied exactly or refused with the line of the patch that is at fault."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klpbuild.errors import KlpError
+from klpbuild.patch.patchfile import apply_patches, without_comments
+
+OPEN_C = """\
+#include "open.h"
+
+static int limit = 3;
+
+int open_file(int number)
+{
+\tif (number > limit)
+\t\treturn -1;
+\treturn number;
+}
+
+int close_file(int number)
+{
+\treturn 0;
+}
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    tree = tmp_path / "source"
+    (tree / "fs").mkdir(parents=True)
+    (tree / "fs/open.c").write_text(OPEN_C)
+    (tree / "fs/open.h").write_text("int open_file(int number);\n")
+    return tree
+
+
+def diff(path: str, old: str, new: str, context: int = 3) -> str:
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True),
+        new.splitlines(keepends=True),
+        f"a/{path}",
+        f"b/{path}",
+        n=context,
+    )
+    return "".join(lines)
+
+
+def write(tmp_path: Path, text: str, name: str = "fix.patch") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    return path
+
+
+def refusal(source: Path, *patches: Path) -> str:
+    with pytest.raises(KlpError) as caught:
+        apply_patches(patches, source)
+    return str(caught.value)
+
+
+def test_a_patch_changes_the_file_in_memory_only(source: Path, tmp_path: Path) -> None:
+    new = OPEN_C.replace("number > limit", "number >= limit")
+    patched = apply_patches([write(tmp_path, diff("fs/open.c", OPEN_C, new))], source)
+    assert [file.path for file in patched.files] == ["fs/open.c"]
+    assert patched.files[0].patched.decode() == new
+    assert patched.files[0].original == OPEN_C.encode()
+    assert patched.notes == ()
+    assert (source / "fs/open.c").read_text() == OPEN_C
+
+
+def test_lines_know_where_they_come_from(source: Path, tmp_path: Path) -> None:
+    new = OPEN_C.replace("{\n\tif", "{\n\tnumber++;\n\tif")
+    file = apply_patches([write(tmp_path, diff("fs/open.c", OPEN_C, new))], source).files[0]
+    added = [line for line in file.lines if line.old is None]
+    assert [(line.text, line.origin) for line in added] == [(b"\tnumber++;\n", "fix.patch:7")]
+    assert file.lines[7].old == 7
+    assert file.origin(8) == "fix.patch:7"
+
+
+def test_a_line_that_repeats_keeps_its_own_number(source: Path, tmp_path: Path) -> None:
+    (source / "fs/open.c").write_text("a\n}\n}\nb\n")
+    patch = write(tmp_path, "--- a/fs/open.c\n+++ b/fs/open.c\n@@ -1,4 +1,3 @@\n a\n-}\n }\n b\n")
+    file = apply_patches([patch], source).files[0]
+    assert [line.old for line in file.lines] == [1, 3, 4]
+
+
+def test_patches_apply_in_order(source: Path, tmp_path: Path) -> None:
+    second = OPEN_C.replace("limit = 3", "limit = 4")
+    third = second.replace("limit = 4", "limit = 5")
+    one = write(tmp_path, diff("fs/open.c", OPEN_C, second), "1.patch")
+    two = write(tmp_path, diff("fs/open.c", second, third), "2.patch")
+    assert apply_patches([one, two], source).files[0].patched.decode() == third
+    assert "2.patch:3: hunk 1 of fs/open.c does not apply" in refusal(source, two, one)
+
+
+def test_a_hunk_may_stand_at_another_line_and_that_is_noted(source: Path, tmp_path: Path) -> None:
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    (source / "fs/open.c").write_text("/* one line more */\n" + OPEN_C)
+    patched = apply_patches([write(tmp_path, text)], source)
+    assert patched.notes == ("fix.patch:3: hunk 1 of fs/open.c applies +1 lines off",)
+    assert b"return 1" in patched.files[0].patched
+
+
+def test_two_places_that_fit_are_one_too_many(source: Path, tmp_path: Path) -> None:
+    (source / "fs/open.c").write_text("\n\n\nx\ny\n\n\nx\ny\n")
+    patch = write(tmp_path, "--- a/fs/open.c\n+++ b/fs/open.c\n@@ -1,2 +1,2 @@\n x\n-y\n+z\n")
+    assert refusal(source, patch) == (
+        "fix.patch:3: hunk 1 of fs/open.c fits at 2 places (lines 4, 8) and not at its own\n"
+        "  Make the patch again against this kernel's source."
+    )
+
+
+def test_fuzz_is_refused(source: Path, tmp_path: Path) -> None:
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    (source / "fs/open.c").write_text(OPEN_C.replace("}\n\nint close", "}\n/* new */\nint close"))
+    assert refusal(source, write(tmp_path, text)) == (
+        "fix.patch:3: hunk 1 of fs/open.c applies only with fuzz 1\n"
+        "  The lines around the change differ: it may end up in the wrong place.\n"
+        "  Make the patch again against this kernel's source."
+    )
+
+
+def test_a_change_that_is_there_already(source: Path, tmp_path: Path) -> None:
+    new = OPEN_C.replace("return 0", "return 1")
+    (source / "fs/open.c").write_text(new)
+    assert refusal(source, write(tmp_path, diff("fs/open.c", OPEN_C, new))) == (
+        "fix.patch:3: hunk 1 of fs/open.c is in the kernel's source already\n"
+        "  Leave it out, or choose the kernel that lacks it."
+    )
+
+
+def test_all_that_is_wrong_is_told_together(source: Path, tmp_path: Path) -> None:
+    missing = "--- a/fs/close.c\n+++ b/fs/close.c\n@@ -1 +1 @@\n-x\n+y\n"
+    other = "--- a/fs/open.c\n+++ b/fs/open.c\n@@ -1 +1 @@\n-x\n+y\n"
+    text = refusal(source, write(tmp_path, missing + other))
+    assert "fix.patch:1: changes fs/close.c, which the kernel's source does not have" in text
+    assert "fix.patch:8: hunk 1 of fs/open.c does not apply" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "a/../../etc/passwd", "a/fs/../../x.c", "a//etc/passwd", "open.c"],
+)
+def test_names_outside_of_the_tree(source: Path, tmp_path: Path, name: str) -> None:
+    patch = write(tmp_path, f"--- {name}\n+++ {name}\n@@ -1 +1 @@\n-x\n+y\n")
+    assert refusal(source, patch) == (
+        f"fix.patch:1: names {name}, which is not a file below the source tree\n"
+        "  Names in a patch are like a/fs/open.c: relative, without '..'.\n"
+        "  Make the patch in the source tree's top directory, for patch -p1."
+    )
+
+
+def test_a_symbolic_link_is_not_followed(source: Path, tmp_path: Path) -> None:
+    (source / "linked").symlink_to(tmp_path)
+    patch = write(tmp_path, "--- a/linked/x.c\n+++ b/linked/x.c\n@@ -1 +1 @@\n-x\n+y\n")
+    assert refusal(source, patch) == (
+        "fix.patch:1: linked/x.c is reached through the symbolic link linked\n"
+        "  Name the file that the link stands for."
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("arch/x86/entry/entry_64.S", "is assembly"),
+        ("arch/x86/entry/vdso/vma.c", "is part of the vDSO"),
+        ("lib/vdso/gettimeofday.c", "is part of the vDSO"),
+        ("arch/x86/boot/main.c", "is part of the boot code"),
+        ("arch/x86/realmode/rm/wakemain.c", "is part of the real-mode code"),
+        ("arch/x86/purgatory/purgatory.c", "is part of kexec's purgatory"),
+        ("drivers/firmware/efi/libstub/file.c", "is part of the EFI stub"),
+        ("scripts/mod/modpost.c", "is part of the build"),
+        ("fs/Kconfig.binfmt", "decides how the kernel is built"),
+        ("arch/x86/kernel/vmlinux.lds.S", "decides how the kernel is built"),
+        ("rust/kernel/lib.rs", "is not a C file or a header"),
+    ],
+)
+def test_files_that_no_livepatch_can_change(
+    source: Path, tmp_path: Path, path: str, what: str
+) -> None:
+    (source / path).parent.mkdir(parents=True, exist_ok=True)
+    (source / path).write_text("x\n")
+    patch = write(tmp_path, f"--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-x\n+y\n")
+    assert refusal(source, patch).startswith(f"fix.patch:1: {path} {what}\n")
+
+
+def test_deleted_renamed_and_binary_files(source: Path, tmp_path: Path) -> None:
+    deleted = "--- a/fs/open.h\n+++ /dev/null\n@@ -1 +0,0 @@\n-int open_file(int number);\n"
+    assert refusal(source, write(tmp_path, deleted)).startswith("fix.patch:1: deletes fs/open.h\n")
+    renamed = (
+        "diff --git a/fs/open.c b/fs/new.c\nsimilarity index 100%\n"
+        "rename from fs/open.c\nrename to fs/new.c\n"
+    )
+    assert refusal(source, write(tmp_path, renamed)).startswith("fix.patch:1: renames fs/open.c\n")
+    binary = (
+        "diff --git a/fs/open.c b/fs/open.c\nindex 1..2 100644\n"
+        "Binary files a/fs/open.c and b/fs/open.c differ\n"
+    )
+    assert refusal(source, write(tmp_path, binary)) == (
+        "fix.patch:1: fs/open.c is changed as a binary file"
+    )
+
+
+def test_a_new_header(source: Path, tmp_path: Path) -> None:
+    new = "--- /dev/null\n+++ b/fs/new.h\n@@ -0,0 +1,2 @@\n+int a;\n+int b;\n"
+    file = apply_patches([write(tmp_path, new)], source).files[0]
+    assert (file.path, file.original, file.patched) == ("fs/new.h", None, b"int a;\nint b;\n")
+    assert refusal(source, write(tmp_path, new.replace("new.h", "open.h"))) == (
+        "fix.patch:1: adds fs/open.h, which is there already"
+    )
+
+
+def test_text_beside_code_is_left_out(source: Path, tmp_path: Path) -> None:
+    document = "--- a/Documentation/x.rst\n+++ b/Documentation/x.rst\n@@ -1 +1 @@\n-x\n+y\n"
+    selftest = document.replace("Documentation/x.rst", "tools/testing/Makefile")
+    code = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    patched = apply_patches([write(tmp_path, document + selftest + code)], source)
+    assert [file.path for file in patched.files] == ["fs/open.c"]
+    assert patched.notes == (
+        "fix.patch:1: Documentation/x.rst is not part of the kernel; left out",
+        "fix.patch:6: tools/testing/Makefile is not part of the kernel; left out",
+    )
+    assert refusal(source, write(tmp_path, document)).startswith("the patch changes no code\n")
+
+
+def test_a_comment_is_no_code(source: Path, tmp_path: Path) -> None:
+    new = OPEN_C.replace("static int limit = 3;", "/* how many */\nstatic int  limit = 3; // yes")
+    assert refusal(source, write(tmp_path, diff("fs/open.c", OPEN_C, new))) == (
+        "fix.patch:1: the patch changes only comments and white space\n"
+        "  There is nothing that a livepatch could replace."
+    )
+
+
+def test_what_is_not_a_patch(source: Path, tmp_path: Path) -> None:
+    assert refusal(source, write(tmp_path, "")).startswith("fix.patch: holds no patch\n")
+    assert refusal(source, write(tmp_path, "hello\n")).startswith("fix.patch: holds no patch\n")
+    cut = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))[:-20]
+    assert refusal(source, write(tmp_path, cut)).startswith("fix.patch: is not a whole patch: ")
+    missing = tmp_path / "none.patch"
+    assert refusal(source, missing) == f"{missing}: cannot be read: No such file or directory"
+
+
+def test_a_mail_with_a_signature(source: Path, tmp_path: Path) -> None:
+    mail = (
+        "From 0123 Mon Sep 17 00:00:00 2001\nFrom: A <a@b.c>\nSubject: [PATCH] fs: fix\n\n"
+        "---\n fs/open.c | 2 +-\n 1 file changed\n\n"
+        "diff --git a/fs/open.c b/fs/open.c\nindex 1111111..2222222 100644\n"
+    )
+    body = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    patched = apply_patches([write(tmp_path, mail + body + "-- \n2.39.5\n\n")], source)
+    assert patched.files[0].patched.decode() == OPEN_C.replace("return 0", "return 1")
+    assert patched.files[0].where == "fix.patch:11"
+
+
+def test_line_ends_are_kept(source: Path, tmp_path: Path) -> None:
+    (source / "fs/open.c").write_bytes(b"int a;\r\nint b;")
+    text = (
+        "--- a/fs/open.c\n+++ b/fs/open.c\n@@ -1,2 +1,2 @@\n-int a;\r\n+int c;\r\n int b;\n"
+        "\\ No newline at end of file\n"
+    )
+    patched = apply_patches([write(tmp_path, text)], source)
+    assert patched.files[0].patched == b"int c;\r\nint b;"
+    assert "does not apply" in refusal(source, write(tmp_path, text.replace("\r\n", "\n")))
+
+
+LINES = st.lists(st.sampled_from(["a\n", "b\n", "}\n", "\n", "\tx();\n"]), max_size=30)
+
+
+@settings(max_examples=150, deadline=None)
+@given(old=LINES, new=LINES, context=st.integers(0, 3))
+def test_what_diff_makes_is_undone_by_applying_it(
+    tmp_path_factory: pytest.TempPathFactory, old: list[str], new: list[str], context: int
+) -> None:
+    tree = tmp_path_factory.mktemp("tree")
+    (tree / "source/fs").mkdir(parents=True)
+    before, after = "int f(void);\n" + "".join(old), "int g(void);\n" + "".join(new)
+    (tree / "source/fs/open.c").write_text(before)
+    patch = write(tree, diff("fs/open.c", before, after, max(context, 1)))
+    file = apply_patches([patch], tree / "source").files[0]
+    assert file.patched.decode() == after
+    kept = [line.old for line in file.lines if line.old is not None]
+    assert kept == sorted(set(kept))
+    lines = before.splitlines(keepends=True)
+    assert all(line.old is None or lines[line.old - 1].encode() == line.text for line in file.lines)
+
+
+def test_comments_are_cut_as_the_compiler_cuts_them() -> None:
+    text = b'a = "/* no */"; /* yes\n */ b = \'"\'; // end\nc   =  1;\n\n'
+    assert without_comments(text) == b'a = "/* no */"; b = \'"\';\nc = 1;'
+
+
+def test_git_makes_the_same_of_it(source: Path, tmp_path: Path) -> None:
+    new = OPEN_C.replace("limit = 3", "limit = 4").replace("return 0", "return limit")
+    patch = write(tmp_path, diff("fs/open.c", OPEN_C, new))
+    subprocess.run(["git", "apply", "--unsafe-paths", str(patch)], cwd=source, check=True)
+    expected = (source / "fs/open.c").read_bytes()
+    (source / "fs/open.c").write_text(OPEN_C)
+    assert apply_patches([patch], source).files[0].patched == expected

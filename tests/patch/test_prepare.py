@@ -1,0 +1,103 @@
+"""The kernel's source is configured once, as the kernel was."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel.prepare import prepare
+from klpbuild.patch.pair import compile_patch
+from tests.patch.small_kernel import make_kernel
+
+
+def test_it_is_done_once(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path)
+    log: list[str] = []
+    first = prepare(small.kernel, log.append)
+    assert any("olddefconfig" in line for line in log)
+    log.clear()
+    assert prepare(small.kernel, log.append) == first
+    assert log == []
+    assert first.differences == ()
+    assert first.objtool == ()
+
+
+def test_what_was_broken_off_is_done_again(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path)
+    tree = prepare(small.kernel, lambda line: None)
+    (tree.build / ".klpbuild-prepared").unlink()
+    (tree.build / "left-over").touch()
+    prepare(small.kernel, lambda line: None)
+    assert not (tree.build / "left-over").exists()
+
+
+def files(top: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(top)): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in top.rglob("*")
+    }
+
+
+def test_a_kernel_that_was_built_in_its_source_tree(tmp_path: Path) -> None:
+    """Its objects are left out and nothing is written into it."""
+    small = make_kernel(tmp_path)
+    source, made = small.source, small.kernel.build
+    shutil.copytree(made, source, dirs_exist_ok=True)
+    (source / "include/config/stale.h").write_text("#error stale\n")
+    (source / "drivers/link").symlink_to("disk")
+    kernel = dataclasses.replace(small.kernel, build=source, config=source / ".config")
+    before = files(source)
+    patch = tmp_path / "fix.patch"
+    patch.write_text(small.patch("fs/open.c", "LIMIT", "LIMIT + 1"))
+    compiled = compile_patch(kernel, [patch], tmp_path / "work", lambda line: None)
+    assert [pair.source for pair in compiled.pairs] == ["fs/open.c"]
+    linked = compiled.tree.source
+    names = {str(path.relative_to(linked)) for path in linked.rglob("*") if not path.is_dir()}
+    assert {"Makefile", "fs/open.c", "include/linux/kernel.h"} <= names
+    assert not names & {".config", "Module.symvers", "fs/open.o", "fs/.open.o.cmd",
+                        "include/config/auto.conf", "include/config/stale.h"}  # fmt: skip
+    assert (linked / "drivers/link").is_symlink()
+    assert files(source) == before
+
+
+def test_another_configuration_is_reported(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path, config="CONFIG_A=y\nCONFIG_B=m\n")
+    (small.source / "settled").write_text("CONFIG_A=m\nCONFIG_NEW=y\nCONFIG_RUSTC_VERSION=0\n")
+    tree = prepare(small.kernel, lambda line: None)
+    assert tree.differences == (
+        "CONFIG_A is m, and y in the kernel",
+        "CONFIG_NEW is y, and not set in the kernel",
+    )
+
+
+def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path)
+    small.kernel.config.write_text('CONFIG_CC_VERSION_TEXT="gcc-99 (Debian) 99.1"\n')
+    with pytest.raises(KlpError) as caught:
+        prepare(small.kernel, lambda line: None)
+    assert str(caught.value) == (
+        "small: the compiler gcc-99 is not installed\n"
+        "  A livepatch is compiled with the compiler that built the kernel.\n"
+        "  apt install gcc-99"
+    )
+
+
+def test_what_kbuild_says_when_it_fails(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path)
+    makefile = small.source / "Makefile"
+    text = makefile.read_text()
+    makefile.write_text(text.replace("prepare:\n", "prepare:\n\t@echo flex: not found; exit 1\n"))
+    with pytest.raises(KlpError) as caught:
+        prepare(small.kernel, lambda line: None)
+    assert "prepare fails\n  flex: not found\n" in str(caught.value)
+    assert not (small.kernel.cache / "prepared/.klpbuild-prepared").exists()
+
+
+def test_without_source(tmp_path: Path) -> None:
+    small = make_kernel(tmp_path)
+    with pytest.raises(KlpError, match=r"source of 6\.1\.0-small is not at hand"):
+        prepare(dataclasses.replace(small.kernel, source=None), lambda line: None)
