@@ -15,7 +15,7 @@ Construction variables:
 
 from __future__ import annotations
 
-from . import actions, arguments, targets
+from klpbuild.scons import actions, arguments, targets
 
 
 def generate(env, **_):

@@ -9,8 +9,7 @@ from SCons.Action import Action
 from klpbuild.errors import KlpError
 from klpbuild.package.contents import package_livepatch, source_date
 from klpbuild.package.formats import Format
-
-from .actions import failing, guarded
+from klpbuild.scons.actions import failing, guarded
 
 #: What goes into a package beside the module, by the ends of their names.
 _DOCUMENTS = (".provenance.json", ".cdx.json")

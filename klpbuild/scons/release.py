@@ -8,8 +8,7 @@ from SCons.Action import Action
 
 from klpbuild.package import install as installation
 from klpbuild.package.compression import Compression
-
-from .actions import guarded
+from klpbuild.scons.actions import guarded
 
 
 def finish(env, module, how, directory):

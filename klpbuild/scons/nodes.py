@@ -17,9 +17,8 @@ from klpbuild.report.inputs import meaning
 from klpbuild.report.names import INPUTS, SUFFIXES
 from klpbuild.request.finish import plan
 from klpbuild.request.matrix import Cell
-
-from .actions import SCANNER, failing
-from .release import finish
+from klpbuild.scons.actions import SCANNER, failing
+from klpbuild.scons.release import finish
 
 
 @dataclass

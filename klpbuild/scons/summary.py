@@ -10,9 +10,8 @@ from SCons.Script import GetBuildFailures, GetOption
 
 from klpbuild.errors import KlpError
 from klpbuild.request.matrix import Outcome, Result, table
-
-from .actions import FAILURES
-from .caching import hit_rate
+from klpbuild.scons.actions import FAILURES
+from klpbuild.scons.caching import hit_rate
 
 
 class Summary:

@@ -21,13 +21,12 @@ from klpbuild.request.chosen import named_livepatches, with_replace
 from klpbuild.request.given import GivenSymbols
 from klpbuild.request.matrix import cells, locate_kernels
 from klpbuild.request.variables import read_variables
+from klpbuild.scons import dist, release
+from klpbuild.scons.actions import failing, guarded
+from klpbuild.scons.caching import use_cache
+from klpbuild.scons.nodes import kernel_nodes
+from klpbuild.scons.summary import Summary
 from klpbuild.vm import needs
-
-from . import dist, release
-from .actions import failing, guarded
-from .caching import use_cache
-from .nodes import kernel_nodes
-from .summary import Summary
 
 _LONG = "kernel or boot or browser or slow"
 _WITHOUT_KERNEL = {
