@@ -8,6 +8,7 @@ import posixpath
 import re
 import shlex
 import subprocess
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +29,12 @@ SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections", "-g0")
 PLAIN_FLAGS = ("-g0",)
 #: Several livepatches may be extracted at once; all together start this many compilers.
 _PROCESSORS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+#: What the compiler says of a line, and through which lines it came to a file.
 _DIAGNOSTIC = re.compile(
-    r"^(?P<file>[^:\s]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$"
+    r"(?P<file>[^:\s]+):(?P<line>\d+):(?:\d+:)?"
+    r" (?P<kind>(?:fatal )?error|warning|note): (?P<text>.*)"
 )
+_INCLUDED = re.compile(r"(?:In file included|\s+) from (?P<file>[^:\s]+):(?P<line>\d+)")
 
 
 @dataclass(frozen=True)
@@ -162,29 +166,53 @@ class Recompiler:
 
     def _explained(self, command: CompileCommand, error: str) -> KlpError:
         """The compiler's errors, once more without ``#line``, so that its lines are the file's."""
-        plain = self.workdir / "shadow-with-its-own-lines"
-        make_shadow(plain, self.tree.source, self.files, directives=False)
-        again = self._compile(command, self.workdir / "refused.o", ("-fsyntax-only",), plain)
+        with tempfile.TemporaryDirectory(prefix="refused-", dir=self.workdir) as name:
+            plain = Path(name, "shadow")
+            make_shadow(plain, self.tree.source, self.files, directives=False)
+            again = self._compile(command, Path(name, "refused.o"), ("-fsyntax-only",), plain)
         by_path = {file.path: file for file in self.files}
         problems = []
-        for line in (again or error).splitlines():
-            match = _DIAGNOSTIC.match(line)
-            if match is None:
-                continue
-            path = posixpath.normpath(match["file"].removeprefix(f"{plain}/"))
-            file = by_path.get(path)
-            where = file.origin(int(match["line"])) if file else f"{path}:{match['line']}"
+        for said in _errors((again or error).replace(f"{plain}/", "")):
+            origins = [by_path[path].origin(line) for path, line in said.places if path in by_path]
+            path, line = said.places[0]
             problems.append(
                 Problem(
-                    f"{path} does not compile alone: {match['text']}",
-                    where,
-                    why=f"{path}:{match['line']}" if file else "",
+                    f"{path} does not compile alone: {said.text}",
+                    where=origins[0] if origins else f"{path}:{line}",
+                    why=f"{path}:{line}" if origins else "",
                     hint="The patch may need another file's change that belongs to the same fix.",
                 )
             )
         if not problems:
             problems.append(Problem("does not compile", command.target, why=_first_lines(error)))
         return KlpError.together(problems)
+
+
+@dataclass(frozen=True)
+class _Error:
+    """An error of the compiler, with the file and line of it and those that led there."""
+
+    text: str
+    places: list[tuple[str, int]]
+
+
+def _errors(output: str) -> list[_Error]:
+    found: list[_Error] = []
+    included: list[tuple[str, int]] = []
+    for line in output.splitlines():
+        if match := _INCLUDED.match(line):
+            included.append(_place(match))
+        elif match := _DIAGNOSTIC.match(line):
+            if match["kind"].endswith("error"):
+                found.append(_Error(match["text"], [_place(match), *included]))
+            elif match["kind"] == "note" and found:
+                found[-1].places.append(_place(match))
+            included = []
+    return found
+
+
+def _place(match: re.Match[str]) -> tuple[str, int]:
+    return posixpath.normpath(match["file"]), int(match["line"])
 
 
 def _first_lines(text: str) -> str:

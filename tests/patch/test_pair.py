@@ -145,6 +145,36 @@ def test_errors_of_the_compiler_name_the_patch(small: SmallKernel, tmp_path: Pat
     )
 
 
+def test_each_error_of_several_objects_is_said_once(small: SmallKernel, tmp_path: Path) -> None:
+    """They fail at the same time; one of the errors is in a header of two of them."""
+    texts = (
+        small.patch("fs/read.h", "#define WRITE 8", "#define WRITE 8\nint x = in_header;"),
+        small.patch("fs/open.c", "return count++", "return in_open"),
+        small.patch("lib/table.c", "return GENERATED", "return unknown"),
+        small.patch("kernel/warn.c", "warnings +=", "unknown +="),
+    )
+    found = [line for line in refusal(small, tmp_path, *texts).splitlines() if line[0] != " "]
+    alone = "does not compile alone:"
+    wanted = [
+        f"0.patch:6: fs/read.h {alone} 'in_header' undeclared here (not in a function)",
+        f"1.patch:8: fs/open.c {alone} 'in_open' undeclared (first use in this function)",
+        f"2.patch:8: lib/table.c {alone} 'unknown' undeclared (first use in this function)",
+        f"3.patch:8: kernel/warn.c {alone} 'unknown' undeclared (first use in this function)",
+    ]
+    assert sorted(found) == wanted
+    assert not list((tmp_path / "work").glob("refused-*"))
+
+
+def test_an_error_in_a_file_that_is_not_patched(small: SmallKernel, tmp_path: Path) -> None:
+    """The note of where the function is declared leads to the patch."""
+    patch = small.patch("include/linux/kernel.h", "doubled(int a)", "doubled(int a, int b)")
+    assert refusal(small, tmp_path, patch) == (
+        "0.patch:8: fs/open.c does not compile alone: too few arguments to function 'doubled'\n"
+        "  fs/open.c:15\n"
+        "  The patch may need another file's change that belongs to the same fix."
+    )
+
+
 def test_an_old_line_that_no_longer_compiles(small: SmallKernel, tmp_path: Path) -> None:
     patch = small.patch(
         "fs/open.c", "static int count;\n", "struct s { int a; };\nextern struct s count;\n"
