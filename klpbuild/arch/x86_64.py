@@ -1,4 +1,4 @@
-"""What extraction must know of x86-64 instructions: lengths, branches, no-operations."""
+"""x86-64: its record, and its instructions as extraction sees them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,58 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
+from klpbuild.arch.base import MCOUNT, Architecture, Field, Qemu
+from klpbuild.elf.constants import EM
 
 if TYPE_CHECKING:
     import capstone
+    import numpy as np
 
 #: Relocations of psABI x86-64 that occur in kernel objects.
 R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 1, 2, 4, 10, 11, 24
+_R_16, _R_PC16, _R_8, _R_PC8 = 12, 13, 14, 15
 PC_RELATIVE = frozenset({R_PC32, R_PLT32})
+
+X86_64 = Architecture(
+    name="x86_64",
+    kernel_name="x86",
+    debian_name="amd64",
+    rpm_name="x86_64",
+    machine=EM.X86_64,
+    big_endian=False,
+    options=("X86_64",),
+    ftrace_flags=("-pg", "-mfentry"),
+    entry_sections=MCOUNT,
+    entry_symbol="__fentry__",
+    absolute_64=R_64,
+    entry_opcode=1,
+    # The first instruction, or the second after endbr64 of 4 bytes (FTRACE_MCOUNT_MAX_OFFSET).
+    entry_offsets=frozenset({0, 4}),
+    entry_farthest=4,
+    # psABI x86-64, 4.4
+    fields={
+        R_64: Field(8, False, False),
+        R_PC32: Field(4, True, True),
+        R_PLT32: Field(4, True, True),
+        R_32: Field(4, False, False),
+        R_32S: Field(4, False, True),
+        _R_16: Field(2, False, False),
+        _R_PC16: Field(2, True, True),
+        _R_8: Field(1, False, False),
+        _R_PC8: Field(1, True, True),
+        R_PC64: Field(8, True, True),
+    },
+    qemu=Qemu(
+        program="qemu-system-x86_64",
+        package="qemu-system-x86",
+        # Without PKU and five-level paging: with them QEMU 7.2's emulation makes Linux 6.12
+        # panic before it runs init.
+        emulated_cpu="max,-pku,-la57",
+        devices=("-nodefaults", "-no-user-config", "-display", "none"),
+        console="ttyS0",
+        channel="/dev/ttyS1",
+    ),
+)
 
 #: ``__x86_return_thunk``: what a return jumps to with ``-mfunction-return=thunk-extern``.
 RETURN_THUNK = "__x86_return_thunk"
@@ -63,6 +107,8 @@ def instructions(code: bytes) -> Iterator[tuple[int, int, str, str]]:
 
 def instruction_ends(code: bytes) -> np.ndarray:
     """Offsets behind each instruction, ascending, shape (n,)."""
+    import numpy as np
+
     return np.array([offset + size for offset, size, _, _ in instructions(code)], dtype=np.int64)
 
 

@@ -12,18 +12,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from klpbuild.arch import X86_64, Architecture, by_machine
+from klpbuild.arch import Architecture, by_machine
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import Problems
-
-# On x86 the call is the first instruction, or the second after endbr64 of 4 bytes.
-_X86_OFFSETS = frozenset({0, 4})
-# Elsewhere a landing pad, a TOC set-up or a moved link register may come first; and
-# arm64 with CALL_OPS records the two instructions before the function.
-_OTHER_OFFSETS = frozenset({-8, 0, 4, 8, 12, 16})
-
-_CALL_OPCODE_SIZE = 1
 
 
 def entry_offsets(elf: ElfFile) -> dict[int, int]:
@@ -33,7 +25,7 @@ def entry_offsets(elf: ElfFile) -> dict[int, int]:
     :returns: symbol index to the offset of the entry call from the symbol, bytes.
     """
     architecture = by_machine(elf.e_machine, elf.name)
-    allowed = _X86_OFFSETS if architecture is X86_64 else _OTHER_OFFSETS
+    allowed = architecture.entry_offsets
     places = _recorded_places(elf, architecture) | _called_places(elf, architecture)
     functions = [s for s in elf.symbol_list if s.type == STT.FUNC and s.is_defined]
     found: dict[int, int] = {}
@@ -69,14 +61,16 @@ def _recorded_places(elf: ElfFile, architecture: Architecture) -> set[tuple[int,
 
 def _called_places(elf: ElfFile, architecture: Architecture) -> set[tuple[int, int]]:
     """(section index, offset) of each call of ``__fentry__``, where nothing records them."""
-    if architecture is not X86_64:
+    if architecture.entry_opcode is None:
         return set()
     calls = [s.index for s in elf.symbol_list if s.name == architecture.entry_symbol]
     places: set[tuple[int, int]] = set()
     for section, target in _relocated(elf):
         rows = elf.relocations(section)
         offsets = rows["r_offset"][np.isin(rows["r_sym"], calls)]
-        places |= {(target.index, offset - _CALL_OPCODE_SIZE) for offset in offsets.tolist()}
+        places |= {
+            (target.index, offset - architecture.entry_opcode) for offset in offsets.tolist()
+        }
     return places
 
 

@@ -10,16 +10,6 @@ from klpbuild.arch import ARCHITECTURES, Architecture
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 
-#: The options that are all on for an architecture that can be livepatched.
-_ARCHITECTURE_OPTIONS = {
-    "x86_64": ("X86_64",),
-    "aarch64": ("ARM64",),
-    "powerpc64le": ("PPC64", "CPU_LITTLE_ENDIAN"),
-    "s390x": ("S390",),
-    "loongarch64": ("LOONGARCH", "64BIT"),
-    "riscv64": ("RISCV", "64BIT"),
-}
-
 
 @dataclass(frozen=True)
 class Config:
@@ -54,7 +44,7 @@ class Config:
     def architecture(self) -> Architecture:
         """:raises KlpError: when the kernel's architecture has no livepatch."""
         for architecture in ARCHITECTURES:
-            if all(self.enabled(option) for option in _ARCHITECTURE_OPTIONS[architecture.name]):
+            if all(map(self.enabled, architecture.options)):
                 return architecture
         raise KlpError(
             "is for an architecture that has no livepatch",

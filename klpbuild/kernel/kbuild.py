@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -144,8 +143,7 @@ def cross_prefix(kernel: Kernel) -> str:
     """``CROSS_COMPILE`` of the user, or for a kernel of another architecture, else empty."""
     if kernel.toolchain.cross_compile:
         return kernel.toolchain.cross_compile
-    native = "powerpc64le" if platform.machine() == "ppc64le" else platform.machine()
-    return "" if kernel.arch.name == native else f"{kernel.arch.name}-linux-gnu-"
+    return "" if kernel.arch.is_native else f"{kernel.arch.name}-linux-gnu-"
 
 
 def _version_line(name: str) -> str:

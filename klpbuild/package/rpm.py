@@ -15,9 +15,6 @@ from klpbuild.package.deb import run
 
 _UNITS = "/usr/lib/systemd/system"
 
-#: Architectures that rpm calls otherwise than the compiler.
-_RPM_ARCH = {"powerpc64le": "ppc64le"}
-
 #: Days and months as the changelog has them, in any locale.
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = (
@@ -35,7 +32,7 @@ _REPRODUCIBLE = {
 
 def rpm_arch(package: Package) -> str:
     """What rpm calls the package's architecture."""
-    return _RPM_ARCH.get(package.arch.name, package.arch.name)
+    return package.arch.rpm_name
 
 
 def rpm_name(package: Package) -> str:

@@ -26,7 +26,7 @@ from klpbuild.kernel.prepare import Log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
-from klpbuild.proof.shipped import FIELDS, ShippedBinary, Target
+from klpbuild.proof.shipped import ShippedBinary, Target
 
 _NONE = 0
 #: resolve_btfids writes the numbers of types there, after the last link.
@@ -235,10 +235,10 @@ class _Comparison:
         found: dict[int, Counter[int]] = defaultdict(Counter)
         is_code = section.sh_flags & SHF.EXECINSTR
         for offset, kind, index, addend in self._fields(section):
-            if kind not in FIELDS:
+            if kind not in self.shipped.fields:
                 self._differ(section, offset, f"has a relocation of type {kind}, not known here")
                 continue
-            differs[offset : offset + FIELDS[kind].size] = False
+            differs[offset : offset + self.shipped.fields[kind].size] = False
             target = self.shipped.target(base + offset, kind, addend)
             symbol = self.plain.symbol(index)
             if target is None:
@@ -287,8 +287,9 @@ class _Comparison:
             section = self.plain.sections[number]
             for offset, kind, index, addend in self._fields(section):
                 symbol = self.plain.symbol(index)
-                if symbol.type == STT.SECTION and kind in FIELDS:
-                    place = addend + (FIELDS[kind].size if FIELDS[kind].relative else 0)
+                field = self.shipped.fields.get(kind)
+                if symbol.type == STT.SECTION and field is not None:
+                    place = addend + (field.size if field.relative else 0)
                     symbol = self._symbol_at(symbol.st_shndx, place) or symbol
                 if symbol.index in self._astray:
                     self._differ(section, offset, f"does not refer to {symbol.name}")
@@ -312,7 +313,11 @@ class _Comparison:
             return
         for offset, kind, index, addend in self._fields(section):
             symbol = self.plain.symbol(index)
-            if symbol.st_shndx != target or symbol.bind == STB.WEAK or kind not in FIELDS:
+            if (
+                symbol.st_shndx != target
+                or symbol.bind == STB.WEAK
+                or kind not in self.shipped.fields
+            ):
                 continue
             found = self.shipped.target(base + offset, kind, addend)
             if found is not None and found.place != place + symbol.st_value:

@@ -15,40 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from klpbuild.elf.constants import EM, ET, SHF, SHN_ABS, SHN_LORESERVE, SHT, STB
+from klpbuild.arch import by_machine
+from klpbuild.elf.constants import ET, SHF, SHN_ABS, SHN_LORESERVE, SHT, STB
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 
 SECTION_SHIFT = 40
 _MASK = (1 << 64) - 1
-
-
-class Field(NamedTuple):
-    """What a relocation type of x86-64 writes (psABI 4.4).
-
-    :ivar size: in bytes.
-    :ivar relative: whether the field's own place is subtracted.
-    :ivar signed: whether a short field is extended by its sign.
-    """
-
-    size: int
-    relative: bool
-    signed: bool
-
-
-#: R_X86_64_64, PC32, PLT32, 32, 32S, 16, PC16, 8, PC8, PC64
-FIELDS = {
-    1: Field(8, False, False),
-    2: Field(4, True, True),
-    4: Field(4, True, True),
-    10: Field(4, False, False),
-    11: Field(4, False, True),
-    12: Field(2, False, False),
-    13: Field(2, True, True),
-    14: Field(1, False, False),
-    15: Field(1, True, True),
-    24: Field(8, True, True),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +58,14 @@ class ShippedBinary:
     def __init__(self, elf: ElfFile) -> None:
         """:raises KlpError: for an architecture whose relocations are not known here."""
         self.elf = elf
-        if elf.e_machine != EM.X86_64:
-            raise KlpError("is not an x86-64 binary", where=elf.name)
+        architecture = by_machine(elf.e_machine, elf.name)
+        self.fields = architecture.fields
+        if not self.fields:
+            raise KlpError(
+                f"is for {architecture.name}, whose relocations are not known",
+                where=elf.name,
+                hint="Livepatches for it can be written by hand, not made from a patch.",
+            )
         self.linked = elf.e_type != ET.REL
         self._sections = [
             s for s in elf.sections if s.sh_flags & SHF.ALLOC and s.sh_type != SHT.NOTE
@@ -176,7 +155,7 @@ class ShippedBinary:
         return self._loaded_target(place, type, addend)
 
     def _linked_target(self, place: int, type: int, addend: int) -> Target | None:
-        field = FIELDS[type]
+        field = self.fields[type]
         data = self.bytes_at(place, field.size)
         if data is None:
             return None

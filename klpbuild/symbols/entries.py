@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klpbuild.arch import by_machine
-from klpbuild.elf.constants import EM, SHF
+from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.names import VMLINUX, object_name
@@ -27,12 +27,6 @@ from klpbuild.symbols.table import ObjectSymbols
 from klpbuild.symbols.tables import read_tables
 
 Addresses = npt.NDArray[np.uint64]
-
-#: How far behind a function's start its entry may be: after endbr64 on x86
-#: (FTRACE_MCOUNT_MAX_OFFSET), after a few instructions elsewhere.  What is farther
-#: belongs to a weak function that was overridden and has no symbol.
-_FARTHEST = {int(EM.X86_64): 4}
-_FARTHEST_ELSEWHERE = 16
 
 _TEXT_KINDS = frozenset("tTwW")
 _INVALID = "__ftrace_invalid_address__"
@@ -177,14 +171,14 @@ def _starts_with_entry(starts: Addresses, entries: Addresses, machine: int) -> A
 
     :param starts: sorted, without repeats.
     """
-    if machine == EM.AARCH64:
-        # CONFIG_DYNAMIC_FTRACE_WITH_CALL_OPS keeps 8 bytes before the function.
-        before = np.isin(entries + np.uint64(8), starts)
-        entries = np.where(before, entries + np.uint64(8), entries)
+    arch = by_machine(machine)
+    if arch.entry_before:
+        behind = entries + np.uint64(arch.entry_before)
+        entries = np.where(np.isin(behind, starts), behind, entries)
     number = np.searchsorted(starts, entries, "right") - 1
     inside = number >= 0
     owners = starts[number[inside]]
-    near = entries[inside] - owners <= _FARTHEST.get(machine, _FARTHEST_ELSEWHERE)
+    near = entries[inside] - owners <= arch.entry_farthest
     return np.unique(owners[near])
 
 

@@ -37,11 +37,11 @@ def choose_accelerator(machine: Machine, image: Path) -> str:
                 f"{VARIABLE}={wanted} names no accelerator", hint="Known: " + ", ".join(KINDS) + "."
             )
         return wanted
-    if not machine.is_native or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not machine.arch.is_native or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    if machine.program not in _KVM_BOOTS:
-        _KVM_BOOTS[machine.program] = kvm_boots(machine, image)
-    return "kvm" if _KVM_BOOTS[machine.program] else "tcg"
+    if machine.qemu.program not in _KVM_BOOTS:
+        _KVM_BOOTS[machine.qemu.program] = kvm_boots(machine, image)
+    return "kvm" if _KVM_BOOTS[machine.qemu.program] else "tcg"
 
 
 def kvm_boots(machine: Machine, image: Path) -> bool:

@@ -56,7 +56,9 @@ def base_archive(machine: Machine) -> Archive:
     archive.add_device("/dev/console", 5, 1)
     _add_busybox(archive, find_busybox(machine.arch))
     archive.add_file("/init", files("klpbuild.vm").joinpath("guest.sh").read_bytes(), 0o755)
-    archive.add_file("/klpbuild/settings", f"channel={shlex.quote(machine.channel)}\n".encode())
+    archive.add_file(
+        "/klpbuild/settings", f"channel={shlex.quote(machine.qemu.channel)}\n".encode()
+    )
     return archive
 
 

@@ -48,11 +48,11 @@ def find_qemu(machine: Machine) -> str:
 
     :raises KlpError: when it is not installed.
     """
-    program = shutil.which(machine.program)
+    program = shutil.which(machine.qemu.program)
     if program is None:
         raise KlpError(
-            f"{machine.program} is not installed",
-            hint=f"Run: apt-get install {machine.package}",
+            f"{machine.qemu.program} is not installed",
+            hint=f"Run: apt-get install {machine.qemu.package}",
         )
     return program
 
@@ -75,10 +75,12 @@ def qemu_command(
     :param memory: the guest's memory, MiB.
     :raises KlpError: when QEMU is not installed.
     """
-    cpu = machine.emulated_cpu if accelerator == "tcg" else "host"
-    parameters = " ".join([f"console={machine.console}", *PARAMETERS, *machine.parameters])
+    cpu = machine.qemu.emulated_cpu if accelerator == "tcg" else "host"
+    parameters = " ".join(
+        [f"console={machine.qemu.console}", *PARAMETERS, *machine.qemu.parameters]
+    )
     return (
-        find_qemu(machine), *machine.devices,
+        find_qemu(machine), *machine.qemu.devices,
         "-accel", _ACCELERATORS[accelerator],
         "-cpu", cpu, "-smp", str(processors), "-m", f"{memory}M",
         "-no-reboot",

@@ -1,0 +1,18 @@
+"""s390x: its record."""
+
+from klpbuild.arch.base import MCOUNT, Architecture
+from klpbuild.elf.constants import EM
+
+S390X = Architecture(
+    name="s390x",
+    kernel_name="s390",
+    debian_name="s390x",
+    rpm_name="s390x",
+    machine=EM.S390,
+    big_endian=True,
+    options=("S390",),
+    ftrace_flags=("-pg", "-mfentry", "-mnop-mcount", "-mrecord-mcount"),
+    entry_sections=MCOUNT,
+    entry_symbol="__fentry__",
+    absolute_64=22,
+)
