@@ -7,23 +7,27 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from importlib.resources import files
 
 import klpbuild
 import klpbuild.commands
 from klpbuild.errors import KlpError
 
-#: Exit statuses: done, the input cannot be used, interrupted by the user.
-OK, FAILED, INTERRUPTED = 0, 1, 130
+#: Exit statuses: done, the input cannot be used, the command line cannot, interrupted.
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-def _commands() -> dict[str, ModuleType]:
-    names = sorted(module.name for module in pkgutil.iter_modules(klpbuild.commands.__path__))
-    return {name: importlib.import_module(f"klpbuild.commands.{name}") for name in names}
+def command_names() -> list[str]:
+    """List the commands, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(klpbuild.commands.__path__))
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser of all commands.
+
+    :param wanted: the one command whose options are needed: the others are not imported, and
+        only listed; None for all of them.
+    """
     parser = argparse.ArgumentParser(
         prog="klpbuild",
         description="Build, verify and boot Linux livepatch modules.",
@@ -31,17 +35,25 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"klpbuild {klpbuild.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, module in _commands().items():
-        summary, _, description = (module.__doc__ or "").partition("\n")
+    for name in command_names():
+        summary, _, description = _docstring(name).partition("\n")
         command = commands.add_parser(
             name,
             help=summary.rstrip("."),
             description=f"{summary}\n{description}".strip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run, parser=parser)
+        if wanted in (None, name):
+            module = importlib.import_module(f"klpbuild.commands.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run, parser=parser)
     return parser
+
+
+def _docstring(name: str) -> str:
+    """Read a command's docstring without importing the command."""
+    source = files(klpbuild.commands).joinpath(f"{name}.py").read_text()
+    return source.split('"""', 2)[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["cc"]:  # the compiler's own options must not be read as ours
         return _guarded(lambda: _compiler(words[1:]))
-    parsed = make_parser().parse_args(words)
+    needs_all = words[:1] in (["completion"], ["manual"])
+    parser = make_parser(None if needs_all else (words or [""])[0])
+    if not words:
+        parser.print_help()
+        return USAGE
+    parsed = parser.parse_args(words)
     return _guarded(lambda: int(parsed.run(parsed)))
 
 
