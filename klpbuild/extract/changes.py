@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from klpbuild.elf.constants import SHF
 from klpbuild.extract.correlate import Correlation, Identities
 from klpbuild.extract.names import cold_parent
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
@@ -81,10 +82,7 @@ class _Comparison:
         for old, new in zip(olds, news, strict=False):
             if self.identities.reference(False, old) != self.identities.reference(True, new):
                 if old.offset == new.offset and old_code[: old.offset] == new_code[: new.offset]:
-                    return (
-                        f"{_at(old.offset, original)} refers to"
-                        f" {_named(self.patched, new)} instead of {_named(self.original, old)}"
-                    )
+                    return f"{_at(old.offset, original)} refers to {self._other(old, new)}"
                 break
         if old_code != new_code:
             return f"{_at(_first_difference(old_code, new_code), original)} differs"
@@ -106,6 +104,16 @@ class _Comparison:
             return f"it moved from {original.section.name} to {patched.section.name}"
         return ""
 
+    def _other(self, old: Reference, new: Reference) -> str:
+        """What a reference leads to now and led to before, in words."""
+        former, present = _named(self.original, old), _named(self.patched, new)
+        if former != present:
+            return f"{present} instead of {former}"
+        same = self.identities.target(False, old)[0] == self.identities.target(True, new)[0]
+        if same:
+            return f"another place in {present}"
+        return f"another {present.removeprefix('a ')}"
+
 
 def _first_difference(old: bytes, new: bytes) -> int:
     for i, (a, b) in enumerate(zip(old, new, strict=False)):
@@ -122,8 +130,9 @@ def _at(offset: int, atom: Atom) -> str:
 def _named(code: CodeObject, reference: Reference) -> str:
     target = reference.target
     if isinstance(target, Literal):
-        text = target.content.rstrip(b"\0")
-        return repr(text.decode(errors="replace")) if text.isascii() else "a constant"
+        is_text = code.elf.sections[target.section].sh_flags & SHF.STRINGS
+        text = target.content.rstrip(b"\0").decode(errors="replace")
+        return repr(text) if is_text else "a constant"
     if target is not None:
         return target.name
     return code.elf.symbol_list[reference.symbol].name

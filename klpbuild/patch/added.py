@@ -42,16 +42,15 @@ def added_units(
         name: value.replace(str(tree.source), str(shadow))
         for name, value in tree.environment.items()
     }
-    listed: dict[str, tuple[str, bool]] = {}
+    listed: dict[str, tuple[str, str, bool]] = {}
     for makefile in source.makefiles:
         directory = posixpath.dirname(makefile.path) or "."
         for name, in_module in _listed(patched, environment, directory, log).items():
-            listed[name] = directory, in_module
+            listed[posixpath.normpath(name)] = name, directory, in_module
     problems = Problems()
     found = []
     for file in added:
-        target = f"{file.path[:-2]}.o"
-        if target not in listed:
+        if f"{file.path[:-2]}.o" not in listed:
             problems.add(
                 f"the new file {file.path} is in no object of this kernel",
                 where=file.where,
@@ -59,12 +58,13 @@ def added_units(
                 hint="Add it to a Makefile, or #include it in the file that calls it.",
             )
             continue
+        target, directory, in_module = listed[f"{file.path[:-2]}.o"]
         commands = [
             c for c in ask_kbuild(patched, environment, [target], log) if c.target == target
         ]
         if not commands:
             raise KlpError(f"kbuild does not say how it makes {target}", where=file.where)
-        command, (directory, in_module) = commands[0], listed[target]
+        command = commands[0]
         owner = _module(command) if in_module else VMLINUX
         if not units.has(owner, "" if in_module else directory):
             problems.add(
@@ -114,5 +114,6 @@ def _listed(
     for line in done.stdout.splitlines():
         kind, _, names = line.partition(": ")
         if kind in ("vmlinux", "modules"):
-            found |= {posixpath.normpath(name): kind == "modules" for name in names.split()}
+            plain = (name.removeprefix("./") for name in names.split())
+            found |= dict.fromkeys(plain, kind == "modules")
     return found

@@ -74,7 +74,7 @@ def _units(build: Path, source: Path, objects: Iterable[str]) -> Iterable[LineUn
         words = _SETTINGS.sub("", files[1]).replace("\\\n", " ").split() if files else []
         names = [own[1], *words]
         plain = [_in_tree(each, build, source) for each in names]
-        yield LineUnit(plain[0], tuple(dict.fromkeys(plain)))
+        yield LineUnit(plain[0], tuple(dict.fromkeys(plain)), name)
 
 
 def _in_tree(name: str, build: Path, source: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import shlex
 import subprocess
@@ -41,6 +42,19 @@ class CompileCommand:
     def module(self) -> bool:
         """Whether the object is made for a module."""
         return "-DMODULE" in self.arguments
+
+    def detours(self, source: Path) -> set[str]:
+        """The directories of a source tree that the command's paths lead through and back.
+
+        ``arch/x86/kvm`` of ``arch/x86/kvm/../../../virt/kvm/kvm_main.c``.
+        """
+        found = set()
+        for word in (self.source, *self.arguments):
+            _, inside, path = word.partition(f"{source}/")
+            parts = path.split("/") if inside else []
+            places = (i for i, part in enumerate(parts) if part == "..")
+            found |= {posixpath.normpath("/".join(parts[:place])) for place in places}
+        return found
 
     def compile(self, output: Path, *flags: str, source: Path, shadow: Path | None) -> list[str]:
         """The command line of the compiler.

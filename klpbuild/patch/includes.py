@@ -47,9 +47,10 @@ class IncludeGraph:
         self._resolved: dict[tuple[str, str | None], list[str]] = {}
 
     def includers(self, header: str, files: Iterable[str]) -> list[str]:
-        """Those of the C files that may include a header, directly or not.
+        """Those of the C files that may include a header, directly or not, and headers that do.
 
         :param header: relative to the source tree, as are the files.
+        :returns: the C files in their order, then the headers.
         """
         files = list(files)
         forced = [f"include/{name}" for name in _FORCED]
@@ -73,7 +74,8 @@ class IncludeGraph:
                 if path not in reached:
                     reached.add(path)
                     waiting.append(path)
-        return files if reached & set(forced) else [path for path in files if path in reached]
+        first = files if reached & set(forced) else [path for path in files if path in reached]
+        return [*first, *sorted(reached.difference(files))]
 
     def _includes(self, path: str) -> list[str]:
         if path not in self._included:

@@ -30,16 +30,19 @@ class LineUnit:
 
     :ivar source: the file that was compiled.
     :ivar files: that file and all others.
+    :ivar object: what kbuild calls the object, as far as is known.
     """
 
     source: str
     files: tuple[str, ...]
+    object: str
 
 
 def line_units(elf: ElfFile) -> list[LineUnit]:
     """The compile units of an object with debug information, in its order.
 
-    Names are as the compiler was given them, made plain (``a/../b.c`` is ``b.c``).
+    Names are as the compiler was given them, made plain (``a/../b.c`` is ``b.c``).  An object
+    is called like its source, not made plain: kbuild makes ``a/../b.o`` by the rules of ``a``.
 
     :raises KlpError: when the debug information is compressed or not DWARF 5.
     """
@@ -69,7 +72,10 @@ def line_units(elf: ElfFile) -> list[LineUnit]:
                 paths[key] = posixpath.normpath(posixpath.join(names[parts[0]], names[parts[1]]))
         files = [paths[key] for key in keys.tolist()]
         if files:
-            units.append(LineUnit(files[0], tuple(dict.fromkeys(files))))
+            own = int(keys[0])
+            given = posixpath.join(names[own >> 32], names[own & 0xFFFFFFFF])
+            name = f"{posixpath.splitext(given)[0]}.o"
+            units.append(LineUnit(files[0], tuple(dict.fromkeys(files)), name))
         offset += 4 + length
     return units
 

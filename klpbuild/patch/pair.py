@@ -15,6 +15,7 @@ from klpbuild.kernel.cache import locked
 from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.prepare import Log, PreparedTree, prepare
 from klpbuild.kernel.tree import Kernel
+from klpbuild.names import VMLINUX
 from klpbuild.patch.added import added_units
 from klpbuild.patch.commands import CompileCommand, compile_commands
 from klpbuild.patch.includes import IncludeGraph
@@ -108,8 +109,12 @@ def compile_patch(
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
         workdir.mkdir(exist_ok=True)
-        make_shadow(shadow, tree.source, [*patched.files, *patched.makefiles])
-        compiler = Recompiler(tree, patched.files, workdir, shadow, log, kernel.toolchain.launcher)
+        # A path may leave them by `..` to reach a patched file.
+        ways = touched.including.union(*(c.detours(tree.source) for _, c in commands))
+        real = frozenset(place for place in ways if (tree.source / place).is_dir())
+        make_shadow(shadow, tree.source, [*patched.files, *patched.makefiles], real)
+        launcher = kernel.toolchain.launcher
+        compiler = Recompiler(tree, patched.files, workdir, shadow, real, log, launcher)
         new = added_units(tree, shadow, patched, units, log)
         pairs = _pairs(compiler, commands, touched, pool, progress)
         pairs |= _new_pairs(compiler, new, pool)
@@ -152,7 +157,8 @@ def _matching(
         if command is None:
             continue
         source = posixpath.normpath(command.source.removeprefix(f"{tree.source}/"))
-        if source == unit.source:
+        # make has a rule for every C file; that of another directory has other flags.
+        if source == unit.source and command.module == (unit.owner != VMLINUX):
             return command
     return None
 

@@ -45,6 +45,7 @@ class Recompiler:
     :ivar files: the patched files.
     :ivar workdir: where patched objects go.
     :ivar shadow: the shadow tree, with `files` in it.
+    :ivar real: directories of the shadow tree that are no links.
     :ivar log: takes the command lines and what the compiler says.
     :ivar launcher: starts the compiler; empty for none.
     """
@@ -53,6 +54,7 @@ class Recompiler:
     files: tuple[PatchedFile, ...]
     workdir: Path
     shadow: Path
+    real: frozenset[str]
     log: Log
     launcher: str = ""
 
@@ -103,13 +105,31 @@ class Recompiler:
         if unsure and self._same_to_the_compiler(command):
             return None
         path = self.workdir / f"{command.target[:-2]}.patched.o"
-        error = self._compile(command, path, SECTION_FLAGS, self.shadow)
+        read = path.with_suffix(".d")
+        flags = (*SECTION_FLAGS, f"-Wp,-MD,{read}")
+        error = self._compile(command, path, flags, self.shadow)
         if error and "No such file or directory" in error:
             self.kept(command, "sections", SECTION_FLAGS)
-            error = self._compile(command, path, SECTION_FLAGS, self.shadow)
+            error = self._compile(command, path, flags, self.shadow)
         if error:
             raise self._explained(command, error)
+        self._check_files_read(command, read)
         return path
+
+    def _check_files_read(self, command: CompileCommand, dependencies: Path) -> None:
+        """:raises KlpError: when the compiler found a patched file's original."""
+        names = {posixpath.basename(file.path) for file in self.files}
+        originals = {os.path.realpath(self.tree.source / f.path): f.path for f in self.files}
+        for word in dependencies.read_text(errors="surrogateescape").split():
+            if posixpath.basename(word) not in names:
+                continue
+            found = os.path.realpath(self.tree.build / word)
+            if found in originals:
+                raise KlpError(
+                    f"{command.target} is compiled with {originals[found]} as it was",
+                    where=posixpath.normpath(command.source.removeprefix(f"{self.tree.source}/")),
+                    why=f"The compiler found it as {word}, which leads out of the patched tree.",
+                )
 
     def with_layouts(self, command: CompileCommand, patched: bool) -> Path:
         """The object with BTF, of the original or of the patched file.
@@ -139,12 +159,16 @@ class Recompiler:
     def _same_to_the_compiler(self, command: CompileCommand) -> bool:
         """Whether the preprocessor makes the same of the original and the patched file."""
         texts = []
+        read = self.workdir / f"{command.target[:-2]}.preprocessed.d"
+        read.parent.mkdir(parents=True, exist_ok=True)
+        flags = ("-E", "-P", f"-Wp,-MD,{read}")
         for shadow in (None, self.shadow):
-            line = command.compile(Path("-"), "-E", "-P", source=self.tree.source, shadow=shadow)
+            line = command.compile(Path("-"), *flags, source=self.tree.source, shadow=shadow)
             done = self._run([word for word in line if word != "-c"])
             if done.returncode:
                 return False
             texts.append(done.stdout)
+        self._check_files_read(command, read)
         return texts[0] == texts[1]
 
     def _run(self, line: list[str]) -> subprocess.CompletedProcess[str]:
@@ -168,7 +192,7 @@ class Recompiler:
         """The compiler's errors, once more without ``#line``, so that its lines are the file's."""
         with tempfile.TemporaryDirectory(prefix="refused-", dir=self.workdir) as name:
             plain = Path(name, "shadow")
-            make_shadow(plain, self.tree.source, self.files, directives=False)
+            make_shadow(plain, self.tree.source, self.files, self.real, directives=False)
             again = self._compile(command, Path(name, "refused.o"), ("-fsyntax-only",), plain)
         by_path = {file.path: file for file in self.files}
         problems = []

@@ -16,22 +16,27 @@ from klpbuild.patch.patched import PatchedFile, SourceLine
 
 
 def make_shadow(
-    directory: Path, source: Path, files: Iterable[PatchedFile], *, directives: bool = True
+    directory: Path,
+    source: Path,
+    files: Iterable[PatchedFile],
+    real: Iterable[str] = (),
+    *,
+    directives: bool = True,
 ) -> None:
     """Make a shadow of a source tree with patched files in it.
 
-    Below a patched file's directory all directories are real, so that
-    ``#include "../x.h"`` there finds the patched file and not, through a link,
-    the original.
+    A path that leads through a link and back, ``link/../x.h``, finds the original.  So
+    directories below that of a patched header are real, and others that are named.
 
     :param directory: where; what is there is removed.
     :param source: the source tree.
     :param files: the patched files.
+    :param real: further directories that must be real, relative to the source tree.
     :param directives: whether to keep ``__LINE__`` of old lines, see `with_line_directives`.
     """
     changed = {file.path: file for file in files}
-    parents = [PurePosixPath(path).parent for path in changed]
-    opened = {str(directory) for parent in parents for directory in (parent, *parent.parents)}
+    wanted = [*(PurePosixPath(path).parent for path in changed), *map(PurePosixPath, real)]
+    opened = {str(directory) for each in wanted for directory in (each, *each.parents)}
     headers = {str(PurePosixPath(path).parent) for path in changed if path.endswith(".h")}
     shutil.rmtree(directory, ignore_errors=True)
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass
 
@@ -23,11 +24,13 @@ class Touched:
     :ivar by_file: those that each patched file goes into.
     :ivar unsure: those that only may change: they include a header of which the
         patches change preprocessor lines, and may not use what these define.
+    :ivar including: directories of files that may include a patched one.
     """
 
     units: tuple[Unit, ...]
     by_file: dict[str, tuple[Unit, ...]]
     unsure: frozenset[Unit]
+    including: frozenset[str]
 
 
 def touched_units(
@@ -42,6 +45,7 @@ def touched_units(
     by_file: dict[str, tuple[Unit, ...]] = {}
     sure: dict[Unit, None] = {}
     unsure: dict[Unit, None] = {}
+    including: set[str] = set()
     added = added_sources(patched.files)
     for file in patched.files:
         if file in added:
@@ -55,6 +59,8 @@ def touched_units(
         sources = [] if _only_function_bodies(file) else _includers(units, includes, file)
         included = [u for s in sources if _is_compiled(s) for u in units.compiled_from(s)]
         by_file[file.path] = tuple(dict.fromkeys((*found, *included)))
+        including |= units.directories(unit for unit in found if unit.source != file.path)
+        including |= {posixpath.dirname(path) for path in sources}
         (unsure if _only_directives(file) else sure).update(dict.fromkeys(by_file[file.path]))
         if not by_file[file.path]:
             _without_object(file, notes, absent)
@@ -69,7 +75,8 @@ def touched_units(
             where=patched.files[0].where,
             hint=_NOTHING_TO_REPLACE,
         )
-    return Touched(everything, by_file, frozenset(unsure.keys() - sure.keys()))
+    only_unsure = frozenset(unsure.keys() - sure.keys())
+    return Touched(everything, by_file, only_unsure, frozenset(including))
 
 
 def _is_compiled(source: str) -> bool:
@@ -78,7 +85,7 @@ def _is_compiled(source: str) -> bool:
 
 
 def _includers(units: Units, includes: IncludeGraph, file: PatchedFile) -> list[str]:
-    """The C files that may include a header without its being in their debug information."""
+    """The files that may include a header without its being in their debug information."""
     if not file.path.endswith(".h") or file.original is None:
         return []
     return includes.includers(file.path, [s for s in sorted(units.sources) if s.endswith(".c")])

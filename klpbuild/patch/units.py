@@ -12,7 +12,7 @@ import io
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from klpbuild.patch.cmdfiles import has_notes, noted_units
 from klpbuild.patch.linetable import LineUnit, line_units
 from klpbuild.patch.patchfile import PROGRAMS
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,13 @@ class Units:
         owner_of: npt.NDArray[np.uint32],
         starts: npt.NDArray[np.uint32],
         files: npt.NDArray[np.uint32],
+        objects: Mapping[str, str],
     ) -> None:
-        """The files of unit ``i`` are ``files[starts[i]:starts[i + 1]]``, its own source first."""
-        self._owners, self._paths = owners, paths
+        """The files of unit ``i`` are ``files[starts[i]:starts[i + 1]]``, its own source first.
+
+        :param objects: by a unit's number what its object is called, unless like its source.
+        """
+        self._owners, self._paths, self._objects = owners, paths, objects
         self._owner_of, self._starts, self._files = owner_of, starts, files
         self._number = {path: i for i, path in enumerate(paths)}
 
@@ -91,6 +95,7 @@ class Units:
                 arrays["owner_of"],
                 arrays["starts"],
                 arrays["files"],
+                names["objects"],
             )
 
     def compiled_from(self, path: str) -> tuple[Unit, ...]:
@@ -113,6 +118,18 @@ class Units:
         found = np.unique(np.searchsorted(self._starts, places, side="right") - 1)
         return tuple(self._unit(int(i)) for i in found)
 
+    def directories(self, units: Iterable[Unit]) -> frozenset[str]:
+        """The directories of all files that these units are made of, headers included."""
+        wanted = frozenset(units)
+        sources = {self._number[unit.source] for unit in wanted}
+        firsts = self._files[self._starts[:-1]]
+        members = [
+            self._files[self._starts[i] : self._starts[i + 1]]
+            for i in np.flatnonzero(np.isin(firsts, list(sources))).tolist()
+        ]
+        found = np.unique(np.concatenate(members)) if members else np.zeros(0, np.uint32)
+        return frozenset(posixpath.dirname(self._paths[i]) for i in found.tolist())
+
     def has(self, owner: str, directory: str = "") -> bool:
         """Whether an object has a unit whose source is below a directory."""
         if owner not in self._owners:
@@ -134,7 +151,7 @@ class Units:
     def _unit(self, unit: int) -> Unit:
         source = self._source(unit)
         stem = posixpath.splitext(source)[0]
-        objects = [f"{stem}.o"]
+        objects = [self._objects.get(str(unit), f"{stem}.o")]
         # kernel/bpf/relo_core.o is made from tools/lib/bpf/relo_core.c: the objects
         # linked before and after tell the directory.
         for neighbour in (unit - 1, unit + 1):
@@ -168,14 +185,18 @@ def _scan(kernel: Kernel, files: Sequence[Path]) -> bytes:
     owner_of: list[int] = []
     starts: list[int] = [0]
     numbers: dict[str, int] = {}
+    objects: dict[str, str] = {}
     members: list[int] = []
     for owner, units in _units_of(kernel, files, source_tree(kernel)):
         owners.append(owner)
         for unit in units:
+            if unit.object != f"{posixpath.splitext(unit.source)[0]}.o":
+                objects[str(len(owner_of))] = unit.object
             owner_of.append(len(owners) - 1)
             members += [numbers.setdefault(name, len(numbers)) for name in unit.files]
             starts.append(len(members))
-    names = json.dumps({"owners": owners, "paths": list(numbers)}).encode()
+    known = {"owners": owners, "paths": list(numbers), "objects": objects}
+    names = json.dumps(known).encode()
     out = io.BytesIO()
     np.savez(
         out,
@@ -204,8 +225,13 @@ def _units_of(
                 yield from noted_units(kernel, source.resolve())
                 return
             owner = VMLINUX if path is kernel.vmlinux else object_name(path.name)
-            plain = [tuple(_in_tree(name, source, roots) for name in unit.files) for unit in units]
-            yield owner, [LineUnit(names[0], names) for names in plain]
+            yield owner, [_unit_in_tree(unit, source, roots) for unit in units]
+
+
+def _unit_in_tree(unit: LineUnit, source: Path, roots: list[str]) -> LineUnit:
+    names = tuple(_in_tree(name, source, roots) for name in unit.files)
+    root = next((root for root in roots if unit.object.startswith(root)), "")
+    return LineUnit(names[0], names, unit.object.removeprefix(root))
 
 
 def _in_tree(name: str, source: Path, roots: list[str]) -> str:

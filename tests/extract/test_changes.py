@@ -53,6 +53,39 @@ def test_a_change(tmp_path: Path, change: dict[str, str], function: str, why: st
     assert why in made.extraction.changed[0].why
 
 
+AUXILIARY = """
+int out(int);
+extern int features, more[4];
+static inline int has(void)
+{
+    asm goto("jmp 6f\\n.pushsection .altinstr_aux, \\"ax\\"\\n6: testb $8, features\\n"
+             "jnz %l[yes]\\njmp %l[no]\\n.popsection" :::: yes, no);
+yes:
+    return 1;
+no:
+    return 0;
+}
+int asks(int n) { return has() ? out(n) : 7; }
+double scaled(int n) { return n * 1.5; }
+int taken(void) { return more[1]; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"testb $8": "testb $4"}, "refers to another .altinstr_aux"),
+        ({"n * 1.5": "n * 2.5"}, "refers to another constant"),
+        ({"more[1]": "more[2]"}, "refers to another place in more"),
+    ],
+)
+def test_no_message_names_the_same_thing_twice(
+    tmp_path: Path, change: dict[str, str], why: str
+) -> None:
+    (changed,) = Pair(tmp_path, AUXILIARY, change).extract().changed
+    assert changed.why.endswith(why), changed.why
+
+
 def test_the_handler_of_an_exception_counts(tmp_path: Path) -> None:
     source = SOURCE.replace("LOAD_SAFELY(v, *p)", "HANDLED(v, *p)")
     macro = '#define HANDLED(to, from) asm volatile("1: mov %1, %0\\n2:\\n.pushsection __ex_table,\\"a\\"\\n.long 1b - ., 2b - ., 3\\n.popsection" : "=r" (to) : "m" (from))\n'  # noqa: E501

@@ -32,7 +32,8 @@ MAKEFILE_BUILD = """\
 MAKEFLAGS += -rR
 VPATH := $(srctree)
 flags = -O2 -fno-pie -mcmodel=kernel -fno-asynchronous-unwind-tables -I$(srctree)/include -I.
-flags += $(if $(filter drivers/%,$@),-DMODULE) -g -gdwarf-5 -DKBUILD_BASENAME='"$(basename $(@F))"'
+flags += $(if $(filter drivers/%,$@),-DMODULE) $(if $(filter drivers/disk/%,$@),-DFOR_DISK)
+flags += -g -gdwarf-5 -DKBUILD_BASENAME='"$(basename $(@F))"'
 flags += -DKBUILD_MODNAME='"$(if $(filter drivers/disk/%,$@),my_disk,$(basename $(@F)))"'
 -include $(if $(filter .,$(obj)),,$(srctree)/$(obj)/Makefile)
 real-obj-y := $(addprefix $(obj)/,$(obj-y))
@@ -61,7 +62,25 @@ static inline int doubled(int a)
 }
 """,
     "fs/Makefile": "obj-y := open.o read.o\nobj-y += sub/write.o\n",
-    "drivers/disk/Makefile": "obj-m := my-disk.o\nmy-disk-objs := disk.o\n",
+    "drivers/disk/Makefile": (
+        "obj-m := my-disk.o\nmy-disk-objs := disk.o\nmy-disk-objs += ../shared/part.o\n"
+    ),
+    "drivers/shared/part.c": """\
+#ifndef FOR_DISK
+#error "compiled by the rules of another directory"
+#endif
+#include "part.h"
+int part(int n)
+{
+	return n + PART;
+}
+""",
+    "drivers/shared/part.h": "#define PART 4\n",
+    "lib/near.h": "#define NEAR 5\n",
+    "net/socket.c": '#include "../lib/near.h"\nint socket(void)\n{\n\treturn NEAR;\n}\n',
+    "net/packet.c": '#include "../hop/hop.h"\nint packet(void)\n{\n\treturn FAR;\n}\n',
+    "hop/hop.h": '#include "../lib/far.h"\n',
+    "lib/far.h": "#define FAR 6\n",
     "drivers/other/Makefile": "# none\n",
     "fs/open.c": """\
 #include <linux/kernel.h>
@@ -111,7 +130,11 @@ int probe(int n)
     "drivers/not_built.c": "int nothing;\n",
     "tools/program.c": "int main(void) { return 0; }\n",
 }
-VMLINUX = ("fs/open.o", "fs/read.o", "fs/sub/write.o", "lib/table.o", "kernel/warn.o")
+VMLINUX = (
+    *("fs/open.o", "fs/read.o", "fs/sub/write.o"),
+    *("lib/table.o", "kernel/warn.o", "net/socket.o", "net/packet.o"),
+)
+MODULE = ("drivers/disk/disk.o", "drivers/disk/../shared/part.o")
 
 
 @dataclass(frozen=True)
@@ -147,7 +170,7 @@ def make_kernel(directory: Path, *, config: str = "CONFIG_A=y\n") -> SmallKernel
     build.mkdir()
     (build / ".config").write_text('CONFIG_CC_VERSION_TEXT="gcc (of this machine)"\n' + config)
     (build / "Module.symvers").write_text("")
-    objects = [*VMLINUX, "drivers/disk/disk.o"]
+    objects = [*VMLINUX, *MODULE]
     make = ["make", "-s", "-C", source, f"O={build}", "CC=gcc"]
     subprocess.run([*make, "prepare"], check=True)
     subprocess.run([*make, *objects], check=True)
@@ -156,7 +179,7 @@ def make_kernel(directory: Path, *, config: str = "CONFIG_A=y\n") -> SmallKernel
     subprocess.run([*link, *(build / name for name in VMLINUX)], check=True)
     module = directory / "modules/kernel/drivers/disk/my-disk.ko"
     module.parent.mkdir(parents=True)
-    subprocess.run(["ld", "-r", "-o", module, build / "drivers/disk/disk.o"], check=True)
+    subprocess.run(["ld", "-r", "-o", module, *(build / name for name in MODULE)], check=True)
     kernel = Kernel(
         name="small",
         release="6.1.0-small",

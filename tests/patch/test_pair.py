@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.patch.pair import CompiledPatch, compile_patch
+from klpbuild.patch.shadow import make_shadow
 from klpbuild.proof.fidelity import prove
 from tests.patch.small_kernel import SmallKernel, make_kernel
 
@@ -118,6 +120,45 @@ def test_an_inline_function_in_a_header(small: SmallKernel, tmp_path: Path) -> N
 def test_a_relative_include_takes_the_patched_header(small: SmallKernel, tmp_path: Path) -> None:
     result = compiled(small, tmp_path, small.patch("fs/read.h", "WRITE 8", "WRITE 88"))
     assert [pair.target for pair in result.pairs] == ["fs/sub/write.o"]
+
+
+def test_a_header_of_a_directory_beside(small: SmallKernel, tmp_path: Path) -> None:
+    result = compiled(small, tmp_path, small.patch("lib/near.h", "NEAR 5", "NEAR 6"))
+    assert [pair.target for pair in result.pairs] == ["net/socket.o"]
+
+
+def test_a_header_that_only_a_header_without_code_leads_to(
+    small: SmallKernel, tmp_path: Path
+) -> None:
+    result = compiled(small, tmp_path, small.patch("lib/far.h", "FAR 6", "FAR 7"))
+    assert [pair.target for pair in result.pairs] == ["net/packet.o"]
+
+
+def test_a_patched_file_that_the_compiler_finds_as_it_was(
+    small: SmallKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path through a link and back leads out of the shadow tree."""
+    without = "klpbuild.patch.pair.make_shadow"
+    monkeypatch.setattr(without, lambda *given: make_shadow(*given[:3]))
+    found = refusal(small, tmp_path, small.patch("lib/near.h", "NEAR 5", "NEAR 6"))
+    assert found == (
+        "net/socket.c: net/socket.o is compiled with lib/near.h as it was\n"
+        f"  The compiler found it as {tmp_path}/work/shadow/net/../lib/near.h, "
+        "which leads out of the patched tree."
+    )
+
+
+@pytest.mark.parametrize("name", ["part.c", "part.h"])
+def test_an_object_of_the_makefile_of_another_directory(
+    small: SmallKernel, tmp_path: Path, name: str
+) -> None:
+    """arch/x86/kvm/Makefile lists ../../../virt/kvm/kvm_main.o, which its flags are for."""
+    change = {"part.c": ("n + PART", "n - PART"), "part.h": ("PART 4", "PART 5")}[name]
+    result = compiled(small, tmp_path, small.patch(f"drivers/shared/{name}", *change))
+    (pair,) = result.pairs
+    assert (pair.owner, pair.source) == ("my_disk", "drivers/shared/part.c")
+    assert pair.target == "drivers/disk/../shared/part.o"
+    assert prove(small.kernel, result, pair, lambda line: None).differences == ()
 
 
 def test_a_generated_header_is_made(small: SmallKernel, tmp_path: Path) -> None:
@@ -253,16 +294,17 @@ def test_a_new_c_file_of_vmlinux(small: SmallKernel, tmp_path: Path) -> None:
     assert proof.differences == ()
 
 
-def test_a_new_c_file_of_a_module(small: SmallKernel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["queue/new", "../shared/new"])
+def test_a_new_c_file_of_a_module(small: SmallKernel, tmp_path: Path, name: str) -> None:
     result = compiled(
         small,
         tmp_path,
-        small.patch("drivers/disk/Makefile", ":= disk.o", ":= disk.o \\\n\t\tqueue/new.o # more"),
-        added("drivers/disk/queue/new.c", "#define KEPT 2\n" + NEW),
+        small.patch("drivers/disk/Makefile", ":= disk.o", f":= disk.o \\\n\t\t{name}.o # more"),
+        added(posixpath.normpath(f"drivers/disk/{name}.c"), "#define KEPT 2\n" + NEW),
     )
     (pair,) = result.pairs
-    assert (pair.owner, pair.target) == ("my_disk", "drivers/disk/queue/new.o")
-    assert pair.command.module
+    assert (pair.owner, pair.target) == ("my_disk", f"drivers/disk/{name}.o")
+    assert pair.command.module and "-DFOR_DISK" in pair.command.arguments
 
 
 def test_a_new_c_file_that_another_one_includes(small: SmallKernel, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def test_a_c_file_has_an_owner_and_an_object(small: SmallKernel) -> None:
     assert (unit.owner, unit.source, unit.objects[0]) == ("vmlinux", "fs/open.c", "fs/open.o")
     (unit,) = units.compiled_from("drivers/disk/disk.c")
     assert (unit.owner, unit.objects[0]) == ("my_disk", "drivers/disk/disk.o")
+    (unit,) = units.compiled_from("drivers/shared/part.c")
+    assert (unit.owner, unit.objects[0]) == ("my_disk", "drivers/disk/../shared/part.o")
     assert units.compiled_from("drivers/not_built.c") == ()
     assert units.compiled_from("include/linux/kernel.h") == ()
 
@@ -195,9 +197,10 @@ FILES = ["fs/none.c", "net/deep/z.c", "net/x.c", "net/y.c"]
 )
 def test_who_may_include_a_header(tree: Path, header: str, found: list[str]) -> None:
     graph = IncludeGraph(tree, "x86", tree.parent / "includes.json")
-    assert graph.includers(header, FILES) == found
+    assert [name for name in graph.includers(header, FILES) if name in FILES] == found
     again = IncludeGraph(tree, "x86", tree.parent / "includes.json")
-    assert again.includers(header, FILES) == found
+    assert again.includers(header, FILES) == graph.includers(header, FILES)
+    assert header in again.includers(header, FILES)
 
 
 @pytest.mark.kernel
