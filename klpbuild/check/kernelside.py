@@ -6,14 +6,18 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from klpbuild.check.rule import Version
 from klpbuild.check.structmodule import EXIT, INIT, THIS_MODULE, places_in
+from klpbuild.check.vmlinux import Vmlinux
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
-from klpbuild.names import object_name
+from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
@@ -79,6 +83,27 @@ class KernelSide:
         :raises KlpError: when symbols.klp is broken.
         """
         return SymbolDatabase.read(self._symbols) if self._symbols else None
+
+    @cached_property
+    def vmlinux(self) -> Vmlinux | None:
+        """The shipped vmlinux, None when it or its symbols are not at hand.
+
+        :raises KlpError: when it cannot be read.
+        """
+        path = self.kernel.vmlinux
+        return Vmlinux(path, self.database) if path and self.database else None
+
+    @cached_property
+    def _addresses(self) -> npt.NDArray[np.uint64]:
+        assert self.database is not None
+        symbols = self.database.symbols(VMLINUX)
+        rows = symbols.rows["address"] if symbols.addressed else np.zeros(0, np.uint64)
+        return np.unique(rows)
+
+    def extent(self, address: int) -> int:
+        """Bytes from an address of vmlinux to the next symbol behind it; 0 when not known."""
+        number = int(np.searchsorted(self._addresses, np.uint64(address), side="right"))
+        return int(self._addresses[number]) - address if number < len(self._addresses) else 0
 
     @cached_property
     def entries(self) -> EntryPoints | None:

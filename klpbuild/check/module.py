@@ -16,10 +16,10 @@ from klpbuild.check.proof import check_proof
 from klpbuild.check.relocations import check_relocations
 from klpbuild.check.rule import Finding, Report, Rule, Unchecked
 from klpbuild.check.signature import read_signature
-from klpbuild.check.sites import check_sites
 from klpbuild.check.subject import Subject, hint_for
 from klpbuild.check.symbols import check_symbols
 from klpbuild.check.thismodule import check_this_module
+from klpbuild.check.x86_64.check import check_x86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
@@ -32,7 +32,7 @@ _CHECKS = (
     check_symbols,
     check_relocations,
     check_places,
-    check_sites,
+    check_x86_64,
     check_patches,
     check_inlined,
     check_proof,

@@ -79,6 +79,7 @@ def _check_functions(subject: Subject, patched: Patched) -> None:
             subject.find(catalogue.NO_FUNCTIONS, what, where)
             continue
         if not function.new:
+            # Also where it leads to data.
             what = f"new_func of {function.old} is not the beginning of a function"
             subject.find(catalogue.STRAY, what, where)
         key = function.old, max(function.sympos, 1)

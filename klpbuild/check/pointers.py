@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,20 +100,28 @@ class Pointers:
         end = offset + self.extents.get(start, 0)
         return sorted(p for p in self.targets if p[0] == section and offset <= p[1] < end)
 
-    def strays(self, start: Place, known: dict[Place, int]) -> Iterator[Stray]:
-        """What the variable at a place holds beside whole pointers and known numbers."""
+    def strays(
+        self, start: Place, size: int, known: Collection[Place], pointers: Collection[int]
+    ) -> Iterator[Stray]:
+        """What some bytes at a place hold beside whole pointers and known numbers.
+
+        :param known: where 64-bit numbers may stand.
+        :param pointers: where pointers may, in pointers from the place.
+        """
         section, offset = start
-        size = self.extents.get(start, 0)
         data = bytearray(self.elf.contents(self.elf.sections[section])[offset : offset + size])
-        for (where, at), width in known.items():
-            if where == section and offset <= at < offset + size:
-                data[at - offset : at - offset + width] = bytes(width)
+        for _, at in known:
+            data[at - offset : at - offset + POINTER] = bytes(POINTER)
         wrong = next((n for n, byte in enumerate(data) if byte), None)
         if wrong is not None:
             yield Stray((section, offset + wrong), f"the number {data[wrong]:#x}")
         for at, kind in self._partial.get(section, ()):
             if offset <= at < offset + size:
                 yield Stray((section, at), f"a relocation of type {kind}")
+        places = {after(start, n) for n in pointers}
+        for place in self.targets.keys() - places:
+            if place[0] == section and offset <= place[1] < offset + size:
+                yield Stray(place, "an address where none belongs")
 
     @cached_property
     def _partial(self) -> dict[int, list[tuple[int, int]]]:
@@ -127,18 +135,17 @@ class Pointers:
             found.setdefault(section.sh_info, []).extend(pairs)
         return found
 
-    def is_astray(self, target: Place) -> bool:
-        """Whether a place is outside of its section, or inside of a variable."""
-        section, offset = target
-        if not 0 <= offset < self.elf.sections[section].sh_size:
-            return True
-        here = ((at, size) for (held, at), size in self.extents.items() if held == section)
-        return any(at < offset < at + size for at, size in here)
-
     def is_code(self, place: Place) -> bool:
         """Whether the pointer at a place leads to code."""
         target = self.targets.get(place)
         return target is not None and bool(self.elf.sections[target[0]].sh_flags & SHF.EXECINSTR)
+
+    def begins_entry(self, place: Place) -> bool:
+        """Whether a pointer is the first one of an entry: a name, or what stands behind none."""
+        if self.string(place):
+            return True
+        before = after(place, -1) in self.targets
+        return not before and (self.is_table(place) or self.is_code(place))
 
     def is_table(self, place: Place) -> bool:
         """Whether the pointer at a place leads to data that is no text."""
@@ -160,3 +167,36 @@ class Pointers:
         """The 64-bit number at a place."""
         data = self.elf.contents(self.elf.sections[place[0]])[place[1] : place[1] + POINTER]
         return int.from_bytes(data, "little" if self.elf.order == "<" else "big")
+
+    @cached_property
+    def _named(self) -> dict[Place, str]:
+        """The functions and variables by their places; where several are, the first one."""
+        found: dict[Place, str] = {}
+        for symbol in self.elf.symbol_list:
+            if symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC) and symbol.is_defined:
+                found.setdefault((symbol.st_shndx, symbol.st_value), symbol.name)
+        return found
+
+    def name_at(self, place: Place) -> str:
+        """The name of the function or variable that begins at a place, empty without one."""
+        return self._named.get(place, "")
+
+    def variable_at(self, place: Place) -> tuple[int, int]:
+        """Offset and size of the variable that a place is in; no size when there is none."""
+        rows = self.elf.symbols
+        rows = rows[(rows["st_shndx"] == place[0]) & (rows["st_info"] & 0xF == STT.OBJECT)]
+        for start, size in zip(rows["st_value"].tolist(), rows["st_size"].tolist(), strict=True):
+            if start <= place[1] < start + size:
+                return start, size
+        return place[1], 0
+
+    def is_text(self, place: Place) -> bool:
+        """Whether a text begins at a place: printable bytes behind a zero, up to another one."""
+        section = self.elf.sections[place[0]]
+        if not place[0] or section.sh_flags & (SHF.ALLOC | SHF.EXECINSTR) != SHF.ALLOC:
+            return False
+        data = bytes(self.elf.contents(section))
+        if not 0 <= place[1] < len(data) or (place[1] and data[place[1] - 1]):
+            return False
+        text, end, _ = data[place[1] :].partition(b"\0")
+        return bool(end and text) and text.isascii() and text.decode().isprintable()

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from klpbuild.arch import ARCHITECTURES
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.generated import read_generated
 from klpbuild.check.kernelside import KernelSide, modinfo
 from klpbuild.check.patched import Patched
+from klpbuild.check.pointers import Pointers
 from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
 from klpbuild.check.signature import Signature
 from klpbuild.check.structmodule import THIS_MODULE, name_in
 from klpbuild.check.tables import Tables, find_tables
+from klpbuild.check.x86_64.instructions import Instructions
 from klpbuild.elf.constants import EM, SHF, SHT
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.names import object_name
+
+
+class Relocation(NamedTuple):
+    """A record of a relocation section.
+
+    :ivar kind: ``r_type``.
+    :ivar symbol: index of its symbol.
+    """
+
+    offset: int
+    kind: int
+    symbol: int
+    addend: int
 
 
 @dataclass
@@ -66,7 +82,7 @@ class Subject:
     @cached_property
     def tables(self) -> Tables | None:
         """Its static tables, None when it has none."""
-        return find_tables(self.elf)
+        return find_tables(self.pointers)
 
     @property
     def version(self) -> tuple[int, int] | None:
@@ -134,14 +150,40 @@ class Subject:
         )
 
     @cached_property
+    def applied(self) -> dict[int, dict[int, Relocation]]:
+        """Index of a section to the relocations that change it, by their offsets.
+
+        Those that no reader can make sense of are left out: see `unreadable`.
+        """
+        none = [a.none for a in ARCHITECTURES if a.machine == self.elf.e_machine]
+        found: dict[int, dict[int, Relocation]] = {}
+        for section, target in self.relocation_sections:
+            with suppress(KlpError):
+                rows = self.elf.relocations(section).tolist()
+                records = map(Relocation._make, rows)
+                kept = {row.offset: row for row in records if row.kind not in none}
+                found.setdefault(target.index, {}).update(kept)
+        return found
+
+    @cached_property
+    def unreadable(self) -> frozenset[int]:
+        """The sections of which some relocations are broken; `check_relocations` reports them."""
+        found = set()
+        for section, target in self.relocation_sections:
+            try:
+                self.elf.relocations(section)
+            except KlpError:
+                found.add(target.index)
+        return frozenset(found)
+
+    @cached_property
     def references(self) -> dict[tuple[int, int], str]:
         """Section and offset of each relocation of code to the name of its symbol."""
-        elf = self.elf
         return {
-            (target.index, offset): elf.symbol_name(index)
-            for section, target in self.relocation_sections
-            if target.sh_flags & SHF.EXECINSTR
-            for offset, _, index, _ in elf.relocations(section).tolist()
+            (index, row.offset): self.elf.symbol_name(row.symbol)
+            for index, rows in self.applied.items()
+            if self.elf.sections[index].sh_flags & SHF.EXECINSTR
+            for row in rows.values()
         }
 
     @cached_property
@@ -149,6 +191,16 @@ class Subject:
         """Section and offset of each relocation that names the function entries call."""
         names = {a.entry_symbol for a in ARCHITECTURES if a.entry_symbol}
         return frozenset(at for at, name in self.references.items() if name in names)
+
+    @cached_property
+    def instructions(self) -> Instructions:
+        """The instructions of its code, of x86-64."""
+        return Instructions(self.elf)
+
+    @cached_property
+    def pointers(self) -> Pointers:
+        """The pointers in its data, and what begins where."""
+        return Pointers(self.elf)
 
     def levels_unchecked(self) -> Iterator[Unchecked]:
         """The rules for which too little is at hand."""

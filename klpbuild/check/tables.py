@@ -1,14 +1,13 @@
 """Read from a livepatch's own tables what it patches, as klp_enable_patch() would.
 
-``struct klp_patch`` begins with ``mod, objs``; ``struct klp_object`` with ``name, funcs``
-and four callbacks; ``struct klp_func`` with ``old_name, new_func, old_sympos``
-(include/linux/livepatch.h, since v5.1).  Their sizes differ between kernels, so an
-entry is told by its pointers.  Everything is kept as it stands, doubles too.
+``struct klp_patch`` begins with ``mod, objs, states, replace``; ``struct klp_object`` with
+``name, funcs`` and four callbacks; ``struct klp_func`` with ``old_name, new_func, old_sympos``
+(include/linux/livepatch.h, since v5.1).  Everything is kept as it stands, doubles too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,18 +15,20 @@ import numpy as np
 
 from klpbuild.check.generated import read_generated
 from klpbuild.check.patched import Patched, PatchedFunction
-from klpbuild.check.pointers import POINTER, Place, Pointers, Stray, after
+from klpbuild.check.pointers import Place, Pointers, Stray, after
 from klpbuild.elf.constants import EM, SHF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.names import VMLINUX
 
-#: Callbacks of struct klp_object by their offset.
-_CALLBACKS = {16: "pre_patch", 24: "post_patch", 32: "pre_unpatch", 40: "post_unpatch"}
+#: Callbacks of struct klp_object, in pointers from its beginning.
+_CALLBACKS = {2: "pre_patch", 3: "post_patch", 4: "pre_unpatch", 5: "post_unpatch"}
 _ENABLE = "klp_enable_patch"
 #: ``mov $patch,%rdi`` and ``lea patch(%rip),%rdi``, and what is to be added to the addend.
 _INTO_RDI = {b"\x48\xc7\xc7": 0, b"\x48\x8d\x3d": 4}
-#: Of struct klp_patch: `states` and `replace`, in pointers from its beginning.
-_PATCH_FIELDS = (2, 3)
+_STATES, _REPLACE = 2, 3
+#: Sizes on 64-bit machines, where struct kobject has 64 bytes: it has more with
+#: CONFIG_DEBUG_KOBJECT_RELEASE.  Those of struct klp_state are the same everywhere.
+_OBJECT, _FUNCTION, _STATE = 168, 152, 24
 
 
 @dataclass(frozen=True)
@@ -51,31 +52,35 @@ def read_tables(elf: ElfFile) -> tuple[Patched, ...] | None:
 
     :raises KlpError: when relocations or symbols are broken.
     """
-    tables = find_tables(elf)
+    tables = find_tables(Pointers(elf))
     return tables.objects if tables else read_generated(elf)
 
 
-def find_tables(elf: ElfFile) -> Tables | None:
+def find_tables(pointers: Pointers) -> Tables | None:
     """The static ``struct klp_patch`` and its tables; None when there is none.
 
     :raises KlpError: when relocations or symbols are broken.
     """
-    pointers = Pointers(elf)
-    place = _enabled(elf)
+    place = _enabled(pointers.elf)
+    if place is not None and place not in pointers.extents and not pointers.names_module(place):
+        return Tables((), (Stray(place, "is no struct klp_patch"),), (), place)
     if place is None:
         place = next((p for p in pointers.targets if pointers.is_patch(p)), None)
     if place is None or place not in pointers.extents:
         return None
-    objects = pointers.targets.get(after(place, 1))
-    if objects is not None and objects not in pointers.extents:
-        if not pointers.is_astray(objects):
-            return None
-        stray = Stray(after(place, 1), "an address that is no table's")
-        return Tables((), (stray,), (), place)
-    missing = [] if pointers.names_module(place) else ["mod"]
-    missing += [] if after(place, 1) in pointers.targets else ["objs"]
-    entries = () if objects is None else _objects(pointers, objects)
-    return Tables(entries, _strays(pointers, place, objects), tuple(missing), place)
+    module, objects = (pointers.targets.get(after(place, n)) for n in (0, 1))
+    if objects not in pointers.extents and objects is not None and pointers.name_at(objects):
+        return None  # the symbol does not tell the array's size
+    strays = [*_patch_strays(pointers, place)]
+    missing = [word for word, held in (("mod", module), ("objs", objects)) if held is None]
+    found: tuple[Patched, ...] = ()
+    if objects is not None:
+        starts, more = _entries(pointers, after(place, 1), _OBJECT, _is_object)
+        strays += more
+        if not starts and not more:
+            strays.append(Stray(objects, "no struct klp_object"))
+        found = tuple(_object(pointers, start, strays) for start in starts)
+    return Tables(found, tuple(strays), tuple(missing), place)
 
 
 def _enabled(elf: ElfFile) -> Place | None:
@@ -97,77 +102,75 @@ def _enabled(elf: ElfFile) -> Place | None:
     return None
 
 
-def _strays(pointers: Pointers, patch: Place, objects: Place | None) -> tuple[Stray, ...]:
-    """Bytes and relocations in the tables that are no field which a livepatch sets."""
-    known = {after(patch, n): POINTER for n in _PATCH_FIELDS}
-    arrays: dict[Place, list[Place]] = {}
-    if objects is not None:
-        arrays[objects] = _object_starts(pointers, objects)
-        for start in arrays[objects]:
-            functions = pointers.targets.get(after(start, 1))
-            if functions is not None and not pointers.string(after(start, 1)):
-                arrays.setdefault(functions, _function_starts(pointers, functions))
-    for array, starts in arrays.items():
-        if array != objects:
-            known |= {after(start, 2): POINTER for start in starts}
-    found = [stray for start in (patch, *arrays) for stray in pointers.strays(start, known)]
-    found += [stray for array, starts in arrays.items() for stray in _misplaced(array, starts)]
-    return tuple(found)
+def _patch_strays(pointers: Pointers, patch: Place) -> Iterator[Stray]:
+    if patch in pointers.targets and not pointers.names_module(patch):
+        yield Stray(patch, "a mod that is not this module")
+    replace = pointers.number(after(patch, _REPLACE))
+    if replace > 1:
+        yield Stray(after(patch, _REPLACE), f"the number {replace:#x} as replace")
+    known = {after(patch, _REPLACE)}
+    yield from pointers.strays(patch, pointers.extents[patch], known, (0, 1, _STATES))
+    states = after(patch, _STATES)
+    if states in pointers.targets:
+        yield from _entries(pointers, states, _STATE, lambda p, start: p.number(start) > 0)[1]
 
 
-def _misplaced(array: Place, starts: list[Place]) -> Iterator[Stray]:
-    """Entries follow each other from the beginning of their array."""
-    if not starts:
-        return
-    step = starts[1][1] - starts[0][1] if len(starts) > 1 else 0
-    for number, start in enumerate(starts):
-        if start[1] != array[1] + number * step:
-            yield Stray(start, "an entry that does not begin where one ends")
-            return
+def _is_object(pointers: Pointers, start: Place) -> bool:
+    """As klp_for_each_object_static() goes on."""
+    return any(after(start, n) in pointers.targets for n in (0, 1))
 
 
-def _object_starts(pointers: Pointers, array: Place) -> list[Place]:
-    """Where each ``struct klp_object`` of an array begins: at its name, or before its funcs."""
-    found = []
-    for field in pointers.inside(array):
-        if pointers.is_table(field):
-            found.append(after(field, -1))
-        elif pointers.string(field) and not pointers.is_table(after(field, 1)):
-            found.append(field)
-    return found
+def _is_function(pointers: Pointers, start: Place) -> bool:
+    """As klp_for_each_func_static() goes on."""
+    return _is_object(pointers, start) or pointers.number(after(start, 2)) > 0
 
 
-def _function_starts(pointers: Pointers, array: Place) -> list[Place]:
-    """Where each ``struct klp_func`` of an array begins: at its name, or before its code."""
-    found = []
-    for field in pointers.inside(array):
-        if pointers.string(field):
-            found.append(field)
-        elif pointers.is_code(field) and not pointers.string(after(field, -1)):
-            found.append(after(field, -1))
-    return found
+def _entries(
+    pointers: Pointers, field: Place, size: int, goes_on: Callable[[Pointers, Place], bool]
+) -> tuple[list[Place], list[Stray]]:
+    """The entries of the array that a pointer leads to, up to the empty one at its end.
+
+    :param size: of an entry, where the array has a multiple of it; else the array is divided.
+    """
+    array = pointers.targets[field]
+    total = pointers.extents.get(array, 0)
+    if not total:
+        return [], [Stray(field, "an address that is no table's")]
+    if total % size:
+        count = sum(1 for p in pointers.inside(array) if pointers.begins_entry(p)) + 1
+        size = total // count if total % count == 0 else total
+    starts = [(array[0], at) for at in range(array[1], array[1] + total - size + 1, size)]
+    full = [goes_on(pointers, start) for start in starts]
+    count = full.index(False) if False in full else len(full)
+    strays = []
+    if count == len(full):
+        strays.append(Stray(array, "no empty entry at its end"))
+    elif any(full[count:]):
+        strays.append(Stray(starts[count], "an empty entry before others"))
+    return starts[:count], strays
 
 
-def _objects(pointers: Pointers, array: Place) -> tuple[Patched, ...]:
-    found = []
-    for start in _object_starts(pointers, array):
-        functions = pointers.targets.get(after(start, 1))
-        callbacks = frozenset(
-            word
-            for offset, word in _CALLBACKS.items()
-            if pointers.is_code((start[0], start[1] + offset))
-        )
-        entries = None if functions is None else _functions(pointers, functions)
-        found.append(Patched(pointers.string(start) or VMLINUX, entries, callbacks))
-    return tuple(found)
+def _object(pointers: Pointers, start: Place, strays: list[Stray]) -> Patched:
+    strays += pointers.strays(start, _OBJECT, set(), (0, 1, *_CALLBACKS))
+    for number in _CALLBACKS:
+        target = pointers.targets.get(after(start, number))
+        if target is not None and not pointers.function_at(target):
+            strays.append(Stray(after(start, number), "a callback that is no function"))
+    if start in pointers.targets and not pointers.is_text(pointers.targets[start]):
+        strays.append(Stray(start, "a name where no text begins"))
+    functions: tuple[PatchedFunction, ...] | None = None
+    if after(start, 1) in pointers.targets:
+        starts, more = _entries(pointers, after(start, 1), _FUNCTION, _is_function)
+        strays += more
+        functions = tuple(_function(pointers, each, strays) for each in starts)
+    callbacks = (word for n, word in _CALLBACKS.items() if pointers.is_code(after(start, n)))
+    return Patched(pointers.string(start) or VMLINUX, functions, frozenset(callbacks))
 
 
-def _functions(pointers: Pointers, array: Place) -> tuple[PatchedFunction, ...]:
-    found = []
-    for first in _function_starts(pointers, array):
-        code = after(first, 1)
-        new_place = pointers.targets.get(code) if pointers.is_code(code) else None
-        new = pointers.function_at(new_place) if new_place else ""
-        number = pointers.number(after(first, 2))
-        found.append(PatchedFunction(pointers.string(first), new, new_place, number))
-    return tuple(found)
+def _function(pointers: Pointers, start: Place, strays: list[Stray]) -> PatchedFunction:
+    strays += pointers.strays(start, _FUNCTION, {after(start, 2)}, (0, 1))
+    if start in pointers.targets and not pointers.is_text(pointers.targets[start]):
+        strays.append(Stray(start, "an old_name where no text begins"))
+    place = pointers.targets.get(after(start, 1))
+    new = pointers.function_at(place) if place else ""
+    return PatchedFunction(pointers.string(start), new, place, pointers.number(after(start, 2)))

@@ -18,4 +18,4 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> KernelSide:
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The good livepatches by name."""
     directory = tmp_path_factory.mktemp("livepatches")
-    return {name: make_livepatch(directory, name) for name in ("meminfo", "button")}
+    return {name: make_livepatch(directory, name) for name in ("meminfo", "button", "tables")}

@@ -25,6 +25,7 @@ from tests.check.breaks import (
 from tests.check.editor import Editor
 from tests.symbols.inputs import compile_object, link_module, link_vmlinux
 
+KERNEL_KEY, CALL_KEY = ".klp.sym.vmlinux.kernel_key,0", ".klp.sym.vmlinux.__SCK__call,0"
 RELEASE = "6.1.0-miniature"
 VERMAGIC = f"{RELEASE} SMP preempt mod_unload modversions "
 CONFIG = """
@@ -50,6 +51,12 @@ int hw_protection_shutdown(int force) {{ return {INLINED}(force) + 2; }}
 __attribute__((no_instrument_function)) int {NOTRACE}(void) {{ return 2; }}
 __attribute__((section(".init.text"))) int {INIT}(void) {{ return 3; }}
 void __fentry__(void) {{ }}
+struct {{ int enabled; long type; }} kernel_key = {{ 1, 1 }}, no_key[8] = {{ {{ 7, 7 }} }};
+void __SCT__call(void) {{ }}
+void *__SCK__call = __SCT__call;
+asm(".pushsection .rodata; .globl __start___jump_table, __stop___jump_table; .balign 8;"
+    "__start___jump_table: .long __fentry__ - .; .long __fentry__ - .; .quad kernel_key - .;"
+    "__stop___jump_table: .popsection");
 """
 HOMONYMS = f"static int __attribute__((used, noinline)) {HOMONYM}(void) {{ return 4; }}"
 
@@ -85,6 +92,7 @@ __attribute__((used, noinline)) static int {TWIN}(void) {{ return 6; }}
 
 IMPORTS = (
     "module_layout", "klp_enable_patch", "si_meminfo", "__fentry__", "__x86_return_thunk",
+    "__SCT__call",
 )  # fmt: skip
 
 LIVEPATCH = r"""
@@ -165,6 +173,38 @@ static struct klp_func functions_vmlinux[] = {
 static struct klp_object objects[] = { { .funcs = functions_vmlinux }, { } };
 """
 
+#: One entry in each of the tables that the loader reads.
+TABLES_CODE = r"""
+struct key { int enabled; long type; } own_key, true_key = { 1, 1 }, more_keys[2];
+extern char kernel_key[];
+int __attribute__((noinline)) inner(void *m) { asm(""); return m != 0; }
+int livepatch_meminfo_proc_show(void *m)
+{
+    asm goto("1: .byte 0x0f, 0x1f, 0x44, 0, 0; .pushsection __jump_table, \"aw\"; .balign 8;"
+             ".long 1b - .; .long %l[yes] - .; .quad own_key + 2 - .; .popsection" : : : : yes);
+    asm goto("1: jmp %l[yes]; .pushsection __jump_table, \"aw\";"
+             ".long 1b - .; .long %l[yes] - .; .quad kernel_key - .; .popsection" : : : : yes);
+    asm("1: ud2; .pushsection .rodata.str, \"a\"; 2: .asciz \"mm/memory.c\"; .popsection;"
+        ".pushsection __bug_table, \"aw\"; .long 1b - .; .long 2b - .; .word 7, 0x901;"
+        ".popsection");
+    asm("1: mov (%0), %0; 2: .pushsection __ex_table, \"a\";"
+        ".long 1b - .; .long 2b - .; .long 1; .popsection" : "+r" (m));
+    asm("1: call __SCT__call; .pushsection .static_call_sites, \"aw\";"
+        ".long 1b - .; .long __SCK__call - .; .popsection");
+    asm("1: lock incl (%0); .pushsection .smp_locks, \"a\"; .long 1b - .; .popsection" : : "r" (m));
+    asm("1: .byte 0x0f, 0x1f, 0x40, 0; .pushsection .altinstr_replacement, \"ax\"; 2: stac;"
+        ".popsection; .pushsection .altinstructions, \"a\"; .long 1b - .; .long 2b - .;"
+        ".word 0x134; .byte 4, 3; .popsection");
+    asm("endbr64");
+yes:
+    return si_meminfo(m) + klp_si_swapinfo(m) + inner(m);
+}
+static struct klp_func functions_vmlinux[] = {
+    { "meminfo_proc_show", livepatch_meminfo_proc_show }, { }
+};
+static struct klp_object objects[] = { { .funcs = functions_vmlinux }, { } };
+"""
+
 BUTTON_CODE = """
 volatile const char *said;
 int livepatch_param_get_lid_init_state(char *buffer) { return klp_lid_init_state + 1; }
@@ -215,6 +255,10 @@ def make_kernel(directory: Path) -> KernelSide:
 
 def make_livepatch(directory: Path, name: str) -> bytes:
     """The good livepatch ``meminfo`` or ``button``."""
+    symbols = {"klp_si_swapinfo": SWAPINFO}
+    if name == "tables":
+        keys = {"kernel_key": KERNEL_KEY, "__SCK__call": CALL_KEY}
+        return make_from(directory, "meminfo", TABLES_CODE, symbols | keys, "vmlinux")
     if name == "meminfo":
         return make_from(directory, name, MEMINFO_CODE, {"klp_si_swapinfo": SWAPINFO}, "vmlinux")
     return make_from(directory, name, BUTTON_CODE, {"klp_lid_init_state": LID}, "button")
@@ -246,11 +290,22 @@ def make_from(
     for symbol, new in symbols.items():
         editor.rename(symbol, new)
     editor.object.symbols["st_shndx"][numbers] = SHN_LIVEPATCH
-    rows = editor.rows(".rela.text")
-    late = np.isin(rows["r_sym"], numbers)
-    assert late.any() and not late.all()
-    editor.set_rows(".rela.text", rows[~late])
-    flags = SHF.ALLOC | SHF.INFO_LINK | SHF.RELA_LIVEPATCH
-    text = editor.number(".text")
-    editor.object.add_relocations(f".klp.rela.{gate}.text", text, np.array(rows[late]), flags)
+    moved = [_make_late(editor, s.name, numbers, gate) for s in [*editor.object.sections]]
+    assert any(moved)
     return editor.data()
+
+
+def _make_late(editor: Editor, name: str, symbols: list[int], gate: str) -> bool:
+    """Move the relocations to livepatch symbols out of a section; tells whether there are some."""
+    if not name.startswith(".rela"):
+        return False
+    rows = editor.rows(name)
+    late = np.isin(rows["r_sym"], symbols)
+    if late.any():
+        editor.set_rows(name, rows[~late])
+        target = name.removeprefix(".rela")
+        flags = SHF.ALLOC | SHF.INFO_LINK | SHF.RELA_LIVEPATCH
+        section = f".klp.rela.{gate}.{target.removeprefix('.')}"
+        number = editor.number(target)
+        editor.object.add_relocations(section, number, np.array(rows[late]), flags)
+    return bool(late.any())

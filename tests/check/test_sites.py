@@ -1,8 +1,9 @@
-"""Tables with lengths beside their places: alternatives; and those of the kernel's faults."""
+"""Tables about code: each entry leads where it must, and what needs an entry has one."""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,169 @@ from klpbuild.check.rule import Effect
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.tables import rela_dtype
 from klpbuild.elf.writer import WritableSection
-from tests.check.editor import Edit, Editor, edited
+from tests.check.editor import R_NONE, Edit, Editor, edited
 
 PC32 = 2
 CODE = SHF.ALLOC | SHF.EXECINSTR
+RULES = {"KLP422", "KLP424", "KLP425", "KLP426"}
+NEW = "livepatch_meminfo_proc_show"
+
+
+def found(side: KernelSide | None, data: bytes) -> list[tuple[str, str]]:
+    """Rule and text of what is found in tables."""
+    report = check_bytes(data, "livepatch.ko", side)
+    sites = [each for each in report.findings if each.rule.identifier in RULES]
+    assert {each.effect for each in sites} <= {Effect.UNFORESEEN, Effect.ACCEPTED}
+    return [(each.rule.identifier, each.what) for each in sites]
+
+
+def row(table: str, number: int = 0, /, **fields: int) -> Edit:
+    """Change a relocation of a table; `addend` is added to its own."""
+
+    def edit(e: Editor) -> None:
+        section = f".rela{table}"
+        more = fields.get("addend", 0) + int(e.rows(section)[number]["r_addend"])
+        values = {name: value for name, value in fields.items() if name != "addend"}
+        e.change_row(section, number, **{"r_addend": more, **values})
+
+    return edit
+
+
+def key(addend: int) -> Edit:
+    """Another addend of the kernel's static key."""
+    return lambda e: e.change_row(".klp.rela.vmlinux.__jump_table", 0, r_addend=addend)
+
+
+def names(table: str, number: int, symbol: str) -> Edit:
+    """Let a relocation of a table lead to another symbol."""
+    return lambda e: e.change_row(f".rela{table}", number, r_sym=e.symbol(symbol), r_addend=0)
+
+
+def poke(section: str, at: int, *data: int) -> Edit:
+    return lambda e: e.poke(section, at, bytes(data))
+
+
+def shorter(section: str, by: int) -> Edit:
+    """Take bytes off the end of a table, and the relocations that change them."""
+
+    def edit(e: Editor) -> None:
+        table = e.section(section)
+        table.data = bytes(table.data)[:-by]
+        rows = e.rows(f".rela{section}")
+        e.set_rows(f".rela{section}", rows[rows["r_offset"] < len(table.data)])
+
+    return edit
+
+
+def aside(section: str) -> Edit:
+    def edit(e: Editor) -> None:
+        e.section(section).sh_flags &= ~int(SHF.ALLOC)
+
+    return edit
+
+
+def twice(e: Editor) -> None:
+    """One return in two entries."""
+    e.section(".return_sites").data = bytes(8)
+    rows = np.repeat(e.rows(".rela.return_sites"), 2)
+    rows["r_offset"] = 0, 4
+    e.set_rows(".rela.return_sites", rows)
+
+
+#: What is done to a livepatch with one entry or two in each table, the rule, and what is said.
+BAD: dict[str, tuple[Edit, str, str]] = {
+    "bug inside": (row("__bug_table", addend=1), "KLP422",
+                   "an entry of __bug_table leads to .text+0x26, where no instruction begins"),
+    "bug elsewhere": (row("__bug_table", addend=2), "KLP422",
+                      "an entry of __bug_table leads to .text+0x27, which is no ud2"),
+    "bug gone": (shorter("__bug_table", 12), "KLP425", "a ud2 is in no entry of __bug_table"),
+    "bug aside": (aside("__bug_table"), "KLP422", "__bug_table is not loaded"),
+    "bug cut": (shorter("__bug_table", 2), "KLP422", "__bug_table ends in a part of an entry"),
+    "bug flags": (poke("__bug_table", 10, 2), "KLP422",
+                  "an entry of __bug_table has the flags 0x902"),
+    "text inside": (row("__bug_table", 1, addend=1), "KLP424",
+                    "an entry of __bug_table leads to .rodata.str+0x1, where no text begins"),
+    "jump inside": (row("__jump_table", addend=1), "KLP422",
+                    "an entry of __jump_table leads to .text+0x1f, where no instruction begins"),
+    "jump elsewhere": (row("__jump_table", addend=7), "KLP422",
+                       "an entry of __jump_table leads to .text+0x25,"
+                       " which is neither a jump nor a nop"),
+    "jump target": (row("__jump_table", 4, addend=4), "KLP422",
+                    "an entry of __jump_table leads to .text+0x40, where no instruction begins"),
+    "jump other target": (row("__jump_table", 4, addend=3), "KLP422",
+                          "an entry of __jump_table leads to .text+0x3f, and the jump elsewhere"),
+    "jump relocation": (row("__jump_table", r_type=R_NONE), "KLP422",
+                        "an entry of __jump_table has no relocation of type R_X86_64_PC32"),
+    "jump offset": (row("__jump_table", r_offset=6), "KLP422",
+                    "an entry of __jump_table has an address where none belongs"),
+    "own key far": (row("__jump_table", 2, addend=1 << 20), "KLP424",
+                    "an entry of __jump_table leads to .bss+0x100000, where no static key is"),
+    "own key's second word": (row("__jump_table", 2, addend=8), "KLP424",
+                              "an entry of __jump_table leads to .bss+0x8,"
+                              " where no static key is"),
+    "own key's bits": (row("__jump_table", 2, addend=1), "KLP424",
+                       "an entry of __jump_table is for a key that begins in the other state"
+                       " than .bss+0x0"),
+    "own key's mark": (row("__jump_table", 2, addend=-2), "KLP424",
+                       "an entry of __jump_table is marked as a jump"),
+    "another key's state": (names("__jump_table", 2, "true_key"), "KLP424",
+                            "an entry of __jump_table is marked as a jump"),
+    "key far": (key(1 << 20), "KLP424",
+                "an entry of __jump_table leads to kernel_key+0x100000, where no static key is"),
+    "key beside": (key(16), "KLP424",
+                   "an entry of __jump_table leads to kernel_key+0x10, where no static key is"),
+    "key's bits": (key(1), "KLP424", "an entry of __jump_table is for a key that begins in the"
+                   " other state than kernel_key+0x0"),
+    "call elsewhere": (row(".static_call_sites", addend=5), "KLP422",
+                       "an entry of .static_call_sites leads to .text+0x30,"
+                       " which does not call a trampoline"),
+    "call is a file": (names(".static_call_sites", 0, "livepatch-meminfo.c"), "KLP422",
+                       "an entry of .static_call_sites leads to livepatch-meminfo.c+0x0,"
+                       " which is no code"),
+    "call's key": (lambda e: e.rename(".klp.sym.vmlinux.__SCK__call,0",
+                                      ".klp.sym.vmlinux.__SCK__other,0"), "KLP424",
+                   "an entry of .static_call_sites calls call, and has the key __SCK__other+0x0"),
+    "call's kind": (lambda e: e.change_row(".klp.rela.vmlinux.static_call_sites", 0, r_addend=1),
+                    "KLP424", "an entry of .static_call_sites is marked as another kind of call"),
+    "fault inside": (row("__ex_table", addend=1), "KLP422",
+                     "an entry of __ex_table leads to .text+0x28, where no instruction begins"),
+    "no fault": (row("__ex_table", addend=0x15), "KLP422", "an entry of __ex_table leads to"
+                 " .text+0x3c, an instruction that does not fault"),
+    "fixup": (row("__ex_table", 1, addend=1), "KLP422",
+              "an entry of __ex_table leads to .text+0x2c, where no instruction begins"),
+    "fixup's data": (names("__ex_table", 1, "patch"), "KLP422",
+                     "an entry of __ex_table leads to .data+0x2c0, which is no code"),
+    "type": (poke("__ex_table", 8, 0x40), "KLP422", "an entry of __ex_table has the type 64"),
+    "lock": (row(".smp_locks", addend=1), "KLP426",
+             "an entry of .smp_locks leads to .text+0x31, which is no lock prefix"),
+    "replacement": (row(".altinstructions", 1, addend=1), "KLP422",
+                    "an entry of .altinstructions leads to .altinstr_replacement+0x1,"
+                    " where no instruction begins"),
+    "unwind": (row(".orc_unwind_ip", addend=1), "KLP422",
+               "an entry of .orc_unwind_ip leads to .init.text+0x1, where no instruction begins"),
+    "return twice": (twice, "KLP422", ".return_sites names .text.return+0x0 twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_entries(miniature: KernelSide, good: dict[str, bytes], name: str) -> None:
+    edit, rule, what = BAD[name]
+    assert (rule, what) in found(miniature, edited(edit)(good["tables"]))
+
+
+@pytest.mark.parametrize("name", ["key beside", "key's bits"])
+def test_only_the_kernels_code_tells(good: dict[str, bytes], name: str) -> None:
+    """Without it another key of an array, or its other state, may be meant."""
+    assert found(None, edited(BAD[name][0])(good["tables"])) == []
+
+
+def test_a_return_that_is_in_no_table(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    """Linux 6.9 and later warn when such a function returns."""
+    data = edited(shorter(".return_sites", 4))(good["tables"])
+    side = KernelSide(replace(miniature.kernel, version=(6, 12, 0)), None)
+    missing = ("KLP425", "a jump to __x86_return_thunk is in no entry of .return_sites")
+    assert missing in found(side, data)
+    assert missing not in found(miniature, data)
 
 
 def alternatives(
@@ -36,7 +196,7 @@ def alternatives(
             WritableSection(".altinstr_replacement", SHT.PROGBITS, CODE, data=replacements)
         )
         new = e.object.add_symbol("new", bind=STB.GLOBAL, type=STT.FUNC, st_shndx=index)
-        old = e.symbol("livepatch_meminfo_proc_show")
+        old = e.symbol(NEW)
         start = size - (3 if size == 13 else 2)
         data = bytearray(2 * size)
         for entry, pair in enumerate(((5, 3), lengths)):
@@ -52,67 +212,35 @@ def alternatives(
     return edit
 
 
-def found(miniature: KernelSide, data: bytes) -> list[str]:
-    report = check_bytes(data, "livepatch.ko", miniature)
-    sites = [each for each in report.findings if each.rule.identifier == "KLP422"]
-    assert {each.effect for each in sites} <= {Effect.UNFORESEEN}
-    return [each.what for each in sites]
-
-
-@pytest.mark.parametrize("size", [12, 13, 14])
-def test_good_alternatives(miniature: KernelSide, good: dict[str, bytes], size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "version"), [(13, (5, 10, 0)), (12, (6, 1, 0)), (14, (6, 12, 0)), (14, None)]
+)
+def test_good_alternatives(
+    miniature: KernelSide, good: dict[str, bytes], size: int, version: tuple[int, int, int] | None
+) -> None:
     """Of kernels before 5.13, since, and since 6.3."""
-    assert found(miniature, edited(alternatives(size=size))(good["meminfo"])) == []
+    kernel = replace(miniature.kernel, version=version or (0, 0, 0))
+    side = KernelSide(kernel, None) if version else None
+    assert found(side, edited(alternatives(size=size))(good["meminfo"])) == []
 
 
-BAD = {
+BAD_ALTERNATIVES = {
     "longer": (alternatives((3, 5), number=5), "replaces 3 bytes by 5"),
     "too long": (alternatives((255, 3)), "replaces 255 bytes by 3"),
     "past the code": (alternatives((200, 2)), "leads to 200 bytes at .text+0x0, past its end"),
+    "inside": (alternatives((4, 2)), "leads to 4 bytes at .text+0x0, which end inside of an"
+               " instruction"),
     "past the replacements": (
         alternatives((5, 5)),
         "leads to 5 bytes at .altinstr_replacement+0x3, past its end",
     ),
     "not code": (alternatives(at=0x10000), "leads to .text+0x10000, which is no code"),
-    "another struct": (alternatives(size=16), "has 16 bytes, but no struct alt_instr has"),
-}
+    "another struct": (alternatives(size=16), "has no relocation of type R_X86_64_PC32"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", BAD_ALTERNATIVES)
 def test_bad_alternatives(miniature: KernelSide, good: dict[str, bytes], name: str) -> None:
-    edit, what = BAD[name]
-    said = f"an entry of .altinstructions {what}"
+    edit, what = BAD_ALTERNATIVES[name]
+    said = ("KLP422", f"an entry of .altinstructions {what}")
     assert said in found(miniature, edited(edit)(good["meminfo"]))
-
-
-def test_an_address_is_missing(miniature: KernelSide, good: dict[str, bytes]) -> None:
-    """In a table so long that the sizes of its entries still seem right."""
-
-    def edit(e: Editor) -> None:
-        alternatives()(e)
-        entries = bytes(e.section(".altinstructions").data)[:12] * 14
-        e.section(".altinstructions").data = entries
-        rows = np.resize(e.rows(".rela.altinstructions")[:2], 28)
-        rows["r_offset"] = [start + field for start in range(0, 14 * 12, 12) for field in (0, 4)]
-        e.set_rows(".rela.altinstructions", rows[:-1])
-
-    assert found(miniature, edited(edit)(good["meminfo"])) == [
-        "an entry of .altinstructions lacks an address: there are 27 for 14 entries"
-    ]
-
-
-def test_a_fault_that_leads_nowhere(miniature: KernelSide, good: dict[str, bytes]) -> None:
-    """After a fault the kernel goes on where the second address leads."""
-
-    def edit(e: Editor) -> None:
-        table = e.object.add_section(
-            WritableSection("__ex_table", SHT.PROGBITS, SHF.ALLOC, data=bytes(12))
-        )
-        rows = np.zeros(2, rela_dtype("<"))
-        rows["r_offset"], rows["r_type"] = (0, 4), PC32
-        rows["r_sym"] = e.symbol("livepatch_meminfo_proc_show"), e.symbol("patch")
-        e.object.add_relocations(".rela__ex_table", table, rows, SHF.INFO_LINK)
-
-    (said,) = found(miniature, edited(edit)(good["meminfo"]))
-    assert said.startswith("an entry of __ex_table leads to .data+0x")
-    assert said.endswith(", which is no code")

@@ -23,8 +23,7 @@ WORDS = {
     "KLP117": "struct module has no cleanup_module()",
     "KLP211": "section .text is writable and executable",
     "KLP212": "its signature has 2,130,706,432 bytes, more than there are",
-    "KLP422": "an entry of .return_sites leads to .text.return+0x1,"
-    " which does not jump to __x86_return_thunk",
+    "KLP422": "an entry of .return_sites leads to .text.return+0x1, where no instruction begins",
     "KLP423": "a call leads to .klp.sym.vmlinux.si_swapinfo,0 and +0x5 bytes",
     "KLP513": "a table of the livepatch has the number 0x2e",
 }
@@ -97,8 +96,9 @@ DAMAGE: tuple[tuple[Edit, str, Effect, str], ...] = (
      "new_func of meminfo_proc_show is not the beginning of a function"),
     (_field("patch", 8, r_addend=(1 << 63) - 1), "KLP513", Effect.UNFORESEEN,
      "a table of the livepatch has an address that is no table's"),
-    (_shifted, "KLP513", Effect.UNFORESEEN,
-     "a table of the livepatch has an entry that does not begin where one ends"),
+    (_shifted, "KLP503", Effect.REFUSED, "vmlinux has no array of functions"),
+    (_field("objects", 8, r_addend=4), "KLP513", Effect.UNFORESEEN,
+     "a table of the livepatch has an address that is no table's"),
     (_align, "KLP110", Effect.UNFORESEEN, "section .text has an alignment of 0x18"),
     (_flagged(".data"), "KLP401", Effect.ACCEPTED, "section 3 is called '.data'"),
     (lambda e: e.change_row(".rela.return_sites", 0, r_type=R_NONE), "KLP422", Effect.UNFORESEEN,

@@ -145,4 +145,22 @@ INSIDE = Rule(
     "A call's relocation takes 4 off the symbol's address; another addend leads elsewhere.",
     REBUILD, effect=Effect.UNFORESEEN,
 )
+KEY = Rule(
+    "KLP424", "an entry of a table has no key, or a wrong one",
+    "The kernel writes to the static key or static call that a jump or call belongs to,"
+    " and changes the code when that changes.",
+    "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
+    effect=Effect.UNFORESEEN,
+)
+UNLISTED = Rule(
+    "KLP425", "an instruction is in no table",
+    "The kernel looks it up as it loads the module or when it is run: a ud2 that __bug_table does"
+    " not have is an invalid instruction.",
+    "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
+    effect=Effect.UNFORESEEN,
+)
+NO_EFFECT = Rule(
+    "KLP426", "an entry of a table has no effect",
+    "The kernel passes over it.", REBUILD, severity=Severity.WARNING, effect=Effect.ACCEPTED,
+)
 # fmt: on

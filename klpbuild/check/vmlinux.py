@@ -1,0 +1,67 @@
+"""The shipped vmlinux as the linker laid it out: its bytes by address, and its static keys."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from klpbuild.elf.constants import SHT
+from klpbuild.elf.reader import ElfFile
+from klpbuild.names import VMLINUX
+from klpbuild.symbols.database import SymbolDatabase
+
+#: struct jump_entry of include/linux/jump_label.h with CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE.
+_JUMP_ENTRY = np.dtype([("code", "<i4"), ("target", "<i4"), ("key", "<i8")])
+_KEY, _KEY_SIZE, _TYPE = 8, 16, 8
+_MASK = 2**64 - 1
+
+
+class Vmlinux:
+    """vmlinux, and where its symbols are.
+
+    :ivar elf: the file.
+    """
+
+    def __init__(self, path: Path, database: SymbolDatabase) -> None:
+        """:raises KlpError: when the file cannot be read."""
+        self.elf = ElfFile.read(path)
+        self._database = database
+
+    def address(self, name: str) -> int | None:
+        """The address of the first symbol of a name."""
+        found = self._database.in_object(VMLINUX, name)
+        return found[0].address if found else None
+
+    @cached_property
+    def in_place(self) -> bool:
+        """Whether its symbols' addresses are the file's: a running kernel moves them."""
+        text = self.elf.section(".text")
+        return text is not None and text.sh_addr == self.address("_text")
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """The bytes at an address, zeros where the file holds none; None outside of it."""
+        for section in self.elf.sections:
+            start = address - section.sh_addr
+            if section.sh_addr and start >= 0 and start + size <= section.sh_size:
+                if section.sh_type == SHT.NOBITS:
+                    return bytes(size)
+                return bytes(self.elf.contents(section)[start : start + size])
+        return None
+
+    @cached_property
+    def static_keys(self) -> dict[int, bool]:
+        """Address of each static key that its own jumps use, and whether it begins as true."""
+        start, stop = self.address("__start___jump_table"), self.address("__stop___jump_table")
+        table = self.read(start, stop - start) if self.in_place and start and stop else None
+        if start is None or table is None or len(table) % _JUMP_ENTRY.itemsize:
+            return {}
+        rows = np.frombuffer(table, _JUMP_ENTRY)
+        places = np.arange(len(rows)) * _JUMP_ENTRY.itemsize + (start + _KEY - 2**64)
+        found = {}
+        for key in np.unique((places + rows["key"]) & ~3).tolist():
+            data = self.read(key & _MASK, _KEY_SIZE)
+            if data is not None:
+                found[key & _MASK] = bool(data[_TYPE] & 1)
+        return found

@@ -1,0 +1,1 @@
+"""What the module loader of x86-64 reads: relocations, instructions, tables about them."""

@@ -1,0 +1,22 @@
+"""Check what only a model of x86-64's module loader can tell."""
+
+from __future__ import annotations
+
+from klpbuild.check import catalogue
+from klpbuild.check.subject import Subject
+from klpbuild.check.x86_64.code import check_code
+from klpbuild.check.x86_64.keys import Keys
+from klpbuild.check.x86_64.tables import Tables
+from klpbuild.elf.constants import EM
+
+
+def check_x86_64(subject: Subject) -> None:
+    """Check the tables about code, and that what needs an entry has one."""
+    if subject.elf.e_machine != EM.X86_64:
+        return
+    tables = Tables(subject, Keys(subject), {})
+    for table in subject.elf.sections:
+        with subject.guarded(catalogue.BROKEN):
+            tables.check(table)
+    with subject.guarded(catalogue.BROKEN):
+        check_code(subject, tables)

@@ -1,0 +1,76 @@
+"""Where the instructions of a module's code begin, and what they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+from klpbuild.elf.constants import STT
+from klpbuild.elf.reader import ElfFile
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction.
+
+    :ivar offset: in its section.
+    :ivar name: its mnemonic, with prefixes, as a disassembler writes it.
+    :ivar operands: likewise.
+    """
+
+    offset: int
+    size: int
+    name: str
+    operands: str
+
+    @property
+    def end(self) -> int:
+        """Offset of what follows it."""
+        return self.offset + self.size
+
+
+@dataclass
+class Instructions:
+    """The instructions of a file, section by section as they are asked for."""
+
+    elf: ElfFile
+    _sections: dict[int, dict[int, Instruction]] = field(default_factory=dict)
+
+    def of(self, section: int) -> dict[int, Instruction]:
+        """The instructions of a section by their offsets, in order.
+
+        Each function is disassembled from its beginning, and what lies between functions from
+        where the one before ends.
+        """
+        if section not in self._sections:
+            self._sections[section] = self._disassemble(section)
+        return self._sections[section]
+
+    def at(self, section: int, offset: int) -> Instruction | None:
+        """The instruction that begins at an offset."""
+        return self.of(section).get(offset)
+
+    def _disassemble(self, section: int) -> dict[int, Instruction]:
+        import capstone
+
+        engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        engine.skipdata = True
+        data = bytes(self.elf.contents(self.elf.sections[section]))
+        starts = [0, *self._starts.get(section, ()), len(data)]
+        found = {}
+        for start, end in pairwise(starts):
+            for offset, size, name, operands in engine.disasm_lite(data[start:end], start):
+                found[offset] = Instruction(offset, size, name, operands)
+        return found
+
+    @cached_property
+    def _starts(self) -> dict[int, list[int]]:
+        """Where the functions of each section begin, in order."""
+        rows = self.elf.symbols
+        rows = rows[(rows["st_info"] & 0xF == STT.FUNC) & (rows["st_size"] > 0)]
+        found: dict[int, set[int]] = {}
+        columns = (rows[name].tolist() for name in ("st_shndx", "st_value"))
+        for section, value in zip(*columns, strict=True):
+            found.setdefault(section, set()).add(value)
+        return {section: sorted(values) for section, values in found.items()}

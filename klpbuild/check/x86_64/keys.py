@@ -1,0 +1,107 @@
+"""Static keys: what the entries of ``__jump_table`` change with (include/linux/jump_label.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from klpbuild.check.subject import Subject
+from klpbuild.check.x86_64.entries import Target, called
+from klpbuild.elf.constants import SHF, SHT
+from klpbuild.names import VMLINUX
+
+#: struct static_key: ``atomic_t enabled`` and, 8 bytes behind, a pointer with bits; it begins so.
+_SIZE = 16
+_FALSE, _TRUE = bytes(_SIZE), (b"\1" + bytes(7)) * 2
+#: Low bits of an entry's key: whether the branch is the likely one, and objtool's mark of a nop.
+_BRANCH, _NOP = 1, 2
+_FLAGS = 3
+#: The kernel in which objtool makes the nops.
+_OBJTOOL = (5, 14)
+#: struct tracepoint has its key behind the name.
+_TRACEPOINT, _IN_TRACEPOINT = "__tracepoint_", 8
+#: Without a kernel: no array of keys is as long.
+_FAR = 1 << 16
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What is known of the static keys that a module uses."""
+
+    subject: Subject
+
+    def faults(self, target: Target, jump: bool) -> Iterator[str]:
+        """What is wrong with an entry's key.
+
+        :param target: what the entry holds: the key with two bits.
+        :param jump: whether a jump stands in the code, or a nop.
+        """
+        flags = target.offset & _FLAGS
+        key = Target(
+            target.section, target.offset - flags, target.symbol, target.owner, target.sympos
+        )
+        version = self.subject.version
+        if (version is None or version >= _OBJTOOL) and bool(flags & _NOP) == jump:
+            yield f"is marked as a {'nop' if jump else 'jump'}"
+            return
+        if not self._is_key(key):
+            yield f"leads to {called(self.subject, key)}, where no static key is"
+            return
+        first = self._begins_true(key)
+        if first is not None and jump != first ^ bool(flags & _BRANCH):
+            yield f"is for a key that begins in the other state than {called(self.subject, key)}"
+
+    def _is_key(self, key: Target) -> bool:
+        if not key.section:
+            return self._is_foreign_key(key)
+        section = self.subject.elf.sections[key.section]
+        start, size = self.subject.pointers.variable_at(key.place)
+        if section.sh_flags & (SHF.ALLOC | SHF.EXECINSTR) != SHF.ALLOC or key.offset % 8:
+            return False
+        if key.offset - start + _SIZE > size or (size == _SIZE and key.offset != start):
+            return False
+        return self._contents(key) in (_FALSE, _TRUE)
+
+    def _contents(self, key: Target) -> bytes:
+        """A key of the module as it begins."""
+        section = self.subject.elf.sections[key.section]
+        if section.sh_type == SHT.NOBITS:
+            return _FALSE
+        data = bytes(self.subject.elf.contents(section)[key.offset : key.offset + _SIZE])
+        rows = self.subject.applied.get(key.section, {})
+        return b"" if any(key.offset + n in rows for n in range(_SIZE)) else data
+
+    def _is_foreign_key(self, key: Target) -> bool:
+        begins = key.offset % _SIZE == 0
+        if key.symbol.startswith(_TRACEPOINT):
+            return key.offset == _IN_TRACEPOINT
+        kernel = self.subject.kernel
+        address = self._address(key)
+        if kernel is None or address is None:
+            return begins and 0 <= key.offset < _FAR
+        if key.offset < 0 or key.offset + _SIZE > kernel.extent(address):
+            return False
+        if kernel.vmlinux is None or not kernel.vmlinux.static_keys:
+            return begins
+        # Modules alone may use a key, or one of an array; then it is exported.
+        exported = kernel.exports.find(key.symbol) is not None and begins
+        data = kernel.vmlinux.read(address + key.offset, _SIZE)
+        known = address + key.offset in kernel.vmlinux.static_keys
+        return known or (exported and data in (_FALSE, _TRUE))
+
+    def _begins_true(self, key: Target) -> bool | None:
+        if key.section:
+            return self._contents(key) == _TRUE
+        kernel, address = self.subject.kernel, self._address(key)
+        if kernel is None or kernel.vmlinux is None or address is None:
+            return None
+        return kernel.vmlinux.static_keys.get(address + key.offset)
+
+    def _address(self, key: Target) -> int | None:
+        """The address of a symbol of vmlinux, None when it is not known."""
+        kernel = self.subject.kernel
+        if kernel is None or kernel.database is None or key.owner not in ("", VMLINUX):
+            return None
+        found = kernel.database.in_object(VMLINUX, key.symbol)
+        number = max(key.sympos - 1, 0)
+        return found[number].address if number < len(found) else None

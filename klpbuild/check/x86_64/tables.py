@@ -1,0 +1,353 @@
+"""The tables about code that the kernel reads as it loads a module: each entry leads where it must.
+
+apply_alternatives(), apply_returns(), apply_retpolines() and their kind
+(arch/x86/kernel/alternative.c), jump_label_add_module(), static_call_add_module(),
+module_bug_finalize() and search_exception_tables() trust what compiler and objtool wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from klpbuild.check import catalogue
+from klpbuild.check.rule import Rule
+from klpbuild.check.subject import Subject, place
+from klpbuild.check.x86_64.entries import (
+    Entry,
+    Layout,
+    Malformed,
+    Target,
+    called,
+    entries,
+    layouts,
+    target_of,
+)
+from klpbuild.check.x86_64.instructions import Instruction
+from klpbuild.check.x86_64.keys import Keys
+from klpbuild.elf.constants import SHF
+from klpbuild.elf.reader import Section
+
+#: MAX_PATCH_LEN: apply_alternatives() has a buffer of so many bytes and a BUG_ON() for more.
+_LONGEST = 254
+#: Size of struct alt_instr to where its lengths are.
+_LENGTHS = {13: 10, 12: 10, 14: 12}
+#: Where struct paravirt_patch_site says how many.
+_PATCHED = 9
+_NOPS = (b"\x66\x90", b"\x0f\x1f\x44\x00\x00")
+_JUMPS = {2: 0xEB, 5: 0xE9}
+_THUNK, _INDIRECT, _TRAMPOLINE, _KEY = (
+    "__x86_return_thunk", "__x86_indirect_", "__SCT__", "__SCK__",
+)  # fmt: skip
+#: BUGFLAG_WARNING of include/asm-generic/bug.h; with it BUGFLAG_ONCE, BUGFLAG_NO_CUT_HERE, a taint.
+_WARNING, _OTHERS, _TAINT_MAX = 1, 2 | 8, 18
+#: The types of arch/x86/include/asm/extable_fixup_types.h in v6.12.
+_FIXUPS = range(1, 22)
+#: Instructions that fault in no other way than by an operand in memory or a segment register.
+_PLAIN = frozenset({
+    "mov", "add", "sub", "xor", "and", "or", "cmp", "test", "lea", "nop", "inc", "dec", "shl",
+    "shr", "sar", "neg", "not", "movzx", "movsx", "movsxd", "cdqe", "jmp", "call", "xchg",
+})  # fmt: skip
+_SEGMENTS = ("ds", "es", "fs", "gs", "ss", "cs")
+
+Faults = Iterator[tuple[Rule, int, str]]
+
+
+@dataclass
+class Tables:
+    """The tables of one module.
+
+    :ivar listed: what the tables name so far, by table.
+    """
+
+    subject: Subject
+    keys: Keys
+    listed: dict[str, set[tuple[int, int]]]
+
+    def check(self, table: Section) -> None:
+        """Find what is wrong with a table's entries."""
+        layout = self._layout(table)
+        meaning = _MEANINGS.get(table.name)
+        if layout is None or meaning is None:
+            return
+        for entry in entries(self.subject, table, layout):
+            if isinstance(entry, Malformed):
+                self._find(catalogue.SITE, table, entry.offset, entry.what)
+                continue
+            for rule, at, what in meaning(self, entry):
+                said = f"an entry of {table.name} {what}"
+                self._find(rule, table, entry.offset + at, said)
+            first = entry.targets[0].place
+            if table.name in _ONCE and first in self.listed.setdefault(table.name, set()):
+                what = f"{table.name} names {called(self.subject, entry.targets[0])} twice"
+                self._find(catalogue.SITE, table, entry.offset, what)
+            self.listed.setdefault(table.name, set()).add(first)
+
+    def _find(self, rule: Rule, table: Section, offset: int, what: str) -> None:
+        self.subject.find(rule, what, place(table, offset))
+
+    @cached_property
+    def replaced(self) -> dict[int, list[tuple[int, int]]]:
+        """Where alternatives may stand, by section: they have instructions of their own."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for table in self.subject.elf.sections:
+            layout = self._layout(table)
+            if layout is None or table.name not in _REPLACING:
+                continue
+            for entry in entries(self.subject, table, layout):
+                if isinstance(entry, Entry):
+                    section, start = entry.targets[0].place
+                    length = entry.data[_LENGTHS.get(len(entry.data), _PATCHED)]
+                    found.setdefault(section, []).append((start, start + length))
+        return found
+
+    def _layout(self, table: Section) -> Layout | None:
+        rows = self.subject.applied.get(table.index, {})
+        size = 2 * table.sh_size // max(len(rows), 1)
+        return layouts(self.subject.version, size).get(table.name)
+
+    # --- what a target is ---
+
+    def instruction(self, target: Target) -> Instruction | None:
+        """The instruction that begins at a target."""
+        return self.subject.instructions.at(*target.place) if target.section else None
+
+    def code(self, target: Target) -> bytes:
+        """The bytes of the instruction at a target."""
+        found = self.instruction(target)
+        section = self.subject.elf.sections[target.section]
+        data = self.subject.elf.contents(section)
+        return bytes(data[target.offset : found.end]) if found else b""
+
+    def astray(self, target: Target, *, end: bool = False) -> str:
+        """Why no instruction begins at a target; empty when one does.
+
+        :param end: the end of a section will do.
+        """
+        elf = self.subject.elf
+        leads = f"leads to {called(self.subject, target)}, "
+        section = elf.sections[target.section]
+        inside = 0 <= target.offset <= section.sh_size
+        if not target.section or not section.sh_flags & SHF.EXECINSTR or not inside:
+            return leads + "which is no code"
+        if end and target.offset == section.sh_size:
+            return ""
+        if self.instruction(target) is None:
+            return leads + "where no instruction begins"
+        return ""
+
+    def jumps_to(self, target: Target) -> Target | None:
+        """Where the jump or call at a target leads; None for another instruction."""
+        found = self.instruction(target)
+        if found is None or not _is_branch(found):
+            return None
+        width = 1 if found.size == 2 else 4
+        row = self.subject.applied.get(target.section, {}).get(found.end - width)
+        if row is not None:
+            led = target_of(self.subject, row)
+            shifted = led.offset + width
+            return Target(led.section, shifted, led.symbol, led.owner, led.sympos)
+        if found.operands.startswith("0x") or found.operands.isdigit():
+            return Target(target.section, int(found.operands, 0))
+        return None
+
+    def name_of(self, target: Target) -> str:
+        """The name of the function or variable at a target."""
+        return target.symbol or self.subject.pointers.name_at(target.place)
+
+
+def _is_branch(found: Instruction) -> bool:
+    word = found.name.split()[-1]
+    return word == "call" or word.startswith("j")
+
+
+def _site(tables: Tables, target: Target, good: Callable[[Instruction], bool], what: str) -> Faults:
+    """A place in the code, and what stands there."""
+    astray = tables.astray(target)
+    found = tables.instruction(target)
+    if astray:
+        yield catalogue.SITE, 0, astray
+    elif found is None or not good(found):
+        yield catalogue.SITE, 0, f"leads to {called(tables.subject, target)}, {what}"
+
+
+def _jump(tables: Tables, wanted: str) -> Callable[[Entry], bool]:
+    def is_jump(entry: Entry) -> bool:
+        led = tables.jumps_to(entry.targets[0])
+        return led is not None and led.offset == 0 and tables.name_of(led).startswith(wanted)
+
+    return is_jump
+
+
+def _returns(tables: Tables, entry: Entry) -> Faults:
+    good = _jump(tables, _THUNK)
+    what = f"which does not jump to {_THUNK}"
+    yield from _site(tables, entry.targets[0], lambda _: good(entry), what)
+
+
+def _retpolines(tables: Tables, entry: Entry) -> Faults:
+    good = _jump(tables, _INDIRECT)
+    what = f"which does not jump to {_INDIRECT}"
+    yield from _site(tables, entry.targets[0], lambda _: good(entry), what)
+
+
+def _calls(tables: Tables, entry: Entry) -> Faults:
+    yield from _site(tables, entry.targets[0], lambda i: i.name == "call", "which is no call")
+
+
+def _seals(tables: Tables, entry: Entry) -> Faults:
+    what = "which is no endbr64"
+    yield from _site(tables, entry.targets[0], lambda i: i.name == "endbr64", what)
+
+
+def _unwinds(tables: Tables, entry: Entry) -> Faults:
+    astray = tables.astray(entry.targets[0], end=True)
+    section, at = entry.targets[0].place
+    if astray and not any(start < at < end for start, end in tables.replaced.get(section, ())):
+        yield catalogue.SITE, 0, astray
+
+
+def _locks(tables: Tables, entry: Entry) -> Faults:
+    """alternatives_smp_unlock() changes a byte that is a lock prefix, and leaves others alone."""
+    (target,) = entry.targets
+    found = tables.instruction(target)
+    if found is not None and found.name.startswith("lock "):
+        return
+    section = tables.subject.elf.sections[target.section]
+    code = tables.subject.elf.contents(section)[max(target.offset, 0) :][:1]
+    inside = bytes(code) == b"\xf0" and section.sh_flags & SHF.EXECINSTR
+    rule = catalogue.SITE if inside else catalogue.NO_EFFECT
+    yield rule, 0, f"leads to {called(tables.subject, target)}, which is no lock prefix"
+
+
+def _paravirt(tables: Tables, entry: Entry) -> Faults:
+    (target,) = entry.targets
+    kind, length = entry.number(8, 1), entry.number(_PATCHED, 1)
+    yield from _site(tables, target, lambda i: i.name == "call", "which is no call")
+    found = tables.instruction(target)
+    if found is None or found.name != "call":
+        return
+    row = tables.subject.applied.get(target.section, {}).get(found.end - 4)
+    if length != found.size:
+        yield catalogue.SITE, 8, f"replaces {length} bytes of a call of {found.size}"
+    elif row is not None:
+        led = target_of(tables.subject, row)
+        relative = 4 if row.kind == 2 else 0
+        if led.symbol == "pv_ops" and led.offset + relative != 8 * kind:
+            yield catalogue.SITE, 8, f"is for operation {kind}, and the call is another one's"
+
+
+def _alternatives(tables: Tables, entry: Entry) -> Faults:
+    old, new = entry.targets
+    at = _LENGTHS[len(entry.data)]
+    replaced, by = entry.data[at : at + 2]
+    sections = tables.subject.elf.sections
+    for field, target, length in ((0, old, replaced), (4, new, by)):
+        leads = f"leads to {length} bytes at {called(tables.subject, target)}"
+        end = target.offset + length
+        if astray := tables.astray(target, end=not length):
+            yield catalogue.SITE, field, astray
+        elif end > sections[target.section].sh_size:
+            yield catalogue.SITE, field, f"{leads}, past its end"
+        elif tables.astray(Target(target.section, end), end=True):
+            yield catalogue.SITE, field, f"{leads}, which end inside of an instruction"
+    if replaced > _LONGEST or by > replaced:
+        yield catalogue.SITE, at, f"replaces {replaced} bytes by {by}"
+
+
+def _bugs(tables: Tables, entry: Entry) -> Faults:
+    code, text = entry.targets
+    flags = entry.number(10, 2)
+    yield from _site(tables, code, lambda i: i.name == "ud2", "which is no ud2")
+    if not tables.subject.pointers.is_text(text.place):
+        yield catalogue.KEY, 4, f"leads to {called(tables.subject, text)}, where no text begins"
+    known = flags & _WARNING and not flags & 0xFF & ~(_WARNING | _OTHERS)
+    if flags and not (known and flags >> 8 <= _TAINT_MAX):
+        yield catalogue.SITE, 10, f"has the flags {flags:#x}"
+
+
+def _faults(tables: Tables, entry: Entry) -> Faults:
+    code, fixup = entry.targets
+    yield from _site(tables, code, _may_fault, "an instruction that does not fault")
+    if astray := tables.astray(fixup):
+        yield catalogue.SITE, 4, astray
+    if len(entry.targets) == 2 and entry.number(8, 1) not in _FIXUPS:
+        yield catalogue.SITE, 8, f"has the type {entry.number(8, 1)}"
+
+
+def _may_fault(found: Instruction) -> bool:
+    if found.name not in _PLAIN:
+        return True
+    if found.name in ("lea", "nop"):
+        return False
+    memory = "[" in found.operands
+    return memory or any(word in _SEGMENTS for word in found.operands.split(", "))
+
+
+def _static_calls(tables: Tables, entry: Entry) -> Faults:
+    """__static_call_validate() has a BUG() for anything but a call or a jump to the trampoline."""
+    code, key = entry.targets
+    if astray := tables.astray(code):
+        yield catalogue.SITE, 0, astray
+        return
+    led, found = tables.jumps_to(code), tables.instruction(code)
+    name = tables.name_of(led) if led is not None and found is not None else ""
+    shifted = led is not None and led.symbol and led.offset
+    if found is None or not name.startswith(_TRAMPOLINE) or shifted:
+        leads = f"leads to {called(tables.subject, code)}, which does not call a trampoline"
+        yield catalogue.SITE, 0, leads
+        return
+    tail = key.offset & 1
+    if tail != (found.name != "call"):
+        yield catalogue.KEY, 4, "is marked as another kind of call"
+    exact = Target(key.section, key.offset & ~3, key.symbol, key.owner, key.sympos)
+    plain = name.removeprefix(_TRAMPOLINE)
+    right = tables.name_of(exact) in (_KEY + plain, _TRAMPOLINE + plain)
+    if not right or (key.symbol and key.offset & ~3):
+        yield catalogue.KEY, 4, f"calls {plain}, and has the key {called(tables.subject, key)}"
+
+
+def _jumps(tables: Tables, entry: Entry) -> Faults:
+    """__jump_label_patch() has a BUG() for what is not the jump or nop that the entry says."""
+    code, target, key = entry.targets
+    for at, each in ((0, code), (4, target)):
+        if astray := tables.astray(each):
+            yield catalogue.SITE, at, astray
+            return
+    shown = tables.code(code)
+    jump = len(shown) in _JUMPS and shown[0] == _JUMPS[len(shown)]
+    if shown not in _NOPS and not jump:
+        leads = f"leads to {called(tables.subject, code)}"
+        yield catalogue.SITE, 0, f"{leads}, which is neither a jump nor a nop"
+        return
+    if jump and tables.jumps_to(code) != target:
+        leads = f"leads to {called(tables.subject, target)}"
+        yield catalogue.SITE, 4, f"{leads}, and the jump elsewhere"
+    near = code.section == target.section and -128 <= target.offset - code.offset - 2 < 128
+    if len(shown) == 2 and not near:
+        yield catalogue.SITE, 4, f"leads to {called(tables.subject, target)}, too far for 2 bytes"
+    yield from ((catalogue.KEY, 8, what) for what in tables.keys.faults(key, jump))
+
+
+#: Tables of code that is replaced.
+_REPLACING = (".altinstructions", ".parainstructions")
+#: Tables in which nothing may be named twice: what the kernel finds there is changed already.
+_ONCE = frozenset({
+    ".return_sites", ".retpoline_sites", ".ibt_endbr_seal", ".static_call_sites", "__jump_table",
+    "__bug_table", ".parainstructions",
+})  # fmt: skip
+_MEANINGS: dict[str, Callable[[Tables, Entry], Faults]] = {
+    ".return_sites": _returns,
+    ".retpoline_sites": _retpolines,
+    ".call_sites": _calls,
+    ".ibt_endbr_seal": _seals,
+    ".smp_locks": _locks,
+    ".orc_unwind_ip": _unwinds,
+    ".parainstructions": _paravirt,
+    ".altinstructions": _alternatives,
+    ".static_call_sites": _static_calls,
+    "__bug_table": _bugs,
+    "__ex_table": _faults,
+    "__jump_table": _jumps,
+}
