@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
+from klpbuild.kernel.fetch import fetch
 from klpbuild.kernel.locate import locate
-from klpbuild.kernel.packages import fetch
 from klpbuild.kernel.tree import Kernel
 from tests.samples import Built, build
 

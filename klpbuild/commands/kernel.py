@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from klpbuild.kernel.cache import CachedKernel, Part, cache_directory, cached_kernels
+from klpbuild.distro.debian import Report
+from klpbuild.distro.parts import Part
+from klpbuild.kernel.cache import CachedKernel, cache_directory, cached_kernels
+from klpbuild.kernel.fetch import fetch
 from klpbuild.kernel.locate import locate
-from klpbuild.kernel.packages import Report, fetch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     getting.add_argument(
         "--source", action="store_true", help="also the source package (about 140 MB)"
     )
+    getting.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="SUITE",
+        help="look there only, such as trixie-backports; default: apt's own sources, then every "
+        "suite of the same mirror",
+    )
     listing = words.add_parser("list", help="show the fetched kernels")
     listing.add_argument("--json", action="store_true", help="write JSON")
 
@@ -51,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what the arguments say and return the exit status."""
     if arguments.word == "fetch":
-        return _fetch(arguments.release, arguments.debug_symbols, arguments.source)
+        return _fetch(arguments)
     kernels = cached_kernels()
     if arguments.json:
         print(json.dumps([_as_json(kernel) for kernel in kernels], indent=1))
@@ -62,9 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fetch(release: str | None, debug_symbols: bool, source: bool) -> int:
+def _fetch(arguments: argparse.Namespace) -> int:
     with _progress() as report:
-        cached = fetch(release, debug_symbols=debug_symbols, source=source, report=report)
+        cached = fetch(
+            arguments.release,
+            debug_symbols=arguments.debug_symbols,
+            source=arguments.source,
+            suites=arguments.suite,
+            report=report,
+        )
         report(f"reading {cached.release}")
         kernel = locate(cached.release)
     print(f"{kernel.release} ({cached.version}): {len(kernel.modules)} modules, in {cached.path}")

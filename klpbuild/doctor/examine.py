@@ -16,7 +16,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import cache_directory, cached_kernel
 from klpbuild.kernel.kbuild import find_compiler
 from klpbuild.kernel.locate import locate
-from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.busybox import is_usable
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.excerpt.cfile import Kind, items
-from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 

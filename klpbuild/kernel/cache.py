@@ -21,31 +21,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from klpbuild.distro.parts import REQUIRED_PARTS, Part
+from klpbuild.distro.versions import version_key
 from klpbuild.errors import KlpError
 from klpbuild.files import write_file
-from klpbuild.kernel.versions import version_key
 
 _RECORD = "packages.json"
 _TREE = re.compile(r".*-([0-9a-f]{12})-[0-9a-f]{12}")
 _OUTLIVED = 3600.0
-
-
-class Part(StrEnum):
-    """What a package brings to a kernel."""
-
-    IMAGE = "image"
-    HEADERS = "headers"
-    COMMON = "common headers"
-    KBUILD = "kbuild"
-    DEBUG = "debug symbols"
-    SOURCE = "source"
-
-
-#: The parts without which no module can be built.
-REQUIRED_PARTS = (Part.IMAGE, Part.HEADERS, Part.COMMON, Part.KBUILD)
 
 
 @dataclass(frozen=True)

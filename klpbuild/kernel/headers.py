@@ -8,6 +8,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import aside, locked
 
+_OUTPUT = re.compile(r"^KBUILD_OUTPUT\s*=", re.MULTILINE)
 _INCLUDE = re.compile(r"^include\s+/(\S+)/Makefile\s*$", re.MULTILINE)
 
 
@@ -26,7 +27,8 @@ def usable_build_tree(headers: Path, root: Path, shadow: Path) -> Path:
     :returns: `headers` itself, when it has a Makefile of its own.
     :raises KlpError: when the common headers are missing.
     """
-    match = _INCLUDE.search((headers / "Makefile").read_text(errors="replace"))
+    text = (headers / "Makefile").read_text(errors="replace")
+    match = _INCLUDE.search(text)
     if not match:
         return headers
     common = root / match[1]
@@ -37,7 +39,9 @@ def usable_build_tree(headers: Path, root: Path, shadow: Path) -> Path:
             why=f"Their Makefile includes {common}/Makefile.",
             hint=f"Install the package {common.name}, or use `klpbuild kernel fetch`.",
         )
-    makefile = f"# Stands for {headers}\ninclude {common}/Makefile\n"
+    # Newer kernels take the place of what they were built with from there.
+    output = f"KBUILD_OUTPUT={shadow}\n" if _OUTPUT.search(text) else ""
+    makefile = f"# Stands for {headers}\n{output}include {common}/Makefile\n"
     with locked(shadow):
         if not _is_made(shadow, makefile):
             _make(headers, shadow, makefile)

@@ -35,6 +35,7 @@ class Installed:
             [
                 boot / f"vmlinuz-{self.release}",
                 self.modules / "vmlinuz",
+                self.modules / "vmlinuz.unsigned",  # Debian since 6.19
                 boot / f"vmlinux-{self.release}",
             ]
         )

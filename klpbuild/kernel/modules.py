@@ -15,6 +15,19 @@ from klpbuild.kernel.cache import aside, locked
 _COMPRESSED = (".ko.xz", ".ko.gz", ".ko.zst")
 
 
+def module_files(directory: Path) -> list[Path]:
+    """List the modules of an installed kernel as they are, in any order.
+
+    :param directory: ``/lib/modules/RELEASE``; its ``kernel/`` is read.
+    """
+    return [
+        Path(parent, name)
+        for parent, _, names in os.walk(directory / "kernel")
+        for name in names
+        if name.endswith((".ko", *_COMPRESSED))
+    ]
+
+
 def shipped_modules(directory: Path, decompressed: Path) -> tuple[Path, ...]:
     """The modules of an installed kernel, sorted by path.
 
@@ -22,12 +35,7 @@ def shipped_modules(directory: Path, decompressed: Path) -> tuple[Path, ...]:
     :param decompressed: where compressed ones are decompressed to, once.
     :raises KlpError: when one cannot be decompressed.
     """
-    shipped = [
-        Path(parent, name)
-        for parent, _, names in os.walk(directory / "kernel")
-        for name in names
-        if name.endswith((".ko", *_COMPRESSED))
-    ]
+    shipped = module_files(directory)
     compressed = [path for path in shipped if path.suffix != ".ko"]
     if not compressed:
         return tuple(sorted(shipped))

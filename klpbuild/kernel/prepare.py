@@ -16,7 +16,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import locked, remove_outlived
 from klpbuild.kernel.cleansource import is_clean, link_sources
 from klpbuild.kernel.kbuild import find_compiler
-from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 
 #: Takes a line for the build log.

@@ -45,7 +45,7 @@ class Kernel:
     :ivar filter_functions: a copy of tracefs' ``available_filter_functions``, if at hand.
     :ivar image: the bootable image, if at hand.
     :ivar source: the whole source tree, if it is at hand and unpacked; see
-        `klpbuild.kernel.packages.source_tree`.
+        `klpbuild.kernel.source.source_tree`.
     :ivar cache: where klpbuild keeps what it learns of this kernel; outside the kernel
         tree; may not exist yet.
     :ivar debug_modules: the directory that holds the modules' debug information, laid

@@ -12,8 +12,8 @@ from pathlib import Path
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import Problems
 from klpbuild.kernel.cache import locked
-from klpbuild.kernel.packages import source_tree
 from klpbuild.kernel.prepare import Log, PreparedTree, prepare
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX
 from klpbuild.patch.added import added_units

@@ -18,7 +18,7 @@ from klpbuild.excerpt.excerpt import Excerpt, Place, Reach, Source, excerpt
 from klpbuild.excerpt.finder import find_definition
 from klpbuild.excerpt.skeleton import skeleton
 from klpbuild.files import write_file
-from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import FILE_NAME, Function, check_name

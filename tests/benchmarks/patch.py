@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from klpbuild.kernel.cache import Part, cached_kernels
+from klpbuild.distro.parts import Part
+from klpbuild.kernel.cache import cached_kernels
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.prepare import build_environment, prepare
 from klpbuild.pipeline.from_patch import build_from_patches

@@ -18,7 +18,7 @@ from klpbuild.check.rule import Severity
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import rela_dtype, symbol_dtype
-from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Insmod

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from klpbuild.files import write_file
-from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.patch.units import Units
 

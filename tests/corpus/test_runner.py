@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import Problem
-from klpbuild.kernel.packages import source_tree
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.vm.scenario import module_name

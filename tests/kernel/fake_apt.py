@@ -1,10 +1,12 @@
 """Stands for apt-get and apt-cache: a pool of small real packages.
 
 Run as ``fake_apt.py POOL apt-cache|apt-get ARGUMENTS``.  ``POOL/offers.json`` lists
-the packages; ``POOL/calls`` records every call.
+the packages; ``POOL/calls`` records every call.  What is offered with ``fake-suite`` is
+seen with a configuration of klpbuild's own only, and where ``POOL/mirror`` is there.
 """
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -15,7 +17,21 @@ def main(pool: Path, program: str, arguments: list[str]) -> int:
     with (pool / "calls").open("a") as calls:
         calls.write(" ".join([program, *arguments]) + "\n")
     offers = json.loads((pool / "offers.json").read_text())
+    if "APT_CONFIG" not in os.environ:
+        offers = [offer for offer in offers if "fake-suite" not in offer]
     words = [word for word in arguments if not word.startswith("-") and "::" not in word]
+    if words[0] == "indextargets":
+        if (pool / "mirror").exists():
+            print("http://mirror/debian/\tbookworm\tDebian\tDebian")
+        return 0
+    if words[0] == "update":
+        return 0
+    if words[0] == "madison":
+        for offer in offers:
+            if offer["Package"] in words[1:] and "fake-suite" in offer:
+                suite = f"http://mirror/debian {offer['fake-suite']}/main amd64 Packages"
+                print(f"{offer['Package']} | {offer['Version']} | {suite}")
+        return 0
     if words[0] == "pkgnames":
         print("\n".join({o["Package"] for o in offers if o["Package"].startswith(words[1])}))
         return 0

@@ -162,6 +162,31 @@ class Machine:
             },
         )
 
+    def offer_elsewhere(self, suite: str) -> None:
+        """Let all that is offered so far be another suite's, which the mirror has."""
+        write(self.pool / "mirror")
+        for offer in self.offers:
+            offer["fake-suite"] = suite
+        self.settle()
+
+    def offer_split_kernel(self, release: str, version: str, *, modules: bool = True) -> None:
+        """Offer a kernel as Debian does since 6.19: its image is empty and needs others."""
+        self.offer_kernel(release, version, unsigned=False)
+        image = next(o for o in self.offers if o["Package"] == f"linux-image-{release}")
+        self.offers.remove(image)
+        names = [f"linux-{part}-{release}" for part in ("base", "binary", "modules")]
+        depends = ", ".join(f"{name} (= {version})" for name in names)
+        self.offer(f"linux-image-{release}", version, {}, depends)
+        files = image_files(release)
+        kernel = {p: text for p, text in files.items() if p.endswith(".ko")}
+        directory = f"usr/lib/modules/{release}"
+        self.offer(names[0], version, {f"{directory}/System.map": STUB})
+        self.offer(names[1], version, {f"{directory}/vmlinuz": "signed"})
+        unsigned = names[1].replace("binary", "binary-unsigned")
+        self.offer(unsigned, version, {f"{directory}/vmlinuz.unsigned": "unsigned"})
+        moved = {f"usr/{path}": text for path, text in kernel.items()} if modules else {}
+        self.offer(names[2], version, moved)
+
     def offer_kbuild(self, version: str) -> None:
         files = {"usr/lib/linux-kbuild-6.1/scripts/version": version}
         self.offer("linux-kbuild-6.1", version, files)

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from klpbuild.kernel.cache import Part, aside, cache_directory, cached_kernel, locked
+from klpbuild.distro.parts import Part
+from klpbuild.kernel.cache import aside, cache_directory, cached_kernel, locked
 from klpbuild.kernel.tree import Kernel
 
 WANTED = (

@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 
 from klpbuild import cli
+from klpbuild.distro.apt import Apt
+from klpbuild.distro.debian import offered_releases
+from klpbuild.distro.parts import Part
 from klpbuild.errors import KlpError
-from klpbuild.kernel import cache, packages
-from klpbuild.kernel.cache import Part, cached_kernel, cached_kernels
+from klpbuild.kernel import cache
+from klpbuild.kernel.cache import cached_kernel, cached_kernels
+from klpbuild.kernel.fetch import fetch
 from klpbuild.kernel.locate import locate
-from klpbuild.kernel.packages import fetch, offered_releases, source_tree
+from klpbuild.kernel.source import source_tree
 from tests.kernel.machines import Machine
 
 RELEASE = "6.1.0-47-cloud-amd64"
@@ -29,7 +33,7 @@ VERSION = "6.1.170-3"
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine.make(tmp_path / "machine")
     monkeypatch.setenv("PATH", f"{machine.programs}:{os.environ['PATH']}")
-    monkeypatch.setattr("klpbuild.kernel.apt.native_architecture", lambda: "amd64")
+    monkeypatch.setattr("klpbuild.distro.apt.native_architecture", lambda: "amd64")
     return machine
 
 
@@ -126,7 +130,7 @@ def test_the_default_is_the_newest_cloud_kernel_with_headers(debian: Machine) ->
     debian.offer("linux-image-6.1.0-99-cloud-amd64", "6.1.999-1", {})
     debian.offer("linux-image-6.12-cloud-amd64", "6.12.117-1", {})
     debian.offer("linux-headers-6.12-cloud-amd64", "6.12.117-1", {})
-    assert offered_releases() == ("6.1.0-57-amd64", newest, RELEASE)
+    assert offered_releases(Apt()) == ("6.1.0-57-amd64", newest, RELEASE)
     assert fetch().release == newest
 
 
@@ -342,4 +346,76 @@ def test_installed_but_not_offered_packages_do_not_count(machine: Machine) -> No
     machine.offer(f"linux-headers-{RELEASE}", VERSION, {})
     machine.settle()
     with pytest.raises(KlpError, match="apt offers no kernel package"):
-        packages.fetch(RELEASE)
+        fetch(RELEASE)
+
+
+def test_a_release_of_another_suite_is_found(debian: Machine) -> None:
+    debian.offer_elsewhere("trixie-backports")
+    lines: list[str] = []
+    assert fetch(RELEASE, report=lines.append).version == VERSION
+    assert lines[:2] == [
+        f"apt's own sources do not offer {RELEASE}",
+        "reading the lists of all suites from http://mirror/debian/",
+    ]
+    directory = cache.cache_directory() / "apt" / "all"
+    assert " sid main" in (directory / "sources.list").read_text()
+    assert f'Dir::State "{directory}";' in (directory / "apt.conf").read_text()
+
+    debian.pool.joinpath("calls").unlink()
+    fetch(RELEASE, debug_symbols=True)
+    assert "apt-get -q update" not in debian.calls, "the lists are fresh"
+
+
+def test_a_suite_that_is_named_is_looked_in_alone(debian: Machine) -> None:
+    debian.offer_elsewhere("trixie-backports")
+    lines: list[str] = []
+    fetch(RELEASE, suites=["trixie-backports"], report=lines.append)
+    assert lines[0] == "reading the lists of trixie-backports from http://mirror/debian/"
+    sources = cache.cache_directory() / "apt" / "trixie-backports" / "sources.list"
+    assert sources.read_text().splitlines()[0].endswith("/debian/ trixie-backports main")
+    assert len(sources.read_text().splitlines()) == 1
+    with pytest.raises(KlpError, match=r"suite '\.\./x' cannot be read"):
+        fetch(RELEASE, suites=["../x"])
+
+
+def test_an_unknown_release_lists_the_near_ones_and_their_suites(debian: Machine) -> None:
+    debian.offer_kernel("6.1.0-56-cloud-amd64", "6.1.192-2")
+    debian.offer_elsewhere("trixie")
+    with pytest.raises(KlpError) as caught:
+        fetch("6.1.0-46-cloud-amd64")
+    assert str(caught.value) == (
+        "apt offers no kernel 6.1.0-46-cloud-amd64 with its headers\n"
+        "  Name one of these releases:\n"
+        f"  {RELEASE}  trixie\n"
+        "  6.1.0-56-cloud-amd64  trixie"
+    )
+
+
+def test_an_empty_image_brings_what_it_depends_on(machine: Machine) -> None:
+    machine.offer_split_kernel(RELEASE, VERSION)
+    machine.offer_kbuild(VERSION)
+    cached = fetch(RELEASE)
+    assert [(p.part, p.name) for p in cached.packages][:3] == [
+        (Part.IMAGE, f"linux-binary-unsigned-{RELEASE}"),
+        (Part.MODULES, f"linux-modules-{RELEASE}"),
+        (Part.BASE, f"linux-base-{RELEASE}"),
+    ]
+    kernel = locate(RELEASE)
+    assert kernel.image and kernel.image.read_text() == "unsigned"
+    assert [path.name for path in kernel.modules] == ["tun.ko", "ext4.ko"]
+    assert kernel.system_map is None, "a stub is no System.map"
+
+
+def test_half_a_kernel_is_an_error(machine: Machine) -> None:
+    machine.offer_split_kernel(RELEASE, VERSION, modules=False)
+    machine.offer_kbuild(VERSION)
+    with pytest.raises(KlpError) as caught:
+        fetch(RELEASE)
+    assert str(caught.value) == (
+        f"the packages of {RELEASE} bring no modules\n"
+        f"  Fetched: linux-binary-unsigned-{RELEASE} {VERSION}, linux-modules-{RELEASE} {VERSION}, "
+        f"linux-base-{RELEASE} {VERSION}, linux-headers-{RELEASE} {VERSION}, "
+        f"linux-headers-6.1.0-47-common {VERSION}, linux-kbuild-6.1 {VERSION}.\n"
+        "  Its distribution packages kernels in a way that this klpbuild does not know."
+    )
+    assert cached_kernel(RELEASE) is None

@@ -5,7 +5,7 @@ import subprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klpbuild.kernel.versions import version_key
+from klpbuild.distro.versions import version_key
 
 
 def dpkg_says_less(left: str, right: str) -> bool:

@@ -1,0 +1,1 @@
+"""Know what a distribution knows of its kernels: packages, releases, places, tools."""

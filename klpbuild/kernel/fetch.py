@@ -1,0 +1,181 @@
+"""Bring a distribution's kernel into the cache as packages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from klpbuild.distro import apt
+from klpbuild.distro.apt import Apt, Offer
+from klpbuild.distro.debian import (
+    RELEASE,
+    Report,
+    choose,
+    choose_more,
+    newest_release,
+    offers_kernel,
+    other_suites,
+    unknown_release,
+)
+from klpbuild.distro.parts import REQUIRED_PARTS, Part
+from klpbuild.errors import KlpError
+from klpbuild.kernel.cache import (
+    CachedKernel,
+    FetchedPackage,
+    aside,
+    cache_directory,
+    cached_kernel,
+    kernel_directory,
+    locked,
+)
+from klpbuild.kernel.installed import Installed
+from klpbuild.kernel.modules import module_files
+
+
+def fetch(
+    release: str | None = None,
+    *,
+    debug_symbols: bool = False,
+    source: bool = False,
+    suites: Sequence[str] = (),
+    report: Report = lambda line: None,
+) -> CachedKernel:
+    """Bring a Debian kernel into the cache, without root: only what is missing.
+
+    A release that apt's sources do not offer is looked for in the other suites of the
+    machine's own mirror; the machine's sources are not touched.
+
+    :param release: such as ``6.1.0-47-cloud-amd64``; the newest one for cloud
+        machines if None.
+    :param debug_symbols: also vmlinux and the modules with their symbols.
+    :param source: also the source package, of exactly the image's version.
+    :param suites: where alone it is looked for, such as ``trixie-backports``.
+    :param report: takes one line for each step.
+    :raises KlpError: when apt cannot deliver; the cache stays as it was.
+    """
+    if release is not None and not re.fullmatch(RELEASE, release):
+        raise unknown_release(release, Apt())
+    offering = _suites(suites, report) if suites else Apt()
+    if release is None:
+        release = newest_release(offering)
+        report(f"{release} is the newest that apt offers")
+    wanted = [*REQUIRED_PARTS]
+    wanted += [Part.DEBUG] if debug_symbols else []
+    wanted += [Part.SOURCE] if source else []
+    path = kernel_directory(release)
+    with locked(path, lambda: report(f"waiting for another klpbuild that fetches {release}")):
+        present = cached_kernel(release)
+        missing = [part for part in wanted if not (present and present.package(part))]
+        if not missing:
+            report(f"{release} is there: {path}")
+            assert present
+            return present
+        if not suites and not offers_kernel(offering, release):
+            offering = _elsewhere(release, report)
+        if present:
+            chosen = choose_more(offering, release, missing, present.version, present.path)
+        else:
+            chosen = choose(offering, release, missing, report)
+        kernel = _bring(offering, release, path, present, chosen, report)
+        report(f"{release} is ready: {path}")
+        return kernel
+
+
+def _elsewhere(release: str, report: Report) -> Apt:
+    """The other suites of the machine's mirror.
+
+    :raises KlpError: when they cannot be asked; with the releases that apt does offer.
+    """
+    report(f"apt's own sources do not offer {release}")
+    try:
+        return _suites((), report)
+    except KlpError as error:
+        report(str(error))
+        raise unknown_release(release, Apt()) from error
+
+
+def _suites(suites: Sequence[str], report: Report) -> Apt:
+    name = "-".join(sorted(suites)) or "all"
+    if not re.fullmatch(r"[A-Za-z0-9.+-]+", name):
+        raise KlpError(
+            f"suite {name!r} cannot be read", hint="Name suites such as trixie-backports."
+        )
+    directory = cache_directory() / "apt" / name
+    with locked(directory, lambda: report("waiting for another klpbuild that asks apt")):
+        return other_suites(directory, suites, report)
+
+
+def _bring(
+    offering: Apt,
+    release: str,
+    path: Path,
+    present: CachedKernel | None,
+    chosen: dict[Part, Offer],
+    report: Report,
+) -> CachedKernel:
+    _check_space(path.parent, chosen.values())
+    with aside(path) as making:
+        root, number = making / "root", 0
+        root.mkdir()
+        for number, offer in enumerate(chosen.values(), 1):
+            size = f"{offer.size / 1e6:.1f} MB"
+            report(f"[{number}/{len(chosen)}] {offer.name} {offer.version} ({size})")
+            arrived = making / f"package{number}"
+            arrived.mkdir()
+            apt.unpack(offering.download(offer, arrived), root)
+            shutil.rmtree(arrived)
+        fetched = tuple(
+            FetchedPackage(part, offer.name, offer.version, offer.sha256)
+            for part, offer in chosen.items()
+        )
+        if present:
+            _move_into(root, present.root)
+            kernel = CachedKernel(release, path, present.packages + fetched)
+            kernel.write_record()
+        else:
+            _check_whole(root, release, fetched)
+            shutil.rmtree(path, ignore_errors=True)
+            whole = making / "kernel"
+            whole.mkdir(mode=0o755)
+            root.rename(whole / "root")
+            CachedKernel(release, whole, fetched).write_record()
+            whole.rename(path)
+            kernel = CachedKernel(release, path, fetched)
+    return kernel
+
+
+def _check_whole(root: Path, release: str, fetched: Sequence[FetchedPackage]) -> None:
+    """:raises KlpError: when the packages bring no image or no modules."""
+    installed = Installed(root, release)
+    missing = [] if installed.image() else ["no bootable image"]
+    missing += [] if module_files(installed.modules) else ["no modules"]
+    if missing:
+        raise KlpError(
+            f"the packages of {release} bring {' and '.join(missing)}",
+            why="Fetched: " + ", ".join(f"{p.name} {p.version}" for p in fetched) + ".",
+            hint="Its distribution packages kernels in a way that this klpbuild does not know.",
+        )
+
+
+def _check_space(directory: Path, chosen: Iterable[Offer]) -> None:
+    offers = list(chosen)
+    needed = sum(offer.unpacked_size for offer in offers) + max(offer.size for offer in offers)
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise KlpError(
+            f"the packages need {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free",
+            where=str(directory),
+            hint="Set KLPBUILD_CACHE to a directory on a larger disk.",
+        )
+
+
+def _move_into(source: Path, target: Path) -> None:
+    """Rename all files below ``source`` to the same place below ``target``."""
+    for entry in source.iterdir():
+        there = target / entry.name
+        if entry.is_dir() and not entry.is_symlink() and there.is_dir():
+            _move_into(entry, there)
+        else:
+            entry.rename(there)

@@ -1,0 +1,56 @@
+"""Unpack a kernel's source package."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from klpbuild.distro.parts import Part
+from klpbuild.errors import KlpError
+from klpbuild.kernel.cache import aside, cached_kernel, locked
+from klpbuild.kernel.tree import Kernel
+
+
+def source_tree(kernel: Kernel) -> Path:
+    """The kernel's whole source, unpacked once (about 15 s).
+
+    :param kernel: a fetched kernel with its source package, or one with `source`.
+    :raises KlpError: when its source is not at hand.
+    """
+    if kernel.source:
+        return kernel.source
+    cached = cached_kernel(kernel.release)
+    package = cached.package(Part.SOURCE) if cached and cached.learned == kernel.cache else None
+    if not cached or not package:
+        raise KlpError(
+            f"the source of {kernel.release} is not at hand",
+            hint=f"Run `klpbuild kernel fetch {kernel.release} --source`.",
+        )
+    target = cached.path / "source"
+    archive = cached.root / "usr" / "src" / f"{package.name}.tar.xz"
+    with locked(target):
+        if not target.is_dir():
+            with aside(target) as making:
+                _unpack_source(archive, making)
+                making.joinpath("source").rename(target)
+    return target
+
+
+def _unpack_source(archive: Path, making: Path) -> None:
+    tree = making / "source"
+    tree.mkdir()
+    command = ["tar", "--extract", "--xz", "--no-same-owner", "--strip-components=1"]
+    process = subprocess.run(
+        [*command, f"--file={archive}", f"--directory={tree}"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if process.returncode:
+        raise KlpError(
+            "the kernel's source could not be unpacked",
+            where=str(archive),
+            why="\n".join(process.stderr.splitlines()[-3:]),
+            hint="It needs tar, xz (package xz-utils) and about 1.5 GB of disk space.",
+        )
