@@ -297,6 +297,13 @@ class _Reader:
         callbacks = self.callbacks(entry, line)
         if not functions and not callbacks and not self.patches:
             self.add_at(line, f"object {name!r} has neither functions nor callbacks")
+        if functions and self.patches:
+            self.add_at(
+                self.line_of_key("functions", line),
+                f"object {name!r} has functions, and patches make this livepatch",
+                why="Which functions a patch changes is found by compiling it.",
+                hint="Take the key functions out; callbacks may stay.",
+            )
         return PatchedObject(name, functions, callbacks, f"{self.path}:{line}")
 
     def functions(self, entry: Mapping[str, Any], name: str, line: int) -> tuple[Function, ...]:

@@ -25,6 +25,7 @@ from klpbuild.names import VMLINUX
 from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.patch.versions import check_versions
 from klpbuild.pipeline import documents, steps, symbol_steps
+from klpbuild.pipeline.callbacks import check_callbacks, without_idle
 from klpbuild.pipeline.extracted import RECORD, Extracted
 from klpbuild.proof.fidelity import Fidelity, prove, shipped_file
 from klpbuild.proof.keys import key_policy
@@ -231,17 +232,18 @@ def build_from_patches(
 def described(livepatch: Livepatch, record: Path) -> Livepatch:
     """A livepatch with the functions that were found in its patches.
 
-    :raises KlpError: for callbacks of an object that the patches do not change.
+    :raises KlpError: for an object that the patches do not change, and that has no callbacks.
     """
     found = {patched.name: patched for patched in Extracted.read(record).functions}
     for patched in livepatch.objects:
-        if patched.name not in found:
+        if patched.name not in found and not patched.callbacks:
             raise KlpError(
                 f"object {patched.name!r} is not changed by the patches",
                 where=patched.where,
                 hint=f"Changed: {', '.join(found)}.",
             )
-        found[patched.name] = replace(found[patched.name], callbacks=patched.callbacks)
+        known = found.get(patched.name, patched)
+        found[patched.name] = replace(known, callbacks=patched.callbacks)
     return replace(livepatch, sources=(), objects=tuple(found.values()))
 
 
@@ -284,12 +286,14 @@ def extract_patches(
     work: Path,
     log: BuildLog,
     accepted: Accepted = NOTHING,
+    callbacks: Sequence[PatchedObject] = (),
 ) -> Extracted:
     """Compile what patches touch, before and after, and take out what changes.
 
     :param symbols: the kernel's symbols.klp.
     :param work: the livepatch's directory of outputs.
     :param accepted: changes that would be refused.
+    :param callbacks: objects whose callbacks are functions that the patches add.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
     work.mkdir(parents=True, exist_ok=True)
@@ -308,10 +312,19 @@ def extract_patches(
             extractions.append((pair, builder.extract(pair, sizes)))
             check_versions(compiled.tree, pair, (work / "pair" / "shadow").resolve(), log.note)
     problems.check()
-    return _finish(builder, extractions)
+    check_callbacks(callbacks, extractions)
+    return _finish(builder, extractions, frozenset(p.name for p in callbacks if p.callbacks))
 
 
-def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extraction]]) -> Extracted:
+def _finish(
+    builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extraction]], called: frozenset[str]
+) -> Extracted:
+    """The extracted objects, decided, and ready for the link.
+
+    :param called: objects with callbacks, which run though none of their functions changes.
+    """
+    new = sorted(name for _, extraction in extractions for name in extraction.globals)
+    extractions, idle = without_idle(extractions, called)
     own = frozenset(name for _, extraction in extractions for name in extraction.globals)
     exports = builder.resolver.exports
     taken = own | _OF_EVERY_MODULE
@@ -331,18 +344,18 @@ def _finish(builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extractio
     patched = tuple(
         PatchedObject(owner, tuple(found)) for owner, found in sorted(functions.items()) if found
     )
-    if not patched:
+    if not patched and not called:
         same = ", ".join(builder.compiled.unchanged)
         why = f"With it and without it, the compiler makes the same of {same}." if same else ""
-        if own:
-            why = f"Nothing that runs calls what is new: {', '.join(sorted(own)[:5])}."
+        if new:
+            why = f"Nothing that runs calls what is new: {', '.join(new[:5])}."
         raise KlpError(
             "the patch changes no function that runs",
             where=builder.compiled.patched.files[0].where,
             why=why,
             hint="There is nothing that a livepatch could replace.",
         )
-    notes = [*builder.compiled.notes, *(n for _, e in extractions for n in e.notices)]
+    notes = [*builder.compiled.notes, *idle, *(n for _, e in extractions for n in e.notices)]
     return Extracted(
         tuple(objects),
         patched,

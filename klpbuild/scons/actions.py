@@ -92,7 +92,7 @@ def _extract(target, source, env):
     symbols, *patches = source
     extracted = from_patch.extract_patches(
         env["KLP_KERNEL"], patches, symbols, target[0].parent, env["KLP_LOG"],
-        env["KLP_CHOSEN"].livepatch.accepted,
+        env["KLP_CHOSEN"].livepatch.accepted, env["KLP_CHOSEN"].livepatch.objects,
     )  # fmt: skip
     extracted.write(target[0])
     _tell(env, target[0], *extracted.report)

@@ -113,7 +113,8 @@ def _livepatch(nodes, cell):
         patches = [str(path) for path in chosen.patches]
         extracted = env.LivepatchExtract(str(work / RECORD), [symbols, *patches])
         record = extracted[:1]
-        env.Depends(extracted, [*identities, env.Value(repr(chosen.livepatch.accepted))])
+        decided = chosen.livepatch.accepted, chosen.livepatch.objects
+        env.Depends(extracted, [*identities, env.Value(repr(decided))])
         made = env.LivepatchTables(str(work / "tables.c"), record)
         inputs = _inputs(env, work, [])
         linked = env.LivepatchLinkExtracted(

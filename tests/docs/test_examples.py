@@ -27,7 +27,7 @@ from tests.docs.session import ROOT, make_checkout
 
 EXAMPLES = ROOT / "docs" / "examples"
 GUIDE = ROOT / "docs" / "authors-guide.md"
-NAMES = ("callbacks", "data", "homonym", "module", "shadow", "static-local")
+NAMES = ("callbacks", "data", "homonym", "module", "module-data", "shadow", "static-local")
 
 LID = "cat /sys/module/button/parameters/lid_init_state"
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
@@ -104,6 +104,17 @@ def groups(modules: Path) -> list[Group]:
                 Modprobe("button"),
                 see(LID, "number 2\n"),
                 *unload("module"),
+                see(LID, "[method]"),
+                Rmmod("button"),
+            ),
+        ),
+        Group(
+            "module-data",
+            (
+                *load("module-data"),
+                Modprobe("button"),
+                see(LID, "[ignore]"),
+                *unload("module-data"),
                 see(LID, "[method]"),
                 Rmmod("button"),
             ),

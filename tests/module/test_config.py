@@ -315,6 +315,22 @@ def test_patches_need_neither_sources_nor_objects(tmp_path: Path) -> None:
     assert read_livepatch(path, patches=True).description == "from a patch"
 
 
+def test_patches_say_themselves_which_functions_change(tmp_path: Path) -> None:
+    (tmp_path / "fix").mkdir()
+    path = tmp_path / "fix" / "livepatch.toml"
+    path.write_text(
+        '[[object]]\nname = "button"\ncallbacks = { post_patch = "raise_it" }\n'
+        'functions = [{ old = "work", new = "new_work" }]\n'
+    )
+    with pytest.raises(KlpError) as caught:
+        read_livepatch(path.parent, patches=True)
+    assert str(caught.value) == (
+        f"{path}:4: object 'button' has functions, and patches make this livepatch\n"
+        "  Which functions a patch changes is found by compiling it.\n"
+        "  Take the key functions out; callbacks may stay."
+    )
+
+
 def test_other_kernel(tmp_path: Path) -> None:
     livepatch = read_livepatch(_livepatch(tmp_path, 'kernels = ["fixtures"]\n' + MINIMAL))
     check_for_kernel(livepatch, "fixtures", "6.1.0-fixtures")
