@@ -54,7 +54,9 @@ def check_information(subject: Subject) -> None:
         return
     _check_kernel(subject, subject.kernel)
     wanted = subject.kernel.module_size
-    if size is not None and wanted is not None and size.sh_size != wanted:
+    if wanted is None:
+        subject.not_checked(catalogue.MODULE_SIZE, "no module of the kernel is at hand")
+    elif size is not None and size.sh_size != wanted:
         what = f"struct module has {size.sh_size} bytes, and the kernel's modules have {wanted}"
         subject.find(catalogue.MODULE_SIZE, what, THIS_MODULE)
     if "vermagic" in info:

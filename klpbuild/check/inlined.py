@@ -101,9 +101,11 @@ def check_inlined(subject: Subject) -> None:
     if not subject.applies(catalogue.INLINED) or not subject.patched or not subject.kernel:
         return
     for patched in subject.patched:
-        if patched.object not in (VMLINUX, *subject.kernel.modules):
-            continue
         if not patched.functions:
+            continue
+        if patched.object not in (VMLINUX, *subject.kernel.modules):
+            why = f"this kernel has no module {patched.object}"
+            subject.not_checked(catalogue.INLINED, why, patched.object)
             continue
         try:
             dwarf = _debug_information(subject.kernel, patched.object)

@@ -20,11 +20,33 @@ from klpbuild.names import (
 _SWITCHING = frozenset({"__schedule", "context_switch", "__switch_to", "__switch_to_asm"})
 
 
+#: Rules about what the tables say.
+_OF_TABLES = (
+    catalogue.OBJECT_NAME,
+    catalogue.NO_FUNCTIONS,
+    catalogue.DUPLICATE_OBJECT,
+    catalogue.DUPLICATE_FUNCTION,
+    catalogue.LONG_NAME,
+    catalogue.OBJECT_UNKNOWN,
+    catalogue.FUNCTION_NOT_FOUND,
+    catalogue.FUNCTION_AMBIGUOUS,
+    catalogue.FUNCTION_NO_POSITION,
+    catalogue.NO_ENTRY,
+    catalogue.STRAY,
+    catalogue.LOAD_AGAIN,
+    catalogue.SWITCHING,
+    catalogue.ELSEWHERE,
+    catalogue.INLINED,
+)
+
+
 def check_patches(subject: Subject) -> None:
     """Check the objects and functions of the static tables."""
     if subject.patched is None:
         if "livepatch" in subject.info:
             subject.find(catalogue.NO_TABLES, "has no static struct klp_patch of its own")
+        for rule in _OF_TABLES:
+            subject.not_checked(rule, "it has no static tables")
         return
     if subject.tables is not None:
         _check_tables(subject, subject.tables)
@@ -104,7 +126,12 @@ def _check_old(
     subject: Subject, kernel: KernelSide, owner: str, function: PatchedFunction, where: str
 ) -> None:
     database, entries = kernel.database, kernel.entries
-    if database is None or entries is None or owner not in database.objects:
+    if database is None or entries is None:
+        return
+    if owner not in database.objects:
+        why = f"the symbols of {owner} are not at hand"
+        for rule in (catalogue.FUNCTION_NOT_FOUND, catalogue.NO_ENTRY):
+            subject.not_checked(rule, why, where)
         return
     found = database.in_object(owner, function.old)
     effect = Effect.REFUSED if owner == VMLINUX else Effect.LATE

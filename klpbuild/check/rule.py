@@ -80,6 +80,8 @@ class Rule:
     :ivar since: the first kernel that has the rule.
     :ivar until: the first kernel that has it no more.
     :ivar after: the identifier after which the kernel comes to it, if that is not its own.
+    :ivar machines: ``e_machine`` of the architectures whose module loader it knows; empty for
+        all, where it does not depend on that.
     """
 
     identifier: str
@@ -93,6 +95,11 @@ class Rule:
     since: Version = (4, 7)
     until: Version | None = None
     after: str = ""
+    machines: frozenset[int] = frozenset()
+
+    def knows(self, machine: int) -> bool:
+        """Whether it can be checked for an architecture."""
+        return not self.machines or machine in self.machines
 
     def holds_for(self, version: Version | None) -> bool:
         """Whether a kernel has the rule; an unknown kernel (None) has them all."""

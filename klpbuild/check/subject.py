@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from klpbuild.arch import ARCHITECTURES
+from klpbuild.arch import ARCHITECTURES, by_machine
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.generated import read_generated
 from klpbuild.check.kernelside import KernelSide, modinfo
@@ -19,7 +19,7 @@ from klpbuild.check.signature import Signature
 from klpbuild.check.structmodule import THIS_MODULE, name_in
 from klpbuild.check.tables import Tables, find_tables
 from klpbuild.check.x86_64.instructions import Instructions
-from klpbuild.elf.constants import EM, SHF, SHT
+from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.names import object_name
@@ -97,11 +97,12 @@ class Subject:
         if self.kernel.database is None:
             return Needs.HEADERS
         code = self.kernel.kernel.vmlinux or self.kernel.kernel.modules
-        return Needs.CODE if code and self.elf.e_machine == EM.X86_64 else Needs.SYMBOLS
+        return Needs.CODE if code else Needs.SYMBOLS
 
     def applies(self, rule: Rule) -> bool:
         """Whether a rule holds for the kernel and can be checked with what is at hand."""
-        return rule.needs <= self.level and rule.holds_for(self.version)
+        known = rule.knows(self.elf.e_machine)
+        return known and rule.needs <= self.level and rule.holds_for(self.version)
 
     def find(
         self, rule: Rule, what: str, where: str = "", effect: Effect | None = None, **values: object
@@ -122,7 +123,9 @@ class Subject:
 
     def not_checked(self, rule: Rule, why: str, about: str = "") -> None:
         """Note that a rule could not be checked."""
-        self.unchecked.append(Unchecked(rule, why, about))
+        unchecked = Unchecked(rule, why, about)
+        if self.applies(rule) and unchecked not in self.unchecked:
+            self.unchecked.append(unchecked)
 
     @contextmanager
     def guarded(self, rule: Rule) -> Iterator[None]:
@@ -203,10 +206,16 @@ class Subject:
         return Pointers(self.elf)
 
     def levels_unchecked(self) -> Iterator[Unchecked]:
-        """The rules for which too little is at hand."""
+        """The rules for which too little is at hand, or nothing known of the architecture."""
+        machine = self.elf.e_machine
         for rule in RULES:
-            if rule.holds_for(self.version) and rule.needs > self.level:
+            if not rule.holds_for(self.version):
+                continue
+            if rule.needs > self.level:
                 yield Unchecked(rule, rule.needs.missing)
+            elif not rule.knows(machine):
+                name = by_machine(machine).name
+                yield Unchecked(rule, f"nothing here knows how the kernel loads modules of {name}")
 
 
 class _Values(dict[str, object]):

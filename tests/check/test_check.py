@@ -17,7 +17,7 @@ from klpbuild.elf.constants import SHF, SHN_ABS, SHT, STB, STT
 from klpbuild.elf.writer import WritableSection
 from klpbuild.errors import KlpError
 from tests.check.breaks import BREAKS, LID, OF_A_MODULE
-from tests.check.editor import Broken, Editor
+from tests.check.editor import Broken, Editor, header
 from tests.check.kernels import IMPORTS, TWIN, crc_of
 
 #: Rules that no file of this kernel can break.
@@ -252,3 +252,37 @@ def test_symbols_of_a_foreign_module(miniature: KernelSide, good: dict[str, byte
     report = check_bytes(editor.data(), "livepatch.ko", miniature)
     assert report.findings == ()
     assert "the symbols of foreign are not at hand" in {u.why for u in report.unchecked}
+
+
+def test_what_has_no_model_is_not_checked(good: dict[str, bytes]) -> None:
+    """A place that is not zero is found for x86-64, and not passed over for another machine."""
+    (nonzero,) = [b for b in BREAKS if b.rule == "KLP414"]
+    data = nonzero.change(good["meminfo"])
+    here, there = (check_bytes(d, "x.ko", None) for d in (data, header(e_machine=183)(data)))
+    assert "KLP414" in {f.rule.identifier for f in here.findings}
+    assert "KLP414" not in here.unchecked_rules
+    assert "KLP414" not in {f.rule.identifier for f in there.findings}
+    assert here.unchecked_rules < there.unchecked_rules
+    why = "nothing here knows how the kernel loads modules of aarch64"
+    only = {u.rule.identifier for u in there.unchecked if u.why == why}
+    assert only == {rule.identifier for rule in RULES if rule.machines and not rule.needs}
+    assert there.checked == len(RULES) - len(there.unchecked_rules)
+
+
+def test_tables_that_are_not_there_are_not_checked(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    (unseen,) = [b for b in BREAKS if b.rule == "KLP501"]
+    report = check_bytes(unseen.change(good["meminfo"]), "x.ko", miniature)
+    assert {"KLP508", "KLP511", "KLP513", "KLP609"} <= report.unchecked_rules
+    held = [rule for rule in RULES if rule.holds_for(miniature.version)]
+    assert report.checked == len(held) - len(report.unchecked_rules)
+
+
+def test_functions_of_a_foreign_module(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    (foreign,) = [b for b in BREAKS if b.rule == "KLP507"]
+    report = check_bytes(foreign.change(good["button"]), "x.ko", miniature)
+    where = "klpbuild_is_nowhere:param_get_lid_init_state"
+    assert {("KLP508", where), ("KLP511", where), ("KLP609", "klpbuild_is_nowhere")} <= {
+        (u.rule.identifier, u.about) for u in report.unchecked
+    }

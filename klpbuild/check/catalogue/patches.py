@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from klpbuild.check.catalogue.words import DAMAGED, says
+from klpbuild.check.catalogue.words import DAMAGED, X86_64, says
 from klpbuild.check.rule import Effect, Needs, Rule, Severity
 
 # fmt: off
@@ -75,7 +75,7 @@ NO_ENTRY = Rule(
 BAD_ENTRY = Rule(
     "KLP512", "__mcount_loc names a place that is no ftrace entry",
     "ftrace_bug(): ftrace shuts down for the whole system, and with it every livepatch.", DAMAGED,
-    says("ftrace failed to modify"),
+    says("ftrace failed to modify"), machines=X86_64,
 )
 STRAY = Rule(
     "KLP513", "a table has something where the kernel keeps its own",
@@ -112,7 +112,7 @@ ELSEWHERE = Rule(
     "KLP605", "unchanged code leads to another symbol of the same name",
     "Old and new instruction are the same, and so is the symbol's name, but not its address.",
     "Write the position of the symbol that the shipped function uses.", effect=Effect.ACCEPTED,
-    needs=Needs.CODE,
+    needs=Needs.CODE, machines=X86_64,
 )
 INLINED = Rule(
     "KLP609", "a patched function is inlined into others, which are not patched",

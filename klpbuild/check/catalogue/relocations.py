@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from klpbuild.check.catalogue.words import DAMAGED, REBUILD, says
+from klpbuild.check.catalogue.words import DAMAGED, REBUILD, X86_64, says
 from klpbuild.check.rule import Effect, Needs, Rule, Severity, Wording
 
 # fmt: off
@@ -92,20 +92,20 @@ NONZERO = Rule(
      " for type {type}"
      ),
      Wording("x86/modules: Invalid relocation target, existing value is nonzero for", (6, 3)),
-     ),
+     ), machines=X86_64,
 )
 UNKNOWN_TYPE = Rule(
     "KLP415", "a relocation type that the kernel does not know",
     "x86 knows NONE, 64, PC32, PLT32, 32, 32S and PC64.",
     "Compile with the kernel's flags: -fno-pic -mcmodel=kernel.",
-    says("{module}: Unknown rela relocation: {type}"),
+    says("{module}: Unknown rela relocation: {type}"), machines=X86_64,
 )
 OVERFLOW = Rule(
     "KLP416", "an address does not fit into its relocation",
     "Modules and the kernel are in the upper 2 GiB: R_X86_64_32 cannot hold such an address;"
      " R_X86_64_PC32 and PLT32 reach no others, and the kernel does not check those.",
     "Compile with the kernel's flags: -mcmodel=kernel.",
-    says("overflow in relocation type {type} val"),
+    says("overflow in relocation type {type} val"), machines=X86_64,
 )
 REL = Rule(
     "KLP417", "relocations without addends", "Livepatch works with SHT_RELA only.",
@@ -138,29 +138,30 @@ SITE = Rule(
     "The kernel changes the code at these places as it loads the module,"
     " or goes there after a fault.",
     "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
-    effect=Effect.UNFORESEEN,
+    effect=Effect.UNFORESEEN, machines=X86_64,
 )
 INSIDE = Rule(
     "KLP423", "a call leads into the middle of another object's function",
     "A call's relocation takes 4 off the symbol's address; another addend leads elsewhere.",
-    REBUILD, effect=Effect.UNFORESEEN,
+    REBUILD, effect=Effect.UNFORESEEN, machines=X86_64,
 )
 KEY = Rule(
     "KLP424", "an entry of a table has no key, or a wrong one",
     "The kernel writes to the static key or static call that a jump or call belongs to,"
     " and changes the code when that changes.",
     "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
-    effect=Effect.UNFORESEEN,
+    effect=Effect.UNFORESEEN, machines=X86_64,
 )
 UNLISTED = Rule(
     "KLP425", "an instruction is in no table",
     "The kernel looks it up as it loads the module or when it is run: a ud2 that __bug_table does"
     " not have is an invalid instruction.",
     "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
-    effect=Effect.UNFORESEEN,
+    effect=Effect.UNFORESEEN, machines=X86_64,
 )
 NO_EFFECT = Rule(
     "KLP426", "an entry of a table has no effect",
     "The kernel passes over it.", REBUILD, severity=Severity.WARNING, effect=Effect.ACCEPTED,
+    machines=X86_64,
 )
 # fmt: on

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from klpbuild.check import catalogue
+from klpbuild.check.rule import Needs
 from klpbuild.check.subject import Subject
 from klpbuild.check.x86_64.entries import Target, called
 from klpbuild.elf.constants import SHF, SHT
@@ -82,6 +84,7 @@ class Keys:
         if key.offset < 0 or key.offset + _SIZE > kernel.extent(address):
             return False
         if kernel.vmlinux is None or not kernel.vmlinux.static_keys:
+            self.subject.not_checked(catalogue.KEY, Needs.CODE.missing, called(self.subject, key))
             return begins
         # Modules alone may use a key, or one of an array; then it is exported.
         exported = kernel.exports.find(key.symbol) is not None and begins
