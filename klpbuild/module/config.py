@@ -37,6 +37,7 @@ from klpbuild.module.livepatch import (
     PatchedObject,
     check_name,
 )
+from klpbuild.module.owntables import brings_own_tables, separate_sources, starts_livepatch
 from klpbuild.names import SYMBOL_NAME_MAX, check_object_name, object_name
 
 _T = TypeVar("_T")
@@ -74,7 +75,7 @@ def read_livepatch(directory: Path, *, patches: bool = False) -> Livepatch:
     name = directory.resolve().name
     check_name(name)
     path = directory / FILE_NAME
-    found = tuple(sorted(directory.glob("*.c")))
+    found = separate_sources(sorted(directory.glob("*.c")))
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -100,36 +101,19 @@ def _without_description(name: str, directory: Path, sources: tuple[Path, ...]) 
         raise KlpError("has no C source", where=str(directory), hint=f"Write one and {FILE_NAME}.")
     if any(map(brings_own_tables, sources)):
         return Livepatch(name, sources, own_tables=True)
-    raise KlpError(
+    raise no_tables(directory)
+
+
+def no_tables(directory: Path) -> KlpError:
+    """That neither a description nor the sources say what a livepatch replaces."""
+    return KlpError(
         f"has no {FILE_NAME}",
         where=str(directory),
-        why="Its sources define no struct klp_patch either, so nothing says what they replace.",
+        why="Its sources enable no struct klp_patch either, so nothing says what they replace.",
         hint=f"Write {directory / FILE_NAME}:\n"
         '  [[object]]\n  name = "vmlinux"\n'
         '  functions = [{ old = "OLD_FUNCTION", new = "NEW_FUNCTION" }]',
     )
-
-
-def brings_own_tables(source: Path) -> bool:
-    """Whether a C file defines a ``struct klp_patch`` and enables it.
-
-    :raises KlpError: when it cannot be read.
-    """
-    try:
-        text = source.read_text(errors="replace")
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(source)) from error
-    code = _without_comments(text)
-    return bool(
-        re.search(r"\bstruct\s+klp_patch\s+\w+\s*=", code)
-        and re.search(r"\b(?:module_init|klp_enable_patch|init_module)\s*\(", code)
-    )
-
-
-def _without_comments(text: str) -> str:
-    """C text without comments, its strings kept whole."""
-    parts = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)
-    return parts.sub(lambda m: " " if m[0].startswith("/") else m[0], text)
 
 
 _KEYS = (
@@ -148,6 +132,16 @@ _OBJECT_KEYS = ("name", "functions", "callbacks")
 _FUNCTION_KEYS = ("old", "new", "sympos")
 
 _TYPES = {str: "a text", bool: "true or false", int: "a number", list: "a list", dict: "a table"}
+
+
+def two_tables(where: str, source: str) -> KlpError:
+    """That a source brings tables, and the description names objects."""
+    return KlpError(
+        f"{source} brings its own struct klp_patch",
+        where=where,
+        why="Two sets of tables in one module would patch twice.",
+        hint=f"Take the objects out of {FILE_NAME}, or the tables out of {source}.",
+    )
 
 
 class _Reader:
@@ -212,14 +206,13 @@ class _Reader:
         return version
 
     def own_tables(self, sources: tuple[Path, ...], table: Mapping[str, Any]) -> bool:
-        own = [source for source in sources if brings_own_tables(source)]
-        if own and "object" in table:
-            self.add(
-                f"{own[0].name} brings its own struct klp_patch",
-                "object",
-                why="Two sets of tables in one module would patch twice.",
-                hint=f"Take the objects out of {FILE_NAME}, or the tables out of {own[0].name}.",
-            )
+        if "object" not in table:
+            return any(map(brings_own_tables, sources))
+        own = [source for source in sources if starts_livepatch(source)]
+        if own:
+            line = self.line_of_key("object")
+            (problem,) = two_tables(f"{self.path}:{line}", own[0].name).problems
+            self.problems.append((line, problem))
         return bool(own)
 
     def sources(self, table: Mapping[str, Any], found: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -55,7 +55,7 @@ class Livepatch:
     """A livepatch, described.
 
     :ivar name: its directory's name.
-    :ivar sources: its C files, in the order of the link.
+    :ivar sources: its C files, in the order of the link; not those that another one includes.
     :ivar objects: empty when the sources bring their own tables.
     :ivar description: one line; it goes into the module's information.
     :ivar license: one with which a module may use GPL-only symbols; ``GPL``.

@@ -27,6 +27,7 @@ from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.graph.tables import read_patches
 from klpbuild.graph.write import TOO_LARGE_TO_DRAW, write_all
 from klpbuild.kernel.tree import Kernel
+from klpbuild.module.config import no_tables, two_tables
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import (
     Function,
@@ -44,6 +45,8 @@ from klpbuild.symbols.symvers import Exports
 from klpbuild.vm.probe import FILTER_FUNCTIONS
 from klpbuild.vm.transcript import transcript
 from klpbuild.vm.trial import boot_livepatch
+
+_ENABLE = "klp_enable_patch"
 
 
 def compile_source(
@@ -108,10 +111,21 @@ def link(
         for callback in patched.callbacks.values()
     ]
     elves = [ElfFile.read(path) for path in objects]
+    _check_enabled(chosen, elves)
     check_new_functions(elves, functions, problems, callbacks=callbacks)
     problems.check()
     if link_objects(kernel, chosen.module, objects, output.parent, log, strip) != output:
         raise AssertionError(f"{output} was not linked")
+
+
+def _check_enabled(chosen: Chosen, objects: Sequence[ElfFile]) -> None:
+    """:raises KlpError: unless one object enables a livepatch: that of the tables, if generated."""
+    callers = [elf for elf in objects if any(s.name == _ENABLE for s in elf.symbol_list)]
+    if chosen.livepatch.own_tables:
+        if not callers:
+            raise no_tables(chosen.directory)
+    elif len(callers) > 1:
+        raise two_tables(str(chosen.file), f"{Path(callers[0].name).stem}.c")
 
 
 def link_objects(

@@ -20,6 +20,9 @@ from klpbuild.request.matrix import Cell
 from klpbuild.scons.actions import SCANNER, failing
 from klpbuild.scons.release import finish
 
+#: Objects that klpbuild makes itself, beside those of the user's sources.
+_MADE = ("tables", "inputs")
+
 
 @dataclass
 class LivepatchNodes:
@@ -178,7 +181,9 @@ def _inputs(env, work, rules):
 def _object(nodes, env, work, source):
     """The object of a source, and the rule that names what it includes."""
     directory = env["KLP_CHOSEN"].directory
-    target = work / f"{Path(str(source)).stem}.o"
+    path = Path(str(source))
+    users_own = path.stem in _MADE and path.parent != work
+    target = work / (f"{path.stem}.source.o" if users_own else f"{path.stem}.o")
     built = env.LivepatchObject(str(target), source, CPPPATH=[str(directory)])
     included = _included(env, target.with_suffix(".d"))
     env.Depends(built, [*nodes.identities, nodes.compiler, *included])

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
-from klpbuild.module.config import brings_own_tables, read_livepatch
+from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, check_for_kernel
+from klpbuild.module.owntables import brings_own_tables
 
 MINIMAL = """\
 [[object]]
@@ -263,7 +264,7 @@ def test_own_tables_need_no_description(tmp_path: Path) -> None:
     path = _livepatch(tmp_path, None)
     assert _error(path).startswith(
         "DIR: has no livepatch.toml\n"
-        "  Its sources define no struct klp_patch either, so nothing says what they replace.\n"
+        "  Its sources enable no struct klp_patch either, so nothing says what they replace.\n"
     )
     (path / "main.c").write_text(OWN_TABLES)
     livepatch = read_livepatch(path)
@@ -288,7 +289,8 @@ def test_own_tables_and_objects_exclude_each_other(tmp_path: Path) -> None:
     ("text", "own"),
     [
         (OWN_TABLES, True),
-        ("static struct klp_patch *p;\nvoid f(void) { klp_enable_patch(p); }\n", False),
+        ("static struct klp_patch *p;\nvoid f(void) { klp_enable_patch(p); }\n", True),
+        ("static struct klp_patch *p;\nvoid f(void) { p->mod = THIS_MODULE; }\n", False),
         ("/*" + OWN_TABLES + "*/\n", False),
         ('char *s = "/*";\n' + OWN_TABLES + 'char *t = "*/";\n', True),
         ("".join("// " + line for line in OWN_TABLES.splitlines(True)), False),
@@ -299,6 +301,41 @@ def test_tables_are_recognised(tmp_path: Path, text: str, own: bool) -> None:
     source = tmp_path / "a.c"
     source.write_text(text)
     assert brings_own_tables(source) is own
+
+
+@pytest.mark.parametrize(
+    ("include", "own"),
+    [
+        ('#include "tables.h"', True),
+        ("#include <tables.h>", True),
+        ('#include "deep/other.h"', True),
+        ('#include "../beside/tables.h"', True),
+        ('// #include "tables.h"', False),
+        ('#include "empty.h"', False),
+        ("#include <linux/livepatch.h>", False),
+        ('#include "fs/ext4/ext4.h"', False),
+        ('#include "samples/livepatch/livepatch-sample.c"', True),
+    ],
+)
+def test_tables_in_included_files(tmp_path: Path, include: str, own: bool) -> None:
+    source = tmp_path / "mine" / "main.c"
+    for name, text in {
+        "mine/main.c": f"{include}\n",
+        "mine/tables.h": OWN_TABLES,
+        "mine/deep/other.h": '#include "tables.h"\n#include "../main.c"\n',
+        "beside/tables.h": OWN_TABLES,
+        "mine/empty.h": "int x;\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert brings_own_tables(source) is own
+
+
+def test_a_c_file_that_another_one_includes_is_not_compiled_alone(tmp_path: Path) -> None:
+    path = _livepatch(tmp_path)
+    (path / "main.c").write_text('#include "part.c"\n')
+    (path / "part.c").write_text("int part;\n")
+    assert [source.name for source in read_livepatch(path).sources] == ["fix.c", "main.c"]
 
 
 def test_directory_without_anything(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -156,6 +157,62 @@ def test_a_function_that_cannot_be_replaced(checkout: Checkout, old: str, text: 
     changed = description.read_text().replace('old = "meminfo_proc_show"', f'old = "{old}"')
     description.write_text(changed)
     assert text in checkout.scons("livepatch=meminfo", status=2)
+
+
+TABLES = """\
+#include <linux/livepatch.h>
+#include <linux/module.h>
+#include <linux/seq_file.h>
+#define ENABLE(patch) klp_enable_patch(patch)
+static int show(struct seq_file *m, void *v) { seq_puts(m, "own\\n"); return 0; }
+static struct klp_func funcs[] = { { .old_name = "cmdline_proc_show", .new_func = show }, { } };
+static struct klp_object objs[] = { { .funcs = funcs }, { } };
+static struct klp_patch patch = { .mod = THIS_MODULE, .objs = objs };
+static int start(void) { return ENABLE(&patch); }
+module_init(start);
+MODULE_LICENSE("GPL");
+MODULE_INFO(livepatch, "Y");
+"""
+
+
+def test_own_tables_in_files_that_are_included(shared: Checkout, tmp_path: Path) -> None:
+    for name, files in {
+        "c-file": {"main.c": '#include "tables.c"\n', "tables.c": TABLES},
+        "header": {"main.c": "#include <tables.h>\n", "tables.h": TABLES},
+        "unused": {"main.c": TABLES.replace("ENABLE(&patch)", "0")},
+    }.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+    text = shared.scons("-k", f"livepatches={tmp_path}", "livepatch=all", status=2)
+    assert "c-file     would load" in text and "header     would load" in text
+    assert f"{tmp_path}/unused: has no livepatch.toml\n  Its sources enable no struct" in text
+
+
+def test_tables_beside_objects(shared: Checkout, tmp_path: Path) -> None:
+    directory = tmp_path / "twice"
+    directory.mkdir()
+    (directory / "main.c").write_text('#include "tables.h"\nint x(void) { return 1; }\n')
+    (directory / "tables.h").write_text(TABLES)
+    (directory / "livepatch.toml").write_text(
+        '[[object]]\nname = "vmlinux"\nfunctions = [{ old = "version_proc_show", new = "x" }]\n'
+    )
+    text = shared.scons(f"livepatches={tmp_path}", "livepatch=twice", status=2)
+    assert (
+        f"{directory}/livepatch.toml: main.c brings its own struct klp_patch\n"
+        "  Two sets of tables in one module would patch twice.\n"
+        "  Take the objects out of livepatch.toml, or the tables out of main.c.\n"
+    ) in text
+
+
+def test_sources_that_are_called_like_what_klpbuild_makes(shared: Checkout, tmp_path: Path) -> None:
+    directory = shared.directory / "kernel-fixtures/livepatches/meminfo"
+    (tmp_path / "names").mkdir()
+    shutil.copy(directory / "livepatch.toml", tmp_path / "names")
+    shutil.copy(directory / "meminfo.c", tmp_path / "names" / "tables.c")
+    (tmp_path / "names" / "inputs.c").write_text("int unused_input;\n")
+    shared.scons(f"livepatches={tmp_path}", "livepatch=names")
+    assert (shared.directory / "build/fixtures/livepatch-names.ko").is_file()
 
 
 def test_several_livepatches_at_once(shared: Checkout) -> None:

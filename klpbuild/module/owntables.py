@@ -1,0 +1,86 @@
+"""Tell from C text whether sources bring a livepatch's tables themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from klpbuild.errors import KlpError
+
+#: Without comments, which are matched to be told from strings.
+_PARTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
+_ENABLES = re.compile(r"\bklp_enable_patch\s*\(")
+_TABLE = re.compile(r"\bstruct\s+klp_patch\s+\w+\s*=")
+_START = re.compile(r"\b(?:module_init|init_module)\s*\(")
+
+
+def brings_own_tables(source: Path) -> bool:
+    """Whether the text of a C file, or of files that it includes, starts a livepatch.
+
+    Macros count where they are defined.  An included C file that is not found, as one of the
+    kernel's source is not, is taken for one that does: the compiled objects tell.
+
+    :raises KlpError: when it cannot be read.
+    """
+    texts = [starts_livepatch(path) for path in (source, *included_files(source))]
+    return any(texts) or any(name.endswith(".c") for name in _not_found(source))
+
+
+def starts_livepatch(path: Path) -> bool:
+    """Whether the text of a file alone does.
+
+    :raises KlpError: when it cannot be read.
+    """
+    code = _code(path)
+    return bool(_ENABLES.search(code) or (_TABLE.search(code) and _START.search(code)))
+
+
+def included_files(source: Path) -> tuple[Path, ...]:
+    """The files that a C file includes, directly or not, and that are beside their includer
+    or beside the C file.
+
+    :raises KlpError: when one of them cannot be read.
+    """
+    found: dict[Path, None] = {}
+    waiting = [source]
+    while waiting:
+        for _, path in _includes(waiting.pop(), source.parent):
+            if path is not None and path not in found and path != source.resolve():
+                found[path] = None
+                waiting.append(path)
+    return tuple(found)
+
+
+def separate_sources(sources: Sequence[Path]) -> tuple[Path, ...]:
+    """The C files that are compiled each alone: not those that another one includes.
+
+    :raises KlpError: when one of them cannot be read.
+    """
+    included = {path for source in sources for path in included_files(source)}
+    return tuple(s for s in sources if s.resolve() not in included) or tuple(sources)
+
+
+def _not_found(source: Path) -> list[str]:
+    files = (source, *included_files(source))
+    return [n for file in files for n, path in _includes(file, source.parent) if path is None]
+
+
+def _includes(file: Path, directory: Path) -> list[tuple[str, Path | None]]:
+    """What a file includes: the name, and the file, None if it is not found."""
+    found: list[tuple[str, Path | None]] = []
+    for name in _INCLUDE.findall(_code(file)):
+        places = (file.parent / name, directory / name)
+        path = next((place.resolve() for place in places if place.is_file()), None)
+        found.append((name, path))
+    return found
+
+
+def _code(path: Path) -> str:
+    """C text without comments, its strings kept whole."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    return _PARTS.sub(lambda m: " " if m[0].startswith("/") else m[0], text)
