@@ -6,10 +6,26 @@ exception is a bug of klpbuild and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
+
+#: Control characters, and bytes that are not UTF-8 (PEP 383); a message may have lines and tabs.
+_UNPRINTABLE = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNPRINTABLE_IN_TEXT = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(name: str) -> str:
+    """A name with an escape such as ``\\x1b`` for each character that is not printed as itself."""
+    return _UNPRINTABLE.sub(_escape, name)
+
+
+def _escape(match: re.Match[str]) -> str:
+    if "\udc80" <= match[0] <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(match[0]) - 0xDC00:02x}"
+    return ascii(match[0])[1:-1]
 
 
 @dataclass(frozen=True)
@@ -28,10 +44,11 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        where = f"{printable(self.where)}: " if self.where else ""
+        lines = [f"{where}{self.what}"]
         for text in (self.why, self.hint):
             lines += [f"  {line}" for line in text.splitlines()]
-        return "\n".join(lines)
+        return _UNPRINTABLE_IN_TEXT.sub(_escape, "\n".join(lines))
 
 
 class KlpError(Exception):

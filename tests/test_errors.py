@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from klpbuild.errors import KlpError, Problem, Problems
+from klpbuild.errors import KlpError, Problem, Problems, printable
 
 
 def test_a_problem_is_told_in_lines() -> None:
@@ -53,3 +53,14 @@ def test_our_own_mistakes_are_not_collected() -> None:
     with pytest.raises(ZeroDivisionError), problems.collect():
         raise ZeroDivisionError
     problems.check()
+
+
+def test_control_characters_are_shown() -> None:
+    """They could change what a terminal shows; a name from a patch may have any."""
+    assert printable("a\x1b[2J\n\t\x7f\x9b\udcff\ud800\u2028ä") == (
+        "a\\x1b[2J\\n\\t\\x7f\\x9b\\xff\\ud800\\u2028ä"
+    )
+    problem = Problem("names \x1b[2J", "a\nb.patch:1", "The compiler says:\n\tx\x07", "\udcff")
+    assert str(problem) == (
+        "a\\nb.patch:1: names \\x1b[2J\n  The compiler says:\n  \tx\\x07\n  \\xff"
+    )

@@ -13,8 +13,16 @@ from struct import Struct, unpack_from
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
+from klpbuild.patch.csource import (
+    Lines,
+    Marks,
+    closing_braces,
+    code_alone,
+    directive_lines,
+    function_bodies,
+)
 from klpbuild.patch.patched import PatchedFile
-from klpbuild.patch.touched import FUNCTION_BODY, changed_lines, directive_lines
+from klpbuild.patch.touched import changed_lines
 
 #: All types that a file declares are wanted, used or not; not those inside of functions.
 BTF_FLAGS = ("-g0", "-gbtf", "-fno-eliminate-unused-debug-types")
@@ -226,26 +234,24 @@ def _told(old: Layout, new: Layout | None) -> str:
 
 def type_lines(text: bytes) -> set[int]:
     """Numbers of the lines on which structures, unions, enumerations and names of types are."""
-    plain = _LITERALS.sub(lambda match: re.sub(rb"[^\n]", b" ", match[0]), text)
+    plain = code_alone(text)
+    lines, closing, ends = Lines(plain), closing_braces(plain), Marks(b";", plain)
     found: set[int] = set()
     for match in _NAMED.finditer(plain):
-        first = plain.count(b"\n", 0, match.start()) + 1
-        found.update(range(first, first + match[0].count(b"\n") + 1))
+        found.update(lines.numbers(*match.span()))
+    done = 0  # a type within another one is on that one's lines
     for match in _DECLARED.finditer(plain):
-        closing = _closing(plain, match.end() - 1)
-        end = plain.find(b";", closing)
-        end = closing if end < 0 else end
-        first = plain.count(b"\n", 0, match.start()) + 1
-        found.update(range(first, first + plain.count(b"\n", match.start(), end) + 1))
+        if match["brace"] and match.start() >= done:
+            done = ends.next(closing.get(match.start("brace"), len(plain)))
+            found.update(lines.numbers(match.start(), done))
     return found
 
 
-_LITERALS = re.compile(
-    rb"/\*.*?\*/|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|^[ \t]*#(?:[^\n]*\\\n)*[^\n]*",
-    re.DOTALL | re.MULTILINE,
-)
-_NAMED = re.compile(rb"\btypedef\b[^;{}]*;")
-_DECLARED = re.compile(rb"\b(?:struct|union|enum)\b[^;(){}=,]*\{")
+_NAMED = re.compile(rb"\btypedef\b[^;{}]*(?:;|\Z)?")
+_WORD = re.compile(rb"\w+")
+_STATIC = re.compile(rb"\bstatic\b[^;{}()*]*")
+_TYPE_NAME = re.compile(rb"\b(struct|union|enum)\s+(\w+)\b")
+_DECLARED = re.compile(rb"\b(?:struct|union|enum)\b[^;(){}=,]*(?P<brace>\{)?")
 
 
 def kept_local_types(file: PatchedFile) -> list[str]:
@@ -260,31 +266,38 @@ def kept_local_types(file: PatchedFile) -> list[str]:
 
 
 def _kept_types(text: bytes) -> dict[str, bytes]:
-    plain = _LITERALS.sub(lambda match: re.sub(rb"[^\n]", b" ", match[0]), text)
     found = {}
-    for body in (match["lines"] for match in FUNCTION_BODY.finditer(plain)):
+    for _, lines in function_bodies(code_alone(text)):
+        body = b"\n".join(lines)
+        closing, used, ends = closing_braces(body), _used_by_static(body), Marks(b";", body)
+        before = done = 0
         for match in _DECLARED.finditer(body):
+            begin, before = before, match.end()
+            if not match["brace"] or match.start() < done:
+                continue  # or within a type that counts as a whole
             kind, *tag = match[0].rstrip(b"{ \t\n").split()[:2]
-            end = body.find(b";", _closing(body, match.end() - 1))
-            variable = re.findall(rb"\w+", body[_closing(body, match.end() - 1) : end])
-            statement = re.split(rb"[;{}]", body[: match.start()])[-1]
-            name = b" ".join([kind, *tag]) if tag else b" ".join([kind, b"of", *variable[:1]])
-            used = tag and re.search(
-                rb"\bstatic\b[^;{}()*]*\b%b\s+%b\b[^*;]*[;=]" % (kind, tag[0]), body
-            )
-            if b"static" in statement.split() or used:
+            closed = closing.get(match.start("brace"), len(body))
+            end = ends.next(closed)
+            variable = _WORD.search(body, closed, end)
+            statement = re.split(rb"[;{}]", body[begin : match.start()])[-1]
+            name = b" ".join([kind, *(tag or [b"of", variable[0] if variable else b""])])
+            if b"static" in statement.split() or name in used:
+                done = end
                 found[name.decode(errors="replace")] = b" ".join(body[match.start() : end].split())
     return found
 
 
-def _closing(text: bytes, opening: int) -> int:
-    """The offset behind the brace that closes the one at an offset."""
-    depth = 0
-    for brace in re.compile(rb"[{}]").finditer(text, opening):
-        depth += 1 if brace[0] == b"{" else -1
-        if depth == 0:
-            return brace.end()
-    return len(text)
+def _used_by_static(body: bytes) -> set[bytes]:
+    """The structures, unions and enumerations that static variables of a function are of."""
+    ends, values, found = Marks(b"*;", body), Marks(b"=", body), set()
+    for static in _STATIC.finditer(body):
+        # A pointer's star, the value or the end comes first behind the type's name.
+        end = ends.next(static.end())
+        for match in _TYPE_NAME.finditer(static[0]):
+            has_value = values.next(static.start() + match.end()) < end
+            if has_value or body[end : end + 1] == b";":
+                found.add(b" ".join(match.groups()))
+    return found
 
 
 def may_change_layouts(file: PatchedFile) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from klpbuild.errors import KlpError, Problems
@@ -14,13 +16,19 @@ _INCLUDED = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+\.c)"', re.MULTILI
 _LIST = re.compile(r"^[\w-]+-(?:y|m|objs|\$[({]\w+[)}])$")
 _ASSIGNMENTS = ("=", ":=", "+=", "\\")
 _FLAGS = re.compile(r"^(?:CFLAGS|CFLAGS_REMOVE|OBJECT_FILES_NON_STANDARD)_(\S+\.o)$")
+#: What a new file's flags may refer to: no function that runs a program or writes a file.
+_REFERENCE = re.compile(r"\$[({](?:\w+|call (?:cc-option|cc-disable-warning) *,[\w\s,=-]*)[)}]")
+#: Flags that name no program, and no file but headers.
+_FLAG = re.compile(
+    r"-[DUI][^$`]*|-include|-[OWgm][\w=+.-]*|-f(?!plugin)[\w=+-]+|-std=\w+|[\w./][\w./-]*|\\"
+)
 
 
 def added_sources(files: Iterable[PatchedFile]) -> tuple[PatchedFile, ...]:
     """The C files that patches add and that no other file of theirs includes."""
     files = tuple(files)
     included = {
-        posixpath.normpath(posixpath.join(posixpath.dirname(file.path), name.decode()))
+        posixpath.normpath(posixpath.join(posixpath.dirname(file.path), os.fsdecode(name)))
         for file in files
         for name in _INCLUDED.findall(file.patched)
     }
@@ -48,22 +56,34 @@ def check_makefiles(makefiles: Sequence[PatchedFile], added: Sequence[PatchedFil
 def _check_makefile(makefile: PatchedFile, objects: set[str]) -> None:
     kept = {line.old for line in makefile.lines if line.old is not None}
     former = (makefile.original or b"").decode(errors="replace").splitlines()
-    gone = [word for i, line in enumerate(former, 1) if i not in kept for word in _words(line)]
+    gone = Counter(
+        word for i, line in enumerate(former, 1) if i not in kept for word in _words(line)
+    )
     for line in makefile.lines:
         if line.old is not None:
             continue
         words = _words(line.text.decode(errors="replace"))
         flags = _FLAGS.match(words[0]) if words else None
         if flags and flags[1] in objects:
+            wrong = _wrong_flag(words[1:])
+            if wrong:
+                raise _other_change(makefile, line.origin, f"{wrong!r} is no flag for one.")
             continue
         for word in words:
-            if word in gone:
-                gone.remove(word)
+            if gone[word]:
+                gone[word] -= 1
             elif word not in objects and word not in _ASSIGNMENTS and not _LIST.match(word):
                 raise _other_change(makefile, line.origin, f"{word!r} is not one of them.")
-    gone = [word for word in gone if word not in _ASSIGNMENTS]
-    if gone:
-        raise _other_change(makefile, makefile.where, f"{gone[0]!r} goes.")
+    for word in gone.elements():
+        if word not in _ASSIGNMENTS:
+            raise _other_change(makefile, makefile.where, f"{word!r} goes.")
+
+
+def _wrong_flag(words: Sequence[str]) -> str:
+    """The first of the words behind ``CFLAGS_x.o`` that may not be there; empty without one."""
+    plain = _REFERENCE.sub("", " ".join(words[1:])).split()
+    wrong = [word for word in plain if not _FLAG.fullmatch(word)]
+    return next((word for word in (*words[:1], *wrong) if word not in _ASSIGNMENTS), "")
 
 
 def _words(line: str) -> list[str]:

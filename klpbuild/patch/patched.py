@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,15 @@ class PatchedFile:
 
         :param number: the line's number in the patched file, from 1.
         """
-        added = [i for i, line in enumerate(self.lines, 1) if line.origin]
-        if not added:
+        at = bisect_left(self._added, number)
+        nearest = self._added[max(at - 1, 0) : at + 1]
+        if not nearest:
             return self.where
-        return self.lines[min(added, key=lambda i: abs(i - number)) - 1].origin
+        return self.lines[min(nearest, key=lambda i: abs(i - number)) - 1].origin
+
+    @cached_property
+    def _added(self) -> list[int]:
+        return [i for i, line in enumerate(self.lines, 1) if line.origin]
 
 
 @dataclass(frozen=True)

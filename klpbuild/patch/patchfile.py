@@ -1,42 +1,28 @@
-"""Source patches, read and applied in memory: exactly, or not at all."""
+"""Source patches, applied in memory: exactly, or not at all."""
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
 
-from unidiff.constants import LINE_TYPE_ADDED, LINE_TYPE_NO_NEWLINE, LINE_TYPE_REMOVED
-from unidiff.errors import UnidiffParseError
-from unidiff.patch import Hunk as ParsedHunk
-from unidiff.patch import PatchedFile as ParsedFile
-from unidiff.patch import PatchSet
-
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, printable
+from klpbuild.patch.csource import without_comments
+from klpbuild.patch.diff import Action, FileDiff, Hunk, Side, read_diff
 from klpbuild.patch.makefiles import added_sources, check_makefiles
 from klpbuild.patch.patched import PatchedFile, PatchedSource, SourceLine
+from klpbuild.patch.paths import MAKEFILE, Tree, check_kind, is_source, named, without_code
 
-#: Parts of the source tree that are in no object of the kernel.
-_NOT_THE_KERNEL = ("Documentation/", "LICENSES/")
-#: Parts with programs of their own, of which the kernel takes only a C file here and there
-#: (kernel/bpf/Makefile: ``relo_core.o`` from tools/lib/bpf).
-PROGRAMS = ("tools/", "samples/")
-_TEXT_SUFFIXES = (".rst", ".txt", ".yaml")
-_TEXT_NAMES = ("COPYING", "CREDITS", "MAINTAINERS", "README")
-
-_RUNS_ELSEWHERE = (
-    (r"(^|/)vdso(32|64)?/", "is part of the vDSO", "The vDSO runs in user space."),
-    (r"^arch/[^/]+/boot/", "is part of the boot code", "It has run before any module is loaded."),
-    (r"/realmode/", "is part of the real-mode code", "It is a program of its own."),
-    (r"/purgatory/", "is part of kexec's purgatory", "It is a program of its own."),
-    (r"^drivers/firmware/efi/libstub/", "is part of the EFI stub", "It has run before the kernel."),
-    (r"^(scripts|usr)/", "is part of the build", "It runs where the kernel is built."),
-)  # fmt: skip
-#: The files in which kbuild looks for a directory's objects.
-_MAKEFILE = re.compile(r"/(Makefile|Kbuild)$")
-_BUILD_FILES = re.compile(r"(^|/)(Makefile|Kbuild|Kconfig)([._-][^/]*)?$|\.(mk|lds|lds\.S)$")
+#: How many hunks that do not apply are explained.
+_ENOUGH = 20
+#: How many places of a hunk are named.
+_PLACES = 5
+#: What git writes for the mode of a symbolic link, and of another repository.
+_MODES = {"120000": "a symbolic link", "160000": "a submodule"}
 
 
 @dataclass
@@ -48,350 +34,277 @@ class _State:
     where: str
 
 
-@dataclass(frozen=True)
-class _HunkLine:
-    text: bytes
-    was: bool
-    stays: bool
-    origin: str
-
-
-@dataclass(frozen=True)
-class _Hunk:
-    where: str
-    start: int
-    body: tuple[_HunkLine, ...]
-
-    @property
-    def old(self) -> tuple[bytes, ...]:
-        return tuple(line.text for line in self.body if line.was)
-
-    @property
-    def new(self) -> tuple[bytes, ...]:
-        return tuple(line.text for line in self.body if line.stays)
-
-    def apply(self, lines: Sequence[SourceLine], at: int) -> list[SourceLine]:
-        """The lines that come in the place of the old ones."""
-        before = iter(lines[at:])
-        result = []
-        for line in self.body:
-            old = next(before) if line.was else SourceLine(line.text, None, line.origin)
-            if line.stays:
-                result.append(old)
-        return result
-
-
-def _places(wanted: Sequence[bytes], lines: Sequence[SourceLine], expected: int) -> list[int]:
-    """Places where wanted lines stand: the expected one alone if it is among them."""
-    last = len(lines) - len(wanted)
-
-    def stands_at(at: int) -> bool:
-        return all(lines[at + i].text == text for i, text in enumerate(wanted))
-
-    if 0 <= expected <= last and stands_at(expected):
-        return [expected]
-    return [i for i in range(last + 1) if wanted and stands_at(i)]
-
-
 def apply_patches(patches: Iterable[Path], source: Path, architecture: str = "") -> PatchedSource:
     """Read patches and apply them in order, in memory.
 
     Every hunk must match the source exactly; it may stand at another line if
     there is one such place only.
 
-    :param patches: ``git format-patch`` or ``diff -u`` files for ``patch -p1``.
+    :param patches: what ``git format-patch`` or ``diff -u`` wrote.
     :param source: the kernel's source tree; nothing is written there.
     :param architecture: kbuild's name of it: what is below ``arch/`` and not there is left out.
     :raises KlpError: with everything that is wrong with any of the patches.
     """
     problems = Problems()
-    notes: list[str] = []
-    states: dict[str, _State] = {}
+    applied = _Applied(source, architecture)
     for patch in patches:
         with problems.collect():
-            for parsed, where in _parse(patch):
-                with problems.collect():
-                    _apply_file(parsed, where, patch.name, source, architecture, states, notes)
+            applied.take(patch)
     problems.check()
     changed = [
         PatchedFile(path, state.original, tuple(state.lines), state.where)
-        for path, state in sorted(states.items())
+        for path, state in sorted(applied.states.items())
     ]
-    files = tuple(file for file in changed if not _MAKEFILE.search(file.path))
-    makefiles = tuple(file for file in changed if _MAKEFILE.search(file.path))
+    files = tuple(file for file in changed if not MAKEFILE.search(file.path))
+    makefiles = tuple(file for file in changed if MAKEFILE.search(file.path))
     check_makefiles(makefiles, added_sources(files))
-    _check_changes(files, notes)
-    return PatchedSource(files, makefiles, tuple(dict.fromkeys(notes)))
+    _check_changes(files, applied.notes)
+    return PatchedSource(files, makefiles, tuple(dict.fromkeys(applied.notes)))
 
 
-def _parse(patch: Path) -> list[tuple[ParsedFile, str]]:
-    """The files of a patch, each with the place of its header."""
-    try:
-        text = patch.read_bytes().decode("latin-1")
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(patch)) from error
-    try:
-        files = list(PatchSet(text))
-    except UnidiffParseError as error:
-        raise KlpError(
-            f"is not a whole patch: {error}",
-            where=patch.name,
-            hint="Make it again with git format-patch or diff -u.",
-        ) from error
-    if not files:
-        raise KlpError(
-            "holds no patch",
-            where=patch.name,
-            hint="A patch is what git format-patch or diff -u prints.",
-        )
-    headers = [i for i, line in enumerate(text.split("\n"), 1) if line.startswith("diff --git ")]
-    placed = []
-    for file in files:
-        if len(file):
-            number = _number(file[0]) - 3
-        else:
-            number = headers.pop(0) if headers else 1
-        headers = [i for i in headers if i > number]
-        placed.append((file, f"{patch.name}:{number}"))
-    return placed
+class _Applied:
+    """The source as the patches so far leave it.
 
+    :ivar states: files that they change, by path.
+    :ivar notes: what was remarkable and no fault.
+    """
 
-def _number(hunk: ParsedHunk) -> int:
-    """The line of the patch that a hunk's first line stands in."""
-    return hunk[0].diff_line_no or 0
+    def __init__(self, source: Path, architecture: str) -> None:
+        self.tree, self.architecture = Tree(source), architecture
+        self.states: dict[str, _State] = {}
+        self.notes: list[str] = []
 
+    def take(self, patch: Path) -> None:
+        """Apply one more patch.
 
-def _apply_file(
-    parsed: ParsedFile,
-    where: str,
-    patch: str,
-    source: Path,
-    architecture: str,
-    states: dict[str, _State],
-    notes: list[str],
-) -> None:
-    if parsed.is_rename:
-        raise KlpError(
-            f"renames {_stripped(parsed.source_file, where)}",
-            where=where,
-            why="A loaded kernel has no file names; a patch for it changes lines.",
-            hint="Make the patch with git format-patch --no-renames, or leave the rename out.",
-        )
-    target = parsed.source_file if parsed.is_removed_file else parsed.target_file
-    path = _stripped(target, where)
-    _check_place(path, source, where)
-    if (reason := _without_code(path, architecture)) is not None:
-        notes.append(f"{where}: {path} {reason}; left out")
-        return
-    _check_kind(path, where)
-    if parsed.is_binary_file:
-        raise KlpError(f"{path} is changed as a binary file", where=where)
-    if parsed.is_removed_file:
-        raise KlpError(
-            f"deletes {path}",
-            where=where,
-            why="A livepatch cannot take code away from a running kernel.",
-            hint="Leave the deletion out: unused code does no harm.",
-        )
-    if not len(parsed):
-        notes.append(f"{where}: no line of {path} changes; left out")
-        return
-    state = states.get(path) or _read(path, source, where, parsed)
-    hunks = [_hunk(hunk, patch) for hunk in parsed]
-    states[path] = _State(
-        state.original, _apply_hunks(hunks, state.lines, path, notes), state.where
-    )
+        :raises KlpError: with everything that is wrong with it.
+        """
+        name = printable(patch.name)
+        diff = read_diff(patch)
+        if diff.is_cover_letter:
+            self.notes.append(f"{name}: is a cover letter; left out")
+            return
+        problems = Problems()
+        found = []
+        for file in diff.files:
+            with problems.collect():
+                found.append((file, named(file, f"{name}:{file.number}")))
+        problems.check()
+        level = self.tree.level(found, name)
+        if level != 1:
+            self.notes.append(f"{name}: its names are taken as by patch -p{level}")
+        for file, names in found:
+            with problems.collect():
+                where = f"{name}:{file.number}"
+                self._apply(file, self.tree.path(names, level, where), name, level)
+            if len(problems) >= _ENOUGH:
+                break
+        problems.check()
 
-
-def _stripped(name: str, where: str) -> str:
-    """A path of a patch without its first directory, as ``-p1`` has it."""
-    text = name.encode("latin-1").decode(errors="surrogateescape").strip('"')
-    first, slash, rest = text.partition("/")
-    if not first or not slash or not rest or rest.startswith("/") or ".." in text.split("/"):
-        raise KlpError(
-            f"names {text}, which is not a file below the source tree",
-            where=where,
-            why="Names in a patch are like a/fs/open.c: relative, without '..'.",
-            hint="Make the patch in the source tree's top directory, for patch -p1.",
-        )
-    return str(PurePosixPath(rest))
-
-
-def _check_place(path: str, source: Path, where: str) -> None:
-    place = source
-    for part in PurePosixPath(path).parts:
-        place = place / part
-        if place.is_symlink():
+    def _apply(self, file: FileDiff, path: str, patch: str, level: int) -> None:
+        where = f"{patch}:{file.number}"
+        if file.action in (Action.RENAMES, Action.COPIES):
             raise KlpError(
-                f"{path} is reached through the symbolic link {place.relative_to(source)}",
+                f"{file.action.value} {path}",
                 where=where,
-                hint="Name the file that the link stands for.",
+                why="A loaded kernel has no file names; a patch for it changes lines.",
+                hint="Make the patch with git format-patch --no-renames, or leave this out.",
             )
+        self.tree.check_place(path, where)
+        reason = without_code(path, self.architecture)
+        if reason is None and file.action is Action.ONLY_HERE and not is_source(path):
+            reason = "is in one of the two trees only"
+        if reason is not None:
+            self.notes.append(f"{where}: {path} {reason}; left out")
+            return
+        check_kind(path, where)
+        self._check_change(file, path, where)
+        if not file.hunks and not file.adds:
+            self.notes.append(f"{where}: no line of {path} changes; left out")
+            return
+        state = self.states.get(path) or self._read(file, path, where, level)
+        lines = _apply_hunks(file.hunks, state.lines, path, patch, self.notes)
+        if not lines and state.lines:
+            raise _deletion(path, where)
+        self.states[path] = _State(state.original, lines, state.where)
+        self.tree.add(path)
 
+    @staticmethod
+    def _check_change(file: FileDiff, path: str, where: str) -> None:
+        if file.action is Action.BINARY:
+            raise KlpError(f"{path} is changed as a binary file", where=where)
+        if file.action is Action.ONLY_HERE:
+            raise KlpError(
+                f"{path} is in one of the two trees only",
+                where=where,
+                why="The diff does not say what is in it.",
+                hint="Make the diff with diff -N, or take this line out.",
+            )
+        if file.mode in _MODES:
+            raise KlpError(f"makes {path} {_MODES[file.mode]}", where=where)
+        if file.new is None:
+            raise _deletion(path, where)
 
-def _without_code(path: str, architecture: str) -> str | None:
-    if architecture and path.startswith("arch/") and not path.startswith(f"arch/{architecture}/"):
-        return "is of another architecture"
-    if path.startswith(_NOT_THE_KERNEL):
-        return "is not part of the kernel"
-    if path.startswith(PROGRAMS) and not path.endswith((".c", ".h")):
-        return "is not part of the kernel"
-    if path.endswith(_TEXT_SUFFIXES) or path in _TEXT_NAMES:
-        return "is text"
-    return None
-
-
-def _check_kind(path: str, where: str) -> None:
-    for pattern, what, why in _RUNS_ELSEWHERE:
-        if re.search(pattern, path):
-            raise KlpError(f"{path} {what}", where=where, why=f"{why} It cannot be livepatched.")
-    if _MAKEFILE.search(path):
-        return
-    if _BUILD_FILES.search(path):
+    def _read(self, file: FileDiff, path: str, where: str, level: int) -> _State:
+        place = self.tree.source / path
+        if place.is_file():
+            data = place.read_bytes()
+            if file.adds and data:
+                raise KlpError(f"adds {path}, which is there already", where=where)
+            texts = re.findall(rb"[^\n]*\n|[^\n]+", data)
+            lines = [SourceLine(text, number) for number, text in enumerate(texts, 1)]
+            return _State(data, lines, where)
+        if place.exists():
+            raise KlpError(f"{path} is not a file", where=where)
+        if file.adds:
+            return _State(None, [], where)
         raise KlpError(
-            f"{path} decides how the kernel is built",
+            f"changes {path}, which the kernel's source does not have",
             where=where,
-            why="The running kernel was built already.",
-            hint="Leave this file out of the patch.",
-        )
-    if path.endswith((".S", ".s")):
-        raise KlpError(
-            f"{path} is assembly",
-            where=where,
-            why="Only functions that the compiler made have the entry that livepatch needs.",
-        )
-    if not path.endswith((".c", ".h")):
-        raise KlpError(
-            f"{path} is not a C file or a header",
-            where=where,
-            why="A livepatch replaces C functions.",
+            why=f"Names in this patch are taken as by patch -p{level}.",
+            hint="Use a patch for this kernel's version.",
         )
 
 
-def _read(path: str, source: Path, where: str, parsed: ParsedFile) -> _State:
-    file = source / path
-    if file.is_file():
-        if parsed.is_added_file:
-            raise KlpError(f"adds {path}, which is there already", where=where)
-        data = file.read_bytes()
-        texts = re.findall(rb"[^\n]*\n|[^\n]+", data)
-        lines = [SourceLine(text, number) for number, text in enumerate(texts, 1)]
-        return _State(data, lines, where)
-    if file.exists():
-        raise KlpError(f"{path} is not a file", where=where)
-    if parsed.is_added_file or (len(parsed) == 1 and parsed[0].source_length == 0):
-        return _State(None, [], where)
-    raise KlpError(
-        f"changes {path}, which the kernel's source does not have",
+def _deletion(path: str, where: str) -> KlpError:
+    return KlpError(
+        f"deletes {path}",
         where=where,
-        why="Names in a patch are stripped of their first directory, as by patch -p1.",
-        hint="Use a patch for this kernel's version.",
+        why="A livepatch cannot take code away from a running kernel.",
+        hint="Leave the deletion out: unused code does no harm.",
     )
 
 
-def _hunk(parsed: ParsedHunk, patch: str) -> _Hunk:
-    lines = [line for line in parsed if line.line_type != LINE_TYPE_NO_NEWLINE]
-    ended = {
-        id(before) for before, line in pairwise(parsed) if line.line_type == LINE_TYPE_NO_NEWLINE
-    }
-    body = []
-    for line in lines:
-        text = line.value.encode("latin-1")
-        if id(line) in ended:
-            text = text.removesuffix(b"\n")
-        body.append(
-            _HunkLine(
-                text,
-                line.line_type != LINE_TYPE_ADDED,
-                line.line_type != LINE_TYPE_REMOVED,
-                f"{patch}:{line.diff_line_no}",
-            )
-        )
-    where = f"{patch}:{_number(parsed) - 1}"
-    start = max(int(parsed.source_start) - (1 if parsed.source_length else 0), 0)
-    return _Hunk(where, start, tuple(body))
+class _Lines:
+    """A file's lines, in which those of a hunk are looked for."""
+
+    def __init__(self, lines: Sequence[SourceLine]) -> None:
+        self.lines = lines
+
+    @cached_property
+    def _texts(self) -> list[bytes]:
+        return [line.text for line in self.lines]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(map(len, self._texts), initial=0))
+
+    @cached_property
+    def _text(self) -> bytes:
+        return b"\n" + b"".join(self._texts)
+
+    def places(self, wanted: Sequence[bytes], expected: int, first: int = 0) -> list[int]:
+        """Places where wanted lines stand, five at most: the expected one alone if it is one.
+
+        :param first: the first place that may be one.
+        """
+        there = self.lines[expected : expected + len(wanted)] if expected >= first else ()
+        if [line.text for line in there] == list(wanted):
+            return [expected]
+        found: list[int] = []
+        text = b"\n" + b"".join(wanted)  # only whole lines follow a line's end
+        at = self._text.find(text, self._ends[first]) if wanted else -1
+        while at >= 0 and len(found) < _PLACES:
+            if text.endswith(b"\n") or at + len(text) == len(self._text):
+                found.append(bisect_left(self._ends, at))
+            at = self._text.find(text, at + 1)
+        return found
 
 
 def _apply_hunks(
-    hunks: Sequence[_Hunk], lines: list[SourceLine], path: str, notes: list[str]
+    hunks: Sequence[Hunk], lines: Sequence[SourceLine], path: str, patch: str, notes: list[str]
 ) -> list[SourceLine]:
+    """A file's lines with hunks applied, each below the one before it."""
     problems = Problems()
-    result = list(lines)
-    grown = moved = 0
+    search = _Lines(lines)
+    result: list[SourceLine] = []
+    done = moved = 0  # lines that are in the result or gone; how far the last hunk was off
     for number, hunk in enumerate(hunks, 1):
-        expected = hunk.start + grown + moved
-        places = _places(hunk.old, result, expected)
+        name, where = f"hunk {number} of {path}", f"{patch}:{hunk.number}"
+        expected = hunk.start + moved
+        places = search.places(hunk.old, expected, done) if hunk.old or not lines else []
         if len(places) != 1:
-            _explain(problems, hunk, f"hunk {number} of {path}", result, expected, places)
+            _explain(problems, hunk, name, where, search, done, expected, places)
+            if len(problems) == _ENOUGH:
+                break
             continue
-        at = places[0]
+        (at,) = places
         if at != expected:
-            notes.append(
-                f"{hunk.where}: hunk {number} of {path} applies {at - expected:+d} lines off"
-            )
+            notes.append(f"{where}: {name} applies {at - expected:+d} lines off")
             moved += at - expected
-        result[at : at + len(hunk.old)] = hunk.apply(result, at)
-        grown += len(hunk.new) - len(hunk.old)
+        result += lines[done:at]
+        done = at
+        changed = [i for i, line in enumerate(hunk.lines, 1) if line.side is not Side.BOTH]
+        for line in hunk.lines[: max(changed, default=0)]:
+            if line.side is Side.NEW:
+                result.append(SourceLine(line.text, None, f"{patch}:{line.number}"))
+                continue
+            if line.side is Side.BOTH:
+                result.append(lines[done])
+            done += 1
     problems.check()
-    return result
+    return [*result, *lines[done:]]
 
 
 def _explain(
     problems: Problems,
-    hunk: _Hunk,
+    hunk: Hunk,
     name: str,
-    lines: Sequence[SourceLine],
+    where: str,
+    search: _Lines,
+    done: int,
     expected: int,
     places: Sequence[int],
 ) -> None:
     """Say why a hunk does not apply."""
     if places:
-        found = ", ".join(str(at + 1) for at in places[:5])
+        found = ", ".join(str(at + 1) for at in places)
         problems.add(
             f"{name} fits at {len(places)} places (lines {found}) and not at its own",
-            where=hunk.where,
+            where=where,
             hint="Make the patch again against this kernel's source.",
         )
         return
-    if hunk.new and _places(hunk.new, lines, expected):
+    if not hunk.old:
+        problems.add(
+            f"{name} has no line that tells where it belongs",
+            where=where,
+            hint="Make the patch with lines of context: diff -u, not diff -U0.",
+        )
+        return
+    if search.places(hunk.old, expected) and done:
+        problems.add(
+            f"{name} stands before the end of the hunk above it",
+            where=where,
+            why="Hunks are in the order of the file's lines.",
+        )
+        return
+    if hunk.new and search.places(hunk.new, expected):
         problems.add(
             f"{name} is in the kernel's source already",
-            where=hunk.where,
+            where=where,
             hint="Leave it out, or choose the kernel that lacks it.",
         )
         return
-    context = [line.was and line.stays for line in hunk.body]
+    context = [line.side is Side.BOTH for line in hunk.lines]
     for fuzz in (1, 2):
         head = min(fuzz, [*context, False].index(False))
         tail = min(fuzz, [*context[::-1], False].index(False))
         core = hunk.old[head : len(hunk.old) - tail]
-        if core and _places(core, lines, expected + head):
+        if core and search.places(core, expected + head):
             problems.add(
                 f"{name} applies only with fuzz {fuzz}",
-                where=hunk.where,
+                where=where,
                 why="The lines around the change differ: it may end up in the wrong place.",
                 hint="Make the patch again against this kernel's source.",
             )
             return
     problems.add(
         f"{name} does not apply",
-        where=hunk.where,
+        where=where,
         why="The lines that it changes are not in this kernel's source.",
         hint="Use the fix that was made for this kernel's version.",
     )
-
-
-_TOKENS = re.compile(
-    rb"(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')"
-    rb"|(?://(?:[^\n\\]|\\.)*|/\*.*?\*/|\\\r?\n|[ \t\r\f\v]+)+",
-    re.DOTALL,
-)
-
-
-def without_comments(text: bytes) -> bytes:
-    """C source with comments and runs of white space as one blank, for comparing."""
-    lines = _TOKENS.sub(lambda match: match[1] or b" ", text).split(b"\n")
-    return b"\n".join(line.strip() for line in lines if line.strip())
 
 
 def _check_changes(files: Sequence[PatchedFile], notes: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from klpbuild.patch.csource import LITERAL
 from klpbuild.patch.patched import PatchedFile, SourceLine
 
 
@@ -92,9 +93,7 @@ def with_line_directives(lines: Sequence[SourceLine]) -> bytes:
     return b"".join(out)
 
 
-_PIECES = re.compile(
-    rb"""/\*|//|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[(){}]""",
-)
+_PIECES = re.compile(rb"/\*|//|%b|[(){}]" % LITERAL)
 
 
 class _Scanner:

@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 
 from klpbuild.errors import KlpError, Problem
+from klpbuild.patch.csource import blank_lines, directive_lines, function_lines
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.makefiles import added_sources
 from klpbuild.patch.patched import PatchedFile, PatchedSource
-from klpbuild.patch.patchfile import PROGRAMS
+from klpbuild.patch.paths import PROGRAMS
 from klpbuild.patch.units import Unit, Units
 
 _NOTHING_TO_REPLACE = "There is nothing that a livepatch could replace."
@@ -118,16 +119,11 @@ def changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:
     return gone, come
 
 
-def directive_lines(text: bytes) -> set[int]:
-    """Numbers of a file's preprocessor lines, continued ones included."""
-    return _numbers(_DIRECTIVE, text)
-
-
 def _only_directives(file: PatchedFile) -> bool:
     """Whether all that changes are preprocessor lines, continued ones included."""
     gone, come = changed_lines(file)
     for text, numbers in (((file.original or b""), gone), (file.patched, come)):
-        if not numbers <= directive_lines(text) | _numbers(_BLANK, text):
+        if not numbers <= directive_lines(text) | blank_lines(text):
             return False
     return True
 
@@ -139,24 +135,6 @@ def _only_function_bodies(file: PatchedFile) -> bool:
     """
     gone, come = changed_lines(file)
     for text, numbers in (((file.original or b""), gone), (file.patched, come)):
-        if not numbers <= _numbers(FUNCTION_BODY, text):
+        if not numbers <= function_lines(text):
             return False
     return True
-
-
-_DIRECTIVE = re.compile(rb"^[ \t]*#(?:[^\n]*\\\r?\n)*[^\n]*\n", re.MULTILINE)
-_BLANK = re.compile(rb"^[ \t]*\r?\n", re.MULTILINE)
-#: A function's lines between its braces, which stand in the first column.
-FUNCTION_BODY = re.compile(
-    rb"\)[^\n;{}]*\n\{\r?\n(?P<lines>(?:[^}#\n][^\n]*\n|\r?\n)*)\}", re.MULTILINE
-)
-
-
-def _numbers(pattern: re.Pattern[bytes], text: bytes) -> set[int]:
-    """Numbers of the lines that a pattern matches; of its group ``lines`` if it has one."""
-    group = "lines" if "lines" in pattern.groupindex else 0
-    found: set[int] = set()
-    for match in pattern.finditer(text if text.endswith(b"\n") else text + b"\n"):
-        first = text.count(b"\n", 0, match.start(group)) + 1
-        found.update(range(first, first + match[group].count(b"\n")))
-    return found

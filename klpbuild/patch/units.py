@@ -29,7 +29,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.patch.cmdfiles import has_notes, noted_units
 from klpbuild.patch.linetable import LineUnit, line_units
-from klpbuild.patch.patchfile import PROGRAMS
+from klpbuild.patch.paths import PROGRAMS
 
 _FORMAT = 3
 

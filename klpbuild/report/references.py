@@ -62,14 +62,16 @@ _HASH = r"([0-9a-f]{8,40})\b"
 _COMMITS = (
     (ReferenceKind.COMMIT, rf"^From {_HASH} (?=Mon|Tue|Wed|Thu|Fri|Sat|Sun)"),
     (ReferenceKind.COMMIT, rf"^commit {_HASH}\s*$"),
-    (ReferenceKind.UPSTREAM, rf"^\s*\[?\s*upstream commit:? {_HASH}"),
-    (ReferenceKind.UPSTREAM, rf"^\s*\[?\s*commit:? {_HASH} upstream"),
+    (ReferenceKind.UPSTREAM, rf"^\s*(?:\[\s*)?upstream commit:? {_HASH}"),
+    (ReferenceKind.UPSTREAM, rf"^\s*(?:\[\s*)?commit:? {_HASH} upstream"),
     (ReferenceKind.CHERRY_PICKED, rf"\(cherry[- ]picked from commit {_HASH}"),
     (ReferenceKind.FIXES, rf"^\s*fixes:\s*(?:commit )?{_HASH}"),
 )
 _PATTERNS = tuple((kind, re.compile(text, re.IGNORECASE)) for kind, text in _COMMITS)
 _ENDS = re.compile(r"^(?:---\s*$|diff --git |--- \S|Index: )", re.MULTILINE)
 _MAIL = re.compile(r"(?:From|To|Cc|Date|Subject|Message-I[Dd]|MIME-Version|Received):")
+#: More than any title; the time to decode one grows with the square of its length.
+_LONG_HEADER = 2000
 _TAG = re.compile(r"^(?:\[[^]]*\]\s*)+")
 
 
@@ -131,6 +133,8 @@ def _subject(text: str) -> tuple[str, str]:
 
 def _decoded(text: str) -> str:
     """A mail's header with RFC 2047's encoded words as plain text."""
+    if len(text) > _LONG_HEADER:
+        return text
     try:
         return str(make_header(decode_header(text)))
     except (HeaderParseError, LookupError, ValueError):

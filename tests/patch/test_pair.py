@@ -307,6 +307,13 @@ def test_a_new_c_file_of_a_module(small: SmallKernel, tmp_path: Path, name: str)
     assert pair.command.module and "-DFOR_DISK" in pair.command.arguments
 
 
+def test_flags_of_a_new_c_file(small: SmallKernel, tmp_path: Path) -> None:
+    flags = "CFLAGS_new.o := -DMORE=1 -I$(src)/../x -O2 -Wno-all $(call cc-option, -fno-builtin)\n"
+    makefile = small.patch("fs/Makefile", "sub/write.o\n", f"sub/write.o new.o\n{flags}")
+    (pair,) = compiled(small, tmp_path, makefile, added("fs/new.c", "#define KEPT 2\n" + NEW)).pairs
+    assert pair.source == "fs/new.c"
+
+
 def test_a_new_c_file_that_another_one_includes(small: SmallKernel, tmp_path: Path) -> None:
     old = (small.source / "fs/read.c").read_text()
     use = small.patch("fs/read.c", old, old + '#define KEPT 3\n#include "new.c"\n')
@@ -352,6 +359,21 @@ def test_a_new_file_in_a_directory_that_is_not_built(small: SmallKernel, tmp_pat
             "'other.o' is not one of them.",
         ),
         ("obj-y += sub/write.o", "obj-y += new.o", 1, "'sub/write.o' goes."),
+        *(
+            (
+                "obj-y += sub/write.o",
+                f"obj-y += sub/write.o new.o\nCFLAGS_new.o {flags}",
+                7,
+                f"{wrong!r} is no flag for one.",
+            )
+            for flags, wrong in (
+                (":= -DX $(shell touch here)", "$(shell"),
+                ("!= touch here", "!="),
+                ("+= -I$(src) -fplugin=x.so", "-fplugin=x.so"),
+                ("+= @flags", "@flags"),
+                ("+= -Wp,-MD,x", "-Wp,-MD,x"),
+            )
+        ),
         (
             "obj-y += sub/write.o",
             "obj-y += sub/write.o new.o\nccflags-y += -DX",

@@ -190,6 +190,200 @@ def test_files_that_no_livepatch_can_change(
     assert refusal(source, patch).startswith(f"fix.patch:1: {path} {what}\n")
 
 
+PATH_NAMES = [
+    ("linux-6.1.orig/fs/open.c", "linux-6.1/fs/open.c", ()),
+    ("a/fs/open.c", "b/fs/open.c", ()),
+    ("linux/fs/open.c.orig", "linux/fs/open.c", ()),
+    ("a/fs/open.c", "a/fs/open.c~", ()),
+    ("fs/open.c", "fs/open.c", ("fix.patch: its names are taken as by patch -p0",)),
+    ("./fs/open.c.orig", "./fs/open.c", ("fix.patch: its names are taken as by patch -p0",)),
+    ("a/linux/fs/open.c", "b/linux/fs/open.c", ("fix.patch: its names are taken as by patch -p2",)),
+    ("x/y/z/fs/open.c", "x/y/z/fs/open.c", ("fix.patch: its names are taken as by patch -p3",)),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "notes"), PATH_NAMES)
+def test_directories_before_a_name(
+    source: Path, tmp_path: Path, old: str, new: str, notes: tuple[str, ...]
+) -> None:
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    text = text.replace("a/fs/open.c", old).replace("b/fs/open.c", new)
+    patched = apply_patches([write(tmp_path, text)], source)
+    assert [file.path for file in patched.files] == ["fs/open.c"]
+    assert patched.notes == notes
+
+
+def test_all_files_of_a_patch_have_one_number_of_directories(source: Path, tmp_path: Path) -> None:
+    """A new file goes where the others are; what is not there is said as the others are named."""
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    new = "--- /dev/null\n+++ b/fs/new/x.h\n@@ -0,0 +1 @@\n+int x;\n"
+    text = (text + new).replace(" a/", " ").replace(" b/", " ")
+    assert [file.path for file in apply_patches([write(tmp_path, text)], source).files] == [
+        "fs/new/x.h",
+        "fs/open.c",
+    ]
+    missing = text + "--- fs/none.c\n+++ fs/none.c\n@@ -1 +1 @@\n-x\n+y\n"
+    assert refusal(source, write(tmp_path, missing)) == (
+        "fix.patch:14: changes fs/none.c, which the kernel's source does not have\n"
+        "  Names in this patch are taken as by patch -p0.\n"
+        "  Use a patch for this kernel's version."
+    )
+
+
+def test_a_name_that_leads_to_two_files(source: Path, tmp_path: Path) -> None:
+    (source / "tools/fs").mkdir(parents=True)
+    (source / "tools/fs/open.c").write_text(OPEN_C)
+    text = diff("tools/fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    (file,) = apply_patches([write(tmp_path, text)], source).files  # a/ is no directory there
+    assert file.path == "tools/fs/open.c"
+    assert refusal(source, write(tmp_path, text.replace(" a/", " ").replace(" b/", " "))) == (
+        "fix.patch: names tools/fs/open.c, which may be tools/fs/open.c (-p0) or fs/open.c (-p1)\n"
+        "  The kernel's source has files of both names.\n"
+        "  Make the patch with git diff, whose names begin with a/ and b/."
+    )
+
+
+def test_two_names_that_are_two_files(source: Path, tmp_path: Path) -> None:
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    assert refusal(source, write(tmp_path, text.replace("b/fs/open.c", "b/fs/open.h"))) == (
+        "fix.patch:1: names fs/open.c and fs/open.h\n"
+        "  Both are in the kernel's source: which one it changes cannot be told."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("x" * 300 + ".c", "a/fs/" + "x" * 115 + "..."),
+        ("d/" * 500 + "x.c", "a/fs/" + "d/" * 57 + "d..."),
+        ('"\\033[31m.c"', "a/fs/\\x1b[31m.c"),
+        ('"\\377.c"', "a/fs/\\xff.c"),
+        ('"\\000.c"', "a/fs/\\x00.c"),
+        ('"\\n.c"', "a/fs/\\n.c"),
+        ("\x7f.c", "a/fs/\\x7f.c"),
+    ],
+)
+def test_names_that_no_file_has(source: Path, tmp_path: Path, name: str, shown: str) -> None:
+    name = f'"a/fs/{name[1:]}' if name[0] == '"' else f"a/fs/{name}"
+    assert refusal(source, write(tmp_path, f"--- {name}\n+++ {name}\n@@ -0,0 +1 @@\n+x\n")) == (
+        f"fix.patch:1: names {shown}, which no file of the kernel is called\n"
+        "  Names in a patch are printable text, each part with at most 255 characters."
+    )
+
+
+def test_a_path_through_a_file(source: Path, tmp_path: Path) -> None:
+    new = "--- /dev/null\n+++ b/{}\n@@ -0,0 +1 @@\n+int x;\n"
+    assert refusal(source, write(tmp_path, new.format("fs/open.c/x.h"))) == (
+        "fix.patch:1: fs/open.c/x.h is below fs/open.c, which is a file"
+    )
+    both = new.format("fs/new.h"), new.format("fs/new.h/x.h")
+    assert refusal(source, write(tmp_path, "".join(both))) == (
+        "fix.patch:5: fs/new.h/x.h is below fs/new.h, which is a file"
+    )
+    assert refusal(source, write(tmp_path, "".join(reversed(both)))) == (
+        "fix.patch:5: fs/new.h is a directory"
+    )
+    (source / "fs/dir.h").mkdir()
+    assert refusal(source, write(tmp_path, new.format("fs/dir.h"))) == (
+        "fix.patch:1: fs/dir.h is a directory"
+    )
+
+
+def test_hunks_are_in_the_order_of_the_lines(source: Path, tmp_path: Path) -> None:
+    (source / "fs/open.c").write_text("a\nb\nc\nd\n")
+    head = "--- a/fs/open.c\n+++ b/fs/open.c\n"
+    later, first = "@@ -3,2 +3,2 @@\n c\n-d\n+D\n", "@@ -1,2 +1,2 @@\n-a\n+A\n b\n"
+    assert refusal(source, write(tmp_path, head + later + first)) == (
+        "fix.patch:7: hunk 2 of fs/open.c stands before the end of the hunk above it\n"
+        "  Hunks are in the order of the file's lines."
+    )
+    # Two sections are two patches, and context that both hunks show is no change.
+    apply_patches([write(tmp_path, head + later + head + first)], source)
+    shared = "@@ -1,3 +1,3 @@\n-a\n+A\n b\n c\n@@ -2,3 +2,3 @@\n b\n c\n-d\n+D\n"
+    (file,) = apply_patches([write(tmp_path, head + shared)], source).files
+    assert file.patched == b"A\nb\nc\nD\n"
+
+
+def test_a_hunk_without_context(source: Path, tmp_path: Path) -> None:
+    """Where it adds lines only, nothing would show that it stands in the right place."""
+    head = "--- a/fs/open.c\n+++ b/fs/open.c\n"
+    (file,) = apply_patches(
+        [write(tmp_path, f"{head}@@ -3 +3 @@\n-static int limit = 3;\n+int limit;\n")], source
+    ).files
+    assert b"\nint limit;\n" in file.patched
+    assert refusal(source, write(tmp_path, f"{head}@@ -3,0 +4 @@\n+int more;\n")) == (
+        "fix.patch:3: hunk 1 of fs/open.c has no line that tells where it belongs\n"
+        "  Make the patch with lines of context: diff -u, not diff -U0."
+    )
+
+
+def test_only_some_of_many_faults_are_told(source: Path, tmp_path: Path) -> None:
+    wrong = "@@ -1,1 +1,1 @@\n-no\n+yes\n" * 100
+    text = refusal(source, write(tmp_path, f"--- a/fs/open.c\n+++ b/fs/open.c\n{wrong}"))
+    assert text.count("does not apply") == 20
+
+
+def test_a_patch_with_the_line_ends_of_a_mailer(source: Path, tmp_path: Path) -> None:
+    new = OPEN_C.replace("return 0", "return 1")
+    text = diff("fs/open.c", OPEN_C, new).replace("\n", "\r\n")
+    assert apply_patches([write(tmp_path, text)], source).files[0].patched.decode() == new
+
+
+def test_a_series_with_a_cover_letter(source: Path, tmp_path: Path) -> None:
+    second, third = OPEN_C.replace("= 3", "= 4"), OPEN_C.replace("= 3", "= 5")
+    letter = write(tmp_path, "Subject: [PATCH 0/2] two\n\nWords.\n", "0000-cover-letter.patch")
+    one = write(tmp_path, diff("fs/open.c", OPEN_C, second), "0001-one.patch")
+    two = write(tmp_path, diff("fs/open.c", second, third), "0002-two.patch")
+    patched = apply_patches([letter, one, two], source)
+    assert patched.files[0].patched.decode() == third
+    assert patched.notes == ("0000-cover-letter.patch: is a cover letter; left out",)
+    assert refusal(source, letter).startswith(
+        "the patch changes no code\n  0000-cover-letter.patch"
+    )
+
+
+def test_what_git_can_do_besides(source: Path, tmp_path: Path) -> None:
+    head = "diff --git a/fs/open.c b/fs/open.c\n"
+    link = head.replace("open", "link") + "new file mode 120000\nindex 0..1\n"
+    link += "--- /dev/null\n+++ b/fs/link.c\n@@ -0,0 +1 @@\n+/etc/passwd\n\\ No newline at end\n"
+    assert refusal(source, write(tmp_path, link)) == (
+        "fix.patch:4: makes fs/link.c a symbolic link"
+    )
+    copy = "diff --git a/fs/open.c b/fs/new.c\ncopy from fs/open.c\ncopy to fs/new.c\n"
+    assert refusal(source, write(tmp_path, copy)) == (
+        "fix.patch:1: copies fs/open.c\n"
+        "  A loaded kernel has no file names; a patch for it changes lines.\n"
+        "  Make the patch with git format-patch --no-renames, or leave this out."
+    )
+    mode = head + "old mode 100644\nnew mode 100755\n"
+    code = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    assert apply_patches([write(tmp_path, mode + head + code)], source).notes == (
+        "fix.patch:1: no line of fs/open.c changes; left out",
+    )
+    deleted = head + "deleted file mode 100644\nindex 1..0\n"
+    assert refusal(source, write(tmp_path, deleted)).startswith("fix.patch:1: deletes fs/open.c\n")
+    empty = head.replace("open", "new") + "new file mode 100644\nindex 0..e69de29\n"
+    files = apply_patches([write(tmp_path, empty + head + code)], source).files
+    assert (files[0].path, files[0].patched) == ("fs/new.c", b"")
+
+
+def test_a_file_of_one_tree_only(source: Path, tmp_path: Path) -> None:
+    code = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    assert apply_patches([write(tmp_path, "Only in b/fs: open.o\n" + code)], source).notes == (
+        "fix.patch:1: fs/open.o is in one of the two trees only; left out",
+    )
+    assert refusal(source, write(tmp_path, "Only in b/fs: new.c\n" + code)) == (
+        "fix.patch:1: fs/new.c is in one of the two trees only\n"
+        "  The diff does not say what is in it.\n"
+        "  Make the diff with diff -N, or take this line out."
+    )
+
+
+def test_an_emptied_file_is_a_deletion(source: Path, tmp_path: Path) -> None:
+    text = diff("fs/open.h", "int open_file(int number);\n", "")
+    assert refusal(source, write(tmp_path, text)).startswith("fix.patch:1: deletes fs/open.h\n")
+
+
 def test_deleted_renamed_and_binary_files(source: Path, tmp_path: Path) -> None:
     deleted = "--- a/fs/open.h\n+++ /dev/null\n@@ -1 +0,0 @@\n-int open_file(int number);\n"
     assert refusal(source, write(tmp_path, deleted)).startswith("fix.patch:1: deletes fs/open.h\n")
@@ -241,7 +435,7 @@ def test_what_is_not_a_patch(source: Path, tmp_path: Path) -> None:
     assert refusal(source, write(tmp_path, "")).startswith("fix.patch: holds no patch\n")
     assert refusal(source, write(tmp_path, "hello\n")).startswith("fix.patch: holds no patch\n")
     cut = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))[:-20]
-    assert refusal(source, write(tmp_path, cut)).startswith("fix.patch: is not a whole patch: ")
+    assert refusal(source, write(tmp_path, cut)).startswith("fix.patch:7: the hunk of line 3 is")
     missing = tmp_path / "none.patch"
     assert refusal(source, missing) == f"{missing}: cannot be read: No such file or directory"
 
