@@ -72,10 +72,20 @@ class CachedKernel:
         """The package that brought a part."""
         return next((package for package in self.packages if package.part is part), None)
 
+    def package_of(self, part: Part) -> FetchedPackage:
+        """The package that brought a part that every kernel has."""
+        return next(package for package in self.packages if package.part is part)
+
+    @property
+    def tools(self) -> Path | None:
+        """The root of the compiler and tools that were fetched for it, None without."""
+        root = self.path / "tools" / "root"
+        return root.resolve() if root.is_dir() else None
+
     @property
     def version(self) -> str:
         """The version of the image's package."""
-        return next(p.version for p in self.packages if p.part is Part.IMAGE)
+        return self.package_of(Part.IMAGE).version
 
     def write_record(self) -> None:
         """Declare the packages to be there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ from klpbuild.distro.debian import (
     unknown_release,
 )
 from klpbuild.distro.parts import REQUIRED_PARTS, Part
+from klpbuild.distro.tools import KernelCompiler, bring_tools, is_dynamic, runs_here, wrap_programs
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import (
     CachedKernel,
@@ -30,7 +32,10 @@ from klpbuild.kernel.cache import (
     kernel_directory,
     locked,
 )
+from klpbuild.kernel.config import Config
 from klpbuild.kernel.installed import Installed
+from klpbuild.kernel.kbuild import is_here
+from klpbuild.kernel.locate import locate
 from klpbuild.kernel.modules import module_files
 
 
@@ -69,8 +74,9 @@ def fetch(
         present = cached_kernel(release)
         missing = [part for part in wanted if not (present and present.package(part))]
         if not missing:
-            report(f"{release} is there: {path}")
             assert present
+            _bring_tools(present, None, suites, report)
+            report(f"{release} is there: {path}")
             return present
         if not suites and not offers_kernel(offering, release):
             offering = _elsewhere(release, report)
@@ -79,6 +85,7 @@ def fetch(
         else:
             chosen = choose(offering, release, missing, report)
         kernel = _bring(offering, release, path, present, chosen, report)
+        _bring_tools(kernel, offering, suites, report)
         report(f"{release} is ready: {path}")
         return kernel
 
@@ -144,6 +151,51 @@ def _bring(
             whole.rename(path)
             kernel = CachedKernel(release, path, fetched)
     return kernel
+
+
+def _bring_tools(
+    kernel: CachedKernel, offering: Apt | None, suites: Sequence[str], report: Report
+) -> None:
+    """Bring the compiler that built a kernel, and libraries for its tools, where this machine
+    has others.
+
+    :param offering: where the kernel is from; None: every suite of the mirror.
+    :raises KlpError: when apt does not offer them.
+    """
+    if kernel.tools is not None:
+        return
+    located = locate(kernel.release)
+    text = Config.read(located.config).value("CC_VERSION_TEXT")
+    compiler = KernelCompiler.parse(text)
+    kbuild = kernel.root / "usr" / "lib" / kernel.package_of(Part.KBUILD).name
+    programs = [path for path in sorted(kbuild.rglob("*")) if is_dynamic(path)]
+    if compiler is None or (is_here(located) and all(map(runs_here, programs))):
+        return
+    tools = cache_directory() / "tools" / f"{compiler.package}_{compiler.revision}"
+    with locked(tools, lambda: report("waiting for another klpbuild that fetches a compiler")):
+        if not tools.is_dir():
+            if offering is None or offering.configuration is None:
+                offering = _suites(suites, report)
+            with aside(tools) as making:
+                bring_tools(offering, compiler, _libraries(offering, kernel), making, report)
+                root = making / "root"
+                wrap_programs([root / "usr/bin", root / "usr/libexec"], root, tools / "root")
+                whole = making / "whole"
+                whole.mkdir(mode=0o755)
+                root.rename(whole / "root")
+                whole.rename(tools)
+        wrap_programs([kbuild], tools / "root", tools / "root")
+    link = kernel.path / "tools"
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(tools, kernel.path))
+
+
+def _libraries(offering: Apt, kernel: CachedKernel) -> list[str]:
+    """The packages that the kernel's own programs need, by its kbuild package."""
+    package = kernel.package_of(Part.KBUILD)
+    offers = offering.offers([package.name]).get(package.name, ())
+    depends = next((o.depends for o in offers if o.version == package.version), "")
+    return re.findall(r"(?:^|, )(lib[a-z0-9+.-]+|zlib1g)\b", depends)
 
 
 def _check_whole(root: Path, release: str, fetched: Sequence[FetchedPackage]) -> None:

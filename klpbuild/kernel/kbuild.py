@@ -102,6 +102,14 @@ def find_compiler(kernel: Kernel) -> Compiler:
     )
 
 
+def is_here(kernel: Kernel) -> bool:
+    """Whether the very compiler that built a kernel is on this machine."""
+    try:
+        return find_compiler(kernel).is_kernels
+    except KlpError:
+        return False
+
+
 def _named_compiler(kernel: Kernel, wanted: str) -> Compiler:
     name = kernel.toolchain.cc
     version = _version_line(name)

@@ -7,6 +7,7 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
+from klpbuild.distro.tools import KernelCompiler
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import (
     CachedKernel,
@@ -19,7 +20,7 @@ from klpbuild.kernel.headers import usable_build_tree
 from klpbuild.kernel.installed import Installed
 from klpbuild.kernel.kbuild import build_fixtures
 from klpbuild.kernel.modules import built_modules, shipped_modules
-from klpbuild.kernel.tree import Kernel
+from klpbuild.kernel.tree import Kernel, Toolchain
 
 FIXTURES = "fixtures"
 
@@ -215,7 +216,16 @@ def _from_headers(
         cache=learned,
         debug_modules=installed.debug_modules(),
         package_version=cached.version if cached else "",
+        toolchain=_fetched_tools(cached, config) if cached and cached.tools else Toolchain(),
     )
+
+
+def _fetched_tools(cached: CachedKernel, config: Config) -> Toolchain:
+    """The compiler and binutils that were fetched with a kernel."""
+    assert cached.tools is not None
+    compiler = KernelCompiler.parse(config.value("CC_VERSION_TEXT"))
+    prefix = str(cached.tools / "usr" / "bin" / f"{config.architecture().name}-linux-gnu-")
+    return Toolchain(cross_compile=prefix, cc=f"{prefix}{compiler.package}" if compiler else "")
 
 
 def _from_build_tree(tree: Path, under: Path | None, name: str = "") -> Kernel:

@@ -155,7 +155,9 @@ def _lay_out(directory: Path, module: str, objects: Sequence[Path]) -> None:
         # modpost reads the command of each part, for the module's source version.
         (directory / f".{part}.o.cmd").write_text("")
         parts.append(f"{part}.o")
-    makefile = f"obj-m := {module}.o\n{module}-y := {' '.join(parts)}\n"
+    # kbuild's own rule is for $(obj)/%, which make does not match where $(obj) is "." (v7.x).
+    rule = "$(obj)/part%.o: $(obj)/part%.o_shipped\n\t@cat $< > $@\n"
+    makefile = f"obj-m := {module}.o\n{module}-y := {' '.join(parts)}\n{rule}"
     (directory / "Makefile").write_text(makefile)
 
 

@@ -18,6 +18,7 @@ import klpbuild
 from klpbuild.compiler.flags import compile_command
 from klpbuild.errors import KlpError
 from klpbuild.files import write_file
+from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.tree import Kernel
 
@@ -57,7 +58,9 @@ def compiler_identity(kernel: Kernel) -> str:
     The compiler stands for its parts by its version; a launcher before it changes nothing.
     """
     tools = kernel.toolchain
-    said = (compile_command(kernel).version, tools.arch, tools.cross_compile, tools.kcflags)
+    # Tools that were fetched with the kernel stand for themselves, wherever they are.
+    prefix = "" if tools.cross_compile.startswith(str(cache_directory())) else tools.cross_compile
+    said = (compile_command(kernel).version, tools.arch, prefix, tools.kcflags)
     digest = hashlib.sha256("\0".join(said).encode())
     binutils = [shutil.which(f"{cross_prefix(kernel)}{name}") for name in ("as", "ld")]
     with _Digests(kernel.cache / "tool-digests.json") as digests:

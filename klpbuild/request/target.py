@@ -26,9 +26,13 @@ def with_variables(kernel: Kernel, variables: Variables) -> Kernel:
         )
     with problems.collect():
         _check_source(kernel, variables.source)
-    changed = replace(
-        kernel, source=variables.source or kernel.source, toolchain=variables.toolchain
+    given = variables.toolchain
+    toolchain = (
+        given
+        if given.cc or given.cross_compile
+        else replace(given, cc=kernel.toolchain.cc, cross_compile=kernel.toolchain.cross_compile)
     )
+    changed = replace(kernel, source=variables.source or kernel.source, toolchain=toolchain)
     if variables.toolchain != Toolchain():
         with problems.collect():
             check_toolchain(changed)

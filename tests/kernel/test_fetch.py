@@ -34,6 +34,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine.make(tmp_path / "machine")
     monkeypatch.setenv("PATH", f"{machine.programs}:{os.environ['PATH']}")
     monkeypatch.setattr("klpbuild.distro.apt.native_architecture", lambda: "amd64")
+    # The compiler of these kernels, whatever this machine has.
+    monkeypatch.setattr("klpbuild.kernel.fetch.is_here", lambda kernel: True)
     return machine
 
 
@@ -419,3 +421,45 @@ def test_half_a_kernel_is_an_error(machine: Machine) -> None:
         "  Its distribution packages kernels in a way that this klpbuild does not know."
     )
     assert cached_kernel(RELEASE) is None
+
+
+def test_the_compiler_comes_with_the_kernel_where_the_machine_has_another(
+    debian: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("klpbuild.kernel.fetch.is_here", lambda kernel: False)
+    said = "#!/bin/sh\necho 'x86_64-linux-gnu-gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0'\n"
+    files = {
+        "usr/bin/x86_64-linux-gnu-gcc-12": said,
+        "usr/bin/x86_64-linux-gnu-as": "as",
+        "usr/lib64/ld-linux-x86-64.so.2": "linker",
+        "usr/lib/x86_64-linux-gnu/libc.so.6": "library",
+    }
+    debian.offer("gcc-12", "12.2.0-14+deb12u1", files)
+    debian.offer_elsewhere("bookworm")
+    lines: list[str] = []
+    cached = fetch(RELEASE, report=lines.append)
+    assert "gcc-12 12.2.0-14+deb12u1 of bookworm, with what it needs" in lines
+    tools = cache.cache_directory() / "tools/gcc-12_12.2.0-14+deb12u1/root"
+    assert cached.tools == tools
+    assert (tools / "usr/x86_64-linux-gnu/bin/as").read_text() == "as"
+    assert locate(RELEASE).toolchain.cc == str(tools / "usr/bin/x86_64-linux-gnu-gcc-12")
+
+    debian.pool.joinpath("calls").unlink()
+    fetch(RELEASE)
+    assert debian.calls == []
+
+
+def test_a_compiler_of_another_version_is_not_taken(
+    debian: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("klpbuild.kernel.fetch.is_here", lambda kernel: False)
+    debian.offer("gcc-12", "12.4.0-1", {})
+    debian.offer_elsewhere("trixie")
+    with pytest.raises(KlpError) as caught:
+        fetch(RELEASE)
+    assert str(caught.value) == (
+        "apt offers no gcc-12 12.2.0-14+deb12u1\n"
+        "  The kernel was built by it, and another version may make other code.  "
+        "Offered: 12.4.0-1 (trixie).\n"
+        "  Install gcc-12 12.2.0 from elsewhere, and name it with CC=."
+    )
