@@ -1,24 +1,30 @@
-"""The command ``klpbuild``: one module of klpbuild.commands for each word."""
+"""The command ``klpbuild``: one module of klpbuild.commands for each word.
+
+Nothing is imported before `main` runs: from then on an interrupt ends in one line.
+"""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import pkgutil
 import sys
-from collections.abc import Sequence
-from importlib.resources import files
 
-import klpbuild
-import klpbuild.commands
-from klpbuild.errors import KlpError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 #: Exit statuses: done, the input cannot be used, the command line cannot, interrupted.
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+#: Of a program that a signal ends: 128 and the signal's number.  SIGPIPE has 13.
+_BROKEN_PIPE = 141
+
 
 def command_names() -> list[str]:
     """List the commands, sorted."""
+    import pkgutil
+
+    import klpbuild.commands
+
     return sorted(module.name for module in pkgutil.iter_modules(klpbuild.commands.__path__))
 
 
@@ -28,6 +34,11 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     :param wanted: the one command whose options are needed: the others are not imported, and
         only listed; None for all of them.
     """
+    import argparse
+    import importlib
+
+    import klpbuild
+
     parser = argparse.ArgumentParser(
         prog="klpbuild",
         description="Build, verify and boot Linux livepatch modules.",
@@ -46,50 +57,116 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
         if wanted in (None, name):
             module = importlib.import_module(f"klpbuild.commands.{name}")
             module.add_arguments(command)
-            command.set_defaults(run=module.run, parser=parser)
+            failed = getattr(module, "NOT_CHECKED", FAILED)
+            command.set_defaults(run=module.run, parser=parser, failed=failed)
     return parser
 
 
 def _docstring(name: str) -> str:
     """Read a command's docstring without importing the command."""
-    source = files(klpbuild.commands).joinpath(f"{name}.py").read_text()
+    from importlib.resources import files
+
+    source = files("klpbuild.commands").joinpath(f"{name}.py").read_text()
     return source.split('"""', 2)[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["cc"]:  # the compiler's own options must not be read as ours
-        return _guarded(lambda: _compiler(words[1:]))
-    needs_all = words[:1] in (["completion"], ["manual"])
-    parser = make_parser(None if needs_all else (words or [""])[0])
-    if not words:
-        parser.print_help()
-        return USAGE
-    parsed = parser.parse_args(words)
-    return _guarded(lambda: int(parsed.run(parsed)))
-
-
-def _compiler(words: list[str]) -> int:
-    from klpbuild.commands import cc
-
-    return int(cc.main(words))
-
-
-def _guarded(run: object) -> int:
-    assert callable(run)
+    run, status = _Run(arguments), FAILED
     try:
-        return int(run())
-    except KlpError as error:
-        for problem in error.problems:
-            print(f"klpbuild: error: {problem}", file=sys.stderr)
-        return FAILED
+        status = _guarded(run)
+    finally:  # also after --help
+        status = _flush(status)
+    return status
+
+
+class _Run:
+    """One command that is run.
+
+    :ivar failed: its exit status when its input cannot be used.
+    """
+
+    def __init__(self, arguments: Sequence[str] | None) -> None:
+        self.words = list(sys.argv[1:] if arguments is None else arguments)
+        self.is_program = arguments is None
+        self.failed = FAILED
+
+    def __call__(self) -> int:
+        if self.is_program:
+            _prepare()
+        if self.words[:1] == ["cc"]:  # the compiler's own options must not be read as ours
+            from klpbuild.commands import cc
+
+            return int(cc.main(self.words[1:]))
+        needs_all = self.words[:1] in (["completion"], ["manual"])
+        parser = make_parser(None if needs_all else (self.words or [""])[0])
+        if not self.words:
+            parser.print_help()
+            return USAGE
+        parsed = parser.parse_args(self.words)
+        self.failed = parsed.failed
+        return int(parsed.run(parsed))
+
+
+def _prepare() -> None:
+    """Make sure that there is an output, that all can be printed, and that signals clean up."""
+    import os
+    import signal
+
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file that is opened would get what is printed
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # numpy's threads would take memory, and nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is signal.SIG_DFL:  # not with nohup
+            signal.signal(ending, lambda number, _: sys.exit(128 + number))
+
+
+def _flush(status: int) -> int:
+    """Write what is not yet written, so that nothing is left to fail at Python's end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _close()
+        if status == OK and not isinstance(error, BrokenPipeError):
+            return _say([f"error: standard output: {error.strerror}"], FAILED)
+    return status
+
+
+def _close() -> None:
+    """Let all that is printed from here on go nowhere."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _guarded(run: _Run) -> int:
+    """Turn what is wrong with input or machine into a message and an exit status."""
+    try:
+        return run()
     except KeyboardInterrupt:
-        print("klpbuild: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stderr.close()
-        return OK
+        return _say(["interrupted"], INTERRUPTED)
+    except BrokenPipeError:  # the reader has seen enough
+        _close()
+        return _BROKEN_PIPE
+    except Exception as error:
+        from klpbuild.errors import explained
+
+        if (told := explained(error)) is None:
+            raise
+        return _say([f"error: {problem}" for problem in told.problems], run.failed)
+
+
+def _say(texts: Sequence[str], status: int) -> int:
+    for text in texts:
+        print(f"klpbuild: {text}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

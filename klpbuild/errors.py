@@ -7,6 +7,7 @@ exception is a bug of klpbuild and keeps its traceback.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,3 +109,22 @@ class Problems:
         """:raises KlpError: with all problems noted so far, if there are any."""
         if self._found:
             raise KlpError.together(self._found)
+
+
+def explained(error: BaseException) -> KlpError | None:
+    """The user's error for what a machine refuses: files, programs, memory, threads.
+
+    :returns: None for what is a bug of klpbuild.
+    """
+    if isinstance(error, KlpError):
+        return error
+    if isinstance(error, MemoryError):
+        return KlpError("there is not enough memory")
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return KlpError("the system starts no further thread", hint="See `ulimit -u` and `-v`.")
+    if not isinstance(error, OSError):
+        return None
+    what, where = error.strerror or str(error), str(error.filename or "")
+    if traceback.extract_tb(error.__traceback__)[-1].name == "_execute_child":  # of subprocess
+        return KlpError(f"{where} does not run: {what}", hint="Is it installed, and in PATH?")
+    return KlpError(what[:1].lower() + what[1:], where=where)

@@ -1,27 +1,306 @@
-"""Files that are written whole or not at all."""
+"""Write klpbuild's own files whole, read them back if they are whole, and lock directories."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
+import re
+import shlex
+import shutil
+import sys
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
+from functools import cache
 from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, Problem
+
+_T = TypeVar("_T")
+
+_UNFINISHED = re.compile(r"\..+\.(\d+)-\d+\.new")
+
+#: A packager's variable; SIGN_KEY=... is nobody's business.
+_VARIABLE = re.compile(r"[A-Z_]+=")
+
+#: Why a file is not there.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+#: In a directory of outputs: there may be some that SCons' database does not know of.
+UNNOTED = ".unnoted"
+
+#: Outputs are in build/KERNEL/LIVEPATCH/linked; deeper are whole trees.
+_OUTPUTS_DEPTH = 3
+
+#: What flock says where a file system has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def unfinished(path: Path) -> Path:
+    """The name that a file has, in the same directory, until it is whole.
+
+    No other process or thread takes the same one; `remove_unfinished` knows it.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.new")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory with its parents, unless it is there.
+
+    :raises OSError: with the true reason when a file is in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all: aside, then renamed.
 
     :raises KlpError: when it cannot be written; what was there stays.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
+    temporary = unfinished(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        make_directory(path.parent)
+        with temporary.open("wb") as file:
+            with suppress(OSError):  # tells `remove_unfinished` that it is being written
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(data)
+            file.flush()
+            temporary.replace(path)
     except OSError as error:
         raise KlpError(f"cannot be written: {error.strerror}", where=str(path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(directory: Path, depth: int | None = None) -> None:
+    """Remove what killed processes left of files that they were writing.
+
+    :param depth: how many directories deep to look; None: all of them.
+    """
+    for parent, directories, names in os.walk(directory):
+        for name in names:
+            match = _UNFINISHED.fullmatch(name)
+            if match and _is_left(Path(parent, name), int(match[1])):
+                with suppress(OSError):
+                    Path(parent, name).unlink()
+        if depth is not None and len(Path(parent).relative_to(directory).parts) >= depth:
+            directories.clear()
+
+
+def _is_left(path: Path, process: int) -> bool:
+    """Whether nobody writes it any more; a process of another container has it locked."""
+    with suppress(OSError):
+        os.kill(process, 0)
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it, or what is in its place.
+
+    :raises KlpError: when it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        what = f"cannot be removed: {error.strerror}"
+        raise KlpError(what, where=str(error.filename or path)) from error
+
+
+def read_record(path: Path, read: Callable[[bytes], _T]) -> _T | None:
+    """Read a file that klpbuild wrote; None without it, and with a note when it is damaged.
+
+    :param read: whatever it raises means damage: nobody foresees what is in a damaged file.
+    """
+    try:
+        return read(path.read_bytes())
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            note_damage(path, error)
+    except Exception as error:
+        note_damage(path, error)
+    return None
+
+
+def read_output(path: Path, read: Callable[[bytes], _T]) -> _T:
+    """Read what an earlier step of the same build wrote.
+
+    :raises KlpError: when it is missing or damaged.
+    """
+    try:
+        return read(path.read_bytes())
+    except Exception as error:
+        raise KlpError(
+            "is missing or damaged",
+            where=str(path),
+            why=_reason(error),
+            hint="Remove it, and build again.",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def note_damage(path: Path, error: Exception) -> None:
+    """Tell the user, once, that a file of klpbuild's own cannot be read and is made again."""
+    note("is damaged, and counts as missing", path, _reason(error))
+
+
+def note(what: str, where: Path, why: str = "") -> None:
+    """Tell the user, once, of something that is no error."""
+    _tell_once(str(Problem(what, str(where), why)))
+
+
+@cache
+def _tell_once(text: str) -> None:
+    print(f"klpbuild: note: {text}", file=sys.stderr, flush=True)
+
+
+def to_json(record: object) -> bytes:
+    """A record, or a tuple of records, as JSON that `from_json` reads."""
+    return (json.dumps(_plain(record), indent=1, default=os.fspath) + "\n").encode()
+
+
+def _plain(record: object) -> object:
+    if is_dataclass(record) and not isinstance(record, type):
+        return asdict(record)
+    return [_plain(item) for item in record] if isinstance(record, tuple) else record
+
+
+def from_json(kind: type[_T], data: bytes | str) -> _T:
+    """Read JSON into a dataclass, or a tuple or mapping of them, and check every type.
+
+    :raises ValueError: when it is not JSON, or not of this kind.
+    """
+    value: _T = _typed(kind, json.loads(data))
+    return value
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    origin, inside = get_origin(kind), get_args(kind)
+    if kind is object:
+        return value
+    if is_dataclass(kind):
+        return _record(kind, value)
+    if origin is list and isinstance(value, list):
+        return [_typed(inside[0], item) for item in value]
+    if origin is tuple and isinstance(value, list):
+        kinds = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
+        return tuple(_typed(each, item) for each, item in zip(kinds, value, strict=True))
+    if origin in (dict, Mapping) and isinstance(value, dict):
+        return {_typed(inside[0], key): _typed(inside[1], item) for key, item in value.items()}
+    if origin in (Union, UnionType):
+        for each in inside:
+            with suppress(ValueError):
+                return _typed(each, value)
+    elif origin is None and isinstance(value, str) and issubclass(kind, Enum | Path):
+        return kind(value)
+    elif origin is None and (type(value) is kind or (kind is float and type(value) is int)):
+        return value
+    raise ValueError(f"{value!r:.60} is not {getattr(kind, '__name__', kind)}")
+
+
+def _record(kind: Any, value: Any) -> Any:
+    kinds = _field_kinds(kind)
+    if not isinstance(value, dict) or value.keys() != kinds.keys():
+        raise ValueError(f"has not the fields of a {kind.__name__}")
+    return kind(**{name: _typed(kinds[name], value[name]) for name in kinds})
+
+
+@cache
+def _field_kinds(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+@contextmanager
+def locked(path: Path, hint: str = "") -> Iterator[None]:
+    """Keep other processes and threads from making the same path.
+
+    :param hint: what to do when its directory cannot be written.
+    :raises KlpError: when its directory cannot be written.
+    """
+    with _held(path.parent / f".{path.name}.lock", str(path), hint):
+        yield
+
+
+@contextmanager
+def working_in(build: Path, *, writes: bool = True) -> Iterator[None]:
+    """Keep other runs of klpbuild and SCons out of a directory of outputs.
+
+    :param writes: whether outputs are written: then `UNNOTED` is left there.
+    :raises KlpError: when it cannot be written.
+    """
+    with _held(build / ".lock", str(build)):
+        remove_unfinished(build, _OUTPUTS_DEPTH)
+        if writes:
+            write_file(build / UNNOTED, b"")
+        yield
+
+
+@contextmanager
+def _held(lock: Path, what: str, hint: str = "") -> Iterator[None]:
+    """Hold a lock that the kernel releases when the process ends, however it ends.
+
+    The file says who holds it, so that whoever waits can tell.
+    """
+    file = _opened(lock, hint)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 1000, 0).decode(errors="replace") or "another process"
+            if holder != _ourselves():  # else another thread
+                print(f"klpbuild: waiting for {holder}: {what}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        with suppress(OSError):  # opened for reading only, or the disk is full
+            os.ftruncate(file, 0)
+            os.pwrite(file, _ourselves().encode(), 0)
+        yield
+    finally:
+        os.close(file)
+
+
+def _opened(lock: Path, hint: str) -> int:
+    try:
+        make_directory(lock.parent)
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        with suppress(OSError):  # another user's: reading is enough to lock it
+            return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        raise KlpError(
+            f"cannot be written: {error.strerror}",
+            where=str(lock.parent),
+            hint=hint,
+        ) from error
+
+
+def _ourselves() -> str:
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    words = [word for word in sys.argv[1:] if not _VARIABLE.match(word)]
+    command = shlex.join([name.lower(), *words])
+    command = command if command.isprintable() else ascii(command)
+    return f"process {os.getpid()} ({command[:200]})"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +24,7 @@ def test_without_words_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> 
 def test_only_the_command_is_imported(words: list[str]) -> None:
     program = f"""
 import sys
+from pathlib import Path
 from klpbuild.cli import main
 try:
     main({words!r})
@@ -34,3 +38,92 @@ print(own, "numpy" in sys.modules, "rich" in sys.modules, file=sys.stderr)
     assert done.stderr.startswith(f"{expected} "), done.stderr
     if words[0] != "symbols":
         assert done.stderr == "[] False False\n"
+
+
+def run(shell: str, **environment: str) -> tuple[int, str, str]:
+    """Run the command line by a shell, as ``$K``; exit status, output and errors."""
+    command = f'K() {{ {sys.executable} -m klpbuild.cli "$@"; }}; {shell}'
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "shell, status, errors",
+    [
+        ("K -h >&-", 0, ""),
+        ("K symbols -h 2>&-", 0, ""),
+        ("K nonsense >&- 2>&-", 2, ""),
+        ("K -h <&- >&- 2>&-", 0, ""),
+        ("K -h > /dev/full", 1, "klpbuild: error: no space left on device\n"),
+        ("K completion zsh | head -1 >/dev/null", 0, ""),
+        ("K check --kernel $'\\xff' /nowhere", 2, "klpbuild: error: kernel '\\udcff' is not known"),
+    ],
+)
+def test_whatever_the_shell_does_with_its_streams(shell: str, status: int, errors: str) -> None:
+    ended, _, said = run(shell, LC_ALL="C", TERM="dumb")
+    assert (ended, said[: len(errors)]) == (status, errors), said
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "x" * 46, "it's", 'a"b', "", "ä", "a b", "$HOME"])
+@pytest.mark.parametrize(
+    "words", [["build", "--name=NAME", "x.patch"], ["new", "--patch=x", "NAME"]]
+)
+def test_a_livepatchs_name_is_checked_at_once(
+    words: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [word.replace("NAME", name) for word in words]
+    assert main([*command, "--kernel", "there-is-none"]) == 1
+    first, _, hint = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"klpbuild: error: livepatch name {name!r} ")
+    assert hint.startswith("  Choose another one")
+
+
+def test_an_interrupt_ends_in_one_line() -> None:
+    """Also one that comes while modules are imported."""
+    program = """
+import os, signal, sys
+from klpbuild.cli import main
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[-1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main())
+"""
+    for name in ("klpbuild.commands", "argparse", "klpbuild.commands.check", "klpbuild.errors"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "check", name], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (130, "klpbuild: interrupted\n"), name
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_it_lets_it_clean_up(ending: signal.Signals, tmp_path: Path) -> None:
+    program = f"""
+import tempfile, time
+from klpbuild import cli
+class Stay:
+    def __call__(self):
+        cli._prepare()
+        with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):
+            print("there", flush=True)
+            time.sleep(60)
+cli._Run = lambda arguments: Stay()
+cli.main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        assert list(tmp_path.iterdir())
+        process.send_signal(ending)
+        assert (process.stderr.read(), process.wait(30)) == (b"", 128 + ending)
+    assert not list(tmp_path.iterdir())

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
+from klpbuild.files import working_in
 from klpbuild.kernel.locate import locate
 from klpbuild.vm.transcript import as_json, transcript
 from klpbuild.vm.trial import boot_livepatch
@@ -61,16 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Boot, show, and return 0 when all went as wanted."""
-    trial = boot_livepatch(
-        locate(arguments.kernel),
-        arguments.modules,
-        watch=arguments.watch,
-        modprobe=arguments.modprobe,
-        late=arguments.modprobe_after,
-        expect=arguments.expect,
-        must_change=arguments.must_change,
-        directory=arguments.keep,
-    )
+    build = Path("build")
+    with working_in(build, writes=False) if (build / ".lock").exists() else nullcontext():
+        trial = boot_livepatch(
+            locate(arguments.kernel),
+            arguments.modules,
+            watch=arguments.watch,
+            modprobe=arguments.modprobe,
+            late=arguments.modprobe_after,
+            expect=arguments.expect,
+            must_change=arguments.must_change,
+            directory=arguments.keep,
+        )
     if arguments.json:
         print(json.dumps(as_json(trial), indent=1))
     else:

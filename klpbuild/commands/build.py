@@ -7,13 +7,13 @@ compiled against its source and compared with its binaries.
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
-from klpbuild.errors import KlpError
+from klpbuild.files import working_in, write_file
 from klpbuild.kernel.locate import locate
 from klpbuild.module.accepted import Accepted
+from klpbuild.module.livepatch import check_name
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.report.names import SUFFIXES
 
@@ -61,27 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, and tell what became of each function and reference."""
+    name = arguments.name if arguments.name is not None else default_name(arguments.patches[0])
+    check_name(name, hint="Choose another one with --name.")
     kernel = with_launcher(locate(arguments.kernel), arguments.launcher)
-    name = arguments.name or default_name(arguments.patches[0])
     build = arguments.build / kernel.name
     accepted = Accepted(tuple(arguments.accept_layout), tuple(arguments.accept_thread))
-    module, extracted = build_from_patches(kernel, arguments.patches, name, build, accepted)
-    for line in (*extracted.report, str(module)):
-        print(line)
-    if arguments.output is not None:
-        _copy(module, arguments.output)
-        for suffix in SUFFIXES:
-            name = arguments.output.name.removesuffix(".ko") + suffix
-            _copy(module.with_suffix(suffix), arguments.output.with_name(name))
-        print(arguments.output)
+    with working_in(arguments.build):
+        module, extracted = build_from_patches(kernel, arguments.patches, name, build, accepted)
+        for line in (*extracted.report, str(module)):
+            print(line)
+        if arguments.output is not None:
+            write_file(arguments.output, module.read_bytes())
+            for suffix in SUFFIXES:
+                name = arguments.output.name.removesuffix(".ko") + suffix
+                beside = module.with_suffix(suffix).read_bytes()
+                write_file(arguments.output.with_name(name), beside)
+            print(arguments.output)
     return 0
-
-
-def _copy(file: Path, output: Path) -> None:
-    try:
-        shutil.copyfile(file, output)
-    except OSError as error:
-        raise KlpError(f"cannot be written: {error.strerror}", where=str(output)) from error
 
 
 def default_name(patch: Path) -> str:

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.files import working_in
 from klpbuild.kernel.cache import cached_kernels
+from klpbuild.module.livepatch import check_name
 from klpbuild.pipeline import begin, symbol_steps
 from klpbuild.request.given import locate_kernel
 
@@ -50,9 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write it; 1 when it does not build yet."""
+    check_name(arguments.name, hint="Choose another one.")
     directory = arguments.directory / arguments.name
     name = arguments.kernel or _newest()
     build = Path("build")
+    with working_in(build):
+        return _begin(arguments, directory, name, build)
+
+
+def _begin(arguments: argparse.Namespace, directory: Path, name: str, build: Path) -> int:
     kernel = locate_kernel(name, Path("kernel-fixtures"), build)
     if arguments.patch:
         begun = begin.begin_with_patches(kernel, directory, arguments.patch)

@@ -15,6 +15,7 @@ from klpbuild.compiler.flags import CompileCommand, compile_command
 from klpbuild.compiler.launcher import launched, launcher_environment, unlaunched
 from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
+from klpbuild.files import read_record
 from klpbuild.kernel.kbuild import build_environment
 from klpbuild.kernel.tree import Kernel
 
@@ -259,8 +260,15 @@ def read_files(rule: Path) -> list[Path]:
 
     :param rule: beside the object; it may not exist yet.
     """
-    if not rule.exists():
-        return []
     here = Path.cwd()
-    named = read_dependencies(rule.read_text(), here)
-    return [path.relative_to(here) for path in named if path.exists() and path.is_relative_to(here)]
+    named = read_record(rule, lambda data: read_dependencies(data.decode(), here)) or ()
+    return [
+        path.relative_to(here) for path in named if path.is_relative_to(here) and _is_there(path)
+    ]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file has
+        return False

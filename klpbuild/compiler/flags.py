@@ -8,16 +8,15 @@ after it.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shlex
-import tempfile
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_record, to_json, write_file
+from klpbuild.kernel.cache import aside, locked
 from klpbuild.kernel.kbuild import Compiler, find_compiler, run_make
 from klpbuild.kernel.tree import Kernel
 
@@ -94,37 +93,25 @@ def _compile_command(kernel: Kernel, digest: str) -> CompileCommand:
         "compiler": [compiler.command, compiler.version],
         "toolchain": asdict(replace(kernel.toolchain, launcher="")),
     }
-    kept = kernel.cache / "compile-command.json"
-    if (command := _read_kept(kept, key)) is None:
-        command = _probe(kernel, compiler)
-        fields = asdict(command) | {"directory": str(command.directory)}
-        write_file(kept, json.dumps({"key": key, "command": fields}, indent=1).encode())
-    return command
+    path = kernel.cache / "compile-command.json"
+    with locked(path):
+        kept = read_record(path, partial(from_json, _Kept))
+        if kept is None or kept.key != key:
+            kept = _Kept(key, _probe(kernel, compiler, path))
+            write_file(path, to_json(kept))
+    return kept.command
 
 
-def _read_kept(kept: Path, key: dict[str, object]) -> CompileCommand | None:
-    try:
-        stored = json.loads(kept.read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(stored, dict) or stored.get("key") != key:
-        return None
-    fields = stored["command"]
-    return CompileCommand(
-        tuple(fields["compiler"]),
-        fields["version"],
-        tuple(fields["flags"]),
-        None if fields["objtool"] is None else tuple(fields["objtool"]),
-        fields["objtool_at_link"],
-        Path(fields["directory"]),
-        fields["warning"],
-    )
+@dataclass(frozen=True)
+class _Kept:
+    """The command, and all that it depends on."""
+
+    key: object
+    command: CompileCommand
 
 
-def _probe(kernel: Kernel, compiler: Compiler) -> CompileCommand:
-    kernel.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="probe-", dir=kernel.cache) as name:
-        directory = Path(name)
+def _probe(kernel: Kernel, compiler: Compiler, path: Path) -> CompileCommand:
+    with aside(path) as directory:
         (directory / "Makefile").write_text(_MAKEFILE)
         (directory / f"{_OBJECT}.c").write_text(_SOURCE)
         said = run_make(

@@ -10,23 +10,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from klpbuild import files
 from klpbuild.distro.parts import REQUIRED_PARTS, Part
 from klpbuild.distro.versions import version_key
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_record, to_json, write_file
 
 _RECORD = "packages.json"
 _TREE = re.compile(r".*-([0-9a-f]{12})-[0-9a-f]{12}")
@@ -89,14 +89,13 @@ class CachedKernel:
 
     def write_record(self) -> None:
         """Declare the packages to be there."""
-        record = [asdict(package) for package in self.packages]
-        write_file(self.path / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
+        write_file(self.path / _RECORD, to_json(self.packages))
 
 
 def cache_directory() -> Path:
     """``$KLPBUILD_CACHE``, else ``$XDG_CACHE_HOME/klpbuild``, else ``~/.cache/klpbuild``.
 
-    :raises KlpError: when its name cannot be used with make.
+    :raises KlpError: when its name cannot be used with make, or it is no directory.
     """
     named, xdg = os.environ.get("KLPBUILD_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     if named:
@@ -105,7 +104,17 @@ def cache_directory() -> Path:
         path = Path(xdg, "klpbuild")
     else:
         path = Path("~/.cache/klpbuild")
-    path = path.expanduser().absolute()
+    try:
+        path = path.expanduser().absolute()
+    except RuntimeError as error:  # neither $HOME nor an entry in the table of users
+        raise KlpError(
+            "the user has no home directory to keep kernels in",
+            hint="Set KLPBUILD_CACHE to a directory.",
+        ) from error
+    if path.exists() and not path.is_dir():
+        raise KlpError(
+            "is not a directory", where=str(path), hint="Set KLPBUILD_CACHE to a directory."
+        )
     if re.search(r"[\s%:#$'\"\\]", str(path)):
         raise KlpError(
             "kbuild cannot work in this cache directory",
@@ -124,20 +133,12 @@ def kernel_directory(release: str) -> Path:
 def cached_kernel(release: str) -> CachedKernel | None:
     """The fetched kernel of this release, None if it is not (wholly) there.
 
-    :raises KlpError: when its record cannot be read.
+    One whose record is damaged counts as not there: `klpbuild kernel fetch` makes both again.
     """
     path = kernel_directory(release)
-    try:
-        rows = json.loads((path / _RECORD).read_bytes())
-        packages = tuple(FetchedPackage(**{**row, "part": Part(row["part"])}) for row in rows)
-    except (FileNotFoundError, NotADirectoryError):
+    packages = read_record(path / _RECORD, partial(from_json, tuple[FetchedPackage, ...]))
+    if packages is None:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise KlpError(
-            "is not a record of packages",
-            where=str(path / _RECORD),
-            hint=f"Remove {path} and run `klpbuild kernel fetch {release}`.",
-        ) from error
     kernel = CachedKernel(release, path, packages)
     complete = kernel.root.is_dir() and all(kernel.package(part) for part in REQUIRED_PARTS)
     return kernel if complete else None
@@ -191,28 +192,12 @@ def _elsewhere(path: Path) -> str:
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Keep other processes and threads from making the same path.
 
-    :param waiting: called once when another one works on it already.
     :raises KlpError: when its directory cannot be written.
     """
-    lock = path.parent / f".{path.name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    except OSError as error:
-        raise KlpError(
-            f"cannot be written: {error.strerror}",
-            where=str(path.parent),
-            hint=_elsewhere(path),
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with files.locked(path, _elsewhere(path)):
         yield
 
 

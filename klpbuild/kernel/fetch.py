@@ -70,7 +70,7 @@ def fetch(
     wanted += [Part.DEBUG] if debug_symbols else []
     wanted += [Part.SOURCE] if source else []
     path = kernel_directory(release)
-    with locked(path, lambda: report(f"waiting for another klpbuild that fetches {release}")):
+    with locked(path):
         present = cached_kernel(release)
         missing = [part for part in wanted if not (present and present.package(part))]
         if not missing:
@@ -110,7 +110,7 @@ def _suites(suites: Sequence[str], report: Report) -> Apt:
             f"suite {name!r} cannot be read", hint="Name suites such as trixie-backports."
         )
     directory = cache_directory() / "apt" / name
-    with locked(directory, lambda: report("waiting for another klpbuild that asks apt")):
+    with locked(directory):
         return other_suites(directory, suites, report)
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.files import (
+    from_json,
+    read_record,
+    remove_tree,
+    remove_unfinished,
+    to_json,
+    write_file,
+)
 from klpbuild.kernel.cache import locked, remove_outlived
 from klpbuild.kernel.cleansource import is_clean, link_sources
 from klpbuild.kernel.kbuild import find_compiler
@@ -26,6 +34,7 @@ Log = Callable[[str], None]
 _FORMAT = 4
 _STAMP = ".klpbuild-prepared"
 _EXPORTED = ".klpbuild-environment"
+_KEPT = ".klpbuild"
 #: What kbuild notes of a Rust compiler, which changes no C code.
 _ABOUT_RUST = ("CONFIG_RUSTC_", "CONFIG_RUST_IS_AVAILABLE", "CONFIG_BINDGEN_")
 _MAKES_OWN = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
@@ -60,7 +69,7 @@ class PreparedTree:
     @property
     def kept(self) -> Path:
         """A directory for what is learned of this tree; it goes when the tree is made anew."""
-        return self.build / ".klpbuild"
+        return self.build / _KEPT
 
     @property
     def environment(self) -> dict[str, str]:
@@ -98,34 +107,35 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
     build = kernel.cache / "prepared"
     variables = _variables(kernel, compiler, build)
     key = _key(kernel, source, variables)
-    with locked(build, lambda: log("waiting for another process that prepares this kernel")):
+    with locked(build):
         stamp = build / _STAMP
-        if not stamp.is_file() or json.loads(stamp.read_text()).get("key") != key:
-            shutil.rmtree(build, ignore_errors=True)
+        found = read_record(stamp, partial(from_json, _Prepared))
+        if found is None or found.key != key or not (build / _EXPORTED).is_file():
+            remove_tree(stamp)  # first: a tree of which half is gone must not look ready
+            remove_tree(build)
             build.mkdir()
             if not clean:
                 link_sources(own, source)
             remove_outlived(kernel.cache)
             tree = PreparedTree(source, build, compiler, variables, (), (), False)
             _build(kernel, tree, log)
-            objtool, late = _objtool(tree)
-            found = {
-                "key": key,
-                "differences": _differences(kernel, build),
-                "objtool": objtool,
-                "late": late,
-            }
-            stamp.write_text(json.dumps(found))
-        found = json.loads(stamp.read_text())
+            found = _Prepared(key, _differences(kernel, build), *_objtool(tree))
+            write_file(stamp, to_json(found))
+        remove_unfinished(kernel.cache, 0)
+        remove_unfinished(build / _KEPT)
     return PreparedTree(
-        source,
-        build,
-        compiler,
-        variables,
-        tuple(found["differences"]),
-        tuple(found["objtool"]),
-        found["late"],
+        source, build, compiler, variables, found.differences, found.objtool, found.late
     )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is noted of a tree that is ready: all that it depends on, and of `PreparedTree`."""
+
+    key: str
+    differences: tuple[str, ...]
+    objtool: tuple[str, ...]
+    late: bool
 
 
 def kernel_compiler(kernel: Kernel) -> str:
@@ -246,10 +256,10 @@ klpbuild: ; @echo objtool $(objtool) $(objtool-args-y) && echo late $(delay-objt
 """
 
 
-def _objtool(tree: PreparedTree) -> tuple[list[str], bool]:
+def _objtool(tree: PreparedTree) -> tuple[tuple[str, ...], bool]:
     """How the kernel's build runs objtool on the objects of a module."""
     if not (tree.build / "tools/objtool/objtool").is_file():
-        return [], False
+        return (), False
     values = {"srctree": str(tree.source), "objtree": ".", "obj": "klpbuild", "src": "klpbuild"}
     done = subprocess.run(
         ["make", "-s", "-f", "-", "klpbuild", *(f"{k}={v}" for k, v in values.items())],
@@ -262,19 +272,19 @@ def _objtool(tree: PreparedTree) -> tuple[list[str], bool]:
     )
     lines = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
     late = bool(lines.get("late", "").strip())
-    return [*lines.get("objtool", "").split(), *(["--link"] if late else []), "--module"], late
+    return (*lines.get("objtool", "").split(), *(["--link"] if late else []), "--module"), late
 
 
-def _differences(kernel: Kernel, build: Path) -> list[str]:
+def _differences(kernel: Kernel, build: Path) -> tuple[str, ...]:
     """How the configuration that kbuild settled on differs from the kernel's own."""
     ours = _settings(build / ".config")
     theirs = _settings(kernel.config)
-    return [
+    return tuple(
         f"{name} is {ours.get(name, 'not set')}, and {theirs.get(name, 'not set')} in the kernel"
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
         and ("CONFIG_RUST" in theirs or not name.startswith(_ABOUT_RUST))
-    ]
+    )
 
 
 def _settings(config: Path) -> dict[str, str]:

@@ -115,13 +115,13 @@ def module_stem(name: str, version: str = "") -> str:
     return f"livepatch-{name}" + (f"-{version.replace('.', '_')}" if version else "")
 
 
-def check_name(name: str, version: str = "") -> None:
+def check_name(name: str, version: str = "", hint: str = "Rename its directory.") -> None:
     """:raises KlpError: when the livepatch's module cannot have such a name."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise KlpError(
             f"livepatch name {name!r} cannot be a module's",
             why="A module's name has letters, digits, '-' and '_' only.",
-            hint="Rename its directory.",
+            hint=hint,
         )
     size = len(module_stem(name, version))
     if size > MODULE_NAME_MAX:
@@ -129,7 +129,7 @@ def check_name(name: str, version: str = "") -> None:
         raise KlpError(
             f"livepatch name {name!r} is too long",
             why=f"With livepatch- before it{after}, it has {size} bytes of {MODULE_NAME_MAX}.",
-            hint="Rename its directory.",
+            hint=hint,
         )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 import shlex
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_record, to_json, write_file
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 
@@ -94,16 +94,14 @@ def compile_commands(
     wanted = list(dict.fromkeys(targets))
     found = {}
     for target in wanted:
-        path = _record(cache, target)
-        if path.is_file():
-            record = json.loads(path.read_text())
-            record = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-            found[target] = CompileCommand(**record)
+        command = read_record(_record(cache, target), partial(from_json, CompileCommand))
+        if command is not None and command.target == target:
+            found[target] = command
     missing = [target for target in wanted if target not in found]
     if missing:
         for command in _asked(tree, missing, log):
             found[command.target] = command
-            write_file(_record(cache, command.target), json.dumps(asdict(command)).encode())
+            write_file(_record(cache, command.target), to_json(command))
     return found
 
 

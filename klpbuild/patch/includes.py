@@ -12,9 +12,10 @@ import posixpath
 import re
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
-from klpbuild.files import write_file
+from klpbuild.files import read_record, write_file
 
 _INCLUDE = re.compile(
     rb'^[ \t]*#[ \t]*include(?:_next)?[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE
@@ -41,9 +42,7 @@ class IncludeGraph:
             f"arch/{architecture}/include/uapi",
         )
         self._cache = cache
-        self._included: dict[str, list[str]] = {}
-        if cache.is_file():
-            self._included = json.loads(cache.read_text())
+        self._included = read_record(cache, _parse) or {}
         self._resolved: dict[tuple[str, str | None], list[str]] = {}
 
     def includers(self, header: str, files: Iterable[str]) -> list[str]:
@@ -129,3 +128,12 @@ class IncludeGraph:
         for path in sorted(self._all_files):
             found.setdefault(posixpath.basename(path), []).append(path)
         return found
+
+
+def _parse(data: bytes) -> dict[str, list[str]]:
+    """Read what `IncludeGraph` wrote; :raises ValueError: for anything else."""
+    found: dict[str, list[str]] = json.loads(data)
+    kinds = {type(found), *map(type, found.values())}
+    if kinds - {dict, list} or set(map(type, chain.from_iterable(found.values()))) - {str}:
+        raise ValueError("is not a table of included files")
+    return found

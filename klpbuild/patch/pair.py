@@ -105,7 +105,7 @@ def compile_patch(
     workdir = workdir.resolve()
     shadow = workdir / "shadow"
     with (
-        locked(workdir, lambda: log(f"waiting for another process that works in {workdir}")),
+        locked(workdir),
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
         workdir.mkdir(exist_ok=True)

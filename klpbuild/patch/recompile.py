@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.compiler.launcher import launched, launcher_environment
+from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problem
-from klpbuild.files import write_file
+from klpbuild.files import read_record, write_file
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.patch.commands import CompileCommand, make_objects
 from klpbuild.patch.layout import BTF_FLAGS
@@ -66,7 +67,7 @@ class Recompiler:
         line = command.compile(Path(), *flags, source=self.tree.source, shadow=None)
         digest = hashlib.sha256(shlex.join(line).encode()).hexdigest()[:16]
         path = self.tree.kept / "objects" / f"{command.target[:-2]}.{kind}-{digest}.o"
-        if path.is_file():
+        if read_record(path, lambda data: ElfFile(data, path.name).symbols) is not None:
             return path
         temporary = self.workdir / f"{command.target[:-2]}.{kind}.o"
         error = self._compile(command, temporary, flags, None)

@@ -16,14 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_record, write_file
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
@@ -46,6 +45,15 @@ class Unit:
     owner: str
     source: str
     objects: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The texts of the file that `Units` are kept in."""
+
+    owners: list[str]
+    paths: list[str]
+    objects: dict[str, str]
 
 
 class Units:
@@ -85,18 +93,30 @@ class Units:
             status = path.stat()
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
         cached = kernel.cache / f"units-{digest.hexdigest()[:16]}.npz"
-        if not cached.is_file():
-            write_file(cached, _scan(kernel, files))
-        with np.load(cached, allow_pickle=False) as arrays:
-            names: dict[str, Any] = json.loads(arrays["names"].tobytes())
-            return cls(
-                names["owners"],
-                names["paths"],
-                arrays["owner_of"],
-                arrays["starts"],
-                arrays["files"],
-                names["objects"],
-            )
+        units = read_record(cached, cls._from_bytes)
+        if units is None:
+            scanned = _scan(kernel, files)
+            write_file(cached, scanned)
+            units = cls._from_bytes(scanned)
+        return units
+
+    @classmethod
+    def _from_bytes(cls, data: bytes) -> Units:
+        """What `_scan` made; any exception means that it is damaged."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            names = from_json(_Names, arrays["names"].tobytes())
+            numbers = [arrays[key] for key in ("owner_of", "starts", "files")]
+        owner_of, starts, files = numbers
+        if any(array.dtype != np.uint32 or array.ndim != 1 for array in numbers):
+            raise ValueError("is not a table of compile units")
+        owners, paths = names.owners, names.paths
+        if len(owner_of):
+            units_end = len(starts) == len(owner_of) + 1 and starts[-1] == len(files)
+            if not units_end or owner_of.max() >= len(owners) or files.max() >= len(paths):
+                raise ValueError("names compile units that are not there")
+            if (np.diff(starts.astype(np.int64)) <= 0).any():
+                raise ValueError("has a compile unit without files")
+        return cls(owners, paths, owner_of, starts, files, names.objects)
 
     def compiled_from(self, path: str) -> tuple[Unit, ...]:
         """The units whose own source is this file."""

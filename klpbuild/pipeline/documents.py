@@ -8,7 +8,7 @@ from pathlib import Path
 from klpbuild.compiler.driver import read_files
 from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
-from klpbuild.files import write_file
+from klpbuild.files import read_output, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline import steps
 from klpbuild.pipeline.extracted import RECORD, Extracted
@@ -62,7 +62,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path)
     build = module.parent
     work = build / chosen.module
     extracted = Extracted.read(work / RECORD) if chosen.patches else Extracted((), (), (), ())
-    used = (work / "dependencies").read_text().split()
+    used = read_output(work / "dependencies", _dependencies)
     facts = Facts(
         kernel=kernel,
         symbols=symbols,
@@ -72,7 +72,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path)
         patches=chosen.patches,
         module=module,
         fates=read_fates(work / "relocations.json", extracted.places),
-        used_symbols=dict(zip(used[::2], used[1::2], strict=True)),
+        used_symbols=used,
         epoch=provenance.source_date_epoch(),
         reasons=extracted.reasons,
     )
@@ -83,3 +83,9 @@ def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path)
     )
     for suffix, data in zip(SUFFIXES, written, strict=True):
         write_file(module.with_suffix(suffix), data)
+
+
+def _dependencies(data: bytes) -> dict[str, str]:
+    """The digest of the symbols of each object, as `symbol_steps.write_dependencies` writes it."""
+    words = data.decode().split()
+    return dict(zip(words[::2], words[1::2], strict=True))

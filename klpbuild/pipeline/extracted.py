@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.module.livepatch import Function, PatchedObject
 
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.
 RECORD = "extracted.json"
+
+
+@dataclass(frozen=True)
+class _Object:
+    """An object in the record.
+
+    :ivar path: relative to the record.
+    """
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Functions:
+    """The functions of one of the kernel's objects in the record."""
+
+    object: str
+    functions: tuple[Function, ...]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What the record holds, see `Extracted`."""
+
+    objects: tuple[_Object, ...]
+    functions: tuple[_Functions, ...]
+    late_names: tuple[tuple[str, str], ...]
+    report: tuple[str, ...]
+    reasons: Mapping[str, str]
+    places: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -44,43 +75,33 @@ class Extracted:
         has a digest of each object, so that its bytes tell of any change.
         """
         contents = {str(o.relative_to(path.parent)): o.read_bytes() for o in self.objects}
-        record = {
-            "objects": [
-                {"path": name, "sha256": hashlib.sha256(data).hexdigest()}
-                for name, data in contents.items()
-            ],
-            "functions": [
-                {
-                    "object": patched.name,
-                    "functions": [
-                        {"old": f.old, "new": f.new, "sympos": f.sympos, "where": f.where}
-                        for f in patched.functions
-                    ],
-                }
-                for patched in self.functions
-            ],
-            "late_names": self.late_names,
-            "report": self.report,
-            "reasons": dict(self.reasons),
-            "places": dict(self.places),
-        }
+        record = _Record(
+            tuple(
+                _Object(name, hashlib.sha256(data).hexdigest()) for name, data in contents.items()
+            ),
+            tuple(_Functions(patched.name, patched.functions) for patched in self.functions),
+            self.late_names,
+            self.report,
+            self.reasons,
+            self.places,
+        )
         write_file(archive_path(path), _archive(contents))
-        write_file(path, (json.dumps(record, indent=1) + "\n").encode())
+        write_file(path, to_json(record))
 
     @classmethod
     def read(cls, path: Path) -> Extracted:
-        """Read what `write` wrote."""
-        record = json.loads(path.read_text())
+        """Read what `write` wrote.
+
+        :raises KlpError: when it is missing or damaged.
+        """
+        record = read_output(path, partial(from_json, _Record))
         return cls(
-            tuple(path.parent / entry["path"] for entry in record["objects"]),
-            tuple(
-                PatchedObject(entry["object"], tuple(Function(**f) for f in entry["functions"]))
-                for entry in record["functions"]
-            ),
-            tuple((plain, name) for plain, name in record["late_names"]),
-            tuple(record["report"]),
-            record["reasons"],
-            record["places"],
+            tuple(path.parent / entry.path for entry in record.objects),
+            tuple(PatchedObject(entry.object, entry.functions) for entry in record.functions),
+            record.late_names,
+            record.report,
+            record.reasons,
+            record.places,
         )
 
     @classmethod
@@ -90,11 +111,12 @@ class Extracted:
         :raises KlpError: when the archive does not hold them, with the digests that were written.
         """
         archive = archive_path(path)
-        record = json.loads(path.read_text())["objects"]
+        record = read_output(path, partial(from_json, _Record))
         try:
             with tarfile.open(archive) as file:
                 contents = {
-                    _inside(path.parent, entry["path"]): _member(file, **entry) for entry in record
+                    _inside(path.parent, entry.path): _member(file, entry)
+                    for entry in record.objects
                 }
         except (OSError, tarfile.TarError, KeyError, ValueError) as error:
             hint = f"Delete {path} and build again."
@@ -117,12 +139,12 @@ def _inside(directory: Path, name: str) -> Path:
     return place
 
 
-def _member(archive: tarfile.TarFile, path: str, sha256: str) -> bytes:
+def _member(archive: tarfile.TarFile, entry: _Object) -> bytes:
     """The bytes of an object in an archive, if they are those that were written."""
-    file = archive.extractfile(path)
+    file = archive.extractfile(entry.path)
     data = file.read() if file else b""
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError(f"{path} is not what was written")
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise ValueError(f"{entry.path} is not what was written")
     return data
 
 

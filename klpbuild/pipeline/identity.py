@@ -12,12 +12,13 @@ import json
 import shutil
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import klpbuild
 from klpbuild.compiler.flags import compile_command
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_record, write_file
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.tree import Kernel
@@ -85,12 +86,10 @@ class _Digests:
 
     def __init__(self, kept: Path) -> None:
         self._kept = kept
-        self._known: dict[str, list[object]] = {}
-        self._new: dict[str, list[object]] = {}
+        self._known = read_record(kept, partial(from_json, dict[str, object])) or {}
+        self._new: dict[str, object] = {}
 
     def __enter__(self) -> _Digests:
-        with suppress(OSError, ValueError):
-            self._known = json.loads(self._kept.read_bytes())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,12 +102,13 @@ class _Digests:
         try:
             status = path.stat()
             state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-            *old, digest = self._known.get(str(path), (None,))
-            if old != state:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-                if max(state[1:3]) + _SETTLED_NS < time.time_ns():
-                    self._new[str(path)] = [*state, digest]
+            match self._known.get(str(path)):
+                case [*old, str(digest)] if old == state:
+                    return digest
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+            if max(state[1:3]) + _SETTLED_NS < time.time_ns():
+                self._new[str(path)] = [*state, digest]
         except OSError as error:
             raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
-        return str(digest)
+        return digest

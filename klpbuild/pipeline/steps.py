@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import klpbuild
@@ -20,7 +21,7 @@ from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import Problem, Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_output, read_record, write_file
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import neighbourhood
 from klpbuild.graph.tables import read_livepatch as read_tables
@@ -153,10 +154,12 @@ def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
     """
     digest = hashlib.sha256(PROBE.encode()).hexdigest()[:16]
     probe = kernel.cache / f"entry-sizes-{digest}.o"
-    if not probe.exists():
-        source = probe.with_suffix(".c")
-        write_file(source, PROBE.encode())
-        compile_with_kernel_flags(kernel, source, probe, module_name="klpbuild", log=log)
+    kept = read_record(probe, lambda data: EntrySizes.from_probe(ElfFile(data, str(probe))))
+    if kept is not None:
+        return kept
+    source = probe.with_suffix(".c")
+    write_file(source, PROBE.encode())
+    compile_with_kernel_flags(kernel, source, probe, module_name="klpbuild", log=log)
     return EntrySizes.from_probe(ElfFile.read(probe))
 
 
@@ -253,8 +256,8 @@ def _report(conversion: Conversion) -> str:
 
 def summary(report: Path) -> str:
     """One line that says what became of the references."""
-    rows = json.loads(report.read_text())
-    livepatch = [row for row in rows if row["fate"] == Fate.LIVEPATCH.value]
+    rows = read_output(report, partial(from_json, tuple[Mapping[str, object], ...]))
+    livepatch = [row for row in rows if row.get("fate") == Fate.LIVEPATCH.value]
     ordinary = len(rows) - len(livepatch)
     plural = "" if len(livepatch) == 1 else "s"
     return f"{len(livepatch)} livepatch symbol{plural}, {ordinary} ordinary"

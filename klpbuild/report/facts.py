@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,6 +14,7 @@ from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Report
 from klpbuild.elf.constants import SHT
 from klpbuild.elf.reader import ElfFile
+from klpbuild.files import from_json, read_output
 from klpbuild.kernel.cache import FetchedPackage, cached_kernel
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
@@ -55,10 +55,10 @@ def read_fates(path: Path, whys: Mapping[str, str] = MappingProxyType({})) -> tu
     """Read what the conversion wrote, sorted by symbol.
 
     :param whys: by a livepatch symbol's name in the file, what an extraction knows better.
+    :raises KlpError: when it is missing or damaged.
     """
     fates = []
-    for row in json.loads(path.read_text()):
-        fate = Fate(**row)
+    for fate in read_output(path, partial(from_json, tuple[Fate, ...])):
         if fate.owner:
             name = LivepatchSymbol(fate.owner, fate.symbol, fate.sympos or 0).format()
             fate = replace(fate, why=whys.get(name, fate.why))

@@ -7,14 +7,15 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import klpbuild
 from klpbuild.compiler.driver import HEADER, INCLUDE
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.module.tables import c_string
@@ -140,11 +141,12 @@ def modinfo_source(inputs: Iterable[Input], references: Iterable[str] = ()) -> s
 
 def write_inputs(path: Path, inputs: Iterable[Input]) -> None:
     """Keep the inputs, in their order."""
-    rows = [asdict(entry) for entry in inputs]
-    write_file(path, (json.dumps(rows, indent=1) + "\n").encode())
+    write_file(path, to_json(tuple(inputs)))
 
 
 def read_inputs_file(path: Path) -> tuple[Input, ...]:
-    """Read what `write_inputs` wrote."""
-    rows = json.loads(path.read_bytes())
-    return tuple(Input(InputKind(row["kind"]), row["name"], row["sha256"]) for row in rows)
+    """Read what `write_inputs` wrote.
+
+    :raises KlpError: when it is missing or damaged.
+    """
+    return read_output(path, partial(from_json, tuple[Input, ...]))

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from klpbuild.files import from_json, read_record, write_file
+
 #: The file, in the kernel's directory of outputs.
 FILE_NAME = "timings.jsonl"
 
@@ -39,11 +41,10 @@ def timed(build: Path, step: str, output: Path) -> Iterator[None]:
     yield
     seconds = round(time.monotonic() - start, 3)
     name = output.relative_to(build) if output.is_relative_to(build) else output.name
-    line = json.dumps(asdict(Timing(step, str(name), seconds))) + "\n"
     with _lock:
-        build.mkdir(parents=True, exist_ok=True)
-        with (build / FILE_NAME).open("a") as file:
-            file.write(line)
+        others = [timing for timing in _read(build) if timing.output != str(name)]
+        lines = (json.dumps(asdict(one)) for one in (*others, Timing(step, str(name), seconds)))
+        write_file(build / FILE_NAME, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_timings(build: Path, module: str) -> tuple[Timing, ...]:
@@ -51,12 +52,17 @@ def read_timings(build: Path, module: str) -> tuple[Timing, ...]:
 
     :param module: ``livepatch-NAME``.
     """
-    path = build / FILE_NAME
-    found: dict[str, Timing] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        timing = Timing(**json.loads(line))
-        first = timing.output.partition("/")[0]
-        if first == module or first == "symbols.klp" or first.startswith(f"{module}."):
-            found.pop(timing.output, None)
-            found[timing.output] = timing
-    return tuple(found.values())
+    return tuple(timing for timing in _read(build) if _is_of(timing.output, module))
+
+
+def _read(build: Path) -> tuple[Timing, ...]:
+    return read_record(build / FILE_NAME, _parse) or ()
+
+
+def _parse(data: bytes) -> tuple[Timing, ...]:
+    return tuple(from_json(Timing, line) for line in data.splitlines())
+
+
+def _is_of(output: str, module: str) -> bool:
+    first = output.partition("/")[0]
+    return first in (module, "symbols.klp") or first.startswith(f"{module}.")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from klpbuild.check.rule import RefusedError, Report, Severity
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
 from klpbuild.request.chosen import Chosen, Named
@@ -140,14 +140,15 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Keep it beside the module."""
-        write_file(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_file(path, to_json(self))
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        """Read what `write` wrote."""
-        fields = json.loads(path.read_text())
-        findings = tuple((word, count) for word, count in fields.pop("findings"))
-        return cls(**fields | {"outcome": Outcome(fields["outcome"]), "findings": findings})
+        """Read what `write` wrote.
+
+        :raises KlpError: when it is missing or damaged.
+        """
+        return read_output(path, partial(from_json, cls))
 
     @property
     def text(self) -> str:

@@ -13,7 +13,7 @@ import SCons.Builder
 import SCons.Errors
 from SCons.Scanner.C import CScanner
 
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, explained
 from klpbuild.names import index_path
 from klpbuild.package.finish import compress_file
 from klpbuild.package.signing import sign
@@ -35,9 +35,11 @@ def guarded(function):
     def action(target, source, env):
         try:
             return function([Path(str(t)) for t in target], [Path(str(s)) for s in source], env)
-        except KlpError as error:
-            FAILURES[str(target[0])] = error
-            text = "\n".join(f"error: {problem}" for problem in error.problems)
+        except Exception as error:
+            if (told := explained(error)) is None:
+                raise
+            FAILURES[str(target[0])] = told
+            text = "\n".join(f"error: {problem}" for problem in told.problems)
             raise SCons.Errors.BuildError(node=target[0], errstr=text) from error
 
     return action

@@ -18,6 +18,7 @@ TARGETS = {
     "uninstall": "remove what install put there, and nothing else",
     "dist": "make packages in build/<kernel>/dist/: .deb, .spec and .rpm",
     "test": "run the tests that need no kernel",
+    "test-hardening": "damage, kill and fuzz, for up to ten minutes",
     "test-kernel": "fetch Debian kernels, build the samples for them and boot them",
     "benchmark": "measure, and write build/benchmark.json",
 }

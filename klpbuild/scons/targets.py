@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from SCons.Action import Action
@@ -14,7 +13,7 @@ from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS, GetOption
 
 from klpbuild.compiler.driver import compile_commands
 from klpbuild.compiler.launcher import with_launcher
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, explained
 from klpbuild.files import write_file
 from klpbuild.package.formats import wanted_formats
 from klpbuild.request.chosen import named_livepatches, with_replace
@@ -25,13 +24,16 @@ from klpbuild.scons import dist, release
 from klpbuild.scons.actions import failing, guarded
 from klpbuild.scons.caching import use_cache
 from klpbuild.scons.nodes import kernel_nodes
+from klpbuild.scons.outputs import Outputs
 from klpbuild.scons.summary import Summary
 from klpbuild.vm import needs
 
 _LONG = "kernel or boot or browser or slow"
+_PYTEST = ["-m", "pytest", "-n", "auto", "--dist", "worksteal"]
 _WITHOUT_KERNEL = {
-    "test": ["-m", "pytest", "-n", "auto", "--dist", "worksteal", "-m", f"not ({_LONG})"],
-    "test-kernel": ["-m", "pytest", "-n", "2", "-m", _LONG],
+    "test": [*_PYTEST, "-m", f"not ({_LONG} or hardening)"],
+    "test-hardening": [*_PYTEST, "-m", "hardening"],
+    "test-kernel": ["-m", "pytest", "-n", "2", "-m", f"({_LONG}) and not hardening"],
     "benchmark": ["-m", "tests.benchmarks"],
 }
 
@@ -43,23 +45,19 @@ def livepatches(env):
     """
     for name, words in _WITHOUT_KERNEL.items():
         env.AlwaysBuild(env.Alias(name, [], _runner(name, words)))
-    _keep_database(env)
     if COMMAND_LINE_TARGETS and set(COMMAND_LINE_TARGETS) <= set(_WITHOUT_KERNEL):
         return []
     try:
-        return _kernel_targets(env)
-    except KlpError as error:
-        for problem in error.problems:
+        outputs = Outputs(env)
+        every = _kernel_targets(env)
+        outputs.remove_changed()
+        return every
+    except Exception as error:
+        if (told := explained(error)) is None:
+            raise
+        for problem in told.problems:
             print(f"scons: error: {problem}", file=sys.stderr)
         sys.exit(2)
-
-
-def _keep_database(env):
-    """SCons' own database is an output like any other; SCons would make the directory aloud."""
-    build = Path(env["KLP_BUILD"])
-    with suppress(OSError):  # SCons says what is wrong when it cannot be written
-        build.mkdir(parents=True, exist_ok=True)
-    env.SConsignFile(str(build / ".sconsign"))
 
 
 def _runner(name, words):

@@ -13,9 +13,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from klpbuild.errors import KlpError
+from klpbuild.files import note_damage, remove_tree
 from klpbuild.symbols.table import ObjectSymbols
 from klpbuild.symbols.tables import FileState, state_of
 
@@ -93,8 +94,10 @@ class FragmentCache:
                 self._write(whole)
         except sqlite3.OperationalError:  # read-only, full, or too long in use by another
             pass
-        except sqlite3.DatabaseError:  # damaged: the next build begins anew
-            self._path.unlink(missing_ok=True)
+        except sqlite3.DatabaseError as error:  # the next build begins anew
+            note_damage(self._path, error)
+            with suppress(KlpError):
+                remove_tree(self._path)
 
     def _write(self, whole: bool) -> None:
         self._database.executemany("insert or replace into fragments values (?, ?)", self._new)
@@ -106,15 +109,20 @@ class FragmentCache:
     def _open(self) -> sqlite3.Connection:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(sqlite3.OperationalError):  # for instance read-only: still good to read
-                return self._connect()
-            return sqlite3.connect(self._path, _PATIENCE, check_same_thread=False)
-        except sqlite3.DatabaseError:  # damaged: begin anew
-            self._path.unlink(missing_ok=True)
-            return self._connect()
         except OSError as error:
             where = str(self._path.parent)
             raise KlpError(f"cannot be written: {error.strerror}", where=where) from error
+        try:
+            with suppress(sqlite3.OperationalError):  # for instance read-only: still good to read
+                return self._connect()
+            return sqlite3.connect(self._path, _PATIENCE, check_same_thread=False)
+        except sqlite3.DatabaseError as error:
+            note_damage(self._path, error)
+        try:
+            remove_tree(self._path)
+            return self._connect()
+        except (KlpError, sqlite3.Error):  # a cache that cannot be used costs time
+            return sqlite3.connect(":memory:", check_same_thread=False)
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, _PATIENCE, check_same_thread=False)
@@ -126,11 +134,11 @@ class FragmentCache:
         return database
 
     def _read_seen(self) -> dict[str, list[object]]:
-        with suppress(sqlite3.Error, ValueError):
+        with suppress(sqlite3.Error, ValueError, TypeError, AttributeError):
             query = "select files from seen where output = ?"
             for (files,) in self._database.execute(query, (self._output,)):
-                found: dict[str, list[object]] = json.loads(files)
-                return found
+                found: Any = json.loads(files)
+                return {file: [state, key] for file, (state, key) in found.items()}
         return {}
 
     def _read_keys(self) -> set[str]:
@@ -142,7 +150,7 @@ class FragmentCache:
         """A fragment, or None when it is not there or damaged."""
         if key not in self._keys:
             return None
-        with suppress(sqlite3.Error, ValueError):
+        with suppress(sqlite3.Error, ValueError, TypeError):
             if self._ahead is None:
                 self._ahead = self._read_ahead()
             data = self._ahead.pop(key, None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from klpbuild.kernel.cache import (
     aside,
     cache_directory,
     cached_kernel,
+    cached_kernels,
     locked,
     remove_outlived,
     tree_directory,
@@ -41,25 +43,44 @@ def test_a_directory_that_make_cannot_take_is_refused(monkeypatch: pytest.Monkey
     )
 
 
-def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLPBUILD_CACHE", "/dev/null")
+    with pytest.raises(KlpError) as caught:
+        cache_directory()
+    assert str(caught.value) == (
+        "/dev/null: is not a directory\n  Set KLPBUILD_CACHE to a directory."
+    )
+
+
+def test_a_cache_that_cannot_be_written(cache_dir: Path) -> None:
+    (cache_dir / "kernels").write_text("")
     with pytest.raises(KlpError) as caught, locked(cache_directory() / "kernels" / "x"):
         pass
     assert str(caught.value) == (
-        "/dev/null/kernels: cannot be written: Not a directory\n"
+        f"{cache_dir}/kernels: cannot be written: Not a directory\n"
         "  Set KLPBUILD_CACHE to a directory that can be written."
     )
 
 
-@pytest.mark.parametrize("record", ["", "{", "[1]", '[{"part": "wheel"}]', '[{"part": "image"}]'])
-def test_a_damaged_record_is_told(record: str, cache_dir: Path) -> None:
-    path = write(cache_dir / "kernels/6.1.0/packages.json", record)
+def test_a_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KLPBUILD_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     with pytest.raises(KlpError) as caught:
-        cached_kernel("6.1.0")
+        cache_directory()
     assert str(caught.value) == (
-        f"{path}: is not a record of packages\n"
-        f"  Remove {path.parent} and run `klpbuild kernel fetch 6.1.0`."
+        "the user has no home directory to keep kernels in\n  Set KLPBUILD_CACHE to a directory."
     )
+
+
+@pytest.mark.parametrize("record", ["", "{", "[1]", '[{"part": "wheel"}]', '[{"part": "image"}]'])
+def test_a_kernel_with_a_damaged_record_is_not_there(
+    record: str, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(cache_dir / "kernels/6.1.0/packages.json", record)
+    assert cached_kernel("6.1.0") is None and cached_kernels() == ()
+    first, _ = capsys.readouterr().err.splitlines()  # told once
+    assert first == f"klpbuild: note: {path}: is damaged, and counts as missing"
 
 
 def test_a_record_without_all_parts_is_no_kernel(cache_dir: Path) -> None:

@@ -250,7 +250,8 @@ def test_two_processes_that_fetch_at_once_make_one_kernel(debian: Machine) -> No
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert sum("waiting for another klpbuild" in text for text in said) == 1
+    waited = [text for text in said if "klpbuild: waiting for process " in text]
+    assert len(waited) == 1 and f"(cli.py kernel fetch {RELEASE}): " in waited[0], said
     assert sum("download" in call for call in debian.calls) == 4
 
 

@@ -1,0 +1,123 @@
+"""The directory of outputs: one run at a time, and what is damaged in it is made again.
+
+SCons looks at what an output is made from, never at the output.  So it would take for good
+what is damaged, what `klpbuild build` wrote in its place, and what a killed run made of
+sources that have changed back since: SCons' database is written when a run ends.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import SCons.dblite
+import SCons.Node.FS
+from SCons.Script import GetOption, SetOption
+from SCons.Util import hash_file_signature
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.files import UNNOTED, note, read_record, remove_tree, working_in, write_file
+
+#: Held until the process ends.
+_LOCKS = ExitStack()
+
+
+class Outputs:
+    """The directory of outputs of a run."""
+
+    def __init__(self, env):
+        """Lock it, and let SCons keep its database there.
+
+        :raises KlpError: when it cannot be written.
+        """
+        self._env = env
+        self._path = Path(env["KLP_BUILD"])
+        self._writes = not (GetOption("no_exec") or GetOption("question"))
+        self._unnoted = (self._path / UNNOTED).exists()
+        if self._writes:
+            _LOCKS.enter_context(working_in(self._path, writes=False))
+        # SCons ends with a traceback where a directory is in an output's place.
+        SetOption("diskcheck", "none")
+        database = self._path / ".sconsign.dblite"
+        if database.exists() and read_record(database, _check_database) is None:
+            remove_tree(database)
+        env.SConsignFile(str(database), _Database(self._path / UNNOTED))
+
+    def remove_changed(self):
+        """Remove outputs that are not as SCons noted them, so that it makes them again.
+
+        A module that was changed by hand stays, as long as it is an ELF file and all that
+        was written is noted.
+
+        :raises KlpError: when one cannot be removed, or a directory is in its place.
+        """
+        if self._writes and not GetOption("clean"):
+            self._remove_changed(self._env.Dir(str(self._path)))
+            write_file(self._path / UNNOTED, b"")
+
+    def _remove_changed(self, directory):
+        for node in list(directory.entries.values()):
+            if isinstance(node, SCons.Node.FS.Dir):
+                if node not in (directory, directory.dir):  # "." and ".."
+                    self._remove_changed(node)
+            elif node.has_builder() and self._is_changed(Path(node.path), node):
+                note("is not what was built, and is made again", Path(node.path))
+                remove_tree(Path(node.path))
+                node.clear_memoized_values()
+
+    def _is_changed(self, path, node):
+        """Whether a file differs from what SCons noted; what it does not know, it makes anyway."""
+        if path.is_dir():
+            raise KlpError("is a directory, and a file is to be built there", where=str(path),
+                           hint="Remove it.")  # fmt: skip
+        noted = getattr(node.disambiguate().get_stored_info(), "ninfo", None)
+        if not hasattr(noted, "csig") or not path.exists():
+            return False
+        status = path.stat()
+        if (status.st_mtime, status.st_size) == (noted.timestamp, noted.size):
+            return False
+        if path.suffix == ".ko" and not self._unnoted and _is_elf(path):
+            return False
+        return hash_file_signature(str(path)) != noted.csig
+
+
+def _is_elf(path):
+    try:
+        return bool(ElfFile.read(path).sections)
+    except KlpError:
+        return False
+
+
+def _check_database(data):
+    """:raises ValueError: when it is not a table of directories, as SCons writes it."""
+    if data and not isinstance(pickle.loads(data), dict):
+        raise ValueError("is no table")
+    return True
+
+
+class _Database:
+    """SCons' database, in place of the module ``SCons.dblite``."""
+
+    def __init__(self, unnoted):
+        """:param unnoted: the file that tells of outputs that are not in the database."""
+        self._unnoted = unnoted
+
+    def open(self, name, flag="r", mode=0o666):
+        """Open it as `SCons.dblite.open` does; once it is written, all outputs are noted."""
+        database = SCons.dblite.open(name, flag, mode)
+        write = database.sync
+
+        def sync():
+            try:
+                write()
+                self._unnoted.unlink(missing_ok=True)
+            except OSError as error:
+                database.sync = lambda: None  # it is told once
+                print(f"scons: warning: {name}: cannot be written: {error.strerror}\n"
+                      "  The next run looks whether outputs changed.", file=sys.stderr)  # fmt: skip
+
+        database.sync = sync
+        return database

@@ -1,0 +1,196 @@
+"""Files of klpbuild's own: whole or not there, read back or missing, one writer at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from klpbuild import files
+from klpbuild.errors import KlpError
+from klpbuild.files import (
+    from_json,
+    locked,
+    read_output,
+    read_record,
+    remove_unfinished,
+    to_json,
+    unfinished,
+    working_in,
+    write_file,
+)
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Inner:
+    place: Path
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outer:
+    colour: Colour
+    size: float | None
+    inner: tuple[Inner, ...]
+    names: dict[str, tuple[str, bool]]
+
+
+RECORD = Outer(Colour.RED, 1.5, (Inner(Path("a/b"), (1, 2)),), {"x": ("y", True)})
+
+
+def test_a_record_is_read_back() -> None:
+    assert from_json(Outer, to_json(RECORD)) == RECORD
+    assert from_json(tuple[Outer, ...], to_json((RECORD, RECORD))) == (RECORD, RECORD)
+    assert from_json(dict[str, object], to_json({"x": [1, None]})) == {"x": [1, None]}
+
+
+@pytest.mark.parametrize(
+    "kind, text",
+    [
+        (Outer, ""),
+        (Outer, "{}"),
+        (Outer, "[]"),
+        (Outer, "null"),
+        (Inner, '{"place": 1, "numbers": []}'),
+        (Inner, '{"place": "a", "numbers": [true]}'),
+        (Inner, '{"place": "a", "numbers": ["1"]}'),
+        (Inner, '{"place": "a", "numbers": [], "more": 1}'),
+        (Colour, '"blue"'),
+        (tuple[int, str], "[1]"),
+        (float | None, '"1"'),
+        (dict[str, int], '{"a": 1.5}'),
+    ],
+)
+def test_another_kind_of_record_is_refused(kind: type[object], text: str) -> None:
+    with pytest.raises(ValueError):
+        from_json(kind, text.encode())
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"a": "b"}', b"\xff", b"[" * 100_000, b"1" * 5000])
+def test_a_damaged_record_is_missing(
+    tmp_path: Path, text: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(text)
+    assert read_record(path, partial(from_json, dict[str, int])) is None
+    assert (
+        f"klpbuild: note: {path}: is damaged, and counts as missing\n  " in capsys.readouterr().err
+    )
+    with pytest.raises(KlpError) as caught:
+        read_output(path, partial(from_json, dict[str, int]))
+    said = str(caught.value).splitlines()
+    assert said[0] == f"{path}: is missing or damaged"
+    assert said[-1] == "  Remove it, and build again."
+
+
+def test_a_record_that_is_not_there_is_missing_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("none", "file/below", "x" * 300):
+        assert read_record(tmp_path / name, bytes) is None
+    assert capsys.readouterr().err == ""
+    assert read_record(tmp_path, bytes) is None
+    assert capsys.readouterr().err.endswith("is damaged, and counts as missing\n  Is a directory\n")
+
+
+def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"old")
+    (tmp_path / "directory").mkdir()
+    for bad, why in (
+        (tmp_path / "directory", "Is a directory"),
+        (path / "below", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        with pytest.raises(KlpError, match=f"cannot be written: {why}"):
+            write_file(bad, b"new")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "directory", path]
+    assert path.read_bytes() == b"old"
+
+
+def test_what_killed_processes_left_goes(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    own = unfinished(tmp_path / "below" / "file")
+    left = own.with_name(own.name.replace(str(os.getpid()), str(dead.pid)))
+    other = own.with_name(".file.new")
+    own.parent.mkdir()
+    for path in (own, left, other):
+        path.write_text("")
+    remove_unfinished(tmp_path, 0)
+    assert left.exists()
+    remove_unfinished(tmp_path, 1)
+    assert sorted(own.parent.iterdir()) == sorted([own, other])
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from klpbuild.files import working_in
+with working_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_who_is_waited_for_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin and holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        done: list[int] = []
+
+        def work() -> None:
+            with working_in(tmp_path):
+                done.append(1)
+
+        waiting = threading.Thread(target=work)
+        waiting.start()
+        waiting.join(0.3)
+        assert done == []
+        holder.kill()  # the kernel releases the lock of whoever is gone
+        waiting.join(30)
+        assert done == [1]
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"klpbuild: waiting for process {holder.pid} \(-c {tmp_path}\): {tmp_path}\n", said
+    )
+    with working_in(tmp_path):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_a_lock_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KlpError) as caught, locked(tmp_path / "file" / "x", "Choose another."):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path}/file: cannot be written: Not a directory\n  Choose another."
+    )
+
+
+def test_a_file_system_without_locks_is_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, os.strerror(37))
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with working_in(tmp_path):
+        write_file(tmp_path / "x", b"y")
+    assert (tmp_path / "x").read_bytes() == b"y"
