@@ -172,7 +172,7 @@ def _bring_tools(
     if compiler is None or (is_here(located) and all(map(runs_here, programs))):
         return
     tools = cache_directory() / "tools" / f"{compiler.package}_{compiler.revision}"
-    with locked(tools, lambda: report("waiting for another klpbuild that fetches a compiler")):
+    with locked(tools):
         if not tools.is_dir():
             if offering is None or offering.configuration is None:
                 offering = _suites(suites, report)
