@@ -220,10 +220,14 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def _record(kind: Any, value: Any) -> Any:
-    kinds = _field_kinds(kind)
-    if not isinstance(value, dict) or value.keys() != kinds.keys():
-        raise ValueError(f"has not the fields of a {kind.__name__}")
-    return kind(**{name: _typed(kinds[name], value[name]) for name in kinds})
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.60} is not a {kind.__name__}")
+    # Another version of klpbuild may have written fields more, or those with a default less.
+    read = {n: _typed(each, value[n]) for n, each in _field_kinds(kind).items() if n in value}
+    try:
+        return kind(**read)
+    except TypeError as error:
+        raise ValueError(f"has not the fields of a {kind.__name__}") from error
 
 
 @cache
