@@ -218,7 +218,17 @@ def test_units_of_rust_are_left_out(tmp_path: Path) -> None:
     """vmlinux has them in DWARF 4 beside C's in DWARF 5; gcc writes what rustc would."""
     for name, version in (("a.rs", 4), ("b.c", 5)):
         (tmp_path / name).write_text(f"int {name[0]}(void) {{ return 1; }}\n")
-        command = ["gcc", "-g", f"-gdwarf-{version}", "-x", "c", "-c", "-o", f"{name}.o", name]
+        command = [
+            "gcc",
+            "-g",
+            f"-gdwarf-{version}",
+            "-x",
+            "c",
+            "-c",
+            "-o",
+            f"{name}.o",
+            f"./{name}",
+        ]
         subprocess.run(command, cwd=tmp_path, check=True)
     subprocess.run(["ld", "-r", "-o", "m.ko", "a.rs.o", "b.c.o"], cwd=tmp_path, check=True)
     assert [unit.source for unit in line_units(ElfFile.read(tmp_path / "m.ko"))] == ["b.c"]
