@@ -10,6 +10,15 @@ from klpbuild.arch import ARCHITECTURES, Architecture
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 
+#: Options of kernels for which no livepatch can be made, with what they do and why that is so.
+_REFUSED = {
+    "LTO_CLANG": (
+        "this kernel is optimised when it is linked",
+        "Its objects are bitcode, and functions of one file are inlined into those of others: "
+        "what one file becomes cannot be told from that file.",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -53,13 +62,25 @@ class Config:
         )
 
     def check_livepatch(self) -> None:
-        """:raises KlpError: when the kernel cannot load livepatches."""
+        """Check that livepatches for the kernel can be built and loaded.
+
+        :raises KlpError: when the kernel has none, or was built in a way that keeps them from
+            being made.
+        """
         if not self.enabled("LIVEPATCH"):
             raise KlpError(
                 "CONFIG_LIVEPATCH is not set: this kernel cannot load livepatches",
                 where=str(self.path),
                 hint="Use a kernel that was built with CONFIG_LIVEPATCH=y.",
             )
+        for option, (what, why) in _REFUSED.items():
+            if self.enabled(option):
+                raise KlpError(
+                    f"CONFIG_{option} is set: {what}",
+                    where=str(self.path),
+                    why=why,
+                    hint="Use a kernel that was built without it.",
+                )
 
 
 def check_livepatch(kernel: Kernel) -> None:

@@ -57,6 +57,11 @@ class Compiler:
         return _identity(self.version) == _identity(self.kernel_version)
 
     @property
+    def is_kernels_version(self) -> bool:
+        """Whether its version is that of the compiler which built the kernel, such as 12.2.0."""
+        return _number(self.version) == _number(self.kernel_version)
+
+    @property
     def warning(self) -> str:
         """What to tell the user, empty when there is nothing."""
         if self.is_kernels:
@@ -65,6 +70,11 @@ class Compiler:
             f"the kernel was built by {self.kernel_version}, this machine has {self.version}: "
             "the same source may become other code"
         )
+
+
+def _number(version: str) -> str:
+    match = re.search(r"\d+\.\d+\.\d+", re.sub(r"\([^)]*\)", "", version))
+    return match[0] if match else version
 
 
 def _identity(version: str) -> str:
@@ -202,9 +212,19 @@ def make_variables(kernel: Kernel) -> dict[str, str]:
     prefix = cross_prefix(kernel)
     if prefix:
         variables["CROSS_COMPILE"] = prefix
-    if Config.read(kernel.config).enabled("LD_IS_LLD"):
-        variables["LLVM"] = "1"
-    return variables
+    return variables | llvm_variables(kernel, variables["CC"])
+
+
+def llvm_variables(kernel: Kernel, compiler: str) -> dict[str, str]:
+    """``LLVM=`` for a kernel that was linked by lld; empty for others.
+
+    :param compiler: its name: behind ``clang-19`` the other programs end in -19, too
+        (Documentation/kbuild/llvm.rst).
+    """
+    if not Config.read(kernel.config).enabled("LD_IS_LLD"):
+        return {}
+    match = re.search(r"clang(-\d+)$", compiler)
+    return {"LLVM": match[1] if match and "/" not in compiler else "1"}
 
 
 def run_make(

@@ -28,6 +28,7 @@ FIXTURES = "fixtures"
 MODULES = Path("/lib/modules")
 
 _UTS_RELEASE = Path("include/generated/utsrelease.h")
+_SEED = Path("scripts/basic/randstruct.seed")
 _VERSION = Path("include/generated/uapi/linux/version.h")
 _BOOT_IMAGES = ("bzImage", "Image", "Image.gz", "vmlinuz.efi", "zImage")
 
@@ -182,8 +183,21 @@ def _checked(tree: Path) -> tuple[str, tuple[int, int, int], Config]:
     with problems.collect():
         config = Config.read(tree / ".config")
         config.check_livepatch()
+        _check_seed(tree, config)
     problems.check()
     return release, version, config
+
+
+def _check_seed(tree: Path, config: Config) -> None:
+    """:raises KlpError: when structures are laid out at random, and the seed is not at hand."""
+    if config.enabled("RANDSTRUCT") and not (tree / _SEED).is_file():
+        raise KlpError(
+            "CONFIG_RANDSTRUCT is set, and its seed is not here",
+            where=str(tree / _SEED),
+            why="Structures of the running kernel are laid out by it; without it a livepatch would "
+            "be compiled with other layouts.",
+            hint="Name the build tree of the kernel: distributions do not ship the seed.",
+        )
 
 
 def _from_headers(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from klpbuild.distro.tools import KernelCompiler
 from klpbuild.errors import KlpError
 from klpbuild.files import (
     from_json,
@@ -21,9 +22,9 @@ from klpbuild.files import (
     to_json,
     write_file,
 )
-from klpbuild.kernel.cache import locked, remove_outlived
+from klpbuild.kernel.cache import cached_kernel, locked, remove_outlived
 from klpbuild.kernel.cleansource import is_clean, link_sources
-from klpbuild.kernel.kbuild import find_compiler
+from klpbuild.kernel.kbuild import cross_prefix, find_compiler, llvm_variables
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 
@@ -139,25 +140,26 @@ class _Prepared:
 
 
 def kernel_compiler(kernel: Kernel) -> str:
-    """The user's compiler, else that of the kernel, as CONFIG_CC_VERSION_TEXT names it.
+    """Find the compiler that the user names, else one of the version that built the kernel.
 
-    :raises KlpError: when this machine does not have it.
+    :returns: its name, for ``CC=``.
+    :raises KlpError: when this machine has none of that version.
     """
-    if kernel.toolchain.cc:
-        return find_compiler(kernel).command
-    match = re.search(
-        r'^CONFIG_CC_VERSION_TEXT="(\S+)', kernel.config.read_text(errors="replace"), re.MULTILINE
-    )
-    name = match[1] if match else "gcc"
-    name = name.rpartition("/")[2]
-    if shutil.which(name) is None:
+    found = find_compiler(kernel)
+    if not kernel.toolchain.cc and not found.is_kernels_version:
+        named = KernelCompiler.parse(found.kernel_version)
+        fetched = cached_kernel(kernel.release) is not None
+        bring = f"Run `klpbuild kernel fetch {kernel.release}`, which brings it.\n"
+        package = f"Install the package {named.package}, or name" if named else "Name"
         raise KlpError(
-            f"the compiler {name} is not installed",
+            "the compiler that built this kernel is not on this machine",
             where=kernel.name,
-            why="A livepatch is compiled with the compiler that built the kernel.",
-            hint=f"apt install {name}",
+            why=f"It was built by {found.kernel_version}; here is {found.version}.\n"
+            "A patch is compiled with the compiler that built the kernel, so that all that it "
+            "does not change comes out the same.",
+            hint=(bring if fetched else "") + f"{package} the compiler with CC=.",
         )
-    return name
+    return found.command
 
 
 def _variables(kernel: Kernel, compiler: str, build: Path) -> tuple[str, ...]:
@@ -174,8 +176,9 @@ def _variables(kernel: Kernel, compiler: str, build: Path) -> tuple[str, ...]:
     if not re.search(r"^CONFIG_RUST=y$", kernel.config.read_text(errors="replace"), re.MULTILINE):
         # Debian builds without it, and the version that is found goes into the configuration.
         values["RUSTC"] = "no-rustc"
-    if kernel.toolchain.cross_compile:
-        values["CROSS_COMPILE"] = kernel.toolchain.cross_compile
+    if prefix := cross_prefix(kernel):
+        values["CROSS_COMPILE"] = prefix
+    values |= llvm_variables(kernel, compiler)
     if kernel.toolchain.kcflags:
         values["KCFLAGS"] = kernel.toolchain.kcflags
     package = _defined(generated / "package.h", "LINUX_PACKAGE_ID").split()

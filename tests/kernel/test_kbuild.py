@@ -12,6 +12,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel import kbuild
 from klpbuild.kernel.kbuild import find_compiler, run_make
 from klpbuild.kernel.locate import locate
+from klpbuild.kernel.prepare import kernel_compiler
 from klpbuild.kernel.tree import Kernel, Toolchain
 from tests.kernel.machines import CONFIG, prepared_tree, write
 
@@ -179,7 +180,26 @@ def test_a_kernel_built_by_clang(tmp_path: Path, programs: Path) -> None:
     program.chmod(0o755)
     compiler = find_compiler(kernel)
     assert (compiler.command, compiler.warning) == ("clang-14", "")
-    assert kbuild.make_variables(kernel)["LLVM"] == "1"
+    assert kbuild.make_variables(kernel)["LLVM"] == "-14"
+    assert kbuild.llvm_variables(kernel, "/opt/llvm/bin/clang-14") == {"LLVM": "1"}
+    assert kernel_compiler(kernel) == "clang-14"
+
+
+def test_a_patch_needs_the_kernels_own_version(kernel: Kernel, programs: Path) -> None:
+    (programs / "gcc").unlink(missing_ok=True)
+    add_compiler(programs, "gcc-12", "(Debian 12.2.0-99) 12.2.0")
+    assert kernel_compiler(kernel) == "gcc-12"
+    (programs / "gcc-12").unlink()
+    add_compiler(programs, "gcc", "(Debian 14.2.0-19) 14.2.0")
+    with pytest.raises(KlpError) as caught:
+        kernel_compiler(kernel)
+    assert str(caught.value) == (
+        f"{kernel.name}: the compiler that built this kernel is not on this machine\n"
+        f"  It was built by gcc-12 {GCC_12}; here is gcc (Debian 14.2.0-19) 14.2.0.\n"
+        "  A patch is compiled with the compiler that built the kernel, so that all that it does "
+        "not change comes out the same.\n"
+        "  Install the package gcc-12, or name the compiler with CC=."
+    )
 
 
 def said_of(kernel: Kernel, **toolchain: str) -> str:

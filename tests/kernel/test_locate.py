@@ -284,3 +284,36 @@ def test_the_version_is_found_in_older_forms(tmp_path: Path) -> None:
     version.unlink()
     write(tree / "Makefile", "VERSION = 5\nPATCHLEVEL = 4\nSUBLEVEL = 98\n")
     assert locate(str(tree)).version == (5, 4, 98)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            "LTO_CLANG",
+            "{tree}/.config: CONFIG_LTO_CLANG is set: this kernel is optimised when it is linked\n"
+            "  Its objects are bitcode, and functions of one file are inlined into those of others:"
+            " what one file becomes cannot be told from that file.\n"
+            "  Use a kernel that was built without it.",
+        ),
+        (
+            "RANDSTRUCT",
+            "{tree}/scripts/basic/randstruct.seed: CONFIG_RANDSTRUCT is set, and its seed is not "
+            "here\n"
+            "  Structures of the running kernel are laid out by it; without it a livepatch would be"
+            " compiled with other layouts.\n"
+            "  Name the build tree of the kernel: distributions do not ship the seed.",
+        ),
+    ],
+)
+def test_kernels_for_which_no_livepatch_can_be_made(tmp_path: Path, option: str, said: str) -> None:
+    tree = prepared_tree(tmp_path / "tree", RELEASE, f"{CONFIG}CONFIG_{option}=y\n")
+    with pytest.raises(KlpError) as caught:
+        locate(str(tree))
+    assert str(caught.value) == said.format(tree=tree)
+
+
+def test_structures_laid_out_at_random_with_their_seed(tmp_path: Path) -> None:
+    tree = prepared_tree(tmp_path / "tree", RELEASE, f"{CONFIG}CONFIG_RANDSTRUCT=y\n")
+    write(tree / "scripts/basic/randstruct.seed", "seed")
+    assert locate(str(tree)).release == RELEASE
