@@ -7,7 +7,6 @@ kernel's own state.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,10 +15,11 @@ from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import Symbol
 from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
-from klpbuild.extract.correlate import Correlation, Identities
+from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.functions import settle_functions
+from klpbuild.extract.metadata import look_at_metadata
 from klpbuild.extract.names import is_special_static
-from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
+from klpbuild.extract.objects import Atom, Literal, Reference
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse
 from klpbuild.extract.sections import (
     RUNTIME_POINTER,
@@ -75,7 +75,7 @@ def include(
     case = Case(correlation, changes, arch, where, in_module, accept_threads)
     choice = _Choice(case, tables, key_policy)
     choice.reach()
-    choice.look_at_metadata()
+    look_at_metadata(case, choice.result.atoms)
     case.problems.check()
     return choice.result
 
@@ -277,77 +277,6 @@ class _Choice:
     @cached_property
     def _original_globals(self) -> dict[str, Symbol]:
         return {s.name: s for s in self.original.elf.symbol_list if not s.is_local}
-
-    # -- what the build, the boot or the loader reads
-
-    def look_at_metadata(self) -> None:
-        """Refuse initcalls and unknown tables of what is included; mention the rest."""
-        for atom in self.patched.atoms:
-            if atom.kind is SectionKind.METADATA:
-                self._look_at_entry(atom)
-        identities = Identities(self.correlation)
-        before = _collected(self.original)
-        for name, atoms in _collected(self.patched).items():
-            if self._changes_code(atoms):
-                continue
-            olds = [identities.of_original(old) for old in before.get(name, ())]
-            if olds != [identities.of_patched(atom) for atom in atoms]:
-                self.refuse(
-                    f"table {name} changed",
-                    why="The kernel has read it when it or the module started.",
-                    hint="Do from a callback of the livepatch what its new entries ask for.",
-                )
-
-    def _changes_code(self, atoms: list[Atom]) -> bool:
-        """Refuse a table that leads into the middle of included functions: to change them."""
-        found = False
-        name = atoms[0].section.name
-        for reference in (r for atom in atoms for r in self.patched.references(atom)):
-            target = reference.target
-            if (
-                isinstance(target, Atom)
-                and target.kind is SectionKind.CODE
-                and target in self.result.atoms
-                and reference.addend
-            ):
-                self.refuse(
-                    f"table {name} has an entry for it that klpbuild does not know",
-                    target,
-                    why="The kernel changes the code that such a table names, at boot or when a"
-                    " module is loaded.",
-                )
-                found = True
-        return found
-
-    def _look_at_entry(self, atom: Atom) -> None:
-        if atom in self.correlation.to_original or not atom.symbols:
-            return
-        name = atom.section.name
-        if is_init(name):
-            self.refuse(
-                f"{atom.name} is new in {name}",
-                atom,
-                why="The kernel or the module has started, and will not run it.",
-                hint="Call it from a callback of the livepatch.",
-            )
-        elif name.startswith("___ksymtab"):
-            self.result.notices.append(
-                f"{self.case.place(atom)}: a new export has no effect in a livepatch"
-            )
-        elif name == "__param":
-            self.result.notices.append(
-                f"{self.case.place(atom)}: a new module parameter has no effect in a livepatch"
-            )
-
-
-def _collected(code: CodeObject) -> dict[str, list[Atom]]:
-    """What has no symbol in sections that hold no variables: entries for the kernel to read."""
-    found: dict[str, list[Atom]] = defaultdict(list)
-    for atom in code.atoms:
-        name = atom.section.name
-        if atom.kind is SectionKind.DATA and not atom.symbols and not holds_variables(name):
-            found[name].append(atom)
-    return found
 
 
 def holds_or_runs(atom: Atom) -> bool:

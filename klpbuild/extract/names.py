@@ -8,7 +8,9 @@ import re
 _CLONE_NUMBER = re.compile(r"\.(isra|constprop|part|cold|localalias|lto_priv)\.\d+")
 _LLVM_HASH = re.compile(r"\.llvm\.\d+")
 _STATIC_NUMBER = re.compile(r"\.\d+$")
-_UNIQUE_ID = re.compile(r"^(__UNIQUE_ID_\D.*?|__addressable_.*?|__initcall__kmod_.*?_)\d[\d_]*")
+_UNIQUE_ID = re.compile(
+    r"^(__UNIQUE_ID_\D.*?|__addressable_.*?|__initcall__kmod_.*?_|__BTF_ID__\w+?__)\d[\d_]*"
+)
 #: A constant that GCC made of an initialiser: C.0.5.
 _CONSTANT = re.compile(r"C(\.\d+)+$")
 #: What MODULE_DEVICE_TABLE calls a table for modpost, which makes the module's aliases of

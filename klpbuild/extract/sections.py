@@ -57,6 +57,17 @@ OBJTOOL_TABLES = frozenset(
     }
 )
 
+#: Sections of hints for objtool (tools/objtool/check.c), which the linker leaves out.
+READ_BY_OBJTOOL = frozenset(
+    f".discard.{name}"
+    for name in (
+        *("addressable", "annotate_data", "annotate_insn", "func_stack_frame_non_standard"),
+        *("ibt_endbr_noseal", "ignore_alts", "instr_begin", "instr_end"),
+        *("intra_function_calls", "ksym", "noendbr", "nop", "reachable", "retpoline_safe"),
+        *("sym", "unreachable", "unwind_hints", "validate_unret"),
+    )
+)
+
 _METADATA = re.compile(
     r"""
     _{2,3}k(symtab|crctab)|\.export_symbol|\.modinfo$|__param$|__modver$|__obsparm$

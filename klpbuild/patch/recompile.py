@@ -38,6 +38,13 @@ _DIAGNOSTIC = re.compile(
 _INCLUDED = re.compile(r"(?:In file included|\s+) from (?P<file>[^:\s]+):(?P<line>\d+)")
 
 
+_HINT = "The patch may need another file's change that belongs to the same fix."
+_KPATCH_HINT = (
+    "kpatch's macros are not read here: make the callback a global function, and say in\n"
+    'livepatch.toml: callbacks = { pre_patch = "NAME" }'
+)
+
+
 @dataclass(frozen=True)
 class Recompiler:
     """The compiler with the kernel's own commands.
@@ -205,7 +212,7 @@ class Recompiler:
                     f"{path} does not compile alone: {said.text}",
                     where=origins[0] if origins else f"{path}:{line}",
                     why=f"{path}:{line}" if origins else "",
-                    hint="The patch may need another file's change that belongs to the same fix.",
+                    hint=_KPATCH_HINT if said.text.startswith("kpatch-macros.h") else _HINT,
                 )
             )
         if not problems:

@@ -216,6 +216,16 @@ def test_an_error_in_a_file_that_is_not_patched(small: SmallKernel, tmp_path: Pa
     )
 
 
+def test_the_header_of_kpatch_s_macros(small: SmallKernel, tmp_path: Path) -> None:
+    include = '#include "kpatch-macros.h"\n\nstatic int count;'
+    assert refusal(small, tmp_path, small.patch("fs/open.c", "static int count;", include)) == (
+        "0.patch:6: fs/open.c does not compile alone: kpatch-macros.h: No such file or directory\n"
+        "  fs/open.c:3\n"
+        "  kpatch's macros are not read here: make the callback a global function, and say in\n"
+        '  livepatch.toml: callbacks = { pre_patch = "NAME" }'
+    )
+
+
 def test_an_old_line_that_no_longer_compiles(small: SmallKernel, tmp_path: Path) -> None:
     patch = small.patch(
         "fs/open.c", "static int count;\n", "struct s { int a; };\nextern struct s count;\n"
