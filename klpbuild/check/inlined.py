@@ -135,7 +135,8 @@ def _debug_files(kernel: KernelSide, owner: str) -> list[Path]:
     parts = path.parts
     place = len(parts) - 1 - parts[::-1].index("kernel")
     separate = directory.joinpath(*parts[place:])
-    return [separate, path] if separate.is_file() else [path]
+    beside = [separate, separate.with_name(f"{separate.name}.debug")]
+    return [*(file for file in beside if file.is_file()), path]
 
 
 def _check_function(

@@ -16,6 +16,7 @@ from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import check_name
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.report.names import SUFFIXES
+from klpbuild.request.given import Parts, with_parts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FUNCTION",
         help="the patches may change this function of a kernel thread: none runs at the load",
     )
+    places = parser.add_argument_group(
+        "parts of the kernel", "in place of what klpbuild finds beside its headers or in its tree"
+    )
+    for option, metavar, text in (
+        ("--source", "DIRECTORY", "the whole source of exactly this version"),
+        ("--vmlinux", "FILE", "vmlinux with symbols and debug information"),
+        ("--debug-modules", "DIRECTORY", "of the modules' debug files, kernel/fs/x.ko.debug"),
+        ("--image", "FILE", "the bootable image"),
+    ):
+        places.add_argument(option, type=Path, metavar=metavar, help=text)
     parser.add_argument(
         "--launcher",
         default="",
@@ -63,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Build, and tell what became of each function and reference."""
     name = arguments.name if arguments.name is not None else default_name(arguments.patches[0])
     check_name(name, hint="Choose another one with --name.")
-    kernel = with_launcher(locate(arguments.kernel), arguments.launcher)
+    parts = Parts(arguments.source, arguments.vmlinux, arguments.debug_modules, arguments.image)
+    kernel = with_launcher(with_parts(locate(arguments.kernel), parts), arguments.launcher)
     build = arguments.build / kernel.name
     accepted = Accepted(tuple(arguments.accept_layout), tuple(arguments.accept_thread))
     with working_in(arguments.build):

@@ -62,6 +62,7 @@ class SHF(IntFlag):
     INFO_LINK = 0x40
     LINK_ORDER = 0x80
     GROUP = 0x200
+    COMPRESSED = 0x800
     RELA_LIVEPATCH = 0x00100000
 
 

@@ -31,7 +31,6 @@ _BLOCKS = {0x0A: 1, 0x03: 2, 0x04: 4}
 _LENGTHS = frozenset({0x09, 0x18})  # block, exprloc
 _SDATA = 0x0D
 _DIRECTORY, _PATH = 2, 1  # DW_LNCT_directory_index, DW_LNCT_path
-_SHF_COMPRESSED = 0x800
 _STMT_LIST = 0x10
 
 #: A form and, for DW_FORM_implicit_const, its value.
@@ -73,8 +72,6 @@ class Dwarf:
 
     def _has(self, name: str) -> bool:
         section = self.elf.section(name)
-        if section is not None and section.sh_flags & _SHF_COMPRESSED:
-            raise KlpError("has compressed debug information", where=self.elf.name)
         return section is not None and section.sh_size > 0
 
     def _data(self, name: str) -> memoryview:
@@ -83,7 +80,7 @@ class Dwarf:
         if section is None:
             return memoryview(b"")
         if self.elf.e_type != ET.REL:
-            return self.elf.contents(section)
+            return self.elf.uncompressed(section)
         return memoryview(_relocated(self.elf, section))
 
     @cached_property
@@ -370,7 +367,7 @@ def _sleb(data: memoryview, at: int) -> tuple[int, int]:
 
 def _relocated(elf: ElfFile, section: Section) -> bytes:
     """A debug section of a relocatable file: absolute relocations of 4 and 8 bytes."""
-    data = bytearray(elf.contents(section))
+    data = bytearray(elf.uncompressed(section))
     for relocations in elf.relocation_sections:
         if relocations.sh_info != section.index:
             continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import struct
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klpbuild.elf.constants import ET, SHN_LORESERVE, SHN_XINDEX, SHT, STB, STT
+from klpbuild.elf.constants import ET, SHF, SHN_LORESERVE, SHN_XINDEX, SHT, STB, STT
 from klpbuild.elf.tables import (
     EHDR_SIZE,
     Table,
@@ -25,6 +27,7 @@ from klpbuild.errors import KlpError
 
 _EI_CLASS, _EI_DATA = 4, 5
 _ELFCLASS64 = 2
+_CHDR_SIZE, _ELFCOMPRESS_ZLIB = 24, 1
 
 #: Far above KSYM_NAME_LEN.  Without a limit, a small file whose names all run to
 #: the end of one long string would take memory without bound.
@@ -226,6 +229,36 @@ class ElfFile:
         if section.sh_type in (SHT.NOBITS, SHT.NULL):
             return self.data[:0]
         return self.data[section.sh_offset : section.sh_offset + section.sh_size]
+
+    def uncompressed(self, section: Section) -> memoryview:
+        """A section's bytes, as they were before SHF_COMPRESSED; debug information often is.
+
+        :raises KlpError: when they are damaged, or compressed by another method than zlib.
+        """
+        data = self.contents(section)
+        if not section.sh_flags & SHF.COMPRESSED:
+            return data
+        if len(data) < _CHDR_SIZE:
+            raise KlpError(f"section {section.name} is cut off", where=self.name)
+        # Elf64_Chdr: ch_type, ch_reserved, ch_size, ch_addralign
+        method, _, size, _ = struct.unpack_from(f"{self.order}IIQQ", data)
+        if method != _ELFCOMPRESS_ZLIB:
+            raise KlpError(
+                f"section {section.name} is compressed by a method that klpbuild does not know",
+                where=self.name,
+                why=f"Its ch_type is {method}; 1 is zlib, 2 is zstd.",
+                hint="Write it anew by objcopy --decompress-debug-sections.",
+            )
+        unpacker = zlib.decompressobj()
+        try:
+            plain = unpacker.decompress(data[_CHDR_SIZE:], size + 1)
+        except zlib.error as error:
+            raise KlpError(
+                f"section {section.name} does not decompress", where=self.name, why=str(error)
+            ) from error
+        if len(plain) != size:
+            raise KlpError(f"section {section.name} is damaged", where=self.name)
+        return memoryview(plain)
 
     def section(self, name: str) -> Section | None:
         """The first section of a name.  Names repeat: work by index where it matters."""

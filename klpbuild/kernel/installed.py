@@ -43,13 +43,17 @@ class Installed:
     def vmlinux(self) -> Path | None:
         """vmlinux with its symbols."""
         debug = self.root / "usr" / "lib" / "debug"
-        return _first(
-            [
-                debug / "boot" / f"vmlinux-{self.release}",
-                debug / "lib" / "modules" / self.release / "vmlinux",
-                debug / f"vmlinux-{self.release}",
-            ]
-        )
+        places = [
+            debug / "boot" / f"vmlinux-{self.release}",  # Debian, Ubuntu
+            *(directory / "vmlinux" for directory in self._debug_directories()),  # Fedora, RHEL
+            debug / f"vmlinux-{self.release}",
+        ]
+        # openSUSE, SLE and Azure Linux put .debug behind the name.
+        return _first([*places, *(place.with_name(f"{place.name}.debug") for place in places)])
+
+    def _debug_directories(self) -> list[Path]:
+        debug = self.root / "usr" / "lib" / "debug"
+        return [debug / lib / "modules" / self.release for lib in ("lib", "usr/lib")]
 
     def system_map(self) -> Path | None:
         """The real System.map, never Debian's stub."""
@@ -63,8 +67,8 @@ class Installed:
 
     def debug_modules(self) -> Path | None:
         """The modules' debug files."""
-        place = self.root / "usr" / "lib" / "debug" / "lib" / "modules" / self.release
-        return place if (place / "kernel").is_dir() else None
+        places = self._debug_directories()
+        return next((place for place in places if (place / "kernel").is_dir()), None)
 
 
 def _first(places: Iterable[Path]) -> Path | None:

@@ -96,7 +96,9 @@ def _from_path(path: Path, learned: Path | None) -> Kernel:
             where=str(path),
             hint="Name the directory that `make -C` takes to build modules for the kernel.",
         )
-    if root is None or _has_code(tree / "vmlinux") or (tree / "System.map").exists():
+    # kernel-devel of Fedora and its kin has a System.map beside the headers, too.
+    built = (tree / "System.map").exists() and (tree / "modules.order").exists()
+    if root is None or built or _has_code(tree / "vmlinux"):
         return _from_build_tree(tree, learned)
     return _from_headers(tree, Installed(root, _release(tree)), learned)
 

@@ -28,6 +28,11 @@ def module_files(directory: Path) -> list[Path]:
     ]
 
 
+def debug_files(directory: Path) -> tuple[Path, ...]:
+    """List the modules' debug files, sorted by path: ``x.ko``, or ``x.ko.debug``."""
+    return tuple(sorted([*directory.rglob("*.ko"), *directory.rglob("*.ko.debug")]))
+
+
 def shipped_modules(directory: Path, decompressed: Path) -> tuple[Path, ...]:
     """The modules of an installed kernel, sorted by path.
 

@@ -21,7 +21,6 @@ from klpbuild.errors import KlpError
 _PATH, _DIRECTORY = 1, 2  # DW_LNCT_path, DW_LNCT_directory_index
 _LINE_STRP, _STRP, _UDATA, _DATA1, _DATA2, _DATA16 = 0x1F, 0x0E, 0x0F, 0x0B, 0x05, 0x1E
 _FIXED_SIZES = {_LINE_STRP: 4, _STRP: 4, _DATA1: 1, _DATA2: 2, _DATA16: 16}
-_SHF_COMPRESSED = 0x800
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,14 @@ def line_units(elf: ElfFile) -> list[LineUnit]:
 
     Units of Rust, which are of DWARF 4 beside C's, are left out: no patch of C changes them.
 
-    :raises KlpError: when the debug information is compressed or not DWARF 5.
+    :raises KlpError: when the debug information is damaged or not DWARF 5.
     """
     section = elf.section(".debug_line")
     if section is None:
         return []
-    if section.sh_flags & _SHF_COMPRESSED:
-        raise KlpError("has compressed debug information", where=elf.name)
     data = _relocated(elf, section.index)
     strings = {
-        form: bytes(elf.contents(found)) if (found := elf.section(name)) else b""
+        form: bytes(elf.uncompressed(found)) if (found := elf.section(name)) else b""
         for form, name in ((_LINE_STRP, ".debug_line_str"), (_STRP, ".debug_str"))
     }
     names: dict[int, str] = {}
@@ -87,7 +84,7 @@ def line_units(elf: ElfFile) -> list[LineUnit]:
 
 def _relocated(elf: ElfFile, index: int) -> bytes:
     """A section's bytes, with the 32-bit fields of a relocatable file filled in."""
-    data = np.frombuffer(elf.contents(elf.sections[index]), np.uint8).copy()
+    data = np.frombuffer(elf.uncompressed(elf.sections[index]), np.uint8).copy()
     if elf.e_type != ET.REL:
         return data.tobytes()
     for section in elf.relocation_sections:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_record, write_file
+from klpbuild.kernel.modules import debug_files
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
@@ -86,7 +87,7 @@ class Units:
             raise _without_symbols(kernel)
         modules = kernel.modules
         if kernel.debug_modules is not None:
-            modules = tuple(sorted(kernel.debug_modules.rglob("*.ko")))
+            modules = debug_files(kernel.debug_modules)
         files = [kernel.vmlinux, *modules]
         digest = hashlib.sha256(str(_FORMAT).encode())
         for path in files:
@@ -244,7 +245,8 @@ def _units_of(
                     raise _without_symbols(kernel)
                 yield from noted_units(kernel, source.resolve())
                 return
-            owner = VMLINUX if path is kernel.vmlinux else object_name(path.name)
+            name = path.name.removesuffix(".debug")
+            owner = VMLINUX if path is kernel.vmlinux else object_name(name)
             yield owner, [_unit_in_tree(unit, source, roots) for unit in units]
 
 

@@ -27,6 +27,34 @@ class GivenSymbols:
     kallsyms: str = ""
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Parts of a kernel that the user names, in place of those found; None: what was found."""
+
+    source: Path | None = None
+    vmlinux: Path | None = None
+    debug_modules: Path | None = None
+    image: Path | None = None
+
+
+def with_parts(kernel: Kernel, parts: Parts) -> Kernel:
+    """A kernel with the parts that the user names.
+
+    :raises KlpError: for each that is not there, and for a source of another version.
+    """
+    problems = Problems()
+    named = {key: path for key, path in vars(parts).items() if path is not None}
+    for key, path in named.items():
+        wants_directory = key in ("source", "debug_modules")
+        if not (path.is_dir() if wants_directory else path.is_file()):
+            kind = "directory" if wants_directory else "file"
+            option = f"--{key.replace('_', '-')}"
+            problems.add(f"there is no such {kind}", where=f"{option} {path}")
+    problems.check()
+    with_source = with_variables(kernel, Variables(source=parts.source, toolchain=kernel.toolchain))
+    return replace(with_source, **{key: path.absolute() for key, path in named.items()})
+
+
 def locate_kernel(
     text: str,
     fixtures: Path,

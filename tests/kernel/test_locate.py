@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
-from klpbuild.kernel.installed import check_system_map
+from klpbuild.kernel.installed import Installed, check_system_map
 from klpbuild.kernel.locate import locate
+from klpbuild.kernel.modules import debug_files
 from tests.kernel.machines import (
     COMMON_MAKEFILE,
     CONFIG,
@@ -317,3 +318,45 @@ def test_structures_laid_out_at_random_with_their_seed(tmp_path: Path) -> None:
     tree = prepared_tree(tmp_path / "tree", RELEASE, f"{CONFIG}CONFIG_RANDSTRUCT=y\n")
     write(tree / "scripts/basic/randstruct.seed", "seed")
     assert locate(str(tree)).release == RELEASE
+
+
+def fedora(tmp_path: Path) -> Path:
+    """A kernel as Fedora, RHEL and their kin install it, with its debug files."""
+    root = tmp_path / "fedora"
+    devel = prepared_tree(root / f"usr/src/kernels/{RELEASE}", RELEASE)
+    write(devel / "System.map", "ffffffff81000000 T _stext\n")
+    modules = root / f"usr/lib/modules/{RELEASE}"
+    write(modules / "kernel/fs/ext4/ext4.ko", "module")
+    write(modules / "vmlinuz", "image")
+    (modules / "build").symlink_to(f"/usr/src/kernels/{RELEASE}")
+    debug = root / f"usr/lib/debug/lib/modules/{RELEASE}"
+    write(debug / "vmlinux", "vmlinux")
+    write(debug / "kernel/fs/ext4/ext4.ko.debug", "debug")
+    return root
+
+
+def test_a_headers_tree_with_its_system_map_is_no_build_tree(tmp_path: Path) -> None:
+    root = fedora(tmp_path)
+    for path in (f"usr/src/kernels/{RELEASE}", f"usr/lib/modules/{RELEASE}/build"):
+        kernel = locate(str(root / path))
+        assert [module.name for module in kernel.modules] == ["ext4.ko"]
+        assert kernel.image and kernel.image.name == "vmlinuz"
+        assert kernel.vmlinux == root / f"usr/lib/debug/lib/modules/{RELEASE}/vmlinux"
+        assert kernel.debug_modules == root / f"usr/lib/debug/lib/modules/{RELEASE}"
+        assert [path.name for path in debug_files(kernel.debug_modules)] == ["ext4.ko.debug"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"usr/lib/debug/boot/vmlinux-{RELEASE}",
+        f"usr/lib/debug/boot/vmlinux-{RELEASE}.debug",
+        f"usr/lib/debug/lib/modules/{RELEASE}/vmlinux.debug",
+        f"usr/lib/debug/usr/lib/modules/{RELEASE}/vmlinux",
+        f"usr/lib/debug/vmlinux-{RELEASE}.debug",
+    ],
+)
+def test_where_distributions_put_vmlinux(tmp_path: Path, place: str) -> None:
+    root = tmp_path / "root"
+    write(root / place, "vmlinux")
+    assert Installed(root, RELEASE).vmlinux() == root / place

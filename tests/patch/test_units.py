@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.elf.constants import SHF
+from klpbuild.elf.dwarf import Dwarf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
@@ -232,3 +234,35 @@ def test_units_of_rust_are_left_out(tmp_path: Path) -> None:
         subprocess.run(command, cwd=tmp_path, check=True)
     subprocess.run(["ld", "-r", "-o", "m.ko", "a.rs.o", "b.c.o"], cwd=tmp_path, check=True)
     assert [unit.source for unit in line_units(ElfFile.read(tmp_path / "m.ko"))] == ["b.c"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_compressed_debug_information(tmp_path: Path, linked: bool) -> None:
+    (tmp_path / "x.c").write_text("int x(void) { return 1; }\n")
+    options = ["-g", "-gdwarf-5", "-gz=zlib", "-nostdlib", *([] if linked else ["-c"])]
+    command = ["gcc", *options, "-Wl,-e,x", "-o", "x.o", "./x.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    elf = ElfFile.read(tmp_path / "x.o")
+    section = elf.section(".debug_info")
+    assert section is not None and section.sh_flags & SHF.COMPRESSED
+    assert [unit.source for unit in line_units(elf)] == ["x.c"]
+    assert Dwarf(elf).unit_at(0) is not None or linked
+
+
+def test_debug_information_that_does_not_decompress(tmp_path: Path) -> None:
+    (tmp_path / "x.c").write_text("int x(void) { return 1; }\n")
+    command = ["gcc", "-g", "-gdwarf-5", "-gz=zlib", "-c", "-o", "x.o", "./x.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    section = ElfFile.read(tmp_path / "x.o").section(".debug_line_str")
+    assert section is not None
+    data = bytearray((tmp_path / "x.o").read_bytes())
+    for at, byte, said in (
+        (24, 0xFF, "section .debug_line_str does not decompress"),
+        (0, 2, "section .debug_line_str is compressed by a method that klpbuild does not know"),
+    ):
+        broken = data.copy()
+        broken[section.sh_offset + at] = byte
+        (tmp_path / "y.o").write_bytes(broken)
+        with pytest.raises(KlpError) as caught:
+            ElfFile.read(tmp_path / "y.o").uncompressed(section)
+        assert str(caught.value).startswith(f"{tmp_path}/y.o: {said}\n")

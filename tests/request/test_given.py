@@ -1,0 +1,37 @@
+"""Parts of a kernel that the user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel.locate import locate
+from klpbuild.request.given import Parts, with_parts
+from tests.kernel.machines import prepared_tree, write
+
+
+def test_named_parts_are_taken(tmp_path: Path) -> None:
+    kernel = locate(str(prepared_tree(tmp_path / "tree", "6.1.170-x")))
+    source = tmp_path / "source"
+    numbers = "VERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 170\n"
+    write(source / "Makefile", numbers)
+    vmlinux, image = write(tmp_path / "vmlinux", "x"), write(tmp_path / "bzImage", "x")
+    debug = write(tmp_path / "debug/kernel/x.ko.debug", "x").parents[1]
+    changed = with_parts(kernel, Parts(source, vmlinux, debug, image))
+    assert changed.source == source
+    assert (changed.vmlinux, changed.debug_modules, changed.image) == (vmlinux, debug, image)
+    assert with_parts(kernel, Parts()) == kernel
+
+
+def test_what_is_not_there_is_told_together(tmp_path: Path) -> None:
+    kernel = locate(str(prepared_tree(tmp_path / "tree", "6.1.170-x")))
+    with pytest.raises(KlpError) as caught:
+        with_parts(kernel, Parts(tmp_path / "s", tmp_path / "v", tmp_path / "d", tmp_path / "i"))
+    assert str(caught.value) == (
+        f"--source {tmp_path}/s: there is no such directory\n"
+        f"--vmlinux {tmp_path}/v: there is no such file\n"
+        f"--debug-modules {tmp_path}/d: there is no such directory\n"
+        f"--image {tmp_path}/i: there is no such file"
+    )
