@@ -6,27 +6,32 @@ exception is a bug of klpbuild and keeps its traceback.
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-#: Control characters, and bytes that are not UTF-8 (PEP 383); a message may have lines and tabs.
-_UNPRINTABLE = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_UNPRINTABLE_IN_TEXT = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+def printable(text: str, keep: str = "") -> str:
+    """Escape what a terminal would not show but obey, or could show as something else.
+
+    Names of files, symbols and patches come from others; an escape sequence in one could
+    rewrite the lines before it, and a line break could add a line that we never said.
+
+    :param text: what is to be shown; control and format characters become ``\\x1b`` and the
+        like, as do bytes that were not UTF-8.
+    :param keep: characters that stay, such as line breaks.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
 
 
-def printable(name: str) -> str:
-    """A name with an escape such as ``\\x1b`` for each character that is not printed as itself."""
-    return _UNPRINTABLE.sub(_escape, name)
-
-
-def _escape(match: re.Match[str]) -> str:
-    if "\udc80" <= match[0] <= "\udcff":  # a byte that is not UTF-8
-        return f"\\x{ord(match[0]) - 0xDC00:02x}"
-    return ascii(match[0])[1:-1]
+def _escape(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # a byte that is not UTF-8 (PEP 383)
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return ascii(char)[1:-1]
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,10 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        where = f"{printable(self.where)}: " if self.where else ""
-        lines = [f"{where}{self.what}"]
+        lines = [printable(f"{self.where}: {self.what}" if self.where else self.what)]
         for text in (self.why, self.hint):
-            lines += [f"  {line}" for line in text.splitlines()]
-        return _UNPRINTABLE_IN_TEXT.sub(_escape, "\n".join(lines))
+            lines += ["  " + printable(line, keep="\t") for line in text.splitlines()]
+        return "\n".join(lines)
 
 
 class KlpError(Exception):

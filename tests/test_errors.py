@@ -15,6 +15,16 @@ def test_a_problem_is_told_in_lines() -> None:
     )
 
 
+def test_what_others_named_is_escaped() -> None:
+    """Escape sequences, line breaks, bytes that are not UTF-8, and what turns text around."""
+    problem = Problem("no\x1b[2J\nthing", "a\u202eb\udcff.c", "one\rtwo\ttabs", "\x9b1m\u2028x")
+    assert str(problem) == (
+        "a\\u202eb\\xff.c: no\\x1b[2J\\nthing\n  one\n  two\ttabs\n  \\x9b1m\n  x"
+    )
+    assert printable("plain ü 漢") == "plain ü 漢"
+    assert printable("a\nb\0", keep="\n") == "a\nb\\x00"
+
+
 def test_an_error_carries_its_problem() -> None:
     error = KlpError("is broken", where="a.o", why="A rule.", hint="Mend it.")
     assert error.problems == (Problem("is broken", "a.o", "A rule.", "Mend it."),)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from klpbuild.errors import KlpError
+from klpbuild.userfiles import is_file
 
 if TYPE_CHECKING:
     from klpbuild.kernel.tree import Kernel
@@ -112,7 +113,7 @@ def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
     from klpbuild.symbols.write import SymbolSources, write_symbols
 
     if given is not None:
-        if not given.is_file():
+        if not is_file(given):
             raise KlpError("there is no such file", where=str(given))
         return given
     built = Path("build") / kernel.name / "symbols.klp"

@@ -18,6 +18,7 @@ from klpbuild.errors import KlpError
 from klpbuild.files import read_record
 from klpbuild.kernel.kbuild import build_environment
 from klpbuild.kernel.tree import Kernel
+from klpbuild.userfiles import check_file_names
 
 #: Our headers; ``klpbuild/livepatch.h`` in it is included before every source.
 INCLUDE = Path(__file__).parent / "include"
@@ -66,7 +67,8 @@ def compile_source(
     :param module_name: KBUILD_MODNAME: no ``-``.
     :param extra_flags: come after the kernel's.
     :param depfile: where make's rule for the object goes; None: nowhere.
-    :raises KlpError: with the compiler's own lines when it refuses the source.
+    :raises KlpError: with the compiler's own lines when it refuses the source, or when a file
+        that it includes has a name that cannot be shown.
     """
     command = compile_command(kernel)
     named, source, output = source, source.absolute(), output.absolute()
@@ -98,7 +100,9 @@ def compile_source(
             if log is not None:
                 whole = [*command.objtool, str(output)]
                 log.command(whole, command.directory, output=output, said=objtool_said)
-        dependencies = read_dependencies(rule.read_text(), command.directory)
+        text = rule.read_text(errors="surrogateescape")
+        dependencies = read_dependencies(text, command.directory)
+        check_file_names(dependencies)
         aside.replace(output)
         if depfile is not None:
             rule.replace(depfile)
@@ -166,7 +170,7 @@ def missing_ftrace_flags(flags: Sequence[str], arch: Architecture) -> tuple[str,
 
 def module_flags(source: Path, module_name: str) -> tuple[str, ...]:
     """The names that kbuild gives to each object (scripts/Makefile.lib, basename_flags)."""
-    basename = source.stem.replace("-", "_")
+    basename = re.sub(r'(["\\])', r"\\\1", source.stem.replace("-", "_"))
     return (
         f'-DKBUILD_BASENAME="{basename}"',
         f'-DKBUILD_MODNAME="{module_name}"',

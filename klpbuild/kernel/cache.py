@@ -32,6 +32,9 @@ _RECORD = "packages.json"
 _TREE = re.compile(r".*-([0-9a-f]{12})-[0-9a-f]{12}")
 _OUTLIVED = 3600.0
 
+#: What make, or a shell that it starts, would take apart, expand or run in a path.
+UNFIT_FOR_MAKE = re.compile(r"[^\w/.+~@=,-]")
+
 
 @dataclass(frozen=True)
 class FetchedPackage:
@@ -115,7 +118,7 @@ def cache_directory() -> Path:
         raise KlpError(
             "is not a directory", where=str(path), hint="Set KLPBUILD_CACHE to a directory."
         )
-    if re.search(r"[\s%:#$'\"\\]", str(path)):
+    if UNFIT_FOR_MAKE.search(str(path)):
         raise KlpError(
             "kbuild cannot work in this cache directory",
             where=str(path),

@@ -14,26 +14,47 @@ from pathlib import Path
 
 from klpbuild.arch import ARCHITECTURES
 from klpbuild.errors import KlpError, Problems
-from klpbuild.kernel.cache import locked
+from klpbuild.kernel.cache import UNFIT_FOR_MAKE, locked
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
 
 #: What of the user's environment make sees; anything else could change the result.
 _PASSED = re.compile(r"PATH|HOME|TMPDIR|SOURCE_DATE_EPOCH|CCACHE_\w+|DEBIAN_KERNEL_USE_CCACHE")
 
+#: The latest time that fits the header of a tar file, 11 octal digits.
+_EPOCH_MAX = 8**11 - 1
+
 _BUILDER = {"KBUILD_BUILD_USER": "klpbuild", "KBUILD_BUILD_HOST": "klpbuild"}
 
 _FAULT = re.compile(r"(?i)error|undefined|\*\*\*|no such file|not found|cannot|failed")
+
+
+def read_epoch(text: str) -> int | None:
+    """What ``SOURCE_DATE_EPOCH`` says, in seconds since 1970; None when it is empty.
+
+    :raises KlpError: when it is no such number, or too large for an archive.
+    """
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) > _EPOCH_MAX:
+        raise KlpError(
+            "is not a number of seconds since 1970",
+            where=f"SOURCE_DATE_EPOCH={text}",
+            why=f"Archives hold times up to {_EPOCH_MAX}." if text.isdigit() else "",
+            hint="`git log -1 --format=%ct` prints one.",
+        )
+    return int(text)
 
 
 def build_environment() -> dict[str, str]:
     """The environment of every program that a build runs.
 
     Nothing in it tells the time of the build: SOURCE_DATE_EPOCH does, and without it 1970.
+
+    :raises KlpError: when SOURCE_DATE_EPOCH is no number of seconds.
     """
     passed = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
-    epoch = passed.get("SOURCE_DATE_EPOCH", "")
-    moment = datetime.fromtimestamp(int(epoch) if epoch.isdigit() else 0, UTC)
+    moment = datetime.fromtimestamp(read_epoch(passed.get("SOURCE_DATE_EPOCH", "")) or 0, UTC)
     time = {"KBUILD_BUILD_TIMESTAMP": moment.strftime("%a %b %e %H:%M:%S UTC %Y")}
     return {**passed, "LC_ALL": "C", "LANG": "C", **_BUILDER, **time}
 
@@ -188,8 +209,19 @@ def _said(compiler: str, option: str) -> str:
 
 
 def check_toolchain(kernel: Kernel) -> None:
-    """:raises KlpError: when ARCH, CC or CROSS_COMPILE cannot be for the kernel."""
+    """:raises KlpError: when ARCH, CC, CROSS_COMPILE or KCFLAGS cannot be for the kernel."""
     problems = Problems()
+    tools = {"CC": kernel.toolchain.cc, "CROSS_COMPILE": kernel.toolchain.cross_compile,
+             "KCFLAGS": kernel.toolchain.kcflags}  # fmt: skip
+    for name, value in tools.items():
+        if re.search(r"[$`;&|<>\n]", value):
+            problems.add(
+                "has a character that means something to make or to a shell",
+                where=f"{name}={value}",
+                why="kbuild hands it to both, and they would run what follows.",
+                hint="Leave out $ ` ; & | < > and line breaks.",
+            )
+    problems.check()
     own, given = kernel.arch.kernel_name, kernel.toolchain.arch
     if given and given != own and (own, given) != ("x86", "x86_64"):
         problems.add(
@@ -246,8 +278,9 @@ def run_make(
     :raises KlpError: when make fails; with the lines that tell why.
     """
     settings = make_variables(kernel)
+    check_make_path(kernel.build)
     if module_directory is not None:
-        _check_path(module_directory)
+        check_make_path(module_directory)
         settings["M"] = str(module_directory.absolute())
         # Type information for a module needs pahole; a livepatch module needs none.
         settings["CONFIG_DEBUG_INFO_BTF_MODULES"] = ""
@@ -256,8 +289,9 @@ def run_make(
     return make(kernel.build, [*words, *targets], log=log, jobs=jobs)
 
 
-def _check_path(directory: Path) -> None:
-    if re.search(r"[\s%:#$'\"\\]", str(directory.absolute())):
+def check_make_path(directory: Path) -> None:
+    """:raises KlpError: for a path that make or a shell of kbuild would take apart or run."""
+    if UNFIT_FOR_MAKE.search(str(directory.absolute())):
         raise KlpError(
             "kbuild cannot work in this directory",
             where=str(directory),
@@ -333,6 +367,8 @@ def build_fixtures(fixtures: Path, output: Path, log: Path | None = None) -> Non
 
     :raises KlpError: when it does not compile.
     """
+    check_make_path(output)
+    check_make_path(fixtures)
     with locked(output):
         output.mkdir(exist_ok=True)
         make(fixtures, [f"O={output.absolute()}"], log=log, jobs=os.cpu_count() or 1)

@@ -60,12 +60,20 @@ def locate(
         if cached:
             return _from_cache(cached, learned)
         installed = MODULES / text / "build"
-        if text and (installed.is_dir() or installed.is_symlink()):
+        if text and _is_there(installed):
             return _from_path(installed, learned)
     path = Path(text).expanduser().absolute()
-    if text and (path.is_dir() or path.is_symlink()):
+    if text and _is_there(path):
         return _from_path(path, learned)
     raise _unknown(text)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a directory, or a link that may mean one in another root."""
+    try:
+        return path.is_dir() or path.is_symlink()
+    except OSError:  # no file system takes such a name
+        return False
 
 
 def _unknown(text: str) -> KlpError:
@@ -140,6 +148,13 @@ def _release(tree: Path) -> str:
             f"is not prepared for building modules: {_UTS_RELEASE} is missing",
             where=str(tree),
             hint="Run `make modules_prepare` in it, or better build the kernel.",
+        )
+    # It stands in names of directories, and uname(2) has 64 bytes for it.
+    if not re.fullmatch(r"\w[\w.+~@=,-]{,63}", match[1], re.ASCII):
+        raise KlpError(
+            f"release {match[1]!r} cannot be a kernel's",
+            where=str(path),
+            why="It has letters, digits and . _ + ~ @ = , - only, 64 at most.",
         )
     return match[1]
 

@@ -24,7 +24,12 @@ from klpbuild.files import (
 )
 from klpbuild.kernel.cache import cached_kernel, locked, remove_outlived
 from klpbuild.kernel.cleansource import is_clean, link_sources
-from klpbuild.kernel.kbuild import cross_prefix, find_compiler, llvm_variables
+from klpbuild.kernel.kbuild import (
+    check_make_path,
+    cross_prefix,
+    find_compiler,
+    llvm_variables,
+)
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 
@@ -102,6 +107,7 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
     :raises KlpError: without source or compiler, or when kbuild fails.
     """
     own = source_tree(kernel).resolve()
+    check_make_path(own)
     clean = is_clean(own, kernel.arch.kernel_name)
     source = own if clean else (kernel.cache / "source").resolve()
     compiler = kernel_compiler(kernel)

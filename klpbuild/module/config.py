@@ -39,6 +39,7 @@ from klpbuild.module.livepatch import (
 )
 from klpbuild.module.owntables import brings_own_tables, separate_sources, starts_livepatch
 from klpbuild.names import SYMBOL_NAME_MAX, check_object_name, object_name
+from klpbuild.userfiles import check_file_names
 
 _T = TypeVar("_T")
 
@@ -68,8 +69,14 @@ def read_livepatch(directory: Path, *, patches: bool = False) -> Livepatch:
 
     :param patches: whether source patches, not C files, make it: no source is
         needed then, and no object.
-    :raises KlpError: with everything that is wrong in the file.
+    :raises KlpError: with everything that is wrong in the file, or in the names of its sources.
     """
+    livepatch = _read(directory, patches)
+    check_file_names(livepatch.sources)
+    return livepatch
+
+
+def _read(directory: Path, patches: bool) -> Livepatch:
     if not directory.is_dir():
         raise KlpError("is not a directory", where=str(directory))
     name = directory.resolve().name

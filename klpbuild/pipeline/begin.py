@@ -28,6 +28,7 @@ from klpbuild.patch.patchfile import apply_patches
 from klpbuild.pipeline import steps
 from klpbuild.request.chosen import Chosen
 from klpbuild.symbols.database import Candidate, SymbolDatabase
+from klpbuild.userfiles import check_file_names
 
 #: How often headers that do not compile are left out.
 _TRIES = 4
@@ -147,6 +148,7 @@ def begin_with_patches(kernel: Kernel, directory: Path, patches: Sequence[Path])
         kernel's source.
     """
     _check_new(directory)
+    check_file_names(patches)
     patched = apply_patches(patches, source_tree(kernel))
     texts = {path.name: path.read_bytes().decode(errors="surrogateescape") for path in patches}
     if len(texts) < len(patches):
@@ -347,7 +349,7 @@ def _build(kernel: Kernel, symbols: Path, directory: Path, work: Path) -> None:
     objects = []
     steps.write_tables(kernel, chosen.livepatch, work / "tables.c")
     for source in (*chosen.livepatch.sources, work / "tables.c"):
-        objects.append(work / f"{source.stem}.o")
+        objects.append(work / f"{len(objects)}-{source.stem}.o")
         steps.compile_source(kernel, source, objects[-1], chosen.module, log)
     linked = work / "linked" / f"{chosen.module}.ko"
     linked.parent.mkdir()

@@ -44,6 +44,7 @@ from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.progress import Progress
+from klpbuild.userfiles import check_file_names
 
 #: From how many objects on progress is shown.
 MANY_OBJECTS = 10
@@ -197,6 +198,7 @@ def build_from_patches(
     :returns: the module, and what it was made from.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
+    check_file_names(patches)
     livepatch = Livepatch(name, (), accepted=accepted)
     chosen = Chosen(patches[0].parent, livepatch, tuple(patches))
     symbols, output = build / "symbols.klp", build / f"{chosen.module}.ko"

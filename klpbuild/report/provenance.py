@@ -13,7 +13,7 @@ from typing import Any
 
 import klpbuild
 from klpbuild.check.rule import Report
-from klpbuild.errors import KlpError
+from klpbuild.kernel.kbuild import read_epoch
 from klpbuild.report.facts import Facts, Fate, file_digest
 from klpbuild.report.inputs import inputs_digest
 
@@ -28,16 +28,7 @@ def source_date_epoch() -> int | None:
 
     :raises KlpError: when it is no number of seconds.
     """
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 11):
-        raise KlpError(
-            "is not a number of seconds since 1970",
-            where=f"SOURCE_DATE_EPOCH={text}",
-            hint="`git log -1 --format=%ct` prints one.",
-        )
-    return int(text)
+    return read_epoch(os.environ.get("SOURCE_DATE_EPOCH", ""))
 
 
 def provenance(facts: Facts) -> dict[str, Any]:

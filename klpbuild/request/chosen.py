@@ -11,6 +11,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import FILE_NAME, Livepatch, check_for_kernel
+from klpbuild.userfiles import check_file_name, check_file_names
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ class Chosen:
 def known_livepatches(directory: Path) -> tuple[str, ...]:
     """The names of the livepatches in a directory, sorted.
 
-    :raises KlpError: when it cannot be read.
+    :raises KlpError: when it cannot be read, or has a name that cannot be shown.
     """
+    for each in (directory, *directory.parents):
+        check_file_name(each)
     try:
         entries = sorted(directory.iterdir())
     except OSError as error:
@@ -129,6 +132,7 @@ def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
             hint=f"Known: {', '.join(known) or 'none'}.",
         )
     patches = tuple(sorted((directory / name).glob("*.patch")))
+    check_file_names(patches)
     livepatch = read_livepatch(directory / name, patches=bool(patches))
     if patches and livepatch.sources:
         raise KlpError(

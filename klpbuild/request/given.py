@@ -14,6 +14,7 @@ from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
 from klpbuild.request.target import with_variables
 from klpbuild.request.variables import Variables
+from klpbuild.userfiles import is_file
 
 NO_VARIABLES = Variables()
 
@@ -83,7 +84,7 @@ def locate_kernel(
     named = {key: Path(value) for key, value in vars(given).items() if value}
     problems = Problems()
     for key, path in named.items():
-        if not path.is_file():
+        if not is_file(path):
             problems.add("there is no such file", where=f"{key}={path}")
     problems.check()
     if not named:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from klpbuild.check.rule import RefusedError, Report, Severity
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, printable
 from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
@@ -195,7 +195,7 @@ def cells(named: Sequence[Named], kernel: Kernel, kernels: Sequence[Kernel]) -> 
 def table(results: Sequence[Result]) -> list[str]:
     """The results, a line each, with a heading and a count."""
     rows = [("kernel", "livepatch", "result")]
-    rows += [(r.kernel, r.livepatch, r.text) for r in results]
+    rows += [(printable(r.kernel), printable(r.livepatch), printable(r.text)) for r in results]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     lines = [f"{a:<{first}}  {b:<{second}}  {c}".rstrip() for a, b, c in rows]
     counts = Counter(r.outcome for r in results)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
+from klpbuild.kernel.kbuild import read_epoch
 from klpbuild.kernel.tree import Toolchain
 from klpbuild.package.compression import Compression
 from klpbuild.package.signing import check_hash, is_token
+from klpbuild.userfiles import is_file
 
 _YES = ("1", "y", "yes", "true", "on")
 _NO = ("0", "n", "no", "false", "off")
@@ -210,13 +212,13 @@ def read_variables(
     with problems.collect():
         source = _source(values["KSRC"])
     with problems.collect():
-        strip = _boolean("STRIP", values["STRIP"])
+        strip = read_boolean("STRIP", values["STRIP"])
     with problems.collect():
-        replace = _boolean("REPLACE", values["REPLACE"])
+        replace = read_boolean("REPLACE", values["REPLACE"])
     with problems.collect():
         compress = _compression(values["COMPRESS"])
     with problems.collect():
-        epoch = _epoch(values["SOURCE_DATE_EPOCH"])
+        epoch = read_epoch(values["SOURCE_DATE_EPOCH"])
     problems.check()
     kver, kdir = values["KVER"], values["KDIR"]
     return Variables(
@@ -286,7 +288,11 @@ def _destdir(text: str) -> Path | None:
     if not text:
         return None
     path = _path(text)
-    if path.exists() and not path.is_dir():
+    try:
+        good = path.is_dir() or not path.exists()
+    except OSError as error:
+        raise KlpError(f"cannot be used: {error.strerror}", where=f"DESTDIR={text}") from error
+    if not good:
         raise KlpError("is not a directory", where=f"DESTDIR={text}")
     return path
 
@@ -295,7 +301,7 @@ def _source(text: str) -> Path | None:
     if not text:
         return None
     path = _path(text)
-    if not (path / "scripts" / "Makefile.build").is_file():
+    if not is_file(path / "scripts" / "Makefile.build"):
         raise KlpError(
             "is not a kernel's source tree",
             where=f"KSRC={text}",
@@ -304,7 +310,11 @@ def _source(text: str) -> Path | None:
     return path
 
 
-def _boolean(name: str, text: str) -> bool | None:
+def read_boolean(name: str, text: str) -> bool | None:
+    """What a variable says that is 1 or 0, None for nothing.
+
+    :raises KlpError: for another word.
+    """
     if text and text.lower() not in (*_YES, *_NO):
         raise KlpError("is neither 1 nor 0", where=f"{name}={text}")
     return text.lower() in _YES if text else None
@@ -318,13 +328,3 @@ def _compression(text: str) -> Compression | None:
             hint=f"Known: {', '.join(Compression)}.",
         )
     return Compression(text) if text else None
-
-
-def _epoch(text: str) -> int | None:
-    if text and not (text.isascii() and text.isdigit()):
-        raise KlpError(
-            "is not a number of seconds since 1970",
-            where=f"SOURCE_DATE_EPOCH={text}",
-            hint="`git log -1 --format=%ct` prints one.",
-        )
-    return int(text) if text else None

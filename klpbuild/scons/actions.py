@@ -13,13 +13,14 @@ import SCons.Builder
 import SCons.Errors
 from SCons.Scanner.C import CScanner
 
-from klpbuild.errors import KlpError, explained
+from klpbuild.errors import KlpError, explained, printable
 from klpbuild.names import index_path
 from klpbuild.package.finish import compress_file
 from klpbuild.package.signing import sign
 from klpbuild.pipeline.extracted import RECORD, archive_path
 from klpbuild.report.timings import timed
 from klpbuild.request.matrix import Result
+from klpbuild.scons import literal
 
 #: Finds what sources include.
 SCANNER = CScanner()
@@ -51,17 +52,17 @@ def _tell(env, target, *lines):
     print("\n".join(f"          {line}" for line in [*heading, *lines]))
 
 
-def failing(env, name, error, *, file=False):
+def failing(env, name, error):
     """A node that cannot be built: `error` says why.
 
-    :param file: whether it stands for the file of this name, or for none.
+    :param name: what it is called in the message.
     """
 
     def action(target, source, env):
         raise error
 
     action = SCons.Action.Action(guarded(action), None)
-    node = env.Command(str(name), [], action) if file else env.Alias(name, [], action)
+    node = env.Alias(literal.alias(env, printable(str(name))), [], action)
     return env.AlwaysBuild(node)[0]
 
 
@@ -82,10 +83,10 @@ def _compile(target, source, env):
         env["KLP_KERNEL"], source[0], target[0], env["KLP_CHOSEN"].module, env["KLP_LOG"]
     )
     # Of a file that no scanner finds the cache does not know until it is recorded.
-    built = env.File(str(target[0]))
+    built, rule = (literal.file(env, path) for path in target)
     known = {*built.sources, *built.depends, *(built.implicit or ())}
-    if not {env.File(str(path)) for path in read} <= known:
-        env.NoCache([built, env.File(str(target[1]))])
+    if not {literal.file(env, path) for path in read} <= known:
+        env.NoCache([built, rule])
 
 
 def _extract(target, source, env):
@@ -203,7 +204,7 @@ _BUILDERS = (
 
 
 def builders(env):
-    """The Builders by name."""
+    """The Builders by name; their targets and sources are nodes, see `literal`."""
     del env
     return {name: _builder(*rest) for name, *rest in _BUILDERS}
 
@@ -212,10 +213,11 @@ def _builder(tag, function, beside):
     """All that a step writes is a target, so that a cache has all of it."""
 
     def emitter(target, source, env):
-        return [*target, *(str(path) for path in beside(Path(str(target[0]))))], source
+        made = (literal.file(env, path) for path in beside(Path(str(target[0]))))
+        return [*target, *made], source
 
     return SCons.Builder.Builder(
-        action=SCons.Action.Action(guarded(_timed(tag, function)), f"  {tag:<7} $TARGET"),
+        action=SCons.Action.Action(guarded(_timed(tag, function)), literal.announcement(tag)),
         emitter=emitter if beside else None,
         source_scanner=SCANNER if function in (_compile, _inputs) else None,
     )

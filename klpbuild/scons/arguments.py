@@ -86,7 +86,7 @@ def check_arguments(env, variables, targets):
     unknown += [
         ("target", word, list(TARGETS))
         for word in map(str, targets)
-        if word not in TARGETS and not word.startswith(inside)
+        if word not in TARGETS and not (word.startswith(inside) and word.isprintable())
     ]
     for kind, word, known in unknown:
         print(f"scons: error: {kind} {word!r} is not known", file=sys.stderr)

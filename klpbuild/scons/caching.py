@@ -33,14 +33,18 @@ def use_cache(env):
             where=where,
             why="SCons locks a cache by a file in it, with --cache-readonly, too.",
         )
-    env.CacheDir(str(directory), RememberingCache)
+    # SCons would expand the path, so that it gets another one and the class knows this one.
+    cache = type("LivepatchCache", (RememberingCache,), {"directory": str(directory)})
+    env.CacheDir("cache", cache)
 
 
 class RememberingCache(SCons.CacheDir.CacheDir):
-    """SCons' cache, which also remembers what it gave."""
+    """SCons' cache in `directory`, which also remembers what it gave."""
+
+    directory = ""
 
     def __init__(self, path):
-        super().__init__(path)
+        super().__init__(self.directory)
         self.given = set()
 
     def retrieve(self, node):

@@ -9,6 +9,7 @@ from SCons.Action import Action
 from klpbuild.errors import KlpError
 from klpbuild.package.contents import package_livepatch, source_date
 from klpbuild.package.formats import Format
+from klpbuild.scons import literal
 from klpbuild.scons.actions import failing, guarded
 
 #: What goes into a package beside the module, by the ends of their names.
@@ -39,7 +40,7 @@ def packages(nodes, livepatch, formats):
     inputs = [livepatch.finished, *documents, env.Value(repr(package)), *nodes.identities]
     made = {}
     for kind in formats:
-        names = [str(directory / name) for name in kind.file_names(package)]
+        names = [literal.file(env, directory / name) for name in kind.file_names(package)]
         made[kind] = env.Command(names, inputs, _ACTION, KLP_FORMAT=kind)
         env.NoCache(made[kind])  # they may hold a signature
     if Format.RPM in made:
@@ -51,4 +52,4 @@ def _make(target, source, env):
     env["KLP_FORMAT"].make(env["KLP_PACKAGE"], target[0].parent)
 
 
-_ACTION = Action(guarded(_make), "  DIST    $TARGET")
+_ACTION = Action(guarded(_make), literal.announcement("DIST"))

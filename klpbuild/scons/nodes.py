@@ -17,10 +17,11 @@ from klpbuild.report.inputs import meaning
 from klpbuild.report.names import INPUTS, SUFFIXES
 from klpbuild.request.finish import plan
 from klpbuild.request.matrix import Cell
+from klpbuild.scons import literal
 from klpbuild.scons.actions import SCANNER, failing
 from klpbuild.scons.release import finish
 
-#: Objects that klpbuild makes itself, beside those of the user's sources.
+#: Objects that klpbuild makes itself; of the user's sources those of such names are elsewhere.
 _MADE = ("tables", "inputs")
 
 
@@ -90,7 +91,9 @@ def kernel_nodes(env, kernel, cells, variables):
     how = plan(kernel, variables)
     tools = env.Value(tool_identity())
     identities = [env.Value(identity(kernel, modules=False)), tools]
-    symbols = env.SymbolsKlp(str(directory / "symbols.klp"), [env.Value(identity(kernel)), tools])
+    symbols = env.SymbolsKlp(
+        literal.file(env, directory / "symbols.klp"), [env.Value(identity(kernel)), tools]
+    )
     nodes = KernelNodes(kernel, env, directory, identities, symbols[0], [])
     nodes.compiler = env.Value(compiler_identity(kernel))
     nodes.finish, nodes.epoch = how, variables.source_date_epoch
@@ -101,7 +104,7 @@ def kernel_nodes(env, kernel, cells, variables):
 def _livepatch(nodes, cell):
     if cell.error is not None:
         path = nodes.directory / f"livepatch-{cell.name}.ko"
-        node = failing(nodes.env, path, cell.error, file=True)
+        node = failing(nodes.env, path, cell.error)
         return LivepatchNodes(cell, node, signed=node, finished=node)
     if cell.chosen is None:
         return LivepatchNodes(cell)
@@ -109,43 +112,44 @@ def _livepatch(nodes, cell):
     identities, symbols = nodes.identities, nodes.symbols
     work = directory / chosen.module
     env = env.Clone(KLP_CHOSEN=chosen, KLP_SYMBOLS=str(symbols))
-    linked = str(work / "linked" / f"{chosen.module}.ko")
+    linked = literal.file(env, work / "linked" / f"{chosen.module}.ko")
+    tables = literal.file(env, work / "tables.c")
     description = env.Value(chosen.livepatch.content)
     record, extracted, made = [], [], []
     if chosen.patches:
-        patches = [str(path) for path in chosen.patches]
-        extracted = env.LivepatchExtract(str(work / RECORD), [symbols, *patches])
+        patches = [literal.file(env, path) for path in chosen.patches]
+        extracted = env.LivepatchExtract(literal.file(env, work / RECORD), [symbols, *patches])
         record = extracted[:1]
         decided = chosen.livepatch.accepted, chosen.livepatch.objects
         env.Depends(extracted, [*identities, env.Value(repr(decided))])
-        made = env.LivepatchTables(str(work / "tables.c"), record)
+        made = env.LivepatchTables(tables, record)
         inputs = _inputs(env, work, [])
         linked = env.LivepatchLinkExtracted(
             linked, [*record, _object(nodes, env, work, made[0])[0], inputs[0]]
         )
     else:
-        objects = [_object(nodes, env, work, str(path)) for path in chosen.livepatch.sources]
+        objects = [_object(nodes, env, work, path) for path in chosen.livepatch.sources]
         inputs = _inputs(env, work, [rule for _, rule in objects])
         if chosen.description is not None:
-            made = env.LivepatchTables(str(work / "tables.c"), [])
+            made = env.LivepatchTables(tables, [])
             objects.append(_object(nodes, env, work, made[0]))
         linked = env.LivepatchLink(linked, [*(built for built, _ in objects), inputs[0]])
     # Both read symbols.klp, and are made again only when symbols that they use changed.
-    used = env.LivepatchDependencies(str(work / "dependencies"), [linked, symbols])
+    used = env.LivepatchDependencies(literal.file(env, work / "dependencies"), [linked, symbols])
     converted = env.LivepatchConvert(
         [
-            str(directory / f"{chosen.module}.ko"),
-            str(work / "relocations.json"),
-            str(work / "result.json"),
+            literal.file(env, directory / f"{chosen.module}.ko"),
+            literal.file(env, work / "relocations.json"),
+            literal.file(env, work / "result.json"),
         ],
         [linked, used, *record],
     )
     graph = env.ReferenceGraph(
-        [str(directory / f"{chosen.module}.{kind}") for kind in possible_formats()],
+        [literal.file(env, directory / f"{chosen.module}.{kind}") for kind in possible_formats()],
         [converted[0], used],
     )
     reports = env.LivepatchDocuments(
-        [str(directory / f"{chosen.module}{suffix}") for suffix in SUFFIXES],
+        [literal.file(env, directory / f"{chosen.module}{suffix}") for suffix in SUFFIXES],
         [*converted[:2], inputs[1], *record],
     )
     env.Depends(reports, [description, env.Value(os.environ.get("SOURCE_DATE_EPOCH", ""))])
@@ -167,9 +171,9 @@ def _inputs(env, work, rules):
     chosen = env["KLP_CHOSEN"]
     files = [*chosen.livepatch.sources, *chosen.patches]
     inputs = env.LivepatchInputs(
-        [str(work / "inputs.o"), str(work / INPUTS)],
-        [*rules, *(str(path) for path in files)],
-        CPPPATH=[str(chosen.directory)],
+        [literal.file(env, work / "inputs.o"), literal.file(env, work / INPUTS)],
+        [*rules, *(literal.file(env, path) for path in files)],
+        CPPPATH=[literal.directory(env, chosen.directory)],
     )
     if chosen.file is not None:
         env.Depends(inputs, env.Value(meaning(chosen.file)))
@@ -179,12 +183,16 @@ def _inputs(env, work, rules):
 
 
 def _object(nodes, env, work, source):
-    """The object of a source, and the rule that names what it includes."""
-    directory = env["KLP_CHOSEN"].directory
+    """The object of a source, and the rule that names what it includes.
+
+    :param source: its path or its node.
+    """
+    directory = literal.directory(env, env["KLP_CHOSEN"].directory)
     path = Path(str(source))
     users_own = path.stem in _MADE and path.parent != work
-    target = work / (f"{path.stem}.source.o" if users_own else f"{path.stem}.o")
-    built = env.LivepatchObject(str(target), source, CPPPATH=[str(directory)])
+    target = work / ("sources" if users_own else "") / f"{path.stem}.o"
+    source = literal.file(env, str(source))
+    built = env.LivepatchObject(literal.file(env, target), source, CPPPATH=[directory])
     included = _included(env, target.with_suffix(".d"))
     env.Depends(built, [*nodes.identities, nodes.compiler, *included])
     return built
@@ -192,10 +200,11 @@ def _object(nodes, env, work, source):
 
 def _included(env, rule):
     """What an object was compiled from last time and the scanner does not find."""
-    source, *others = [env.File(str(path)) for path in read_files(rule)] or [None]
+    source, *others = [literal.file(env, path) for path in read_files(rule)] or [None]
     if not others:
         return []
-    path = SCANNER.path(env.Override({"CPPPATH": [str(env["KLP_CHOSEN"].directory)]}))
+    directory = literal.directory(env, env["KLP_CHOSEN"].directory)
+    path = SCANNER.path(env.Override({"CPPPATH": [directory]}))
     found, waiting = set(), [source]
     while waiting:
         new = set(SCANNER(waiting.pop(), env, path)) - found

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import SCons.dblite
 import SCons.Node.FS
+import SCons.SConsign
 from SCons.Script import GetOption, SetOption
 from SCons.Util import hash_file_signature
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.files import UNNOTED, note, read_record, remove_tree, working_in, write_file
+from klpbuild.scons import literal
 
 #: Held until the process ends.
 _LOCKS = ExitStack()
@@ -44,7 +46,8 @@ class Outputs:
         database = self._path / ".sconsign.dblite"
         if database.exists() and read_record(database, _check_database) is None:
             remove_tree(database)
-        env.SConsignFile(str(database), _Database(self._path / UNNOTED))
+        # env.SConsignFile would expand the name.
+        SCons.SConsign.File(str(database.absolute()), _Database(self._path / UNNOTED))
 
     def remove_changed(self):
         """Remove outputs that are not as SCons noted them, so that it makes them again.
@@ -55,7 +58,7 @@ class Outputs:
         :raises KlpError: when one cannot be removed, or a directory is in its place.
         """
         if self._writes and not GetOption("clean"):
-            self._remove_changed(self._env.Dir(str(self._path)))
+            self._remove_changed(literal.directory(self._env, self._path))
             write_file(self._path / UNNOTED, b"")
 
     def _remove_changed(self, directory):

@@ -8,6 +8,7 @@ from SCons.Action import Action
 
 from klpbuild.package import install as installation
 from klpbuild.package.compression import Compression
+from klpbuild.scons import literal
 from klpbuild.scons.actions import guarded
 
 
@@ -24,13 +25,13 @@ def finish(env, module, how, directory):
     place = directory / "finished"
     env = env.Clone(KLP_FINISH=how)
     if how.signer is not None:
-        (signed,) = env.LivepatchSign(str(place / module.name), module)
+        (signed,) = env.LivepatchSign(literal.file(env, place / module.name), module)
         env.Depends(signed, env.Value(how.signer.identity))
         env.NoCache(signed)  # who has no key must not get a signature from elsewhere
         finished = signed
     if how.compression is not Compression.NONE:
         name = f"{module.name}{how.compression.suffix}"
-        (finished,) = env.LivepatchCompress(str(place / name), signed)
+        (finished,) = env.LivepatchCompress(literal.file(env, place / name), signed)
         env.NoCache(finished)
     return signed, finished
 
@@ -70,11 +71,13 @@ def targets(nodes, everything):
     made = {
         "install": (files, install, None),
         "uninstall": ([], uninstall, None),
-        "check": ([*signed, nodes.symbols], check, f"  CHECK   {kernel.release}"),
+        "check": ([*signed, nodes.symbols], check, literal.announcement("CHECK", kernel.release)),
     }
     return {
         name: env.AlwaysBuild(
-            env.Alias(f"{name} {kernel.name}", needed, Action(guarded(function), said))
+            env.Alias(
+                literal.alias(env, f"{name} {kernel.name}"), needed, Action(guarded(function), said)
+            )
         )[0]
         for name, (needed, function, said) in made.items()
         if needed or name == "uninstall"

@@ -19,8 +19,8 @@ from klpbuild.package.formats import wanted_formats
 from klpbuild.request.chosen import named_livepatches, with_replace
 from klpbuild.request.given import GivenSymbols
 from klpbuild.request.matrix import cells, locate_kernels
-from klpbuild.request.variables import read_variables
-from klpbuild.scons import dist, release
+from klpbuild.request.variables import read_boolean, read_variables
+from klpbuild.scons import dist, literal, release
 from klpbuild.scons.actions import failing, guarded
 from klpbuild.scons.caching import use_cache
 from klpbuild.scons.nodes import kernel_nodes
@@ -68,7 +68,7 @@ def _runner(name, words):
             environment["KLPBUILD_REQUIRE_KERNEL"] = "1"
         return subprocess.run([sys.executable, *words], env=environment, check=False).returncode
 
-    return Action(guarded(run), f"  TEST    {name}")
+    return Action(guarded(run), literal.announcement("TEST", name))
 
 
 def _kernel_targets(env):
@@ -80,6 +80,7 @@ def _kernel_targets(env):
     :raises KlpError: with everything that is wrong.
     """
     use_cache(env)
+    env["V"] = read_boolean("V", str(env["V"])) is True
     variables = read_variables(ARGUMENTS)
     if variables.source_date_epoch is not None:  # for the programs that the build runs
         os.environ["SOURCE_DATE_EPOCH"] = str(variables.source_date_epoch)
@@ -130,7 +131,8 @@ def _aliases(env, every, unusable):
     for nodes in every:
         modules = nodes.modules
         if modules:
-            boot = env.Alias(f"boot {nodes.kernel.name}", modules, _boot(nodes, watch))
+            name = literal.alias(env, f"boot {nodes.kernel.name}")
+            boot = env.Alias(name, modules, _boot(nodes, watch))
             (nodes.boot,) = env.AlwaysBuild(boot)
             env.Alias("boot", boot)
         env.Alias("symbols", nodes.symbols)
@@ -173,7 +175,8 @@ def _compile_commands(env, every):
         write_file(target[0], (json.dumps(entries, indent=1) + "\n").encode())
 
     path = Path(env["KLP_BUILD"]) / "compile_commands.json"
-    node = env.Command(str(path), [], Action(guarded(write), "  GEN     $TARGET"))
+    action = Action(guarded(write), literal.announcement("GEN"))
+    node = env.Command(literal.file(env, path), [], action)
     env.NoCache(node)
     return env.AlwaysBuild(node)
 
@@ -191,4 +194,4 @@ def _boot(nodes, watch):
 
         return steps.boot(kernel, modules, watch)
 
-    return Action(guarded(boot), f"  BOOT    {kernel.release}")
+    return Action(guarded(boot), literal.announcement("BOOT", kernel.release))

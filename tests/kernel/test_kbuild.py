@@ -105,6 +105,20 @@ def test_a_directory_that_make_cannot_take_is_refused(
     )
 
 
+@pytest.mark.parametrize("name", ["$(shell touch ran)", "`touch ran`", "a;b", "a&b", "a(b)", "a*"])
+def test_no_path_is_expanded(
+    kernel: Kernel, programs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    monkeypatch.chdir(tmp_path)
+    for build, module in ((kernel.build, tmp_path / name), (tmp_path / name, tmp_path / "module")):
+        with pytest.raises(KlpError, match="kbuild cannot work in this directory"):
+            run_make(replace(kernel, build=build), module, "modules")
+    with pytest.raises(KlpError, match="kbuild cannot work in this directory"):
+        kbuild.build_fixtures(tmp_path, tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_without_make(kernel: Kernel, programs: Path, tmp_path: Path) -> None:
     add_compiler(programs, "gcc-12", GCC_12)
     (programs / "make").unlink()
@@ -206,6 +220,20 @@ def said_of(kernel: Kernel, **toolchain: str) -> str:
     with pytest.raises(KlpError) as caught:
         kbuild.check_toolchain(replace(kernel, toolchain=Toolchain(**toolchain)))
     return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["CC", "CROSS_COMPILE", "KCFLAGS"])
+def test_the_users_tools_are_names_and_flags(kernel: Kernel, programs: Path, name: str) -> None:
+    add_compiler(programs, "gcc-12", GCC_12)
+    for value in ("$(shell touch ran)", "-O2 `touch ran`", "-O2;touch ran", "-O2\ntouch ran"):
+        shown = value.replace("\n", "\\x0a")
+        assert said_of(kernel, **{name.lower(): value}) == (
+            f"{name}={shown}: has a character that means something to make or to a shell\n"
+            "  kbuild hands it to both, and they would run what follows.\n"
+            "  Leave out $ ` ; & | < > and line breaks."
+        )
+    good = Toolchain(cc="gcc-12", kcflags="-DX='\"a b\"' -DY=\\(1\\)")
+    kbuild.check_toolchain(replace(kernel, toolchain=good))
 
 
 def test_the_users_tools(kernel: Kernel, programs: Path, tmp_path: Path) -> None:

@@ -360,3 +360,22 @@ def test_where_distributions_put_vmlinux(tmp_path: Path, place: str) -> None:
     root = tmp_path / "root"
     write(root / place, "vmlinux")
     assert Installed(root, RELEASE).vmlinux() == root / place
+
+
+@pytest.mark.parametrize(
+    "release", ["6.1/../../x", "${HOME}", "6.1 x", ".6.1", "-6.1", "6.1\x1b", "6" * 65, "6.1-ö"]
+)
+def test_a_release_that_is_no_name_of_a_directory(tmp_path: Path, release: str) -> None:
+    with pytest.raises(KlpError) as caught:
+        locate(str(prepared_tree(tmp_path / "tree", release)))
+    assert str(caught.value) == (
+        f"{tmp_path}/tree/include/generated/utsrelease.h: "
+        f"release {release!r} cannot be a kernel's\n"
+        "  It has letters, digits and . _ + ~ @ = , - only, 64 at most."
+    )
+
+
+def test_words_that_no_file_system_takes() -> None:
+    for word in ("a" * 300, "/" + "a" * 300, "a/" * 3000):
+        with pytest.raises(KlpError, match=r"is not known|there is no such directory"):
+            locate(word)

@@ -273,6 +273,19 @@ def test_own_tables_need_no_description(tmp_path: Path) -> None:
     assert livepatch.objects == ()
 
 
+def test_names_of_what_klpbuild_makes(tmp_path: Path) -> None:
+    """Of a livepatch that brings its own tables it makes none."""
+    path = _livepatch(tmp_path, None)
+    (path / "tables.c").write_text(OWN_TABLES)
+    assert read_livepatch(path).own_tables
+    (path / "inputs.c").write_text("")
+    assert _error(path) == (
+        "DIR/inputs.c: has the name of a file that klpbuild makes\n"
+        "  The objects of both would be one file.\n"
+        "  Rename it."
+    )
+
+
 def test_own_tables_and_objects_exclude_each_other(tmp_path: Path) -> None:
     path = _livepatch(tmp_path)
     (path / "main.c").write_text(OWN_TABLES)

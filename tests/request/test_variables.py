@@ -139,6 +139,13 @@ def test_all_that_is_wrong_is_told_together(tmp_path: Path) -> None:
     )
 
 
+def test_times_that_archives_hold() -> None:
+    assert read_variables({"SOURCE_DATE_EPOCH": "8589934591"}, {}).source_date_epoch == 8589934591
+    for text in ("8589934592", "9" * 5000, "-1", "1.5", "\N{ARABIC-INDIC DIGIT ONE}"):
+        assert "is not a number of seconds since 1970" in refused(SOURCE_DATE_EPOCH=text)
+    assert "\n  Archives hold times up to 8589934591.\n" in refused(SOURCE_DATE_EPOCH="8589934592")
+
+
 def test_each_variable_is_explained() -> None:
     for variable in VARIABLES:
         assert variable.help and variable.default

@@ -1,0 +1,35 @@
+"""Make nodes of names that SCons would expand: in a string it replaces ``$NAME`` and runs ``${}``.
+
+Whoever names a file, a kernel or a livepatch must not run code here, so that every name
+of the user's side comes through this module, and none is handed to SCons as a string.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from klpbuild.errors import printable
+
+
+def file(env, path):
+    """The node of a file.  A path that begins with ``#`` means just that."""
+    return env.fs.File(str(Path(path).absolute()))
+
+
+def directory(env, path):
+    """The node of a directory."""
+    return env.fs.Dir(str(Path(path).absolute()))
+
+
+def alias(env, name):
+    """The node of a target that is no file."""
+    return env.ans.Alias(name)
+
+
+def announcement(tag, what=None):
+    """What an Action prints before it runs: its tag, and its target or `what`."""
+
+    def announce(target, source, env):
+        return f"  {tag:<7} {printable(str(what or target[0]))}"
+
+    return announce

@@ -1,0 +1,55 @@
+"""What files of a user's side may be called, and how large ones are that are read whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from klpbuild.errors import KlpError, Problems, printable
+
+#: The longest name in bytes.  What is made of a file is called like it and a little longer,
+#: and file systems take 255 bytes.
+NAME_MAX = 200
+
+
+def check_file_name(path: Path) -> None:
+    """Refuse the name of a file or directory that cannot be shown as it is, or is too long.
+
+    No other name is refused, for none is ever expanded or run.
+
+    :raises KlpError: for a name with control or format characters, one that is not UTF-8, or
+        one of more than `NAME_MAX` bytes.
+    """
+    if printable(path.name) != path.name:
+        raise KlpError(
+            "has a name that cannot be shown as it is",
+            where=str(path),
+            why="Names are UTF-8 without control characters.",
+            hint="Rename it.",
+        )
+    size = len(os.fsencode(path.name))
+    if size > NAME_MAX:
+        raise KlpError(
+            f"has a name of {size} bytes",
+            where=str(path.with_name(f"{path.name[:40]}...")),
+            why=f"What is made of it has a longer one: {NAME_MAX} bytes are the most.",
+            hint="Rename it.",
+        )
+
+
+def check_file_names(paths: Iterable[Path]) -> None:
+    """:raises KlpError: for each name that `check_file_name` refuses."""
+    problems = Problems()
+    for path in paths:
+        with problems.collect():
+            check_file_name(path)
+    problems.check()
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; of a name that no file system takes there is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
