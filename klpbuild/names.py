@@ -25,6 +25,9 @@ MODULE_NAME_MAX = 55
 SYMBOL_NAME_MAX = 511
 SYMBOL_NAME_MAX_BEFORE_6_1 = 127
 
+#: The kernel counts its symbols in 32 bits (kernel/kallsyms_internal.h, kallsyms_num_syms).
+SYMPOS_MAX = 2**32 - 1
+
 SECTION_PREFIX = ".klp.rela."
 SYMBOL_PREFIX = ".klp.sym."
 ANNOTATION_PREFIX = ".klp.sym.rela."

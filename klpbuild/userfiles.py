@@ -53,3 +53,23 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def read_small_file(path: Path, size_max: int) -> bytes:
+    """Read a user's file that cannot be large; devices and pipes are never opened.
+
+    :raises KlpError: when it cannot be read, is no file or has more than `size_max` bytes.
+    :raises FileNotFoundError: when there is none.
+    """
+    try:
+        if not path.is_file() and path.exists():
+            raise KlpError("is not a file", where=str(path))
+        with path.open("rb") as file:
+            data = file.read(size_max + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    if len(data) > size_max:
+        raise KlpError(f"has more than {size_max} bytes", where=str(path))
+    return data

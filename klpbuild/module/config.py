@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,10 +35,12 @@ from klpbuild.module.livepatch import (
     Livepatch,
     PatchedObject,
     check_name,
+    check_object,
 )
 from klpbuild.module.owntables import brings_own_tables, separate_sources, starts_livepatch
-from klpbuild.names import SYMBOL_NAME_MAX, check_object_name, object_name
-from klpbuild.userfiles import check_file_names
+from klpbuild.module.toml import TomlFile
+from klpbuild.names import SYMBOL_NAME_MAX, SYMPOS_MAX, object_name
+from klpbuild.userfiles import check_file_names, is_file
 
 _T = TypeVar("_T")
 
@@ -84,23 +85,12 @@ def _read(directory: Path, patches: bool) -> Livepatch:
     path = directory / FILE_NAME
     found = separate_sources(sorted(directory.glob("*.c")))
     try:
-        data = path.read_bytes()
+        file = TomlFile.read(path)
     except FileNotFoundError:
         if patches:
             return Livepatch(name, found)
         return _without_description(name, directory, found)
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    try:
-        text = data.decode()
-        table = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise KlpError("is not UTF-8", where=str(path)) from error
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"at line (\d+)", str(error))
-        where = f"{path}:{line[1]}" if line else str(path)
-        raise KlpError(f"is not TOML: {error}", where=where) from error
-    return _Reader(path, text, patches).livepatch(name, table, found)
+    return _Reader(file, patches).livepatch(name, file.table, found)
 
 
 def _without_description(name: str, directory: Path, sources: tuple[Path, ...]) -> Livepatch:
@@ -138,6 +128,9 @@ _KEYS = (
 _OBJECT_KEYS = ("name", "functions", "callbacks")
 _FUNCTION_KEYS = ("old", "new", "sympos")
 
+#: A file with more of them is no description at all.
+_PROBLEMS_MAX = 100
+
 _TYPES = {str: "a text", bool: "true or false", int: "a number", list: "a list", dict: "a table"}
 
 
@@ -151,12 +144,18 @@ def two_tables(where: str, source: str) -> KlpError:
     )
 
 
+def _shown(value: object) -> str:
+    """A value as a message shows it, cut when it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 class _Reader:
     """Reads the tables of one file and collects what is wrong with them."""
 
-    def __init__(self, path: Path, text: str, patches: bool) -> None:
-        self.path = path
-        self.lines = text.splitlines()
+    def __init__(self, file: TomlFile, patches: bool) -> None:
+        self.file = file
+        self.path = file.path
         self.patches = patches
         self.problems: list[tuple[int, Problem]] = []
 
@@ -167,7 +166,7 @@ class _Reader:
         license_ = self.value(table, "license", str, "GPL")
         if license_ not in _LICENSES:
             self.add(
-                f"license {license_!r} cannot be a livepatch's",
+                f"license {_shown(license_)} cannot be a livepatch's",
                 "license",
                 why="klp_enable_patch is exported to GPL-compatible modules only.",
                 hint=f"One of: {', '.join(_LICENSES)}.",
@@ -192,16 +191,20 @@ class _Reader:
             self.version(name, table),
         )
         if self.problems:
-            in_order = sorted(self.problems, key=lambda found: found[0])
-            raise KlpError.together(problem for _, problem in in_order)
+            raise self.error()
         return livepatch
+
+    def error(self) -> KlpError:
+        """What is wrong, in the order of the lines."""
+        in_order = sorted(self.problems, key=lambda found: found[0])
+        return KlpError.together(problem for _, problem in in_order)
 
     def version(self, name: str, table: Mapping[str, Any]) -> str:
         version = self.value(table, "version", str, "")
         if "version" in table and isinstance(table["version"], str):
             if not _VERSION.fullmatch(version):
                 self.add(
-                    f"version {version!r} is not made of numbers",
+                    f"version {_shown(version)} is not made of numbers",
                     "version",
                     why="It becomes part of the module's name and the version of packages.",
                     hint='Write version = "1", or "1.2".',
@@ -217,7 +220,7 @@ class _Reader:
             return any(map(brings_own_tables, sources))
         own = [source for source in sources if starts_livepatch(source)]
         if own:
-            line = self.line_of_key("object")
+            line = self.file.line_of_key("object")
             (problem,) = two_tables(f"{self.path}:{line}", own[0].name).problems
             self.problems.append((line, problem))
         return bool(own)
@@ -234,7 +237,7 @@ class _Reader:
             path = directory / name
             if Path(name).is_absolute() or ".." in Path(name).parts or not name.endswith(".c"):
                 self.add(f"source {name!r} is not a C file of this directory", "sources", name)
-            elif not path.is_file():
+            elif not is_file(path):
                 near = difflib.get_close_matches(name, [p.name for p in found], 1)
                 self.add(
                     f"source {name!r} does not exist",
@@ -257,7 +260,9 @@ class _Reader:
                 "",
                 hint='Add [[object]] with name = "vmlinux" and functions = [...].',
             )
-        lines = [n for n, line in enumerate(self.lines, 1) if re.match(r"\s*\[\[object\]\]", line)]
+        lines = [
+            n for n, line in enumerate(self.file.lines, 1) if re.match(r"\s*\[\[object\]\]", line)
+        ]
         objects: list[PatchedObject] = []
         for number, entry in enumerate(tables):
             line = lines[number] if number < len(lines) else 1
@@ -289,7 +294,7 @@ class _Reader:
         # A path as find(1) shows it is as good as the name.
         name = object_name(name)
         try:
-            check_object_name(name)
+            check_object(name)
         except KlpError as error:
             problem = error.problems[0]
             self.add_at(line, problem.what, why=problem.why, hint=problem.hint)
@@ -299,7 +304,7 @@ class _Reader:
             self.add_at(line, f"object {name!r} has neither functions nor callbacks")
         if functions and self.patches:
             self.add_at(
-                self.line_of_key("functions", line),
+                self.file.line_of_key("functions", line),
                 f"object {name!r} has functions, and patches make this livepatch",
                 why="Which functions a patch changes is found by compiling it.",
                 hint="Take the key functions out; callbacks may stay.",
@@ -316,7 +321,7 @@ class _Reader:
                 continue
             at, old = line, item.get("old")
             if isinstance(old, str):
-                at = self.line_of(old, line, names.count(old))
+                at = self.file.line_of(old, line, names.count(old))
                 names.append(old)
             self.known_keys(item, _FUNCTION_KEYS, "function", at)
             for key in ("old", "new"):
@@ -340,10 +345,11 @@ class _Reader:
             self.check_symbol("old", read.old, _SYMBOL, at)
         if "new" in item and isinstance(item["new"], str):
             self.check_symbol("new", read.new, _IDENTIFIER, at)
-        if read.sympos < 0:
+        if not 0 <= read.sympos <= SYMPOS_MAX:
             self.add_at(
                 at,
-                f"position {read.sympos} of {read.old!r} is negative",
+                f"position {read.sympos} of {read.old!r} is "
+                + ("negative" if read.sympos < 0 else "larger than the kernel counts"),
                 hint="0 for a unique name, else its place from 1 in symbols.klp.",
             )
         if read.old and read.old == read.new:
@@ -356,7 +362,7 @@ class _Reader:
 
     def callbacks(self, entry: Mapping[str, Any], line: int) -> dict[str, str]:
         table = self.value(entry, "callbacks", dict, {}, line)
-        at = self.line_of_key("callbacks", line)
+        at = self.file.line_of_key("callbacks", line)
         self.known_keys(table, CALLBACKS, "callbacks", at)
         read = {}
         for key in CALLBACKS:
@@ -368,7 +374,7 @@ class _Reader:
 
     def check_symbol(self, key: str, name: str, pattern: re.Pattern[str], at: int) -> None:
         if not pattern.fullmatch(name):
-            self.add_at(at, f"{key} = {name!r} is not the name of a function")
+            self.add_at(at, f"{key} = {_shown(name)} is not the name of a function")
         elif len(name) > SYMBOL_NAME_MAX:
             self.add_at(
                 at,
@@ -383,8 +389,8 @@ class _Reader:
             if key not in known:
                 near = difflib.get_close_matches(key, known, 1)
                 self.add_at(
-                    self.line_of_key(key, line),
-                    f"unknown key {key!r}" + (f" in {what}" if what else ""),
+                    self.file.line_of_key(key, line),
+                    f"unknown key {_shown(key)}" + (f" in {what}" if what else ""),
                     hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
                 )
 
@@ -395,8 +401,8 @@ class _Reader:
         value = table.get(key, default)
         # bool is a subclass of int, and true is no position.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            at = self.line_of_value(key, value, line)
-            self.add_at(at, f"{key} is not {_TYPES[kind]}: {value!r}")
+            at = self.file.line_of_value(key, value, line)
+            self.add_at(at, f"{key} is not {_TYPES[kind]}: {_shown(value)}")
             return default
         return value
 
@@ -408,38 +414,17 @@ class _Reader:
             if isinstance(item, str) and pattern.fullmatch(item):
                 texts.append(item)
             else:
-                self.add(f"{key} holds {item!r}, which is not a text of one line", key)
+                self.add(f"{key} holds {_shown(item)}, which is not a text of one line", key)
         return tuple(texts)
 
-    def line_of_key(self, key: str, start: int = 0) -> int:
-        """The line that gives a key a value, from a line on."""
-        name = re.escape(key)
-        pattern = re.compile(rf"(?:^|[\s{{,\"']){name}[\"']?\s*=|^\s*\[+{name}\]")
-        return self._search(pattern, start)
-
-    def line_of_value(self, key: str, value: object, start: int) -> int:
-        """The line that gives a key this value, else any value, from a line on."""
-        text = re.escape(str(value).lower() if isinstance(value, bool) else str(value))
-        pattern = re.compile(rf"\b{re.escape(key)}[\"']?\s*=\s*[\"']?{text}(?!\w)")
-        return self._search(pattern, start, otherwise=self.line_of_key(key, start))
-
-    def line_of(self, text: str, start: int = 0, skip: int = 0) -> int:
-        """The line that has a quoted text, from a line on, after `skip` others."""
-        return self._search(re.compile(rf"[\"']{re.escape(text)}[\"']"), start, skip)
-
-    def _search(
-        self, pattern: re.Pattern[str], start: int, skip: int = 0, otherwise: int = 0
-    ) -> int:
-        first = max(start, 1)
-        found = [n for n, line in enumerate(self.lines, 1) if n >= first and pattern.search(line)]
-        return found[min(skip, len(found) - 1)] if found else otherwise or first
-
     def add(self, what: str, key: str, text: str = "", *, why: str = "", hint: str = "") -> None:
-        line = self.line_of_key(key) if key else 0
+        line = self.file.line_of_key(key) if key else 0
         if text:
-            line = self.line_of(text, line)
+            line = self.file.line_of(text, line)
         self.add_at(line, what, why=why, hint=hint)
 
     def add_at(self, line: int, what: str, *, why: str = "", hint: str = "") -> None:
         where = f"{self.path}:{line}" if line else str(self.path)
         self.problems.append((line, Problem(what, where, why, hint)))
+        if len(self.problems) == _PROBLEMS_MAX:
+            raise self.error()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.module.accepted import NOTHING, Accepted
-from klpbuild.names import MODULE_NAME_MAX, object_name
+from klpbuild.names import MODULE_NAME_MAX, check_object_name, object_name
 
 FILE_NAME = "livepatch.toml"
 
@@ -130,6 +130,19 @@ def check_name(name: str, version: str = "", hint: str = "Rename its directory."
             f"livepatch name {name!r} is too long",
             why=f"With livepatch- before it{after}, it has {size} bytes of {MODULE_NAME_MAX}.",
             hint=hint,
+        )
+
+
+def check_object(name: str) -> None:
+    """:raises KlpError: when a livepatch's tables cannot name such an object.
+
+    The kernel would take more; but the name stands in the C code of the tables.
+    """
+    check_object_name(name)
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise KlpError(
+            f"object name {name!r} cannot be a module's",
+            why="A module's name has letters, digits and '_' only; '-' is written '_'.",
         )
 
 

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.userfiles import is_file, read_small_file
 
+#: No C file of a kernel is half as large.
+_SIZE_MAX = 1 << 26
 #: Without comments, which are matched to be told from strings.
-_PARTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)
+_PARTS = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 _ENABLES = re.compile(r"\bklp_enable_patch\s*\(")
 _TABLE = re.compile(r"\bstruct\s+klp_patch\s+\w+\s*=")
@@ -72,7 +75,7 @@ def _includes(file: Path, directory: Path) -> list[tuple[str, Path | None]]:
     found: list[tuple[str, Path | None]] = []
     for name in _INCLUDE.findall(_code(file)):
         places = (file.parent / name, directory / name)
-        path = next((place.resolve() for place in places if place.is_file()), None)
+        path = next((place.resolve() for place in places if is_file(place)), None)
         found.append((name, path))
     return found
 
@@ -80,7 +83,7 @@ def _includes(file: Path, directory: Path) -> list[tuple[str, Path | None]]:
 def _code(path: Path) -> str:
     """C text without comments, its strings kept whole."""
     try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
+        text = read_small_file(path, _SIZE_MAX).decode(errors="replace")
+    except FileNotFoundError as error:
         raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
     return _PARTS.sub(lambda m: " " if m[0].startswith("/") else m[0], text)

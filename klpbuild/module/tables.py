@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from klpbuild.compiler.flags import compile_command
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import Livepatch
+from klpbuild.module.livepatch import Livepatch, check_object
 
 if TYPE_CHECKING:
     import jinja2
@@ -75,10 +75,13 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
 
     :param livepatch: one with objects; its functions' old names are those of the
         kernel's symbol table, which may be a clone's.
-    :raises KlpError: for callbacks that the kernel does not know.
+    :raises KlpError: for callbacks that the kernel does not know, and for objects that C code
+        cannot name.
     """
     problems = Problems()
     for entry in livepatch.objects:
+        with problems.collect():
+            check_object(entry.name)
         if entry.callbacks and not api.callbacks:
             problems.add(
                 f"object {entry.name!r} has callbacks, which this kernel does not know",

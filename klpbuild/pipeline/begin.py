@@ -346,7 +346,7 @@ def _trial(kernel: Kernel, symbols: Path, directory: Path) -> str:
 def _build(kernel: Kernel, symbols: Path, directory: Path, work: Path) -> None:
     chosen = Chosen(directory, read_livepatch(directory))
     log = BuildLog(work / "build.log")
-    objects = []
+    objects: list[Path] = []
     steps.write_tables(kernel, chosen.livepatch, work / "tables.c")
     for source in (*chosen.livepatch.sources, work / "tables.c"):
         objects.append(work / f"{len(objects)}-{source.stem}.o")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +18,7 @@ from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.module.tables import c_string
+from klpbuild.module.toml import TomlFile
 from klpbuild.report.names import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
 
 
@@ -98,9 +98,9 @@ def meaning(description: Path) -> str:
     :raises KlpError: when it cannot be read.
     """
     try:
-        table = tomllib.loads(description.read_text())
-    except (OSError, ValueError) as error:
-        raise KlpError(f"cannot be read: {error}", where=str(description)) from error
+        table = TomlFile.read(description).table
+    except FileNotFoundError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(description)) from error
     return json.dumps(table, sort_keys=True, default=str)
 
 

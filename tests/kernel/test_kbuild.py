@@ -226,7 +226,7 @@ def said_of(kernel: Kernel, **toolchain: str) -> str:
 def test_the_users_tools_are_names_and_flags(kernel: Kernel, programs: Path, name: str) -> None:
     add_compiler(programs, "gcc-12", GCC_12)
     for value in ("$(shell touch ran)", "-O2 `touch ran`", "-O2;touch ran", "-O2\ntouch ran"):
-        shown = value.replace("\n", "\\x0a")
+        shown = value.replace("\n", "\\n")
         assert said_of(kernel, **{name.lower(): value}) == (
             f"{name}={shown}: has a character that means something to make or to a shell\n"
             "  kbuild hands it to both, and they would run what follows.\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from klpbuild.errors import KlpError
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, check_for_kernel
 from klpbuild.module.owntables import brings_own_tables
+from klpbuild.module.tables import LivepatchApi, generate_tables
+from klpbuild.names import object_name
 
 MINIMAL = """\
 [[object]]
@@ -260,6 +264,84 @@ def test_the_version_is_in_the_modules_name(tmp_path: Path) -> None:
     assert livepatch.module_name == "livepatch_fix_1_2"
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "nests tables and lists deeper than 8"),
+        ("a = " + "{b = " * 5000 + "1" + "}" * 5000, "nests tables and lists deeper than 8"),
+        ("x = {" + ".".join(['"a"'] * 10_000) + " = 1}", "nests tables and lists deeper than 8"),
+        ("[" + ".".join("a" * 30_000) + "]", "nests tables and lists deeper than 8"),
+        ("a.b.c.d.e.f.g.h.i.j = 1", "nests tables and lists deeper than 8"),
+        (f"a = {'9' * 5000}", "has a number of more than 64 bits"),
+        (f"a = 0x{'f' * 5000}", "has a number of more than 64 bits"),
+        ("a = [[[18446744073709551616]]]", "has a number of more than 64 bits"),
+        ("a" * 65537, "has more than 65536 bytes"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_description_is_small(tmp_path: Path, text: str, error: str) -> None:
+    path = _livepatch(tmp_path, text)
+    assert _error(path) == f"DIR/livepatch.toml: {error}"
+
+
+def test_a_description_with_many_faults(tmp_path: Path) -> None:
+    path = _livepatch(tmp_path, "".join(f"{number:x} = {number}\n" for number in range(4000)))
+    assert _error(path).count("unknown key") == 100
+    long = _livepatch(tmp_path, f'sources = "{"a" * 5000}"', "other")
+    assert f"sources is not a list: '{'a' * 96}..." in _error(long)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    path = _livepatch(tmp_path, None)
+    (path / "livepatch.toml").symlink_to("/dev/zero")
+    assert _error(path) == "DIR/livepatch.toml: is not a file"
+    (path / "livepatch.toml").unlink()
+    os.mkfifo(path / "pipe.c")
+    assert _error(path) == "DIR/pipe.c: is not a file"
+
+
+def test_a_comment_without_end_takes_no_time(tmp_path: Path) -> None:
+    source = tmp_path / "x.c"
+    source.write_text("/*" + "/ /*" * 100_000 + OWN_TABLES)
+    assert not brings_own_tables(source)
+
+
+@pytest.mark.parametrize(
+    "name", ["e()xt4", 'ext4"', "ext4;int x", "ext4 ", "ext4\n", "ört", "a[]", "{}", "ext4\\"]
+)
+def test_object_names_reach_c_code(tmp_path: Path, name: str) -> None:
+    path = _livepatch(tmp_path, MINIMAL.replace('"vmlinux"', json.dumps(name)))
+    assert _error(path) == (
+        f"DIR/livepatch.toml:1: object name {name!r} cannot be a module's\n"
+        "  A module's name has letters, digits and '_' only; '-' is written '_'."
+    )
+    with pytest.raises(KlpError, match="cannot be a module's"):
+        generate_tables(Livepatch("x", (), (PatchedObject(name, ()),)), LivepatchApi(*[True] * 3))
+
+
+@pytest.mark.parametrize("name", ["ext4", "snd-hda-codec", "kernel/fs/nls/nls_iso8859-1.ko.xz"])
+def test_object_names_that_kernels_have(tmp_path: Path, name: str) -> None:
+    path = _livepatch(tmp_path, MINIMAL.replace("vmlinux", name))
+    assert read_livepatch(path).objects[0].name == object_name(name)
+
+
+@pytest.mark.parametrize(
+    ("sympos", "what"),
+    [
+        ("-1", "negative"),
+        ("-9223372036854775808", "negative"),
+        ("4294967296", "larger than the kernel counts"),
+        ("0x7fffffffffffffff", "larger than the kernel counts"),
+    ],
+)
+def test_positions_that_no_kernel_counts(tmp_path: Path, sympos: str, what: str) -> None:
+    toml = MINIMAL.replace('"livepatch_f"', f'"livepatch_f", sympos = {sympos}')
+    assert _error(_livepatch(tmp_path, toml)) == (
+        f"DIR/livepatch.toml:3: position {int(sympos, 0)} of 'f' is {what}\n"
+        "  0 for a unique name, else its place from 1 in symbols.klp."
+    )
+
+
 def test_own_tables_need_no_description(tmp_path: Path) -> None:
     path = _livepatch(tmp_path, None)
     assert _error(path).startswith(
@@ -271,19 +353,6 @@ def test_own_tables_need_no_description(tmp_path: Path) -> None:
     assert livepatch.own_tables
     assert [source.name for source in livepatch.sources] == ["fix.c", "main.c"]
     assert livepatch.objects == ()
-
-
-def test_names_of_what_klpbuild_makes(tmp_path: Path) -> None:
-    """Of a livepatch that brings its own tables it makes none."""
-    path = _livepatch(tmp_path, None)
-    (path / "tables.c").write_text(OWN_TABLES)
-    assert read_livepatch(path).own_tables
-    (path / "inputs.c").write_text("")
-    assert _error(path) == (
-        "DIR/inputs.c: has the name of a file that klpbuild makes\n"
-        "  The objects of both would be one file.\n"
-        "  Rename it."
-    )
 
 
 def test_own_tables_and_objects_exclude_each_other(tmp_path: Path) -> None:
