@@ -21,7 +21,7 @@ from klpbuild.symbols.table import ObjectSymbols
 from klpbuild.symbols.tables import FileState, state_of
 
 #: Changes with what is read from an object, so that older fragments are not used.
-_FORMAT = "2"
+_FORMAT = "3"
 
 #: How long to wait for another build that writes, in seconds.
 _PATIENCE = 30
@@ -155,10 +155,10 @@ class FragmentCache:
                 self._ahead = self._read_ahead()
             data = self._ahead.pop(key, None)
             if data is not None:
-                return ObjectSymbols.from_bytes(object, data)
+                return ObjectSymbols.from_bytes(object, key, data)
             query = "select data from fragments where key = ?"
             for (data,) in self._database.execute(query, (key,)):
-                return ObjectSymbols.from_bytes(object, data)
+                return ObjectSymbols.from_bytes(object, key, data)
         return None
 
     def _read_ahead(self) -> dict[str, bytes]:
@@ -169,7 +169,7 @@ class FragmentCache:
 
     def save(self, key: str, symbols: ObjectSymbols) -> None:
         """Keep a fragment."""
-        self._new.append((key, symbols.to_bytes()))
+        self._new.append((key, symbols.to_bytes(key)))
 
     def seen(self, file: Path, kind: str) -> str | None:
         """The fragment of a file that has not changed since it was read in this way."""

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from klpbuild.symbols.lines import Numbers
 
-_MAGIC = b"klpbuild-symbols-2\n\0"
-_HEADER = struct.Struct("<20sIQQQII")
+_MAGIC = b"klpbuild-symbols-3\n\0"
+_HEADER = struct.Struct("<20sIQQQI")
+_CHECKSUM = struct.Struct("<I")
 
 
 class Flag(IntFlag):
@@ -30,6 +31,11 @@ class Flag(IntFlag):
     INIT = 1
     LIVE = 2
     EXPORTED = 4
+
+
+def _checksum(key: str, data: bytes) -> int:
+    """CRC32 of a fragment's key and all its bytes: one changed bit is always found."""
+    return zlib.crc32(data, zlib.crc32(key.encode()))
 
 
 #: One symbol.  ``length`` is its name's, in bytes; ``section`` counts the lines of
@@ -103,24 +109,30 @@ class ObjectSymbols:
             return None
         return int(self.rows["address"][np.searchsorted(self.name_starts, place)])
 
-    def to_bytes(self) -> bytes:
-        """The symbols without their object's name, to be kept in a cache."""
+    def to_bytes(self, key: str) -> bytes:
+        """The symbols without their object's name, to be kept in a cache.
+
+        :param key: what they are kept under; the checksum covers it.
+        """
         flags = int(self.addressed) | int(self.livepatch) << 1
         body = b"".join((self.rows.tobytes(), self.names, self.section_names, self.file_names))
         sizes = len(self.rows), len(self.names), len(self.section_names), len(self.file_names)
-        return _HEADER.pack(_MAGIC, *sizes, flags, zlib.crc32(body)) + body
+        data = _HEADER.pack(_MAGIC, *sizes, flags) + body
+        return data + _CHECKSUM.pack(_checksum(key, data))
 
     @classmethod
-    def from_bytes(cls, object: str, data: bytes) -> ObjectSymbols:
+    def from_bytes(cls, object: str, key: str, data: bytes) -> ObjectSymbols:
         """What `to_bytes` gave.
 
-        :raises ValueError: when it is damaged or of another version.
+        :raises ValueError: when it is damaged, kept under another key or of another version.
         """
-        if len(data) < _HEADER.size:
+        if len(data) < _HEADER.size + _CHECKSUM.size:
             raise ValueError("cut off")
-        magic, count, names, sections, _, flags, checksum = _HEADER.unpack_from(data)
-        if magic != _MAGIC or checksum != zlib.crc32(memoryview(data)[_HEADER.size :]):
-            raise ValueError("damaged or of another version")
+        (checksum,) = _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)
+        data = data[: -_CHECKSUM.size]
+        magic, count, names, sections, _, flags = _HEADER.unpack_from(data)
+        if magic != _MAGIC or checksum != _checksum(key, data):
+            raise ValueError("damaged, or not what was kept under this key")
         at = _HEADER.size + count * ROW.itemsize
         rows = np.frombuffer(data, ROW, count, _HEADER.size)
         section_names = data[at + names : at + names + sections]

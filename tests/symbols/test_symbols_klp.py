@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sqlite3
 import os
 from pathlib import Path
 
@@ -393,6 +394,39 @@ def test_a_damaged_cache_is_made_again(tree: Tree) -> None:
         data[place] ^= 0xFF
     cache.write_bytes(data)
     tree.write()
+    assert tree.output.read_bytes() == text
+
+
+def test_each_bit_of_a_fragment_counts(tree: Tree) -> None:
+    """One that told a livepatch from other modules took a module out of symbols.klp."""
+    tree.write()
+    ((key, data),) = fragments(tree)[:1]
+    assert len(ObjectSymbols.from_bytes("x", key, data)) > 0
+    header = range(64)
+    for place in (*header, *range(64, len(data), 97), *range(len(data) - 4, len(data))):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[place] ^= 1 << bit
+            with pytest.raises(ValueError, match="damaged"):
+                ObjectSymbols.from_bytes("x", key, bytes(changed))
+
+
+def fragments(tree: Tree) -> list[tuple[str, bytes]]:
+    (cache,) = tree.cache.iterdir()
+    with sqlite3.connect(cache) as database:
+        return list(database.execute("select key, data from fragments order by key"))
+
+
+def test_a_fragment_of_another_object(tree: Tree) -> None:
+    """The database keeps no checksums, so that a page of it may hold another row's bytes."""
+    tree.write()
+    text = tree.output.read_bytes()
+    (cache,) = tree.cache.iterdir()
+    (first, one), (second, other), *_ = fragments(tree)
+    with sqlite3.connect(cache) as database:
+        rows = [(other, first), (one, second), ("text", fragments(tree)[2][0])]
+        database.executemany("update fragments set data = ? where key = ?", rows)
+    assert tree.write().scanned == 3
     assert tree.output.read_bytes() == text
 
 
