@@ -18,7 +18,6 @@ from klpbuild.elf.dwarf import Dwarf, Entry, Unit
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.names import VMLINUX
-from klpbuild.symbols.database import Candidate
 
 _SUBPROGRAM, _INLINED = 0x2E, 0x1D
 _NAME, _LOW_PC, _ORIGIN, _SPECIFICATION, _RANGES = 0x03, 0x11, 0x31, 0x47, 0x55
@@ -142,7 +141,7 @@ def _debug_files(kernel: KernelSide, owner: str) -> list[Path]:
 def _check_function(
     subject: Subject, kernel: KernelSide, dwarf: Dwarf, patched: Patched, function: PatchedFunction
 ) -> None:
-    found = _candidate(kernel, patched.object, function)
+    found = kernel.old_function(patched.object, function)
     where = f"{patched.object}:{function.old}"
     if found is None:
         return
@@ -170,20 +169,12 @@ def _check_function(
         subject.find(catalogue.INLINED, what, where, callers=names)
 
 
-def _candidate(kernel: KernelSide, owner: str, function: PatchedFunction) -> Candidate | None:
-    if kernel.database is None or owner not in kernel.database.objects:
-        return None
-    found = kernel.database.in_object(owner, function.old)
-    number = max(function.sympos - 1, 0)
-    return found[number] if number < len(found) else None
-
-
 def _replaced(kernel: KernelSide, patched: Patched, copy: Copy) -> bool:
     """Whether the livepatch replaces the holder of a copy, or nobody runs it after boot."""
     for function in patched.functions or ():
         if function.old.split(".")[0] != copy.holder:
             continue
-        found = _candidate(kernel, patched.object, function)
+        found = kernel.old_function(patched.object, function)
         if copy.address is None or (found is not None and found.address == copy.address):
             return True
     if kernel.database is None:

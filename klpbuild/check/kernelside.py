@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from klpbuild.check.patched import PatchedFunction
 from klpbuild.check.rule import Version
 from klpbuild.check.structmodule import EXIT, INIT, THIS_MODULE, places_in
 from klpbuild.check.vmlinux import Vmlinux
@@ -18,7 +19,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
-from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 
@@ -104,6 +105,14 @@ class KernelSide:
         """Bytes from an address of vmlinux to the next symbol behind it; 0 when not known."""
         number = int(np.searchsorted(self._addresses, np.uint64(address), side="right"))
         return int(self._addresses[number]) - address if number < len(self._addresses) else 0
+
+    def old_function(self, owner: str, function: PatchedFunction) -> Candidate | None:
+        """The function that is replaced; None when it is not there, or without symbols."""
+        if self.database is None or owner not in self.database.objects:
+            return None
+        found = self.database.in_object(owner, function.old)
+        number = max(function.sympos - 1, 0)
+        return found[number] if number < len(found) else None
 
     @cached_property
     def entries(self) -> EntryPoints | None:

@@ -19,6 +19,7 @@ from klpbuild.check.signature import read_signature
 from klpbuild.check.subject import Subject, hint_for
 from klpbuild.check.symbols import check_symbols
 from klpbuild.check.thismodule import check_this_module
+from klpbuild.check.threads import check_threads
 from klpbuild.check.x86_64.check import check_x86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
@@ -35,6 +36,7 @@ _CHECKS = (
     check_x86_64,
     check_patches,
     check_inlined,
+    check_threads,
     check_proof,
 )
 

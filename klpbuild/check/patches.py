@@ -37,6 +37,7 @@ _OF_TABLES = (
     catalogue.SWITCHING,
     catalogue.ELSEWHERE,
     catalogue.INLINED,
+    catalogue.THREAD,
 )
 
 

@@ -17,7 +17,6 @@ class Case:
     :ivar functions: changed functions with what differs; decisions may add to them.
     :ivar where: what messages call the object, ``source:object``.
     :ivar in_module: whether the object is part of a module.
-    :ivar accept_threads: functions of kernel threads that may change.
     :ivar families: pieces of the patched object's code that only work together.
     :ivar users_original: which atoms of the original refer to one.
     :ivar users_patched: which atoms of the patched object refer to one.
@@ -31,12 +30,10 @@ class Case:
         arch: Architecture,
         where: str,
         in_module: bool,
-        accept_threads: tuple[str, ...],
     ) -> None:
         self.correlation, self.changes, self.arch = correlation, changes, arch
         self.original, self.patched = correlation.original, correlation.patched
         self.where, self.in_module = where, in_module
-        self.accept_threads = accept_threads
         self.functions = dict(changes.functions)
         self.families = families(self.patched)
         self.users_original = _users(self.original)

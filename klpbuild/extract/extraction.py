@@ -37,7 +37,6 @@ def extract(
     source_file: str,
     target: str = "",
     in_module: bool = False,
-    accept_threads: tuple[str, ...] = (),
     key_policy: KeyPolicy = keep_all_keys,
 ) -> Extraction:
     """Extract the functions that a patch changes, and what they need.
@@ -49,7 +48,6 @@ def extract(
     :param source_file: the source file, for messages and the STT_FILE symbol.
     :param target: what messages call the object; its file's name when it is empty.
     :param in_module: whether the object belongs to a module, where ``__exit`` code runs.
-    :param accept_threads: functions of kernel threads that may change.
     :param key_policy: decides about static keys and calls that the object does not own.
     :return: without changed functions when all that is new are globals, which another
         object of the same livepatch may use.
@@ -69,7 +67,6 @@ def extract(
         arch=arch,
         where=where,
         in_module=in_module,
-        accept_threads=accept_threads,
         key_policy=key_policy,
     )
     if not chosen.atoms:

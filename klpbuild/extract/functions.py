@@ -8,7 +8,6 @@ from enum import Enum
 from klpbuild.extract.case import Case
 from klpbuild.extract.objects import Atom
 from klpbuild.extract.sections import is_exit, is_init
-from klpbuild.extract.threads import is_of_a_thread
 
 #: Functions begin with their entry call, behind at most an endbr64 (arch/x86, CET).
 _ENTRY_REACH = 16
@@ -44,12 +43,6 @@ class _Obstacle(Enum):
         "It is in {section} and has no entry call ({difference}).",
         "Change its callers instead, so that they call a new function.",
     )
-    THREAD = (
-        "changed, and a kernel thread stays in it",
-        "A transition to the livepatch does not end while such a thread runs ({difference}).",
-        "Change a function that it calls.  If none runs when the livepatch is loaded, accept it:\n"
-        '--accept-thread {name}, or accept_threads = ["{name}"] in livepatch.toml.',
-    )
 
 
 def settle_functions(case: Case) -> Replaced:
@@ -77,7 +70,7 @@ def settle_functions(case: Case) -> Replaced:
         elif obstacle is not None:
             what, why, hint = obstacle.value
             why = why.format(section=section, difference=difference)
-            case.refuse(what, atom, why=why, hint=hint.format(name=_plain_name(atom)))
+            case.refuse(what, atom, why=why, hint=hint)
         else:
             result.atoms[atom] = f"changed: {difference}"
             if has_entry_call(case, atom):
@@ -104,16 +97,7 @@ def _obstacle(case: Case, atom: Atom, section: str) -> _Obstacle | None:
         return _Obstacle.EXIT
     if not any(has_entry_call(case, member) for member in case.families[atom]):
         return _Obstacle.NO_ENTRY_CALL
-    twin = case.correlation.to_original[atom]
-    accepted = _plain_name(atom) in case.accept_threads or not has_entry_call(case, atom)
-    if not accepted and is_of_a_thread(case.original, twin, case.users_original[twin]):
-        return _Obstacle.THREAD
     return None
-
-
-def _plain_name(atom: Atom) -> str:
-    """The name in the source, without what the compiler adds: ``.isra.0``."""
-    return atom.name.partition(".")[0]
 
 
 def has_entry_call(case: Case, atom: Atom) -> bool:

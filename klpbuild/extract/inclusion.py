@@ -61,7 +61,6 @@ def include(
     arch: Architecture,
     where: str,
     in_module: bool,
-    accept_threads: tuple[str, ...],
     key_policy: KeyPolicy,
 ) -> Inclusion:
     """Choose what to include.
@@ -69,10 +68,9 @@ def include(
     :param tables: those of the patched object.
     :param where: what messages call the object, ``source:object``.
     :param in_module: whether the object is part of a module.
-    :param accept_threads: functions of kernel threads that may change.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
-    case = Case(correlation, changes, arch, where, in_module, accept_threads)
+    case = Case(correlation, changes, arch, where, in_module)
     choice = _Choice(case, tables, key_policy)
     choice.reach()
     look_at_metadata(case, choice.result.atoms)

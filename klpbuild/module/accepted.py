@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Accepted:
-    """Changes that are refused unless they are named.
+    """What is refused unless it is named.
 
     :ivar layouts: structures, such as ``struct x``, that may be laid out otherwise: no object
         of them outlives the functions that are replaced.
-    :ivar threads: functions of kernel threads that may change: none of these threads runs
+    :ivar threads: functions of kernel threads that may be replaced: none of these threads runs
         when the livepatch is loaded.
     """
 

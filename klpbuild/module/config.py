@@ -9,7 +9,7 @@
     kernels = ["fixtures"]           # default: every kernel
     sources = ["cmdline.c"]          # default: every .c file of the directory
     accept_layouts = ["struct x"]    # structures that its patches may change
-    accept_threads = ["worker"]      # functions of kernel threads that its patches may change
+    accept_threads = ["worker"]      # functions of kernel threads that it may replace
     version = "1"                    # default: none; its package needs one
 
     [[object]]

@@ -64,7 +64,7 @@ class Livepatch:
     :ivar kernels: patterns of kernel names and releases that it is for; empty: all.
     :ivar own_tables: whether the sources bring ``struct klp_patch`` and the
         module's init function themselves; then they are left alone.
-    :ivar accepted: changes of its patches that would be refused.
+    :ivar accepted: what would be refused.
     :ivar version: numbers with dots between; part of the module's name, since the kernel
         loads a newer version beside the older one that it replaces.
     """

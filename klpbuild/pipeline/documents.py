@@ -42,7 +42,8 @@ def compile_inputs(
     headers = map(read_patch_header, chosen.patches)
     references = embedded_references(all_references(chosen.livepatch.references, headers))
     source = output.with_suffix(".c")
-    write_file(source, modinfo_source(inputs, references).encode())
+    threads = chosen.livepatch.accepted.threads
+    write_file(source, modinfo_source(inputs, references, threads).encode())
     steps.compile_source(kernel, source, output, chosen.module, log)
     write_inputs(output.with_name(INPUTS), inputs)
 

@@ -15,9 +15,10 @@ from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.extraction import extract
-from klpbuild.extract.result import Extraction
+from klpbuild.extract.result import ChangedFunction, Extraction
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.kernel.prepare import build_environment
+from klpbuild.kernel.threads import HINT, WHY, Threads
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
@@ -40,7 +41,7 @@ from klpbuild.report.names import SUFFIXES
 from klpbuild.report.timings import timed
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Resolver
-from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.progress import Progress
@@ -79,7 +80,6 @@ class _Builder:
             source_file=pair.source,
             target=pair.target,
             in_module=pair.owner != VMLINUX,
-            accept_threads=self.accept_threads,
             key_policy=key_policy(self.resolver, pair.owner),
         )
 
@@ -106,10 +106,27 @@ class _Builder:
                         "notrace, or the kernel refuses to trace it.",
                         hint="Patch the functions that call it.",
                     )
+                self._check_threads(changed, home, candidate, where)
                 new = new_symbol(changed.symbol, number)
                 found.append(Function(changed.name, new, candidate.sympos, where))
         problems.check()
         return found
+
+    def _check_threads(
+        self, changed: ChangedFunction, home: Home, candidate: Candidate, where: str
+    ) -> None:
+        """:raises KlpError: when a kernel thread stays in a function; nobody accepts it."""
+        name = changed.name.partition(".")[0]  # as in the source, without .isra.0
+        if name in self.accept_threads or candidate.address is None:
+            return
+        threads = Threads.read(shipped_file(self.kernel, home.owner))
+        if how := threads.stay(candidate.section, candidate.address):
+            raise KlpError(
+                f"changed, and a kernel thread stays in it: {how}",
+                where=where,
+                why=f"{WHY} ({changed.why}).",
+                hint=HINT.format(function=name),
+            )
 
     def finish_object(
         self,

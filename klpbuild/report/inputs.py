@@ -15,6 +15,7 @@ import klpbuild
 from klpbuild.compiler.driver import HEADER, INCLUDE
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
+from klpbuild.kernel.threads import ACCEPT_TAG
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.module.tables import c_string
@@ -121,16 +122,20 @@ def inputs_digest(inputs: Iterable[Input]) -> str:
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
 
-def modinfo_source(inputs: Iterable[Input], references: Iterable[str] = ()) -> str:
+def modinfo_source(
+    inputs: Iterable[Input], references: Iterable[str] = (), threads: Iterable[str] = ()
+) -> str:
     """A C file that puts klpbuild's version and the digest of the inputs into ``.modinfo``.
 
     It is linked to every livepatch, also to one that brings its own tables: after the
     conversion nothing may rewrite the module.
 
     :param references: what the livepatch mends; it can be read from the module, too.
+    :param threads: functions of kernel threads that its author accepts.
     """
     tags = [(VERSION_TAG, klpbuild.__version__), (INPUTS_TAG, inputs_digest(inputs))]
     tags += [(REFERENCE_TAG, reference) for reference in references]
+    tags += [(ACCEPT_TAG, function) for function in threads]
     lines = [f"MODULE_INFO({tag}, {c_string(value)});\n" for tag, value in tags]
     return (
         "// SPDX-License-Identifier: GPL-2.0-or-later\n"

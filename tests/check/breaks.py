@@ -17,6 +17,7 @@ LID = ".klp.sym.button.lid_init_state,0"
 #: Names that Debian's kernels have, and the miniature kernel of these tests.
 HOMONYM, INIT, NOTRACE = "init_once", "start_kernel", "native_write_msr"
 INLINED = "orderly_poweroff"
+THREAD = "kthreadd"
 NAMESPACED, OF_A_MODULE = "crypto_cipher_setkey", "nft_register_chain_type"
 DEPENDENCY = "nf_tables"
 ALSO_SWAPINFO = frozenset({"KLP402"})
@@ -309,5 +310,6 @@ BREAKS = (
     _meminfo("KLP601", _no_orc),
     _button("KLP602", _no_callback, late="button again"),
     _meminfo("KLP609", _old(INLINED)),
+    Broken("KLP610", "meminfo", edited(_old(THREAD)), waits=True),
     _meminfo("KLP603", _old("__schedule"), "KLP508", "KLP511"),
 )  # fmt: skip

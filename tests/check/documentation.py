@@ -79,7 +79,7 @@ def _since(rule: Rule, wording: Wording) -> str:
 def _observed(rule: Rule, observed: dict[str, str]) -> str:
     if rule.identifier in observed:
         verdict, _, said = observed[rule.identifier].partition(": ")
-        return f"{verdict}: {said if said == 'silent' else f'`{_code(said)}`'}"
+        return f"{verdict}: {said if said.startswith('silent') else f'`{_code(said)}`'}"
     for broken in BREAKS:
         if broken.rule == rule.identifier:
             return f"not tried: {broken.not_tried}" if broken.not_tried else "no rule there"

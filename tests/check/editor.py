@@ -159,6 +159,7 @@ class Broken:
     :ivar dies: what the kernel's log says when the module kills it.
     :ivar stays: whether it cannot be unloaded.
     :ivar before: modules of the kernel to load first.
+    :ivar waits: whether its transition does not end.
     """
 
     rule: str
@@ -171,3 +172,4 @@ class Broken:
     dies: str = ""
     stays: bool = False
     before: tuple[str, ...] = ()
+    waits: bool = False

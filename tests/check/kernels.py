@@ -21,6 +21,7 @@ from tests.check.breaks import (
     NOTRACE,
     OF_A_MODULE,
     SWAPINFO,
+    THREAD,
 )
 from tests.check.editor import Editor
 from tests.symbols.inputs import compile_object, link_module, link_vmlinux
@@ -48,6 +49,10 @@ int meminfo_proc_show(void *m) {{ return si_meminfo(m) + si_swapinfo(m) + {HOMON
 int __attribute__((noinline)) reboot_work(int v) {{ asm(""); return v; }}
 int {INLINED}(int force) {{ return reboot_work(force) + 1; }}
 int hw_protection_shutdown(int force) {{ return {INLINED}(force) + 2; }}
+void __attribute__((noinline)) schedule(void) {{ asm(""); }}
+int __attribute__((noinline)) kernel_thread(void *function, void *data) {{ asm(""); return 0; }}
+int {THREAD}(void *data) {{ for (;;) schedule(); }}
+int rest_init(void) {{ return kernel_thread({THREAD}, 0); }}
 __attribute__((no_instrument_function)) int {NOTRACE}(void) {{ return 2; }}
 __attribute__((section(".init.text"))) int {INIT}(void) {{ return 3; }}
 void __fentry__(void) {{ }}

@@ -16,7 +16,7 @@ from klpbuild.check.rule import Effect, Needs, Severity
 from klpbuild.elf.constants import SHF, SHN_ABS, SHT, STB, STT
 from klpbuild.elf.writer import WritableSection
 from klpbuild.errors import KlpError
-from tests.check.breaks import BREAKS, LID, OF_A_MODULE
+from tests.check.breaks import BREAKS, LID, OF_A_MODULE, THREAD
 from tests.check.editor import Broken, Editor, header
 from tests.check.kernels import IMPORTS, TWIN, crc_of
 
@@ -274,7 +274,7 @@ def test_tables_that_are_not_there_are_not_checked(
 ) -> None:
     (unseen,) = [b for b in BREAKS if b.rule == "KLP501"]
     report = check_bytes(unseen.change(good["meminfo"]), "x.ko", miniature)
-    assert {"KLP508", "KLP511", "KLP513", "KLP609"} <= report.unchecked_rules
+    assert {"KLP508", "KLP511", "KLP513", "KLP609", "KLP610"} <= report.unchecked_rules
     held = [rule for rule in RULES if rule.holds_for(miniature.version)]
     assert report.checked == len(held) - len(report.unchecked_rules)
 
@@ -283,6 +283,39 @@ def test_functions_of_a_foreign_module(miniature: KernelSide, good: dict[str, by
     (foreign,) = [b for b in BREAKS if b.rule == "KLP507"]
     report = check_bytes(foreign.change(good["button"]), "x.ko", miniature)
     where = "klpbuild_is_nowhere:param_get_lid_init_state"
-    assert {("KLP508", where), ("KLP511", where), ("KLP609", "klpbuild_is_nowhere")} <= {
+    assert {("KLP508", where), ("KLP511", where)} <= {
         (u.rule.identifier, u.about) for u in report.unchecked
     }
+    object_rules = {u.rule.identifier for u in report.unchecked if u.about == "klpbuild_is_nowhere"}
+    assert {"KLP609", "KLP610"} <= object_rules
+
+
+def test_a_thread_that_the_author_accepts(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    (stays,) = [b for b in BREAKS if b.rule == "KLP610"]
+    (finding,) = check_bytes(stays.change(good["meminfo"]), "x.ko", miniature).findings
+    assert finding.where == f"vmlinux:{THREAD}"
+    assert finding.what == (
+        f"{THREAD} is replaced, and a kernel thread stays in it: rest_init() starts one with it"
+    )
+    assert finding.hint == (
+        "Change a function that it calls.  If none runs when the livepatch is loaded, accept it:\n"
+        f'--accept-thread {THREAD}, or accept_threads = ["{THREAD}"] in livepatch.toml.'
+    )
+    editor = Editor(stays.change(good["meminfo"]))
+    information = editor.section(".modinfo")
+    information.data = bytes(information.data) + f"klpbuild_accept_thread={THREAD}\0".encode()
+    assert check_bytes(editor.data(), "x.ko", miniature).findings == ()
+
+
+def test_without_vmlinux_threads_are_not_known(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    side = KernelSide(
+        replace(miniature.kernel, vmlinux=None), miniature.kernel.build / "symbols.klp"
+    )
+    (unchecked,) = [
+        u
+        for u in check_bytes(good["meminfo"], "x.ko", side).unchecked
+        if u.rule.identifier == "KLP610"
+    ]
+    assert (unchecked.about, unchecked.why) == ("vmlinux", "the kernel's code is not at hand")

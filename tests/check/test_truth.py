@@ -47,6 +47,8 @@ ADDRESS = re.compile(
     r"|CPU: \d+ PID: \d+"
 )
 Steps = tuple[Planned | Step, ...]
+#: Seconds after which a transition is taken for one that does not end.
+_NEVER = 20
 
 
 def refused_late(path: Path, name: str, log: tuple[str, ...], again: bool) -> Steps:
@@ -67,6 +69,9 @@ def group_of(broken: Broken, finding: Finding, path: Path) -> Group:
     if broken.stays:
         gone = (Disable(name), WaitDisabled(name), Planned(Rmmod(name), fails=True))
         return Group(broken.rule, (Insmod(path), WaitEnabled(name), *gone))
+    if broken.waits:
+        waits = Planned(WaitEnabled(name, _NEVER), fails=True)
+        return Group(broken.rule, (Planned(Insmod(path)), waits, *clean_up(name)))
     if finding.effect is Effect.LATE:
         return Group(broken.rule, refused_late(path, name, log, broken.late == "button again"))
     if finding.effect is Effect.REFUSED:
@@ -90,6 +95,8 @@ def observed(result: GroupResult) -> str:
     """In a few words, what the kernel did."""
     if result.end in (End.OOPS, End.PANIC):
         return f"dead: {ADDRESS.sub('...', result.faults[0].title)}"
+    if any(isinstance(s.planned.step, WaitEnabled) and s.exit_status for s in result.steps):
+        return "loaded: silent, and the transition does not end"
     loads = [s for s in result.steps if isinstance(s.planned.step, Insmod | Modprobe)]
     failed = [s for s in loads if s.planned.fails is True and s.exit_status]
     if failed:

@@ -103,7 +103,6 @@ class Pair:
         self,
         *,
         in_module: bool = False,
-        accept_threads: tuple[str, ...] = (),
         key_policy: KeyPolicy = keep_all_keys,
     ) -> Extraction:
         original = ElfFile.read(self.compile("original", self.source))
@@ -116,7 +115,6 @@ class Pair:
             arch=X86_64,
             source_file="code.c",
             in_module=in_module,
-            accept_threads=accept_threads,
             key_policy=key_policy,
         )
 

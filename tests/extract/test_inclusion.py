@@ -234,47 +234,6 @@ code.c:code.o:stop: __exit code changed
     )
 
 
-THREADS = """
-int out(int);
-_Bool kthread_should_stop(void);
-void start_thread(int (*function)(void *));
-static int worker(void *data) { while (!kthread_should_stop()) out(1); return 0; }
-static int reaper(void *data) { for (;;) out(2); }
-static int once(void *data) { return out(3); }
-static int never(void *data) { out(6); __builtin_trap(); }
-static noinline int copy(int n) { while (n && !kthread_should_stop()) n = out(4); return n; }
-int asked(int n) { return copy(n) + copy(n + 1); }
-int shared(int n) { while (n && !kthread_should_stop()) n = out(5); return n; }
-static void *export __attribute__((used, section("___ksymtab+shared"))) = shared;
-void start_all(void) { start_thread(worker); start_thread(reaper); }
-void start_others(void) { start_thread(once); start_thread(never); }
-"""
-
-
-@pytest.mark.parametrize(("name", "change"), [("worker", "out(1)"), ("reaper", "out(2)")])
-def test_what_a_kernel_thread_stays_in_is_refused(tmp_path: Path, name: str, change: str) -> None:
-    """The transition waits until no task is in the old function."""
-    pair = Pair(tmp_path, THREADS, {change: "out(0)"})
-    assert (
-        pair.refusal()
-        == f"""\
-code.c:code.o:{name}: changed, and a kernel thread stays in it
-  A transition to the livepatch does not end while such a thread runs (code at +N differs).
-  Change a function that it calls.  If none runs when the livepatch is loaded, accept it:
-  --accept-thread {name}, or accept_threads = ["{name}"] in livepatch.toml."""
-    )
-    assert Extracted(pair.extract(accept_threads=(name,))).changed == [name]
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [("once", "out(3)"), ("copy", "out(4)"), ("shared", "out(5)"), ("never", "out(6)")],
-)
-def test_what_a_thread_leaves_is_not(tmp_path: Path, name: str, change: str) -> None:
-    """A thread's function that returns or ends in BUG(), loops that other functions call."""
-    assert Extracted(Pair(tmp_path, THREADS, {change: "out(0)"}).extract()).changed == [name]
-
-
 UNTRACED = """
 int out(int);
 static notrace noinline int helper(int n) { return out(n) * 3; }

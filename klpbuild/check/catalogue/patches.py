@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from klpbuild.check.catalogue.words import DAMAGED, X86_64, says
 from klpbuild.check.rule import Effect, Needs, Rule, Severity
+from klpbuild.kernel.threads import HINT, WHY
 
 # fmt: off
 NO_TABLES = Rule(
@@ -119,6 +120,10 @@ INLINED = Rule(
     "The compiler put copies of it into other functions; ftrace redirects its entry alone.",
     "Patch these functions, too: {callers}.", severity=Severity.WARNING, effect=Effect.ACCEPTED,
     needs=Needs.SYMBOLS,
+)
+THREAD = Rule(
+    "KLP610", "patches a function in which a kernel thread stays",
+    f"{WHY}.", HINT, effect=Effect.ACCEPTED, needs=Needs.CODE, machines=X86_64,
 )
 ORDER = Rule(
     "KLP606", "livepatches stacked in an order that nobody tested",
