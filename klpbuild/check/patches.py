@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from klpbuild.check import catalogue
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.patched import Patched, PatchedFunction
@@ -89,6 +91,8 @@ def _check_object(subject: Subject, patched: Patched) -> None:
         subject.find(catalogue.OBJECT_NAME, what, name, effect, better=better)
     elif subject.kernel and subject.kernel.database and name not in subject.kernel.modules:
         what = f"this kernel has no module {name}"
+        near = difflib.get_close_matches(name, subject.kernel.modules, 1, 0.8)
+        what += f"; did you mean {near[0]}?" if near else ""
         subject.find(catalogue.OBJECT_UNKNOWN, what, name)
 
 

@@ -10,7 +10,9 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
+from klpbuild.commands.check import add_modules_argument
 from klpbuild.files import working_in
+from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.vm.transcript import as_json, transcript
 from klpbuild.vm.trial import boot_livepatch
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="load this module of the kernel after the livepatches (repeatable)",
     )
+    add_modules_argument(parser)
     parser.add_argument(
         "--expect",
         action="append",
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     build = Path("build")
     with working_in(build, writes=False) if (build / ".lock").exists() else nullcontext():
         trial = boot_livepatch(
-            locate(arguments.kernel),
+            with_modules(locate(arguments.kernel), arguments.further),
             arguments.modules,
             watch=arguments.watch,
             modprobe=arguments.modprobe,

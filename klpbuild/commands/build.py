@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from klpbuild.commands.check import add_modules_argument
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
 from klpbuild.files import working_in, write_file
+from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import check_name
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FUNCTION",
         help="the patches may change this function of a kernel thread: none runs at the load",
     )
+    add_modules_argument(parser)
     places = parser.add_argument_group(
         "parts of the kernel", "in place of what klpbuild finds beside its headers or in its tree"
     )
@@ -75,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.name if arguments.name is not None else default_name(arguments.patches[0])
     check_name(name, hint="Choose another one with --name.")
     parts = Parts(arguments.source, arguments.vmlinux, arguments.debug_modules, arguments.image)
-    kernel = with_launcher(with_parts(locate(arguments.kernel), parts), arguments.launcher)
+    kernel = with_parts(locate(arguments.kernel), parts)
+    kernel = with_launcher(with_modules(kernel, arguments.further), arguments.launcher)
     build = arguments.build / kernel.name
     accepted = Accepted(tuple(arguments.accept_layout), tuple(arguments.accept_thread))
     with working_in(arguments.build):

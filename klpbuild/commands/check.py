@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,20 @@ def add_kernel_arguments(parser: argparse.ArgumentParser, *, required: bool) -> 
         type=Path,
         metavar="FILE",
         help="symbols.klp of the kernel (default: build/KERNEL/symbols.klp, else made)",
+    )
+    add_modules_argument(parser)
+
+
+def add_modules_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the word that names further modules."""
+    parser.add_argument(
+        "--modules",
+        dest="further",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="a module beside those of the kernel, or a directory of modules (repeatable)",
     )
 
 
@@ -62,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     reports, failed = [], False
     try:
-        kernel = find_kernel(arguments.kernel) if arguments.kernel else None
+        kernel = find_kernel(arguments.kernel, arguments.further) if arguments.kernel else None
         symbols = find_symbols(kernel, arguments.symbols) if kernel else None
     except KlpError as error:
         show(error)
@@ -92,15 +108,17 @@ def show(error: KlpError) -> None:
         print(f"klpbuild: error: {problem}", file=sys.stderr)
 
 
-def find_kernel(text: str) -> Kernel:
-    """The kernel that the user names.
+def find_kernel(text: str, further: Sequence[Path] = ()) -> Kernel:
+    """The kernel that the user names, with further modules.
 
-    :raises KlpError: when there is none.
+    :raises KlpError: when there is none, or a module is not for it.
     """
+    from klpbuild.kernel.further import with_modules
     from klpbuild.kernel.locate import locate
 
     output = Path("build") / "fixtures" / "kernel"
-    return locate(text, fixtures=Path("kernel-fixtures"), output=output)
+    kernel = locate(text, fixtures=Path("kernel-fixtures"), output=output)
+    return with_modules(kernel, further)
 
 
 def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
@@ -117,7 +135,7 @@ def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
             raise KlpError("there is no such file", where=str(given))
         return given
     built = Path("build") / kernel.name / "symbols.klp"
-    if built.is_file():
+    if built.is_file() and not kernel.further:
         return built
     if not (kernel.vmlinux or kernel.system_map or kernel.kallsyms):
         return None
@@ -129,6 +147,13 @@ def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
         kernel.kallsyms,
         kernel.module_symvers,
     )
-    output = kernel.cache / "symbols.klp"
+    output = kernel.cache / f"symbols{_mark(kernel.further)}.klp"
     write_symbols(output, sources, cache_directory() / "symbols")
     return output
+
+
+def _mark(further: Sequence[Path]) -> str:
+    """What tells the symbols of a kernel with further modules from those without."""
+    stats = [(str(path.absolute()), path.stat()) for path in further]
+    content = repr([(name, status.st_size, status.st_mtime_ns) for name, status in stats])
+    return f"-{sha256(content.encode()).hexdigest()[:16]}" if further else ""

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from klpbuild.check.module import open_module
     from klpbuild.check.transcript import lines
 
-    kernel = find_kernel(arguments.kernel)
+    kernel = find_kernel(arguments.kernel, arguments.further)
     side = KernelSide(kernel, find_symbols(kernel, arguments.symbols))
     explainer = Explainer(open_module(arguments.module, side))
     found = [explainer.explain(name) for name in arguments.functions or explainer.functions]

@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from klpbuild.commands.check import add_modules_argument
 from klpbuild.errors import KlpError
 from klpbuild.files import working_in
 from klpbuild.kernel.cache import cached_kernels
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file", metavar="FILE", help="the file of the kernel's source that defines the functions"
     )
+    add_modules_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _begin(arguments: argparse.Namespace, directory: Path, name: str, build: Path) -> int:
-    kernel = locate_kernel(name, Path("kernel-fixtures"), build)
+    kernel = locate_kernel(name, Path("kernel-fixtures"), build, modules=arguments.further)
     if arguments.patch:
         begun = begin.begin_with_patches(kernel, directory, arguments.patch)
     else:

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from klpbuild.commands.check import add_modules_argument
 from klpbuild.errors import Problems
 from klpbuild.names import VMLINUX
 from klpbuild.pipeline import symbol_steps
@@ -38,13 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name, default="", metavar="FILE", help=f"{what}, in place of the kernel's own"
         )
+    add_modules_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write it, say what it holds, and look the names up."""
     given = GivenSymbols(arguments.vmlinux, arguments.system_map, arguments.kallsyms)
     build = Path("build")
-    kernel = locate_kernel(arguments.kernel, Path("kernel-fixtures"), build, given)
+    fixtures, modules = Path("kernel-fixtures"), arguments.further
+    kernel = locate_kernel(arguments.kernel, fixtures, build, given, modules=modules)
     output = arguments.output or build / kernel.name / "symbols.klp"
     written = symbol_steps.write_symbols(kernel, output)
     print(f"{output}: {written.symbols:,} symbols of {written.objects:,} objects")

@@ -6,26 +6,40 @@ import gzip
 import lzma
 import os
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.files import write_file
 from klpbuild.kernel.cache import aside, locked
+from klpbuild.names import object_name
 
 _COMPRESSED = (".ko.xz", ".ko.gz", ".ko.zst")
+#: Links from the modules' directory to the kernel's headers and source.
+_TREES = ("build", "source")
+#: Where livepatches are installed, which are no livepatch's objects.
+_LIVEPATCHES = "updates/livepatch"
 
 
-def module_files(directory: Path) -> list[Path]:
-    """List the modules of an installed kernel as they are, in any order.
+def module_files(directory: Path, without: Sequence[str] = ()) -> list[Path]:
+    """List the modules in a directory and those below it as they are, in any order.
 
-    :param directory: ``/lib/modules/RELEASE``; its ``kernel/`` is read.
+    :param without: names of directories that are left out, directly in this one.
     """
-    return [
-        Path(parent, name)
-        for parent, _, names in os.walk(directory / "kernel")
-        for name in names
-        if name.endswith((".ko", *_COMPRESSED))
-    ]
+    found: list[Path] = []
+    for parent, directories, names in os.walk(directory):
+        if without and parent == str(directory):
+            directories[:] = [name for name in directories if name not in without]
+        found += [path for name in names if is_module_file(path := Path(parent, name))]
+    return found
+
+
+def is_module_file(path: Path) -> bool:
+    """Whether a file is called like a module, compressed or not."""
+    return path.name.endswith((".ko", *_COMPRESSED))
 
 
 def debug_files(directory: Path) -> tuple[Path, ...]:
@@ -36,11 +50,79 @@ def debug_files(directory: Path) -> tuple[Path, ...]:
 def shipped_modules(directory: Path, decompressed: Path) -> tuple[Path, ...]:
     """The modules of an installed kernel, sorted by path.
 
-    :param directory: ``/lib/modules/RELEASE``; its ``kernel/`` is read.
-    :param decompressed: where compressed ones are decompressed to, once.
+    Of several with one name it is the one that modprobe loads.
+
+    :param directory: ``/lib/modules/RELEASE``: the kernel's own are in ``kernel/``, others in
+        ``updates/dkms/``, ``extra/`` and the like.
+    :param decompressed: where the kernel's own compressed ones are decompressed to, once.
     :raises KlpError: when one cannot be decompressed.
     """
-    shipped = module_files(directory)
+    own = module_files(directory / "kernel")
+    others = module_files(directory, ("kernel", *_TREES))
+    others = [path for path in others if not path.is_relative_to(directory / _LIVEPATCHES)]
+    kept = decompressed.with_name("further")
+    modules = _own_modules(directory, own, decompressed)
+    if not others:
+        return modules
+    plain = {path: path for path in modules}
+    plain |= {plain_module(path, kept): path for path in others}
+    return tuple(sorted(_loaded(directory, plain)))
+
+
+def _loaded(directory: Path, plain: dict[Path, Path]) -> list[Path]:
+    """Of several modules with one name the one that modprobe loads.
+
+    :param plain: the modules, and as they are installed.
+    """
+    by_name: dict[str, list[Path]] = {}
+    for path in plain:
+        by_name.setdefault(object_name(path.name), []).append(path)
+    listed: set[Path] = set()
+    if any(len(same) > 1 for same in by_name.values()):
+        with suppress(OSError):  # depmod has not run
+            lines = (directory / "modules.dep").read_text().splitlines()
+            listed = {directory / line.partition(":")[0] for line in lines}
+    updates = directory / "updates"  # depmod.d(5): search updates built-in
+    return [
+        max(same, key=lambda path: (plain[path] in listed, plain[path].is_relative_to(updates)))
+        for same in by_name.values()
+    ]
+
+
+def builtin_modules(build: Path, image: Path | None, release: str) -> frozenset[str]:
+    """The modules that are part of a kernel's image, as ``modules.builtin`` lists them.
+
+    :param build: the kernel's build tree.
+    :param image: its bootable image, beside which it may be installed.
+    :returns: their names; empty also when the list is not at hand.
+    """
+    places = [build]
+    if image is not None:
+        root = image.parent.parent
+        places += [root / lib / "modules" / release for lib in ("lib", "usr/lib")]
+    for place in places:
+        with suppress(OSError):
+            return frozenset(map(object_name, (place / "modules.builtin").read_text().split()))
+    return frozenset()
+
+
+def plain_module(path: Path, kept: Path) -> Path:
+    """A module that is not compressed: the file itself, or one that is kept.
+
+    :param kept: where decompressed modules are kept.
+    :raises KlpError: when it cannot be decompressed.
+    """
+    if path.suffix == ".ko":
+        return path
+    status = path.stat()
+    content = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+    plain = kept / sha256(content.encode()).hexdigest()[:16] / path.stem
+    if not plain.is_file():
+        write_file(plain, decompress(path))
+    return plain
+
+
+def _own_modules(directory: Path, shipped: list[Path], decompressed: Path) -> tuple[Path, ...]:
     compressed = [path for path in shipped if path.suffix != ".ko"]
     if not compressed:
         return tuple(sorted(shipped))

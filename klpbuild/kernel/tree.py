@@ -52,6 +52,7 @@ class Kernel:
         out as the modules' own directory (``kernel/fs/...``), if at hand.
     :ivar package_version: Debian's version of a fetched kernel, else empty.
     :ivar toolchain: what the user says of the tools that build for it.
+    :ivar further: those of `modules` that the user named beside the kernel's own.
     """
 
     name: str
@@ -72,3 +73,4 @@ class Kernel:
     debug_modules: Path | None = None
     package_version: str = ""
     toolchain: Toolchain = Toolchain()
+    further: tuple[Path, ...] = ()

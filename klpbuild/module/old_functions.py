@@ -1,8 +1,9 @@
-"""Check the functions that a livepatch replaces against the running kernel's symbols."""
+"""Check the objects and functions that a livepatch patches against the kernel's symbols."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from klpbuild.errors import KlpError, Problems
 from klpbuild.module.livepatch import Function
@@ -10,6 +11,44 @@ from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 
 _CLONES = ("isra.0", "constprop.0", "part.0", "isra.1", "constprop.1")
+
+
+def check_objects(
+    objects: Mapping[str, str],
+    known: Sequence[str],
+    builtin: Collection[str],
+    problems: Problems,
+) -> tuple[str, ...]:
+    """Check that each object is one of the kernel, or may become one.
+
+    The kernel takes any name (kernel/livepatch/core.c, klp_find_object_module), and looks the
+    functions up when a module of that name is loaded.
+
+    :param objects: their names, each with where it is written.
+    :param known: vmlinux and the modules whose symbols are at hand.
+    :param builtin: modules that are part of vmlinux.
+    :param problems: takes the objects that can never come.
+    :returns: what is not known of the others.
+    """
+    unknown = []
+    for name, where in objects.items():
+        if name in known:
+            continue
+        if name in builtin:
+            problems.add(
+                f"object {name!r} is part of vmlinux in this kernel",
+                where=where,
+                why="The livepatch would wait for a module that never comes.",
+                hint='Its functions belong to vmlinux: name = "vmlinux".',
+            )
+            continue
+        near = difflib.get_close_matches(name, known, 1, 0.8)
+        unknown.append(
+            f"whether object {name} has what is patched: this kernel has no module of that name, "
+            "which may come later"
+            + (f" (did you mean {near[0]}?)" if near else " (modules= names further ones)")
+        )
+    return tuple(unknown)
 
 
 def check_old_functions(
@@ -23,12 +62,14 @@ def check_old_functions(
     The kernel finds it by name and position (kernel/livepatch/core.c,
     klp_find_object_symbol) and redirects it at its ftrace entry (klp_patch_func).
 
-    :param functions: object and function.
+    :param functions: object and function; those of unknown objects are left out.
     :param problems: takes what the kernel would refuse.
     :returns: what could not be checked, and why.
     """
     unchecked = []
     for owner, function in functions:
+        if owner not in database.objects:
+            continue
         with problems.collect():
             candidate = _candidate(owner, function, database)
             known = entries.has(owner, function.old, function.sympos)
@@ -55,12 +96,6 @@ def check_old_functions(
 
 def _candidate(owner: str, function: Function, database: SymbolDatabase) -> Candidate:
     name = function.old
-    if owner not in database.objects:
-        raise KlpError(
-            f"object {owner!r} is not in this kernel",
-            where=function.where,
-            hint="It may be built in: then its functions belong to vmlinux.",
-        )
     found = database.in_object(owner, name)
     if not found:
         clones = [c for c in (f"{name}.{end}" for end in _CLONES) if database.candidates(c)]

@@ -183,6 +183,14 @@ def _checked(
     entries = steps.entry_points(kernel, database)
     found = {}
     for one in wanted:
+        if one.object not in database.objects:
+            problems.add(
+                f"object {one.object!r} is not in this kernel",
+                where="--function",
+                hint="It may be built in: then its functions belong to vmlinux.  "
+                "--modules names further modules.",
+            )
+            continue
         candidates = database.in_object(one.object, one.function)
         if len(candidates) > 1 and not one.position:
             problems.add(

@@ -27,6 +27,7 @@ from klpbuild.graph.queries import neighbourhood
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.graph.tables import read_patches
 from klpbuild.graph.write import TOO_LARGE_TO_DRAW, write_all
+from klpbuild.kernel.modules import builtin_modules
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import no_tables, two_tables
 from klpbuild.module.link import link_module
@@ -35,7 +36,7 @@ from klpbuild.module.livepatch import (
     Livepatch,
     PatchedObject,
 )
-from klpbuild.module.old_functions import check_old_functions
+from klpbuild.module.old_functions import check_objects, check_old_functions
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.request.chosen import Chosen
@@ -191,8 +192,14 @@ def convert(
             if p.function
         ]
     problems = Problems()
-    for unchecked in check_old_functions(pairs, database, entry_points(kernel, database), problems):
-        print(f"{linked.name}: not checked {unchecked}")
+    objects = {p.object: linked.name for p in patches} | {p.name: p.where for p in functions}
+    builtin = builtin_modules(kernel.build, kernel.image, kernel.release)
+    unchecked = (
+        *check_objects(objects, database.objects, builtin, problems),
+        *check_old_functions(pairs, database, entry_points(kernel, database), problems),
+    )
+    for each in unchecked:
+        print(f"{linked.name}: not checked {each}")
     exports = Exports.read(kernel.module_symvers)
     resolver = Resolver(database, exports, frozenset(p.object for p in patches))
     with problems.collect():
@@ -281,7 +288,12 @@ def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[P
 
 
 def boot(kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]) -> int:
-    """Boot the kernel with the modules, show what changes; 0 when all went well."""
-    trial = boot_livepatch(kernel, modules, watch=watch)
+    """Boot the kernel with the modules, show what changes; 0 when all went well.
+
+    Further modules of the kernel that they patch are loaded before.
+    """
+    patched = {p.object for path in modules for p in read_patches(ElfFile.read(path))}
+    further = [name for path in kernel.further if (name := object_name(path.name)) in patched]
+    trial = boot_livepatch(kernel, modules, watch=watch, modprobe=further)
     print("\n".join(transcript(trial)))  # in one piece: another kernel may boot meanwhile
     return 0 if trial.passed else 1

@@ -6,10 +6,12 @@ Also for a build in which nothing is to be done, so that this imports little.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.errors import Problems
+from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
 from klpbuild.request.target import with_variables
@@ -62,6 +64,7 @@ def locate_kernel(
     build: Path,
     given: GivenSymbols = GivenSymbols(),
     variables: Variables = NO_VARIABLES,
+    modules: Sequence[Path] = (),
 ) -> Kernel:
     """The kernel that ``kernel=`` names; the fixtures are built when they changed.
 
@@ -70,6 +73,7 @@ def locate_kernel(
 
     :param given: what is named is taken, and nothing else for vmlinux' symbols.
     :param variables: KVER beside KDIR, KSRC and the tools.
+    :param modules: further modules, see `klpbuild.kernel.further.with_modules`.
     :raises KlpError: see `klpbuild.kernel.locate.locate`; also for a named file that is
         not there, and for variables that are not for this kernel.
     """
@@ -81,6 +85,8 @@ def locate_kernel(
         learned=None if os.environ.get("KLPBUILD_CACHE") else learned,
     )
     kernel = with_variables(kernel, variables)
+    if modules:
+        kernel = with_modules(kernel, modules)
     named = {key: Path(value) for key, value in vars(given).items() if value}
     problems = Problems()
     for key, path in named.items():

@@ -39,11 +39,13 @@ def locate_kernels(
     build: Path,
     given: GivenSymbols,
     variables: Variables = NO_VARIABLES,
+    modules: Sequence[Path] = (),
 ) -> tuple[Located, ...]:
     """The kernels that ``kernel=`` names, with commas between.
 
     :param given: sources of symbols; they are one kernel's.
     :param variables: KSRC is one kernel's, too.
+    :param modules: further modules; a directory may hold those of several kernels.
     :raises KlpError: when none is named, or sources of symbols are given for several.
     """
     named = tuple(dict.fromkeys(word for word in words.split(",") if word))
@@ -59,7 +61,7 @@ def locate_kernels(
     located: list[Located] = []
     for word in named:
         try:
-            kernel = locate_kernel(word, fixtures, build, given, variables)
+            kernel = locate_kernel(word, fixtures, build, given, variables, modules)
             _check_distinct(word, kernel, located)
             located.append(Located(word, kernel))
         except KlpError as error:

@@ -245,6 +245,8 @@ class Resolver:
     def _check_position(self, annotation: Annotation) -> None:
         """The annotation must name a symbol that is there."""
         name = f"{annotation.owner}:{annotation.symbol}"
+        if annotation.owner in self.patched - set(self.database.objects):
+            return  # a module that may come later: only the author knows what it has
         if annotation.owner not in self.database.objects:
             raise KlpError(
                 f"object {annotation.owner!r} of symbol {annotation.symbol!r} "
@@ -353,11 +355,17 @@ class Resolver:
                 where=reference.where,
                 hint=f"Add an object {owners[0]!r} to livepatch.toml.",
             )
+        hint = _nearest("In symbols.klp there is", reference.name, self._similar(reference.name))
+        for unknown in sorted(self.patched - set(self.database.objects)):
+            hint += (
+                f"\nIf {unknown} has it, name that module's file by modules=, or write "
+                f"KLP_RELOC_SYMBOL({unknown}, {unknown}, {reference.name})."
+            )
         raise KlpError(
             f"symbol {reference.name!r} is not defined by vmlinux or any module",
             where=reference.where,
             why="GCC drops functions that it inlines and renames clones (.isra.0, .constprop.0).",
-            hint=_nearest("In symbols.klp there is", reference.name, self._similar(reference.name)),
+            hint=hint.lstrip(),
         )
 
     def _similar(self, name: str) -> list[str]:

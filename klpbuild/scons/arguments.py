@@ -29,6 +29,7 @@ _OPTION_EXAMPLES = {
     "livepatches": "livepatches=fixes",
     "kernel": "kernel=6.1.0-47-cloud-amd64,/usr/src/linux",
     "kallsyms": "kallsyms=kallsyms-of-the-target",
+    "modules": "modules=/lib/modules/6.1.0-47-cloud-amd64/extra,out/driver.ko",
     "packages": "packages=deb",
     "system_map": "system_map=/usr/lib/debug/boot/System.map-6.1.0-47-cloud-amd64",
     "vmlinux": "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",

@@ -87,7 +87,8 @@ def _kernel_targets(env):
     given = GivenSymbols(variables.vmlinux, variables.system_map, env["kallsyms"])
     fixtures, build = Path("kernel-fixtures"), Path(env["KLP_BUILD"])
     words = variables.kernel or env["kernel"]
-    located = locate_kernels(words, fixtures, build, given, variables)
+    modules = [Path(name).expanduser() for name in env["modules"].split(",") if name]
+    located = locate_kernels(words, fixtures, build, given, variables, modules)
     named = named_livepatches(Path(env["livepatches"]), env["livepatch"])
     if variables.replace is not None:
         named = with_replace(named, variables.replace)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from klpbuild.elf.modinfo import modinfo as tags_of
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.kernel.modules import decompress
+from klpbuild.kernel.modules import builtin_modules, decompress
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name
 
@@ -55,15 +55,7 @@ def modinfo(data: bytes, name: str) -> dict[str, list[str]]:
     :param name: what messages call it.
     :raises KlpError: when it is not an ELF file.
     """
-    file = ElfFile(data, name)
-    section = file.section(".modinfo")
-    tags: dict[str, list[str]] = {}
-    if section is not None:
-        for text in bytes(file.contents(section)).split(b"\0"):
-            tag, equals, value = text.decode(errors="replace").partition("=")
-            if equals:
-                tags.setdefault(tag, []).append(value)
-    return tags
+    return tags_of(ElfFile(data, name))
 
 
 def read_module(path: Path) -> bytes:
@@ -95,7 +87,8 @@ class GuestModules:
     @classmethod
     def of(cls, kernel: Kernel) -> GuestModules:
         """The modules of a kernel."""
-        return cls(kernel.modules, _builtin(kernel))
+        builtin = builtin_modules(kernel.build, kernel.image, kernel.release)
+        return cls(kernel.modules, builtin)
 
     def read(self, name: str) -> bytes:
         """A module's bytes, uncompressed.
@@ -172,16 +165,3 @@ class GuestModules:
             for alias in self.info(name).aliases:
                 found.setdefault(alias, []).append(name)
         return found
-
-
-def _builtin(kernel: Kernel) -> tuple[str, ...]:
-    """The modules in the image, as ``modules.builtin`` lists them."""
-    places = [kernel.build]
-    if kernel.image is not None:
-        root = kernel.image.parent.parent
-        places += [root / lib / "modules" / kernel.release for lib in ("lib", "usr/lib")]
-    for place in places:
-        with suppress(OSError):
-            lines = (place / "modules.builtin").read_text().split()
-            return tuple(object_name(line) for line in lines)
-    return ()

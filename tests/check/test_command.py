@@ -123,7 +123,7 @@ def explain(kernel: KernelSide, *words: object) -> int:
     """Run ``klpbuild explain`` for the miniature kernel, which no release names."""
     path, symbols = kernel.kernel.build, kernel.kernel.build / "symbols.klp"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("klpbuild.commands.explain.find_kernel", lambda text: kernel.kernel)
+        patch.setattr("klpbuild.commands.explain.find_kernel", lambda text, further: kernel.kernel)
         return main(["explain", *map(str, words), "--kernel", str(path), "--symbols", str(symbols)])
 
 

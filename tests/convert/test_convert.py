@@ -276,6 +276,15 @@ def test_the_dotted_position_of_other_headers_is_understood(kernel: Kernel) -> N
          "livepatch.o:.text+0x5: symbol 'clash' is not defined by vmlinux or any module\n"
          "  GCC drops functions that it inlines and renames clones (.isra.0, .constprop.0).\n"
          "  In symbols.klp there is clash.isra.0?"),
+        ("extern int nowhere; int f(void) { return nowhere; }", "driver",
+         "livepatch.o:.text+0x2: symbol 'nowhere' is not defined by vmlinux or any module\n"
+         "  GCC drops functions that it inlines and renames clones (.isra.0, .constprop.0).\n"
+         "  If driver has it, name that module's file by modules=, or write "
+         "KLP_RELOC_SYMBOL(driver, driver, nowhere)."),
+        ("extern int x KLP_RELOC_SYMBOL(driver, driver, x); int f(void) { return x; }", "btrfs",
+         "livepatch.o:KLP_RELOC_SYMBOL(driver, driver, x): "
+         "object 'driver' of symbol 'x' is not in this kernel\n"
+         "  Did you mean vmlinux, btrfs, ext4?"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_resolved_is_told(

@@ -141,6 +141,37 @@ def test_compressed_modules_are_decompressed_outside_of_the_system(root: Path) -
     assert not module.exists()
 
 
+def test_modules_beside_the_kernel_s_own(root: Path) -> None:
+    directory = root / "lib/modules" / RELEASE
+    write(directory / "updates/dkms/nvidia.ko", "nvidia")
+    write(directory / "extra/vendor.ko.xz", lzma.compress(b"vendor"))
+    write(directory / "updates/livepatch/livepatch-fix.ko", "livepatch")
+    (directory / "source").symlink_to(root / "elsewhere")
+    write(root / "elsewhere/not-installed.ko", "other")
+    kernel = locate(str(directory))
+    assert {path.name: path.read_bytes() for path in kernel.modules} == {
+        "ext4.ko": b"module",
+        "nvidia.ko": b"nvidia",
+        "tun.ko": b"module",
+        "vendor.ko": b"vendor",
+    }
+    write(directory / "extra/vendor.ko.xz", lzma.compress(b"vendor, newer"))
+    found = {path.name: path for path in locate(str(directory)).modules}
+    assert found["vendor.ko"].read_bytes() == b"vendor, newer"
+
+
+@pytest.mark.parametrize("depmod", [True, False])
+def test_of_two_modules_with_one_name_modprobe_s_counts(root: Path, depmod: bool) -> None:
+    directory = root / "lib/modules" / RELEASE
+    write(directory / "updates/dkms/tun.ko", "newer")
+    write(directory / "extra/ext4.ko", "extra")
+    if depmod:
+        lines = ["updates/dkms/tun.ko: kernel/lib/x.ko\n", "extra/ext4.ko:\n"]
+        write(directory / "modules.dep", "".join(lines))
+    found = {path.name: path.read_bytes() for path in locate(str(directory)).modules}
+    assert found == {"tun.ko": b"newer", "ext4.ko": b"extra" if depmod else b"module"}
+
+
 @pytest.mark.skipif(not shutil.which("zstd"), reason="zstd is not on this machine")
 def test_zstd_modules_are_decompressed_and_their_damage_is_told(root: Path) -> None:
     module = root / "lib/modules" / RELEASE / "kernel/fs/ext4/ext4.ko"

@@ -205,6 +205,46 @@ def test_tables_beside_objects(shared: Checkout, tmp_path: Path) -> None:
     ) in text
 
 
+def test_a_module_beside_the_kernel_s_own(shared: Checkout, tmp_path: Path) -> None:
+    """Without its file it may come later; with it its symbols count."""
+    build = tmp_path / "driver"
+    build.mkdir()
+    (build / "Makefile").write_text("obj-m := vendor-driver.o\n")
+    (build / "vendor-driver.c").write_text(
+        "#include <linux/module.h>\n"
+        "static int level = 3;\n"
+        "int vendor_level(void);\nvoid vendor_raise(void);\nvoid vendor_raise(void) { level++; }\n"
+        "noinline int vendor_level(void) { return level; }\n"
+        'MODULE_LICENSE("GPL");\n'
+    )
+    kernel = shared.directory / "build/fixtures/kernel"
+    make = ["make", "-s", "-C", kernel, f"M={build}", "modules"]
+    subprocess.run(make, check=True, capture_output=True)
+    fix = tmp_path / "fixes" / "driver"
+    fix.mkdir(parents=True)
+    (fix / "level.c").write_text(
+        "extern int level;\nint new_level(void);\nint new_level(void) { return level + 1; }\n"
+    )
+    (fix / "livepatch.toml").write_text(
+        '[[object]]\nname = "vendor-driver"\n'
+        'functions = [{ old = "vendor_level", new = "new_level" }]\n'
+    )
+    words = (f"livepatches={tmp_path}/fixes", "livepatch=driver")
+    text = shared.scons(*words, status=2)
+    assert (
+        "livepatch-driver.ko: not checked whether object vendor_driver has what is patched: this "
+        "kernel has no module of that name, which may come later (modules= names further ones)\n"
+    ) in text
+    assert "If vendor_driver has it, name that module's file by modules=" in text
+    text = shared.scons(*words, f"modules={build}/vendor-driver.ko")
+    assert "1 livepatch symbol" in text and "not checked" not in text
+    module = shared.directory / "build/fixtures/livepatch-driver.ko"
+    symbols = subprocess.run(["readelf", "-sW", module], capture_output=True, text=True, check=True)
+    assert ".klp.sym.vendor_driver.level,0" in symbols.stdout
+    (fix / "level.c").write_text("int new_level(void);\nint new_level(void) { return 5; }\n")
+    assert "1 warning" in shared.scons(*words)
+
+
 def test_sources_that_are_called_like_what_klpbuild_makes(shared: Checkout, tmp_path: Path) -> None:
     directory = shared.directory / "kernel-fixtures/livepatches/meminfo"
     (tmp_path / "names").mkdir()
@@ -234,6 +274,7 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
         "watch",
         "launcher",
         "cache",
+        "modules",
         "packages",
     )
     for option in (*options, "V"):
@@ -252,7 +293,7 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
          "  Did you mean livepatch?\n"
          "  Known: ARCH, CC, COMPRESS, CROSS_COMPILE, DESTDIR, KCFLAGS, KDIR, KSRC, KVER, PREFIX, "
          "REPLACE, SIGN_CERT, SIGN_HASH, SIGN_KEY, SOURCE_DATE_EPOCH, STRIP, SYSTEM_MAP, V, "
-         "VMLINUX, cache, kallsyms, kernel, launcher, livepatch, livepatches, packages, "
+         "VMLINUX, cache, kallsyms, kernel, launcher, livepatch, livepatches, modules, packages, "
          "system_map, vmlinux, watch.\n"),
         (("livepatch=memino",),
          "scons: error: kernel-fixtures/livepatches: livepatch 'memino' is not known\n"

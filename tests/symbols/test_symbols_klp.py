@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sqlite3
 import os
+import sqlite3
 from pathlib import Path
 
 import numpy as np

@@ -44,9 +44,9 @@ LONG_NAME = Rule(
 )
 OBJECT_UNKNOWN = Rule(
     "KLP507", "patches a module that this kernel does not have",
-    "The functions wait for a module that never comes.",
-    "Correct the object's name, or leave it out.", severity=Severity.WARNING,
-    effect=Effect.ACCEPTED, needs=Needs.SYMBOLS,
+    "The functions are looked up when a module of that name is loaded, and not before.",
+    "Name the module's file by modules= or --modules, or correct the object's name.",
+    severity=Severity.WARNING, effect=Effect.ACCEPTED, needs=Needs.SYMBOLS,
 )
 FUNCTION_NOT_FOUND = Rule(
     "KLP508", "an old function does not exist",
