@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
-from klpbuild.kernel.fetch import fetch
-from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
+from tests.kernels import DEFAULT, NEWEST, OTHERS, Wanted, fetched
 from tests.samples import Built, build
-
-DEFAULT_TEST_KERNEL = "6.1.0-47-cloud-amd64"
 
 
 @pytest.fixture(autouse=True)
@@ -28,19 +25,18 @@ def cache_dir(
     return directory
 
 
-def _debian_kernel(
-    release: str | None, debug_symbols: bool = False, source: bool = False
-) -> Kernel:
+def _debian_kernel(wanted: Wanted, debug_symbols: bool = False, source: bool = False) -> Kernel:
     try:
-        return locate(fetch(release, debug_symbols=debug_symbols, source=source).release)
+        return fetched(wanted, debug_symbols=debug_symbols, source=source)
     except KlpError as error:
         if os.environ.get("KLPBUILD_REQUIRE_KERNEL") == "1":
             raise
-        pytest.skip(f"no Debian kernel {release or ''}: {error}")
+        pytest.skip(f"no Debian kernel {wanted.release or ''}: {error}")
 
 
-def _test_release() -> str:
-    return os.environ.get("KLPBUILD_TEST_KERNEL", DEFAULT_TEST_KERNEL)
+def _test_release() -> Wanted:
+    named = os.environ.get("KLPBUILD_TEST_KERNEL")
+    return Wanted(named) if named else DEFAULT
 
 
 @pytest.fixture(scope="session")
@@ -58,19 +54,25 @@ def debian_debug_kernel() -> Kernel:
 @pytest.fixture(scope="session")
 def debian_source_kernel() -> Kernel:
     """The kernel that the sample patches are for, with debug symbols and source."""
-    return _debian_kernel(DEFAULT_TEST_KERNEL, debug_symbols=True, source=True)
+    return _debian_kernel(DEFAULT, debug_symbols=True, source=True)
 
 
 @pytest.fixture(scope="session")
 def newest_kernel() -> Kernel:
     """The newest cloud kernel that the machine's apt offers."""
-    return _debian_kernel(None)
+    return _debian_kernel(NEWEST)
 
 
 @pytest.fixture(scope="session")
 def newest_source_kernel() -> Kernel:
     """The newest kernel with debug symbols and source."""
-    return _debian_kernel(None, debug_symbols=True, source=True)
+    return _debian_kernel(NEWEST, debug_symbols=True, source=True)
+
+
+@pytest.fixture(scope="session", params=sorted(OTHERS))
+def suite_kernel(request: pytest.FixtureRequest) -> Kernel:
+    """The newest kernel of another suite, with debug symbols, source, and its compiler."""
+    return _debian_kernel(OTHERS[request.param], debug_symbols=True, source=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A patch for the newest kernel, where objtool reads the linked module."""
+"""Patches for the newest kernels: objtool reads the linked module, other compilers built them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from klpbuild.errors import KlpError
 from klpbuild.extract.landing import no_landing
+from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.vm.guest import Guest
@@ -18,6 +19,7 @@ from tests.corpus.samples import Sample
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
 SOURCE = "kernel/signal.c"
+MEMINFO = "fs/proc/meminfo.c"
 CHANGES = {
     "struct kernel_siginfo *info, pid_t pid)\n{\n\tint ret;\n": """
 	if (pid == 98764)
@@ -30,16 +32,15 @@ CHANGES = {
 }
 
 
-def patched(kernel: Kernel, tmp_path: Path, changes: dict[str, str]) -> Path:
+def patched(kernel: Kernel, tmp_path: Path, changes: dict[str, str], source: str = SOURCE) -> Path:
     """A patch that adds lines behind others."""
-    assert kernel.source is not None
-    old = new = (kernel.source / SOURCE).read_text()
+    old = new = (source_tree(kernel) / source).read_text()
     for start, added in changes.items():
         assert start in new
         new = new.replace(start, start + added)
     former, later = (text.splitlines(keepends=True) for text in (old, new))
     patch = tmp_path / "kill.patch"
-    lines = difflib.unified_diff(former, later, f"a/{SOURCE}", f"b/{SOURCE}")
+    lines = difflib.unified_diff(former, later, f"a/{source}", f"b/{source}")
     patch.write_text("".join(lines))
     return patch
 
@@ -77,3 +78,20 @@ def test_a_function_that_does_not_return_and_one_without_landing_place(
     assert "Invalid cross-device link" in with_it
     assert before == after
     assert "status 1\n" in before
+
+
+def test_a_kernel_of_another_suite(suite_kernel: Kernel, tmp_path: Path) -> None:
+    """The compiler and kbuild's programs come from that suite, too."""
+    start = "static int meminfo_proc_show(struct seq_file *m, void *v)\n{\n"
+    added = '\tstatic unsigned long reads;\n\n\tseq_printf(m, "Reads: %lu\\n", ++reads);\n'
+    patch = patched(suite_kernel, tmp_path, {start: added}, MEMINFO)
+    module, extracted = build_from_patches(suite_kernel, [patch], "meminfo", tmp_path)
+    assert [f.old for e in extracted.functions for f in e.functions] == ["meminfo_proc_show"]
+    sample = Sample("meminfo", (), "head -n 1 /proc/meminfo", lambda *seen: True)
+    (result,) = Guest(suite_kernel).run([sample.group(module)])
+    assert result.passed, result.problem
+    before, with_it, after = (
+        s.output for s in result.steps if s.planned.step == Shell(sample.look)
+    )
+    assert with_it.startswith("Reads: ")
+    assert before.startswith("MemTotal:") and after.startswith("MemTotal:")
