@@ -1,18 +1,22 @@
-"""Whether a patch changes the version (CRC) of an exported symbol.
+"""Whether a patch changes the interface of an exported symbol.
 
-The version is computed from the types that a symbol's declaration reaches
+Its version (CRC) is computed from the types that its declaration reaches
 (scripts/genksyms).  Modules that were built against the old one know those types;
-when they change, replacing the code of one function is not enough.
+when they change, replacing the code of one function is not enough.  Another version
+alone proves nothing: a type that only one of the texts defines is printed otherwise.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.patch.pair import ObjectPair
 
@@ -20,34 +24,128 @@ from klpbuild.patch.pair import ObjectPair
 _EXPORTS = ("___ksymtab", "__ksymtab", ".export_symbol")
 # genksyms writes assembler before v5.19, comments for modpost since.
 _VERSION = re.compile(r"^(?:#SYMVER (\S+) |__crc_(\S+) = )(0x[0-9a-f]+)", re.MULTILINE)
+#: Words of declarations that change nothing of what is passed or laid out.
+_QUALIFIERS = frozenset({"const", "volatile", "restrict", "__restrict", "extern"})
+_KINDS = {"s": "struct", "u": "union", "e": "enum", "t": "typedef", "E": "enumerator"}
 
 
-def check_versions(tree: PreparedTree, pair: ObjectPair, shadow: Path, log: Log) -> None:
-    """Refuse a patch that changes the version of a symbol which the object exports.
+@dataclass(frozen=True)
+class Interfaces:
+    """What genksyms says of the symbols that an object exports.
+
+    :ivar versions: by symbol.
+    :ivar types: the words of each declaration, by symbol or by type as ``s#page``.
+    """
+
+    versions: dict[str, str]
+    types: dict[str, tuple[str, ...]]
+
+
+def check_versions(
+    tree: PreparedTree,
+    pair: ObjectPair,
+    shadow: Path,
+    log: Log,
+    accepted: Sequence[str] = (),
+) -> None:
+    """Refuse a patch that changes the interface of a symbol which the object exports.
 
     :param shadow: the tree with the patched source.
-    :raises KlpError: with the symbols; or when the versions cannot be computed.
+    :param accepted: structures, such as ``struct x``, that may be laid out otherwise.
+    :raises KlpError: with the symbols and what differs; or when genksyms fails.
     """
     genksyms = tree.build / "scripts" / "genksyms" / "genksyms"
     original = ElfFile.read(pair.original)
     if not any(s.name.startswith(_EXPORTS) for s in original.sections) or not genksyms.exists():
         return
-    running = [_start(tree, pair, genksyms, place, log) for place in (None, shadow)]  # side by side
-    before, after = (_finish(pair, *processes) for processes in running)
-    changed = sorted(name for name, crc in before.items() if after.get(name, crc) != crc)
-    if changed:
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise KlpError(
-            f"the version of exported symbols changes: {', '.join(changed[:5])}{more}",
-            where=pair.source,
-            why="A type that their declarations reach has another layout; modules in the "
-            "running kernel know the old one.",
-            hint="Keep the type as it is, and put new data into shadow variables.",
+    with tempfile.TemporaryDirectory(prefix="klpbuild-") as directory:
+        dumps = Path(directory, "before"), Path(directory, "after")
+        running = [
+            _start(tree, pair, genksyms, place, dump, log)
+            for place, dump in zip((None, shadow), dumps, strict=True)
+        ]  # side by side
+        before, after = (
+            _finish(pair, *processes, dump) for processes, dump in zip(running, dumps, strict=True)
         )
+    problems = Problems()
+    for kinds, names in sorted(changed_interfaces(before, after, accepted).items()):
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        problems.add(
+            f"the interface of exported symbols changes: {', '.join(names[:5])}{more}",
+            where=pair.source,
+            why=f"{', '.join(kinds[:5])} differs, and modules in the running kernel know it as "
+            "it was.",
+            hint="Keep it as it is, and put new data into shadow variables.",
+        )
+    problems.check()
+
+
+def changed_interfaces(
+    before: Interfaces, after: Interfaces, accepted: Sequence[str]
+) -> dict[tuple[str, ...], list[str]]:
+    """The symbols whose interface changes, by what differs in it."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for symbol, version in sorted(before.versions.items()):
+        if after.versions.get(symbol, version) == version:
+            continue
+        differing = tuple(
+            name
+            for name in sorted(_differing(symbol, before.types, after.types))
+            if name not in accepted
+        )
+        if differing:
+            found.setdefault(differing, []).append(symbol)
+    return found
+
+
+def _differing(
+    symbol: str, before: dict[str, tuple[str, ...]], after: dict[str, tuple[str, ...]]
+) -> set[str]:
+    """The declarations that a symbol reaches in both texts and that differ.
+
+    A type that one of them does not define is the other's: what one text defines twice in
+    different ways does not compile, and changed definitions are compared by the compiler's
+    layouts.
+    """
+    if symbol not in before or symbol not in after:
+        return {symbol}
+    found = set()
+    seen, waiting = {symbol}, [symbol]
+    while waiting:
+        name = waiting.pop()
+        words, others = before.get(name, ()), after.get(name, ())
+        if "UNKNOWN" in words or "UNKNOWN" in others or not words or not others:
+            continue
+        if _plain(words) != _plain(others) and not _grows(name, words, others):
+            found.add(_called(name))
+        for word in {*words, *others} - seen:
+            if "#" in word:
+                seen.add(word)
+                waiting.append(word)
+    return found
+
+
+def _plain(words: tuple[str, ...]) -> list[str]:
+    return [word for word in words if word not in _QUALIFIERS]
+
+
+def _grows(name: str, words: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether an enumeration gets more enumerators behind the others."""
+    return name.startswith("e#") and others[: len(words) - 1] == words[:-1]
+
+
+def _called(name: str) -> str:
+    kind, mark, rest = name.partition("#")
+    return f"{_KINDS.get(kind, kind)} {rest.strip(chr(39))}" if mark else f"its declaration {name}"
 
 
 def _start(
-    tree: PreparedTree, pair: ObjectPair, genksyms: Path, shadow: Path | None, log: Log
+    tree: PreparedTree,
+    pair: ObjectPair,
+    genksyms: Path,
+    shadow: Path | None,
+    dump: Path,
+    log: Log,
 ) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
     line = pair.command.compile(
         Path("-"), "-D__GENKSYMS__", "-g0", source=tree.source, shadow=shadow
@@ -65,7 +163,7 @@ def _start(
         stderr=subprocess.DEVNULL,
     )
     reader = subprocess.Popen(
-        [genksyms, "-r", "/dev/null"],
+        [genksyms, "-r", "/dev/null", "-T", dump],
         stdin=preprocessor.stdout,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -76,9 +174,20 @@ def _start(
 
 
 def _finish(
-    pair: ObjectPair, preprocessor: subprocess.Popen[bytes], reader: subprocess.Popen[bytes]
-) -> dict[str, str]:
+    pair: ObjectPair,
+    preprocessor: subprocess.Popen[bytes],
+    reader: subprocess.Popen[bytes],
+    dump: Path,
+) -> Interfaces:
     output = reader.communicate()[0].decode(errors="replace")
     if preprocessor.wait() or reader.returncode:
         raise KlpError("genksyms cannot read the source", where=pair.source)
-    return {new or old: crc for new, old, crc in _VERSION.findall(output)}
+    text = dump.read_text(errors="replace") if dump.is_file() else ""
+    versions = {new or old: crc for new, old, crc in _VERSION.findall(output)}
+    return Interfaces(versions, read_types(text))
+
+
+def read_types(text: str) -> dict[str, tuple[str, ...]]:
+    """The declarations in what ``genksyms -T`` writes, one a line (kbuild's ``.symtypes``)."""
+    lines = (line.partition(" ") for line in text.splitlines())
+    return {name: tuple(rest.split()) for name, _, rest in lines}

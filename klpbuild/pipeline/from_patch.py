@@ -329,7 +329,8 @@ def extract_patches(
     for pair in compiled.pairs:
         with problems.collect():
             extractions.append((pair, builder.extract(pair, sizes)))
-            check_versions(compiled.tree, pair, (work / "pair" / "shadow").resolve(), log.note)
+            shadow = (work / "pair" / "shadow").resolve()
+            check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
     problems.check()
     check_callbacks(callbacks, extractions)
     return _finish(builder, extractions, frozenset(p.name for p in callbacks if p.callbacks))
