@@ -37,6 +37,7 @@ _SPECIAL = frozenset(
         "_entry_ptr",
         "descriptor",
         "__UNIQUE_ID_ddebug",
+        "trace_printk_fmt",
     }
 )
 

@@ -81,7 +81,12 @@ _METADATA = re.compile(
 _INIT = re.compile(r"\.(init|head)\.|\.(initcall|con_initcall)|\.x86_cpu_dev")
 _EXIT = re.compile(r"\.exit\.|\.exitcall")
 #: Where compilers and the kernel's macros put ordinary variables.
-_VARIABLES = re.compile(r"\.(rodata|data|bss|ref\.data|sdata|sbss)($|[._])|__dyndbg|__tracepoints")
+_VARIABLES = re.compile(
+    r"\.(rodata|data|bss|ref\.data|sdata|sbss)($|[._])|__dyndbg|__tracepoints"
+    # Formats of trace_printk(), which the kernel takes over from each module that it loads
+    # (kernel/trace/trace_printk.c, module_trace_bprintk_format_notify).
+    r"|__trace_printk_fmt$"
+)
 
 
 def kind_of(section: Section) -> SectionKind:

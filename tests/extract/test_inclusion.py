@@ -325,6 +325,24 @@ def test_a_table_that_names_a_changed_function_stays(tmp_path: Path) -> None:
     assert made.changed == ["work"]
 
 
+TRACE_PRINTK = """
+int trace(const char *, ...);
+#define TRACE(text) do { static const char *trace_printk_fmt \\
+    __attribute__((used, section("__trace_printk_fmt"))) = text; \\
+    trace(trace_printk_fmt); } while (0)
+int work(int n) { TRACE("old\\n"); return n; }
+int other(int n) { TRACE("other\\n"); return n; }
+"""
+
+
+def test_formats_of_trace_printk_are_the_livepatch_s_own(tmp_path: Path) -> None:
+    change = {"return n; }\nint other": 'TRACE("new\\n"); return n + 1; }\nint other'}
+    made = Extracted(Pair(tmp_path, TRACE_PRINTK, change).extract())
+    assert made.changed == ["work"]
+    assert len(made.contents("__trace_printk_fmt")) == 2 * 8
+    assert made.undefined == {"__fentry__", "trace"}
+
+
 def test_a_new_initcall_is_refused(tmp_path: Path) -> None:
     change = {"return out(n);": "return out(n + 1);", "extern int": """
     asm(".pushsection .initcall6.init, \\"a\\"\\n__initcall__kmod_c__3_4_b6:"
