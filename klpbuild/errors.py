@@ -6,6 +6,7 @@ exception is a bug of klpbuild and keeps its traceback.
 
 from __future__ import annotations
 
+import struct
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -113,6 +114,21 @@ class Problems:
         """:raises KlpError: with all problems noted so far, if there are any."""
         if self._found:
             raise KlpError.together(self._found)
+
+
+@contextmanager
+def broken(what: str, where: str) -> Iterator[None]:
+    """Turn what a reader raises about a damaged file into the user's error.
+
+    For readers that look into tables by numbers of the file: each number may lead nowhere.
+
+    :param what: the fault, such as ``has broken debug information``.
+    :param where: the file.
+    """
+    try:
+        yield
+    except (LookupError, ValueError, ArithmeticError, RecursionError, struct.error) as error:
+        raise KlpError(what, where=where) from error
 
 
 def explained(error: BaseException) -> KlpError | None:

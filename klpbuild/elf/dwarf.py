@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from struct import error as struct_error
 from struct import unpack_from
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from klpbuild.elf.constants import ET
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.elf.tables import string_at
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, broken
 
 #: Sizes of forms in bytes (DWARF 5, section 7.5.6), for 8-byte addresses and 4-byte offsets.
 _SIZES = {
@@ -32,6 +33,8 @@ _LENGTHS = frozenset({0x09, 0x18})  # block, exprloc
 _SDATA = 0x0D
 _DIRECTORY, _PATH = 2, 1  # DW_LNCT_directory_index, DW_LNCT_path
 _STMT_LIST = 0x10
+_LEB_BITS_MAX = 70
+_BROKEN = "has broken debug information"
 
 #: A form and, for DW_FORM_implicit_const, its value.
 Form = tuple[int, int]
@@ -182,7 +185,7 @@ class Unit:
         """:raises KlpError: when it is not DWARF 4 or 5, or is broken."""
         self._dwarf, self.offset = dwarf, offset
         data = dwarf._info
-        try:
+        with broken(_BROKEN, dwarf.elf.name):
             length, self._version = unpack_from("<IH", data, offset)
             if self._version == 5:
                 _, width, abbreviations = unpack_from("<BBI", data, offset + 6)
@@ -191,14 +194,10 @@ class Unit:
                 abbreviations, width = unpack_from("<IB", data, offset + 6)
                 self._first = offset + 11
             if self._version not in (4, 5) or width != 8 or length >= 0xFFFFFFF0:
-                raise self._broken(f"has debug information of DWARF {self._version}")
+                what = f"has debug information of DWARF {self._version}"
+                raise KlpError(what, where=dwarf.elf.name)
             self._abbreviations = dwarf.abbreviations(abbreviations)
-        except (IndexError, ValueError, OverflowError, KeyError) as error:
-            raise self._broken("has broken debug information") from error
         self._end = min(offset + 4 + length, len(data))
-
-    def _broken(self, what: str) -> KlpError:
-        return KlpError(what, where=self._dwarf.elf.name)
 
     def entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
         """All entries of the unit in order, with what is asked for.
@@ -206,10 +205,8 @@ class Unit:
         :param wanted: tag to its attributes; entries of other tags are passed over.
         :raises KlpError: when the unit is broken.
         """
-        try:
+        with broken(_BROKEN, self._dwarf.elf.name):
             yield from self._entries(wanted)
-        except (IndexError, ValueError, KeyError, OverflowError) as error:
-            raise self._broken("has broken debug information") from error
 
     def _entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
         data, at, depth = self._dwarf._info, self._first, 0
@@ -270,7 +267,7 @@ class Unit:
             unit = next(self._entries({0x11: frozenset({_STMT_LIST})}))
             start = unit.values.get(_STMT_LIST)
             return self._files(start) if isinstance(start, int) else ()
-        except (IndexError, ValueError, KeyError, OverflowError, StopIteration):
+        except (LookupError, ValueError, OverflowError, StopIteration, struct_error):
             return ()
 
     def _files(self, start: int) -> tuple[str, ...]:
@@ -356,6 +353,8 @@ def _uleb(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift > _LEB_BITS_MAX:
+            raise ValueError("a number has too many bytes")
 
 
 def _sleb(data: memoryview, at: int) -> tuple[int, int]:

@@ -28,6 +28,8 @@ from klpbuild.errors import KlpError
 _EI_CLASS, _EI_DATA = 4, 5
 _ELFCLASS64 = 2
 _CHDR_SIZE, _ELFCOMPRESS_ZLIB = 24, 1
+#: What deflate can make of a byte (zlib.net/zlib_tech.html).
+_ZLIB_RATIO_MAX = 1032
 
 #: Far above KSYM_NAME_LEN.  Without a limit, a small file whose names all run to
 #: the end of one long string would take memory without bound.
@@ -249,6 +251,8 @@ class ElfFile:
                 why=f"Its ch_type is {method}; 1 is zlib, 2 is zstd.",
                 hint="Write it anew by objcopy --decompress-debug-sections.",
             )
+        if size > _ZLIB_RATIO_MAX * len(data):
+            raise KlpError(f"section {section.name} is damaged", where=self.name)
         unpacker = zlib.decompressobj()
         try:
             plain = unpacker.decompress(data[_CHDR_SIZE:], size + 1)
@@ -373,7 +377,10 @@ class ElfFile:
         symbol, place = int(rows["r_sym"].max()), int(rows["r_offset"].max())
         if symbol >= len(self.symbols):
             raise self._broken(f"{where} names symbol {symbol}, and there are {len(self.symbols)}")
-        size = self.sections[section.sh_info].sh_size
+        target = self.sections[section.sh_info]
+        if target.sh_flags & SHF.COMPRESSED:  # places are of what is not compressed
+            return
+        size = target.sh_size
         if place > size:
             raise self._broken(f"{where} changes offset {place:#x} of a section of {size:#x} bytes")
 

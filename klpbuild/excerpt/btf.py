@@ -10,11 +10,14 @@ import struct
 from enum import IntEnum
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, broken
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 
 _MAGIC = 0xEB9F
+_BROKEN = "is damaged"
+#: Of a declaration, in characters; of real ones it is some hundred.
+_DECLARATION_MAX = 100_000
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 
@@ -67,7 +70,8 @@ class TypeInformation:
         :raises KlpError: when it is not BTF.
         """
         data = bytes(data)
-        magic, _, _, size, types, types_size, strings, strings_size = _header(data, where)
+        with broken(_BROKEN, where):
+            magic, _, _, size, types, types_size, strings, strings_size = _HEADER.unpack_from(data)
         if magic != _MAGIC:
             raise KlpError("is not BTF of this machine's byte order", where=where)
         self._data = data
@@ -77,10 +81,9 @@ class TypeInformation:
         self._first = base.end if base else 1
         self._at: list[int] = []
         self._functions: dict[str, int] = {}
-        try:
+        self._where = where
+        with broken(_BROKEN, where):
             self._read(size + types, size + types + types_size)
-        except (struct.error, ValueError) as error:
-            raise KlpError("is damaged", where=where) from error
 
     @property
     def strings_end(self) -> int:
@@ -121,16 +124,20 @@ class TypeInformation:
 
         :param function: its name.
         :param new: the name to write.
+        :raises KlpError: when it is damaged.
         """
         if function not in self._functions:
             return self._base.head(function, new) if self._base else None
-        prototype = self._type(self._functions[function])[3]
-        return self._declared(prototype, new, named=True)
+        with broken(_BROKEN, self._where):
+            prototype = self._type(self._functions[function])[3]
+            return self._declared(prototype, new, named=True)
 
     def _declared(self, number: int, name: str, named: bool = False) -> str:
         """The C declaration of a name with a type, from the inside out."""
         if number == 0:
             return f"void {name}".strip()
+        if len(name) > _DECLARATION_MAX:
+            raise ValueError("a type is part of itself")
         if self._base and number < self._first:
             return self._base._declared(number, name, named)
         own, kind, count, other, behind = self._type(number)
@@ -163,7 +170,8 @@ class TypeInformation:
         return self._type(number)[1]
 
     def _parameters(self, count: int, behind: int, named: bool) -> str:
-        parameters = []
+        parameters: list[str] = []
+        length = 0
         for i in range(count):
             name, number = struct.unpack_from("<II", self._data, behind + 8 * i)
             if not name and not number:
@@ -171,14 +179,10 @@ class TypeInformation:
                 continue
             word = self._string(name) or (f"argument{i + 1}" if named else "")
             parameters.append(self._declared(number, word if named else ""))
+            length += len(parameters[-1])
+            if length > _DECLARATION_MAX:
+                raise ValueError("a type is part of itself")
         return ", ".join(parameters) or "void"
-
-
-def _header(data: bytes, where: str) -> tuple[int, ...]:
-    try:
-        return _HEADER.unpack_from(data)
-    except struct.error as error:
-        raise KlpError("is damaged", where=where) from error
 
 
 def type_information(kernel: Kernel, owner: str) -> TypeInformation | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from struct import Struct, unpack_from
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, broken
 from klpbuild.patch.csource import (
     Lines,
     Marks,
@@ -36,6 +36,11 @@ _MODIFIERS = (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG)
 #: Bytes that follow a type, by kind: fixed, and for each of its members.
 _TAILS = {_INT: (4, 0), _ARRAY: (12, 0), _STRUCT: (0, 12), _UNION: (0, 12), _ENUM: (0, 8)}
 _TAILS |= {_PROTO: (0, 8), _VAR: (4, 0), _DATASEC: (0, 12), _DECL_TAG: (4, 0), _ENUM64: (0, 12)}
+
+
+#: Of all structures of an object together; all of a kernel have some 150,000.
+_MEMBERS_MAX = 1_000_000
+_BROKEN = "has broken type information (BTF)"
 
 
 @dataclass(frozen=True, order=True)
@@ -65,7 +70,8 @@ def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
     section = elf.section(".BTF")
     if section is None:
         raise KlpError("has no BTF", where=elf.name, why="Layouts of structures are read from it.")
-    return _Types(bytes(elf.contents(section)), elf.name).layouts()
+    with broken(_BROKEN, elf.name):
+        return _Types(bytes(elf.contents(section)), elf.name).layouts()
 
 
 def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:
@@ -78,7 +84,8 @@ def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:
     section = elf.section(".BTF")
     if section is None:
         raise KlpError("has no BTF", where=elf.name, why="Numbers of enumerators are read from it.")
-    return _Types(bytes(elf.contents(section)), elf.name).enumerators()
+    with broken(_BROKEN, elf.name):
+        return _Types(bytes(elf.contents(section)), elf.name).enumerators()
 
 
 class _Types:
@@ -100,7 +107,10 @@ class _Types:
             self._starts.append(at)
             self._kinds.append(kind)
             at += _TYPE.size + fixed + each * count
+        if at > end:
+            raise ValueError("a type ends behind the section")
         self._sizes: dict[int, int] = {}
+        self._members_left = _MEMBERS_MAX
 
     def layouts(self) -> dict[str, frozenset[Layout]]:
         found: dict[str, set[Layout]] = {}
@@ -141,9 +151,11 @@ class _Types:
 
     def _plain(self, number: int) -> int:
         """A type without typedefs and qualifiers; 0 is void."""
-        while self._kinds[number] in _MODIFIERS:
+        for _ in self._kinds:
+            if self._kinds[number] not in _MODIFIERS:
+                return number
             number = _TYPE.unpack_from(self._data, self._starts[number])[2]
-        return number
+        raise ValueError("a type is named after itself")
 
     def _layout(self, number: int) -> Layout:
         size = _TYPE.unpack_from(self._data, self._starts[number])[2]
@@ -152,6 +164,9 @@ class _Types:
     def _members(self, number: int, base: int) -> Iterator[Member]:
         start = self._starts[number]
         _, info, _ = _TYPE.unpack_from(self._data, start)
+        self._members_left -= info & 0xFFFF
+        if self._members_left < 0:
+            raise ValueError("a structure is in itself")
         for i in range(info & 0xFFFF):
             name, aim, offset = _TYPE.unpack_from(self._data, start + _TYPE.size * (i + 1))
             bits = 0

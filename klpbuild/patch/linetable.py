@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from klpbuild.elf.constants import ET
-from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.elf.tables import string_at
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, broken
 
 _PATH, _DIRECTORY = 1, 2  # DW_LNCT_path, DW_LNCT_directory_index
 _LINE_STRP, _STRP, _UDATA, _DATA1, _DATA2, _DATA16 = 0x1F, 0x0E, 0x0F, 0x0B, 0x05, 0x1E
 _FIXED_SIZES = {_LINE_STRP: 4, _STRP: 4, _DATA1: 1, _DATA2: 2, _DATA16: 16}
+_LEB_BITS_MAX = 70
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ def line_units(elf: ElfFile) -> list[LineUnit]:
     section = elf.section(".debug_line")
     if section is None:
         return []
+    with broken("has broken debug information", elf.name):
+        return _line_units(elf, section)
+
+
+def _line_units(elf: ElfFile, section: Section) -> list[LineUnit]:
     data = _relocated(elf, section.index)
     strings = {
         form: bytes(elf.uncompressed(found)) if (found := elf.section(name)) else b""
@@ -60,6 +66,8 @@ def line_units(elf: ElfFile) -> list[LineUnit]:
     units, offset = [], 0
     while offset + 4 < len(data):
         (length,) = unpack_from("<I", data, offset)
+        if offset + 4 + length > len(data):
+            raise ValueError("a line table ends behind its section")
         if _is_rust(data, offset, offset + 4 + length):
             offset += 4 + length
             continue
@@ -160,6 +168,8 @@ class _Header:
             if byte < 0x80:
                 return value
             shift += 7
+            if shift > _LEB_BITS_MAX:
+                raise ValueError("a number has too many bytes")
 
     def _entries(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """String offsets and directory indexes of an entry table."""
@@ -174,6 +184,8 @@ class _Header:
             elif kind == _PATH or form not in (*_FIXED_SIZES, _UDATA):
                 raise KlpError(f"has a line table of unknown form {form:#x}", where=self._where)
         length = self._leb()
+        if length > len(self._data):
+            raise ValueError("a table has more entries than bytes")
         names = np.zeros(length, np.uint64)
         indexes = np.zeros(length, np.int64)
         if [form for _, form in formats] == [_LINE_STRP, _UDATA] and self._all_short(length):

@@ -12,7 +12,9 @@ import io
 import lzma
 import shutil
 import subprocess
+import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +25,9 @@ from klpbuild.package.signing import signature_of
 from klpbuild.report.signature import Signature, read_signature
 
 #: Larger than any module.
-_SIZE_MAX = 1 << 30
+_SIZE_MAX = 1 << 28
+#: For decompression; xz -9 takes 65 MiB.
+_MEMORY_MAX = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,23 @@ def _too_large(path: Path) -> KlpError:
 
 
 def _gzip(data: bytes) -> bytes:
-    return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_SIZE_MAX + 1)
+    return _bounded(gzip.GzipFile(fileobj=io.BytesIO(data)).read)
 
 
 def _xz(data: bytes) -> bytes:
-    return lzma.LZMAFile(io.BytesIO(data)).read(_SIZE_MAX + 1)
+    decompressor = lzma.LZMADecompressor(memlimit=_MEMORY_MAX)
+    plain = decompressor.decompress(data, _SIZE_MAX + 1)
+    if not decompressor.eof and len(plain) <= _SIZE_MAX:
+        raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+    return plain
+
+
+def _bounded(read: Callable[[int], bytes]) -> bytes:
+    """Read in pieces: Python takes the memory for all that is asked for at once."""
+    parts: list[bytes] = []
+    while sum(map(len, parts)) <= _SIZE_MAX and (part := read(1 << 20)):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _zstd(data: bytes) -> bytes:
@@ -92,10 +108,18 @@ def _zstd(data: bytes) -> bytes:
     program = shutil.which("zstd")
     if program is None:
         raise OSError("the program zstd is not installed")
-    done = subprocess.run([program, "-dcq"], input=data, capture_output=True, check=False)
-    if done.returncode:
-        raise OSError(done.stderr.decode(errors="replace").partition(":")[2].strip())
-    return done.stdout
+    with tempfile.TemporaryFile() as packed:
+        packed.write(data)
+        packed.seek(0)
+        command, pipe = [program, "-dcq"], subprocess.PIPE
+        with subprocess.Popen(command, stdin=packed, stdout=pipe, stderr=pipe) as process:
+            assert process.stdout and process.stderr
+            plain = _bounded(process.stdout.read)
+            process.stdout.close()  # where it has more to say, it ends
+            said = process.stderr.read().decode(errors="replace")
+    if process.returncode and len(plain) <= _SIZE_MAX:
+        raise OSError(said.partition(":")[2].strip())
+    return plain
 
 
 #: What a file begins with, name, function.

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from klpbuild.errors import broken
+
 
 class State(StrEnum):
     """How far a livepatch is."""
@@ -64,7 +66,15 @@ class LivepatchStatus:
 
 
 def parse_status(text: str) -> tuple[LivepatchStatus, ...]:
-    """Read the words of ``livepatch status``."""
+    """Read the words of ``livepatch status``.
+
+    :raises KlpError: when they are other words.
+    """
+    with broken("does not say how the livepatches are", "livepatch status"):
+        return _parsed(text)
+
+
+def _parsed(text: str) -> tuple[LivepatchStatus, ...]:
     return tuple(_livepatch(block) for block in re.split(r"\n(?! )", text) if ": " in block)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from klpbuild.arch import by_machine
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile, Section
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, broken
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.objects import read_symbols
@@ -29,6 +29,7 @@ from klpbuild.symbols.tables import read_tables
 Addresses = npt.NDArray[np.uint64]
 
 _TEXT_KINDS = frozenset("tTwW")
+_BROKEN = "has a broken table of ftrace entries"
 _INVALID = "__ftrace_invalid_address__"
 
 #: Section (empty in vmlinux) and address.
@@ -132,6 +133,11 @@ def _place(object: str, candidate: Candidate) -> _Place:
 
 def _of_vmlinux(path: Path, symbols: ObjectSymbols) -> _Entries | str:
     """From the table between ``__start_mcount_loc`` and ``__stop_mcount_loc``."""
+    with broken(_BROKEN, str(path)):
+        return _between_marks(path, symbols)
+
+
+def _between_marks(path: Path, symbols: ObjectSymbols) -> _Entries | str:
     elf = ElfFile.read(path)
     (own,) = read_symbols([read_tables(path)])
     begin, end = (own.first_address(f"__{edge}_mcount_loc") for edge in ("start", "stop"))
@@ -184,6 +190,11 @@ def _starts_with_entry(starts: Addresses, entries: Addresses, machine: int) -> A
 
 def _of_module(path: Path) -> _Entries:
     """From the relocations of ``__mcount_loc``, one for each entry."""
+    with broken(_BROKEN, str(path)):
+        return _from_relocations(path)
+
+
+def _from_relocations(path: Path) -> _Entries:
     elf = ElfFile.read(path)
     names = by_machine(elf.e_machine, str(path)).entry_sections
     entries: dict[int, list[int]] = defaultdict(list)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, broken
 from klpbuild.names import object_name
 from klpbuild.symbols.lines import Bytes, Lines
 from klpbuild.symbols.symvers import Exports
@@ -44,7 +44,8 @@ class ExportedNames:
         if columns is None:  # of an older kernel, or broken
             exports = tuple(Exports.read(path))
             text = "".join(f"{export.symbol}\n" for export in exports)
-            return cls(Lines.of(text.encode()), [export.owner for export in exports])
+            with broken("is not a Module.symvers", str(path)):
+                return cls(Lines.of(text.encode()), [export.owner for export in exports])
         names, owners = columns
         paths = owners.text.decode(errors="surrogateescape").split("\n")[:-1]
         known = {path: object_name(path) for path in set(paths)}

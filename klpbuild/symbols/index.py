@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,12 @@ class Index:
         :param text: the symbols.klp that it belongs to.
         :raises ValueError: when it is damaged, of another version or of another text.
         """
-        view = memoryview(data)
+        try:
+            self._read(memoryview(data), text)
+        except (LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            raise ValueError("is damaged") from error
+
+    def _read(self, view: memoryview, text: Buffer) -> None:
         body = view[len(_MAGIC) + 4 :]
         if bytes(view[: len(_MAGIC)]) != _MAGIC:
             raise ValueError("is not an index of this version")
@@ -115,8 +121,29 @@ class Index:
             at += _padded(count * dtype.itemsize)
         self.rows: Rows = parts[0]
         self._name_at, self._order, self._buckets, self._labels = parts[1:]
+        self._check()
         self._shift = _HASH_BITS - (len(self._buckets) - 1).bit_length() + 1
         self._first_rows = [o.first_row for o in self.objects]
+
+    def _check(self) -> None:
+        """:raises ValueError: when a number leads out of the file."""
+        rows, buckets = len(self.rows), self._buckets.astype(np.int64)
+        ends = self._name_at.astype(np.int64) + self.rows["length"]
+        firsts = [0, *(o.first_row for o in self.objects), rows]
+        labels = [(o.labels_at, o.sections_size, o.files_size) for o in self.objects]
+        if (
+            any(type(o.name) is not str for o in self.objects)
+            or {type(number) for number in (*firsts, *chain.from_iterable(labels))} != {int}
+            or firsts != sorted(firsts)
+            or any(min(sizes) < 0 or sum(sizes) > len(self._labels) for sizes in labels)
+            or not len(self._name_at) == len(self._order) == rows
+            or (rows and int(self._order.max()) >= rows)
+            or int(ends.max(initial=0)) > len(self.text)
+            or len(buckets) < 2
+            or (len(buckets) - 1) & (len(buckets) - 2)
+            or (np.diff(buckets, prepend=0, append=rows) < 0).any()
+        ):
+            raise ValueError("has a number that leads nowhere")
 
     def find(self, name: str) -> list[int]:
         """The rows of a name in all objects, in order."""
