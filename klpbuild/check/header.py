@@ -21,7 +21,7 @@ from klpbuild.check.structmodule import THIS_MODULE
 from klpbuild.elf.constants import ET, SHF, SHN_LORESERVE, SHN_XINDEX, SHT
 from klpbuild.elf.tables import EHDR_SIZE, Table, ehdr_dtype, section_dtype, string_at, symbol_dtype
 
-_EI_CLASS, _EI_DATA = 4, 5
+EI_CLASS, EI_DATA = 4, 5
 _ELFCLASS64 = 2
 #: The kernel that reads the headers in another order and checks more of them.
 _STRICT = (6, 12)
@@ -87,9 +87,9 @@ def foreign_identity(data: bytes, machine: int | None) -> bytes | None:
     if arch is None:
         return None
     right = bytes((_ELFCLASS64, 2 if arch.big_endian else 1))
-    if data[_EI_CLASS : _EI_DATA + 1] == right:
+    if data[EI_CLASS : EI_DATA + 1] == right:
         return None
-    return data[:_EI_CLASS] + right + data[_EI_DATA + 1 :]
+    return data[:EI_CLASS] + right + data[EI_DATA + 1 :]
 
 
 def _header(data: bytes, arch: Architecture) -> np.void:
@@ -104,7 +104,7 @@ def _order(arch: Architecture) -> str:
 def _architecture(data: bytes, known: list[Architecture]) -> Architecture | None:
     """Whose module it is: the kernel looks at e_machine alone."""
     found = [a for a in known if _header(data, a)["e_machine"] == a.machine]
-    said = [a for a in found if data[_EI_DATA] == (2 if a.big_endian else 1)]
+    said = [a for a in found if data[EI_DATA] == (2 if a.big_endian else 1)]
     return next(iter(said or found), None)
 
 

@@ -94,6 +94,17 @@ class KernelSide:
         path = self.kernel.vmlinux
         return Vmlinux(path, self.database) if path and self.database else None
 
+    def address_of(self, symbol: str, owner: str = "", sympos: int = 0) -> int | None:
+        """The address of a symbol of vmlinux, None when it is not known.
+
+        :param owner: empty when its export says so.
+        """
+        if self.database is None or owner not in ("", VMLINUX):
+            return None
+        found = self.database.in_object(VMLINUX, symbol)
+        number = max(sympos - 1, 0)
+        return found[number].address if number < len(found) else None
+
     @cached_property
     def _addresses(self) -> npt.NDArray[np.uint64]:
         assert self.database is not None

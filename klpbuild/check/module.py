@@ -6,20 +6,21 @@ from pathlib import Path
 
 from klpbuild.check import catalogue
 from klpbuild.check.catalogue import RULES
-from klpbuild.check.header import foreign_identity, header_faults
+from klpbuild.check.header import EI_DATA, foreign_identity, header_faults
 from klpbuild.check.information import check_information
 from klpbuild.check.inlined import check_inlined
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.patches import check_patches
-from klpbuild.check.places import check_places
 from klpbuild.check.proof import check_proof
 from klpbuild.check.relocations import check_relocations
 from klpbuild.check.rule import Finding, Report, Rule, Unchecked
+from klpbuild.check.sections import check_sections
 from klpbuild.check.signature import read_signature
 from klpbuild.check.subject import Subject, hint_for
 from klpbuild.check.symbols import check_symbols
 from klpbuild.check.thismodule import check_this_module
 from klpbuild.check.threads import check_threads
+from klpbuild.check.tolerated import made_sound
 from klpbuild.check.x86_64.check import check_x86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
@@ -29,10 +30,10 @@ from klpbuild.names import object_name
 #: In the order in which the kernel comes to them.
 _CHECKS = (
     check_information,
+    check_sections,
     check_this_module,
     check_symbols,
     check_relocations,
-    check_places,
     check_x86_64,
     check_patches,
     check_inlined,
@@ -93,8 +94,10 @@ def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
         values = {"module": object_name(path), **fault.values}
         return _unreadable(fault.rule, (fault.what,), values, path, side)
     sound = foreign_identity(data, machine)
+    order = "<" if (sound or data)[EI_DATA] == 1 else ">"
+    read, odd = made_sound(sound or data, order)
     try:
-        elf = ElfFile(sound or data, path)
+        elf = ElfFile(read, path)
         _ = elf.sections, elf.symbols
     except KlpError as error:
         what = tuple(problem.what for problem in error.problems)
@@ -104,6 +107,8 @@ def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
     if sound is not None:
         said = f"says that it is of ELF class {data[4]} and byte order {data[5]}"
         subject.find(catalogue.IDENTITY, said)
+    for field in odd:
+        subject.find(catalogue.LENIENT, field)
     for check in _CHECKS:
         with subject.guarded(catalogue.BROKEN):
             check(subject)

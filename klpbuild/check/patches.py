@@ -69,9 +69,11 @@ def _check_tables(subject: Subject, tables: Tables) -> None:
     sections = subject.elf.sections
     for stray in tables.strays:
         where = place(sections[stray.place[0]], stray.place[1])
-        subject.find(catalogue.STRAY, f"a table of the livepatch has {stray.what}", where)
+        rule = catalogue.NO_EFFECT if stray.harmless else catalogue.STRAY
+        subject.find(rule, f"a table of the livepatch has {stray.what}", where)
     for word in tables.missing:
-        effect = Effect.UNFORESEEN if tables.strays else None
+        strays = [stray for stray in tables.strays if not stray.harmless]
+        effect = Effect.UNFORESEEN if strays else None
         where = place(sections[tables.place[0]], tables.place[1])
         subject.find(catalogue.NO_FUNCTIONS, f"struct klp_patch has no {word}", where, effect)
 
@@ -106,7 +108,6 @@ def _check_functions(subject: Subject, patched: Patched) -> None:
             subject.find(catalogue.NO_FUNCTIONS, what, where)
             continue
         if not function.new:
-            # Also where it leads to data.
             what = f"new_func of {function.old} is not the beginning of a function"
             subject.find(catalogue.STRAY, what, where)
         key = function.old, max(function.sympos, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,10 +30,12 @@ class Stray:
     """Something in a table that is not one of its fields.
 
     :ivar what: a number or a kind of relocation.
+    :ivar harmless: whether the kernel writes over it without a look.
     """
 
     place: Place
     what: str
+    harmless: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,15 @@ class Pointers:
     @cached_property
     def _functions(self) -> dict[Place, str]:
         rows = self.elf.symbols
-        numbers = np.flatnonzero((rows["st_info"] & 0xF == STT.FUNC) & (rows["st_shndx"] > 0))
-        return {
-            (int(rows[n]["st_shndx"]), int(rows[n]["st_value"])): self.elf.symbol_name(n)
-            for n in numbers.tolist()
-        }
+        kinds = rows["st_info"] & 0xF
+        inside = (rows["st_shndx"] > 0) & (rows["st_shndx"] < len(self.elf.sections))
+        found: dict[Place, str] = {}
+        for kind in (STT.FUNC, STT.NOTYPE):  # the kernel does not look at types
+            for n in np.flatnonzero((kinds == kind) & inside).tolist():
+                place = int(rows[n]["st_shndx"]), int(rows[n]["st_value"])
+                if self.elf.sections[place[0]].sh_flags & SHF.EXECINSTR:
+                    found.setdefault(place, self.elf.symbol_name(n))
+        return found
 
     def function_at(self, place: Place) -> str:
         """The name of the function that begins at a place."""
@@ -101,27 +107,35 @@ class Pointers:
         return sorted(p for p in self.targets if p[0] == section and offset <= p[1] < end)
 
     def strays(
-        self, start: Place, size: int, known: Collection[Place], pointers: Collection[int]
+        self,
+        start: Place,
+        size: int,
+        number: int,
+        overwritten: Collection[int],
+        pointers: Collection[int],
     ) -> Iterator[Stray]:
         """What some bytes at a place hold beside whole pointers and known numbers.
 
-        :param known: where 64-bit numbers may stand.
-        :param pointers: where pointers may, in pointers from the place.
+        :param number: where a 64-bit number may be, in pointers from the place.
+        :param overwritten: offsets of bytes that the kernel does not read before it writes them.
+        :param pointers: where pointers may be, in pointers from the place.
         """
         section, offset = start
         data = bytearray(self.elf.contents(self.elf.sections[section])[offset : offset + size])
-        for _, at in known:
-            data[at - offset : at - offset + POINTER] = bytes(POINTER)
-        wrong = next((n for n, byte in enumerate(data) if byte), None)
-        if wrong is not None:
-            yield Stray((section, offset + wrong), f"the number {data[wrong]:#x}")
+        data[number * POINTER : (number + 1) * POINTER] = bytes(POINTER)
+        wrong = [n for n, byte in enumerate(data) if byte]
+        wrong.sort(key=lambda n: n in overwritten)
+        for at in wrong[:1]:
+            stray = Stray((section, offset + at), f"the number {data[at]:#x}")
+            yield replace(stray, harmless=at in overwritten)
         for at, kind in self._partial.get(section, ()):
             if offset <= at < offset + size:
                 yield Stray((section, at), f"a relocation of type {kind}")
         places = {after(start, n) for n in pointers}
         for place in self.targets.keys() - places:
             if place[0] == section and offset <= place[1] < offset + size:
-                yield Stray(place, "an address where none belongs")
+                harmless = all(place[1] - offset + n in overwritten for n in range(POINTER))
+                yield Stray(place, "an address where none belongs", harmless)
 
     @cached_property
     def _partial(self) -> dict[int, list[tuple[int, int]]]:
@@ -176,6 +190,10 @@ class Pointers:
             if symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC) and symbol.is_defined:
                 found.setdefault((symbol.st_shndx, symbol.st_value), symbol.name)
         return found
+
+    def begins_code(self, place: Place) -> bool:
+        """Whether a function or a label of assembly begins at a place."""
+        return place in self._functions
 
     def name_at(self, place: Place) -> str:
         """The name of the function or variable that begins at a place, empty without one."""

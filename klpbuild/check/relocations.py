@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from klpbuild.check import catalogue
@@ -27,6 +29,9 @@ _READ_AT_ONCE = (
 )  # fmt: skip
 
 
+_MODULE_NAME = re.compile(r"\w+", re.ASCII)
+
+
 def check_relocations(subject: Subject) -> None:
     """Check every livepatch section and every use of a livepatch symbol."""
     gates = {p.object for p in subject.patched} if subject.patched is not None else None
@@ -41,6 +46,11 @@ def check_relocations(subject: Subject) -> None:
             elif is_relocated(target):
                 _check_ordinary(subject, section, target, rows)
     _check_flagged(subject, gates)
+    sections = subject.elf.sections
+    for section in sections:
+        if section.sh_type == SHT.REL and is_relocated(sections[section.sh_info]):
+            what = f"section {section.name} has relocations without addends"
+            subject.find(catalogue.REL, what, section.name)
     for section in subject.elf.sections:
         if section.name.startswith(".klp.arch."):
             what = f"section {section.name} is not read"
@@ -164,7 +174,10 @@ def _check_exists(
         "count": len(found),
     }
     called = f"{known.symbol} of {known.owner}"
-    if known.owner not in database.objects:
+    if known.owner != VMLINUX and not _MODULE_NAME.fullmatch(known.owner):
+        what = f"no module can be called {known.owner!r}"
+        subject.find(catalogue.SYMBOL_NOT_FOUND, what, where, effect, **values)
+    elif known.owner not in database.objects:
         why = f"the symbols of {known.owner} are not at hand"
         subject.not_checked(catalogue.SYMBOL_NOT_FOUND, why, where)
     elif not found:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,10 +25,30 @@ _CALLBACKS = {2: "pre_patch", 3: "post_patch", 4: "pre_unpatch", 5: "post_unpatc
 _ENABLE = "klp_enable_patch"
 #: ``mov $patch,%rdi`` and ``lea patch(%rip),%rdi``, and what is to be added to the addend.
 _INTO_RDI = {b"\x48\xc7\xc7": 0, b"\x48\x8d\x3d": 4}
-_STATES, _REPLACE = 2, 3
+_STATES, _REPLACE, _SYMPOS = 2, 3, 2
+#: struct klp_object has no number of its own.
+_NONE = 1 << 16
 #: Sizes on 64-bit machines, where struct kobject has 64 bytes: it has more with
 #: CONFIG_DEBUG_KOBJECT_RELEASE.  Those of struct klp_state are the same everywhere.
-_OBJECT, _FUNCTION, _STATE = 168, 152, 24
+_PATCH, _OBJECT, _FUNCTION, _STATE = 200, 168, 152, 24
+
+
+def _overwritten(kobject: int, read: Collection[int], size: int, first: int) -> frozenset[int]:
+    """Offsets of a structure's bytes that klp_init_patch_early() and its like write themselves.
+
+    :param kobject: where its kobject is: name, kset and state_initialized are read.
+    :param read: other bytes that are read.
+    :param first: the first one that is not the livepatch's own.
+    """
+    named = (*range(kobject, kobject + 8), *range(kobject + 32, kobject + 40), kobject + 60)
+    return frozenset(range(first, size)) - {*named, *read}
+
+
+_KEPT = {
+    _PATCH: _overwritten(48, (), _PATCH, 25),
+    _OBJECT: _overwritten(56, (160,), _OBJECT, 48),  # but `dynamic`
+    _FUNCTION: _overwritten(32, (144,), _FUNCTION, 24),  # but `nop`
+}
 
 
 @dataclass(frozen=True)
@@ -75,11 +95,11 @@ def find_tables(pointers: Pointers) -> Tables | None:
     missing = [word for word, held in (("mod", module), ("objs", objects)) if held is None]
     found: tuple[Patched, ...] = ()
     if objects is not None:
-        starts, more = _entries(pointers, after(place, 1), _OBJECT, _is_object)
+        starts, size, more = _entries(pointers, after(place, 1), _OBJECT, _is_object)
         strays += more
         if not starts and not more:
             strays.append(Stray(objects, "no struct klp_object"))
-        found = tuple(_object(pointers, start, strays) for start in starts)
+        found = tuple(_object(pointers, start, size, strays) for start in starts)
     return Tables(found, tuple(strays), tuple(missing), place)
 
 
@@ -105,14 +125,15 @@ def _enabled(elf: ElfFile) -> Place | None:
 def _patch_strays(pointers: Pointers, patch: Place) -> Iterator[Stray]:
     if patch in pointers.targets and not pointers.names_module(patch):
         yield Stray(patch, "a mod that is not this module")
-    replace = pointers.number(after(patch, _REPLACE))
+    replace = pointers.number(after(patch, _REPLACE)) & 0xFF
     if replace > 1:
         yield Stray(after(patch, _REPLACE), f"the number {replace:#x} as replace")
-    known = {after(patch, _REPLACE)}
-    yield from pointers.strays(patch, pointers.extents[patch], known, (0, 1, _STATES))
+    size = pointers.extents[patch]
+    kept = _KEPT.get(size, ())
+    yield from pointers.strays(patch, size, _REPLACE, kept, (0, 1, _STATES))
     states = after(patch, _STATES)
     if states in pointers.targets:
-        yield from _entries(pointers, states, _STATE, lambda p, start: p.number(start) > 0)[1]
+        yield from _entries(pointers, states, _STATE, lambda p, start: p.number(start) > 0)[2]
 
 
 def _is_object(pointers: Pointers, start: Place) -> bool:
@@ -127,15 +148,16 @@ def _is_function(pointers: Pointers, start: Place) -> bool:
 
 def _entries(
     pointers: Pointers, field: Place, size: int, goes_on: Callable[[Pointers, Place], bool]
-) -> tuple[list[Place], list[Stray]]:
+) -> tuple[list[Place], int, list[Stray]]:
     """The entries of the array that a pointer leads to, up to the empty one at its end.
 
     :param size: of an entry, where the array has a multiple of it; else the array is divided.
+    :returns: where they begin, their size, and what is wrong with the array.
     """
     array = pointers.targets[field]
     total = pointers.extents.get(array, 0)
     if not total:
-        return [], [Stray(field, "an address that is no table's")]
+        return [], size, [Stray(field, "an address that is no table's")]
     if total % size:
         count = sum(1 for p in pointers.inside(array) if pointers.begins_entry(p)) + 1
         size = total // count if total % count == 0 else total
@@ -147,11 +169,11 @@ def _entries(
         strays.append(Stray(array, "no empty entry at its end"))
     elif any(full[count:]):
         strays.append(Stray(starts[count], "an empty entry before others"))
-    return starts[:count], strays
+    return starts[:count], size, strays
 
 
-def _object(pointers: Pointers, start: Place, strays: list[Stray]) -> Patched:
-    strays += pointers.strays(start, _OBJECT, set(), (0, 1, *_CALLBACKS))
+def _object(pointers: Pointers, start: Place, size: int, strays: list[Stray]) -> Patched:
+    strays += pointers.strays(start, size, _NONE, _KEPT.get(size, ()), (0, 1, *_CALLBACKS))
     for number in _CALLBACKS:
         target = pointers.targets.get(after(start, number))
         if target is not None and not pointers.function_at(target):
@@ -160,15 +182,15 @@ def _object(pointers: Pointers, start: Place, strays: list[Stray]) -> Patched:
         strays.append(Stray(start, "a name where no text begins"))
     functions: tuple[PatchedFunction, ...] | None = None
     if after(start, 1) in pointers.targets:
-        starts, more = _entries(pointers, after(start, 1), _FUNCTION, _is_function)
+        starts, step, more = _entries(pointers, after(start, 1), _FUNCTION, _is_function)
         strays += more
-        functions = tuple(_function(pointers, each, strays) for each in starts)
+        functions = tuple(_function(pointers, each, step, strays) for each in starts)
     callbacks = (word for n, word in _CALLBACKS.items() if pointers.is_code(after(start, n)))
     return Patched(pointers.string(start) or VMLINUX, functions, frozenset(callbacks))
 
 
-def _function(pointers: Pointers, start: Place, strays: list[Stray]) -> PatchedFunction:
-    strays += pointers.strays(start, _FUNCTION, {after(start, 2)}, (0, 1))
+def _function(pointers: Pointers, start: Place, size: int, strays: list[Stray]) -> PatchedFunction:
+    strays += pointers.strays(start, size, _SYMPOS, _KEPT.get(size, ()), (0, 1))
     if start in pointers.targets and not pointers.is_text(pointers.targets[start]):
         strays.append(Stray(start, "an old_name where no text begins"))
     place = pointers.targets.get(after(start, 1))

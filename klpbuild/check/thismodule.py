@@ -43,7 +43,8 @@ def _check_bytes(subject: Subject, section: Section) -> None:
         what = f"struct module has no name of less than {NAME_SIZE} bytes"
         subject.find(catalogue.DAMAGED_MODULE, what, f"{THIS_MODULE}+{NAME:#x}")
     data = bytearray(subject.elf.contents(section))
-    data[NAME : NAME + NAME_SIZE] = bytes(NAME_SIZE)
+    # The loader sets the state and the list in front of the name itself.
+    data[: NAME + NAME_SIZE] = bytes(NAME + NAME_SIZE)
     wrong = next((n for n, byte in enumerate(data) if byte), None)
     if wrong is not None:
         what = f"struct module is not zero at {wrong:#x}"

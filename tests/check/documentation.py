@@ -21,9 +21,13 @@ SITUATIONS = ("KLP201", "KLP606", "KLP607")
 #: Rules that nothing tries, and why.
 _NOT_TRIED = {
     "KLP204": "no kernel without livepatch is at hand",
+    "KLP118": "by the campaign below",
+    "KLP119": "by the campaign below",
     "KLP424": "by the campaign below",
     "KLP425": "by the campaign below",
     "KLP426": "by the campaign below",
+    "KLP427": "by the campaign below",
+    "KLP428": "by the campaign below",
     "KLP604": "no module of this kernel has such a symbol",
     "KLP605": "to the kernel it is a symbol like any other",
     "KLP608": "nothing that a kernel could show",

@@ -112,7 +112,7 @@ static const struct version versions[] __attribute__((section("__versions"), use
 };
 int init_module(void); void cleanup_module(void);
 %(struct_module)s
-static const char orc[8] __attribute__((section(".orc_unwind"), used)) = { 1 };
+static const char orc[6] __attribute__((section(".orc_unwind"), used)) = { 8, 0, 0, 0, 5, 0 };
 asm(".pushsection .orc_unwind_ip, \"a\"; .long init_module - .; .popsection");
 asm(".pushsection .return_sites, \"a\"; .long return_site - .; .popsection");
 asm(".pushsection .text.return, \"ax\"; return_site: jmp __x86_return_thunk; .popsection");
@@ -192,8 +192,8 @@ int livepatch_meminfo_proc_show(void *m)
     asm("1: ud2; .pushsection .rodata.str, \"a\"; 2: .asciz \"mm/memory.c\"; .popsection;"
         ".pushsection __bug_table, \"aw\"; .long 1b - .; .long 2b - .; .word 7, 0x901;"
         ".popsection");
-    asm("1: mov (%0), %0; 2: .pushsection __ex_table, \"a\";"
-        ".long 1b - .; .long 2b - .; .long 1; .popsection" : "+r" (m));
+    asm goto("1: movl $0, (%0); .pushsection __ex_table, \"a\";"
+             ".long 1b - .; .long %l[fixup] - .; .long 1; .popsection" : : "r" (m) : : fixup);
     asm("1: call __SCT__call; .pushsection .static_call_sites, \"aw\";"
         ".long 1b - .; .long __SCK__call - .; .popsection");
     asm("1: lock incl (%0); .pushsection .smp_locks, \"a\"; .long 1b - .; .popsection" : : "r" (m));
@@ -203,6 +203,8 @@ int livepatch_meminfo_proc_show(void *m)
     asm("endbr64");
 yes:
     return si_meminfo(m) + klp_si_swapinfo(m) + inner(m);
+fixup:
+    return -14;
 }
 static struct klp_func functions_vmlinux[] = {
     { "meminfo_proc_show", livepatch_meminfo_proc_show }, { }
@@ -222,7 +224,10 @@ static struct klp_object objects[] = {
 };
 """
 
-_FTRACE = ("-pg", "-mfentry", "-mrecord-mcount", "-O2", "-fno-toplevel-reorder", "-g")
+_FTRACE = (
+    "-pg", "-mfentry", "-mrecord-mcount", "-O2", "-fno-toplevel-reorder", "-g",
+    "-mno-sse", "-mpreferred-stack-boundary=3",
+)  # fmt: skip
 
 
 def crc_of(symbol: str) -> int:

@@ -12,7 +12,7 @@ from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Effect
 from klpbuild.elf.constants import SHF
 from tests.check.breaks import BREAKS
-from tests.check.editor import R_NONE, Edit, Editor, edited
+from tests.check.editor import R_NONE, Edit, Editor, edited, section_header
 from tests.check.test_check import newer
 
 WORDS = {
@@ -24,7 +24,7 @@ WORDS = {
     "KLP211": "section .text is writable and executable",
     "KLP212": "its signature has 2,130,706,432 bytes, more than there are",
     "KLP422": "an entry of .return_sites leads to .text.return+0x1, where no instruction begins",
-    "KLP423": "a call leads to .klp.sym.vmlinux.si_swapinfo,0 and +0x5 bytes",
+    "KLP423": "a call leads to si_swapinfo and +0x5 bytes",
     "KLP513": "a table of the livepatch has the number 0x2e",
 }
 
@@ -121,3 +121,45 @@ def test_damage(
     if effect is Effect.UNFORESEEN:
         assert report.would_load is None
         assert report.summary.startswith("nobody can say what Linux 6.1.0-miniature would do")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "what"),
+    [
+        (".rela.text", "sh_link", 1, "sh_link 0x"),
+        (".rela.text", "sh_link", 99, "sh_link 0x"),
+        (".rela.data", "sh_entsize", 7, "sh_entsize 0x"),
+        (".klp.rela.vmlinux.text", "sh_entsize", 7, "sh_entsize 0x"),
+        (".return_sites", "sh_type", 0x7000, "sh_type 0x"),
+        (".symtab", "sh_entsize", 5, "sh_entsize 0x"),
+    ],
+)
+def test_what_the_kernel_does_not_read(
+    miniature: KernelSide, good: dict[str, bytes], section: str, field: str, value: int, what: str
+) -> None:
+    """Other programs do: a warning, and the rest of the file is checked."""
+    number = Editor(good["meminfo"]).number(section)
+    data = section_header(number, **{field: value})(good["meminfo"])
+    report = check_bytes(data, "livepatch.ko", miniature)
+    assert [f.rule.identifier for f in report.findings] == ["KLP118"]
+    assert f"section {number} has {what}" in report.findings[0].what
+    assert report.would_load
+
+
+@pytest.mark.parametrize(
+    ("variable", "offset", "harmless"),
+    [("patch", 0xB8, True), ("patch", 80, False), ("objects", 64, True), ("objects", 160, False),
+     ("functions_vmlinux", 125, True), ("functions_vmlinux", 144, False)],
+)  # fmt: skip
+def test_what_the_kernel_writes_over(
+    miniature: KernelSide, good: dict[str, bytes], variable: str, offset: int, harmless: bool
+) -> None:
+    """Lists and locks are made anew; a kobject's name, `dynamic` and `nop` are read."""
+
+    def edit(e: Editor) -> None:
+        start = int(e.object.symbols[e.symbol(variable)]["st_value"])
+        e.poke(".data", start + offset, b"\1")
+
+    report = check_bytes(edited(edit)(good["meminfo"]), "livepatch.ko", miniature)
+    wanted = "KLP426" if harmless else "KLP513"
+    assert [f.rule.identifier for f in report.findings] == [wanted]

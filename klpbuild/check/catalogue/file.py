@@ -95,4 +95,14 @@ NO_EXIT = Rule(
     "KLP117", "has no cleanup_module()", "A module without `exit` stays until the next boot.",
     "Write module_exit().", severity=Severity.WARNING, effect=Effect.ACCEPTED,
 )
+LENIENT = Rule(
+    "KLP118", "a section header is damaged where the kernel does not read it",
+    "The module loader looks at few fields; readelf, objtool, kmod and signing tools at more.",
+    DAMAGED, severity=Severity.WARNING, effect=Effect.ACCEPTED,
+)
+ROLE = Rule(
+    "KLP119", "a section is not what it is used as",
+    "The kernel places sections by their flags, and finds tables by their names.", DAMAGED,
+    effect=Effect.UNFORESEEN,
+)
 # fmt: on

@@ -141,7 +141,7 @@ SITE = Rule(
     effect=Effect.UNFORESEEN, machines=X86_64,
 )
 INSIDE = Rule(
-    "KLP423", "a call leads into the middle of another object's function",
+    "KLP423", "a call or a pointer leads into the middle of a function",
     "A call's relocation takes 4 off the symbol's address; another addend leads elsewhere.",
     REBUILD, effect=Effect.UNFORESEEN, machines=X86_64,
 )
@@ -160,8 +160,20 @@ UNLISTED = Rule(
     effect=Effect.UNFORESEEN, machines=X86_64,
 )
 NO_EFFECT = Rule(
-    "KLP426", "an entry of a table has no effect",
-    "The kernel passes over it.", REBUILD, severity=Severity.WARNING, effect=Effect.ACCEPTED,
-    machines=X86_64,
+    "KLP426", "something in a table has no effect",
+    "The kernel passes over it, or writes over it.", REBUILD, severity=Severity.WARNING,
+    effect=Effect.ACCEPTED,
+)
+MISFIT = Rule(
+    "KLP427", "a relocation does not fit its instruction",
+    "The module loader writes where r_offset says, what r_type says: it does not look at code.",
+    DAMAGED, effect=Effect.UNFORESEEN, machines=X86_64,
+)
+UNWIND = Rule(
+    "KLP428", "unwind data do not follow the code",
+    "Transitions end when the stacks of all tasks are known to be free of old functions:"
+    " ORC data say where the stack is at each instruction.",
+    "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
+    effect=Effect.ACCEPTED, machines=X86_64,
 )
 # fmt: on

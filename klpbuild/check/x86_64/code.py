@@ -1,44 +1,82 @@
-"""What a module's code needs: calls that lead to the beginning of functions, entries in tables."""
+"""Instructions that need an entry in a table."""
 
 from __future__ import annotations
-
-import numpy as np
 
 from klpbuild.check import catalogue
 from klpbuild.check.subject import Subject, place
 from klpbuild.check.x86_64.tables import Tables
-from klpbuild.elf.constants import SHF, SHN_LIVEPATCH, SHN_UNDEF, SHT
+from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import Section
 
-_PLT32, _CALL_WIDTH = 4, 4
 _THUNK = "__x86_return_thunk"
 #: KVM's own assembly has ud2 instructions there that nothing reports.
 _ASSEMBLY = ".noinstr.text"
+_REPLACEMENTS = ".altinstr_replacement"
+_STAC, _CLAC = b"\x0f\x01\xcb", b"\x0f\x01\xca"
 #: The kernel that warns when a return thunk is used that it did not replace.
 _WARNS = (6, 9)
 
 
 def check_code(subject: Subject, tables: Tables) -> None:
     """Check each section of code that is loaded."""
+    _check_user_access(subject, tables)
     wanted = SHF.ALLOC | SHF.EXECINSTR
     for section in subject.elf.sections:
         if section.sh_flags & wanted == wanted and section.sh_type != SHT.NOBITS:
+            if section.name == _REPLACEMENTS:
+                _check_replacements(subject, tables, section)
             if section.name != _ASSEMBLY:
                 _check_bugs(subject, tables, section)
             if subject.version is None or subject.version >= _WARNS:
                 _check_returns(subject, tables, section)
-    for section, target in subject.relocation_sections:
-        if target.sh_flags & wanted == wanted and target.index not in subject.unreadable:
-            _check_calls(subject, section, target)
 
 
 def _check_bugs(subject: Subject, tables: Tables, section: Section) -> None:
-    """BUG() and WARN() are a ud2; what it means stands in ``__bug_table``."""
+    """BUG() and WARN() are a ud2; what it means stands in ``__bug_table``.
+
+    Behind a BUG() the compiler may put another one, which nobody comes to.
+    """
     known = tables.listed.get("__bug_table", set()) | tables.listed.get("__ex_table", set())
+    behind = False
     for found in subject.instructions.of(section.index).values():
-        if found.name == "ud2" and (section.index, found.offset) not in known:
+        listed = (section.index, found.offset) in known
+        if found.name == "ud2" and not listed and not behind:
             what = "a ud2 is in no entry of __bug_table"
             subject.find(catalogue.UNLISTED, what, place(section, found.offset))
+        behind = found.name == "ud2" and listed
+
+
+def _check_replacements(subject: Subject, tables: Tables, section: Section) -> None:
+    """Each replacement is that of an entry of ``.altinstructions``."""
+    here = [a for a in tables.alternatives if a.by and a.replacement.section == section.index]
+    at = 0
+    for start, length in sorted((a.replacement.offset, a.by) for a in here):
+        if start > at:
+            break
+        at = max(at, start + length)
+    if at < section.sh_size:
+        what = f"{section.name}+{at:#x} is in no entry of .altinstructions"
+        subject.find(catalogue.UNLISTED, what, place(section, at))
+
+
+def _check_user_access(subject: Subject, tables: Tables) -> None:
+    """Between stac and clac code reaches for the user's memory, which may not be there."""
+    known = tables.listed.get("__ex_table", set())
+    closed = {a.place.place for a in tables.alternatives if tables.replacement(a) == _CLAC}
+    for opened in tables.alternatives:
+        section, at = opened.place.place
+        if tables.replacement(opened) != _STAC or not section:
+            continue
+        instructions = subject.instructions.of(section)
+        at += opened.length
+        while (found := instructions.get(at)) and (section, at) not in closed | known:
+            if found.name == "call":
+                break
+            at = found.end
+        if (section, at) in closed:
+            what = "no entry of __ex_table is for an access to the user's memory"
+            where = place(subject.elf.sections[section], opened.place.offset)
+            subject.find(catalogue.UNLISTED, what, where)
 
 
 def _check_returns(subject: Subject, tables: Tables, section: Section) -> None:
@@ -48,14 +86,3 @@ def _check_returns(subject: Subject, tables: Tables, section: Section) -> None:
         if subject.elf.symbol_name(row.symbol) == _THUNK and jump not in known:
             what = f"a jump to {_THUNK} is in no entry of .return_sites"
             subject.find(catalogue.UNLISTED, what, place(section, jump[1]))
-
-
-def _check_calls(subject: Subject, section: Section, target: Section) -> None:
-    rows = subject.elf.relocations(section)
-    places = subject.elf.symbols["st_shndx"][rows["r_sym"]]
-    foreign = np.isin(places, (SHN_UNDEF, SHN_LIVEPATCH)) & (rows["r_sym"] > 0)
-    odd = rows[foreign & (rows["r_type"] == _PLT32) & (rows["r_addend"] != -_CALL_WIDTH)]
-    for offset, _, index, addend in odd.tolist():
-        name = subject.elf.symbol_name(index)
-        what = f"a call leads to {name} and {addend + _CALL_WIDTH:+#x} bytes"
-        subject.find(catalogue.INSIDE, what, place(target, offset, name))

@@ -16,6 +16,8 @@ from klpbuild.elf.reader import Section
 from klpbuild.names import VMLINUX, LivepatchSymbol
 
 R_64, R_PC32, R_PC64 = 1, 2, 24
+#: The loader does the same for both.
+_LIKE = {4: R_PC32}
 _TYPES = {R_64: "R_X86_64_64", R_PC32: "R_X86_64_PC32", R_PC64: "R_X86_64_PC64"}
 
 
@@ -81,11 +83,13 @@ class Layout:
     :ivar size: of an entry, in bytes.
     :ivar fields: those that hold addresses.
     :ivar short: the last entry may lack the padding at its end.
+    :ivar more: fields that may hold an address.
     """
 
     size: int
     fields: tuple[Field, ...] = (Field(0),)
     short: int = 0
+    more: tuple[int, ...] = ()
 
 
 _PAIR = (Field(0), Field(4))
@@ -100,6 +104,7 @@ _LAYOUTS = {
     ".static_call_sites": Layout(8, _PAIR),
     "__bug_table": Layout(12, _PAIR),
     "__ex_table": Layout(12, _PAIR),
+    "__param": Layout(40, (Field(0, R_64), Field(8, R_64), Field(16, R_64)), more=(32,)),
     "__jump_table": Layout(16, (*_PAIR, Field(8, R_PC64))),
 }
 _ALTERNATIVES = ".altinstructions"
@@ -159,7 +164,7 @@ def entries(subject: Subject, table: Section, layout: Layout) -> Iterator[Entry 
         yield Malformed(0, f"{table.name} is not loaded")
         return
     rows = subject.applied.get(table.index, {})
-    wanted = {field.at for field in layout.fields}
+    wanted = {*layout.more, *(field.at for field in layout.fields)}
     for offset in rows:
         if offset % layout.size not in wanted:
             yield Malformed(offset, f"an entry of {table.name} has an address where none belongs")
@@ -172,7 +177,7 @@ def entries(subject: Subject, table: Section, layout: Layout) -> Iterator[Entry 
         targets = []
         for field in layout.fields:
             row = rows.get(start + field.at)
-            if row is None or row.kind != field.kind:
+            if row is None or _LIKE.get(row.kind, row.kind) != field.kind:
                 what = f"an entry of {table.name} has no relocation of type {_TYPES[field.kind]}"
                 yield Malformed(start + field.at, what)
                 break

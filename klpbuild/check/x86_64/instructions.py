@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import ElfFile
+
+if TYPE_CHECKING:
+    import capstone
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,27 @@ class Instruction:
     name: str
     operands: str
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.operands}".strip()
+
     @property
     def end(self) -> int:
         """Offset of what follows it."""
         return self.offset + self.size
+
+
+def is_branch(found: Instruction) -> bool:
+    """Whether an instruction jumps or calls."""
+    word = found.name.split()[-1]
+    return word == "call" or word.startswith("j")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where an instruction's address or number stands, in bytes from its beginning; 0 for none."""
+
+    displacement: int
+    immediate: int
 
 
 @dataclass
@@ -50,6 +71,21 @@ class Instructions:
     def at(self, section: int, offset: int) -> Instruction | None:
         """The instruction that begins at an offset."""
         return self.of(section).get(offset)
+
+    def fields(self, section: int, found: Instruction) -> Fields:
+        """Where the parts of an instruction stand."""
+        data = self.elf.contents(self.elf.sections[section])[found.offset : found.end]
+        for decoded in self._detailed.disasm(bytes(data), 0):
+            return Fields(decoded.disp_offset, decoded.imm_offset)
+        return Fields(0, 0)
+
+    @cached_property
+    def _detailed(self) -> capstone.Cs:
+        import capstone
+
+        engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        engine.detail = True
+        return engine
 
     def _disassemble(self, section: int) -> dict[int, Instruction]:
         import capstone

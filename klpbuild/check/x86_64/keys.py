@@ -10,7 +10,6 @@ from klpbuild.check.rule import Needs
 from klpbuild.check.subject import Subject
 from klpbuild.check.x86_64.entries import Target, called
 from klpbuild.elf.constants import SHF, SHT
-from klpbuild.names import VMLINUX
 
 #: struct static_key: ``atomic_t enabled`` and, 8 bytes behind, a pointer with bits; it begins so.
 _SIZE = 16
@@ -78,7 +77,7 @@ class Keys:
         if key.symbol.startswith(_TRACEPOINT):
             return key.offset == _IN_TRACEPOINT
         kernel = self.subject.kernel
-        address = self._address(key)
+        address = kernel.address_of(key.symbol, key.owner, key.sympos) if kernel else None
         if kernel is None or address is None:
             return begins and 0 <= key.offset < _FAR
         if key.offset < 0 or key.offset + _SIZE > kernel.extent(address):
@@ -95,16 +94,10 @@ class Keys:
     def _begins_true(self, key: Target) -> bool | None:
         if key.section:
             return self._contents(key) == _TRUE
-        kernel, address = self.subject.kernel, self._address(key)
-        if kernel is None or kernel.vmlinux is None or address is None:
+        kernel = self.subject.kernel
+        if kernel is None or kernel.vmlinux is None:
+            return None
+        address = kernel.address_of(key.symbol, key.owner, key.sympos)
+        if address is None:
             return None
         return kernel.vmlinux.static_keys.get(address + key.offset)
-
-    def _address(self, key: Target) -> int | None:
-        """The address of a symbol of vmlinux, None when it is not known."""
-        kernel = self.subject.kernel
-        if kernel is None or kernel.database is None or key.owner not in ("", VMLINUX):
-            return None
-        found = kernel.database.in_object(VMLINUX, key.symbol)
-        number = max(key.sympos - 1, 0)
-        return found[number].address if number < len(found) else None

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from klpbuild.check import catalogue
 from klpbuild.check.rule import Rule
+from klpbuild.check.structmodule import THIS_MODULE
 from klpbuild.check.subject import Subject, place
 from klpbuild.check.x86_64.entries import (
     Entry,
@@ -24,7 +25,7 @@ from klpbuild.check.x86_64.entries import (
     layouts,
     target_of,
 )
-from klpbuild.check.x86_64.instructions import Instruction
+from klpbuild.check.x86_64.instructions import Instruction, is_branch
 from klpbuild.check.x86_64.keys import Keys
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import Section
@@ -42,8 +43,14 @@ _THUNK, _INDIRECT, _TRAMPOLINE, _KEY = (
 )  # fmt: skip
 #: BUGFLAG_WARNING of include/asm-generic/bug.h; with it BUGFLAG_ONCE, BUGFLAG_NO_CUT_HERE, a taint.
 _WARNING, _OTHERS, _TAINT_MAX = 1, 2 | 8, 18
-#: The types of arch/x86/include/asm/extable_fixup_types.h in v6.12.
+#: Types of arch/x86/include/asm/extable_fixup_types.h in v6.12, by the instructions they are for.
 _FIXUPS = range(1, 22)
+_FOR = {
+    5: ("mov",), 6: ("fxrstor", "fxrstor64", "xrstor", "xrstor64", "xrstors", "xrstors64"),
+    8: ("wrmsr",), 9: ("rdmsr",), 10: ("wrmsr",), 11: ("rdmsr",), 12: ("wrmsr",), 13: ("rdmsr",),
+    16: ("pop",),
+}  # fmt: skip
+_ACCESSES = (3, 4, 19, 20)
 #: Instructions that fault in no other way than by an operand in memory or a segment register.
 _PLAIN = frozenset({
     "mov", "add", "sub", "xor", "and", "or", "cmp", "test", "lea", "nop", "inc", "dec", "shl",
@@ -52,6 +59,20 @@ _PLAIN = frozenset({
 _SEGMENTS = ("ds", "es", "fs", "gs", "ss", "cs")
 
 Faults = Iterator[tuple[Rule, int, str]]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Code that may be replaced.
+
+    :ivar replacement: by which code; the place itself where the kernel makes that.
+    :ivar by: how many bytes that has.
+    """
+
+    place: Target
+    replacement: Target
+    length: int
+    by: int
 
 
 @dataclass
@@ -73,7 +94,8 @@ class Tables:
             return
         for entry in entries(self.subject, table, layout):
             if isinstance(entry, Malformed):
-                self._find(catalogue.SITE, table, entry.offset, entry.what)
+                rule = _MALFORMED.get(table.name, catalogue.SITE)
+                self._find(rule, table, entry.offset, entry.what)
                 continue
             for rule, at, what in meaning(self, entry):
                 said = f"an entry of {table.name} {what}"
@@ -88,18 +110,34 @@ class Tables:
         self.subject.find(rule, what, place(table, offset))
 
     @cached_property
-    def replaced(self) -> dict[int, list[tuple[int, int]]]:
-        """Where alternatives may stand, by section: they have instructions of their own."""
-        found: dict[int, list[tuple[int, int]]] = {}
+    def alternatives(self) -> tuple[Alternative, ...]:
+        """The code that may be replaced as the module is loaded."""
+        found = []
         for table in self.subject.elf.sections:
             layout = self._layout(table)
-            if layout is None or table.name not in _REPLACING:
+            if table.name not in _REPLACING or layout is None:
                 continue
             for entry in entries(self.subject, table, layout):
                 if isinstance(entry, Entry):
-                    section, start = entry.targets[0].place
-                    length = entry.data[_LENGTHS.get(len(entry.data), _PATCHED)]
-                    found.setdefault(section, []).append((start, start + length))
+                    at = _LENGTHS.get(len(entry.data), _PATCHED)
+                    by = entry.data[at + 1] if len(entry.targets) > 1 else 0
+                    pair = entry.targets[0], entry.targets[-1]
+                    found.append(Alternative(*pair, entry.data[at], by))
+        return tuple(found)
+
+    def replacement(self, alternative: Alternative) -> bytes:
+        """The bytes that may replace code."""
+        target = alternative.replacement
+        data = self.subject.elf.contents(self.subject.elf.sections[target.section])
+        return bytes(data[max(target.offset, 0) :][: alternative.by])
+
+    @cached_property
+    def replaced(self) -> dict[int, list[tuple[int, int]]]:
+        """Where alternatives may stand, by section: they have instructions of their own."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for each in self.alternatives:
+            section, at = each.place.place
+            found.setdefault(section, []).append((at, at + each.length))
         return found
 
     def _layout(self, table: Section) -> Layout | None:
@@ -140,7 +178,7 @@ class Tables:
     def jumps_to(self, target: Target) -> Target | None:
         """Where the jump or call at a target leads; None for another instruction."""
         found = self.instruction(target)
-        if found is None or not _is_branch(found):
+        if found is None or not is_branch(found):
             return None
         width = 1 if found.size == 2 else 4
         row = self.subject.applied.get(target.section, {}).get(found.end - width)
@@ -157,11 +195,6 @@ class Tables:
         return target.symbol or self.subject.pointers.name_at(target.place)
 
 
-def _is_branch(found: Instruction) -> bool:
-    word = found.name.split()[-1]
-    return word == "call" or word.startswith("j")
-
-
 def _site(tables: Tables, target: Target, good: Callable[[Instruction], bool], what: str) -> Faults:
     """A place in the code, and what stands there."""
     astray = tables.astray(target)
@@ -175,7 +208,7 @@ def _site(tables: Tables, target: Target, good: Callable[[Instruction], bool], w
 def _jump(tables: Tables, wanted: str) -> Callable[[Entry], bool]:
     def is_jump(entry: Entry) -> bool:
         led = tables.jumps_to(entry.targets[0])
-        return led is not None and led.offset == 0 and tables.name_of(led).startswith(wanted)
+        return led is not None and not led.offset and led.symbol.startswith(wanted)
 
     return is_jump
 
@@ -205,7 +238,7 @@ def _unwinds(tables: Tables, entry: Entry) -> Faults:
     astray = tables.astray(entry.targets[0], end=True)
     section, at = entry.targets[0].place
     if astray and not any(start < at < end for start, end in tables.replaced.get(section, ())):
-        yield catalogue.SITE, 0, astray
+        yield catalogue.UNWIND, 0, astray
 
 
 def _locks(tables: Tables, entry: Entry) -> Faults:
@@ -252,7 +285,9 @@ def _alternatives(tables: Tables, entry: Entry) -> Faults:
             yield catalogue.SITE, field, f"{leads}, past its end"
         elif tables.astray(Target(target.section, end), end=True):
             yield catalogue.SITE, field, f"{leads}, which end inside of an instruction"
-    if replaced > _LONGEST or by > replaced:
+    if not replaced and not by:
+        yield catalogue.NO_EFFECT, at, "replaces nothing"
+    elif replaced > _LONGEST or by > replaced:
         yield catalogue.SITE, at, f"replaces {replaced} bytes by {by}"
 
 
@@ -272,8 +307,16 @@ def _faults(tables: Tables, entry: Entry) -> Faults:
     yield from _site(tables, code, _may_fault, "an instruction that does not fault")
     if astray := tables.astray(fixup):
         yield catalogue.SITE, 4, astray
-    if len(entry.targets) == 2 and entry.number(8, 1) not in _FIXUPS:
-        yield catalogue.SITE, 8, f"has the type {entry.number(8, 1)}"
+    kind, found = entry.number(8, 1), tables.instruction(code)
+    if len(entry.targets) == 2 and found is not None and not _handles(kind, found):
+        yield catalogue.SITE, 8, f"has the type {kind}, which is not for {found}"
+
+
+def _handles(kind: int, found: Instruction) -> bool:
+    """Whether a fault of an instruction is one for a type of fixup."""
+    if kind in _ACCESSES and "[" not in found.operands:
+        return False
+    return kind in _FIXUPS and found.name in _FOR.get(kind, (found.name,))
 
 
 def _may_fault(found: Instruction) -> bool:
@@ -330,8 +373,32 @@ def _jumps(tables: Tables, entry: Entry) -> Faults:
     yield from ((catalogue.KEY, 8, what) for what in tables.keys.faults(key, jump))
 
 
+#: What becomes of a table with an entry that leads nowhere, if the kernel does not go there.
+_MALFORMED = {".smp_locks": catalogue.NO_EFFECT, ".orc_unwind_ip": catalogue.UNWIND}
 #: Tables of code that is replaced.
-_REPLACING = (".altinstructions", ".parainstructions")
+_ALTERNATIVES = ".altinstructions"
+_REPLACING = (_ALTERNATIVES, ".parainstructions")
+
+
+def _parameters(tables: Tables, entry: Entry) -> Faults:
+    """struct kernel_param of include/linux/moduleparam.h."""
+    name, module, operations = entry.targets
+    pointers, elf = tables.subject.pointers, tables.subject.elf
+    if not pointers.is_text(name.place):
+        yield catalogue.KEY, 0, f"leads to {called(tables.subject, name)}, where no text begins"
+    if elf.sections[module.section].name != THIS_MODULE or module.offset:
+        yield catalogue.KEY, 8, f"is of {called(tables.subject, module)}, which is not this module"
+    start, size = pointers.variable_at(operations.place)
+    if operations.symbol:
+        good = operations.offset == 0
+    else:
+        functions = [(operations.section, start + n) for n in (8, 16, 24)]
+        good = size >= 32 and start == operations.offset
+        good = good and all(p not in pointers.targets or pointers.is_code(p) for p in functions)
+    if not good:
+        yield catalogue.KEY, 16, f"leads to {called(tables.subject, operations)}, no operations"
+
+
 #: Tables in which nothing may be named twice: what the kernel finds there is changed already.
 _ONCE = frozenset({
     ".return_sites", ".retpoline_sites", ".ibt_endbr_seal", ".static_call_sites", "__jump_table",
@@ -350,4 +417,5 @@ _MEANINGS: dict[str, Callable[[Tables, Entry], Faults]] = {
     "__bug_table": _bugs,
     "__ex_table": _faults,
     "__jump_table": _jumps,
+    "__param": _parameters,
 }

@@ -11,7 +11,7 @@ from klpbuild.arch import by_machine
 from klpbuild.check import catalogue
 from klpbuild.check.rule import Effect
 from klpbuild.check.subject import Subject, is_livepatch_section, is_relocated, place
-from klpbuild.elf.constants import EM, SHN_ABS, SHN_LIVEPATCH, SHT
+from klpbuild.elf.constants import SHN_ABS, SHN_LIVEPATCH, SHT
 from klpbuild.elf.reader import Section, Symbol
 from klpbuild.elf.tables import Table
 from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
@@ -51,12 +51,6 @@ _Mask = npt.NDArray[np.bool_]
 def check_places(subject: Subject) -> None:
     """Check the type and the place of every relocation that is applied."""
     elf = subject.elf
-    for section in elf.sections:
-        if section.sh_type == SHT.REL and is_relocated(elf.sections[section.sh_info]):
-            what = f"section {section.name} has relocations without addends"
-            subject.find(catalogue.REL, what, section.name)
-    if elf.e_machine != EM.X86_64:
-        return
     with subject.guarded(catalogue.BROKEN):
         _check_entries(subject)
     written: dict[int, _Mask] = {}

@@ -1,0 +1,86 @@
+"""What sections must be: loaded, writable, executable, where the kernel relies on it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from klpbuild.check import catalogue
+from klpbuild.check.structmodule import THIS_MODULE
+from klpbuild.check.subject import Subject, is_relocated, place
+from klpbuild.elf.constants import SHF, SHT, STT
+from klpbuild.elf.reader import Section
+from klpbuild.names import SECTION_PREFIX
+
+#: Sections that the kernel or the module writes to; others of these names, with more behind.
+_WRITTEN = (
+    "__jump_table", ".static_call_sites", "__bug_table", THIS_MODULE, "__tracepoints", "__dyndbg",
+    "_ftrace_events",
+)  # fmt: skip
+_DATA = (".data", ".bss")
+_PERCPU = ".data..percpu"
+_NO_CONTENTS = (".bss", ".sbss", _PERCPU)
+#: Tables that the module loader and its notifiers find by their names.
+TABLES = frozenset({
+    "__jump_table", "__bug_table", "__ex_table", "__param", "__mcount_loc", "__tracepoints_ptrs",
+    ".altinstructions", ".static_call_sites", ".parainstructions", ".orc_unwind_ip", ".orc_unwind",
+    ".return_sites", ".retpoline_sites", ".call_sites", ".ibt_endbr_seal", ".smp_locks",
+    "_ftrace_events", "__trace_printk_fmt", "__ksymtab", "__ksymtab_gpl",
+})  # fmt: skip
+
+
+def check_sections(subject: Subject) -> None:
+    """Check each section by what it is for."""
+    names: set[str] = set()
+    for section in subject.elf.sections[1:]:
+        if section.sh_flags & SHF.ALLOC and section.sh_size:
+            _check_loaded(subject, section)
+        if section.name in TABLES and section.name in names and section.sh_size:
+            what = f"there are two sections {section.name}, and one is read"
+            subject.find(catalogue.ROLE, what, section.name)
+        names.add(section.name)
+        _check_relocations(subject, section)
+    _check_functions(subject)
+
+
+def _check_loaded(subject: Subject, section: Section) -> None:
+    written = section.name in _WRITTEN or section.name.startswith(_DATA)
+    if written and not section.sh_flags & SHF.WRITE:
+        what = f"section {section.name} is not writable"
+        subject.find(catalogue.ROLE, what, section.name)
+    if section.sh_type == SHT.NOBITS and not section.name.startswith(_NO_CONTENTS):
+        what = f"section {section.name} has no contents"
+        subject.find(catalogue.ROLE, what, section.name)
+
+
+def _check_relocations(subject: Subject, section: Section) -> None:
+    """What is called relocations is applied, and leads into memory."""
+    sections = subject.elf.sections
+    called = section.name.startswith((".rela.", ".rela_", SECTION_PREFIX))
+    if called and section.sh_type not in (SHT.RELA, SHT.REL) and section.sh_size:
+        what = f"section {section.name} is of type {section.sh_type}: nobody applies it"
+        subject.find(catalogue.ROLE, what, section.name)
+    if section.sh_type != SHT.RELA or not is_relocated(sections[section.sh_info]):
+        return
+    for offset, row in subject.applied.get(section.sh_info, {}).items():
+        symbol = subject.elf.symbols[row.symbol]
+        held = sections[int(symbol["st_shndx"])] if symbol["st_shndx"] < len(sections) else None
+        if held is not None and held.index and not _is_kept(held):
+            what = f"a relocation leads to {held.name}, which is not kept in memory"
+            subject.find(catalogue.ROLE, what, place(sections[section.sh_info], offset))
+
+
+def _is_kept(section: Section) -> bool:
+    return is_relocated(section) or section.name == _PERCPU
+
+
+def _check_functions(subject: Subject) -> None:
+    rows = subject.elf.symbols
+    sections = subject.elf.sections
+    here = (rows["st_info"] & 0xF == STT.FUNC) & (rows["st_shndx"] > 0)
+    for number in np.unique(rows["st_shndx"][here & (rows["st_shndx"] < len(sections))]).tolist():
+        section = sections[number]
+        word = "" if section.sh_flags & SHF.EXECINSTR else "cannot be executed"
+        word = word if section.sh_flags & SHF.ALLOC else "is not loaded"
+        if word:
+            what = f"section {section.name} has functions, and {word}"
+            subject.find(catalogue.ROLE, what, section.name)

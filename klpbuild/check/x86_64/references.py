@@ -1,0 +1,145 @@
+"""Relocations of code: each fits its instruction, and branches lead to beginnings."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from klpbuild.check import catalogue
+from klpbuild.check.subject import Relocation, Subject, place
+from klpbuild.check.x86_64.entries import Target, called, target_of
+from klpbuild.check.x86_64.instructions import Instruction, is_branch
+from klpbuild.check.x86_64.places import NAMES
+from klpbuild.elf.constants import SHF, SHN_ABS, SHT
+from klpbuild.elf.reader import Section
+
+_64, _PC32, _PLT32, _32, _32S = 1, 2, 4, 10, 11
+_RELATIVE = (_PC32, _PLT32)
+
+
+def check_references(subject: Subject) -> None:
+    """Check the relocations of each section of code, and the pointers to code in data."""
+    for section in subject.elf.sections:
+        if not section.sh_flags & SHF.ALLOC or section.index in subject.unreadable:
+            continue
+        rows = subject.applied.get(section.index, {})
+        if not section.sh_flags & SHF.EXECINSTR:
+            _check_pointers(subject, section, rows)
+        elif section.sh_type != SHT.NOBITS:
+            _check_code(subject, section, rows)
+
+
+def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
+    """A pointer to code is that of a function; labels have no address in the kernel's C."""
+    for row in rows.values():
+        target = target_of(subject, row)
+        held = subject.elf.sections[target.section]
+        name = subject.pointers.name_at((section.index, row.offset))
+        data = bool(target.section) and not held.sh_flags & SHF.EXECINSTR
+        if name.startswith(_KEY) and row.kind == _64 and data:
+            what = f"{name} calls {called(subject, target)}, where no function begins"
+            subject.find(catalogue.INSIDE, what, place(section, row.offset))
+        if row.kind == _64 and row.offset % _POINTER and section.name.startswith(_DATA):
+            what = "a relocation makes a pointer that is not aligned"
+            subject.find(catalogue.MISFIT, what, place(section, row.offset))
+        if row.kind != _64 or not held.sh_flags & SHF.EXECINSTR or section.name in _PLACES:
+            continue
+        if not subject.pointers.begins_code(target.place):
+            what = f"a pointer leads to {called(subject, target)}, where no function begins"
+            subject.find(catalogue.INSIDE, what, place(section, row.offset))
+
+
+_POINTER, _DATA = 8, (".data", ".rodata", ".bss")
+#: struct static_call_key begins with the function.
+_KEY = "__SCK__"
+#: Tables of places in the code.
+_PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")
+
+
+def _check_code(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
+    instructions = subject.instructions.of(section.index)
+    starts = sorted(instructions)
+    used = set()
+    for row in rows.values():
+        number = bisect_right(starts, row.offset) - 1
+        found = instructions[starts[number]] if number >= 0 else None
+        what = (
+            "stands in no instruction" if found is None else _misfit(subject, section, found, row)
+        )
+        if found is not None:
+            used.add(found.offset)
+        if what:
+            name = subject.elf.symbol_name(row.symbol)
+            where = place(section, row.offset, name)
+            kind = NAMES.get(row.kind, f"type {row.kind}")
+            subject.find(catalogue.MISFIT, f"a relocation {kind} {what}", where)
+        elif found is not None:
+            _check_branch(subject, section, found, row)
+            _check_extent(subject, section, found, row)
+    for offset in starts:
+        if offset not in used and _lacks_reference(instructions[offset]):
+            what = f"the instruction {instructions[offset]} refers to itself"
+            subject.find(catalogue.MISFIT, what, place(section, offset))
+
+
+def _lacks_reference(found: Instruction) -> bool:
+    """Whether an address that is zero stands where the linker would leave a relocation."""
+    if is_branch(found) and "[" not in found.operands:
+        return found.name in ("call", "jmp") and found.operands == hex(found.end)
+    return "[rip]" in found.operands and found.name != "lea"
+
+
+def _misfit(subject: Subject, section: Section, found: Instruction | None, row: Relocation) -> str:
+    """Why a relocation does not belong to an instruction; empty when it does."""
+    if found is None:
+        return "stands in no instruction"
+    fields = subject.instructions.fields(section.index, found)
+    at = row.offset - found.offset
+    if at not in (fields.displacement, fields.immediate):
+        return f"stands in the middle of {found}"
+    relative = is_branch(found) and at == fields.immediate
+    relative |= "rip" in found.operands and at == fields.displacement
+    wide = at == fields.immediate and found.name == "movabs"
+    wanted = _RELATIVE if relative else (_64,) if wide else (_32S, _32)
+    if row.kind in NAMES and row.kind not in wanted:
+        return f"changes {found}, which wants {NAMES[wanted[0]]}"
+    symbol = subject.elf.symbol(row.symbol)
+    nowhere = symbol.st_shndx == SHN_ABS and not symbol.st_value
+    return f"makes {found} reach for address 0" if relative and (nowhere or not row.symbol) else ""
+
+
+def _check_branch(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:
+    """Calls lead to functions; jumps also to instructions of the module."""
+    if not is_branch(found) or "[" in found.operands:
+        return
+    led = target_of(subject, row)
+    led = Target(led.section, led.offset + 4, led.symbol, led.owner, led.sympos)
+    for what in _branch_faults(subject, found, led):
+        where = place(section, found.offset, subject.elf.symbol_name(row.symbol))
+        subject.find(catalogue.INSIDE, what, where)
+
+
+def _branch_faults(subject: Subject, found: Instruction, led: Target) -> Iterator[str]:
+    word = "call" if found.name == "call" else "jump"
+    if not led.section:
+        if led.offset:
+            yield f"a {word} leads to {led.symbol} and {led.offset:+#x} bytes"
+        return
+    begins = subject.pointers.begins_code(led.place)
+    if word == "call" and not begins:
+        yield f"a call leads to {called(subject, led)}, where no function begins"
+    elif word == "jump" and not begins and subject.instructions.at(*led.place) is None:
+        yield f"a jump leads to {called(subject, led)}, where no instruction begins"
+
+
+def _check_extent(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:
+    """What an instruction reads from vmlinux lies in the variable that it names."""
+    target, kernel = target_of(subject, row), subject.kernel
+    if target.section or kernel is None or row.kind != _PC32 or "[rip" not in found.operands:
+        return
+    address = kernel.address_of(target.symbol, target.owner, target.sympos)
+    offset = target.offset + found.end - row.offset
+    extent = kernel.extent(address) if address is not None else 0
+    if extent and not 0 <= offset < extent:
+        what = f"{found} reaches for {target.symbol}{offset:+#x}, which has {extent} bytes"
+        subject.find(catalogue.INSIDE, what, place(section, row.offset, target.symbol))

@@ -1,0 +1,183 @@
+"""The ORC tables: where the stack is at each instruction (arch/x86/include/asm/orc_types.h).
+
+What they say may only change where an instruction moves the stack pointer or saves %rbp, and
+must be the same at both ends of a jump.  So an entry that is damaged or missing shows.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+from klpbuild.check import catalogue
+from klpbuild.check.subject import place
+from klpbuild.check.x86_64.entries import Entry, Layout, Target, entries
+from klpbuild.check.x86_64.instructions import Instruction, is_branch
+from klpbuild.check.x86_64.tables import Tables
+from klpbuild.elf.constants import SHF, SHT
+from klpbuild.elf.reader import Section
+
+_STATE = struct.Struct("<hhBB")
+_UNDEFINED, _PREVIOUS, _SP = 0, 1, 5
+_NUMBER = re.compile(r"(?:rsp, )?(-?)(?:0x)?([0-9a-f]+)$")
+_LEA = re.compile(r"rsp, \[rsp ([+-]) (?:0x)?([0-9a-f]+)\]$")
+_ENDS = ("jmp", "ret", "ud2", "int3", "hlt", "call", "iretq", "ud1")
+
+
+class State(NamedTuple):
+    """An entry of ``.orc_unwind``: how to find the frame above and its %rbp."""
+
+    sp_offset: int
+    bp_offset: int
+    registers: int
+    kind: int
+
+    @property
+    def sp_register(self) -> int:
+        return self.registers & 0xF
+
+    @property
+    def bp(self) -> tuple[int, int]:
+        return self.registers >> 4, self.bp_offset
+
+
+@dataclass
+class Unwind:
+    """The unwind tables of one module."""
+
+    tables: Tables
+
+    @cached_property
+    def _states(self) -> dict[int, tuple[list[int], list[State]]]:
+        """Section to the offsets of its entries in order, and their states."""
+        subject = self.tables.subject
+        places, states = (subject.elf.section(n) for n in (".orc_unwind_ip", ".orc_unwind"))
+        if places is None or states is None:
+            return {}
+        data = bytes(subject.elf.contents(states))
+        found: dict[int, list[tuple[int, bool, State]]] = {}
+        for entry in entries(subject, places, Layout(4)):
+            at = 6 * entry.offset // 4
+            if isinstance(entry, Entry) and at + 6 <= len(data):
+                state = State(*_STATE.unpack_from(data, at))
+                section, offset = entry.targets[0].place
+                # orc_sort_cmp() puts what ends a section before what begins one.
+                found.setdefault(section, []).append((offset, bool(state.registers), state))
+        return {
+            section: ([o for o, *_ in rows], [state for *_, state in rows])
+            for section, rows in ((s, sorted(r)) for s, r in found.items())
+        }
+
+    def at(self, section: int, offset: int) -> State | None:
+        """What the tables say of an instruction; None when they say nothing."""
+        offsets, states = self._states.get(section, ([], []))
+        number = bisect_right(offsets, offset) - 1
+        return states[number] if number >= 0 else None
+
+    def check(self) -> None:
+        """Find where what the tables say changes without a reason."""
+        subject = self.tables.subject
+        if not self._sizes_fit():
+            return
+        wanted = SHF.ALLOC | SHF.EXECINSTR
+        for section in subject.elf.sections:
+            known = section.index in self._states and section.sh_type != SHT.NOBITS
+            if section.sh_flags & wanted == wanted and known:
+                for offset, what in self._faults(section):
+                    subject.find(catalogue.UNWIND, what, place(section, offset))
+
+    def _sizes_fit(self) -> bool:
+        """As unwind_module_init() wants them."""
+        subject = self.tables.subject
+        places, states = (subject.elf.section(n) for n in (".orc_unwind_ip", ".orc_unwind"))
+        sizes = [section.sh_size if section else 0 for section in (places, states)]
+        if states is not None and not (
+            states.sh_flags & SHF.ALLOC and states.sh_type != SHT.NOBITS
+        ):
+            subject.find(catalogue.UNWIND, ".orc_unwind is not loaded")
+            return False
+        if sizes[0] % 4 or sizes[1] % 6 or sizes[0] // 4 != sizes[1] // 6:
+            what = f"has {sizes[0]} bytes of .orc_unwind_ip for {sizes[1]} of .orc_unwind"
+            subject.find(catalogue.UNWIND, what)
+            return False
+        return True
+
+    def _faults(self, section: Section) -> Iterator[tuple[int, str]]:
+        if section.name.startswith(_NOT_RUN):
+            return
+        replaced = self.tables.replaced.get(section.index, [])
+        ended = True
+        for found, after in pairwise(self.tables.subject.instructions.of(section.index).values()):
+            here, there = (self.at(section.index, i.offset) for i in (found, after))
+            if self._begins_function(section, found) and not _is_entry(here):
+                yield found.offset, "unwind data do not begin with a function"
+            padding = found.name.split()[-1] in _PADDING
+            if ended and padding:
+                continue
+            ended = found.name.split()[-1] in _ENDS
+            if here is None or any(start <= found.offset < end for start, end in replaced):
+                continue
+            if not ended and after.offset == found.end and not _follows(found, here, there):
+                yield after.offset, f"unwind data change behind {found}"
+            led = self.tables.jumps_to(Target(section.index, found.offset))
+            inside = is_branch(found) and found.name != "call" and led is not None and led.section
+            if led is not None and inside and self.at(*led.place) != here:
+                yield found.offset, f"unwind data change at {found}"
+
+    def _begins_function(self, section: Section, found: Instruction) -> bool:
+        name = self.tables.subject.pointers.function_at((section.index, found.offset))
+        return bool(name) and _COLD not in name
+
+
+#: Parts of functions that the compiler moved away begin in the middle.
+_COLD = ".cold"
+_PADDING = ("nop", "int3")
+#: Code that runs elsewhere, or never in place.
+_NOT_RUN = (".altinstr_replacement",)
+
+
+def _is_entry(state: State | None) -> bool:
+    return state is not None and (state.sp_offset, state.registers) == (8, _SP)
+
+
+def _moves(found: Instruction) -> int | None:
+    """How many bytes an instruction takes on the stack; None when that cannot be told."""
+    if found.name in ("push", "pushfq"):
+        return 8
+    if found.name in ("pop", "popfq"):
+        return -8
+    if found.name in ("add", "sub") and found.operands.startswith("rsp, "):
+        number = _NUMBER.match(found.operands)
+        if number is None:
+            return None
+        size = int(number[2], 16) * (-1 if number[1] else 1)
+        return size if found.name == "sub" else -size
+    if found.name == "lea" and (number := _LEA.match(found.operands)):
+        return int(number[2], 16) * (1 if number[1] == "-" else -1)
+    written = found.operands.split(",")[0]
+    return None if written in ("rsp", "esp") or found.name in ("leave", "enter") else 0
+
+
+def _follows(found: Instruction, here: State, there: State | None) -> bool:
+    """Whether one state can be that behind an instruction which another one stands before."""
+    moved = _moves(found)
+    if moved is None or there is None:
+        return there is not None
+    if here.kind != there.kind:
+        return False
+    if _SP not in (here.sp_register, there.sp_register):
+        return here == there or moved != 0 or "rbp" in found.operands
+    if here.sp_register != there.sp_register:
+        return "rbp" in found.operands or "rsp" in found.operands
+    if there.sp_offset != here.sp_offset + moved:
+        return False
+    if found.operands == "rbp" and found.name in ("push", "pop"):
+        saved = (_PREVIOUS, -there.sp_offset)
+        return there.bp in (here.bp, saved if found.name == "push" else (_UNDEFINED, 0))
+    return there.bp == here.bp
