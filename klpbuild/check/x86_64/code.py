@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from klpbuild.check import catalogue
 from klpbuild.check.subject import Subject, place
+from klpbuild.check.x86_64.entries import target_of
 from klpbuild.check.x86_64.tables import Tables
 from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import Section
 
 _THUNK = "__x86_return_thunk"
+#: What clang's checks of indirect calls trap with.
+_CFI = ".kcfi_traps"
 #: KVM's own assembly has ud2 instructions there that nothing reports.
 _ASSEMBLY = ".noinstr.text"
 _REPLACEMENTS = ".altinstr_replacement"
@@ -37,6 +40,10 @@ def _check_bugs(subject: Subject, tables: Tables, section: Section) -> None:
     Behind a BUG() the compiler may put another one, which nobody comes to.
     """
     known = tables.listed.get("__bug_table", set()) | tables.listed.get("__ex_table", set())
+    for table in subject.elf.sections:
+        if table.name == _CFI:
+            rows = subject.applied.get(table.index, {}).values()
+            known |= {target_of(subject, row).place for row in rows}
     behind = False
     for found in subject.instructions.of(section.index).values():
         listed = (section.index, found.offset) in known
