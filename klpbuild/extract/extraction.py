@@ -8,8 +8,9 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.assemble import assemble
 from klpbuild.extract.changes import compare
-from klpbuild.extract.correlate import correlate
+from klpbuild.extract.correlate import Correlation, correlate
 from klpbuild.extract.inclusion import Inclusion, include
+from klpbuild.extract.names import source_name
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.result import (
     ChangedFunction,
@@ -19,6 +20,7 @@ from klpbuild.extract.result import (
     KeyPolicy,
     KeyUse,
 )
+from klpbuild.extract.sections import SectionKind
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.special import Tables
 
@@ -38,6 +40,7 @@ def extract(
     target: str = "",
     in_module: bool = False,
     key_policy: KeyPolicy = keep_all_keys,
+    renewed: frozenset[str] = frozenset(),
 ) -> Extraction:
     """Extract the functions that a patch changes, and what they need.
 
@@ -48,6 +51,8 @@ def extract(
     :param source_file: the source file, for messages and the STT_FILE symbol.
     :param target: what messages call the object; its file's name when it is empty.
     :param in_module: whether the object belongs to a module, where ``__exit`` code runs.
+    :param renewed: global functions that are declared otherwise: the patched ones are new, and
+        the kernel keeps its own.
     :param key_policy: decides about static keys and calls that the object does not own.
     :return: without changed functions when all that is new are globals, which another
         object of the same livepatch may use.
@@ -58,6 +63,7 @@ def extract(
     where = f"{source_file}:{target or original.name}"
     before, after = CodeObject(original, entry_sizes), CodeObject(patched, entry_sizes)
     correlation = correlate(before, after)
+    _separate(correlation, renewed, where)
     tables = Tables(after)
     changes = compare(correlation, Tables(before), tables)
     chosen = include(
@@ -99,6 +105,29 @@ def extract(
         ),
         notices=tuple(chosen.notices),
     )
+
+
+def _separate(correlation: Correlation, names: frozenset[str], where: str) -> None:
+    """Take functions of the patched object for new ones, which the original does not have.
+
+    :raises KlpError: when one's address is kept, for the kernel would go on with its own.
+    """
+    patched = correlation.patched
+    separated = {a for a in patched.atoms if a.is_function and source_name(a.name) in names}
+    for atom in separated & correlation.to_original.keys():
+        twin = correlation.to_original.pop(atom)
+        correlation.to_patched.pop(twin, None)
+    for user in patched.atoms if separated else ():
+        if user.kind is SectionKind.METADATA:
+            continue
+        for reference in patched.references(user):
+            if reference.target in separated and not patched.is_branch(user, reference):
+                raise KlpError(
+                    f"{user.name} keeps the address of a function that is declared otherwise",
+                    where=where,
+                    why="Who calls it by that address need not know its new declaration.",
+                    hint="Add a function of another name.",
+                )
 
 
 def _check_kind(original: ElfFile, patched: ElfFile, arch: Architecture) -> None:

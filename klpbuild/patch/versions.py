@@ -47,17 +47,18 @@ def check_versions(
     shadow: Path,
     log: Log,
     accepted: Sequence[str] = (),
-) -> None:
+) -> frozenset[str]:
     """Refuse a patch that changes the interface of a symbol which the object exports.
 
     :param shadow: the tree with the patched source.
     :param accepted: structures, such as ``struct x``, that may be laid out otherwise.
+    :returns: functions of which nothing but their own declaration changes.
     :raises KlpError: with the symbols and what differs; or when genksyms fails.
     """
     genksyms = tree.build / "scripts" / "genksyms" / "genksyms"
     original = ElfFile.read(pair.original)
     if not any(s.name.startswith(_EXPORTS) for s in original.sections) or not genksyms.exists():
-        return
+        return frozenset()
     with tempfile.TemporaryDirectory(prefix="klpbuild-") as directory:
         dumps = Path(directory, "before"), Path(directory, "after")
         running = [
@@ -67,8 +68,13 @@ def check_versions(
         before, after = (
             _finish(pair, *processes, dump) for processes, dump in zip(running, dumps, strict=True)
         )
+    functions = {s.name for s in original.symbol_list if s.is_function and s.is_defined}
+    renewed: set[str] = set()
     problems = Problems()
     for kinds, names in sorted(changed_interfaces(before, after, accepted).items()):
+        if kinds == (_called(names[0]),) and names[0] in functions:
+            renewed.update(names)
+            continue
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         problems.add(
             f"the interface of exported symbols changes: {', '.join(names[:5])}{more}",
@@ -78,6 +84,7 @@ def check_versions(
             hint="Keep it as it is, and put new data into shadow variables.",
         )
     problems.check()
+    return frozenset(renewed)
 
 
 def changed_interfaces(

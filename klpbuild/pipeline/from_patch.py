@@ -28,6 +28,7 @@ from klpbuild.patch.versions import check_versions
 from klpbuild.pipeline import documents, steps, symbol_steps
 from klpbuild.pipeline.callbacks import check_callbacks, without_idle
 from klpbuild.pipeline.extracted import RECORD, Extracted
+from klpbuild.proof.callers import check_callers
 from klpbuild.proof.fidelity import Fidelity, prove, shipped_file
 from klpbuild.proof.keys import key_policy
 from klpbuild.proof.references import (
@@ -71,7 +72,7 @@ class _Builder:
     accept_threads: tuple[str, ...]
     log: BuildLog
 
-    def extract(self, pair: ObjectPair, sizes: EntrySizes) -> Extraction:
+    def extract(self, pair: ObjectPair, sizes: EntrySizes, renewed: frozenset[str]) -> Extraction:
         return extract(
             ElfFile.read(pair.original),
             ElfFile.read(pair.patched),
@@ -81,6 +82,7 @@ class _Builder:
             target=pair.target,
             in_module=pair.owner != VMLINUX,
             key_policy=key_policy(self.resolver, pair.owner),
+            renewed=renewed,
         )
 
     def home(self, pair: ObjectPair) -> Home:
@@ -326,21 +328,28 @@ def extract_patches(
     sizes = steps.entry_sizes(kernel, log)
     problems = Problems()
     extractions = []
+    renewed: list[tuple[ObjectPair, str]] = []
     for pair in compiled.pairs:
         with problems.collect():
-            extractions.append((pair, builder.extract(pair, sizes)))
             shadow = (work / "pair" / "shadow").resolve()
-            check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
+            names = check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
+            extractions.append((pair, builder.extract(pair, sizes, names)))
+            renewed += [(pair, name) for name in sorted(names)]
     problems.check()
     check_callbacks(callbacks, extractions)
-    return _finish(builder, extractions, frozenset(p.name for p in callbacks if p.callbacks))
+    called = frozenset(p.name for p in callbacks if p.callbacks)
+    return _finish(builder, extractions, called, renewed)
 
 
 def _finish(
-    builder: _Builder, extractions: Sequence[tuple[ObjectPair, Extraction]], called: frozenset[str]
+    builder: _Builder,
+    extractions: Sequence[tuple[ObjectPair, Extraction]],
+    called: frozenset[str],
+    renewed: Sequence[tuple[ObjectPair, str]],
 ) -> Extracted:
     """The extracted objects, decided, and ready for the link.
 
+    :param renewed: exported functions that are declared otherwise, and so are new ones.
     :param called: objects with callbacks, which run though none of their functions changes.
     """
     new = sorted(name for _, extraction in extractions for name in extraction.globals)
@@ -353,6 +362,7 @@ def _finish(
     functions: dict[str, list[Function]] = defaultdict(list)
     decisions: list[Decision] = []
     objects = []
+    replaced: dict[str, set[int]] = defaultdict(set)
     for number, (pair, extraction) in enumerate(extractions):
         with problems.collect():
             home = builder.home(pair)
@@ -360,6 +370,13 @@ def _finish(
             functions[pair.owner] += builder.functions(extraction, home, number)
             objects.append(builder.finish_object(pair, extraction, decided, number, late))
             decisions += decided.values()
+            names = (*(i.name for i in extraction.included), *(c.name for c in extraction.changed))
+            located = (home.fidelity.find(name) for name in names)
+            replaced[pair.owner].update(found.place for found in located if found is not None)
+    problems.check()
+    for pair, name in renewed:
+        with problems.collect():
+            check_callers(builder.kernel, pair.owner, name, pair.source, replaced)
     problems.check()
     patched = tuple(
         PatchedObject(owner, tuple(found)) for owner, found in sorted(functions.items()) if found
@@ -376,6 +393,11 @@ def _finish(
             hint="There is nothing that a livepatch could replace.",
         )
     notes = [*builder.compiled.notes, *idle, *(n for _, e in extractions for n in e.notices)]
+    notes += [
+        f"{pair.source}: {name}() is declared otherwise: a new function, beside the kernel's own "
+        "for modules that are built elsewhere"
+        for pair, name in renewed
+    ]
     return Extracted(
         tuple(objects),
         patched,

@@ -104,6 +104,7 @@ class Pair:
         *,
         in_module: bool = False,
         key_policy: KeyPolicy = keep_all_keys,
+        renewed: frozenset[str] = frozenset(),
     ) -> Extraction:
         original = ElfFile.read(self.compile("original", self.source))
         patched = ElfFile.read(self.compile("patched", self.patched_source()))
@@ -116,9 +117,10 @@ class Pair:
             source_file="code.c",
             in_module=in_module,
             key_policy=key_policy,
+            renewed=renewed,
         )
 
-    def refusal(self, **arguments: bool | KeyPolicy) -> str:
+    def refusal(self, **arguments: bool | KeyPolicy | frozenset[str]) -> str:
         """The text of the error that extraction ends with; offsets in code are ``+N``."""
         try:
             found = self.extract(**arguments)

@@ -325,6 +325,36 @@ def test_a_table_that_names_a_changed_function_stays(tmp_path: Path) -> None:
     assert made.changed == ["work"]
 
 
+RENEWED = """
+int out(int);
+static int state;
+noinline int shared(int a) { return out(a) + state++; }
+int first(int a) { return shared(a) + 1; }
+int second(int a) { return out(a); }
+extern int (*kept)(int);
+int keeps(int a) { return out(a + 1); }
+"""
+
+
+def test_a_function_that_is_declared_otherwise_is_a_new_one(tmp_path: Path) -> None:
+    """Its callers call it, also where their code is the same; its state is the kernel's."""
+    change = {"out(a) + state++": "out(a) + 2 * state++"}
+    pair = Pair(tmp_path, RENEWED, change)
+    made = Extracted(pair.extract(renewed=frozenset({"shared"})))
+    assert made.changed == ["first"]
+    assert made.extraction.globals == ("shared",)
+    assert made.undefined == {"__fentry__", "out", "state"}
+
+
+def test_the_address_of_a_function_that_is_declared_otherwise(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, RENEWED, {"out(a + 1)": "(kept = shared, out(a + 1))"})
+    assert pair.refusal(renewed=frozenset({"shared"})) == (
+        "code.c:code.o: keeps keeps the address of a function that is declared otherwise\n"
+        "  Who calls it by that address need not know its new declaration.\n"
+        "  Add a function of another name."
+    )
+
+
 TRACE_PRINTK = """
 int trace(const char *, ...);
 #define TRACE(text) do { static const char *trace_printk_fmt \\
