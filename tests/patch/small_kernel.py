@@ -168,7 +168,9 @@ def make_kernel(directory: Path, *, config: str = "CONFIG_A=y\n") -> SmallKernel
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
     build.mkdir()
-    (build / ".config").write_text('CONFIG_CC_VERSION_TEXT="gcc (of this machine)"\n' + config)
+    told = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True).stdout
+    version = told.partition("\n")[0]
+    (build / ".config").write_text(f'CONFIG_CC_VERSION_TEXT="{version}"\n{config}')
     (build / "Module.symvers").write_text("")
     objects = [*VMLINUX, *MODULE]
     make = ["make", "-s", "-C", source, f"O={build}", "CC=gcc"]
