@@ -56,7 +56,8 @@ def extract(
     :param key_policy: decides about static keys and calls that the object does not own.
     :return: without changed functions when all that is new are globals, which another
         object of the same livepatch may use.
-    :raises KlpError: when nothing changes, or with every reason why the change cannot be
+    :raises UnchangedError: when nothing changes.
+    :raises KlpError: with every reason why the change cannot be
         made to a running kernel.
     """
     _check_kind(original, patched, arch)
@@ -143,8 +144,12 @@ def _check_kind(original: ElfFile, patched: ElfFile, arch: Architecture) -> None
             )
 
 
-def _nothing_changes(where: str, chosen: Inclusion) -> KlpError:
-    return KlpError(
+class UnchangedError(KlpError):
+    """Both versions of an object are the same to a running kernel."""
+
+
+def _nothing_changes(where: str, chosen: Inclusion) -> UnchangedError:
+    return UnchangedError(
         "the patch changes no code that runs",
         where=where,
         why="Both versions compile to the same functions and variables.",

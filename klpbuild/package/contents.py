@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,9 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME, Livepatch
 from klpbuild.module.tables import livepatch_api
 from klpbuild.running.program import program_text
+
+#: The document that says what the module mends.
+_PROVENANCE = ".provenance.json"
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,18 @@ class Package:
     def changes(self) -> tuple[str, ...]:
         """What its changelog says."""
         changes = [self.livepatch.description or f"Livepatch {self.livepatch.name}."]
-        if self.livepatch.references:
-            changes.append(f"Fixes {', '.join(self.livepatch.references)}.")
+        if mended := self._mended():
+            changes.append(f"Fixes {', '.join(mended)}.")
         return tuple(changes)
+
+    def _mended(self) -> tuple[str, ...]:
+        """What it mends, of what the author says: patches may change nothing in this kernel."""
+        for document in self.documents:
+            if document.name.endswith(_PROVENANCE):
+                predicate = json.loads(read(document))["predicate"]
+                known = {reference["id"].upper() for reference in predicate["references"]}
+                return tuple(r for r in self.livepatch.references if r.upper() in known)
+        return self.livepatch.references
 
     @property
     def date(self) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from klpbuild.patch.layout import (
     layouts,
     may_change_layouts,
 )
-from klpbuild.patch.patched import PatchedSource
+from klpbuild.patch.patched import PatchedFile, PatchedSource
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.patch.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
 from klpbuild.patch.shadow import make_shadow
@@ -49,6 +49,7 @@ class ObjectPair:
     :ivar patched: compiled from the patched source in the same way.
     :ivar plain: the original as kbuild compiles it, objtool not run.
     :ivar command: kbuild's command, with the objtool command.
+    :ivar files: paths of the patched files that it is made from.
     """
 
     owner: str
@@ -58,6 +59,7 @@ class ObjectPair:
     patched: Path
     plain: Path
     command: CompileCommand
+    files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,22 @@ class CompiledPatch:
 
     :ivar pairs: the objects that changed, by owner and target.
     :ivar unchanged: objects that were compiled and came out the same.
+    :ivar same: those of `unchanged` that each patched file may go into.
+    :ivar assembled: patched files that assembly includes, too; that was not looked at.
     :ivar tree: the prepared tree, in whose ``build`` the commands run.
     :ivar patched: the patched source files.
     :ivar notes: what was remarkable and no fault.
+    :ivar compiler: what compiled the patched objects.
     """
 
     pairs: tuple[ObjectPair, ...]
     unchanged: tuple[str, ...]
+    same: Mapping[str, tuple[str, ...]]
+    assembled: frozenset[str]
     tree: PreparedTree
     patched: PatchedSource
     notes: tuple[str, ...]
+    compiler: Recompiler
 
 
 def compile_patch(
@@ -117,11 +125,23 @@ def compile_patch(
         compiler = Recompiler(tree, patched.files, workdir, shadow, real, log, launcher)
         new = added_units(tree, shadow, patched, units, log)
         pairs = _pairs(compiler, commands, touched, pool, progress)
-        pairs |= _new_pairs(compiler, new, pool)
+        pairs |= _new_pairs(compiler, new, patched.makefiles, pool)
         _check_layouts(compiler, pairs, touched, pool, accept_layouts)
-    unchanged = tuple(command.target for unit, command in commands if unit not in pairs)
-    found = sorted(pairs.values(), key=lambda pair: (pair.owner, pair.target))
-    return CompiledPatch(tuple(found), unchanged, tree, patched, tuple(dict.fromkeys(notes)))
+    unchanged = {unit: command.target for unit, command in commands if unit not in pairs}
+    same = {
+        path: tuple(unchanged[unit] for unit in units if unit in unchanged)
+        for path, units in touched.by_file.items()
+    }
+    return CompiledPatch(
+        tuple(sorted(pairs.values(), key=lambda pair: (pair.owner, pair.target))),
+        tuple(unchanged.values()),
+        same,
+        touched.assembled,
+        tree,
+        patched,
+        tuple(dict.fromkeys(notes)),
+        compiler,
+    )
 
 
 def _commands(
@@ -198,9 +218,15 @@ def _pairs(
 
 
 def _new_pairs(
-    compiler: Recompiler, added: Sequence[tuple[Unit, CompileCommand]], pool: ThreadPoolExecutor
+    compiler: Recompiler,
+    added: Sequence[tuple[Unit, CompileCommand]],
+    makefiles: Sequence[PatchedFile],
+    pool: ThreadPoolExecutor,
 ) -> dict[Unit, ObjectPair]:
-    """Pairs of new files: there was nothing before."""
+    """Pairs of new files: there was nothing before.
+
+    :param makefiles: those that say of which objects they are part.
+    """
     jobs = [pool.submit(compiler.patched, command, False) for _, command in added]
     problems = Problems()
     found = {}
@@ -208,8 +234,9 @@ def _new_pairs(
         with problems.collect():
             new, old = job.result(), compiler.empty(command)
             assert new is not None
+            files = compiler.files_read(command) | {file.path for file in makefiles}
             found[unit] = ObjectPair(
-                unit.owner, unit.source, command.target, old, new, old, command
+                unit.owner, unit.source, command.target, old, new, old, command, files
             )
     problems.check()
     return found
@@ -232,7 +259,8 @@ def _pair(
         if many:  # a header's: thousands are not worth keeping
             old.unlink()
         return None
-    return ObjectPair(unit.owner, unit.source, command.target, old, new, old, command)
+    files = compiler.files_read(command)
+    return ObjectPair(unit.owner, unit.source, command.target, old, new, old, command, files)
 
 
 def _check_layouts(

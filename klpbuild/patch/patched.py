@@ -29,12 +29,14 @@ class PatchedFile:
     :ivar original: the file's bytes before; None when the file is new.
     :ivar lines: what it is made of afterwards.
     :ivar where: ``patch:line`` of the first patch's header for it.
+    :ivar patches: the names of the patches that change it, in their order.
     """
 
     path: str
     original: bytes | None
     lines: tuple[SourceLine, ...]
     where: str
+    patches: tuple[str, ...] = ()
 
     @property
     def patched(self) -> bytes:
@@ -67,8 +69,10 @@ class PatchedSource:
     :ivar files: the C files and headers that change, by path.
     :ivar makefiles: the Makefiles that put new C files into objects.
     :ivar notes: what was remarkable and no fault: offsets, files without code.
+    :ivar cover_letters: the names of patches that are the cover letter of a series.
     """
 
     files: tuple[PatchedFile, ...]
     makefiles: tuple[PatchedFile, ...]
     notes: tuple[str, ...]
+    cover_letters: frozenset[str] = frozenset()

@@ -32,6 +32,7 @@ class _State:
     original: bytes | None
     lines: list[SourceLine]
     where: str
+    patches: tuple[str, ...] = ()
 
 
 def apply_patches(patches: Iterable[Path], source: Path, architecture: str = "") -> PatchedSource:
@@ -45,21 +46,27 @@ def apply_patches(patches: Iterable[Path], source: Path, architecture: str = "")
     :param architecture: kbuild's name of it: what is below ``arch/`` and not there is left out.
     :raises KlpError: with everything that is wrong with any of the patches.
     """
-    problems = Problems()
     applied = _Applied(source, architecture)
-    for patch in patches:
-        with problems.collect():
-            applied.take(patch)
-    problems.check()
-    changed = [
-        PatchedFile(path, state.original, tuple(state.lines), state.where)
-        for path, state in sorted(applied.states.items())
-    ]
+    applied.take_all(patches)
+    changed = applied.files
     files = tuple(file for file in changed if not MAKEFILE.search(file.path))
     makefiles = tuple(file for file in changed if MAKEFILE.search(file.path))
     check_makefiles(makefiles, added_sources(files))
     _check_changes(files, applied.notes)
-    return PatchedSource(files, makefiles, tuple(dict.fromkeys(applied.notes)))
+    notes, letters = tuple(dict.fromkeys(applied.notes)), frozenset(applied.cover_letters)
+    return PatchedSource(files, makefiles, notes, letters)
+
+
+def files_after(
+    patches: Iterable[Path], source: Path, architecture: str
+) -> tuple[PatchedFile, ...]:
+    """The files that the first patches of a series change, Makefiles among them.
+
+    :param patches: some that `apply_patches` has applied.
+    """
+    applied = _Applied(source, architecture)
+    applied.take_all(patches)
+    return applied.files
 
 
 class _Applied:
@@ -67,12 +74,42 @@ class _Applied:
 
     :ivar states: files that they change, by path.
     :ivar notes: what was remarkable and no fault.
+    :ivar cover_letters: the names of those that are none.
     """
 
     def __init__(self, source: Path, architecture: str) -> None:
         self.tree, self.architecture = Tree(source), architecture
         self.states: dict[str, _State] = {}
         self.notes: list[str] = []
+        self.cover_letters: list[str] = []
+
+    @property
+    def files(self) -> tuple[PatchedFile, ...]:
+        """The files that the patches change, by path."""
+        return tuple(
+            PatchedFile(path, state.original, tuple(state.lines), state.where, state.patches)
+            for path, state in sorted(self.states.items())
+        )
+
+    def take_all(self, patches: Iterable[Path]) -> None:
+        """Apply patches in order.
+
+        :raises KlpError: with everything that is wrong with any of them.
+        """
+        problems = Problems()
+        taken: set[str] = set()
+        for patch in patches:
+            with problems.collect():
+                if patch.name in taken:
+                    raise KlpError(
+                        "two patches have this name",
+                        where=printable(patch.name),
+                        why="Messages and documents name patches by it.",
+                        hint="Rename one of them.",
+                    )
+                taken.add(patch.name)
+                self.take(patch)
+        problems.check()
 
     def take(self, patch: Path) -> None:
         """Apply one more patch.
@@ -82,6 +119,7 @@ class _Applied:
         name = printable(patch.name)
         diff = read_diff(patch)
         if diff.is_cover_letter:
+            self.cover_letters.append(patch.name)
             self.notes.append(f"{name}: is a cover letter; left out")
             return
         problems = Problems()
@@ -96,13 +134,14 @@ class _Applied:
         for file, names in found:
             with problems.collect():
                 where = f"{name}:{file.number}"
-                self._apply(file, self.tree.path(names, level, where), name, level)
+                path = self.tree.path(names, level, where)
+                self._apply(file, path, patch, level)
             if len(problems) >= _ENOUGH:
                 break
         problems.check()
 
-    def _apply(self, file: FileDiff, path: str, patch: str, level: int) -> None:
-        where = f"{patch}:{file.number}"
+    def _apply(self, file: FileDiff, path: str, patch: Path, level: int) -> None:
+        where = f"{printable(patch.name)}:{file.number}"
         if file.action in (Action.RENAMES, Action.COPIES):
             raise KlpError(
                 f"{file.action.value} {path}",
@@ -123,10 +162,12 @@ class _Applied:
             self.notes.append(f"{where}: no line of {path} changes; left out")
             return
         state = self.states.get(path) or self._read(file, path, where, level)
-        lines = _apply_hunks(file.hunks, state.lines, path, patch, self.notes)
+        name = printable(patch.name)
+        lines = _apply_hunks(file.hunks, state.lines, path, name, self.notes)
         if not lines and state.lines:
             raise _deletion(path, where)
-        self.states[path] = _State(state.original, lines, state.where)
+        patches = tuple(dict.fromkeys((*state.patches, patch.name)))
+        self.states[path] = _State(state.original, lines, state.where, patches)
         self.tree.add(path)
 
     @staticmethod
@@ -310,7 +351,7 @@ def _explain(
 def _check_changes(files: Sequence[PatchedFile], notes: Sequence[str]) -> None:
     if not files:
         raise KlpError(
-            "the patch changes no code",
+            "the patch changes nothing in this kernel: it changes no code",
             why="\n".join(notes),
             hint="There is nothing that a livepatch could replace.",
         )
@@ -318,7 +359,7 @@ def _check_changes(files: Sequence[PatchedFile], notes: Sequence[str]) -> None:
         without_comments(file.original or b"") == without_comments(file.patched) for file in files
     ):
         raise KlpError(
-            "the patch changes only comments and white space",
+            "the patch changes nothing in this kernel: only comments and white space",
             where=files[0].where,
             hint="There is nothing that a livepatch could replace.",
         )

@@ -113,31 +113,41 @@ class Recompiler:
         if unsure and self._same_to_the_compiler(command):
             return None
         path = self.workdir / f"{command.target[:-2]}.patched.o"
-        read = path.with_suffix(".d")
-        flags = (*SECTION_FLAGS, f"-Wp,-MD,{read}")
+        flags = (*SECTION_FLAGS, f"-Wp,-MD,{path.with_suffix('.d')}")
         error = self._compile(command, path, flags, self.shadow)
         if error and "No such file or directory" in error:
             self.kept(command, "sections", SECTION_FLAGS)
             error = self._compile(command, path, flags, self.shadow)
         if error:
             raise self._explained(command, error)
-        self._check_files_read(command, read)
+        self.files_read(command)
         return path
 
-    def _check_files_read(self, command: CompileCommand, dependencies: Path) -> None:
-        """:raises KlpError: when the compiler found a patched file's original."""
+    def files_read(self, command: CompileCommand, kind: str = "patched") -> frozenset[str]:
+        """The paths of the patched files that the compiler read for a patched object.
+
+        :param kind: what the file of dependencies is called: that of the object, or
+            ``preprocessed``.
+        :raises KlpError: when it found a patched file's original instead.
+        """
+        dependencies = self.workdir / f"{command.target[:-2]}.{kind}.d"
         names = {posixpath.basename(file.path) for file in self.files}
         originals = {os.path.realpath(self.tree.source / f.path): f.path for f in self.files}
+        patched = {os.path.realpath(self.shadow / f.path): f.path for f in self.files}
+        read = set()
         for word in dependencies.read_text(errors="surrogateescape").split():
             if posixpath.basename(word) not in names:
                 continue
             found = os.path.realpath(self.tree.build / word)
-            if found in originals:
+            if found in patched:
+                read.add(patched[found])
+            elif found in originals:
                 raise KlpError(
                     f"{command.target} is compiled with {originals[found]} as it was",
                     where=posixpath.normpath(command.source.removeprefix(f"{self.tree.source}/")),
                     why=f"The compiler found it as {word}, which leads out of the patched tree.",
                 )
+        return frozenset(read)
 
     def with_layouts(self, command: CompileCommand, patched: bool) -> Path:
         """The object with BTF, of the original or of the patched file.
@@ -176,7 +186,7 @@ class Recompiler:
             if done.returncode:
                 return False
             texts.append(done.stdout)
-        self._check_files_read(command, read)
+        self.files_read(command, "preprocessed")
         return texts[0] == texts[1]
 
     def _run(self, line: list[str]) -> subprocess.CompletedProcess[str]:

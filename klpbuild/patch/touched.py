@@ -6,7 +6,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 
-from klpbuild.errors import KlpError, Problem
+from klpbuild.errors import KlpError
 from klpbuild.patch.csource import blank_lines, directive_lines, function_lines
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.makefiles import added_sources
@@ -26,12 +26,14 @@ class Touched:
     :ivar unsure: those that only may change: they include a header of which the
         patches change preprocessor lines, and may not use what these define.
     :ivar including: directories of files that may include a patched one.
+    :ivar assembled: patched files that assembly includes.
     """
 
     units: tuple[Unit, ...]
     by_file: dict[str, tuple[Unit, ...]]
     unsure: frozenset[Unit]
     including: frozenset[str]
+    assembled: frozenset[str]
 
 
 def touched_units(
@@ -47,6 +49,7 @@ def touched_units(
     sure: dict[Unit, None] = {}
     unsure: dict[Unit, None] = {}
     including: set[str] = set()
+    in_assembly: set[str] = set()
     added = added_sources(patched.files)
     for file in patched.files:
         if file in added:
@@ -56,6 +59,7 @@ def touched_units(
         found = tuple(unit for unit in mentioning if _is_compiled(unit.source))
         assembled = [unit.source for unit in mentioning if unit.source.endswith(".S")]
         if assembled:
+            in_assembly.add(file.path)
             notes.append(f"{file.where}: not looked at in assembly: {', '.join(assembled[:3])}")
         sources = [] if _only_function_bodies(file) else _includers(units, includes, file)
         included = [u for s in sources if _is_compiled(s) for u in units.compiled_from(s)]
@@ -68,16 +72,17 @@ def touched_units(
     everything = tuple(dict.fromkeys((*sure, *unsure)))
     if everything or added:
         notes += [f"{f.where}: no object is made from {f.path}; left out" for f in absent]
-    elif absent:
-        raise KlpError.together([_no_object(file) for file in absent])
     else:
+        names = ", ".join(file.path for file in absent)
+        why = f"no object is made from {names}" if absent else "it changes no code of it"
         raise KlpError(
-            "the patch changes no code of this kernel",
-            where=patched.files[0].where,
+            f"the patch changes nothing in this kernel: {why}",
+            where=(absent or patched.files)[0].where,
+            why="The kernel's configuration leaves it out." if absent else "",
             hint=_NOTHING_TO_REPLACE,
         )
     only_unsure = frozenset(unsure.keys() - sure.keys())
-    return Touched(everything, by_file, only_unsure, frozenset(including))
+    return Touched(everything, by_file, only_unsure, frozenset(including), frozenset(in_assembly))
 
 
 def _is_compiled(source: str) -> bool:
@@ -99,15 +104,6 @@ def _without_object(file: PatchedFile, notes: list[str], absent: list[PatchedFil
         notes.append(f"{file.where}: {file.path} is new")
     else:
         absent.append(file)
-
-
-def _no_object(file: PatchedFile) -> Problem:
-    return Problem(
-        f"no object of this kernel is made from {file.path}",
-        file.where,
-        why="The kernel's configuration leaves it out.",
-        hint=_NOTHING_TO_REPLACE,
-    )
 
 
 def changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:

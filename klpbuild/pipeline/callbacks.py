@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from klpbuild.errors import Problems
+from klpbuild.errors import KlpError, Problems, printable
 from klpbuild.extract.result import Extraction
 from klpbuild.module.livepatch import PatchedObject
 from klpbuild.names import VMLINUX
+from klpbuild.patch.effect import Idle
 from klpbuild.patch.pair import ObjectPair
 
 
@@ -55,20 +56,53 @@ def check_callbacks(
 
 
 def without_idle(
-    extractions: Sequence[tuple[ObjectPair, Extraction]], called: frozenset[str]
+    extractions: Sequence[tuple[ObjectPair, Extraction]], callbacks: Sequence[PatchedObject]
 ) -> tuple[list[tuple[ObjectPair, Extraction]], list[str]]:
-    """The extractions without those of modules in which nothing runs, and a note of each.
+    """The extractions without those of which nothing runs, and a note of each.
 
-    The livepatch has no ``struct klp_object`` for such a module, so that nothing would
-    resolve what its new code refers to.
+    What runs are changed functions, callbacks, and the new code that these use.
+
+    :param callbacks: objects whose callbacks are functions that the patches add.
     """
-    running = {VMLINUX, *called, *(pair.owner for pair, e in extractions if e.changed)}
-    needed = {r.name for _, e in extractions for r in e.references if not r.is_defined}
-    kept, notes = [], []
-    for pair, extraction in extractions:
-        if pair.owner in running or needed & set(extraction.globals):
-            kept.append((pair, extraction))
-        else:
-            new = ", ".join(extraction.globals[:5])
-            notes.append(f"{pair.source}: nothing that runs calls what is new: {new}; left out")
-    return kept, notes
+    called = {name for patched in callbacks for name in patched.callbacks.values()}
+    waiting = list(extractions)
+    running: list[tuple[ObjectPair, Extraction]] = []
+    while found := [(p, e) for p, e in waiting if e.changed or called & set(e.globals)]:
+        running += found
+        waiting = [each for each in waiting if each not in found]
+        called = {r.name for _, e in found for r in e.references if not r.is_defined}
+    notes = [
+        f"{pair.source}: nothing that runs calls what is new: {', '.join(e.globals[:5])}; left out"
+        for pair, e in waiting
+    ]
+    return [each for each in extractions if each in running], notes
+
+
+def idle_notes(idle: Mapping[str, Idle]) -> list[str]:
+    """A note of each patch that changes nothing in this kernel."""
+    return [
+        f"{printable(name)}: changes nothing in this kernel: {each.why}"
+        for name, each in idle.items()
+    ]
+
+
+def nothing_runs(where: str, idle: Mapping[str, Idle], new: Sequence[str]) -> KlpError:
+    """That none of the patches changes anything.
+
+    :param where: of the first one.
+    :param idle: all of them, by name.
+    :param new: global functions and variables that they add.
+    """
+    reasons = [f"{printable(name)}: {each.why}" for name, each in idle.items()]
+    what = "the patches change nothing in this kernel"
+    if len(idle) == 1:
+        (only,) = idle.values()
+        reasons, what = [], f"the patch changes nothing in this kernel: {only.why}"
+    if new:
+        reasons.append(f"Nothing that runs calls what is new: {', '.join(new[:5])}.")
+    return KlpError(
+        what,
+        where=where,
+        why="\n".join(reasons),
+        hint="There is nothing that a livepatch could replace.",
+    )

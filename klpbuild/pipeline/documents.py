@@ -11,12 +11,12 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.files import read_output, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline import steps
-from klpbuild.pipeline.extracted import RECORD, Extracted
+from klpbuild.pipeline.extracted import NOTHING, RECORD, Extracted
 from klpbuild.report import provenance
 from klpbuild.report.facts import Facts, read_fates
 from klpbuild.report.inputs import modinfo_source, read_inputs, read_inputs_file, write_inputs
 from klpbuild.report.names import INPUTS, SUFFIXES
-from klpbuild.report.references import all_references, embedded_references, read_patch_header
+from klpbuild.report.references import claims, embedded_references, read_patch_header
 from klpbuild.report.timings import read_timings
 from klpbuild.request.chosen import Chosen
 
@@ -25,6 +25,8 @@ def compile_inputs(
     kernel: Kernel, chosen: Chosen, rules: Sequence[Path], output: Path, log: BuildLog
 ) -> None:
     """Compile the object that tells what a module is made from; `INPUTS` is written beside it.
+
+    What was extracted from patches is beside it, too.
 
     :param rules: the rules of its sources, which name the headers.
     :param output: the object.
@@ -39,8 +41,10 @@ def compile_inputs(
         patches=chosen.patches,
         included=included,
     )
-    headers = map(read_patch_header, chosen.patches)
-    references = embedded_references(all_references(chosen.livepatch.references, headers))
+    headers = [read_patch_header(patch) for patch in chosen.patches]
+    extracted = Extracted.read(output.with_name(RECORD)) if chosen.patches else NOTHING
+    found = claims(chosen.livepatch.references, headers, extracted.idle)
+    references = embedded_references(found.mended)
     source = output.with_suffix(".c")
     threads = chosen.livepatch.accepted.threads
     write_file(source, modinfo_source(inputs, references, threads).encode())
@@ -62,7 +66,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path)
 
     build = module.parent
     work = build / chosen.module
-    extracted = Extracted.read(work / RECORD) if chosen.patches else Extracted((), (), (), ())
+    extracted = Extracted.read(work / RECORD) if chosen.patches else NOTHING
     used = read_output(work / "dependencies", _dependencies)
     facts = Facts(
         kernel=kernel,
@@ -76,6 +80,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path)
         used_symbols=used,
         epoch=provenance.source_date_epoch(),
         reasons=extracted.reasons,
+        idle=extracted.idle,
     )
     written = (
         provenance.as_json(provenance.provenance(facts)),

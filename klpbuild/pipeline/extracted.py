@@ -13,6 +13,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.module.livepatch import Function, PatchedObject
+from klpbuild.patch.effect import Idle
 
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.
 RECORD = "extracted.json"
@@ -47,6 +48,7 @@ class _Record:
     report: tuple[str, ...]
     reasons: Mapping[str, str]
     places: Mapping[str, str]
+    idle: Mapping[str, Idle]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Extracted:
     :ivar report: what was changed and what became of each reference, for people.
     :ivar reasons: why each function and variable is in the module, by its name there.
     :ivar places: how the place of each livepatch symbol was found, by its name there.
+    :ivar idle: the patches that change nothing in this kernel, by name.
     """
 
     objects: tuple[Path, ...]
@@ -67,6 +70,7 @@ class Extracted:
     report: tuple[str, ...]
     reasons: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
+    idle: Mapping[str, Idle] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write it as JSON, and its objects once more into an archive beside that.
@@ -84,6 +88,7 @@ class Extracted:
             self.report,
             self.reasons,
             self.places,
+            self.idle,
         )
         write_file(archive_path(path), _archive(contents))
         write_file(path, to_json(record))
@@ -102,6 +107,7 @@ class Extracted:
             record.report,
             record.reasons,
             record.places,
+            record.idle,
         )
 
     @classmethod
@@ -124,6 +130,10 @@ class Extracted:
         for place, data in contents.items():
             write_file(place, data)
         return cls.read(path)
+
+
+#: What a livepatch of C files takes out of patched objects.
+NOTHING = Extracted((), (), (), ())
 
 
 def archive_path(record: Path) -> Path:

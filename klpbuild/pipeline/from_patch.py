@@ -6,15 +6,17 @@ import re
 import shlex
 import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
-from klpbuild.extract.extraction import extract
+from klpbuild.extract.extraction import UnchangedError, extract
 from klpbuild.extract.result import ChangedFunction, Extraction
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.kernel.prepare import build_environment
@@ -23,10 +25,11 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
 from klpbuild.names import VMLINUX
+from klpbuild.patch.effect import Idle, idle_patches
 from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.patch.versions import check_versions
 from klpbuild.pipeline import documents, steps, symbol_steps
-from klpbuild.pipeline.callbacks import check_callbacks, without_idle
+from klpbuild.pipeline.callbacks import check_callbacks, idle_notes, nothing_runs, without_idle
 from klpbuild.pipeline.extracted import RECORD, Extracted
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.fidelity import Fidelity, prove, shipped_file
@@ -84,6 +87,16 @@ class _Builder:
             key_policy=key_policy(self.resolver, pair.owner),
             renewed=renewed,
         )
+
+    def changes(self, sizes: EntrySizes, pair: ObjectPair) -> bool:
+        """Whether a livepatch would take anything from an object that changed."""
+        try:
+            extraction = self.extract(pair, sizes, frozenset())
+        except UnchangedError:
+            return False
+        except KlpError:  # it changes more than a livepatch can
+            return True
+        return bool(extraction.changed or extraction.globals)
 
     def home(self, pair: ObjectPair) -> Home:
         shipped = ElfFile.read(shipped_file(self.kernel, pair.owner))
@@ -330,30 +343,38 @@ def extract_patches(
     extractions = []
     renewed: list[tuple[ObjectPair, str]] = []
     for pair in compiled.pairs:
-        with problems.collect():
+        with problems.collect(), suppress(UnchangedError):
             shadow = (work / "pair" / "shadow").resolve()
             names = check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
             extractions.append((pair, builder.extract(pair, sizes, names)))
             renewed += [(pair, name) for name in sorted(names)]
     problems.check()
     check_callbacks(callbacks, extractions)
-    called = frozenset(p.name for p in callbacks if p.callbacks)
-    return _finish(builder, extractions, called, renewed)
+    new = sorted(name for _, extraction in extractions for name in extraction.globals)
+    running, notes = without_idle(extractions, callbacks)
+    used = {pair.target for pair, _ in running}
+    idle = idle_patches(
+        compiled, patches, used, partial(builder.changes, sizes), kernel.arch.kernel_name
+    )
+    if not running and not any(patched.callbacks for patched in callbacks):
+        raise nothing_runs(compiled.patched.files[0].where, idle, new)
+    notes += idle_notes(idle)
+    return _finish(
+        builder, running, notes, idle, [each for each in renewed if each[0].target in used]
+    )
 
 
 def _finish(
     builder: _Builder,
     extractions: Sequence[tuple[ObjectPair, Extraction]],
-    called: frozenset[str],
+    notes: Sequence[str],
+    idle: Mapping[str, Idle],
     renewed: Sequence[tuple[ObjectPair, str]],
 ) -> Extracted:
     """The extracted objects, decided, and ready for the link.
 
     :param renewed: exported functions that are declared otherwise, and so are new ones.
-    :param called: objects with callbacks, which run though none of their functions changes.
     """
-    new = sorted(name for _, extraction in extractions for name in extraction.globals)
-    extractions, idle = without_idle(extractions, called)
     own = frozenset(name for _, extraction in extractions for name in extraction.globals)
     exports = builder.resolver.exports
     taken = own | _OF_EVERY_MODULE
@@ -381,19 +402,8 @@ def _finish(
     patched = tuple(
         PatchedObject(owner, tuple(found)) for owner, found in sorted(functions.items()) if found
     )
-    if not patched and not called:
-        same = ", ".join(builder.compiled.unchanged)
-        why = f"With it and without it, the compiler makes the same of {same}." if same else ""
-        if new:
-            why = f"Nothing that runs calls what is new: {', '.join(new[:5])}."
-        raise KlpError(
-            "the patch changes no function that runs",
-            where=builder.compiled.patched.files[0].where,
-            why=why,
-            hint="There is nothing that a livepatch could replace.",
-        )
-    notes = [*builder.compiled.notes, *idle, *(n for _, e in extractions for n in e.notices)]
-    notes += [
+    notices = [notice for _, extraction in extractions for notice in extraction.notices]
+    notices += [
         f"{pair.source}: {name}() is declared otherwise: a new function, beside the kernel's own "
         "for modules that are built elsewhere"
         for pair, name in renewed
@@ -402,9 +412,10 @@ def _finish(
         tuple(objects),
         patched,
         tuple(sorted(late.names.items())),
-        _report(extractions, decisions, notes),
+        _report(extractions, decisions, [*builder.compiled.notes, *notes, *notices]),
         _reasons(extractions),
         {d.target.format(): d.why for d in decisions if d.target is not None},
+        idle,
     )
 
 

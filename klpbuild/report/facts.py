@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,12 +19,15 @@ from klpbuild.kernel.cache import FetchedPackage, cached_kernel
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
 from klpbuild.names import LivepatchSymbol
+from klpbuild.patch.effect import Idle
 from klpbuild.report.contents import Contents, read_contents
 from klpbuild.report.inputs import Input
 from klpbuild.report.references import (
+    Claims,
     PatchHeader,
     Reference,
-    all_references,
+    ReferenceKind,
+    claims,
     read_patch_header,
 )
 
@@ -81,6 +84,7 @@ class Facts:
     :ivar epoch: SOURCE_DATE_EPOCH, None when it is not set.
     :ivar reasons: why a function or variable of an extracted object is in the module, by
         its name there.
+    :ivar idle: the patches that change nothing in this kernel, by name.
     """
 
     kernel: Kernel
@@ -94,6 +98,7 @@ class Facts:
     used_symbols: Mapping[str, str]
     epoch: int | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    idle: Mapping[str, Idle] = field(default_factory=dict)
 
     @cached_property
     def data(self) -> bytes:
@@ -126,9 +131,26 @@ class Facts:
         return tuple(map(read_patch_header, self.patches))
 
     @cached_property
+    def claims(self) -> Claims:
+        """What the description and the patches say that it mends."""
+        return claims(self.livepatch.references, self.headers, self.idle)
+
+    @property
     def references(self) -> tuple[Reference, ...]:
-        """What the description and the patches refer to."""
-        return all_references(self.livepatch.references, self.headers)
+        """What it mends."""
+        return self.claims.mended
+
+    def changes_nothing(self, patch: str) -> str | None:
+        """Why a patch changes nothing in this kernel; None if it changes something."""
+        idle = self.idle.get(patch)
+        return idle.why if idle else None
+
+    def not_affected(self) -> Iterator[tuple[Reference, PatchHeader, str]]:
+        """CVE numbers that are not mended, each with the patch that names it and the reason."""
+        for reference in self.claims.not_affected:
+            if reference.kind is ReferenceKind.CVE:
+                header = next(h for h in self.headers if reference in h.references)
+                yield reference, header, self.idle[header.name].why
 
     @cached_property
     def packages(self) -> tuple[FetchedPackage, ...]:
@@ -152,7 +174,8 @@ class Facts:
     @property
     def description(self) -> str:
         """What it is for, in one line: the author's, else the first patch's subject."""
-        subjects = (header.subject for header in self.headers if header.subject)
+        headers = [header for header in self.headers if header.name not in self.idle]
+        subjects = (header.subject for header in headers if header.subject)
         return self.livepatch.description or next(subjects, "")
 
 

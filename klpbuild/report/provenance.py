@@ -53,7 +53,14 @@ def provenance(facts: Facts) -> dict[str, Any]:
             "sha256": inputs_digest(facts.inputs),
             "files": [{"kind": i.kind, "name": i.name, "sha256": i.sha256} for i in facts.inputs],
         },
-        "patches": [{"name": header.name, "subject": header.subject} for header in facts.headers],
+        "not_affected": [
+            {"id": reference.id, "where": reference.where, "why": why}
+            for reference, _, why in facts.not_affected()
+        ],
+        "patches": [
+            {"name": h.name, "subject": h.subject, "changes_nothing": facts.changes_nothing(h.name)}
+            for h in facts.headers
+        ],
         "patched": _patched(facts),
         "symbols": _symbols(facts),
         "check": _check(facts.check),

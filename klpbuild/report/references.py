@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email import message_from_string
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from klpbuild.errors import KlpError
 from klpbuild.module.livepatch import FILE_NAME
+from klpbuild.patch.effect import Idle
 
 
 class ReferenceKind(StrEnum):
@@ -47,12 +49,14 @@ class PatchHeader:
     :ivar subject: its first line, without ``[PATCH]``; empty when there is none.
     :ivar description: the text below it.
     :ivar references: in the order in which they stand there.
+    :ivar has_diff: whether anything follows; nothing does in a series' cover letter.
     """
 
     name: str
     subject: str
     description: str
     references: tuple[Reference, ...]
+    has_diff: bool = True
 
 
 _CVE = re.compile(r"(?<![\w-])CVE-\d{4}-\d{4,19}(?!\w)", re.IGNORECASE)
@@ -87,7 +91,8 @@ def read_patch_header(path: Path) -> PatchHeader:
     end = _ENDS.search(text)
     text = text[: end.start()] if end else text
     subject, description = _subject(text)
-    return PatchHeader(path.name, subject, description, tuple(find_references(text, path.name)))
+    found = tuple(find_references(text, path.name))
+    return PatchHeader(path.name, subject, description, found, end is not None)
 
 
 def find_references(text: str, name: str) -> Iterator[Reference]:
@@ -141,16 +146,45 @@ def _decoded(text: str) -> str:
         return text
 
 
-def all_references(
-    described: Iterable[str], headers: Iterable[PatchHeader]
-) -> tuple[Reference, ...]:
-    """What a description and patches refer to, each once, the description's first."""
-    found = [*described_references(described)]
-    found += [reference for header in headers for reference in header.references]
+@dataclass(frozen=True)
+class Claims:
+    """What a livepatch mends.
+
+    :ivar mended: what it refers to, each once, the description's first.
+    :ivar not_affected: what only patches name that change nothing in this kernel.
+    """
+
+    mended: tuple[Reference, ...]
+    not_affected: tuple[Reference, ...] = ()
+
+
+def claims(
+    described: Iterable[str],
+    headers: Sequence[PatchHeader],
+    idle: Mapping[str, Idle] = MappingProxyType({}),
+) -> Claims:
+    """What a description and patches refer to, without what is not mended.
+
+    A cover letter speaks of all patches of its series: it counts only if all of them do.
+
+    :param idle: the patches that change nothing in this kernel, by name.
+    """
+    mending = [h for h in headers if h.name not in idle and (h.has_diff or not idle)]
+    found = _once(reference for header in mending for reference in header.references)
+    idling = _once(r for h in headers if h.name in idle for r in h.references)
+    mended = _once((*described_references(described), *found.values()))
+    known = {r for h in headers if h.name in idle and idle[h.name].sure for r in h.references}
+    return Claims(
+        tuple(r for key, r in mended.items() if key in found or key not in idling),
+        tuple(r for key, r in idling.items() if key not in found and r in known),
+    )
+
+
+def _once(references: Iterable[Reference]) -> dict[tuple[ReferenceKind, str], Reference]:
     first: dict[tuple[ReferenceKind, str], Reference] = {}
-    for reference in found:
+    for reference in references:
         first.setdefault((reference.kind, reference.id), reference)
-    return tuple(first.values())
+    return first
 
 
 def embedded_references(references: Iterable[Reference]) -> tuple[str, ...]:

@@ -9,15 +9,17 @@ from datetime import UTC, datetime
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType, Patch, PatchClassification, Pedigree
+from cyclonedx.model.impact_analysis import ImpactAnalysisJustification, ImpactAnalysisState
 from cyclonedx.model.issue import IssueClassification, IssueType
 from cyclonedx.model.license import DisjunctiveLicense
+from cyclonedx.model.vulnerability import BomTarget, Vulnerability, VulnerabilityAnalysis
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 import klpbuild
 from klpbuild.report.facts import Facts
 from klpbuild.report.inputs import inputs_digest
-from klpbuild.report.references import Reference, ReferenceKind
+from klpbuild.report.references import PatchHeader, Reference, ReferenceKind
 
 #: For UUIDs that are made of a module's digest (RFC 9562, 5.5).
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:x-klpbuild:sbom")
@@ -54,6 +56,8 @@ def bill_of_materials(facts: Facts) -> bytes:
     parts = [_kernel(facts), _compiler(facts), *_inputs(facts)]
     for part in parts:
         bom.components.add(part)
+    for reference, header, why in facts.not_affected():
+        bom.vulnerabilities.add(_not_affected(reference, header, why))
     bom.register_dependency(module, parts)
     return (JsonV1Dot6(bom).output_as_string(indent=1) + "\n").encode()
 
@@ -96,6 +100,20 @@ def _issue(reference: Reference) -> IssueType | None:
     if reference.kind is ReferenceKind.OTHER:
         return IssueType(type=IssueClassification.DEFECT, id=reference.id)
     return None
+
+
+def _not_affected(reference: Reference, header: PatchHeader, why: str) -> Vulnerability:
+    """That the kernel does not have what a patch mends (VEX)."""
+    return Vulnerability(
+        bom_ref=reference.id,
+        id=reference.id,
+        analysis=VulnerabilityAnalysis(
+            state=ImpactAnalysisState.NOT_AFFECTED,
+            justification=ImpactAnalysisJustification.CODE_NOT_PRESENT,
+            detail=f"{header.name} changes nothing in this kernel: {why}",
+        ),
+        affects=[BomTarget(ref="kernel")],
+    )
 
 
 def _kernel(facts: Facts) -> Component:

@@ -124,6 +124,7 @@ def _livepatch(nodes, cell):
         env.Depends(extracted, [*identities, env.Value(repr(decided))])
         made = env.LivepatchTables(tables, record)
         inputs = _inputs(env, work, [])
+        env.Depends(inputs, record)
         linked = env.LivepatchLinkExtracted(
             linked, [*record, _object(nodes, env, work, made[0])[0], inputs[0]]
         )

@@ -28,14 +28,14 @@ KINDS = (
         "needs a header's or another file's change that belongs to the same fix",
     ),
     Kind(
-        "changes-no-code",
-        r"changes no code|changes only comments|changes no function that runs",
-        "compiles to the code that runs already",
+        "not-in-this-configuration",
+        r"no object is made from",
+        "no object of this kernel is made from the file",
     ),
     Kind(
-        "not-in-this-configuration",
-        r"no object of this kernel is made from",
-        "no object of this kernel is made from the file",
+        "changes-no-code",
+        r"changes nothing in this kernel|changes no code",
+        "compiles to the code that runs already",
     ),
     Kind(
         "init-only",

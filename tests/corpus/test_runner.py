@@ -52,8 +52,8 @@ def test_results_are_taken_up_again(tmp_path: Path) -> None:
     ("what", "kind"),
     [
         ("fs/a.c does not compile alone: 'X' undeclared", "does-not-compile-alone"),
-        ("the patch changes only comments and white space", "changes-no-code"),
-        ("no object of this kernel is made from fs/a.c", "not-in-this-configuration"),
+        ("the patch changes nothing in this kernel: only comments", "changes-no-code"),
+        ("changes nothing in this kernel: no object is made from a.c", "not-in-this-configuration"),
         ("__init code changed", "init-only"),
         ("data table changed: its size was 4 bytes and is 8", "data-changed"),
         ("function f has no ftrace entry in the kernel", "no-ftrace-entry"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -83,6 +84,16 @@ def test_the_files(module: Path, tmp_path: Path) -> None:
         f"/usr/libexec/livepatch-demo-{RELEASE}/livepatch": 0o755,
     }
     assert files[0].data == module.read_bytes()
+
+
+def test_what_the_changelog_claims(module: Path, tmp_path: Path) -> None:
+    """Only what the module mends in this kernel, which its provenance says."""
+    assert demo_package(module).changes[-1] == "Fixes CVE-2024-1234, CVE-2024-5678."
+    provenance = tmp_path / "livepatch-demo-1_2.provenance.json"
+    mended = [{"kind": "cve", "id": "CVE-2024-5678"}, {"kind": "cve", "id": "CVE-2024-9"}]
+    provenance.write_text(json.dumps({"predicate": {"references": mended}}))
+    package = demo_package(module, documents=(provenance,))
+    assert package.changes[-1] == "Fixes CVE-2024-5678."
 
 
 def test_the_version_of_an_installed_kernel(

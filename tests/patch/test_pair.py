@@ -244,12 +244,15 @@ def test_a_patch_that_makes_no_difference(small: SmallKernel, tmp_path: Path) ->
 def test_a_file_that_the_kernel_is_not_made_from(small: SmallKernel, tmp_path: Path) -> None:
     patch = small.patch("drivers/not_built.c", "nothing", "something")
     assert refusal(small, tmp_path, patch) == (
-        "0.patch:1: no object of this kernel is made from drivers/not_built.c\n"
+        "0.patch:1: the patch changes nothing in this kernel: "
+        "no object is made from drivers/not_built.c\n"
         "  The kernel's configuration leaves it out.\n"
         "  There is nothing that a livepatch could replace."
     )
     patch = small.patch("tools/program.c", "return 0", "return 1")
-    assert refusal(small, tmp_path, patch).startswith("0.patch:1: the patch changes no code")
+    assert refusal(small, tmp_path, patch).startswith(
+        "0.patch:1: the patch changes nothing in this kernel: it changes no code of it"
+    )
 
 
 def test_files_that_are_not_in_this_kernel_are_left_out(small: SmallKernel, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_a_series_with_a_cover_letter(source: Path, tmp_path: Path) -> None:
     assert patched.files[0].patched.decode() == third
     assert patched.notes == ("0000-cover-letter.patch: is a cover letter; left out",)
     assert refusal(source, letter).startswith(
-        "the patch changes no code\n  0000-cover-letter.patch"
+        "the patch changes nothing in this kernel: it changes no code\n  0000-cover-letter.patch"
     )
 
 
@@ -420,13 +420,15 @@ def test_text_beside_code_is_left_out(source: Path, tmp_path: Path) -> None:
         "fix.patch:1: Documentation/x.rst is not part of the kernel; left out",
         "fix.patch:6: tools/testing/Makefile is not part of the kernel; left out",
     )
-    assert refusal(source, write(tmp_path, document)).startswith("the patch changes no code\n")
+    assert refusal(source, write(tmp_path, document)).startswith(
+        "the patch changes nothing in this kernel: it changes no code\n"
+    )
 
 
 def test_a_comment_is_no_code(source: Path, tmp_path: Path) -> None:
     new = OPEN_C.replace("static int limit = 3;", "/* how many */\nstatic int  limit = 3; // yes")
     assert refusal(source, write(tmp_path, diff("fs/open.c", OPEN_C, new))) == (
-        "fix.patch:1: the patch changes only comments and white space\n"
+        "fix.patch:1: the patch changes nothing in this kernel: only comments and white space\n"
         "  There is nothing that a livepatch could replace."
     )
 

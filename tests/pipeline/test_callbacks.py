@@ -80,12 +80,13 @@ def test_a_file_of_another_module(
 def test_new_code_of_a_module_that_nothing_runs_is_left_out(
     extractions: list[tuple[ObjectPair, Extraction]],
 ) -> None:
-    kept, notes = without_idle(extractions, frozenset())
+    kept, notes = without_idle(extractions, ())
     assert [pair.owner for pair, _ in kept] == ["vmlinux"]
     assert notes == [
         "drivers/button.c: nothing that runs calls what is new: raise_it, not_code; left out"
     ]
-    assert without_idle(extractions, frozenset({"button"})) == (extractions, [])
+    button = PatchedObject("button", (), {"pre_patch": "raise_it"})
+    assert without_idle(extractions, [button]) == (extractions, [])
 
 
 def test_new_code_of_a_module_that_another_object_uses(tmp_path: Path) -> None:
@@ -94,4 +95,4 @@ def test_new_code_of_a_module_that_another_object_uses(tmp_path: Path) -> None:
         changed(tmp_path / "button", "button", {"int work": NEW + "int work"}),
         changed(tmp_path / "vmlinux", "vmlinux", {"int work(int n) {": declared}),
     ]
-    assert without_idle(extractions, frozenset()) == (extractions, [])
+    assert without_idle(extractions, ()) == (extractions, [])

@@ -15,6 +15,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.errors import KlpError
 from klpbuild.package.compression import Compression
+from klpbuild.patch.effect import Idle
 from klpbuild.report.comparison import compare, provenance_beside
 from klpbuild.report.contents import read_contents
 from klpbuild.report.facts import Facts, build_id, read_fates
@@ -110,7 +111,10 @@ def test_what_it_says(facts: Facts) -> None:
     assert (exported["owner"], exported["crc"][:2], exported["sympos"]) == ("vmlinux", "0x", None)
     assert (own["owner"], own["gate"], own["crc"]) == ("vmlinux", "vmlinux", None)
     assert said["check"]["would_load"] is True
-    assert said["patches"] == [{"name": "fix.patch", "subject": "mm: say that it is éasy"}]
+    assert said["patches"] == [
+        {"name": "fix.patch", "subject": "mm: say that it is éasy", "changes_nothing": None}
+    ]
+    assert said["not_affected"] == []
     assert said["kernel"]["vmlinux_build_id"] == facts.build_id
     assert str(facts.module.parent) not in as_json(statement).decode()
 
@@ -137,6 +141,30 @@ def test_the_bill_of_materials_is_valid(facts: Facts) -> None:
     assert patch["type"] == "backport"
     assert {"type": "security", "id": "CVE-2024-1234"} in patch["resolves"]
     assert {c["name"] for c in said["components"]} >= {"linux", "gcc", "fix.patch"}
+
+
+def test_what_a_patch_that_changes_nothing_would_mend(facts: Facts) -> None:
+    """It is not claimed, and VEX says that the kernel is not affected."""
+    why = "no object is made from drivers/x.c"
+    idle = dataclasses.replace(facts, idle={"fix.patch": Idle(why)})
+    said = provenance(idle)["predicate"]
+    assert said["references"] == [{"kind": "other", "id": "an outage", "where": "livepatch.toml"}]
+    assert said["not_affected"] == [{"id": "CVE-2024-1234", "where": "fix.patch:8", "why": why}]
+    assert said["patches"][0]["changes_nothing"] == why
+    text = bill_of_materials(idle).decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    (patch,) = bill["metadata"]["component"]["pedigree"]["patches"]
+    assert [issue["id"] for issue in patch["resolves"]] == ["an outage"]
+    (vulnerability,) = bill["vulnerabilities"]
+    assert vulnerability["id"] == "CVE-2024-1234"
+    assert vulnerability["affects"] == [{"ref": "kernel"}]
+    assert vulnerability["analysis"] == {
+        "state": "not_affected",
+        "justification": "code_not_present",
+        "detail": f"fix.patch changes nothing in this kernel: {why}",
+    }
+    assert "vulnerabilities" not in json.loads(bill_of_materials(facts))
 
 
 def test_the_time_is_source_date_epoch(facts: Facts) -> None:

@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
+from klpbuild.patch.effect import Idle
 from klpbuild.report.references import (
+    Claims,
+    PatchHeader,
     Reference,
     ReferenceKind,
-    all_references,
+    claims,
     embedded_references,
     find_references,
     read_patch_header,
@@ -86,9 +89,50 @@ def test_any_text_can_be_searched(text: str) -> None:
 def test_each_once_and_no_commits_in_the_module(tmp_path: Path) -> None:
     path = tmp_path / "fix.patch"
     path.write_text(PATCH)
-    found = all_references(["CVE-2024-1234", "an outage"], [read_patch_header(path)])
+    found = claims(["CVE-2024-1234", "an outage"], [read_patch_header(path)]).mended
     assert [r.where for r in found if r.kind is ReferenceKind.CVE] == ["livepatch.toml"]
     assert embedded_references(found) == ("CVE-2024-1234", "an outage")
+
+
+def cve(number: str) -> str:
+    return f"CVE-2024-000{number}"
+
+
+def header(name: str, *numbers: str) -> PatchHeader:
+    found = [Reference(ReferenceKind.CVE, cve(number), f"{name}:1") for number in numbers]
+    return PatchHeader(name, "", "", tuple(found))
+
+
+@pytest.mark.parametrize(
+    ("names", "described", "mended", "not_affected"),
+    [
+        ("", "", "1 2 3", ""),
+        ("a", "", "2 3", "1"),
+        ("b", "", "1 2", "3"),
+        ("a b", "", "", "1 2 3"),
+        ("a", "1 4", "4 2 3", "1"),
+        ("a", "2", "2 3", "1"),
+    ],
+)
+def test_what_is_mended(names: str, described: str, mended: str, not_affected: str) -> None:
+    """What only patches name that change nothing in this kernel is not.  CVEs are numbers here."""
+    headers = header("a", "1", "2"), header("b", "2", "3")
+    found = claims(map(cve, described.split()), headers, {n: Idle("") for n in names.split()})
+    assert [reference.id for reference in found.mended] == [*map(cve, mended.split())]
+    assert [reference.id for reference in found.not_affected] == [*map(cve, not_affected.split())]
+
+
+def test_what_is_neither_mended_nor_known_not_to_be_there() -> None:
+    assert claims([], [header("a", "1")], {"a": Idle("", sure=False)}) == Claims(())
+
+
+def test_what_a_cover_letter_mends(tmp_path: Path) -> None:
+    letter = tmp_path / "0000-cover-letter.patch"
+    letter.write_text(f"Subject: [PATCH 0/1] {cve('7')}\n\nWords.\n-- \n2.39.5\n")
+    headers = read_patch_header(letter), header("a", "1")
+    assert [r.id for r in claims([], headers).mended] == [cve("7"), cve("1")]
+    alone = claims([], headers, {"a": Idle("")})
+    assert (alone.mended, [r.id for r in alone.not_affected]) == ((), [cve("1")])
 
 
 def test_a_patch_that_cannot_be_read(tmp_path: Path) -> None:
