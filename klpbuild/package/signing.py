@@ -16,7 +16,7 @@ import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,10 +191,17 @@ def _temporary_directory() -> Iterator[Path]:
         ) from error
 
 
-def sign(module: Path, signer: Signer, output: Path) -> None:
+def sign(
+    module: Path,
+    signer: Signer,
+    output: Path,
+    examine: Callable[[bytes], object] = lambda _: None,
+) -> None:
     """Sign a module, verify the signature, and write the signed module.
 
-    :raises KlpError: when sign-file fails, or made a signature that is not the certificate's.
+    :param examine: is called with the signed module before that is written.
+    :raises KlpError: when sign-file fails, or made a signature that is not the certificate's;
+        and what `examine` raises.
     """
     with _temporary_directory() as directory:
         signed = directory / module.name
@@ -228,6 +235,7 @@ def sign(module: Path, signer: Signer, output: Path) -> None:
     if not data.startswith(module.read_bytes()):
         raise KlpError("sign-file changed the module itself", where=str(module))
     verify(data, signer.certificate, str(output))
+    examine(data)
     write_file(output, data)
 
 

@@ -19,7 +19,7 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.convert.converter import Conversion
 from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import Problem, Problems
+from klpbuild.errors import KlpError, Problem, Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.files import from_json, read_output, read_record, write_file
 from klpbuild.graph.build import build_graph
@@ -39,6 +39,7 @@ from klpbuild.module.livepatch import (
 from klpbuild.module.old_functions import check_objects, check_old_functions
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
+from klpbuild.package.signing import Signer, sign, signature_of
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Fate, Resolver
 from klpbuild.symbols.database import SymbolDatabase
@@ -228,6 +229,48 @@ def _checked(data: bytes, output: Path, side: KernelSide) -> Report:
         error.report = checked
         raise error
     return checked
+
+
+def note_digest(module: Path, output: Path) -> None:
+    """Write the digest of a module that was checked, as ``sha256sum`` does."""
+    digest = hashlib.sha256(module.read_bytes()).hexdigest()
+    write_file(output, f"{digest}  {module.name}\n".encode())
+
+
+def sign_checked(
+    kernel: Kernel, module: Path, digest: Path, symbols: Path, signer: Signer, output: Path
+) -> None:
+    """Sign the module that was checked, and check once more what is signed.
+
+    :param digest: what `note_digest` wrote.
+    :param symbols: the kernel's symbols.klp.
+    :raises KlpError: when it is another module now, or cannot be signed.
+    :raises RefusedError: when the kernel would refuse it.
+    """
+    side = KernelSide(kernel, symbols)
+
+    def examine(signed: bytes) -> None:
+        own, _ = signature_of(signed, str(output)) or (signed, b"")
+        check_unchanged(own, module, digest)
+        _checked(signed, output, side)
+
+    sign(module, signer, output, examine)
+
+
+def check_unchanged(data: bytes, module: Path, digest: Path) -> None:
+    """Compare a module with what was checked: a hand may have changed it since.
+
+    :param digest: what `note_digest` wrote.
+    :raises KlpError: when they differ.
+    """
+    noted = read_output(digest, lambda text: text.decode().split()[0])
+    if hashlib.sha256(data).hexdigest() != noted:
+        raise KlpError(
+            "is not the module that was checked",
+            where=str(module),
+            why=f"Its SHA-256 is not the one in {digest}.",
+            hint="Remove it, and build again.",
+        )
 
 
 def entry_points(kernel: Kernel, database: SymbolDatabase) -> EntryPoints:

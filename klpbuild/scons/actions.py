@@ -16,7 +16,6 @@ from SCons.Scanner.C import CScanner
 from klpbuild.errors import KlpError, explained, printable
 from klpbuild.names import index_path
 from klpbuild.package.finish import compress_file
-from klpbuild.package.signing import sign
 from klpbuild.pipeline.extracted import RECORD, archive_path
 from klpbuild.report.timings import timed
 from klpbuild.request.matrix import Result
@@ -141,10 +140,12 @@ def _inputs(target, source, env):
 
 
 def _documents(target, source, env):
-    from klpbuild.pipeline import documents
+    from klpbuild.pipeline import documents, steps
 
+    module, _, _, digest, *_ = source
+    steps.check_unchanged(module.read_bytes(), module, digest)
     symbols = Path(env["KLP_SYMBOLS"])
-    documents.write_documents(env["KLP_KERNEL"], env["KLP_CHOSEN"], source[0], symbols)
+    documents.write_documents(env["KLP_KERNEL"], env["KLP_CHOSEN"], module, symbols)
 
 
 def _symbols(target, source, env):
@@ -165,9 +166,10 @@ def _convert(target, source, env):
     functions = _livepatch(source, env).objects
     symbols = Path(env["KLP_SYMBOLS"])
     kernel, chosen = env["KLP_KERNEL"], env["KLP_CHOSEN"]
-    module, relocations, result = target
+    module, relocations, result, digest = target
     report = steps.convert(kernel, source[0], symbols, module, relocations, functions)
     Result.of_check(kernel.name, chosen.livepatch.name, report).write(result)
+    steps.note_digest(module, digest)
     _tell(env, module, report.summary, steps.summary(relocations))
 
 
@@ -178,7 +180,11 @@ def _graph(target, source, env):
 
 
 def _sign(target, source, env):
-    sign(source[0], env["KLP_FINISH"].signer, target[0])
+    from klpbuild.pipeline import steps
+
+    module, digest = source
+    symbols, signer = Path(env["KLP_SYMBOLS"]), env["KLP_FINISH"].signer
+    steps.sign_checked(env["KLP_KERNEL"], module, digest, symbols, signer, target[0])
 
 
 def _compress(target, source, env):

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
+import SCons.Action
 import SCons.CacheDir
+import SCons.Errors
 import SCons.Node
 import SCons.Node.Alias
 import SCons.Node.FS
+import SCons.Util
 
 from klpbuild.errors import KlpError
+from klpbuild.files import note, remove_tree, write_file
+
+#: What an entry of the cache begins with.
+_SEAL = "klpbuild-cache-1 "
 
 
 def use_cache(env):
@@ -34,12 +43,27 @@ def use_cache(env):
             why="SCons locks a cache by a file in it, with --cache-readonly, too.",
         )
     # SCons would expand the path, so that it gets another one and the class knows this one.
-    cache = type("LivepatchCache", (RememberingCache,), {"directory": str(directory)})
-    env.CacheDir("cache", cache)
+    cache = type("LivepatchCache", (SealedCache,), {"directory": str(directory)})
+    try:
+        env.CacheDir("cache", cache)
+        env.get_CacheDir()
+    except SCons.Errors.SConsEnvironmentError as error:
+        raise KlpError(
+            "is no cache of SCons",
+            where=where,
+            why=str(error),
+            hint="Remove the file config in it, or name another directory.",
+        ) from error
 
 
-class RememberingCache(SCons.CacheDir.CacheDir):
-    """SCons' cache in `directory`, which also remembers what it gave."""
+class SealedCache(SCons.CacheDir.CacheDir):
+    """SCons' cache in `directory`, of which nothing is taken that is not as it was stored.
+
+    An entry begins with a digest of its name and of what follows.  SCons' name of an entry is
+    itself a digest of all that the file is made from, and of the file's path.
+
+    :ivar given: the nodes of the files that were taken.
+    """
 
     directory = ""
 
@@ -48,11 +72,76 @@ class RememberingCache(SCons.CacheDir.CacheDir):
         self.given = set()
 
     def retrieve(self, node):
-        """Get a file, if it is there."""
-        found = super().retrieve(node)
-        if found:
-            self.given.add(node)
-        return found
+        """Get a file, if it is there and as it was stored."""
+        if not self.is_enabled():
+            return False
+        self.requests += 1
+        path = Path(self.cachepath(node)[1])
+        data = self._read(path)
+        if data is None:
+            self.CacheDebug("CacheRetrieve(%s):  %s not in cache\n", node, str(path))
+            return False
+        self.hits += 1
+        self.CacheDebug("CacheRetrieve(%s):  retrieving from %s\n", node, str(path))
+        if SCons.Action.execute_actions:
+            try:
+                write_file(Path(node.get_internal_path()), data)
+            except KlpError:
+                return False  # the step itself will say so
+            with suppress(OSError):
+                os.utime(path)  # what is used stays longest
+        if SCons.CacheDir.cache_show:
+            node.build(presub=0, execute=0)
+        elif SCons.Action.print_actions:
+            print(f"Retrieved `{node.get_internal_path()}' from cache")
+        self.given.add(node)
+        return True
+
+    def push(self, node):
+        """Store a file, also in the place of an entry that is damaged."""
+        if self.is_enabled() and not self.is_readonly():
+            self._read(Path(self.cachepath(node)[1]))
+        return super().push(node)
+
+    def _read(self, path):
+        """What was stored; None if there is nothing, or something else is there now."""
+        try:
+            if not path.exists():
+                return None
+            data = unsealed(path.name, path.read_bytes() if path.is_file() else b"")
+        except OSError:
+            data = None
+        if data is None:
+            note("is not as it was stored, and is not taken from the cache", path)
+            if not self.is_readonly() and SCons.Action.execute_actions:
+                with suppress(KlpError):
+                    remove_tree(path)  # SCons stores nothing where something is
+        return data
+
+    def copy_to_cache(self, env, source, target):
+        """Store a file."""
+        target = Path(target)
+        target.write_bytes(sealed(target.name, Path(source).read_bytes()))
+
+    def get_cachedir_csig(self, node):
+        """SCons' digest of a file that is in the cache only, which it asks for with ``-n``."""
+        data = self._read(Path(self.cachepath(node)[1]))
+        return SCons.Util.hash_signature(data or b"")
+
+
+def sealed(name: str, data: bytes) -> bytes:
+    """The bytes of an entry."""
+    return f"{_SEAL}{_digest(name, data)}\n".encode() + data
+
+
+def unsealed(name: str, entry: bytes) -> bytes | None:
+    """What an entry holds; None if it is not what `sealed` made for this name."""
+    seal, _, data = entry.partition(b"\n")
+    return data if seal == f"{_SEAL}{_digest(name, data)}".encode() else None
+
+
+def _digest(name: str, data: bytes) -> str:
+    return hashlib.sha256(f"{name}\n".encode() + data).hexdigest()
 
 
 def hit_rate(env):

@@ -142,6 +142,7 @@ def _livepatch(nodes, cell):
             literal.file(env, directory / f"{chosen.module}.ko"),
             literal.file(env, work / "relocations.json"),
             literal.file(env, work / "result.json"),
+            literal.file(env, work / "sha256"),
         ],
         [linked, used, *record],
     )
@@ -151,7 +152,7 @@ def _livepatch(nodes, cell):
     )
     reports = env.LivepatchDocuments(
         [literal.file(env, directory / f"{chosen.module}{suffix}") for suffix in SUFFIXES],
-        [*converted[:2], inputs[1], *record],
+        [*converted, inputs[1], *record],
     )
     env.Depends(reports, [description, env.Value(os.environ.get("SOURCE_DATE_EPOCH", ""))])
     env.Requires([*converted, *graph, *reports], [symbols, used])
@@ -161,7 +162,7 @@ def _livepatch(nodes, cell):
     env.Depends([*extracted, *inputs, *linked, *reports], nodes.compiler)
     env.Depends(linked, env.Value(f"strip={env['KLP_STRIP']}"))
     env.Depends(extracted, env.Value(f"source={env['KLP_SOURCE']}"))
-    signed, finished = finish(env, converted[0], nodes.finish, directory)
+    signed, finished = finish(env, converted[0], converted[3], nodes.finish, directory)
     others = [*graph, *reports]
     others += dict.fromkeys(node for node in (signed, finished) if node is not converted[0])
     return LivepatchNodes(cell, converted[0], converted[2], others, signed, finished)

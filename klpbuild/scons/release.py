@@ -12,10 +12,11 @@ from klpbuild.scons import literal
 from klpbuild.scons.actions import guarded
 
 
-def finish(env, module, how, directory):
+def finish(env, module, digest, how, directory):
     """The nodes of a module, signed and compressed.
 
     :param module: the node of the converted module.
+    :param digest: that of its digest when it was checked.
     :param how: a `klpbuild.package.finish.Finish`.
     :param directory: of the kernel's outputs.
     :returns: the node of the signed module and that of the file to install; `module` where
@@ -25,8 +26,9 @@ def finish(env, module, how, directory):
     place = directory / "finished"
     env = env.Clone(KLP_FINISH=how)
     if how.signer is not None:
-        (signed,) = env.LivepatchSign(literal.file(env, place / module.name), module)
+        (signed,) = env.LivepatchSign(literal.file(env, place / module.name), [module, digest])
         env.Depends(signed, env.Value(how.signer.identity))
+        env.Requires(signed, literal.file(env, env["KLP_SYMBOLS"]))
         env.NoCache(signed)  # who has no key must not get a signature from elsewhere
         finished = signed
     if how.compression is not Compression.NONE:

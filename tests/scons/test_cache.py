@@ -11,6 +11,7 @@ import pytest
 
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.tree import Kernel
+from klpbuild.scons.caching import sealed, unsealed
 from tests.scons.checkout import ROOT, Checkout
 from tests.scons.livepatches import add_patch
 
@@ -68,7 +69,8 @@ class Sharing:
 def sharing(shared: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sharing]:
     """The first has built, with objects that no cache knows."""
     sharing = Sharing(shared, tmp_path_factory.mktemp("sharing"))
-    text = shared.scons("-j2", *sharing.words)
+    # Other tests may have made symbols.klp of this kernel, which is then not made again.
+    text = shared.scons("-j2", *sharing.words, "--cache-force")
     assert "\n2 in all: 2 would load.\n" in text
     hits, steps = hit_rate(text)
     assert (hits, steps > 12) == (0, True)
@@ -147,6 +149,72 @@ def test_a_header_that_no_scanner_finds(sharing: Sharing) -> None:
         rule = (checkout.directory / target).with_suffix(".d").read_text()
         assert "shared/macro/value.h" in rule
     assert objects[0] != objects[1]
+
+
+def entry_of(sharing: Sharing, name: str) -> Path:
+    """The cache's entry of an output."""
+    data = (sharing.first.directory / "build" / sharing.kernel() / name).read_bytes()
+    (found,) = (p for p in sharing.cache.glob("*/*") if unsealed(p.name, p.read_bytes()) == data)
+    return found
+
+
+def test_what_is_not_as_it_was_stored_is_not_taken(sharing: Sharing) -> None:
+    """Changed, emptied, cut off, another one's, not ours at all, or no file."""
+    work = "livepatch-meminfo"
+    names = (f"{work}.ko", "symbols.klp", f"{work}/inputs.json", f"{work}/meminfo.o",
+             f"{work}/relocations.json", f"{work}/tables.o", f"{work}/inputs.o")  # fmt: skip
+    entries = [entry_of(sharing, name) for name in names]
+    before = {path: path.read_bytes() for path in entries}
+    module, symbols, inputs, first, relocations, second, last = entries
+    changed = bytearray(before[module])
+    changed[before[module].index(b"\0livepatch=Y\0") + 20] ^= 1
+    module.write_bytes(changed)
+    symbols.write_bytes(b"")
+    inputs.write_bytes(before[inputs][:-1])
+    first.write_bytes(before[second])
+    relocations.write_bytes(before[relocations].partition(b"\n")[2])
+    last.unlink()
+    last.mkdir()
+    damaged = {module, symbols, inputs, first, relocations, last}
+    build = sharing.second.directory / "build" / sharing.kernel()
+    shutil.rmtree(build, ignore_errors=True)
+    words = (*sharing.words, "livepatch=meminfo")
+    text = sharing.second.scons(*words)
+    for path in damaged:
+        what = "is not as it was stored, and is not taken from the cache"
+        assert f"klpbuild: note: {path}: {what}\n" in text
+    assert text.count("is not taken from the cache") == len(damaged)
+    built = outputs(sharing.second, sharing.kernel())
+    kept = outputs(sharing.first, sharing.kernel())
+    same = {name for name in built if not name.endswith((".html", "timings.jsonl"))}
+    assert {name: built[name] for name in same} == {name: kept[name] for name in same}
+    assert {path: path.read_bytes() for path in entries} == before
+    shutil.rmtree(build)
+    hits, steps = hit_rate(sharing.second.scons(*words))
+    assert hits == steps
+
+
+def test_entries_are_bound_to_their_names() -> None:
+    entry = sealed("name", b"content\nof two lines")
+    assert unsealed("name", entry) == b"content\nof two lines"
+    assert unsealed("other", entry) is None
+    for place in range(len(entry)):
+        changed = bytearray(entry)
+        changed[place] ^= 1
+        assert unsealed("name", bytes(changed)) is None
+        assert unsealed("name", entry[:place]) is None
+    assert unsealed("name", entry + b"\0") is None
+
+
+def test_a_directory_that_is_no_cache(shared: Checkout) -> None:
+    directory = shared.directory / "no-cache"
+    directory.mkdir()
+    (directory / "config").write_text("{")
+    assert shared.scons("cache=no-cache", status=2) == (
+        "scons: error: cache=no-cache: is no cache of SCons\n"
+        f"  Failed to read cache configuration for {directory}\n"
+        "  Remove the file config in it, or name another directory.\n"
+    )
 
 
 @pytest.mark.kernel

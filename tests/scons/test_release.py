@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.check.rule import RefusedError
 from klpbuild.elf.reader import ElfFile
-from klpbuild.package.signing import signature_of
+from klpbuild.kernel.locate import locate
+from klpbuild.package.signing import find_signer, signature_of
+from klpbuild.pipeline.steps import note_digest, sign_checked
 from tests.package.keys import PASSPHRASE, Keys, make_keys
 from tests.scons.checkout import Checkout
 
@@ -41,6 +44,45 @@ def restored(shared: Checkout) -> Iterator[None]:
     """Leaves the shared checkout as it was."""
     yield
     shared.scons("livepatch=meminfo")
+
+
+def test_a_module_that_was_changed_is_neither_signed_nor_described(
+    checkout: Checkout, keys: Keys
+) -> None:
+    """What was checked is what is signed, whoever had the file in between."""
+    variables = (f"SIGN_KEY={keys.key}", f"SIGN_CERT={keys.der}", "livepatch=meminfo")
+    build = checkout.directory / "build/fixtures"
+    checkout.scons(*variables)
+    signed = (build / "finished/livepatch-meminfo.ko").read_bytes()
+    module = build / "livepatch-meminfo.ko"
+    data = module.read_bytes()
+    place = data.index(b"description=") + 14
+    module.write_bytes(data[:place] + b"?" + data[place + 1 :])
+    text = checkout.scons("-k", *variables, status=2)
+    for name in ("finished/livepatch-meminfo.ko", "livepatch-meminfo.provenance.json"):
+        assert (
+            f"scons: *** [build/fixtures/{name}] error: build/fixtures/livepatch-meminfo.ko: "
+            "is not the module that was checked\n"
+            "  Its SHA-256 is not the one in build/fixtures/livepatch-meminfo/sha256.\n"
+            "  Remove it, and build again.\n"
+        ) in text
+    module.unlink()
+    checkout.scons(*variables)
+    assert (build / "finished/livepatch-meminfo.ko").read_bytes() == signed
+
+
+def test_what_is_signed_is_checked(keys: Keys, shared: Checkout, tmp_path: Path) -> None:
+    """Also a module that someone described as good."""
+    build = shared.directory / "build/fixtures"
+    kernel = locate(str(build / "kernel"), learned=tmp_path)
+    data = (build / "livepatch-meminfo.ko").read_bytes()
+    module, noted, output = (tmp_path / name for name in ("x.ko", "sha256", "signed.ko"))
+    module.write_bytes(data.replace(b"sym.vmlinux.si_swapinfo", b"sym.vmlinux.si_swapinfx"))
+    note_digest(module, noted)
+    signer = find_signer(kernel, str(keys.key), keys.der)
+    with pytest.raises(RefusedError):
+        sign_checked(kernel, module, noted, build / "symbols.klp", signer, output)
+    assert not output.exists()
 
 
 def snapshot(top: Path) -> dict[str, tuple[int, int]]:
