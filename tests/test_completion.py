@@ -21,8 +21,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @pytest.fixture
 def cache(cache_dir: Path) -> Path:
-    """A cache with two fetched kernels."""
-    for release in ("6.1.0-1-amd64", "6.12.2-amd64"):
+    """A cache with two fetched kernels, and a name that a shell would run."""
+    for release in ("6.1.0-1-amd64", "6.12.2-amd64", "$(touch ran; echo 6.12.3)"):
         (cache_dir / "kernels" / release).mkdir(parents=True)
     return cache_dir
 

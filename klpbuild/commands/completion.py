@@ -16,7 +16,8 @@ SHELLS = ("bash", "zsh", "fish")
 # Looks for the fetched kernels where `klpbuild.kernel.cache.cache_directory` does.
 _KERNELS = (
     "echo fixtures; "
-    'ls "${KLPBUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/klpbuild}/kernels" 2>/dev/null'
+    'ls "${KLPBUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/klpbuild}/kernels" 2>/dev/null |'
+    ' grep -x "[A-Za-z0-9][A-Za-z0-9.+~_=@,-]*"'  # bash expands what compgen -W gets
 )
 _PREAMBLE = {
     "bash": f'_klpbuild_kernels() {{ compgen -W "$({_KERNELS})" -- "$1"; }}',

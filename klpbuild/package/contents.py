@@ -167,11 +167,14 @@ def package_livepatch(
             where=kernel.name,
             hint="Letters, digits and . _ + ~ - can be in it.",
         )
+    version = kernel.package_version or installed_version(kernel)
+    if not re.fullmatch(r"[A-Za-z0-9.+~:-]*", version):
+        raise KlpError(f"version {version!r} cannot be a package's", where=kernel.name)
     return Package(
         livepatch,
         kernel.release,
         kernel.arch,
-        kernel.package_version or installed_version(kernel),
+        version,
         module,
         directory,
         documents,
@@ -265,9 +268,15 @@ def source_date(directory: Path, given: int | None = None) -> int:
     """
     if given is not None:
         return given
-    command = ["git", "log", "-1", "--format=%ct", "--", "."]
+    # A directory of a contributor may hold a repository whose configuration names programs.
+    settings = ("safe.bareRepository=explicit", "core.fsmonitor=false", "gpg.program=false")
+    options = [word for setting in settings for word in ("-c", setting)]
+    command = ["git", *options, "log", "-1", "--no-show-signature", "--format=%ct", "--", "."]
+    environment = {**os.environ, "GIT_ALLOW_PROTOCOL": ""}  # nothing is fetched
     try:
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=directory, env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode == 0 and done.stdout.strip():
             return int(done.stdout)
     except FileNotFoundError:

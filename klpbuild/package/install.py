@@ -123,6 +123,7 @@ def install(
     :raises KlpError: when something cannot be written; what was there before is whole.
     """
     known = Manifest.read(manifest)
+    check_inside(place)
     contents = {place.staged(module.name): module.read_bytes() for module in modules}
     written: dict[Path, Path] = {}
     made: list[Path] = []
@@ -153,6 +154,22 @@ def install(
                 del known.files[str(other)]
     known.write()
     return list(contents)
+
+
+def check_inside(place: Place) -> None:
+    """:raises KlpError: when a symbolic link leads out of DESTDIR, as ``lib -> /usr/lib`` does.
+
+    In the system that DESTDIR stands for it means another directory than here.
+    """
+    directory = place.staged("module").parent
+    if place.destdir is None or directory.resolve().is_relative_to(place.destdir.resolve()):
+        return
+    raise KlpError(
+        "a symbolic link leads out of DESTDIR",
+        where=str(directory),
+        why=f"It would be written to {directory.resolve()}.",
+        hint="Make the link relative, such as lib -> usr/lib.",
+    )
 
 
 def _make_directory(path: Path, made: list[Path]) -> None:
@@ -239,6 +256,7 @@ def uninstall(place: Place, manifest: Path, names: Sequence[str] | None = None) 
         that cannot be removed or are no longer those that were installed.
     """
     known = Manifest.read(manifest)
+    check_inside(place)
     directory = place.staged("module").parent
     wanted = [
         path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import tarfile
 import tempfile
 import textwrap
@@ -115,10 +116,11 @@ def _spec(package: Package, files: tuple[PackagedFile, ...]) -> str:
         package,
         arch=rpm_arch(package),
         kernel=_kernel(package.release),
-        description="\n\n".join(paragraphs),
+        description=_inside("\n\n".join(paragraphs)),
         files=files,
         date=day,
-        changes=changes,
+        changes=[_inside(each) for each in changes],
+        maintainer=_literal(package.maintainer),
     )
 
 
@@ -132,3 +134,12 @@ def _kernel(release: str) -> str:
 def _literal(text: str) -> str:
     """A text without macros of rpm."""
     return text.replace("%", "%%")
+
+
+def _inside(text: str) -> str:
+    """Lines of which none begins with ``%``.
+
+    rpm expands ``%%`` before it looks whether a line begins a section or is a condition
+    (build/parseSpec.c, readLine); a no-break space keeps it from that.
+    """
+    return re.sub(r"^(\s*)%", "\\1\N{NO-BREAK SPACE}%", text, flags=re.MULTILINE)

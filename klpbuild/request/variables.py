@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -280,6 +281,13 @@ def _prefix(text: str) -> str:
     if text and not text.startswith("/"):
         raise KlpError(
             "is not absolute", where=f"PREFIX={text}", hint="Say PREFIX=/usr, for example."
+        )
+    # It stands in scripts of packages.
+    if not re.fullmatch(r"[A-Za-z0-9/._+~@-]*", text) or ".." in text.split("/"):
+        raise KlpError(
+            "cannot be a directory of packages",
+            where=f"PREFIX={text}",
+            why="It has letters, digits and / . _ + ~ @ - only, and no part '..'.",
         )
     return text.rstrip("/")
 

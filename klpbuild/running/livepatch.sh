@@ -330,10 +330,7 @@ main() {
 		case $1 in
 		--timeout)
 			timeout=${2:-}
-			case $timeout in
-			'' | *[!0-9]*) misused "--timeout needs a number of seconds" ;;
-			esac
-			shift
+			[ $# = 1 ] || shift
 			;;
 		--force) force=yes ;;
 		-*) misused "$1 is not an option" ;;
@@ -341,6 +338,13 @@ main() {
 		esac
 		shift
 	done
+	# It stands in arithmetic, where a shell may take more than digits for an expression.
+	case $timeout in
+	'' | *[!0-9]*) misused "--timeout needs a number of seconds" ;;
+	esac
+	timeout=${timeout#"${timeout%%[!0]*}"} # a leading zero would make it octal
+	[ "${#timeout}" -le 9 ] || misused "--timeout takes 999999999 seconds at most"
+	timeout=${timeout:-0}
 	case $command.$# in
 	load.1 | unload.1)
 		[ "$(id -u)" = 0 ] || [ -n "$root" ] || fail "only root can $command a livepatch"

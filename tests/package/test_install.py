@@ -52,6 +52,28 @@ def files(top: Path) -> dict[str, str]:
     return {Path(name).name: text for name, text in tree(top).items() if text}
 
 
+def test_destdir_is_not_left(tmp_path: Path, manifest: Path) -> None:
+    outside, stage = tmp_path / "outside", tmp_path / "stage"
+    outside.mkdir()
+    stage.mkdir()
+    place = Place(RELEASE, destdir=stage)
+    for link in (outside, Path("../outside")):
+        (stage / "lib").symlink_to(link)
+        with pytest.raises(KlpError) as error:
+            install(modules(tmp_path, "1"), place, manifest)
+        assert str(error.value) == (
+            f"{stage}/{DIRECTORY}: a symbolic link leads out of DESTDIR\n"
+            f"  It would be written to {outside}/{DIRECTORY.removeprefix('lib/')}.\n"
+            "  Make the link relative, such as lib -> usr/lib."
+        )
+        assert list(outside.iterdir()) == []
+        (stage / "lib").unlink()
+    (stage / "usr/lib").mkdir(parents=True)
+    (stage / "lib").symlink_to("usr/lib")
+    assert len(install(modules(tmp_path, "1"), place, manifest)) == 2
+    assert len(uninstall(place, manifest)) == 2
+
+
 def test_where_modules_go() -> None:
     place = Place(RELEASE)
     assert str(place.path("livepatch-a.ko.xz")) == f"/{DIRECTORY}/livepatch-a.ko.xz"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,29 @@ def test_a_package(module: Path, tmp_path: Path) -> None:
         f"{NAME}-1.2.tar.gz",
         f"{NAME}.spec",
     ]
+
+
+def test_macros_are_text(module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where rpm looks for sections and conditions after it expanded ``%%``."""
+    ran = tmp_path / "ran"
+    package = demo_package(module)
+    livepatch = replace(
+        package.livepatch,
+        description=f"%post evil {'x' * 70} %if 0 %(touch {ran}) %{{lua:os.exit(1)}}",
+        references=("%prep", f"%(touch {ran})"),
+    )
+    maintainer = f"A %(touch {ran}) 100% <a@b.invalid>"
+    package = replace(package, livepatch=livepatch, maintainer=maintainer)
+    write_spec(package, tmp_path / "a")
+    made = build_rpm(package, tmp_path / "a")
+    query = ["rpm", "--dbpath", str(tmp_path / "database"), "-q", "-p", str(made)]
+    form = "--qf=%{DESCRIPTION}|%{CHANGELOGNAME}|%{CHANGELOGTEXT}|%{POSTIN}"
+    said = subprocess.run([*query, form], capture_output=True, text=True, check=True).stdout
+    description, name, changes, script = said.split("|", 3)
+    assert description.startswith("\N{NO-BREAK SPACE}%post evil")
+    assert name.startswith(maintainer)
+    assert "%if 0" in changes and "%prep" in changes and "evil" not in script
+    assert not ran.exists()
 
 
 def test_without_rpmbuild(module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

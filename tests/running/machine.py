@@ -103,6 +103,9 @@ class FakeMachine:
         (task / "comm").write_text(f"{name}\n")
         (task / "stack").write_text(stack)
 
+    #: LIVEPATCH_TIMEOUT of the environment; empty for none.
+    timeout = ""
+
     def run(self, *words: str, switching: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the script; the kernel ends transitions meanwhile, or not."""
         self._stop.clear()
@@ -113,7 +116,12 @@ class FakeMachine:
         try:
             return subprocess.run(
                 ["sh", str(SCRIPT), *words],
-                env={"PATH": path, "LIVEPATCH_ROOT": str(self.root), "LC_ALL": "C"},
+                env={
+                    "PATH": path,
+                    "LIVEPATCH_ROOT": str(self.root),
+                    "LC_ALL": "C",
+                    **({"LIVEPATCH_TIMEOUT": self.timeout} if self.timeout else {}),
+                },
                 capture_output=True,
                 text=True,
                 timeout=30,

@@ -201,6 +201,17 @@ def test_a_kernel_without_livepatch(machine: FakeMachine) -> None:
     assert outcome(machine.run("removed", "x", switching=False)) == (0, "", "")
 
 
+def test_the_timeout_of_the_environment(machine: FakeMachine) -> None:
+    """bash would run what stands in an index within arithmetic."""
+    for value in ("a[$(touch ran)]", "-1", "1 ", "0x10", "9" * 30):
+        machine.timeout = value
+        done = machine.run("status", switching=False)
+        assert done.returncode == 2 and done.stderr.startswith("livepatch: error: --timeout ")
+    for value in ("0", "08", "000000000009"):
+        machine.timeout = value
+        assert machine.run("status", switching=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -209,6 +220,9 @@ def test_a_kernel_without_livepatch(machine: FakeMachine) -> None:
         (["load"], "load needs a module"),
         (["load", "a", "b"], "load has too many arguments"),
         (["load", "--timeout", "soon", "a"], "--timeout needs a number of seconds"),
+        (["load", "--timeout"], "--timeout needs a number of seconds"),
+        (["load", "--timeout", "1+1", "a"], "--timeout needs a number of seconds"),
+        (["load", "--timeout", "1000000000", "a"], "--timeout takes 999999999 seconds at most"),
         (["unload", "--now", "a"], "--now is not an option"),
     ],
 )
