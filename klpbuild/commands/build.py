@@ -11,11 +11,13 @@ from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
+from klpbuild.errors import KlpError
 from klpbuild.files import working_in, write_file
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import check_name
+from klpbuild.patch.series import SERIES, read_series
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.report.names import SUFFIXES
 from klpbuild.request.given import Parts, with_parts
@@ -75,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, and tell what became of each function and reference."""
-    name = arguments.name if arguments.name is not None else default_name(arguments.patches[0])
+    patches = [path for argument in arguments.patches for path in _patches(argument)]
+    name = arguments.name if arguments.name is not None else default_name(patches[0])
     check_name(name, hint="Choose another one with --name.")
     parts = Parts(arguments.source, arguments.vmlinux, arguments.debug_modules, arguments.image)
     kernel = with_parts(locate(arguments.kernel), parts)
@@ -83,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     build = arguments.build / kernel.name
     accepted = Accepted(tuple(arguments.accept_layout), tuple(arguments.accept_thread))
     with working_in(arguments.build):
-        module, extracted = build_from_patches(kernel, arguments.patches, name, build, accepted)
+        module, extracted = build_from_patches(kernel, patches, name, build, accepted)
         for line in (*extracted.report, str(module)):
             print(line)
         if arguments.output is not None:
@@ -94,6 +97,16 @@ def run(arguments: argparse.Namespace) -> int:
                 write_file(arguments.output.with_name(name), beside)
             print(arguments.output)
     return 0
+
+
+def _patches(argument: Path) -> list[Path]:
+    """A patch, or those that a quilt series file names."""
+    if argument.name != SERIES:
+        return [argument]
+    listed = [each.path for each in read_series(argument)]
+    if not listed:
+        raise KlpError("names no patch", where=str(argument))
+    return listed
 
 
 def default_name(patch: Path) -> str:

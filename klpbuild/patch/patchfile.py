@@ -16,6 +16,7 @@ from klpbuild.patch.diff import Action, FileDiff, Hunk, Side, read_diff
 from klpbuild.patch.makefiles import added_sources, check_makefiles
 from klpbuild.patch.patched import PatchedFile, PatchedSource, SourceLine
 from klpbuild.patch.paths import MAKEFILE, Tree, check_kind, is_source, named, without_code
+from klpbuild.patch.series import stated_level
 
 #: How many hunks that do not apply are explained.
 _ENOUGH = 20
@@ -128,7 +129,8 @@ class _Applied:
             with problems.collect():
                 found.append((file, named(file, f"{name}:{file.number}")))
         problems.check()
-        level = self.tree.level(found, name)
+        stated = stated_level(patch)
+        level = self.tree.level(found, name) if stated is None else stated
         if level != 1:
             self.notes.append(f"{name}: its names are taken as by patch -p{level}")
         for file, names in found:

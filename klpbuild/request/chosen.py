@@ -11,6 +11,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import FILE_NAME, Livepatch, check_for_kernel
+from klpbuild.patch.series import SERIES, read_series
 from klpbuild.userfiles import check_file_name, check_file_names
 
 
@@ -55,7 +56,7 @@ def known_livepatches(directory: Path) -> tuple[str, ...]:
 
 def _is_livepatch(directory: Path) -> bool:
     return (directory / FILE_NAME).exists() or any(
-        any(directory.glob(pattern)) for pattern in ("*.c", "*.patch")
+        any(directory.glob(pattern)) for pattern in ("*.c", "*.patch", SERIES)
     )
 
 
@@ -131,7 +132,7 @@ def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
             why=f"Did you mean {near[0]}?" if near else "",
             hint=f"Known: {', '.join(known) or 'none'}.",
         )
-    patches = tuple(sorted((directory / name).glob("*.patch")))
+    patches = _patches(directory / name)
     check_file_names(patches)
     livepatch = read_livepatch(directory / name, patches=bool(patches))
     if patches and livepatch.sources:
@@ -143,6 +144,26 @@ def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
         )
     file = directory / name / FILE_NAME
     return Chosen(directory / name, livepatch, patches, file if file.exists() else None)
+
+
+def _patches(directory: Path) -> tuple[Path, ...]:
+    """The patches of a livepatch, in the order of its series file, or of their names.
+
+    :raises KlpError: for a series file that leaves out patches, or names what is not there.
+    """
+    there = sorted(directory.glob("*.patch"))
+    series = directory / SERIES
+    if not series.is_file():
+        return tuple(there)
+    listed = tuple(each.path for each in read_series(series))
+    if left := [path.name for path in there if path not in listed]:
+        raise KlpError(
+            f"does not name {', '.join(left[:5])}",
+            where=str(series),
+            why="A patch beside it would be left out without a word.",
+            hint="Name it, or move it away.",
+        )
+    return listed
 
 
 def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Chosen, ...]:

@@ -11,6 +11,7 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.graph.formats import possible_formats
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.finish import Finish
+from klpbuild.patch.series import stated_level
 from klpbuild.pipeline.extracted import RECORD
 from klpbuild.pipeline.identity import compiler_identity, identity, tool_identity
 from klpbuild.report.inputs import meaning
@@ -121,6 +122,7 @@ def _livepatch(nodes, cell):
         extracted = env.LivepatchExtract(literal.file(env, work / RECORD), [symbols, *patches])
         record = extracted[:1]
         decided = chosen.livepatch.accepted, chosen.livepatch.objects
+        env.Depends(extracted, env.Value(repr([stated_level(p) for p in chosen.patches])))
         env.Depends(extracted, [*identities, env.Value(repr(decided))])
         made = env.LivepatchTables(tables, record)
         inputs = _inputs(env, work, [])
