@@ -139,6 +139,7 @@ def _compile(words: _Words) -> int:
         extra_flags=words.flags,
         log=BuildLog(Path(words.log)) if words.log else None,
         depfile=Path(words.rule) if words.rule else None,
+        confined=False,
     )
     for warning in compilation.warnings:
         print(warning, file=sys.stderr)

@@ -14,6 +14,7 @@ from klpbuild.arch import Architecture
 from klpbuild.compiler.flags import CompileCommand, compile_command
 from klpbuild.compiler.launcher import launched, launcher_environment, unlaunched
 from klpbuild.compiler.log import BuildLog
+from klpbuild.compiler.quotes import quotable
 from klpbuild.errors import KlpError
 from klpbuild.files import read_record
 from klpbuild.kernel.kbuild import build_environment
@@ -58,6 +59,7 @@ def compile_source(
     extra_flags: Sequence[str] = (),
     log: BuildLog | None = None,
     depfile: Path | None = None,
+    confined: bool = True,
 ) -> Compilation:
     """Compile one C file as a part of a module, and run objtool if kbuild does.
 
@@ -66,6 +68,8 @@ def compile_source(
 
     :param module_name: KBUILD_MODNAME: no ``-``.
     :param extra_flags: come after the kernel's.
+    :param confined: whether what the compiler says is hidden when it may quote a file that is
+        neither the livepatch's nor the kernel's.
     :param depfile: where make's rule for the object goes; None: nowhere.
     :raises KlpError: with the compiler's own lines when it refuses the source, or when a file
         that it includes has a name that cannot be shown.
@@ -88,9 +92,15 @@ def compile_source(
     try:
         line = launched(launcher, [*arguments, str(aside), str(source)])
         done = _run(line, command.directory, launcher_environment(launcher))
-        if done.returncode:
-            raise KlpError("does not compile", where=str(named), why=done.stdout.strip())
+        read = None
+        if rule.exists():
+            text = rule.read_text(errors="surrogateescape")
+            read = read_dependencies(text, command.directory)
         said = done.stdout
+        if confined:
+            said = quotable(said, read, source, kernel, command)
+        if done.returncode:
+            raise KlpError("does not compile", where=str(named), why=said.strip())
         if log is not None:
             whole = launched(launcher, [*arguments, str(output), str(source)])
             log.command(whole, command.directory, output=output, source=source, said=said)
@@ -100,8 +110,7 @@ def compile_source(
             if log is not None:
                 whole = [*command.objtool, str(output)]
                 log.command(whole, command.directory, output=output, said=objtool_said)
-        text = rule.read_text(errors="surrogateescape")
-        dependencies = read_dependencies(text, command.directory)
+        dependencies = read or ()
         check_file_names(dependencies)
         aside.replace(output)
         if depfile is not None:

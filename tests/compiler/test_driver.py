@@ -82,6 +82,28 @@ def test_compiler_errors_are_shown_and_nothing_is_left(
     assert [path.name for path in output.parent.iterdir()] == ["fix.o"]
 
 
+@pytest.mark.parametrize("more", ["", '#include "nothing.h"\n', "#warning here\n"])
+def test_other_files_are_not_quoted(
+    fixtures_kernel: Kernel, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, more: str
+) -> None:
+    """A source may include what only the builder can read, also through a link."""
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret"
+    secret.write_text("token hunter2: 1\n")
+    sources = tmp_path / "fixes/one"
+    sources.mkdir(parents=True)
+    (sources / "link.h").symlink_to(secret)
+    for name in (str(secret), "link.h"):
+        log = BuildLog(tmp_path / "build.log")
+        with pytest.raises(KlpError) as error:
+            _compile(fixtures_kernel, sources, f'#include "{name}"\n{more}', log=log)
+        text = str(error.value)
+        assert "hunter2" not in text and "token" not in text
+        assert "is neither the livepatch's nor the kernel's" in text.replace("which ", "")
+    (sources.parent / "shared.h").write_text("token hunter2: 1\n")
+    with pytest.raises(KlpError, match="hunter2"):
+        _compile(fixtures_kernel, sources, f'#include "../shared.h"\n{more}')
+
+
 def test_compiler_warnings_are_returned(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     text = "int f(int a);\nint f(int a) { switch (a) { case 1: a = 2; } return a; int b; }\n"
     done = _compile(fixtures_kernel, tmp_path, text)
