@@ -18,9 +18,9 @@ _ASSIGNMENTS = ("=", ":=", "+=", "\\")
 _FLAGS = re.compile(r"^(?:CFLAGS|CFLAGS_REMOVE|OBJECT_FILES_NON_STANDARD)_(\S+\.o)$")
 #: What a new file's flags may refer to: no function that runs a program or writes a file.
 _REFERENCE = re.compile(r"\$[({](?:\w+|call (?:cc-option|cc-disable-warning) *,[\w\s,=-]*)[)}]")
-#: Flags that name no program, and no file but headers.
+#: Flags that name no program, and no file but headers, and that a shell takes as words.
 _FLAG = re.compile(
-    r"-[DUI][^$`]*|-include|-[OWgm][\w=+.-]*|-f(?!plugin)[\w=+-]+|-std=\w+|[\w./][\w./-]*|\\"
+    r"-[DUI][^$`;&|<>()]*|-include|-[OWgm][\w=+.-]*|-f(?!plugin)[\w=+-]+|-std=\w+|[\w./][\w./-]*|\\"
 )
 
 

@@ -381,6 +381,8 @@ def test_a_new_file_in_a_directory_that_is_not_built(small: SmallKernel, tmp_pat
             )
             for flags, wrong in (
                 (":= -DX $(shell touch here)", "$(shell"),
+                (":= -DX;touch here", "-DX;touch"),
+                (":= -Ia|touch here", "-Ia|touch"),
                 ("!= touch here", "!="),
                 ("+= -I$(src) -fplugin=x.so", "-fplugin=x.so"),
                 ("+= @flags", "@flags"),
