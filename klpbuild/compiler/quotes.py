@@ -18,6 +18,14 @@ _SYSTEM = Path("/usr")
 _PLACE = re.compile(r"^(?:In file included from |\s+from )?([^\s:][^:\n]*):\d+", re.MULTILINE)
 
 
+#: Where compilers and kernels are installed.
+_INSTALLED = ("/usr/lib", "/usr/lib64", "/usr/include", "/usr/src", "/usr/local", "/lib/modules")
+_MESSAGE = re.compile(
+    r"(?:In file included from |\s+from )?(?P<file>[^:\n]+)"
+    r":(?:(?P<line>\d+)[:,]| Assembler messages)"
+)
+
+
 def quotable(
     said: str, read: Sequence[Path] | None, source: Path, kernel: Kernel, command: CompileCommand
 ) -> str:
@@ -61,3 +69,39 @@ def _trees(source: Path, kernel: Kernel, command: CompileCommand) -> Iterable[Pa
     if livepatches != livepatches.parent:
         trees.append(livepatches)
     return trees
+
+
+def without_foreign(said: str, directory: Path, roots: Iterable[Path]) -> str:
+    """What a compiler says, or which file it is about that is below none of the roots.
+
+    :param said: its messages.
+    :param directory: where it ran.
+    :param roots: directories whose files may be quoted, besides installed ones.
+    """
+    allowed = [Path(name) for name in _INSTALLED]
+    allowed += [root for each in roots if (root := each.resolve()) != Path("/")]
+    own = ""
+    for line in said.splitlines():
+        match = _MESSAGE.match(line)
+        if match is None:
+            continue
+        path = _file(directory, match["file"])
+        if path is None:
+            continue
+        if not any(path.is_relative_to(root) for root in allowed):
+            return (
+                f"{own or match['file'] + ':1'}: error: {match['file']} is neither the kernel's"
+                " nor the livepatch's: what the compiler says of it is not shown\n"
+            )
+        if match["line"]:
+            own = f"{match['file']}:{match['line']}"
+    return said
+
+
+def _file(directory: Path, name: str) -> Path | None:
+    """The file that a message names; None if there is none."""
+    try:
+        path = (directory / name).resolve()
+        return path if path.exists() else None
+    except OSError:
+        return None

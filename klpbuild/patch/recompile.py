@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.compiler.launcher import launched, launcher_environment
+from klpbuild.compiler.quotes import without_foreign
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problem
 from klpbuild.files import read_record, write_file
@@ -202,6 +203,8 @@ class Recompiler:
                 errors="replace",
                 check=False,
             )
+        places = (self.tree.source, self.tree.build, self.tree.kept, self.workdir)
+        done.stderr = without_foreign(done.stderr, self.tree.build, places)
         if done.stderr:
             self.log(done.stderr)
         return done

@@ -226,6 +226,35 @@ def test_the_header_of_kpatch_s_macros(small: SmallKernel, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '#include "{}"',
+        '#define FILE "{}"\n#include FILE',
+        '#line 1 "{}"\nint x = y;',
+        '#include "link.h"',
+        'asm(".include \\"{}\\"");',
+    ],
+)
+def test_no_other_file_is_quoted(small: SmallKernel, tmp_path: Path, line: str) -> None:
+    """A patch may include any file of the machine: the error does not tell what is in it."""
+    secret = tmp_path / "secret"
+    secret.write_text("root:$6$hidden:19000\n")
+    link = small.source / "fs/link.h"
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret)
+    new = line.format(secret) + "\nstatic int count;"
+    patch = tmp_path / "fix.patch"
+    patch.write_text(small.patch("fs/open.c", "static int count;", new))
+    log: list[str] = []
+    with pytest.raises(KlpError) as caught:
+        compile_patch(small.kernel, [patch], tmp_path / "work", log.append)
+    link.unlink()
+    assert "what the compiler says of it is not shown" in str(caught.value)
+    assert "hidden" not in "".join((str(caught.value), *log))
+    assert "root" not in str(caught.value).replace("root/", "")
+
+
 def test_an_old_line_that_no_longer_compiles(small: SmallKernel, tmp_path: Path) -> None:
     patch = small.patch(
         "fs/open.c", "static int count;\n", "struct s { int a; };\nextern struct s count;\n"
