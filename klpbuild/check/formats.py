@@ -25,7 +25,7 @@ def as_text(reports: Sequence[Report], *, colour: bool = False, verbose: bool = 
         for finding in report.findings:
             lines += _finding(report, finding, colour)
         lines += _not_checked(report, verbose)
-        lines.append(f"{report.file}: {printable(report.summary)}")
+        lines.append(printable(f"{report.file}: {report.summary}"))
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
+from klpbuild.errors import printable
 from klpbuild.files import working_in
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
@@ -82,5 +83,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_json(trial), indent=1))
     else:
         for line in transcript(trial):
-            print(line)
+            print(printable(line, keep="\t"))
     return 0 if trial.passed else 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, printable
 from klpbuild.files import working_in, write_file
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     with working_in(arguments.build):
         module, extracted = build_from_patches(kernel, patches, name, build, accepted)
         for line in (*extracted.report, str(module)):
-            print(line)
+            print(printable(line, keep="\n\t"))
         if arguments.output is not None:
             write_file(arguments.output, module.read_bytes())
             for suffix in SUFFIXES:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from klpbuild.errors import printable
+
 _lock = threading.Lock()
 
 
@@ -57,7 +59,7 @@ class BuildLog:
             with self.lines.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         if self.echo:
-            print(text, end="")
+            print(printable(text, keep="\n\t"), end="")
 
     def note(self, line: str) -> None:
         """Add a line to the text."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, printable
 from klpbuild.extract.extraction import UnchangedError, extract
 from klpbuild.extract.result import ChangedFunction, Extraction
 from klpbuild.extract.sizes import EntrySizes
@@ -306,7 +306,7 @@ def link_extracted(
     # KCFLAGS may make the compiler warn of what kbuild compiles itself, NAME.mod.c.
     compilers = [line for line in said if not re.search("objtool|modpost", line)]
     for line in compilers:
-        print(line)
+        print(printable(line, keep="\t"))
     if said := [line for line in said if line not in compilers]:
         raise KlpError(
             "objtool does not accept the extracted code", where=output.name, why="\n".join(said)

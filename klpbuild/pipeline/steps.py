@@ -19,7 +19,7 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.convert.converter import Conversion
 from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError, Problem, Problems
+from klpbuild.errors import KlpError, Problem, Problems, printable
 from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.files import from_json, read_output, read_record, write_file
 from klpbuild.graph.build import build_graph
@@ -66,7 +66,7 @@ def compile_source(
         kernel, source, output, module_name=module.replace("-", "_"), log=log
     )
     for warning in compilation.warnings:
-        print(f"{source}: {warning}")
+        print(printable(f"{source}: {warning}", keep="\n\t"))
     here = Path.cwd()
     trees = [kernel.build, kernel.build / "source", output.parent, Path(klpbuild.__file__).parent]
     stood_for = [tree.resolve() for tree in trees]
@@ -200,7 +200,7 @@ def convert(
         *check_old_functions(pairs, database, entry_points(kernel, database), problems),
     )
     for each in unchecked:
-        print(f"{linked.name}: not checked {each}")
+        print(printable(f"{linked.name}: not checked {each}"))
     exports = Exports.read(kernel.module_symvers)
     resolver = Resolver(database, exports, frozenset(p.object for p in patches))
     with problems.collect():
@@ -338,5 +338,8 @@ def boot(kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]) -> int:
     patched = {p.object for path in modules for p in read_patches(ElfFile.read(path))}
     further = [name for path in kernel.further if (name := object_name(path.name)) in patched]
     trial = boot_livepatch(kernel, modules, watch=watch, modprobe=further)
-    print("\n".join(transcript(trial)))  # in one piece: another kernel may boot meanwhile
+    lines = transcript(trial)
+    print(
+        "\n".join(printable(line, keep="\t") for line in lines)
+    )  # in one piece: another kernel may boot meanwhile
     return 0 if trial.passed else 1

@@ -48,7 +48,8 @@ def guarded(function):
 def _tell(env, target, *lines):
     """Say what a step found; in one piece, with its target when steps run side by side."""
     heading = [f"{target}:"] if env.GetOption("num_jobs") > 1 else []
-    print("\n".join(f"          {line}" for line in [*heading, *lines]))
+    shown = (printable(line, keep="\n\t") for line in [*heading, *lines])
+    print("\n".join(f"          {line}" for line in shown))
 
 
 def failing(env, name, error):

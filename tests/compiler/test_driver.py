@@ -104,6 +104,15 @@ def test_other_files_are_not_quoted(
         _compile(fixtures_kernel, sources, f'#include "../shared.h"\n{more}')
 
 
+def test_what_is_shown_of_a_command_is_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = BuildLog(tmp_path / "build.log", echo=True)
+    log.command(["gcc"], tmp_path, said="a.c: \x1b]0;title\x07 warning\n\tb")
+    said = capsys.readouterr().out
+    assert "    a.c: \\x1b]0;title\\x07 warning\n    \tb\n" in said
+
+
 def test_compiler_warnings_are_returned(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     text = "int f(int a);\nint f(int a) { switch (a) { case 1: a = 2; } return a; int b; }\n"
     done = _compile(fixtures_kernel, tmp_path, text)
