@@ -148,12 +148,12 @@ def as_load(code: bytes, field: int) -> bytes | None:
     return bytes([rex, 0x8B, 0x05 | register << 3, 0, 0, 0, 0, 0x0F, 0x1F, 0x00])
 
 
-def mnemonic_at(code: bytes, field: int) -> str:
-    """Mnemonic of the instruction that has a field at an offset."""
-    for offset, size, mnemonic, _ in instructions(code):
+def instruction_at(code: bytes, field: int) -> tuple[str, str]:
+    """Mnemonic and operands of the instruction that has a field at an offset."""
+    for offset, size, mnemonic, operands in instructions(code):
         if offset <= field < offset + size:
-            return mnemonic
-    return ""
+            return mnemonic, operands
+    return "", ""
 
 
 def is_memory_operand(code: bytes, field: int) -> bool:

@@ -55,7 +55,8 @@ class Entry:
 
     :ivar offset: in ``.debug_info``, by which others refer to it.
     :ivar depth: 0 for the unit itself.
-    :ivar values: attribute to number (references as offsets in ``.debug_info``) or text.
+    :ivar values: attribute to number (references as offsets in ``.debug_info``, expressions as
+        the place where they begin there) or text.
     """
 
     offset: int
@@ -106,6 +107,25 @@ class Dwarf:
             if start <= address < start + length and place == section:
                 return Unit(self, unit)
         return None
+
+    def unit(self, offset: int) -> Unit:
+        """The compile unit at an offset of ``.debug_info``.
+
+        :raises KlpError: when it is not DWARF 4 or 5, or is broken.
+        """
+        return Unit(self, offset)
+
+    def addresses(self) -> dict[int, tuple[int, int]]:
+        """In a relocatable file the addresses in ``.debug_info``: section and offset, by place."""
+        found: dict[int, tuple[int, int]] = {}
+        for relocations in self.elf.relocation_sections:
+            if self.elf.sections[relocations.sh_info].name == ".debug_info":
+                rows = self.elf.relocations(relocations)
+                kinds = [k for (m, k), n in _WIDTHS.items() if (m, n) == (self.elf.e_machine, 8)]
+                for offset, _, symbol, addend in rows[np.isin(rows["r_type"], kinds)].tolist():
+                    aim = self.elf.symbol(symbol)
+                    found[offset] = aim.st_shndx, aim.st_value + addend
+        return found
 
     @cached_property
     def _ranges(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -258,7 +278,7 @@ class Unit:
             return 0, at + width + int.from_bytes(data[at : at + width], "little")
         if kind in _LENGTHS:
             length, at = _uleb(data, at)
-            return 0, at + length
+            return at, at + length
         raise ValueError(f"form {kind:#x}")
 
     def file_names(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from klpbuild.elf.writer import ElfObject, WritableSection
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import CALL_KEY, TRAMPOLINE, Inclusion
 from klpbuild.extract.landing import is_landing_place
+from klpbuild.extract.linkage import Origin
 from klpbuild.extract.objects import Atom, Literal, Reference
 from klpbuild.extract.result import KeyKind, KeyUse
 from klpbuild.extract.result import Reference as UndefinedReference
@@ -142,7 +143,7 @@ class _Assembly:
                 shared[atom.section.index] = output
             offset = output.place(len(atom), atom.start)
             self.places[atom] = output, offset - atom.start
-            is_new = atom not in self.correlation.to_original
+            is_new = self.correlation.is_new(atom)
             for symbol in atom.symbols:
                 self._define(atom, symbol, output, offset - atom.start, is_new)
 
@@ -255,8 +256,12 @@ class _Assembly:
         named = self.patched.elf.symbol_list[reference.symbol]
         is_address = not is_entry and not self.patched.is_branch(atom, reference)
         if target is None:
+            bound = self.correlation.ties.bound.get(named.name)
             original = self._in_original(named.name)
-            made = self._undefined(named.name, original, named, is_address=is_address)
+            if bound is not None:
+                made = self._foreign(bound, named, is_address=is_address)
+            else:
+                made = self._undefined(named.name, original, named, is_address=is_address)
             return made, reference.addend
         is_kept = is_address and self._is_kept_address(atom, reference, target)
         if target in self.places and not is_kept:
@@ -265,18 +270,21 @@ class _Assembly:
             if known is not None:
                 return known, reference.addend + target.entry - named.st_value
             return output.symbol, reference.addend + target.entry + delta
+        pointer = target in self.places
+        for origin in self.correlation.origins(target):
+            return self._foreign(origin, named, pointer, is_address), reference.addend
         twin = self.correlation.to_original[target]
         symbol = next((s for s in twin.symbols if s.name == named.name), twin.symbols[0])
-        pointer = target in self.places
         addend = reference.addend + twin.entry - symbol.st_value
         return self._undefined(symbol.name, symbol, named, pointer, is_address), addend
 
     def _is_kept_address(self, atom: Atom, reference: Reference, target: Atom) -> bool:
         """Whether a function's address is that of the kernel's version, which is replaced."""
         twin = self.correlation.to_original.get(target)
-        if twin is None or not target.is_function:
+        if self.correlation.is_new(target) or not target.is_function:
             return False
-        if is_landing_place(self.patched, target) and not is_landing_place(self.original, twin):
+        lands = is_landing_place(self.patched, target)
+        if twin is not None and lands and not is_landing_place(self.original, twin):
             return False  # taken for the first time: there is none to keep or to compare
         bias = 0
         if atom.kind is SectionKind.CODE and reference.type in x86_64.PC_RELATIVE:
@@ -294,6 +302,14 @@ class _Assembly:
             }
         return self._globals_of_original
 
+    def _foreign(
+        self, origin: Origin, like: Symbol, pointer: bool = False, is_address: bool = False
+    ) -> _Symbol:
+        """A symbol that the kernel has in another object of the patch, or had in this one."""
+        if origin.part == self.correlation.number:
+            return self._undefined(origin.name, origin.symbol, like, pointer, is_address)
+        return self._undefined(origin.name, origin.symbol, like, pointer, is_address, origin)
+
     def _undefined(
         self,
         name: str,
@@ -301,8 +317,10 @@ class _Assembly:
         like: Symbol,
         pointer: bool = False,
         is_address: bool = False,
+        origin: Origin | None = None,
     ) -> _Symbol:
-        key = original.index if original is not None else name
+        part = origin.part if origin is not None else None
+        key = (part, original.index if original is not None else name)
         if is_address:
             self.addresses.add(key)
         found = self.undefined.get(key)
@@ -326,6 +344,7 @@ class _Assembly:
                 original is not None and original.is_defined and original.is_local,
                 pointer,
                 is_address,
+                origin,
             )
             found = self.undefined[key] = symbol, reference
             self.globals.append(symbol)

@@ -9,7 +9,7 @@ from klpbuild.elf.constants import SHF
 from klpbuild.extract.correlate import Correlation, Identities
 from klpbuild.extract.names import cold_parent
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
-from klpbuild.extract.sections import SectionKind, is_init
+from klpbuild.extract.sections import Memory, SectionKind, is_init, memory_of
 from klpbuild.extract.special import Tables
 
 
@@ -44,7 +44,7 @@ def compare(correlation: Correlation, original_tables: Tables, patched_tables: T
             continue
         twin = correlation.to_original.get(atom)
         if twin is None:
-            if atom.is_function:
+            if atom.is_function and correlation.is_new(atom):
                 changes.new.append(atom)
             continue
         difference = comparison.difference(twin, atom)
@@ -53,7 +53,8 @@ def compare(correlation: Correlation, original_tables: Tables, patched_tables: T
         elif difference:
             changes.data[atom] = difference
     for atom in correlation.original.atoms:
-        if atom.is_function and atom not in correlation.to_patched:
+        left = atom.name in correlation.ties.left
+        if atom.is_function and atom not in correlation.to_patched and not left:
             changes.removed.append(atom)
     _spread(correlation, changes)
     for old, atom in correlation.folded:
@@ -98,9 +99,7 @@ class _Comparison:
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
                 return f"an entry of {name} differs"
-        if patched.kind is SectionKind.DATA and is_init(original.section.name) != is_init(
-            patched.section.name
-        ):
+        if patched.kind is SectionKind.DATA and _is_reached_otherwise(original, patched):
             return f"it moved from {original.section.name} to {patched.section.name}"
         return ""
 
@@ -113,6 +112,16 @@ class _Comparison:
         if same:
             return f"another place in {present}"
         return f"another {present.removeprefix('a ')}"
+
+
+def _is_reached_otherwise(original: Atom, patched: Atom) -> bool:
+    """Whether code does with a variable what the memory of the kernel's does not allow."""
+    old, new = memory_of(original.section), memory_of(patched.section)
+    if is_init(original.section.name) != is_init(patched.section.name):
+        return True
+    if Memory.PER_CPU in (old, new):
+        return old is not new
+    return old in (Memory.READ_ONLY, Memory.AFTER_INIT) and new is Memory.ORDINARY
 
 
 def _first_difference(old: bytes, new: bytes) -> int:

@@ -9,10 +9,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
+from klpbuild.arch import x86_64
+from klpbuild.extract.linkage import Origin, Ties
 from klpbuild.extract.names import base_name, is_special_static, source_name, static_number
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
 from klpbuild.extract.sections import SectionKind
+
+
+class Doubt(NamedTuple):
+    """Why a variable of the patched object is not one that the kernel has for sure.
+
+    :ivar name: what messages call it.
+    :ivar kernels: what messages call those of the kernel that it may be.
+    """
+
+    name: str
+    kernels: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -21,35 +37,81 @@ class Correlation:
 
     :ivar original: the original object.
     :ivar patched: the patched object.
+    :ivar number: the object's place among those of the patch.
+    :ivar ties: what it shares with other objects of the patch.
     :ivar to_original: the original twin of a patched atom.
     :ivar to_patched: the patched twin of an original atom.
     :ivar folded: pairs of functions that are one in one object and several in the other,
         as identical code folding leaves them; `to_original` holds one of each.
-    :ivar ambiguous: patched variables that may or may not be one of the original's, each
-        with the reason.
+    :ivar renamed: patched variables that have another name than the original's.
+    :ivar ambiguous: patched variables that may or may not be one that the kernel has.
     """
 
     original: CodeObject
     patched: CodeObject
+    number: int = 0
+    ties: Ties = field(default_factory=Ties)
     to_original: dict[Atom, Atom] = field(default_factory=dict)
     to_patched: dict[Atom, Atom] = field(default_factory=dict)
     folded: list[tuple[Atom, Atom]] = field(default_factory=list)
-    ambiguous: dict[Atom, str] = field(default_factory=dict)
+    renamed: dict[Atom, Atom] = field(default_factory=dict)
+    ambiguous: dict[Atom, Doubt] = field(default_factory=dict)
 
     def pair(self, original: Atom, patched: Atom) -> None:
         """Make two atoms twins."""
         self.to_original[patched] = original
         self.to_patched.setdefault(original, patched)
 
+    def rename(self, original: Atom, patched: Atom) -> None:
+        """Make two variables twins that have different names or users."""
+        self.pair(original, patched)
+        if base_name(original.name) != base_name(patched.name):
+            self.renamed[patched] = original
 
-def correlate(original: CodeObject, patched: CodeObject) -> Correlation:
+    def origins(self, patched: Atom) -> tuple[Origin, ...]:
+        """The kernel's symbols that an atom of the patched object had in other objects."""
+        moved = self.ties.moved
+        return next((moved[s.name] for s in patched.symbols if s.name in moved), ())
+
+    def is_new(self, patched: Atom) -> bool:
+        """Whether the running kernel has nothing that an atom of the patched object was."""
+        return patched not in self.to_original and not self.origins(patched)
+
+    @cached_property
+    def functions_before(self) -> frozenset[str]:
+        """The functions of the original by their names in the source."""
+        return _function_names(self.original)
+
+    @cached_property
+    def functions_after(self) -> frozenset[str]:
+        """The functions of the patched object by their names in the source."""
+        return _function_names(self.patched)
+
+    @cached_property
+    def departed(self) -> dict[str, Atom]:
+        """Atoms of the original that another object defines now, by the names used for them."""
+        here = {name: o for name, o in self.ties.bound.items() if o.part == self.number}
+        return {
+            name: self.original.atom_of(origin.symbol.index)
+            for name, origin in here.items()
+            if origin.symbol is not None
+        }
+
+
+def _function_names(code: CodeObject) -> frozenset[str]:
+    return frozenset(source_name(atom.name) for atom in code.atoms if atom.is_function)
+
+
+def correlate(
+    original: CodeObject, patched: CodeObject, number: int = 0, ties: Ties | None = None
+) -> Correlation:
     """Find the twins.
 
     Functions and variables go by name; clones by name without numbers where that is
     unique; static variables of functions by the functions that use them and their order;
     those that are read only by content, since one is then as good as another.
     """
-    result = Correlation(original, patched)
+    result = Correlation(original, patched, number, ties or Ties())
     _by_name(result)
     _by_base_name(result)
     statics = _Statics(result)
@@ -160,43 +222,15 @@ class _Statics:
         olds = [a for a in originals if a not in self.result.to_patched]
         news = [a for a in patched if a not in self.result.to_original]
         for new in news:
-            self._settle(new, olds, news)
+            candidates = [old for old in olds if self._share_a_user(old, new)]
+            if len(candidates) == 1:
+                rivals = [other for other in news if self._share_a_user(candidates[0], other)]
+                if len(rivals) == 1:
+                    self.result.pair(candidates[0], new)
 
-    def _settle(self, new: Atom, olds: list[Atom], news: list[Atom]) -> None:
-        """Pair a variable whose users changed, call it new, or leave it ambiguous."""
-        users = self.users_patched.get(new, frozenset())
-        candidates = [old for old in olds if self._may_be(old, users)]
-        if not candidates:
-            return
-        rivals = [
-            other
-            for other in news
-            if self._may_be(candidates[0], self.users_patched.get(other, frozenset()))
-        ]
-        old_users = self.users_original.get(candidates[0], frozenset())
-        likely = bool(users & old_users) or not old_users & self._patched_functions
-        if len(candidates) == len(rivals) == 1 and likely:
-            self.result.pair(candidates[0], new)
-            return
-        names = ", ".join(old.name for old in candidates)
-        self.result.ambiguous[new] = f"These of the original have its name: {names}."
-
-    def _may_be(self, old: Atom, users: frozenset[str]) -> bool:
-        """Whether a variable with these users may be an original one.
-
-        It may if they share a user, or if a user of the original is gone: inlined into a
-        user of the patched one, perhaps.
-        """
-        old_users = self.users_original.get(old, frozenset())
-        return bool(old_users & users) or not old_users <= self._patched_functions
-
-    @property
-    def _patched_functions(self) -> frozenset[str]:
-        if not hasattr(self, "_functions"):
-            self._functions = frozenset(
-                source_name(a.name) for a in self.result.patched.atoms if a.is_function
-            )
-        return self._functions
+    def _share_a_user(self, old: Atom, new: Atom) -> bool:
+        users = self.users_original.get(old, frozenset())
+        return bool(users & self.users_patched.get(new, frozenset()))
 
     def read_only(self) -> None:
         """Pair those that nothing writes with one of the same name and content."""
@@ -221,7 +255,9 @@ class Identities:
 
     def of_original(self, atom: Atom, by_content: bool = False) -> Hashable:
         """The identity of an atom of the original object."""
-        if atom in self.correlation.to_patched and not by_content:
+        if not by_content and (
+            atom in self.correlation.to_patched or atom in self.correlation.departed.values()
+        ):
             return atom.index
         if not by_content and atom.symbols and not is_special_static(atom.name):
             return ("original", atom.index)
@@ -232,6 +268,9 @@ class Identities:
         twin = self.correlation.to_original.get(atom)
         if twin is not None and not by_content:
             return twin.index
+        for origin in () if by_content else self.correlation.origins(atom):
+            # elsewhere it was known by its name, if at all
+            return ("moved", origin) if origin.is_local else origin.name
         if not by_content and atom.symbols and not is_special_static(atom.name):
             return ("patched", atom.index)
         return self._content(True, atom)
@@ -249,8 +288,13 @@ class Identities:
         return self._contents[key]
 
     def reference(self, patched: bool, reference: Reference) -> Hashable:
-        """A reference: where it stands, its type, what it leads to and the addend."""
-        return (reference.offset, reference.type, *self.target(patched, reference))
+        """A reference: where it stands, its type, what it leads to and the addend.
+
+        The two types of a branch are one to the kernel, Linux commit b21ebf2fb4cd ("x86: Treat
+        R_X86_64_PLT32 as R_X86_64_PC32"), v4.16; as(1) takes the other for static functions.
+        """
+        kind = x86_64.R_PC32 if reference.type == x86_64.R_PLT32 else reference.type
+        return (reference.offset, kind, *self.target(patched, reference))
 
     def target(self, patched: bool, reference: Reference) -> tuple[Hashable, int]:
         """What a reference leads to, and the addend."""
@@ -261,4 +305,9 @@ class Identities:
             identity = self.of_patched(target) if patched else self.of_original(target)
             return identity, reference.addend
         code = self.correlation.patched if patched else self.correlation.original
-        return code.elf.symbol_list[reference.symbol].name, reference.addend
+        name = code.elf.symbol_list[reference.symbol].name
+        departed = self.correlation.departed.get(name) if patched else None
+        bound = self.correlation.ties.bound.get(name) if patched else None
+        if departed is not None:
+            return departed.index, reference.addend
+        return (("moved", bound) if bound and bound.is_local else name), reference.addend

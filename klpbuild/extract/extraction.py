@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from klpbuild.arch import X86_64, Architecture
 from klpbuild.elf.constants import ET
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.assemble import assemble
 from klpbuild.extract.changes import compare
-from klpbuild.extract.correlate import Correlation, correlate
+from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import Inclusion, include
 from klpbuild.extract.names import source_name
-from klpbuild.extract.objects import CodeObject
+from klpbuild.extract.part import Part, VariableTypes, no_types
 from klpbuild.extract.result import (
     ChangedFunction,
     Extraction,
@@ -22,7 +24,7 @@ from klpbuild.extract.result import (
 )
 from klpbuild.extract.sections import SectionKind
 from klpbuild.extract.sizes import EntrySizes
-from klpbuild.extract.special import Tables
+from klpbuild.names import VMLINUX
 
 
 def keep_all_keys(key: Key) -> KeyUse:
@@ -41,8 +43,9 @@ def extract(
     in_module: bool = False,
     key_policy: KeyPolicy = keep_all_keys,
     renewed: frozenset[str] = frozenset(),
+    types: VariableTypes = no_types,
 ) -> Extraction:
-    """Extract the functions that a patch changes, and what they need.
+    """Extract the functions that a patch of one object changes, and what they need.
 
     Both objects are compiled with ``-ffunction-sections -fdata-sections`` and were not
     read by objtool.
@@ -54,45 +57,72 @@ def extract(
     :param renewed: global functions that are declared otherwise: the patched ones are new, and
         the kernel keeps its own.
     :param key_policy: decides about static keys and calls that the object does not own.
+    :param types: the types of variables.
     :return: without changed functions when all that is new are globals, which another
         object of the same livepatch may use.
     :raises UnchangedError: when nothing changes.
     :raises KlpError: with every reason why the change cannot be
         made to a running kernel.
     """
-    _check_kind(original, patched, arch)
-    where = f"{source_file}:{target or original.name}"
-    before, after = CodeObject(original, entry_sizes), CodeObject(patched, entry_sizes)
-    correlation = correlate(before, after)
-    _separate(correlation, renewed, where)
-    tables = Tables(after)
-    changes = compare(correlation, Tables(before), tables)
+    part = Part(
+        number=0,
+        owner="" if in_module else VMLINUX,
+        where=f"{source_file}:{target or original.name}",
+        original=original,
+        patched=patched,
+        source=source_file,
+        sizes=entry_sizes,
+        types=types,
+    )
+    found = extract_part(part, arch, key_policy, renewed)
+    if not found.included:
+        raise UnchangedError(
+            "the patch changes no code that runs",
+            where=part.where,
+            why="Both versions compile to the same functions and variables.",
+            hint="\n".join(found.notices),
+        )
+    return found
+
+
+def extract_part(
+    part: Part,
+    arch: Architecture,
+    key_policy: KeyPolicy = keep_all_keys,
+    renewed: frozenset[str] = frozenset(),
+) -> Extraction:
+    """Extract the functions that a patch changes in one of its objects, and what they need.
+
+    :param part: the object, with its `Ties` to the others.
+    :param key_policy: decides about static keys and calls that the object does not own.
+    :param renewed: global functions that are declared otherwise.
+    :return: with nothing included when nothing changes, and without changed functions when
+        all that is new are globals, which another object of the same livepatch may use.
+    :raises KlpError: with every reason why the change cannot be made to a running kernel.
+    """
+    _check_kind(part.original, part.patched, arch)
+    correlation, tables = part.correlation, part.new.tables
+    _separate(correlation, renewed, part.where)
+    changes = compare(correlation, part.old.tables, tables)
     chosen = include(
         correlation,
         changes,
         tables,
         arch=arch,
-        where=where,
-        in_module=in_module,
+        where=part.where,
+        in_module=part.owner != VMLINUX,
         key_policy=key_policy,
     )
-    if not chosen.atoms:
-        raise _nothing_changes(where, chosen)
-    made, references, sections = assemble(correlation, chosen, tables, source_file)
-    changed = []
-    for atom in sorted(chosen.changed, key=lambda a: a.index):
-        twin = correlation.to_original[atom]
-        symbol = twin.symbols[0]
-        why = chosen.atoms[atom].removeprefix("changed: ")
-        changed.append(ChangedFunction(symbol.name, symbol.index, atom.name, why))
+    made, references, sections = assemble(correlation, chosen, tables, part.source)
     return Extraction(
+        number=part.number,
         object=made,
-        changed=tuple(changed),
+        changed=tuple(_replaced(correlation, chosen)),
         new=tuple(atom.name for atom in changes.new if atom in chosen.atoms),
         globals=tuple(
             symbol.name
             for atom in sections
-            if correlation.to_original.get(atom) is None
+            if correlation.is_new(atom)
             for symbol in atom.symbols
             if not symbol.is_local
         ),
@@ -104,7 +134,14 @@ def extract(
             for atom in sections
             if atom.symbols
         ),
-        notices=tuple(chosen.notices),
+        notices=(
+            *chosen.notices,
+            *(
+                f"{part.where}: {name} moves to {other}"
+                for name, other in part.ties.left.items()
+                if name not in part.after
+            ),
+        ),
     )
 
 
@@ -131,6 +168,19 @@ def _separate(correlation: Correlation, names: frozenset[str], where: str) -> No
                 )
 
 
+def _replaced(correlation: Correlation, chosen: Inclusion) -> Iterator[ChangedFunction]:
+    """The functions of the kernel that are replaced, and by what."""
+    for atom in sorted(chosen.changed, key=lambda a: a.index):
+        why = chosen.atoms[atom].removeprefix("changed: ")
+        twin = correlation.to_original.get(atom)
+        if twin is not None:
+            symbol = twin.symbols[0]
+            yield ChangedFunction(symbol.name, symbol.index, atom.name, why)
+        for origin in correlation.origins(atom):
+            index = origin.symbol.index if origin.symbol is not None else None
+            yield ChangedFunction(origin.name, index, atom.name, why, origin)
+
+
 def _check_kind(original: ElfFile, patched: ElfFile, arch: Architecture) -> None:
     for elf in (original, patched):
         if elf.e_type != ET.REL or elf.symtab is None:
@@ -146,12 +196,3 @@ def _check_kind(original: ElfFile, patched: ElfFile, arch: Architecture) -> None
 
 class UnchangedError(KlpError):
     """Both versions of an object are the same to a running kernel."""
-
-
-def _nothing_changes(where: str, chosen: Inclusion) -> UnchangedError:
-    return UnchangedError(
-        "the patch changes no code that runs",
-        where=where,
-        why="Both versions compile to the same functions and variables.",
-        hint="\n".join(chosen.notices),
-    )

@@ -57,6 +57,9 @@ def settle_functions(case: Case) -> Replaced:
     for atom in pending:
         difference = case.functions[atom]
         section = case.correlation.to_original[atom].section.name
+        if why := _overridden(case, atom):
+            case.notices.append(f"{case.place(atom)}: changes nothing: {why}")
+            continue
         if is_exit(section) and not case.in_module:
             case.notices.append(f"{case.place(atom)}: changed, and {section} is not in vmlinux")
             continue
@@ -75,7 +78,23 @@ def settle_functions(case: Case) -> Replaced:
             result.atoms[atom] = f"changed: {difference}"
             if has_entry_call(case, atom):
                 result.changed.append(atom)
+    for atom in case.patched.atoms:
+        origins = case.correlation.origins(atom)
+        if not origins or not atom.is_function:
+            continue
+        if why := _overridden(case, atom):
+            case.notices.append(f"{case.place(atom)}: changes nothing: {why}")
+        else:
+            result.atoms[atom] = f"changed: it was in {origins[0].where or 'another object'}"
+            result.changed.append(atom)
     return result
+
+
+def _overridden(case: Case, atom: Atom) -> str:
+    """Why a function never runs, or the one that it is a part of; empty if it does."""
+    overridden = case.correlation.ties.overridden
+    names = (s.name for member in case.families[atom] for s in member.symbols)
+    return next((overridden[name] for name in names if name in overridden), "")
 
 
 def _refuse_folded(case: Case) -> None:

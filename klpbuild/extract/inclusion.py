@@ -71,6 +71,8 @@ def include(
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
     case = Case(correlation, changes, arch, where, in_module)
+    for new, old in correlation.renamed.items():
+        case.notices.append(f"{case.place(new)}: is the running kernel's {old.name}")
     choice = _Choice(case, tables, key_policy)
     choice.reach()
     look_at_metadata(case, choice.result.atoms)
@@ -92,8 +94,8 @@ class _Choice:
     def reach(self) -> None:
         """Include what the changed functions need and the kernel does not have."""
         for atom in self.patched.atoms:
-            is_new = atom not in self.correlation.to_original and atom.symbols
-            if is_new and atom.is_global and holds_or_runs(atom):
+            is_new = atom.symbols and self.correlation.is_new(atom)
+            if is_new and atom.is_global and holds_or_runs(atom) and not self._is_doubtful(atom):
                 self.result.atoms.setdefault(atom, "new, and other objects may use it")
         pending = list(self.result.atoms)
         while pending:
@@ -131,17 +133,23 @@ class _Choice:
         if twin is not None and target not in self.copies:
             self._check_kept(atom, target, twin)
             return
-        if target in self.correlation.ambiguous:
-            self.refuse(
-                f"static variable {target.name} is used, and which of the original's it is cannot"
-                " be told",
-                atom,
-                why=self.correlation.ambiguous[target],
-                hint="Give the new variable another name.",
-            )
+        if self.correlation.origins(target) or self._is_doubtful(target):
             return
         self.result.atoms[target] = f"{self._kind_of_need(target)} {atom.name} needs"
         pending.append(target)
+
+    def _is_doubtful(self, variable: Atom) -> bool:
+        """Refuse a variable that may be one that the kernel has."""
+        doubt = self.correlation.ambiguous.get(variable)
+        if doubt is not None:
+            self.refuse(
+                f"{doubt.name} may be the running kernel's {doubt.kernels}",
+                variable,
+                why=doubt.why,
+                hint="Keep its name and its place if it is.  If it is new, give it another name,"
+                f" and keep {doubt.kernels} declared, with __used.",
+            )
+        return doubt is not None
 
     def _may_mean_a_neighbour(self, atom: Atom, reference: Reference, target: Atom) -> bool:
         """Whether an offset in a section may be meant from a variable beside the one there.
@@ -247,14 +255,14 @@ class _Choice:
                 continue
             target = reference.target
             if isinstance(target, Atom):
-                twin = self.correlation.to_original.get(target)
-                if twin is None or target in self.copies:
+                symbol = self._kernel_symbol(target)
+                if symbol is None or target in self.copies:
                     return False
-                symbol: Symbol | None = twin.symbols[0]
-                name = twin.name
+                name = symbol.name
             else:
                 name = self.patched.elf.symbol_list[reference.symbol].name
-                symbol = self._original_globals.get(name)
+                bound = self.correlation.ties.bound.get(name)
+                symbol = bound.symbol if bound is not None else self._original_globals.get(name)
             if self._ask(KeyKind.STATIC_BRANCH, atom, name, symbol) is KeyUse.DETACHED:
                 self.result.detached.add(entry)
                 return True
@@ -271,6 +279,13 @@ class _Choice:
                 told = KeyUse.DETACHED
             answer = self.result.keys[key] = told
         return answer
+
+    def _kernel_symbol(self, target: Atom) -> Symbol | None:
+        """The kernel's symbol of an atom, None for a new one."""
+        twin = self.correlation.to_original.get(target)
+        if twin is not None:
+            return twin.symbols[0]
+        return next((origin.symbol for origin in self.correlation.origins(target)), None)
 
     @cached_property
     def _original_globals(self) -> dict[str, Symbol]:

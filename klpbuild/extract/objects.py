@@ -286,6 +286,10 @@ class CodeObject:
                 self._raw[index] = sorted([*self._raw.get(index, ()), *added])
                 self._code[index] = code
 
+    def atom_of(self, symbol: int) -> Atom:
+        """The atom of a symbol, by its index."""
+        return self._of_symbol[symbol]
+
     def locate(self, section: int, offset: int) -> Atom | None:
         """The atom at an offset of a section, or the one before it when none covers it."""
         starts = self._starts.get(section)
@@ -421,7 +425,7 @@ class CodeObject:
 
     def is_compared(self, atom: Atom, reference: Reference) -> bool:
         """Whether code compares something with the address that a reference leads to."""
-        return x86_64.mnemonic_at(self.contents(atom), reference.offset) == "cmp"
+        return x86_64.instruction_at(self.contents(atom), reference.offset)[0] == "cmp"
 
     def undefined(self, reference: Reference) -> Symbol | None:
         """The undefined symbol that a reference names, if it does."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from klpbuild.elf.writer import ElfObject
+from klpbuild.extract.linkage import Origin
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class ChangedFunction:
     :ivar original: its symbol index there.
     :ivar symbol: name of its new version in the extracted object.
     :ivar why: what differs.
+    :ivar origin: where the kernel has it, if not in this object.
     """
 
     name: str
-    original: int
+    original: int | None
     symbol: str
     why: str
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Reference:
         replaces: the kernel compares and keeps such addresses, so that they stay those of
         the original function.
     :ivar is_address: whether something other than a direct jump or call uses it.
+    :ivar origin: the object of the patch whose original has it, if that is not this one.
     """
 
     symbol: str
@@ -47,6 +51,7 @@ class Reference:
     is_local: bool
     is_function_pointer: bool
     is_address: bool
+    origin: Origin | None = None
 
 
 class KeyKind(Enum):
@@ -106,6 +111,7 @@ class Included:
 class Extraction:
     """The extracted object and what is known about it.
 
+    :ivar number: the object's place among those of the patch.
     :ivar object: relocatable, for objtool and the linker.
     :ivar changed: functions to replace, in the object's order.
     :ivar new: names of included functions that the original does not have.
@@ -118,6 +124,7 @@ class Extraction:
     :ivar notices: what the user should know and is no fault.
     """
 
+    number: int
     object: ElfObject
     changed: tuple[ChangedFunction, ...]
     new: tuple[str, ...]

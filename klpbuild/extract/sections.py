@@ -27,6 +27,15 @@ class SectionKind(Enum):
     DROPPED = "dropped"
 
 
+class Memory(Enum):
+    """What a running kernel lets code do with a variable, and how code reaches it."""
+
+    ORDINARY = "written"
+    PER_CPU = "one for each processor"
+    AFTER_INIT = "read only once the kernel or the module has started"
+    READ_ONLY = "read only"
+
+
 #: Tables with the field of `EntrySizes` that holds their entry size, or the size itself.
 _TABLES: dict[str, str | int] = {
     ".altinstructions": "alt_instr",
@@ -131,3 +140,12 @@ def is_exit(name: str) -> bool:
 def holds_variables(name: str) -> bool:
     """Whether the section holds variables, rather than entries that something collects."""
     return _VARIABLES.match(name) is not None
+
+
+def memory_of(section: Section) -> Memory:
+    """What memory a section of variables is in."""
+    if section.name.startswith(".data..percpu"):
+        return Memory.PER_CPU
+    if section.name.startswith(".data..ro_after_init"):
+        return Memory.AFTER_INIT
+    return Memory.ORDINARY if section.sh_flags & SHF.WRITE else Memory.READ_ONLY

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.vartypes import VariableType, variable_types
 from klpbuild.errors import Problems
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.prepare import Log, PreparedTree, prepare
@@ -36,6 +38,7 @@ from klpbuild.patch.units import Unit, Units
 
 _MANY = 64
 _ENOUGH_PROBLEMS = 20
+_WEAK = rb"(?:__weak\b|__attribute__\s*\(\(\s*(?:__)?weak\b)"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class ObjectPair:
     command: CompileCommand
     files: frozenset[str] = frozenset()
 
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return f"{self.source}:{self.target}"
+
 
 @dataclass(frozen=True)
 class CompiledPatch:
@@ -74,6 +82,7 @@ class CompiledPatch:
     :ivar patched: the patched source files.
     :ivar notes: what was remarkable and no fault.
     :ivar compiler: what compiled the patched objects.
+    :ivar sources: the C files that the kernel is made from.
     """
 
     pairs: tuple[ObjectPair, ...]
@@ -84,6 +93,28 @@ class CompiledPatch:
     patched: PatchedSource
     notes: tuple[str, ...]
     compiler: Recompiler
+    sources: frozenset[str]
+
+    def weak_in(self, name: str) -> str:
+        """The source file of the kernel that defines a weak function of a name, empty if none."""
+        word = name.encode()
+        weak = re.compile(_WEAK + rb"[^;{}]*\b%b\s*\([^;{}]*\{" % re.escape(word))
+        for path in sorted(self.sources):
+            file = self.tree.source / path
+            text = file.read_bytes() if file.is_file() else b""
+            if word in text and weak.search(text):
+                return path
+        return ""
+
+    def variable_types(self, pair: ObjectPair, patched: bool) -> dict[str, VariableType]:
+        """The types of the variables of an object, as it was or as it becomes, by their symbols.
+
+        :raises KlpError: when the compiler does not tell them.
+        """
+        is_new = any(f.path == pair.source and f.original is None for f in self.patched.files)
+        if is_new and not patched:
+            return {}
+        return variable_types(ElfFile.read(self.compiler.with_types(pair.command, patched)))
 
 
 def compile_patch(
@@ -129,8 +160,8 @@ def compile_patch(
         _check_layouts(compiler, pairs, touched, pool, accept_layouts)
     unchanged = {unit: command.target for unit, command in commands if unit not in pairs}
     same = {
-        path: tuple(unchanged[unit] for unit in units if unit in unchanged)
-        for path, units in touched.by_file.items()
+        path: tuple(unchanged[unit] for unit in touching if unit in unchanged)
+        for path, touching in touched.by_file.items()
     }
     return CompiledPatch(
         tuple(sorted(pairs.values(), key=lambda pair: (pair.owner, pair.target))),
@@ -141,6 +172,7 @@ def compile_patch(
         patched,
         tuple(dict.fromkeys(notes)),
         compiler,
+        units.sources,
     )
 
 

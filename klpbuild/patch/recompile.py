@@ -29,6 +29,8 @@ from klpbuild.patch.shadow import make_shadow
 #: and code is the same without.
 SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections", "-g0")
 PLAIN_FLAGS = ("-g0",)
+#: The same sections and symbols, with the types of variables.
+TYPE_FLAGS = (*SECTION_FLAGS[:2], "-g", "-gdwarf-5", "-gno-split-dwarf", "-gz=none")
 #: Several livepatches may be extracted at once; all together start this many compilers.
 _PROCESSORS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 #: What the compiler says of a line, and through which lines it came to a file.
@@ -163,6 +165,21 @@ class Recompiler:
                 where=command.target,
                 why=_first_lines(error),
                 hint="gcc can since version 12 (-gbtf).",
+            )
+        return output
+
+    def with_types(self, command: CompileCommand, patched: bool) -> Path:
+        """The object with debug information, of the original or of the patched file.
+
+        :raises KlpError: when the compiler fails.
+        """
+        output = self.workdir / f"{command.target[:-2]}.{'new' if patched else 'old'}-types.o"
+        error = self._compile(command, output, TYPE_FLAGS, self.shadow if patched else None)
+        if error:
+            raise KlpError(
+                "the compiler does not write debug information",
+                where=command.target,
+                why=_first_lines(error),
             )
         return output
 

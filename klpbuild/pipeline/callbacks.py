@@ -86,12 +86,15 @@ def idle_notes(idle: Mapping[str, Idle]) -> list[str]:
     ]
 
 
-def nothing_runs(where: str, idle: Mapping[str, Idle], new: Sequence[str]) -> KlpError:
+def nothing_runs(
+    where: str, idle: Mapping[str, Idle], new: Sequence[str], notices: Sequence[str] = ()
+) -> KlpError:
     """That none of the patches changes anything.
 
     :param where: of the first one.
     :param idle: all of them, by name.
     :param new: global functions and variables that they add.
+    :param notices: what is remarkable about their objects.
     """
     reasons = [f"{printable(name)}: {each.why}" for name, each in idle.items()]
     what = "the patches change nothing in this kernel"
@@ -103,6 +106,6 @@ def nothing_runs(where: str, idle: Mapping[str, Idle], new: Sequence[str]) -> Kl
     return KlpError(
         what,
         where=where,
-        why="\n".join(reasons),
+        why="\n".join([*reasons, *notices]),
         hint="There is nothing that a livepatch could replace.",
     )

@@ -7,7 +7,6 @@ import shlex
 import subprocess
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,13 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems, printable
-from klpbuild.extract.extraction import UnchangedError, extract
-from klpbuild.extract.result import ChangedFunction, Extraction
+from klpbuild.extract.extraction import UnchangedError, extract, extract_part
+from klpbuild.extract.linkage import link, new_globals
+from klpbuild.extract.moves import settle_moved
+from klpbuild.extract.part import Part
+from klpbuild.extract.result import Extraction
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.kernel.prepare import build_environment
-from klpbuild.kernel.threads import HINT, WHY, Threads
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
@@ -31,12 +32,12 @@ from klpbuild.patch.versions import check_versions
 from klpbuild.pipeline import documents, steps, symbol_steps
 from klpbuild.pipeline.callbacks import check_callbacks, idle_notes, nothing_runs, without_idle
 from klpbuild.pipeline.extracted import RECORD, Extracted
+from klpbuild.pipeline.homes import Homes, new_symbol
 from klpbuild.proof.callers import check_callers
-from klpbuild.proof.fidelity import Fidelity, prove, shipped_file
 from klpbuild.proof.keys import key_policy
 from klpbuild.proof.references import (
-    Home,
     LateNames,
+    OwnNames,
     decide_references,
     name_references,
     rename_undefined,
@@ -45,8 +46,7 @@ from klpbuild.report.names import SUFFIXES
 from klpbuild.report.timings import timed
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Resolver
-from klpbuild.symbols.database import Candidate, SymbolDatabase
-from klpbuild.symbols.entries import EntryPoints
+from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.progress import Progress
 from klpbuild.userfiles import check_file_names
@@ -71,87 +71,49 @@ class _Builder:
     directory: Path
     compiled: CompiledPatch
     resolver: Resolver
-    entries: EntryPoints
-    accept_threads: tuple[str, ...]
+    homes: Homes
     log: BuildLog
 
-    def extract(self, pair: ObjectPair, sizes: EntrySizes, renewed: frozenset[str]) -> Extraction:
-        return extract(
-            ElfFile.read(pair.original),
-            ElfFile.read(pair.patched),
-            entry_sizes=sizes,
-            arch=self.kernel.arch,
-            source_file=pair.source,
-            target=pair.target,
-            in_module=pair.owner != VMLINUX,
-            key_policy=key_policy(self.resolver, pair.owner),
-            renewed=renewed,
+    def part(self, number: int, pair: ObjectPair, sizes: EntrySizes) -> Part:
+        return Part(
+            number=number,
+            owner=pair.owner,
+            where=pair.where,
+            original=ElfFile.read(pair.original),
+            patched=ElfFile.read(pair.patched),
+            source=pair.source,
+            sizes=sizes,
+            types=lambda patched: self.compiled.variable_types(pair, patched),
         )
 
     def changes(self, sizes: EntrySizes, pair: ObjectPair) -> bool:
         """Whether a livepatch would take anything from an object that changed."""
         try:
-            extraction = self.extract(pair, sizes, frozenset())
+            extraction = extract(
+                ElfFile.read(pair.original),
+                ElfFile.read(pair.patched),
+                entry_sizes=sizes,
+                arch=self.kernel.arch,
+                source_file=pair.source,
+                target=pair.target,
+                in_module=pair.owner != VMLINUX,
+                key_policy=key_policy(self.resolver, pair.owner),
+            )
         except UnchangedError:
             return False
         except KlpError:  # it changes more than a livepatch can
             return True
         return bool(extraction.changed or extraction.globals)
 
-    def home(self, pair: ObjectPair) -> Home:
-        shipped = ElfFile.read(shipped_file(self.kernel, pair.owner))
-        fidelity = prove(self.kernel, self.compiled, pair, self.log.note)
-        return Home(pair.owner, shipped, fidelity, f"{pair.source}:{pair.target}")
-
-    def functions(self, extraction: Extraction, home: Home, number: int) -> list[Function]:
-        """The table entries of an object's changed functions."""
-        problems = Problems()
-        found = []
-        for changed in extraction.changed:
-            where = f"{home.where}:{changed.name}"
-            with problems.collect():
-                _check_proven(home.fidelity, changed.name, home, where)
-                place = home.place(changed.name)
-                candidate = self.resolver.at(changed.name, where, home.owner, place)
-                if self.entries.has(home.owner, changed.name, candidate.sympos) is False:
-                    raise KlpError(
-                        f"function {changed.name} has no ftrace entry in the kernel",
-                        where=where,
-                        why="Livepatch redirects a function at its entry call; this one is "
-                        "notrace, or the kernel refuses to trace it.",
-                        hint="Patch the functions that call it.",
-                    )
-                self._check_threads(changed, home, candidate, where)
-                new = new_symbol(changed.symbol, number)
-                found.append(Function(changed.name, new, candidate.sympos, where))
-        problems.check()
-        return found
-
-    def _check_threads(
-        self, changed: ChangedFunction, home: Home, candidate: Candidate, where: str
-    ) -> None:
-        """:raises KlpError: when a kernel thread stays in a function; nobody accepts it."""
-        name = changed.name.partition(".")[0]  # as in the source, without .isra.0
-        if name in self.accept_threads or candidate.address is None:
-            return
-        threads = Threads.read(shipped_file(self.kernel, home.owner))
-        if how := threads.stay(candidate.section, candidate.address):
-            raise KlpError(
-                f"changed, and a kernel thread stays in it: {how}",
-                where=where,
-                why=f"{WHY} ({changed.why}).",
-                hint=HINT.format(function=name),
-            )
-
     def finish_object(
         self,
         pair: ObjectPair,
         extraction: Extraction,
         decisions: dict[str, Decision],
-        number: int,
         late: LateNames,
     ) -> Path:
         """Run objtool over the extracted object and give its symbols their names for the link."""
+        number = extraction.number
         path = self.directory / "extracted" / f"{number}-{Path(pair.target).name}"
         extraction.object.write(path)
         self._objtool(pair, path)
@@ -196,22 +158,6 @@ class _Builder:
                 why=said.strip(),
                 hint=shlex.join(command),
             )
-
-
-def new_symbol(name: str, number: int) -> str:
-    """The global name of a function's new version, which no other object has."""
-    return f"{name}.livepatch{number}"
-
-
-def _check_proven(fidelity: Fidelity, name: str, home: Home, where: str) -> None:
-    difference = fidelity.difference(name)
-    if difference is not None:
-        raise KlpError(
-            f"{name} compiled here is not the function that {home.owner} ships",
-            where=where,
-            why=str(difference),
-            hint="Compiler, configuration or source differ from the kernel's.",
-        )
 
 
 def build_from_patches(
@@ -337,17 +283,30 @@ def extract_patches(
     owners = frozenset(pair.owner for pair in compiled.pairs)
     resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)
     entries = steps.entry_points(kernel, database)
-    builder = _Builder(kernel, work, compiled, resolver, entries, accepted.threads, log)
+    homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
+    builder = _Builder(kernel, work, compiled, resolver, homes, log)
     sizes = steps.entry_sizes(kernel, log)
+    parts = [builder.part(number, pair, sizes) for number, pair in enumerate(compiled.pairs)]
     problems = Problems()
+    with problems.collect():
+        link(parts, homes.is_weak, compiled.weak_in)
+    with problems.collect():
+        settle_moved(parts)
+    added = new_globals(parts)
     extractions = []
     renewed: list[tuple[ObjectPair, str]] = []
-    for pair in compiled.pairs:
-        with problems.collect(), suppress(UnchangedError):
+    notices: list[str] = []
+    for pair, part in zip(compiled.pairs, parts, strict=True):
+        with problems.collect():
             shadow = (work / "pair" / "shadow").resolve()
             names = check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
-            extractions.append((pair, builder.extract(pair, sizes, names)))
-            renewed += [(pair, name) for name in sorted(names)]
+            policy = key_policy(resolver, pair.owner, added.__contains__)
+            extraction = extract_part(part, kernel.arch, policy, names)
+            notices += extraction.notices
+            if extraction.included:
+                extractions.append((pair, extraction))
+                renewed += [(pair, name) for name in sorted(names)]
+        part.forget()
     problems.check()
     check_callbacks(callbacks, extractions)
     new = sorted(name for _, extraction in extractions for name in extraction.globals)
@@ -357,11 +316,10 @@ def extract_patches(
         compiled, patches, used, partial(builder.changes, sizes), kernel.arch.kernel_name
     )
     if not running and not any(patched.callbacks for patched in callbacks):
-        raise nothing_runs(compiled.patched.files[0].where, idle, new)
-    notes += idle_notes(idle)
-    return _finish(
-        builder, running, notes, idle, [each for each in renewed if each[0].target in used]
-    )
+        raise nothing_runs(compiled.patched.files[0].where, idle, new, notices)
+    notes = [*notices, *notes, *idle_notes(idle)]
+    renewed = [each for each in renewed if each[0].target in used]
+    return _finish(builder, running, notes, idle, renewed)
 
 
 def _finish(
@@ -375,21 +333,21 @@ def _finish(
 
     :param renewed: exported functions that are declared otherwise, and so are new ones.
     """
-    own = frozenset(name for _, extraction in extractions for name in extraction.globals)
-    exports = builder.resolver.exports
-    taken = own | _OF_EVERY_MODULE
-    late = LateNames(lambda name: name in taken or exports.find(name) is not None)
+    resolver = builder.resolver
+    own = OwnNames.collect([(p.owner, p.where, e.globals) for p, e in extractions], resolver)
+    taken = own.owners.keys() | _OF_EVERY_MODULE
+    late = LateNames(lambda name: name in taken or resolver.exports.find(name) is not None)
     problems = Problems()
     functions: dict[str, list[Function]] = defaultdict(list)
     decisions: list[Decision] = []
     objects = []
     replaced: dict[str, set[int]] = defaultdict(set)
-    for number, (pair, extraction) in enumerate(extractions):
+    for pair, extraction in extractions:
         with problems.collect():
-            home = builder.home(pair)
-            decided = decide_references(extraction, home, builder.resolver, own)
-            functions[pair.owner] += builder.functions(extraction, home, number)
-            objects.append(builder.finish_object(pair, extraction, decided, number, late))
+            home = builder.homes.of(extraction.number)
+            decided = decide_references(extraction, home, resolver, own, builder.homes.of)
+            functions[pair.owner] += builder.homes.functions(extraction)
+            objects.append(builder.finish_object(pair, extraction, decided, late))
             decisions += decided.values()
             names = (*(i.name for i in extraction.included), *(c.name for c in extraction.changed))
             located = (home.fidelity.find(name) for name in names)
@@ -402,17 +360,20 @@ def _finish(
     patched = tuple(
         PatchedObject(owner, tuple(found)) for owner, found in sorted(functions.items()) if found
     )
-    notices = [notice for _, extraction in extractions for notice in extraction.notices]
-    notices += [
-        f"{pair.source}: {name}() is declared otherwise: a new function, beside the kernel's own "
-        "for modules that are built elsewhere"
-        for pair, name in renewed
+    notes = [
+        *builder.compiled.notes,
+        *notes,
+        *(
+            f"{pair.source}: {name}() is declared otherwise: a new function, beside the kernel's"
+            " own for modules that are built elsewhere"
+            for pair, name in renewed
+        ),
     ]
     return Extracted(
         tuple(objects),
         patched,
         tuple(sorted(late.names.items())),
-        _report(extractions, decisions, [*builder.compiled.notes, *notes, *notices]),
+        _report(extractions, decisions, notes),
         _reasons(extractions),
         {d.target.format(): d.why for d in decisions if d.target is not None},
         idle,
@@ -421,9 +382,9 @@ def _finish(
 
 def _reasons(extractions: Sequence[tuple[ObjectPair, Extraction]]) -> dict[str, str]:
     reasons: dict[str, str] = {}
-    for number, (_, extraction) in enumerate(extractions):
+    for _, extraction in extractions:
         for changed in extraction.changed:
-            reasons[new_symbol(changed.symbol, number)] = changed.why
+            reasons[new_symbol(changed.symbol, extraction.number)] = changed.why
         for included in extraction.included:
             reasons.setdefault(included.name, included.why)
     return reasons

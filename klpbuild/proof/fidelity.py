@@ -205,9 +205,9 @@ class _Comparison:
         """Where all symbols of a section stand in the shipped binary."""
         votes: Counter[int] = Counter()
         voters = 0
-        for symbol in self._symbols[section.index]:
-            if symbol.bind == STB.WEAK:
-                continue  # another object's definition may have taken its name
+        symbols = self._symbols[section.index]
+        # another object's definition may have taken a weak symbol's name
+        for symbol in [s for s in symbols if s.bind != STB.WEAK] or symbols:
             voters += 1
             votes.update(
                 {

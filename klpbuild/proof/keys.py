@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse
 from klpbuild.names import VMLINUX
 from klpbuild.resolve.fate import Resolver
@@ -10,7 +12,9 @@ from klpbuild.resolve.fate import Resolver
 _TRACEPOINT = "__tracepoint_"
 
 
-def key_policy(resolver: Resolver, home: str) -> KeyPolicy:
+def key_policy(
+    resolver: Resolver, home: str, is_new: Callable[[str], bool] = lambda name: False
+) -> KeyPolicy:
     """The rule for the keys that code from an object uses.
 
     The kernel reads ``__jump_table`` and ``.static_call_sites`` of the livepatch when it
@@ -18,11 +22,12 @@ def key_policy(resolver: Resolver, home: str) -> KeyPolicy:
     jump_label_add_module; livepatch relocations of modules come later).
 
     :param home: the object that the code is from.
+    :param is_new: whether the livepatch brings a global of a name.
     """
 
     def decide(key: Key) -> KeyUse | str:
         owner = home if key.is_defined else resolver.owner(key.name, home)
-        if owner == VMLINUX:
+        if owner == VMLINUX or (not owner and is_new(key.name)):
             return KeyUse.SWITCHED
         # A trampoline is called like any function, and is right at all times.
         if key.kind is KeyKind.STATIC_CALL or key.name.startswith(_TRACEPOINT):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -63,38 +63,91 @@ class Home:
         return Place(section.name, found.place & ((1 << SECTION_SHIFT) - 1))
 
 
+@dataclass(frozen=True)
+class OwnNames:
+    """The global functions and variables that a livepatch brings, for several of its objects.
+
+    :ivar owners: the object of the kernel that each is added to, by name.
+    """
+
+    owners: Mapping[str, str]
+
+    @classmethod
+    def collect(
+        cls, brought: Iterable[tuple[str, str, Iterable[str]]], resolver: Resolver
+    ) -> OwnNames:
+        """Collect the names.
+
+        :param brought: objects of the kernel, what messages call their parts, and new globals.
+        :raises KlpError: for names that mean something else to other code of the livepatch: a
+            module of the kernel has its names for itself, and a livepatch is one module.
+        """
+        problems = Problems()
+        owners: dict[str, str] = {}
+        for owner, where, names in brought:
+            for name in names:
+                export = resolver.exports.find(name)
+                other = owners.setdefault(name, owner)
+                if other == owner and export is not None:
+                    other = export.owner
+                if other != owner:
+                    problems.add(
+                        f"{name} is new in {owner}, and {other} has one of this name, too",
+                        where=f"{where}:{name}",
+                        why="A livepatch is one module, and would mix them up.",
+                        hint="Give the new one another name.",
+                    )
+        problems.check()
+        return cls(owners)
+
+    def bind(self, name: str, owner: str, resolver: Resolver) -> bool:
+        """Whether code of an object of the kernel means with a name what the livepatch brings."""
+        holder = self.owners.get(name)
+        return holder is not None and (holder == owner or not resolver.owner(name, owner))
+
+
 def decide_references(
-    extraction: Extraction, home: Home, resolver: Resolver, own: frozenset[str]
+    extraction: Extraction,
+    home: Home,
+    resolver: Resolver,
+    own: OwnNames,
+    home_of: Callable[[int], Home],
 ) -> dict[str, Decision]:
     """Decide every reference of an extracted object, by its symbol in that object.
 
-    :param own: global functions and variables that other extracted objects of the same
-        livepatch define: references to them are bound by the linker and left out here.
+    :param own: what the livepatch brings: references to it are bound by the linker and left
+        out here.
+    :param home_of: the home of another object of the patch, by its number.
     :raises KlpError: with all that cannot be decided.
     """
     problems = Problems()
     decisions = {}
     for reference in extraction.references:
-        if not reference.is_defined and reference.name in own:
+        is_free = reference.origin is None and not reference.is_defined
+        if is_free and own.bind(reference.name, home.owner, resolver):
             continue
-        undefined = Undefined(reference.name, home.where)
+        origin = reference.origin
+        defined_in = home if origin is None or origin.part is None else home_of(origin.part)
         with problems.collect():
             place = None
             # A global name is what the linker made of it: a weak definition of this
             # object may have given way to another object's.
             if reference.is_defined and reference.is_local:
-                place = home.place(reference.name)
+                place = defined_in.place(reference.name)
                 if place is None:
                     raise KlpError(
-                        f"{reference.name} was not found in the shipped {home.owner}",
-                        where=home.where,
+                        f"{reference.name} was not found in the shipped {defined_in.owner}",
+                        where=defined_in.where,
                         why="The compiled source has it; the shipped binary was linked "
                         "from something else, or does not tell it from others.",
                     )
             decision = resolver.decide_extracted(
-                undefined, home.owner, place, reference.is_function_pointer
+                Undefined(reference.name, home.where),
+                defined_in.owner,
+                place,
+                reference.is_function_pointer,
             )
-            if reference.is_address and home.is_sealed(decision, resolver):
+            if reference.is_address and defined_in.is_sealed(decision, resolver):
                 raise no_landing(reference.name, home.where)
             decisions[reference.symbol] = decision
     problems.check()

@@ -164,17 +164,17 @@ class Resolver:
             if plain and home == VMLINUX and found.kind.isupper():
                 return Decision(reference, Fate.EXPORTED, "exported by vmlinux")
             return self._extracted(reference, home, found, f"at its place in {home}")
-        bound = self._global(home, reference.name)
+        bound = self.linked(home, reference.name)
         if bound is not None and home != VMLINUX:
             return self._extracted(reference, home, bound, f"global in {home}")
         if plain:
             return Decision(reference, Fate.EXPORTED, "exported by vmlinux")
         if export is not None and export.owner != VMLINUX and home != VMLINUX:
-            bound = self._global(export.owner, reference.name)
+            bound = self.linked(export.owner, reference.name)
             if bound is not None:
                 why = f"exported by module {export.owner}"
                 return self._extracted(reference, home, bound, why)
-        bound = self._global(VMLINUX, reference.name)
+        bound = self.linked(VMLINUX, reference.name)
         if bound is not None:
             return self._extracted(reference, VMLINUX, bound, "global in vmlinux")
         if reference.weak and not self.database.candidates(reference.name):
@@ -189,12 +189,12 @@ class Resolver:
 
     def owner(self, name: str, home: str) -> str:
         """The object that defines a global symbol which code of ``home`` uses; may be empty."""
-        if self._global(home, name) is not None:
+        if self.linked(home, name) is not None:
             return home
         export = self.exports.find(name)
         if export is not None:
             return export.owner
-        return VMLINUX if self._global(VMLINUX, name) is not None else ""
+        return VMLINUX if self.linked(VMLINUX, name) is not None else ""
 
     def at(self, name: str, where: str, home: str, place: Place | None) -> Candidate:
         """The symbol of an object at a place; without a place the only one of its name.
@@ -225,7 +225,7 @@ class Resolver:
             hint=_listing("Known:", found) if found else "",
         )
 
-    def _global(self, owner: str, name: str) -> Candidate | None:
+    def linked(self, owner: str, name: str) -> Candidate | None:
         """The symbol that the linker would bind a name to in an object."""
         bound = [c for c in self.database.in_object(owner, name) if c.kind.isupper()]
         return bound[0] if len(bound) == 1 else None

@@ -9,10 +9,15 @@ from pathlib import Path
 
 from klpbuild.arch import X86_64
 from klpbuild.elf.reader import ElfFile, Section, Symbol
+from klpbuild.elf.vartypes import VariableType, variable_types
 from klpbuild.errors import KlpError
-from klpbuild.extract.extraction import extract, keep_all_keys
+from klpbuild.extract.extraction import extract, extract_part, keep_all_keys
+from klpbuild.extract.linkage import link
+from klpbuild.extract.moves import settle_moved
+from klpbuild.extract.part import Part
 from klpbuild.extract.result import Extraction, KeyPolicy
 from klpbuild.extract.sizes import EntrySizes
+from klpbuild.names import VMLINUX
 
 #: As 6.1 has them.
 SIZES = EntrySizes(
@@ -91,11 +96,11 @@ class Pair:
             text = text.replace(old, new)
         return text
 
-    def compile(self, version: str, text: str) -> Path:
+    def compile(self, version: str, text: str, *flags: str) -> Path:
         directory = self.directory / version
         directory.mkdir(exist_ok=True)
         (directory / "code.c").write_text(f'#line 1 "kernel.h"\n{KERNEL}\n#line 1 "code.c"\n{text}')
-        command = ["gcc", *FLAGS, *self.flags, "-c", "code.c", "-o", "code.o"]
+        command = ["gcc", *FLAGS, *self.flags, *flags, "-c", "code.c", "-o", "code.o"]
         subprocess.run(command, cwd=directory, check=True)
         return directory / "code.o"
 
@@ -109,6 +114,7 @@ class Pair:
         original = ElfFile.read(self.compile("original", self.source))
         patched = ElfFile.read(self.compile("patched", self.patched_source()))
         original.name = patched.name = "code.o"
+        texts = self.source, self.patched_source()
         return extract(
             original,
             patched,
@@ -118,7 +124,12 @@ class Pair:
             in_module=in_module,
             key_policy=key_policy,
             renewed=renewed,
+            types=lambda patched: self.types(texts[patched]),
         )
+
+    def types(self, text: str) -> dict[str, VariableType]:
+        """The types of the variables of one version."""
+        return variable_types(ElfFile.read(self.compile("types", text, "-g", "-gdwarf-5")))
 
     def refusal(self, **arguments: bool | KeyPolicy | frozenset[str]) -> str:
         """The text of the error that extraction ends with; offsets in code are ``+N``."""
@@ -127,6 +138,65 @@ class Pair:
         except KlpError as error:
             return re.sub(r"code at \+0x[0-9a-f]+", "code at +N", str(error))
         raise AssertionError(f"not refused: {found.changed} {found.included}")
+
+
+@dataclass
+class Patch:
+    """Several source files in two versions, compiled: the objects of one patch.
+
+    :ivar files: by name, the original and the patched source.
+    :ivar owners: the module of each file that is not part of vmlinux.
+    :ivar kernel: global symbols of objects that the patch leaves alone, and whether each is weak;
+        those of a module as ``module:name``.
+    :ivar weak: weak functions in the source, and their files.
+    """
+
+    directory: Path
+    files: dict[str, tuple[str, str]]
+    owners: dict[str, str] = field(default_factory=dict)
+    kernel: dict[str, bool] = field(default_factory=dict)
+    weak: dict[str, str] = field(default_factory=dict)
+
+    def extract(self) -> dict[str, Extraction]:
+        """The extraction of each file, by its name."""
+        parts = [self._part(number, name) for number, name in enumerate(self.files)]
+        link(
+            parts,
+            lambda owner, name: self.kernel.get(self._key(owner, name)),
+            lambda name: self.weak.get(name, ""),
+        )
+        settle_moved(parts)
+        return {p.source: extract_part(p, X86_64) for p in parts}
+
+    def refusal(self) -> str:
+        """The text of the error that extraction ends with."""
+        try:
+            found = self.extract()
+        except KlpError as error:
+            return str(error)
+        raise AssertionError(f"not refused: {[e.included for e in found.values()]}")
+
+    def _key(self, owner: str, name: str) -> str:
+        return name if owner == VMLINUX else f"{owner}:{name}"
+
+    def _part(self, number: int, name: str) -> Part:
+        directory = self.directory / name.removesuffix(".c")
+        directory.mkdir(parents=True)
+        pair = Pair(directory, self.files[name][0], {})
+        elfs = [
+            ElfFile.read(pair.compile(version, text))
+            for version, text in zip(("original", "patched"), self.files[name], strict=True)
+        ]
+        return Part(
+            number=number,
+            owner=self.owners.get(name, VMLINUX),
+            where=f"{name}:{name[:-2]}.o",
+            original=elfs[0],
+            patched=elfs[1],
+            source=name,
+            sizes=SIZES,
+            types=lambda patched: pair.types(self.files[name][patched]),
+        )
 
 
 class Extracted:

@@ -121,10 +121,9 @@ def test_a_static_variable_that_may_be_old_or_new_is_refused(tmp_path: Path) -> 
     text = Pair(tmp_path, source, change).refusal()
     for name in ("seen.0", "seen.1"):
         told = (
-            f"code.c:code.o:count: static variable {name} is used, and which of the original's"
-            " it is cannot be told\n"
-            "  These of the original have its name: seen.0.\n"
-            "  Give the new variable another name."
+            f"code.c:code.o:{name}: seen (in count) may be the running kernel's seen (in count)\n"
+            "  Of the kernel's seen (in count) and the patch's seen (in count) and seen (in count)"
+            " it cannot be told which is which.\n"
         )
         assert told in text
 

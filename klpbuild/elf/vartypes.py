@@ -1,0 +1,135 @@
+"""Types of an object's variables, from its debug information."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from klpbuild.elf.constants import STT
+from klpbuild.elf.dwarf import Dwarf, Entry
+from klpbuild.elf.reader import ElfFile
+
+# Tags and attributes of DWARF 5, sections 7.5.3 and 7.5.4.
+_ARRAY, _ENUMERATION, _PARAMETER, _MEMBER, _POINTER = 0x01, 0x04, 0x05, 0x0D, 0x0F
+_STRUCTURE, _FUNCTION, _TYPEDEF, _UNION, _SUBRANGE, _BASE = 0x13, 0x15, 0x16, 0x17, 0x21, 0x24
+_CONST, _VARIABLE, _VOLATILE, _RESTRICT, _ATOMIC = 0x26, 0x34, 0x35, 0x37, 0x47
+_LOCATION, _NAME, _UPPER, _ABSTRACT, _COUNT = 0x02, 0x03, 0x2F, 0x31, 0x37
+_SPECIFICATION, _TYPE = 0x47, 0x49
+
+_QUALIFIERS = (_TYPEDEF, _CONST, _VOLATILE, _RESTRICT, _ATOMIC)
+_WORDS = {_STRUCTURE: "struct", _UNION: "union", _ENUMERATION: "enum"}
+_REFERENCES = frozenset({_NAME, _TYPE})
+_WANTED = dict.fromkeys(
+    (_ARRAY, _PARAMETER, _MEMBER, _POINTER, _FUNCTION, _BASE, *_QUALIFIERS, *_WORDS), _REFERENCES
+)
+_WANTED |= {
+    _SUBRANGE: frozenset({_UPPER, _COUNT}),
+    _VARIABLE: _REFERENCES | {_LOCATION, _ABSTRACT, _SPECIFICATION},
+}
+
+
+@dataclass(frozen=True)
+class VariableType:
+    """The type of a variable.
+
+    :ivar text: in C, without qualifiers and names of types (typedef): ``atomic_t`` is
+        ``struct {int counter}``.
+    :ivar members: the types of a structure's members, by their names.
+    """
+
+    text: str
+    members: Mapping[str, str] = field(default_factory=dict)
+
+
+def variable_types(elf: ElfFile) -> dict[str, VariableType]:
+    """The types of the variables that a compiled object of one unit defines.
+
+    :return: by symbol.
+    :raises KlpError: when the object has no debug information that can be read.
+    """
+    entries: dict[int, Entry] = {}
+    children: dict[int, list[Entry]] = defaultdict(list)
+    above: list[int] = []
+    dwarf = Dwarf(elf)
+    for entry in dwarf.unit(0).entries(_WANTED):
+        entries[entry.offset] = entry
+        del above[entry.depth :]
+        above += [0] * (entry.depth - len(above)) + [entry.offset]
+        children[above[entry.depth - 1] if entry.depth else 0].append(entry)
+    types = _Types(entries, children)
+    places = dwarf.addresses()
+    names = _names(elf)
+    found = {}
+    for entry in entries.values():
+        location = entry.values.get(_LOCATION)
+        if entry.tag == _VARIABLE and isinstance(location, int) and location + 1 in places:
+            for name in names.get(places[location + 1], ()):
+                found[name] = VariableType(types.of(entry), types.members(entry))
+    return found
+
+
+def _names(elf: ElfFile) -> Mapping[tuple[int, int], list[str]]:
+    """The variables by section and offset."""
+    found: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for symbol in elf.symbol_list:
+        if symbol.is_defined and symbol.type == STT.OBJECT:
+            found[symbol.st_shndx, symbol.st_value].append(symbol.name)
+    return found
+
+
+class _Types:
+    def __init__(self, entries: Mapping[int, Entry], children: Mapping[int, list[Entry]]) -> None:
+        self._entries, self._children = entries, children
+
+    def of(self, entry: Entry) -> str:
+        """The type of a variable, member or parameter, or what a type is made from."""
+        aim = self._aim(entry)
+        return self._told(aim) if aim is not None else "void"
+
+    def _aim(self, entry: Entry) -> Entry | None:
+        """The type that an entry names, itself or where it was declared."""
+        for attribute in (_TYPE, _SPECIFICATION, _ABSTRACT):
+            aim = self._entries.get(int(entry.values.get(attribute, -1)))
+            if aim is not None:
+                return aim if attribute == _TYPE else self._aim(aim)
+        return None
+
+    def members(self, entry: Entry) -> dict[str, str]:
+        """The members of a variable that is a structure, with their types."""
+        aim = self._aim(entry)
+        while aim is not None and aim.tag in _QUALIFIERS:
+            aim = self._aim(aim)
+        if aim is None or aim.tag not in (_STRUCTURE, _UNION):
+            return {}
+        children = self._children[aim.offset]
+        return {str(c.values.get(_NAME, "")): self.of(c) for c in children if c.tag == _MEMBER}
+
+    def _told(self, entry: Entry) -> str:
+        if entry.tag in _QUALIFIERS:
+            return self.of(entry)
+        if entry.tag == _POINTER:
+            return f"{self.of(entry)} *"
+        if entry.tag == _ARRAY:
+            sizes = (f"[{_elements(c)}]" for c in self._children[entry.offset])
+            return self.of(entry) + "".join(sizes)
+        if entry.tag == _FUNCTION:
+            parameters = ", ".join(self.of(c) for c in self._children[entry.offset])
+            return f"{self.of(entry)} ({parameters})"
+        name = str(entry.values.get(_NAME, ""))
+        word = _WORDS.get(entry.tag, "")
+        if word and not name:
+            inside = (
+                f"{self.of(c)} {c.values.get(_NAME, '')}" for c in self._children[entry.offset]
+            )
+            name = "{" + ", ".join(inside) + "}"
+        return f"{word} {name}".strip()
+
+
+def _elements(subrange: Entry) -> str:
+    """How many elements an array has, empty if that is not known."""
+    for attribute, more in ((_COUNT, 0), (_UPPER, 1)):
+        number = subrange.values.get(attribute)
+        if isinstance(number, int):
+            return str(number + more)
+    return ""

@@ -1,0 +1,132 @@
+"""What a patch moves from one object to another: the running kernel's, or refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from klpbuild.elf.constants import SHF, STT
+from klpbuild.elf.reader import ElfFile, Symbol
+from klpbuild.errors import Problems
+from klpbuild.extract.correlate import Doubt
+from klpbuild.extract.linkage import Origin
+from klpbuild.extract.names import base_name
+from klpbuild.extract.part import Part
+from klpbuild.extract.sections import Memory
+from klpbuild.extract.state import choose, difference, may_be, named_alike, names, several
+from klpbuild.extract.variable import Variable, same_content
+
+
+def settle_moved(parts: Sequence[Part]) -> None:
+    """Decide what moved between the objects of a patch.
+
+    :param parts: by number, with the `Ties` that their names tell.
+    :raises KlpError: for what moved, and cannot be what the running kernel has.
+    """
+    problems = Problems()
+    for part in parts:
+        for name, origins in list(part.ties.moved.items()):
+            for origin in origins:
+                if origin.part is not None and not part.after[name].is_function:
+                    _check_variable(part, name, parts[origin.part], origin, problems)
+    _settle_static(parts)
+    _lead_to_renamed(parts)
+    problems.check()
+
+
+def _lead_to_renamed(parts: Sequence[Part]) -> None:
+    """Lead other objects to the kernel's symbol of a variable that is global by a new name."""
+    for part in parts:
+        new = {
+            name: symbol
+            for name, symbol in part.after.items()
+            if not symbol.is_local and symbol.type == STT.OBJECT and name not in part.before
+        }
+        for name, symbol in new.items():
+            users = [p for p in parts if p.owner == part.owner and name in p.used]
+            origin = part.kernel_symbol(symbol) if users else None
+            if origin is not None:
+                for user in users:
+                    user.ties.bound.setdefault(name, origin)
+
+
+def _check_variable(
+    part: Part, name: str, former: Part, origin: Origin, problems: Problems
+) -> None:
+    assert origin.symbol is not None
+    old = Variable(former.old, former.old.code.atom_of(origin.symbol.index))
+    new = Variable(part.new, part.new.code.atom_of(part.after[name].index))
+    if len(old.atom) != len(new.atom):
+        what = f"its size was {len(old.atom)} bytes and is {len(new.atom)}"
+    elif old.memory is not new.memory:
+        what = f"it was in {old.atom.section.name} and is in {new.atom.section.name}"
+    elif not same_content(old, new):
+        what = "its initial value differs"
+    else:
+        return
+    if old.memory is new.memory is Memory.READ_ONLY and origin.is_local:
+        part.ties.moved.pop(name)  # a constant that only the changed functions know
+        former.ties.left.pop(name)
+        for other in (former, part):
+            other.ties.bound.pop(name, None)
+        return
+    problems.add(
+        f"{name} moves from {former.where}, and changes: {what}",
+        where=f"{part.where}:{name}",
+        why="The running kernel has its own, with the content and the layout that it has.",
+        hint="Move it as it is, or give the new variable another name.",
+    )
+
+
+def _settle_static(parts: Sequence[Part]) -> None:
+    """Find the static variables that move with their code; doubtful ones become ambiguous."""
+    losing, gaining = [], []
+    for part in parts:
+        had = _written(part, part.original, part.before)
+        has = _written(part, part.patched, part.after)
+        losing += [part] if had - has else []
+        gaining += [part] if has - had else []
+    both = [part for part in parts if part in losing or part in gaining]
+    if not losing or not gaining or len(both) == 1:
+        return
+    gone = [v for p in losing for v in p.old.written()]
+    come = [v for p in gaining for v in p.new.written() if v.atom not in p.correlation.ambiguous]
+    for new, olds, rivals in choose(gone, come, _may_have_moved):
+        part, former = (parts[v.version.correlation.number] for v in (new, olds[0]))
+        why = several(olds, rivals)
+        if not why and part.owner != former.owner:
+            why = f"{former.owner} has it, which may be loaded at other times than {part.owner}."
+        why = why or difference(olds[0], new, [p.old for p in both], [p.new for p in both])
+        if why:
+            part.correlation.ambiguous[new.atom] = Doubt(new.told, names(olds), why)
+            continue
+        part.ties.moved[new.name] = (former.origin(olds[0].atom.symbols[0]),)
+        former.ties.left[olds[0].name] = part.where
+
+
+def _written(part: Part, elf: ElfFile, symbols: Mapping[str, Symbol]) -> Counter[str]:
+    """The names of an object's written variables, without numbers."""
+    known = part.ties.moved.keys() | part.ties.left.keys()
+    return Counter(
+        base_name(name)
+        for name, symbol in symbols.items()
+        if symbol.type == STT.OBJECT
+        and elf.sections[symbol.st_shndx].sh_flags & SHF.WRITE
+        and name not in known
+    )
+
+
+def _may_have_moved(old: Variable, new: Variable) -> bool:
+    """Whether a new variable of one object may be another object's.
+
+    Unless the names say so, code must have moved: a function that used the old one is gone,
+    or one that uses the new one was not there.
+    """
+    if old.version.correlation is new.version.correlation or not may_be(old, new):
+        return False
+    before, after = old.version.correlation, new.version.correlation
+    return (
+        named_alike(old, new)
+        or not old.users <= before.functions_after
+        or not new.users <= after.functions_before
+    )

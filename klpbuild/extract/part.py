@@ -1,0 +1,76 @@
+"""One of the objects that a patch changes, read before and after, compared when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from klpbuild.elf.reader import Symbol
+from klpbuild.elf.vartypes import VariableType
+from klpbuild.extract.correlate import Correlation, correlate
+from klpbuild.extract.linkage import LinkedObject, Origin
+from klpbuild.extract.objects import CodeObject
+from klpbuild.extract.sizes import EntrySizes
+from klpbuild.extract.special import Tables
+from klpbuild.extract.state import settle_renamed
+from klpbuild.extract.variable import Version
+
+#: The types of an object's variables by their symbols: of the patched one, or the original.
+VariableTypes = Callable[[bool], Mapping[str, VariableType]]
+
+
+def no_types(patched: bool) -> Mapping[str, VariableType]:
+    """The types of variables where nobody knows them."""
+    return {}
+
+
+@dataclass(eq=False, kw_only=True)
+class Part(LinkedObject):
+    """An object of a patch, with its contents.
+
+    :ivar source: its source file.
+    :ivar sizes: sizes of the table entries of this kernel.
+    :ivar types: the types of its variables.
+    """
+
+    source: str
+    sizes: EntrySizes
+    types: VariableTypes = no_types
+
+    @cached_property
+    def _versions(self) -> tuple[Version, Version]:
+        """:raises KlpError: for an object that cannot be read."""
+        codes = CodeObject(self.original, self.sizes), CodeObject(self.patched, self.sizes)
+        correlation = correlate(*codes, self.number, self.ties)
+        old = Version(correlation, False, Tables(codes[0]), lambda: self.types(False))
+        new = Version(correlation, True, Tables(codes[1]), lambda: self.types(True))
+        settle_renamed(old, new)
+        return old, new
+
+    @property
+    def old(self) -> Version:
+        """The object that the kernel has."""
+        return self._versions[0]
+
+    @property
+    def new(self) -> Version:
+        """The object that the patch makes of it."""
+        return self._versions[1]
+
+    @property
+    def correlation(self) -> Correlation:
+        """Which atom is which in the two."""
+        return self.old.correlation
+
+    def kernel_symbol(self, symbol: Symbol) -> Origin | None:
+        """The symbol that the kernel has of one that the patched object defines."""
+        atom = self.new.code.atom_of(symbol.index)
+        twin = self.correlation.to_original.get(atom)
+        if twin is not None:
+            return self.origin(twin.symbols[0])
+        return next(iter(self.correlation.origins(atom)), None)
+
+    def forget(self) -> None:
+        """Free the memory of the contents: a patch may change hundreds of objects."""
+        self.__dict__.pop("_versions", None)

@@ -1,0 +1,168 @@
+"""Variables that a patch renames: the running kernel's, or none that can be told.
+
+A livepatch works on the state that the kernel has.  A variable whose name is new may be
+one that the kernel has under another: it is when both have one type, size, memory and
+initial value, and code uses both alike; else it is refused if it could be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from klpbuild.extract.correlate import Doubt
+from klpbuild.extract.names import base_name
+from klpbuild.extract.sections import Memory
+from klpbuild.extract.variable import Variable, Version, listed, same_content, used_alike
+
+_ARRAY = re.compile(r"\[\d*\]$")
+_INTEGER = r"(?:(?:long |short |signed |unsigned )*(?:int|char)|_Bool|enum \S*)"
+#: A number, and one in a structure of its own, as atomic_t.
+_NUMBER = re.compile(rf"{_INTEGER}|struct {{{_INTEGER} \w+}}")
+
+
+def settle_renamed(old: Version, new: Version) -> None:
+    """Pair variables of an object that have another name, or that other functions use.
+
+    What may be the kernel's, and is not for sure, becomes ambiguous.
+    """
+    for variable, olds, rivals in choose(old.written(), new.written()):
+        why = several(olds, rivals) or difference(olds[0], variable, [old], [new])
+        if why:
+            new.correlation.ambiguous[variable.atom] = Doubt(variable.told, names(olds), why)
+        else:
+            new.correlation.rename(olds[0].atom, variable.atom)
+    _pair_constants(old.constants(), new.constants())
+
+
+def _pair_constants(gone: Sequence[Variable], come: Sequence[Variable]) -> None:
+    """Pair constants of one content: the kernel's may be held and compared by its address."""
+    for new in come:
+        olds = [old for old in gone if same_content(old, new)]
+        if len(olds) == 1 and [o for o in come if same_content(olds[0], o)] == [new]:
+            new.version.correlation.rename(olds[0].atom, new.atom)
+
+
+def several(olds: Sequence[Variable], rivals: Sequence[Variable]) -> str:
+    """Why of several variables none can be told to be the kernel's, empty for one of each."""
+    if len(olds) == len(rivals) == 1:
+        return ""
+    return (
+        f"Of the kernel's {names(olds)} and the patch's {names(rivals)} it cannot be told"
+        " which is which."
+    )
+
+
+def names(variables: Sequence[Variable]) -> str:
+    """The names of variables, for messages."""
+    return " and ".join(sorted(variable.told for variable in variables))
+
+
+def named_alike(old: Variable, new: Variable) -> bool:
+    """Whether two variables have one name in the source."""
+    return base_name(old.name) == base_name(new.name)
+
+
+def may_be(old: Variable, new: Variable) -> bool:
+    """Whether a new variable may be one of the kernel's, to judge by what both hold.
+
+    An array may have grown.  If one function uses both, a number may have got another type,
+    and a variable may have become a member of a structure, or a member a variable.
+    """
+    if (old.memory is Memory.PER_CPU) is not (new.memory is Memory.PER_CPU):
+        return False
+    before, after = old.type, new.type
+    if not before.text or not after.text:
+        return len(old.atom) == len(new.atom)
+    if _ARRAY.sub("", before.text) == _ARRAY.sub("", after.text):
+        return True
+    if not old.users & new.users:
+        return False
+    was, now = base_name(old.name), base_name(new.name)
+    if after.members.get(was) == before.text or before.members.get(now) == after.text:
+        return True
+    numbers = _NUMBER.fullmatch(before.text) and _NUMBER.fullmatch(after.text)
+    return bool(numbers and len(old.atom) == len(new.atom))
+
+
+def choose(
+    gone: Sequence[Variable],
+    come: Sequence[Variable],
+    may: Callable[[Variable, Variable], bool] = may_be,
+) -> Iterator[tuple[Variable, list[Variable], list[Variable]]]:
+    """Find new variables that may be the kernel's, by name first and else by type.
+
+    :param may: whether a new variable may be one of the kernel's.
+    :return: a new variable, those of the kernel that it may be, and the new ones that may be
+        one of these.
+    """
+    left_gone, left_come = list(gone), list(come)
+    for same_name in (True, False):
+        found = {}
+        for new in left_come:
+            alike = [o for o in left_gone if named_alike(o, new)] if same_name else left_gone
+            if olds := [old for old in alike if may(old, new)]:
+                found[new] = olds
+        for new, olds in found.items():
+            rivals = [other for other in found if set(found[other]) & set(olds)]
+            yield new, olds, rivals
+        left_come = [new for new in left_come if new not in found]
+        left_gone = [old for old in left_gone if not any(old in olds for olds in found.values())]
+
+
+def difference(
+    old: Variable, new: Variable, before: Sequence[Version], after: Sequence[Version]
+) -> str:
+    """Why a new variable is not the kernel's for sure, empty if it is.
+
+    :param before: the versions of the objects at hand that the kernel has.
+    :param after: those that the patch makes of them.
+    """
+    if old.type.text != new.type.text:
+        return f"The type was {old.type.text} and is {new.type.text}."
+    if len(old.atom) != len(new.atom):
+        return f"It had {len(old.atom)} bytes and has {len(new.atom)}."
+    if old.memory is not new.memory:
+        return f"It was in {old.atom.section.name} and is in {new.atom.section.name}."
+    if not same_content(old, new):
+        return "The initial values differ."
+    if not _is_related(old.users, new.users, before, after):
+        return f"Other functions use it: {listed(new.users)} instead of {listed(old.users)}."
+    if not named_alike(old, new) and not used_alike(old, new):
+        return f"Code uses it in another way: {listed(old.users | new.users)}."
+    return ""
+
+
+def _is_related(
+    old: frozenset[str],
+    new: frozenset[str],
+    before: Sequence[Version],
+    after: Sequence[Version],
+) -> bool:
+    """Whether code may have taken a variable along.
+
+    A function uses it in both versions; or one that used it calls a new one that does, as
+    when it was split; or one that is gone was called by one that does now, as when it is
+    inlined.
+    """
+    were = {name for version in before for name in version.functions}
+    are = {name for version in after for name in version.functions}
+    return bool(
+        old & new
+        or not old | new  # other variables hold it
+        or _reached(old, after, are - were) & new
+        or _reached(new, before, were - are) & old
+    )
+
+
+def _reached(start: frozenset[str], versions: Sequence[Version], among: set[str]) -> set[str]:
+    """The functions among some that a few reach through calls of these."""
+    found: set[str] = set()
+    pending = list(start)
+    while pending:
+        name = pending.pop()
+        for version in versions:
+            more = (version.calls.get(name, frozenset()) & among) - found
+            found |= more
+            pending += more
+    return found

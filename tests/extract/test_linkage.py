@@ -1,0 +1,255 @@
+"""What a patch moves between files, and what it makes global for another file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from klpbuild.extract.result import Extraction
+from tests.extract.pairs import Extracted, Patch
+
+HEADER = "int out(int); void use(void *);\n"
+#: A function that changes, and one that is there for no reason.
+USER = "int u(int n) { return out(n) + 1; }\n"
+
+
+def patch(directory: Path, **files: tuple[str, str]) -> Patch:
+    """A patch of some files of vmlinux."""
+    texts = {f"{n}.c": (HEADER + old, HEADER + new) for n, (old, new) in files.items()}
+    return Patch(directory, texts)
+
+
+def taken(extraction: Extraction) -> set[tuple[str, int | None]]:
+    """What is taken from the original objects, and the number of another object that has it."""
+    return {
+        (r.name, r.origin.part if r.origin else None) for r in extraction.references if r.is_defined
+    }
+
+
+def replaced(extraction: Extraction) -> dict[str, int | None]:
+    """Replaced functions, and the number of another object that they were in."""
+    return {f.name: f.origin.part if f.origin else None for f in extraction.changed}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kernels"),
+    [
+        ("static int x; int f(void) { return x++; }", "int x; int f(void) { return x++; }", "x"),
+        ("int f(void) { static int x; return x++; }", "int x; int f(void) { return x++; }", "x.0"),
+        ("static int y; int f(void) { return y++; }", "int x; int f(void) { return x++; }", "y"),
+        (
+            "static struct static_key x; int f(void) { use(&x); return 1; }",
+            "struct static_key x; int f(void) { use(&x); return 1; }",
+            "x",
+        ),
+    ],
+)
+def test_a_variable_made_global_is_the_kernels(
+    tmp_path: Path, old: str, new: str, kernels: str
+) -> None:
+    kind = "struct static_key" if "key" in old else "int"
+    use = "static_branch(&x)" if "key" in old else "x++"
+    user = f"extern {kind} x; int u(int n) {{ return out(n) + {use}; }}"
+    found = patch(tmp_path, a=(old, new), b=(USER, user)).extract()
+    assert not found["a.c"].included
+    assert taken(found["b.c"]) == {(kernels, 0)}
+    assert replaced(found["b.c"]) == {"u": None}
+
+
+def test_a_function_made_global_is_called_where_it_is(tmp_path: Path) -> None:
+    old = "static noinline int f(int n) { return out(n); } int g(int n) { return f(n) + 1; }"
+    new = old.replace("static ", "").replace("return out(n)", "return out(n) + 7")
+    user = "int f(int); int u(int n) { return f(n); }"
+    found = patch(tmp_path, a=(old, new), b=(USER, user)).extract()
+    assert replaced(found["a.c"]) == {"f": None}
+    assert Extracted(found["a.c"]).defined["f"].is_local
+    assert taken(found["b.c"]) == {("f", 0)}
+
+
+FUNCTION = "noinline int f(int n) { return out(n); }\n"
+CALLER = "int f(int); int g(int n) { return n + f(n); } int (*held(void))(int) { return f; }\n"
+
+
+@pytest.mark.parametrize("body", ["return out(n);", "return out(n) + 1;"])
+@pytest.mark.parametrize("linkage", ["", "static "])
+def test_a_moved_function_replaces_the_old_one(tmp_path: Path, body: str, linkage: str) -> None:
+    old = FUNCTION.replace("int f", "__attribute__((noipa)) int f") + CALLER
+    old = old.replace("noinline", f"{linkage}noinline") if linkage else old
+    old = old.replace("int f(int);", "") if linkage else old
+    new = (
+        USER
+        + FUNCTION.replace("return out(n);", body)
+        + CALLER.replace("g(", "h(").replace("held", "kept")
+    )
+    found = patch(tmp_path, a=(old, CALLER), b=(USER, new)).extract()
+    assert not found["a.c"].included
+    assert replaced(found["b.c"]) == {"f": 0}
+    assert Extracted(found["b.c"]).defined["f"].is_local
+    (address,) = [r for r in found["b.c"].references if r.is_function_pointer]
+    assert (address.name, address.symbol) == ("f", "original.f")
+    assert found["b.c"].new == ("h", "kept")
+
+
+def test_a_moved_function_that_is_static_now_replaces_the_old_one(tmp_path: Path) -> None:
+    found = patch(tmp_path, a=(FUNCTION, ""), b=(USER, USER + f"static __used {FUNCTION}"))
+    assert replaced(found.extract()["b.c"]) == {"f": 0}
+
+
+def test_what_was_init_is_new(tmp_path: Path) -> None:
+    found = patch(tmp_path, a=(f"__init {FUNCTION}", ""), b=(USER, USER + FUNCTION))
+    found.kernel["f"] = False
+    assert found.extract()["b.c"].globals == ("f",)
+
+
+@pytest.mark.parametrize(
+    ("old", "old_user", "new", "new_user"),
+    [
+        ("int x;", "extern int x;", "extern int x;", "int x;"),
+        ("static int x;", "", "extern int x;", "int x;"),
+        ("int x;", "extern int x;", "", "static int x;"),
+        ("const int x = 4;", "extern const int x;", "extern const int x;", "const int x = 4;"),
+    ],
+)
+def test_a_moved_variable_is_the_kernels(
+    tmp_path: Path, old: str, old_user: str, new: str, new_user: str
+) -> None:
+    first = "int f(int n) { use((void *)&x); return n; }" if new else ""
+    second = "int u(int n) { use((void *)&x); return out(n) + NUMBER; }"
+    was = second.replace("NUMBER", "1") if old_user else USER
+    found = patch(
+        tmp_path,
+        a=(old + first, new + first),
+        b=(old_user + was, new_user + second.replace("NUMBER", "2")),
+    ).extract()
+    assert not found["a.c"].included
+    assert taken(found["b.c"]) == {("x", 0)}
+    assert [i.name for i in found["b.c"].included] == ["u"]
+
+
+STATE = "static int x; int f(int n) { return out(n) + x++; }\n"
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_static_state_moves_with_its_code(tmp_path: Path, name: str) -> None:
+    moved = STATE.replace("x", name)
+    rest = "int g(int n) { return n; }\n"
+    found = patch(tmp_path, a=(STATE + rest, rest), b=(USER, USER + moved)).extract()
+    assert replaced(found["b.c"]) == {"f": 0}
+    assert taken(found["b.c"]) == {("x", 0)}
+
+
+def test_state_that_may_have_moved_is_refused(tmp_path: Path) -> None:
+    gone = "int f(int n) { return out(n); }"
+    come = "static int x; int u(int n) { return out(n) + x++; }"
+    text = patch(tmp_path, a=(STATE, gone), b=(USER, come)).refusal()
+    assert text.startswith(
+        "b.c:b.o:x: x may be the running kernel's x\n  Other functions use it: u instead of f.\n"
+    )
+
+
+def test_new_state_in_another_file_is_new(tmp_path: Path) -> None:
+    gone = "int f(int n) { return out(n); }"
+    come = "static int y; int u(int n) { return out(n) + y++; }"
+    found = patch(tmp_path, a=(STATE, gone), b=(USER, come)).extract()
+    assert [i.name for i in found["b.c"].included] == ["u", "y"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("int x = 3;", "int x = 4;", "its initial value differs"),
+        ("int x;", "long x;", "its size was 4 bytes and is 8"),
+        (
+            "int x;",
+            'int __attribute__((section(".data..percpu"))) x;',
+            "it was in .bss.x and is in .data..percpu",
+        ),
+        ("const int x = 3;", "const int x = 4;", "its initial value differs"),
+    ],
+)
+def test_a_variable_that_moves_and_changes_is_refused(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    text = patch(tmp_path, a=(old, ""), b=(USER, USER + new)).refusal()
+    assert text == (
+        f"b.c:b.o:x: x moves from a.c:a.o, and changes: {told}\n"
+        "  The running kernel has its own, with the content and the layout that it has.\n"
+        "  Move it as it is, or give the new variable another name."
+    )
+
+
+def test_one_variable_for_several_is_refused(tmp_path: Path) -> None:
+    text = "{} int x; int f{}(void) {{ return x++; }}"
+    files = {n: (text.format("static", n), text.format("extern", n)) for n in "ab"}
+    found = patch(tmp_path, **files, c=(USER, USER + "int x;")).refusal()
+    assert found == (
+        "c.c:c.o:x: x takes the place of several variables\n"
+        "  The running kernel has one for each of a.c:a.o and b.c:b.o.\n"
+        "  Give the new variable another name."
+    )
+
+
+def test_a_move_between_modules_is_refused(tmp_path: Path) -> None:
+    moved = patch(tmp_path, a=(FUNCTION, ""), b=(USER, USER + FUNCTION))
+    moved.owners |= {"a.c": "one", "b.c": "two"}
+    assert moved.refusal() == (
+        "b.c:b.o:f: f moves from one to two\n"
+        "  What one has of it stays in use, and two may be loaded at other times.\n"
+        "  Leave it where it is, or give the new one another name."
+    )
+
+
+WEAK = "__attribute__((weak)) int f(int n) { return out(n); }\n"
+
+
+def test_a_strong_function_replaces_the_weak_one(tmp_path: Path) -> None:
+    alone = patch(tmp_path / "1", b=(USER, USER + FUNCTION))
+    alone.kernel["f"] = True
+    assert [(f.name, f.original) for f in alone.extract()["b.c"].changed] == [("f", None)]
+    changed = WEAK.replace("out(n)", "out(n) + 1")
+    both = patch(tmp_path / "2", a=(WEAK, changed), b=(USER, USER + FUNCTION))
+    both.kernel["f"] = True
+    found = both.extract()
+    assert replaced(found["b.c"]) == {"f": 0}
+    assert not found["a.c"].included
+    assert found["a.c"].notices == ("a.c:a.o:f: changes nothing: the patch adds one to b.c:b.o",)
+
+
+def test_a_weak_function_that_the_kernel_overrides_changes_nothing(tmp_path: Path) -> None:
+    changed = WEAK.replace("out(n)", "out(n) + 1")
+    other = "int g(int n) { return f(n) + NUMBER; }"
+    found = patch(
+        tmp_path,
+        a=(WEAK + other.replace("NUMBER", "1"), changed + other.replace("NUMBER", "2")),
+        b=(USER, USER + WEAK),
+    )
+    found.kernel["f"] = False
+    first, second = found.extract().values()
+    assert replaced(first) == {"g": None}
+    assert first.notices == (
+        "a.c:a.o:f: changes nothing: vmlinux has another object's, which is not weak",
+    )
+    assert not second.included
+    assert second.notices == ("b.c:b.o:f: changes nothing: vmlinux has it already, and it is weak",)
+
+
+def test_a_variable_that_the_kernel_has_elsewhere_is_refused(tmp_path: Path) -> None:
+    found = patch(tmp_path, b=(USER, USER + "int x;"))
+    found.kernel["x"] = True
+    assert found.refusal() == (
+        "b.c:b.o:x: x is defined anew, and vmlinux has it already\n"
+        "  The rest of the running kernel keeps its own variable.\n"
+        "  Give the new variable another name."
+    )
+
+
+def test_a_weak_function_that_nothing_overrides_any_more_is_refused(tmp_path: Path) -> None:
+    found = patch(tmp_path, a=(FUNCTION + USER, USER))
+    found.kernel["f"] = False
+    found.weak["f"] = "lib/f.c"
+    assert found.refusal() == (
+        "a.c:a.o:f: f is gone, so that the weak one of lib/f.c takes its place\n"
+        "  The running kernel has not got that one: the linker left it out.\n"
+        "  Let f do what the weak one does."
+    )

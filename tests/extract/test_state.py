@@ -1,0 +1,233 @@
+"""Written variables that a patch renames or takes along with their code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.extract.pairs import Pair
+from tests.extract.program import run
+
+HEADER = """
+int out(int);
+void use(void *);
+struct list { struct list *next, *prev; };
+struct mutex { int owner; struct list wait; };
+struct limit { int lock, interval, burst, missed; };
+typedef struct { int counter; } atomic_t;
+#define __percpu __attribute__((section(".data..percpu")))
+#define __ro_after_init __attribute__((section(".data..ro_after_init")))
+"""
+
+
+def versions(old: str, new: str, expression: str, name: str, other: str) -> tuple[str, str]:
+    """Two functions that use a variable, of which the first changes besides."""
+    code = "{0}\nint f(int n) {{ use((void *){1}L); return out(n) + ({2}); }}\n"
+    code += "int g(int n) {{ return out(2 * n) + ({2}); }}\n"
+    before, after = (expression.replace("VAR", word) for word in (name, other))
+    return (
+        code.format(old.replace("VAR", name), 1, before),
+        code.format(new.replace("VAR", other), 2, after),
+    )
+
+
+def kernels(pair: Pair) -> set[str]:
+    """What an extraction takes from the kernel's own object."""
+    return {r.name for r in pair.extract().references if r.is_defined}
+
+
+@pytest.mark.parametrize(
+    ("declared", "expression"),
+    [
+        ("static int VAR;", "VAR++"),
+        ("int VAR;", "VAR++"),
+        ("static struct list VAR = { &VAR, &VAR };", "(int)(long)VAR.next"),
+        ("static struct mutex VAR = { 0, { &VAR.wait, &VAR.wait } };", "(use(&VAR), 1)"),
+        ("static __percpu int VAR;", "VAR++"),
+        ("static int VAR[8];", "VAR[n & 7]++"),
+        ("static struct limit VAR = { 0, 5000, 10 };", "VAR.missed++"),
+        ("static struct static_key VAR;", "static_branch(&VAR) ? out(1) : 2"),
+        ("static __ro_after_init int VAR;", "VAR"),
+        ("static int VAR = 7; int *held[] = { &VAR };", "VAR"),
+        ("static const int VAR[] = { 3, 4 };", "(use((void *)VAR), 1)"),
+    ],
+)
+def test_a_renamed_variable_is_the_kernels(tmp_path: Path, declared: str, expression: str) -> None:
+    old, new = versions(declared, declared, expression, "former", "latter")
+    pair = Pair(tmp_path, HEADER + old, {old: new})
+    assert kernels(pair) == {"former"}
+    made = pair.extract()
+    assert [f.name for f in made.changed] == [i.name for i in made.included] == ["f"]
+    assert made.notices == ("code.c:code.o:latter: is the running kernel's former",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expression", "told"),
+    [
+        (
+            "static int VAR;", "static int VAR = 1;", "VAR++",
+            "The initial values differ.",
+        ),
+        (
+            "static int VAR[8];", "static int VAR[16];", "VAR[n & 7]++",
+            "The type was int[8] and is int[16].",
+        ),
+        (
+            "static int VAR;", "static atomic_t VAR;", "(use(&VAR), 1)",
+            "The type was int and is struct {int counter}.",
+        ),
+        (
+            "static __ro_after_init int VAR;", "static int VAR;", "VAR++",
+            "It was in .data..ro_after_init and is in .bss.latter.",
+        ),
+        (
+            "static int VAR;", "static int VAR;", "VAR++",
+            "Code uses it in another way: f, g.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_variable_that_may_be_renamed_is_refused(
+    tmp_path: Path, old: str, new: str, expression: str, told: str
+) -> None:
+    before, after = versions(old, new, expression, "former", "latter")
+    if "another way" in told:
+        after = after.replace("latter++", "latter > 3 ? latter : 7", 1)
+    text = Pair(tmp_path, HEADER + before, {before: after}).refusal()
+    assert text == (
+        "code.c:code.o:latter: latter may be the running kernel's former\n"
+        f"  {told}\n"
+        "  Keep its name and its place if it is.  If it is new, give it another name, and keep"
+        " former declared, with __used."
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("static int VAR;", "static struct list VAR = { &VAR, &VAR };"),
+        ("static int VAR;", "static unsigned long VAR;"),
+        ("static void *VAR;", "static unsigned long VAR;"),
+    ],
+)
+def test_a_variable_of_another_type_is_new(tmp_path: Path, old: str, new: str) -> None:
+    before, after = versions(old, new, "(use(&VAR), 1)", "former", "latter")
+    made = Pair(tmp_path, HEADER + before, {before: after}).extract()
+    assert {i.name for i in made.included} == {"f", "g", "latter"}
+
+
+def test_a_declared_variable_is_not_given_up(tmp_path: Path) -> None:
+    before, after = versions("static int VAR;", "static int VAR;", "VAR++", "former", "latter")
+    kept = after.replace("static int latter;", "static int latter; static int __used former;")
+    made = Pair(tmp_path, HEADER + before, {before: kept}).extract()
+    assert {i.name for i in made.included} == {"f", "g", "latter"}
+
+
+def test_a_constant_with_another_content_is_new(tmp_path: Path) -> None:
+    old, new = "static const int VAR[] = { 3, 4 };", "static const int VAR[] = { 3, 5 };"
+    before, after = versions(old, new, "(use((void *)VAR), 1)", "former", "latter")
+    made = Pair(tmp_path, HEADER + before, {before: after}).extract()
+    assert {i.name for i in made.included} == {"f", "g", "latter"}
+
+
+LOCAL = "int f(int n) { static int seen; use((void *)1L); return n + seen++; }"
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        "int f(int n) { static int met; use((void *)2L); return n + met++; }",
+        "static int seen; int f(int n) { use((void *)2L); return n + seen++; }",
+        "static noinline int h(int n) { static int seen; use((void *)2L); return n + seen++; }"
+        " int f(int n) { return h(n); }",
+        "noinline int h(int n) { static int met; use((void *)2L); return n + met++; }"
+        " int f(int n) { return h(n); }",
+    ],
+)
+def test_a_static_variable_of_a_function_is_the_kernels(tmp_path: Path, new: str) -> None:
+    assert kernels(Pair(tmp_path, HEADER + LOCAL, {LOCAL: new})) == {"seen.0"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            LOCAL,
+            "int f(int n) { use((void *)1L); return n; }"
+            " int g(int n) { static int seen; return out(n) + seen++; }",
+            "seen (in g) may be the running kernel's seen (in f)\n"
+            "  Other functions use it: g instead of f.",
+        ),
+        (
+            "static int a, b; int f(int n) { use((void *)1L); return n + a++ - b++; }",
+            "static int c, d; int f(int n) { use((void *)2L); return n + c++ - d++; }",
+            "c may be the running kernel's a and b\n"
+            "  Of the kernel's a and b and the patch's c and d it cannot be told which is which.",
+        ),
+        (
+            "static int a; int f(int n) { use((void *)1L); return n + a++; }",
+            "static int c, d; int f(int n) { use((void *)2L); return n + c++ - d++; }",
+            "d may be the running kernel's a\n"
+            "  Of the kernel's a and the patch's c and d it cannot be told which is which.",
+        ),
+        (
+            "static int a, b; int f(int n) { use((void *)1L); return n + a++ - b++; }",
+            "static int b, c; int f(int n) { use((void *)1L); return n + b++ - c++; }",
+            "c may be the running kernel's a\n  Code uses it in another way: f.",
+        ),
+        (
+            "static int a, b; int f(int n) { use((void *)1L); return n + a++ - b++; }",
+            "static struct { int a, b; } s;"
+            " int f(int n) { use((void *)1L); return n + s.a++ - s.b++; }",
+            "s may be the running kernel's a and b\n",
+        ),
+    ],
+)  # fmt: skip
+def test_state_that_cannot_be_told_is_refused(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    assert told in Pair(tmp_path, HEADER + old, {old: new}).refusal()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("static int VAR;", "static __percpu int VAR;", "from .bss.same to .data..percpu"),
+        ("static const int VAR = 3;", "static int VAR = 3;", "from .rodata.same to .data.same"),
+        (
+            "static __ro_after_init int VAR;", "static int VAR;",
+            "from .data..ro_after_init to .bss.same",
+        ),
+    ],
+)  # fmt: skip
+def test_memory_that_allows_more_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    before, after = versions(old, new, "(use((void *)&VAR), VAR)", "same", "same")
+    text = Pair(tmp_path, HEADER + before, {before: after}).refusal()
+    assert f"code.c:code.o:same: data same changed: it moved {told}\n" in text
+
+
+def test_a_renamed_variable_goes_on(tmp_path: Path) -> None:
+    source = """
+    static int count = 40;
+    int next(int n) { return n + count++; }
+    int show(void) { return count; }
+    """
+    change = {
+        source: """
+    static int total = 40;
+    int next(int n) { return 2 * n + total++; }
+    int show(void) { return total; }
+    """
+    }
+    main = """
+    int next(int), new_next(int), show(void);
+    int main(void)
+    {
+        int a = next(1), b = new_next(1);
+        printf("%d %d %d", a, b, show());
+        return 0;
+    }
+    """
+    printed, extraction = run(Pair(tmp_path, source, change), main)
+    assert printed == "41 43 42"
+    assert [function.name for function in extraction.changed] == ["next"]
