@@ -97,6 +97,8 @@ def _check_livepatch(subject: Subject) -> None:
         else:
             what = f"has no modinfo 'livepatch' and does not call {ENABLE}()"
             subject.find(catalogue.NOT_LIVEPATCH, what)
+    elif ENABLE not in subject.references.values():
+        subject.find(catalogue.NOT_LIVEPATCH, f"does not call {ENABLE}()")
     if ENABLE in names and not is_gpl(subject):
         said = info.get("license", ["unspecified"])[0]
         subject.find(catalogue.LICENCE, f"the licence is {said!r}", ".modinfo")

@@ -61,6 +61,7 @@ class KernelSide:
         """:param symbols: its symbols.klp, None when only its headers are at hand."""
         self.kernel = kernel
         self._symbols = symbols
+        self._known: dict[tuple[str, str], npt.NDArray[np.uint64]] = {}
 
     @property
     def version(self) -> tuple[int, int]:
@@ -105,17 +106,36 @@ class KernelSide:
         number = max(sympos - 1, 0)
         return found[number].address if number < len(found) else None
 
-    @cached_property
-    def _addresses(self) -> npt.NDArray[np.uint64]:
-        assert self.database is not None
-        symbols = self.database.symbols(VMLINUX)
-        rows = symbols.rows["address"] if symbols.addressed else np.zeros(0, np.uint64)
-        return np.unique(rows)
+    def extent(self, symbol: str, owner: str = "", sympos: int = 0) -> int:
+        """Bytes from a symbol to the next one behind it; 0 when not known."""
+        if self.database is None:
+            return 0
+        owner = owner or self.exporter(symbol)
+        found = self.database.in_object(owner, symbol)
+        number = max(sympos - 1, 0)
+        if number >= len(found) or found[number].address is None:
+            return 0
+        start, section = found[number].address, found[number].section
+        after = self._addresses(owner, section)
+        place = int(np.searchsorted(after, np.uint64(start or 0), side="right"))
+        return int(after[place]) - (start or 0) if place < len(after) else 0
 
-    def extent(self, address: int) -> int:
-        """Bytes from an address of vmlinux to the next symbol behind it; 0 when not known."""
-        number = int(np.searchsorted(self._addresses, np.uint64(address), side="right"))
-        return int(self._addresses[number]) - address if number < len(self._addresses) else 0
+    def exporter(self, symbol: str) -> str:
+        """The object that exports a symbol; vmlinux if none does."""
+        export = self.exports.find(symbol)
+        return export.owner if export else VMLINUX
+
+    def _addresses(self, owner: str, section: str) -> npt.NDArray[np.uint64]:
+        """Where symbols begin: all of vmlinux, those of one section of a module."""
+        if (owner, section) not in self._known:
+            assert self.database is not None
+            symbols = self.database.symbols(owner)
+            rows = symbols.rows if symbols.addressed else symbols.rows[:0]
+            if owner != VMLINUX:
+                names = symbols.section_names.decode(errors="surrogateescape").split("\n")
+                rows = rows[rows["section"] == names.index(section)]
+            self._known[owner, section] = np.unique(rows["address"])
+        return self._known[owner, section]
 
     def old_function(self, owner: str, function: PatchedFunction) -> Candidate | None:
         """The function that is replaced; None when it is not there, or without symbols."""

@@ -74,7 +74,7 @@ def _check_tables(subject: Subject, tables: Tables) -> None:
     for word in tables.missing:
         strays = [stray for stray in tables.strays if not stray.harmless]
         effect = Effect.UNFORESEEN if strays else None
-        where = place(sections[tables.place[0]], tables.place[1])
+        where = place(sections[tables.place[0]], tables.place[1]) if tables.place[0] else ""
         subject.find(catalogue.NO_FUNCTIONS, f"struct klp_patch has no {word}", where, effect)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,7 +52,7 @@ class Pointers:
         found: dict[Place, Place] = {}
         for section in elf.relocation_sections:
             holder = elf.sections[section.sh_info]
-            if holder.sh_flags & (SHF.ALLOC | SHF.EXECINSTR) != SHF.ALLOC:
+            if not holder.sh_flags & SHF.ALLOC or self.holds_code(holder.index):
                 continue
             rows = elf.relocations(section)
             rows = rows[rows["r_type"] == absolute]
@@ -152,7 +153,15 @@ class Pointers:
     def is_code(self, place: Place) -> bool:
         """Whether the pointer at a place leads to code."""
         target = self.targets.get(place)
-        return target is not None and bool(self.elf.sections[target[0]].sh_flags & SHF.EXECINSTR)
+        return target is not None and self.holds_code(target[0])
+
+    @cached_property
+    def _with_functions(self) -> frozenset[int]:
+        return frozenset(section for section, _ in self._functions)
+
+    def holds_code(self, section: int) -> bool:
+        """Whether a section has functions: the flag alone makes no code of data."""
+        return section in self._with_functions
 
     def begins_entry(self, place: Place) -> bool:
         """Whether a pointer is the first one of an entry: a name, or what stands behind none."""
@@ -171,7 +180,7 @@ class Pointers:
         if target is None or target[1] < 0:
             return ""
         section = self.elf.sections[target[0]]
-        if section.sh_flags & SHF.EXECINSTR or section.sh_type == SHT.NOBITS:
+        if self.holds_code(section.index) or section.sh_type == SHT.NOBITS:
             return ""
         piece = bytes(self.elf.contents(section)[target[1] : target[1] + _STRING_MAX])
         text, end, _ = piece.partition(b"\0")
@@ -190,6 +199,30 @@ class Pointers:
             if symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC) and symbol.is_defined:
                 found.setdefault((symbol.st_shndx, symbol.st_value), symbol.name)
         return found
+
+    @cached_property
+    def bodies(self) -> dict[int, list[tuple[int, int]]]:
+        """Where the functions of each section begin and end, in order, as symbols tell."""
+        rows = self.elf.symbols
+        rows = rows[(rows["st_info"] & 0xF == STT.FUNC) & (rows["st_size"] > 0)]
+        found: dict[int, set[tuple[int, int]]] = {}
+        columns = (rows[name].tolist() for name in ("st_shndx", "st_value", "st_size"))
+        for section, start, size in zip(*columns, strict=True):
+            found.setdefault(section, set()).add((start, start + size))
+        return {section: sorted(ranges) for section, ranges in found.items()}
+
+    def in_function(self, place: Place) -> bool:
+        """Whether a place is in a function, as symbols tell."""
+        ranges = self.bodies.get(place[0], [])
+        number = bisect_right(ranges, (place[1], 1 << 63)) - 1
+        return number >= 0 and place[1] < ranges[number][1]
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of its functions."""
+        rows = self.elf.symbols
+        numbers = np.flatnonzero((rows["st_info"] & 0xF == STT.FUNC) & (rows["st_shndx"] > 0))
+        return frozenset(self.elf.symbol_name(n) for n in numbers.tolist())
 
     def begins_code(self, place: Place) -> bool:
         """Whether a function or a label of assembly begins at a place."""
@@ -211,7 +244,7 @@ class Pointers:
     def is_text(self, place: Place) -> bool:
         """Whether a text begins at a place: printable bytes behind a zero, up to another one."""
         section = self.elf.sections[place[0]]
-        if not place[0] or section.sh_flags & (SHF.ALLOC | SHF.EXECINSTR) != SHF.ALLOC:
+        if not place[0] or not section.sh_flags & SHF.ALLOC or self.holds_code(place[0]):
             return False
         data = bytes(self.elf.contents(section))
         if not 0 <= place[1] < len(data) or (place[1] and data[place[1] - 1]):

@@ -47,7 +47,9 @@ def _check_loaded(subject: Subject, section: Section) -> None:
     if written and not section.sh_flags & SHF.WRITE:
         what = f"section {section.name} is not writable"
         subject.find(catalogue.ROLE, what, section.name)
-    if section.sh_type == SHT.NOBITS and not section.name.startswith(_NO_CONTENTS):
+    held = subject.elf.data[section.sh_offset : section.sh_offset + section.sh_size]
+    named = section.name.startswith(_NO_CONTENTS)
+    if section.sh_type == SHT.NOBITS and not named and any(bytes(held)):
         what = f"section {section.name} has no contents"
         subject.find(catalogue.ROLE, what, section.name)
 
@@ -55,7 +57,9 @@ def _check_loaded(subject: Subject, section: Section) -> None:
 def _check_relocations(subject: Subject, section: Section) -> None:
     """What is called relocations is applied, and leads into memory."""
     sections = subject.elf.sections
-    called = section.name.startswith((".rela.", ".rela_", SECTION_PREFIX))
+    called = section.name.startswith((".rela.", ".rela_")) and not section.sh_flags & SHF.ALLOC
+    called |= section.name.startswith(SECTION_PREFIX)
+    called &= sections[section.sh_info % len(sections)].name not in TABLES
     if called and section.sh_type not in (SHT.RELA, SHT.REL) and section.sh_size:
         what = f"section {section.name} is of type {section.sh_type}: nobody applies it"
         subject.find(catalogue.ROLE, what, section.name)

@@ -25,6 +25,8 @@ _CALLBACKS = {2: "pre_patch", 3: "post_patch", 4: "pre_unpatch", 5: "post_unpatc
 _ENABLE = "klp_enable_patch"
 #: ``mov $patch,%rdi`` and ``lea patch(%rip),%rdi``, and what is to be added to the addend.
 _INTO_RDI = {b"\x48\xc7\xc7": 0, b"\x48\x8d\x3d": 4}
+#: The first one without a relocation.
+_NOTHING, _NOWHERE = b"\x48\xc7\xc7" + bytes(4), (0, 0)
 _STATES, _REPLACE, _SYMPOS = 2, 3, 2
 #: struct klp_object has no number of its own.
 _NONE = 1 << 16
@@ -82,6 +84,8 @@ def find_tables(pointers: Pointers) -> Tables | None:
     :raises KlpError: when relocations or symbols are broken.
     """
     place = _enabled(pointers.elf)
+    if place == _NOWHERE:
+        return Tables((), (), ("address",), place)
     if place is not None and place not in pointers.extents and not pointers.names_module(place):
         return Tables((), (Stray(place, "is no struct klp_patch"),), (), place)
     if place is None:
@@ -119,6 +123,9 @@ def _enabled(elf: ElfFile) -> Place | None:
             symbol = elf.symbol(index)
             if shift is not None and symbol.is_defined:
                 return symbol.st_shndx, symbol.st_value + addend + shift
+            at = int(rows[call]["r_offset"]) - 1
+            if bytes(elf.contents(target)[max(at - 7, 0) : max(at, 0)]) == _NOTHING:
+                return _NOWHERE
     return None
 
 
@@ -138,7 +145,8 @@ def _patch_strays(pointers: Pointers, patch: Place) -> Iterator[Stray]:
 
 def _is_object(pointers: Pointers, start: Place) -> bool:
     """As klp_for_each_object_static() goes on."""
-    return any(after(start, n) in pointers.targets for n in (0, 1))
+    fields = [after(start, n) for n in (0, 1)]
+    return any(field in pointers.targets or pointers.number(field) for field in fields)
 
 
 def _is_function(pointers: Pointers, start: Place) -> bool:

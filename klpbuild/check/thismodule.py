@@ -64,7 +64,7 @@ def _check_entry(subject: Subject, entries: dict[int, Entry], name: str, place: 
             what = f"{name}() is expected at {place:#x} of struct module"
         elif not entry.absolute:
             what = f"struct module has no whole address of {name}()"
-        elif name not in entry.names:
+        elif name not in entry.names and (name in subject.pointers.names or not entry.names):
             led = " or ".join(sorted(entry.names)) or "no function's beginning"
             what = f"struct module leads to {led} instead of {name}()"
         else:

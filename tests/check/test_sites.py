@@ -97,7 +97,7 @@ BAD: dict[str, tuple[Edit, str, str]] = {
                       "an entry of __bug_table leads to .text+0x23, which is no ud2"),
     "bug gone": (shorter("__bug_table", 12), "KLP425", "a ud2 is in no entry of __bug_table"),
     "bug aside": (aside("__bug_table"), "KLP422", "__bug_table is not loaded"),
-    "bug cut": (shorter("__bug_table", 2), "KLP422", "__bug_table ends in a part of an entry"),
+    "bug cut": (shorter("__bug_table", 2), "KLP426", "__bug_table ends in a part of an entry"),
     "bug flags": (poke("__bug_table", 10, 2), "KLP422",
                   "an entry of __bug_table has the flags 0x902"),
     "text inside": (row("__bug_table", 1, addend=1), "KLP424",

@@ -38,7 +38,7 @@ NOT_MARKED = Rule(
 )
 NOT_LIVEPATCH = Rule(
     "KLP206", "not a livepatch",
-    "It neither says livepatch=Y nor calls klp_enable_patch(): it patches nothing.",
+    "A livepatch says livepatch=Y and calls klp_enable_patch(), or it patches nothing.",
     "Name the livepatch module.", effect=Effect.ACCEPTED,
 )
 LICENCE = Rule(

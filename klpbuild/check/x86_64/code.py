@@ -37,17 +37,19 @@ def check_code(subject: Subject, tables: Tables) -> None:
 def _check_bugs(subject: Subject, tables: Tables, section: Section) -> None:
     """BUG() and WARN() are a ud2; what it means stands in ``__bug_table``.
 
-    Behind a BUG() the compiler may put another one, which nobody comes to.
+    Behind a BUG() the compiler may put another one, which nobody comes to, and one alone where
+    it knows that nobody comes.
     """
     known = tables.listed.get("__bug_table", set()) | tables.listed.get("__ex_table", set())
     for table in subject.elf.sections:
         if table.name == _CFI:
             rows = subject.applied.get(table.index, {}).values()
             known |= {target_of(subject, row).place for row in rows}
-    behind = False
+    behind, bodies = False, subject.pointers.bodies.get(section.index, [])
     for found in subject.instructions.of(section.index).values():
         listed = (section.index, found.offset) in known
-        if found.name == "ud2" and not listed and not behind:
+        alone = (found.offset, found.end) in bodies
+        if found.name == "ud2" and not (listed or behind or alone):
             what = "a ud2 is in no entry of __bug_table"
             subject.find(catalogue.UNLISTED, what, place(section, found.offset))
         behind = found.name == "ud2" and listed

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from klpbuild.check.rule import Version
 from klpbuild.check.subject import Relocation, Subject
-from klpbuild.elf.constants import SHF, SHN_LIVEPATCH, SHT
+from klpbuild.elf.constants import SHF, SHN_LIVEPATCH
 from klpbuild.elf.reader import Section
 from klpbuild.names import VMLINUX, LivepatchSymbol
 
@@ -89,7 +89,7 @@ class Layout:
     size: int
     fields: tuple[Field, ...] = (Field(0),)
     short: int = 0
-    more: tuple[int, ...] = ()
+    more: tuple[Field, ...] = ()
 
 
 _PAIR = (Field(0), Field(4))
@@ -104,10 +104,14 @@ _LAYOUTS = {
     ".static_call_sites": Layout(8, _PAIR),
     "__bug_table": Layout(12, _PAIR),
     "__ex_table": Layout(12, _PAIR),
-    "__param": Layout(40, (Field(0, R_64), Field(8, R_64), Field(16, R_64)), more=(32,)),
+    "__param": Layout(
+        40, (Field(0, R_64), Field(16, R_64)), more=(Field(8, R_64), Field(32, R_64))
+    ),
     "__jump_table": Layout(16, (*_PAIR, Field(8, R_PC64))),
 }
 _ALTERNATIVES = ".altinstructions"
+#: Tables of which section_objs() and its like count the whole entries; others end at their end.
+_COUNTED = ("__bug_table", "__ex_table", "__param", "__jump_table", ".static_call_sites")
 
 
 def layouts(version: Version | None, size: int) -> dict[str, Layout]:
@@ -136,12 +140,14 @@ class Entry:
 
     :ivar offset: in its table.
     :ivar targets: where its fields lead, in order.
+    :ivar more: where those lead that it may have, by their offset.
     :ivar data: its bytes.
     """
 
     offset: int
     targets: tuple[Target, ...]
     data: bytes
+    more: dict[int, Target]
 
     def number(self, at: int, width: int) -> int:
         """A number among its bytes."""
@@ -150,29 +156,34 @@ class Entry:
 
 @dataclass(frozen=True)
 class Malformed:
-    """What is wrong with the structure of a table, and where."""
+    """What is wrong with the structure of a table, and where.
+
+    :ivar harmless: whether the kernel does not come to it.
+    """
 
     offset: int
     what: str
+    harmless: bool = False
 
 
 def entries(subject: Subject, table: Section, layout: Layout) -> Iterator[Entry | Malformed]:
     """The entries of a table in order, and what keeps others from being read."""
     if not table.sh_size or table.index in subject.unreadable:
         return
-    if not table.sh_flags & SHF.ALLOC or table.sh_type == SHT.NOBITS:
+    if not table.sh_flags & SHF.ALLOC:
         yield Malformed(0, f"{table.name} is not loaded")
         return
     rows = subject.applied.get(table.index, {})
-    wanted = {*layout.more, *(field.at for field in layout.fields)}
+    wanted = {field.at for field in (*layout.fields, *layout.more)}
     for offset in rows:
         if offset % layout.size not in wanted:
             yield Malformed(offset, f"an entry of {table.name} has an address where none belongs")
-    data = bytes(subject.elf.contents(table))
+    data = bytes(subject.elf.contents(table)) or bytes(table.sh_size)
     for start in range(0, len(data), layout.size):
         piece = data[start : start + layout.size]
         if len(piece) < layout.size - layout.short:
-            yield Malformed(start, f"{table.name} ends in a part of an entry")
+            what = f"{table.name} ends in a part of an entry"
+            yield Malformed(start, what, table.name in _COUNTED)
             return
         targets = []
         for field in layout.fields:
@@ -183,4 +194,9 @@ def entries(subject: Subject, table: Section, layout: Layout) -> Iterator[Entry 
                 break
             targets.append(target_of(subject, row))
         else:
-            yield Entry(start, tuple(targets), piece)
+            more = {
+                field.at: target_of(subject, rows[start + field.at])
+                for field in layout.more
+                if start + field.at in rows
+            }
+            yield Entry(start, tuple(targets), piece, more)

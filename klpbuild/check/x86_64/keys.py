@@ -80,7 +80,8 @@ class Keys:
         address = kernel.address_of(key.symbol, key.owner, key.sympos) if kernel else None
         if kernel is None or address is None:
             return begins and 0 <= key.offset < _FAR
-        if key.offset < 0 or key.offset + _SIZE > kernel.extent(address):
+        extent = kernel.extent(key.symbol, key.owner, key.sympos)
+        if key.offset < 0 or key.offset + _SIZE > extent:
             return False
         if kernel.vmlinux is None or not kernel.vmlinux.static_keys:
             self.subject.not_checked(catalogue.KEY, Needs.CODE.missing, called(self.subject, key))

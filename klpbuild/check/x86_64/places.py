@@ -172,7 +172,9 @@ def _check_entries(subject: Subject) -> None:
             symbol = elf.symbol(index)
             at = symbol.st_shndx, symbol.st_value + addend
             entry = kind == R_X86_64_64 and symbol.is_defined and _is_entry(subject, *at)
-            if kind and not entry:
+            # ftrace_process_locs() passes over zeros.
+            zero = not at[1] and symbol.st_shndx in (SHN_ABS, SHN_LIVEPATCH)
+            if kind and not entry and not zero:
                 named = elf.sections[at[0]].name if symbol.is_defined else symbol.name
                 what = f"{target.name} names {named}+{at[1]:#x}, which does not call __fentry__"
                 # ftrace is dead from then on: functions that are there cannot be patched.

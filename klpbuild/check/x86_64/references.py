@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 
@@ -23,7 +24,7 @@ def check_references(subject: Subject) -> None:
         if not section.sh_flags & SHF.ALLOC or section.index in subject.unreadable:
             continue
         rows = subject.applied.get(section.index, {})
-        if not section.sh_flags & SHF.EXECINSTR:
+        if not subject.pointers.holds_code(section.index) and section.name not in _CODE:
             _check_pointers(subject, section, rows)
         elif section.sh_type != SHT.NOBITS:
             _check_code(subject, section, rows)
@@ -33,16 +34,16 @@ def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocati
     """A pointer to code is that of a function; labels have no address in the kernel's C."""
     for row in rows.values():
         target = target_of(subject, row)
-        held = subject.elf.sections[target.section]
+        code = subject.pointers.holds_code(target.section)
         name = subject.pointers.name_at((section.index, row.offset))
-        data = bool(target.section) and not held.sh_flags & SHF.EXECINSTR
+        data = bool(target.section) and not code
         if name.startswith(_KEY) and row.kind == _64 and data:
             what = f"{name} calls {called(subject, target)}, where no function begins"
             subject.find(catalogue.INSIDE, what, place(section, row.offset))
         if row.kind == _64 and row.offset % _POINTER and section.name.startswith(_DATA):
             what = "a relocation makes a pointer that is not aligned"
             subject.find(catalogue.MISFIT, what, place(section, row.offset))
-        if row.kind != _64 or not held.sh_flags & SHF.EXECINSTR or section.name in _PLACES:
+        if row.kind != _64 or not code or section.name in _PLACES:
             continue
         if not subject.pointers.begins_code(target.place):
             what = f"a pointer leads to {called(subject, target)}, where no function begins"
@@ -50,8 +51,13 @@ def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocati
 
 
 _POINTER, _DATA = 8, (".data", ".rodata", ".bss")
+_INDEX_ALONE = re.compile(r"\[r\w+\*\d\]")
+#: How far an index may go.
+_NEAR = (1 << 12, 1 << 12)
 #: struct static_call_key begins with the function.
 _KEY = "__SCK__"
+#: Code without functions.
+_CODE = (".altinstr_replacement", ".altinstr_aux")
 #: Tables of places in the code.
 _PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")
 
@@ -86,7 +92,8 @@ def _lacks_reference(found: Instruction) -> bool:
     """Whether an address that is zero stands where the linker would leave a relocation."""
     if is_branch(found) and "[" not in found.operands:
         return found.name in ("call", "jmp") and found.operands == hex(found.end)
-    return "[rip]" in found.operands and found.name != "lea"
+    zero = "[rip]" in found.operands or _INDEX_ALONE.search(found.operands)
+    return bool(zero) and found.name != "lea"
 
 
 def _misfit(subject: Subject, section: Section, found: Instruction | None, row: Relocation) -> str:
@@ -133,13 +140,19 @@ def _branch_faults(subject: Subject, found: Instruction, led: Target) -> Iterato
 
 
 def _check_extent(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:
-    """What an instruction reads from vmlinux lies in the variable that it names."""
+    """What an instruction reaches for in the kernel lies in the variable that it names."""
     target, kernel = target_of(subject, row), subject.kernel
-    if target.section or kernel is None or row.kind != _PC32 or "[rip" not in found.operands:
-        return
-    address = kernel.address_of(target.symbol, target.owner, target.sympos)
-    offset = target.offset + found.end - row.offset
-    extent = kernel.extent(address) if address is not None else 0
-    if extent and not 0 <= offset < extent:
+    branch = is_branch(found) and "[" not in found.operands
+    if target.section or kernel is None or branch or row.kind == _64:
+        return  # a whole address may have been reckoned with
+    offset, room = target.offset, (0, 0)
+    if row.kind in _RELATIVE:
+        offset += found.end - row.offset
+    else:
+        fields = subject.instructions.fields(section.index, found)
+        # The address of an array's end may be taken; an index may be added to another one.
+        room = _NEAR if row.offset - found.offset == fields.displacement else (0, 1)
+    extent = kernel.extent(target.symbol, target.owner, target.sympos)
+    if extent and not -room[0] <= offset < extent + room[1]:
         what = f"{found} reaches for {target.symbol}{offset:+#x}, which has {extent} bytes"
         subject.find(catalogue.INSIDE, what, place(section, row.offset, target.symbol))

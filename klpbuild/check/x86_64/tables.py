@@ -36,6 +36,10 @@ _LONGEST = 254
 _LENGTHS = {13: 10, 12: 10, 14: 12}
 #: Where struct paravirt_patch_site says how many.
 _PATCHED = 9
+#: Size of struct alt_instr that has flags; ALT_FLAG_DIRECT_CALL, since v6.8.
+_WITH_FLAGS, _DIRECT_CALL = 14, 2
+#: An array of NCAPINTS + NBUGINTS words of the kernel, a bit for each feature.
+_CAPABILITIES = "cpu_caps_set"
 _NOPS = (b"\x66\x90", b"\x0f\x1f\x44\x00\x00")
 _JUMPS = {2: 0xEB, 5: 0xE9}
 _THUNK, _INDIRECT, _TRAMPOLINE, _KEY = (
@@ -95,6 +99,7 @@ class Tables:
         for entry in entries(self.subject, table, layout):
             if isinstance(entry, Malformed):
                 rule = _MALFORMED.get(table.name, catalogue.SITE)
+                rule = catalogue.NO_EFFECT if entry.harmless else rule
                 self._find(rule, table, entry.offset, entry.what)
                 continue
             for rule, at, what in meaning(self, entry):
@@ -127,9 +132,7 @@ class Tables:
 
     def replacement(self, alternative: Alternative) -> bytes:
         """The bytes that may replace code."""
-        target = alternative.replacement
-        data = self.subject.elf.contents(self.subject.elf.sections[target.section])
-        return bytes(data[max(target.offset, 0) :][: alternative.by])
+        return _bytes(self.subject, alternative.replacement)[: alternative.by]
 
     @cached_property
     def replaced(self) -> dict[int, list[tuple[int, int]]]:
@@ -285,10 +288,28 @@ def _alternatives(tables: Tables, entry: Entry) -> Faults:
             yield catalogue.SITE, field, f"{leads}, past its end"
         elif tables.astray(Target(target.section, end), end=True):
             yield catalogue.SITE, field, f"{leads}, which end inside of an instruction"
+    feature = entry.number(8, 2) & (0xFFFF if len(entry.data) == _WITH_FLAGS else 0x7FFF)
+    if feature >= _features(tables.subject):
+        yield catalogue.SITE, 8, f"is for the processor's feature {feature}, which is none"
+    if len(entry.data) == _WITH_FLAGS and entry.number(10, 2) & _DIRECT_CALL:
+        site, call = (_bytes(tables.subject, each) for each in (old, new))
+        if (replaced, site[:2], by, call[:1]) != (6, b"\xff\x15", 5, b"\xe8"):
+            yield catalogue.SITE, 10, "is for a call, and does not replace one"
     if not replaced and not by:
         yield catalogue.NO_EFFECT, at, "replaces nothing"
     elif replaced > _LONGEST or by > replaced:
         yield catalogue.SITE, at, f"replaces {replaced} bytes by {by}"
+
+
+def _bytes(subject: Subject, target: Target) -> bytes:
+    data = subject.elf.contents(subject.elf.sections[target.section])
+    return bytes(data[max(target.offset, 0) :][:_LONGEST])
+
+
+def _features(subject: Subject) -> int:
+    """How many features of processors there are: BUG_ON() for others."""
+    kernel = subject.kernel
+    return 8 * (kernel.extent(_CAPABILITIES) if kernel else 0) or 1 << 16
 
 
 def _bugs(tables: Tables, entry: Entry) -> Faults:
@@ -382,11 +403,11 @@ _REPLACING = (_ALTERNATIVES, ".parainstructions")
 
 def _parameters(tables: Tables, entry: Entry) -> Faults:
     """struct kernel_param of include/linux/moduleparam.h."""
-    name, module, operations = entry.targets
+    (name, operations), module = entry.targets, entry.more.get(8)
     pointers, elf = tables.subject.pointers, tables.subject.elf
     if not pointers.is_text(name.place):
         yield catalogue.KEY, 0, f"leads to {called(tables.subject, name)}, where no text begins"
-    if elf.sections[module.section].name != THIS_MODULE or module.offset:
+    if module and (elf.sections[module.section].name != THIS_MODULE or module.offset):
         yield catalogue.KEY, 8, f"is of {called(tables.subject, module)}, which is not this module"
     start, size = pointers.variable_at(operations.place)
     if operations.symbol:

@@ -121,7 +121,10 @@ class Unwind:
             if ended and padding:
                 continue
             ended = found.name.split()[-1] in _ENDS
-            if here is None or any(start <= found.offset < end for start, end in replaced):
+            known = self.tables.subject.pointers.in_function((section.index, found.offset))
+            if here is None or not known:
+                continue
+            if any(start <= found.offset < end for start, end in replaced):
                 continue
             if not ended and after.offset == found.end and not _follows(found, here, there):
                 yield after.offset, f"unwind data change behind {found}"
