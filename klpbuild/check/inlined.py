@@ -8,15 +8,14 @@ read for each function; a header's inline functions have no entry and cannot be 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from klpbuild.check import catalogue
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.patched import Patched, PatchedFunction
 from klpbuild.check.subject import Subject
 from klpbuild.elf.dwarf import Dwarf, Entry, Unit
-from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
+from klpbuild.kernel.debug import debug_information
 from klpbuild.names import VMLINUX
 
 _SUBPROGRAM, _INLINED = 0x2E, 0x1D
@@ -28,7 +27,6 @@ _WANTED = {
 }
 #: So many callers are named in a finding.
 _NAMED_MAX = 8
-_NO_DEBUG = "the kernel's debug information is not at hand"
 
 
 @dataclass(frozen=True)
@@ -107,35 +105,13 @@ def check_inlined(subject: Subject) -> None:
             subject.not_checked(catalogue.INLINED, why, patched.object)
             continue
         try:
-            dwarf = _debug_information(subject.kernel, patched.object)
+            dwarf = debug_information(subject.kernel.kernel, patched.object)
         except KlpError as error:
             subject.not_checked(catalogue.INLINED, error.problems[0].what, patched.object)
             continue
         for function in patched.functions:
             if ".part." not in function.old:  # the rest of it is where it was inlined
                 _check_function(subject, subject.kernel, dwarf, patched, function)
-
-
-def _debug_information(kernel: KernelSide, owner: str) -> Dwarf:
-    """:raises KlpError: when it is not at hand or cannot be read."""
-    for path in _debug_files(kernel, owner):
-        elf = ElfFile.read(path)
-        if elf.section(".debug_info") is not None:
-            return Dwarf(elf)
-    raise KlpError(_NO_DEBUG, where=owner)
-
-
-def _debug_files(kernel: KernelSide, owner: str) -> list[Path]:
-    if owner == VMLINUX:
-        return [kernel.kernel.vmlinux] if kernel.kernel.vmlinux else []
-    path, directory = kernel.modules[owner], kernel.kernel.debug_modules
-    if directory is None or "kernel" not in path.parts:
-        return [path]
-    parts = path.parts
-    place = len(parts) - 1 - parts[::-1].index("kernel")
-    separate = directory.joinpath(*parts[place:])
-    beside = [separate, separate.with_name(f"{separate.name}.debug")]
-    return [*(file for file in beside if file.is_file()), path]
 
 
 def _check_function(

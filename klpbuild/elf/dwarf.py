@@ -95,6 +95,11 @@ class Dwarf:
     def _strings(self) -> dict[int, bytes | memoryview]:
         return {_STRP: self._data(".debug_str"), _LINE_STRP: self._data(".debug_line_str")}
 
+    def mentions(self, name: str) -> bool:
+        """Whether a text may be in it; one shorter than an offset need not be in a table."""
+        text = name.encode() + b"\0"
+        return len(text) <= 4 or b"\0" + text in bytes(self._strings[_STRP])
+
     def unit_at(self, address: int, section: int = 0) -> Unit | None:
         """The compile unit whose code has an address; None when none has.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from klpbuild.errors import KlpError
-from klpbuild.excerpt.btf import type_information
+from klpbuild.excerpt.btf import head as head_of
+from klpbuild.kernel.debug import type_information
 from klpbuild.kernel.tree import Kernel
 
 _TAGGED = re.compile(r"\b(?:struct|union) \w+")
@@ -28,7 +29,7 @@ def skeleton(kernel: Kernel, owner: str, function: str, new: str) -> str:
         types = type_information(kernel, owner)
     except KlpError:
         types = None
-    head = types.head(function, new) if types else None
+    head = head_of(types, function, new) if types else None
     if head is None:
         text = f"TODO: write {new}, with the arguments that {function} has in the source"
         return "\n".join([*lines, f'#error "{text}"']) + "\n"

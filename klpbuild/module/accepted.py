@@ -10,7 +10,8 @@ class Accepted:
     """What is refused unless it is named.
 
     :ivar layouts: structures, such as ``struct x``, that may be laid out otherwise: no object
-        of them outlives the functions that are replaced.
+        of them outlives the functions that are replaced; in C files, which may differ from the
+        kernel's of their names.
     :ivar threads: functions of kernel threads that may be replaced: none of these threads runs
         when the livepatch is loaded.
     """

@@ -8,7 +8,7 @@
     replace = true                   # default
     kernels = ["fixtures"]           # default: every kernel
     sources = ["cmdline.c"]          # default: every .c file of the directory
-    accept_layouts = ["struct x"]    # structures that its patches may change
+    accept_layouts = ["struct x"]    # structures that may differ from the kernel's
     accept_threads = ["worker"]      # functions of kernel threads that it may replace
     version = "1"                    # default: none; its package needs one
 

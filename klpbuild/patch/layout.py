@@ -7,11 +7,11 @@ gcc writes them as BTF (``-gbtf``, since gcc 12; include/uapi/linux/btf.h).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from struct import Struct, unpack_from
+from collections import defaultdict
 
+from klpbuild.elf.btf import BROKEN, Btf
 from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.types import Kind, Layout
 from klpbuild.errors import KlpError, broken
 from klpbuild.patch.csource import (
     Lines,
@@ -26,38 +26,7 @@ from klpbuild.patch.touched import changed_lines
 
 #: All types that a file declares are wanted, used or not; not those inside of functions.
 BTF_FLAGS = ("-g0", "-gbtf", "-fno-eliminate-unused-debug-types")
-
-_MAGIC = 0xEB9F
-_TYPE = Struct("<III")
-_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF = range(1, 9)
-_VOLATILE, _CONST, _RESTRICT, _FUNC, _PROTO, _VAR, _DATASEC, _FLOAT = range(9, 17)
-_DECL_TAG, _TYPE_TAG, _ENUM64 = range(17, 20)
-_MODIFIERS = (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG)
-#: Bytes that follow a type, by kind: fixed, and for each of its members.
-_TAILS = {_INT: (4, 0), _ARRAY: (12, 0), _STRUCT: (0, 12), _UNION: (0, 12), _ENUM: (0, 8)}
-_TAILS |= {_PROTO: (0, 8), _VAR: (4, 0), _DATASEC: (0, 12), _DECL_TAG: (4, 0), _ENUM64: (0, 12)}
-
-
-#: Of all structures of an object together; all of a kernel have some 150,000.
-_MEMBERS_MAX = 1_000_000
-_BROKEN = "has broken type information (BTF)"
-
-
-@dataclass(frozen=True, order=True)
-class Member:
-    """A member of a structure, those of its nameless members included.
-
-    :ivar offset: in bits.
-    :ivar size: in bytes; of a bit field in bits.
-    """
-
-    offset: int
-    name: str
-    size: int
-
-
-#: Size in bytes and members of a structure.
-Layout = tuple[int, tuple[Member, ...]]
+_STRUCTURES = (Kind.STRUCT, Kind.UNION)
 
 
 def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
@@ -67,11 +36,18 @@ def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
 
     :raises KlpError: when the object has no BTF.
     """
-    section = elf.section(".BTF")
-    if section is None:
-        raise KlpError("has no BTF", where=elf.name, why="Layouts of structures are read from it.")
-    with broken(_BROKEN, elf.name):
-        return _Types(bytes(elf.contents(section)), elf.name).layouts()
+    types = _types(elf, "Layouts of structures are read from it.")
+    found: dict[str, set[Layout]] = defaultdict(set)
+    with broken(BROKEN, elf.name):
+        for number in types.every:
+            kind, name = types.kind(number), types.name(number)
+            if kind is Kind.TYPEDEF:
+                aim = types.plain(number)
+                if types.kind(aim) in _STRUCTURES and not types.name(aim):
+                    found[name].add(types.layout(aim))
+            elif kind in _STRUCTURES and name:
+                found[f"{kind.value} {name}"].add(types.layout(number))
+    return {name: frozenset(several) for name, several in found.items()}
 
 
 def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:
@@ -81,119 +57,21 @@ def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:
 
     :raises KlpError: when the object has no BTF.
     """
-    section = elf.section(".BTF")
-    if section is None:
-        raise KlpError("has no BTF", where=elf.name, why="Numbers of enumerators are read from it.")
-    with broken(_BROKEN, elf.name):
-        return _Types(bytes(elf.contents(section)), elf.name).enumerators()
+    types = _types(elf, "Numbers of enumerators are read from it.")
+    found = {}
+    with broken(BROKEN, elf.name):
+        for number in types.enumerations():
+            own = types.name(number)
+            for name, value in types.enumerators(number):
+                found[name] = (f"enum {own}" if own else f"enumerator {name}"), value
+    return found
 
 
-class _Types:
-    """The types of a BTF section, by number from 1."""
-
-    def __init__(self, data: bytes, where: str) -> None:
-        magic, _, _, length, types, types_size, strings, _ = unpack_from("<HBBIIIII", data)
-        if magic != _MAGIC:
-            raise KlpError("has BTF of an unknown form", where=where)
-        self._data = data
-        self._strings = length + strings
-        self._starts = [0]
-        self._kinds = [0]
-        at, end = length + types, length + types + types_size
-        while at < end:
-            _, info, _ = _TYPE.unpack_from(data, at)
-            kind, count = info >> 24 & 0x1F, info & 0xFFFF
-            fixed, each = _TAILS.get(kind, (0, 0))
-            self._starts.append(at)
-            self._kinds.append(kind)
-            at += _TYPE.size + fixed + each * count
-        if at > end:
-            raise ValueError("a type ends behind the section")
-        self._sizes: dict[int, int] = {}
-        self._members_left = _MEMBERS_MAX
-
-    def layouts(self) -> dict[str, frozenset[Layout]]:
-        found: dict[str, set[Layout]] = {}
-        for number, kind in enumerate(self._kinds[1:], 1):
-            name = self._name(_TYPE.unpack_from(self._data, self._starts[number])[0])
-            if kind == _TYPEDEF:
-                aim = self._plain(number)
-                if self._kinds[aim] in (_STRUCT, _UNION) and not self._own_name(aim):
-                    found.setdefault(name, set()).add(self._layout(aim))
-            elif kind in (_STRUCT, _UNION) and name:
-                word = "struct" if kind == _STRUCT else "union"
-                found.setdefault(f"{word} {name}", set()).add(self._layout(number))
-        return {name: frozenset(several) for name, several in found.items()}
-
-    def enumerators(self) -> dict[str, tuple[str, int]]:
-        found = {}
-        for number, kind in enumerate(self._kinds):
-            if kind not in (_ENUM, _ENUM64):
-                continue
-            start = self._starts[number]
-            _, info, _ = _TYPE.unpack_from(self._data, start)
-            wide = kind == _ENUM64
-            for i in range(info & 0xFFFF):
-                at = start + _TYPE.size + (12 if wide else 8) * i
-                (text,) = unpack_from("<I", self._data, at)
-                value = self._data[at + 4 : at + (12 if wide else 8)]
-                name, own = self._name(text), self._own_name(number)
-                key = f"enum {own}" if own else f"enumerator {name}"
-                found[name] = key, int.from_bytes(value, "little", signed=True)
-        return found
-
-    def _name(self, offset: int) -> str:
-        start = self._strings + offset
-        return self._data[start : self._data.index(b"\0", start)].decode(errors="replace")
-
-    def _own_name(self, number: int) -> str:
-        return self._name(_TYPE.unpack_from(self._data, self._starts[number])[0])
-
-    def _plain(self, number: int) -> int:
-        """A type without typedefs and qualifiers; 0 is void."""
-        for _ in self._kinds:
-            if self._kinds[number] not in _MODIFIERS:
-                return number
-            number = _TYPE.unpack_from(self._data, self._starts[number])[2]
-        raise ValueError("a type is named after itself")
-
-    def _layout(self, number: int) -> Layout:
-        size = _TYPE.unpack_from(self._data, self._starts[number])[2]
-        return size, tuple(sorted(self._members(number, 0)))
-
-    def _members(self, number: int, base: int) -> Iterator[Member]:
-        start = self._starts[number]
-        _, info, _ = _TYPE.unpack_from(self._data, start)
-        self._members_left -= info & 0xFFFF
-        if self._members_left < 0:
-            raise ValueError("a structure is in itself")
-        for i in range(info & 0xFFFF):
-            name, aim, offset = _TYPE.unpack_from(self._data, start + _TYPE.size * (i + 1))
-            bits = 0
-            if info >> 31:
-                offset, bits = offset & 0xFFFFFF, offset >> 24
-            plain = self._plain(aim)
-            text = self._name(name)
-            if not text and self._kinds[plain] in (_STRUCT, _UNION):
-                yield from self._members(plain, base + offset)
-            else:
-                yield Member(base + offset, text, bits or self._size(plain))
-
-    def _size(self, number: int) -> int:
-        """Size of a type in bytes; 0 of what has none."""
-        if number not in self._sizes:
-            kind = self._kinds[number]
-            value = _TYPE.unpack_from(self._data, self._starts[number])[2] if number else 0
-            if kind == _PTR:
-                value = 8
-            elif kind == _ARRAY:
-                place = self._starts[number] + _TYPE.size
-                element, _, count = _TYPE.unpack_from(self._data, place)
-                value = count * self._size(self._plain(element))
-            elif kind not in (_INT, _STRUCT, _UNION, _ENUM, _ENUM64, _FLOAT):
-                value = 0
-            self._sizes[number] = value
-        return self._sizes[number]
+def _types(elf: ElfFile, why: str) -> Btf:
+    types = Btf.of(elf)
+    if types is None:
+        raise KlpError("has no BTF", where=elf.name, why=why)
+    return types
 
 
 def changed_layouts(

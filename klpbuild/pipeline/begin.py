@@ -363,7 +363,8 @@ def _build(kernel: Kernel, symbols: Path, directory: Path, work: Path) -> None:
     linked.parent.mkdir()
     steps.link(kernel, chosen, objects, linked, log)
     output, report = work / linked.name, work / "relocations.json"
-    steps.convert(kernel, linked, symbols, output, report, chosen.livepatch.objects)
+    sources = list(zip(chosen.livepatch.sources, objects, strict=False))
+    steps.convert(kernel, linked, symbols, output, report, chosen.livepatch.objects, sources)
 
 
 def lines(begun: Begun, kernel: str, *, bootable: bool) -> Iterator[str]:

@@ -37,12 +37,13 @@ from klpbuild.module.livepatch import (
     PatchedObject,
 )
 from klpbuild.module.old_functions import check_objects, check_old_functions
+from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, defines_types
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Fate, Resolver
-from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 from klpbuild.vm.probe import FILTER_FUNCTIONS
@@ -62,8 +63,9 @@ def compile_source(
     :returns: the user's files, relative to the working directory.
     :raises KlpError: with the compiler's lines.
     """
+    flags = TYPE_FLAGS if defines_types(source.read_bytes()) else ()
     compilation = compile_with_kernel_flags(
-        kernel, source, output, module_name=module.replace("-", "_"), log=log
+        kernel, source, output, module_name=module.replace("-", "_"), extra_flags=flags, log=log
     )
     for warning in compilation.warnings:
         print(printable(f"{source}: {warning}", keep="\n\t"))
@@ -172,11 +174,16 @@ def convert(
     output: Path,
     report: Path,
     functions: Sequence[PatchedObject] = (),
+    sources: Sequence[tuple[Path, Path]] = (),
+    accept_layouts: Sequence[str] = (),
 ) -> Report:
     """Convert a linked module and write it, with a report of each relocation's fate.
 
     :param functions: what it replaces, to be checked against the kernel; without it the
         module's own tables say so.
+    :param sources: its C files, each with what the compiler made of it.
+    :param accept_layouts: types of these, such as ``struct x``, that may differ from the
+        kernel's of their names.
     :returns: what `klpbuild.check` says of it.
     :raises KlpError: with every reference that cannot be resolved, and every function that
         the kernel does not have or cannot redirect.
@@ -201,6 +208,11 @@ def convert(
     )
     for each in unchecked:
         print(printable(f"{linked.name}: not checked {each}"))
+    compared = [
+        Source(path, ElfFile.read(made), _replaced(made, pairs, database)) for path, made in sources
+    ]
+    for each in check_structures(kernel, compared, accept_layouts, problems):
+        print(printable(f"{linked.name}: not compared {each}"))
     exports = Exports.read(kernel.module_symvers)
     resolver = Resolver(database, exports, frozenset(p.object for p in patches))
     with problems.collect():
@@ -210,6 +222,19 @@ def convert(
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
     return checked
+
+
+def _replaced(
+    made: Path, pairs: Sequence[tuple[str, Function]], database: SymbolDatabase
+) -> tuple[Candidate, ...]:
+    """The kernel's functions that an object replaces; all, where it is not known to replace any."""
+    defined = {s.name for s in ElfFile.read(made).symbol_list if s.is_defined}
+    here = [(owner, function) for owner, function in pairs if function.new in defined]
+    found: list[Candidate] = []
+    for owner, function in here or pairs:
+        candidates = database.in_object(owner, function.old)
+        found += candidates[max(function.sympos - 1, 0) :][:1]
+    return tuple(found)
 
 
 def _checked(data: bytes, output: Path, side: KernelSide) -> Report:

@@ -168,7 +168,10 @@ def _convert(target, source, env):
     symbols = Path(env["KLP_SYMBOLS"])
     kernel, chosen = env["KLP_KERNEL"], env["KLP_CHOSEN"]
     module, relocations, result, digest = target
-    report = steps.convert(kernel, source[0], symbols, module, relocations, functions)
+    objects = {path.stem: path for path in source if path.suffix == ".o"}
+    sources = [(path, objects[path.stem]) for path in chosen.livepatch.sources]
+    report = steps.convert(kernel, source[0], symbols, module, relocations, functions,
+                           sources, chosen.livepatch.accepted.layouts)  # fmt: skip
     Result.of_check(kernel.name, chosen.livepatch.name, report).write(result)
     steps.note_digest(module, digest)
     _tell(env, module, report.summary, steps.summary(relocations))

@@ -116,7 +116,7 @@ def _livepatch(nodes, cell):
     linked = literal.file(env, work / "linked" / f"{chosen.module}.ko")
     tables = literal.file(env, work / "tables.c")
     description = env.Value(chosen.livepatch.content)
-    record, extracted, made = [], [], []
+    record, extracted, made, own = [], [], [], []
     if chosen.patches:
         patches = [literal.file(env, path) for path in chosen.patches]
         extracted = env.LivepatchExtract(literal.file(env, work / RECORD), [symbols, *patches])
@@ -132,6 +132,7 @@ def _livepatch(nodes, cell):
         )
     else:
         objects = [_object(nodes, env, work, path) for path in chosen.livepatch.sources]
+        own = [built for built, _ in objects]
         inputs = _inputs(env, work, [rule for _, rule in objects])
         if chosen.description is not None:
             made = env.LivepatchTables(tables, [])
@@ -146,7 +147,7 @@ def _livepatch(nodes, cell):
             literal.file(env, work / "result.json"),
             literal.file(env, work / "sha256"),
         ],
-        [linked, used, *record],
+        [linked, used, *record, *own],
     )
     graph = env.ReferenceGraph(
         [literal.file(env, directory / f"{chosen.module}.{kind}") for kind in possible_formats()],

@@ -6,9 +6,10 @@ import subprocess
 
 import pytest
 
+from klpbuild.elf.btf import Btf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.excerpt.btf import TypeInformation
+from klpbuild.excerpt.btf import head as head_of
 
 PROGRAM = """
 struct file; union value { int i; }; enum state { IDLE };
@@ -48,20 +49,20 @@ def section(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ],
 )
 def test_heads(section: bytes, function: str, head: str | None) -> None:
-    found = TypeInformation(section).head(function, "new")
+    found = head_of(Btf(section), function, "new")
     assert found == head
 
 
 def test_what_is_not_btf(section: bytes) -> None:
-    with pytest.raises(KlpError, match="is damaged") as caught:
-        TypeInformation(section[:10], where="vmlinux:.BTF")
-    assert str(caught.value) == "vmlinux:.BTF: is damaged"
+    with pytest.raises(KlpError, match="has broken type") as caught:
+        Btf(section[:10], where="vmlinux:.BTF")
+    assert str(caught.value) == "vmlinux:.BTF: has broken type information (BTF)"
     with pytest.raises(KlpError) as caught:
-        TypeInformation(b"\0" * 24, where="vmlinux:.BTF")
+        Btf(b"\0" * 24, where="vmlinux:.BTF")
     assert str(caught.value) == "vmlinux:.BTF: is not BTF of this machine's byte order"
 
 
 def test_a_section_cut_short(section: bytes) -> None:
     with pytest.raises(KlpError) as caught:
-        TypeInformation(section[: len(section) // 2], where="vmlinux:.BTF")
-    assert str(caught.value) == "vmlinux:.BTF: is damaged"
+        Btf(section[: len(section) // 2], where="vmlinux:.BTF")
+    assert str(caught.value) == "vmlinux:.BTF: has broken type information (BTF)"

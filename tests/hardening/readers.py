@@ -21,9 +21,12 @@ from klpbuild.check.module import check_bytes
 from klpbuild.check.subject import Subject
 from klpbuild.check.transcript import lines
 from klpbuild.convert.converter import convert
+from klpbuild.elf.btf import Btf
 from klpbuild.elf.dwarf import Dwarf
+from klpbuild.elf.dwarftypes import DwarfTypes
 from klpbuild.elf.reader import ElfFile
-from klpbuild.excerpt.btf import TypeInformation
+from klpbuild.errors import broken
+from klpbuild.excerpt.btf import head
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.files import from_json
 from klpbuild.graph.tables import read_livepatch as read_tables
@@ -288,6 +291,10 @@ def _dwarf(data: bytes) -> None:
             if unit is not None:
                 unit.file_names()
                 list(unit.entries(wanted))
+                with broken("has broken types", "x.o"):
+                    types = DwarfTypes(unit)
+                    for declared in types.declared(bool):
+                        types.described(declared.name, declared.number)
 
 
 def _layouts(data: bytes) -> None:
@@ -297,9 +304,9 @@ def _layouts(data: bytes) -> None:
 
 
 def _heads(data: bytes) -> None:
-    information = TypeInformation(data, where="x")
+    information = Btf(data, where="x")
     for name in ("entry", "twice", "nowhere"):
-        information.head(name, "livepatch_x")
+        head(information, name, "livepatch_x")
 
 
 def _symbols_klp(path: Path) -> None:

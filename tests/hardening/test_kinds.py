@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from klpbuild.elf.btf import Btf
 from klpbuild.elf.constants import EM, SHT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import rela_dtype
 from klpbuild.elf.writer import ElfObject, WritableSection
 from klpbuild.errors import KlpError
-from klpbuild.excerpt.btf import TypeInformation
+from klpbuild.excerpt.btf import head
 from klpbuild.patch.layout import layouts
 from klpbuild.patch.linetable import line_units
 from klpbuild.report import file as module_file
@@ -83,8 +84,8 @@ def test_heads_of_functions() -> None:
     parameters = struct.pack("<II", 2, 1) * 3
     proto = struct.pack("<III", 0, PROTO << 24 | 3, 1) + parameters
     with pytest.raises(KlpError) as caught:
-        TypeInformation(btf(proto, of_type(FUNC, 1)), where="x").head("a", "new")
-    assert refusal(caught) == "x: is damaged"
+        head(Btf(btf(proto, of_type(FUNC, 1)), where="x"), "a", "new")
+    assert refusal(caught) == "x: has broken type information (BTF)"
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,39 @@ def test_tables_beside_objects(shared: Checkout, tmp_path: Path) -> None:
     ) in text
 
 
+STRUCTURE = """
+#include <linux/kernel.h>
+#include "attr.h"
+int show(void *object, struct attribute *attr, char *buf)
+{ return sprintf(buf, "%d\\n", ((struct ext4_attr *)attr)->attr_id); }
+"""
+HEADER = """
+#include <linux/sysfs.h>
+struct ext4_attr { struct attribute attr; short attr_id; };
+"""
+
+
+def test_a_copy_of_a_private_structure(shared: Checkout, tmp_path: Path) -> None:
+    directory = tmp_path / "attr"
+    directory.mkdir()
+    (directory / "show.c").write_text(STRUCTURE)
+    (directory / "attr.h").write_text(HEADER)
+    description = (
+        '[[object]]\nname = "ext4"\nfunctions = [{ old = "ext4_attr_show", new = "show" }]\n'
+    )
+    (directory / "livepatch.toml").write_text(description)
+    words = (f"livepatches={tmp_path}", "livepatch=attr")
+    text = shared.scons(*words, status=2)
+    assert f"{directory}/attr.h:3: struct ext4_attr is laid out otherwise in ext4\n" in text
+    assert "  Its member attr_id has size 2, there 4.\n" in text
+    accepted = 'accept_layouts = ["struct ext4_attr"]\n'
+    (directory / "livepatch.toml").write_text(accepted + description)
+    shared.scons(*words)
+    (directory / "livepatch.toml").write_text(description)
+    (directory / "attr.h").write_text(HEADER.replace("short", "int"))
+    assert "not compared" not in shared.scons(*words)
+
+
 def test_a_module_beside_the_kernel_s_own(shared: Checkout, tmp_path: Path) -> None:
     """Without its file it may come later; with it its symbols count."""
     build = tmp_path / "driver"
