@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -61,6 +61,28 @@ def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction,
     while found and found[-1].text.split(" ")[0] in _PADDING:
         found.pop()
     return tuple(found)
+
+
+def addresses(code: bytes, start: int) -> Iterator[tuple[int, bool]]:
+    """Every address in the instructions of x86-64 code, and whether a register is added to it.
+
+    :param start: the address of the code.
+    """
+    import capstone
+    from capstone import x86 as x86_64
+
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    engine.detail = engine.skipdata = True
+    for decoded in engine.disasm(code, start):
+        for operand in decoded.operands if decoded.id else ():
+            if operand.type == x86_64.X86_OP_IMM:
+                yield operand.imm & _MASK, False
+            elif operand.type == x86_64.X86_OP_MEM:
+                memory = operand.mem
+                if memory.base == x86_64.X86_REG_RIP:
+                    yield (decoded.address + decoded.size + memory.disp) & _MASK, False
+                else:
+                    yield memory.disp & _MASK, bool(memory.base or memory.index)
 
 
 def _instruction(

@@ -55,25 +55,32 @@ def _object(pointers: Pointers, start: Place) -> Patched:
     count = min(pointers.number(after(start, _COUNT)) & 0xFFFFFFFF, len(pointers.targets))
     places = [] if first is None else [after(first, n * _FUNCTION_ENTRY) for n in range(count)]
     functions = tuple(_function(pointers, p, after(p, 1), after(p, 2)) for p in places)
-    callbacks = (word for n, word in _CALLBACKS.items() if pointers.is_code(after(start, n)))
-    return Patched(pointers.string(start) or VMLINUX, functions, frozenset(callbacks))
+    fields = {after(start, n): word for n, word in _CALLBACKS.items()}
+    callbacks = frozenset(word for field, word in fields.items() if pointers.is_code(field))
+    entries = (*fields, *(after(place, 1) for place in places))
+    return Patched(pointers.string(start) or VMLINUX, functions, callbacks, entries)
 
 
 def _kpatch(pointers: Pointers, places: list[Place]) -> tuple[Patched, ...]:
     objects: dict[str, list[PatchedFunction]] = {}
     callbacks: dict[str, set[str]] = {}
+    entries: dict[str, list[Place]] = {}
     for start in places:
         place = after(start, _NAME)
+        owner = pointers.string(after(start, _OBJECT)) or VMLINUX
         function = _function(pointers, place, start, after(start, _SYMPOS))
-        objects.setdefault(pointers.string(after(start, _OBJECT)), []).append(function)
+        objects.setdefault(owner, []).append(function)
+        entries.setdefault(owner, []).append(start)
     for section in pointers.elf.sections:
         if section.name.startswith(_KPATCH_CALLBACKS):
             for start in _entries(pointers.elf, section.name, 2):
-                owner = pointers.string(after(start, 1))
+                owner = pointers.string(after(start, 1)) or VMLINUX
                 word = section.name.removeprefix(_KPATCH_CALLBACKS)
                 callbacks.setdefault(owner, set()).add(word)
-    names = dict.fromkeys((*objects, *callbacks))
+                entries.setdefault(owner, []).append(start)
     return tuple(
-        Patched(name, tuple(objects.get(name, ())), frozenset(callbacks.get(name, ())))
-        for name in names
+        Patched(
+            name, tuple(objects.get(name, ())), frozenset(callbacks.get(name, ())), tuple(found)
+        )
+        for name, found in entries.items()
     )

@@ -17,6 +17,7 @@ from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.kernel.config import Config
+from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import Candidate, SymbolDatabase
@@ -162,6 +163,11 @@ class KernelSide:
     def modules(self) -> dict[str, Path]:
         """Its modules' files by name."""
         return {object_name(path.name): path for path in self.kernel.modules}
+
+    @cached_property
+    def dependencies(self) -> Dependencies:
+        """What its modules need."""
+        return Dependencies(self.kernel.modules)
 
     @cached_property
     def _a_module(self) -> ElfFile | None:

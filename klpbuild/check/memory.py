@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,15 +18,16 @@ import numpy as np
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.elf.constants import SHF, SHN_ABS, SHN_LIVEPATCH, SHN_UNDEF, SHT
 from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.tables import Table
 from klpbuild.errors import KlpError
 from klpbuild.names import VMLINUX, LivepatchSymbol
 
 #: Where modules begin (MODULES_VADDR), and the room that each one gets here.
-_FIRST, _ROOM = 0xFFFFFFFFC0000000, 1 << 24
+FIRST, ROOM = 0xFFFFFFFFC0000000, 1 << 24
 _MASK = 2**64 - 1
 
 #: Relocation type to width, and whether the place's address is taken off.
-_TYPES = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
+TYPES = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ class Loaded:
                 at += -at % align
                 self.addresses[section.index] = at
                 self.contents[section.index] = bytearray(self.elf.contents(section))
-                at += section.sh_size
-        if at - self.base > _ROOM:
+                # The address of an array's end must not be another section's.
+                at += section.sh_size + 1
+        if at - self.base > ROOM:
             raise KlpError("is too large for a module", where=self.elf.name)
 
     @cached_property
@@ -100,6 +103,24 @@ class Loaded:
         return Code(self.name, name, self.addresses.get(section, 0) + offset, data)
 
 
+def apply_relocations(
+    module: Loaded, target: int, rows: Table, value_of: Callable[[int], int | None]
+) -> None:
+    """Write the addresses of symbols into a section of a module.
+
+    :param target: the section's index.
+    :param value_of: the address of a symbol by its index; None leaves the place as it is.
+    """
+    data, start = module.contents[target], module.addresses[target]
+    for offset, kind, symbol, addend in rows.tolist():
+        if kind not in TYPES or (value := value_of(symbol)) is None:
+            continue
+        width, relative = TYPES[kind]
+        if offset + width <= len(data):
+            value += addend - (start + offset if relative else 0)
+            data[offset : offset + width] = struct.pack("<Q", value & _MASK)[:width]
+
+
 class Memory:
     """The kernel, the livepatch, and the modules that are asked for."""
 
@@ -117,12 +138,13 @@ class Memory:
 
     def load(self, elf: ElfFile, name: str) -> Loaded:
         """Put a module into memory and apply all its relocations that can be resolved."""
-        module = Loaded(name, elf, _FIRST + _ROOM * len(self.loaded))
+        module = Loaded(name, elf, FIRST + ROOM * len(self.loaded))
         self.loaded[name] = module
         for section in elf.relocation_sections:
             target = section.sh_info
             if target in module.contents and elf.sections[target].sh_type != SHT.NOBITS:
-                self._relocate(module, target, elf.relocations(section))
+                rows = elf.relocations(section)
+                apply_relocations(module, target, rows, lambda i: self._value(module, i))
         return module
 
     def module(self, name: str) -> Loaded | None:
@@ -133,18 +155,6 @@ class Memory:
                 return None
             self.load(ElfFile.read(path), name)
         return self.loaded[name]
-
-    def _relocate(
-        self, module: Loaded, target: int, rows: np.ndarray[tuple[int], np.dtype[np.void]]
-    ) -> None:
-        data, start = module.contents[target], module.addresses[target]
-        for offset, kind, symbol, addend in rows.tolist():
-            if kind not in _TYPES or (value := self._value(module, symbol)) is None:
-                continue
-            width, relative = _TYPES[kind]
-            if offset + width <= len(data):
-                value += addend - (start + offset if relative else 0)
-                data[offset : offset + width] = struct.pack("<Q", value & _MASK)[:width]
 
     def _value(self, module: Loaded, index: int) -> int | None:
         symbol = module.elf.symbol(index)
@@ -190,8 +200,8 @@ class Memory:
 
     def owner_of(self, address: int) -> str:
         """The object that has an address."""
-        number = (address - _FIRST) // _ROOM
-        if address < _FIRST or number >= len(self.loaded):
+        number = (address - FIRST) // ROOM
+        if address < FIRST or number >= len(self.loaded):
             return VMLINUX
         return list(self.loaded)[number]
 

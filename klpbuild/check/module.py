@@ -6,6 +6,7 @@ from pathlib import Path
 
 from klpbuild.check import catalogue
 from klpbuild.check.catalogue import RULES
+from klpbuild.check.gates import check_gates
 from klpbuild.check.header import EI_DATA, foreign_identity, header_faults
 from klpbuild.check.information import check_information
 from klpbuild.check.inlined import check_inlined
@@ -34,6 +35,7 @@ _CHECKS = (
     check_this_module,
     check_symbols,
     check_relocations,
+    check_gates,
     check_x86_64,
     check_patches,
     check_inlined,

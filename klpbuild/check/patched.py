@@ -30,8 +30,10 @@ class Patched:
     :ivar object: its name, ``vmlinux`` when it has none.
     :ivar functions: None when ``funcs`` is missing.
     :ivar callbacks: which of its callbacks are set.
+    :ivar entries: where its tables have pointers to new functions and callbacks.
     """
 
     object: str
     functions: tuple[PatchedFunction, ...] | None
     callbacks: frozenset[str]
+    entries: tuple[Place, ...]

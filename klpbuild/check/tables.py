@@ -189,12 +189,15 @@ def _object(pointers: Pointers, start: Place, size: int, strays: list[Stray]) ->
     if start in pointers.targets and not pointers.is_text(pointers.targets[start]):
         strays.append(Stray(start, "a name where no text begins"))
     functions: tuple[PatchedFunction, ...] | None = None
+    entered = [after(start, number) for number in _CALLBACKS]
     if after(start, 1) in pointers.targets:
         starts, step, more = _entries(pointers, after(start, 1), _FUNCTION, _is_function)
         strays += more
         functions = tuple(_function(pointers, each, step, strays) for each in starts)
+        entered += [after(each, 1) for each in starts]
     callbacks = (word for n, word in _CALLBACKS.items() if pointers.is_code(after(start, n)))
-    return Patched(pointers.string(start) or VMLINUX, functions, frozenset(callbacks))
+    name = pointers.string(start) or VMLINUX
+    return Patched(name, functions, frozenset(callbacks), tuple(entered))
 
 
 def _function(pointers: Pointers, start: Place, size: int, strays: list[Stray]) -> PatchedFunction:

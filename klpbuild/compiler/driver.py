@@ -28,6 +28,9 @@ HEADER = INCLUDE / "klpbuild" / "livepatch.h"
 # Only the generated tables refer to a function that replaces another one.
 _NO_PROTOTYPES = ("-Wno-missing-prototypes", "-Wno-missing-declarations")
 
+#: gcc's words for a second KLP_RELOC_SYMBOL: gcc keeps the first one and goes on.
+_OTHER_NAME = "declaration ignored due to conflict with previous rename"
+
 #: An entry of compile_commands.json.
 Entry = dict[str, str | list[str]]
 
@@ -101,6 +104,13 @@ def compile_source(
             said = quotable(said, read, source, kernel, command)
         if done.returncode:
             raise KlpError("does not compile", where=str(named), why=said.strip())
+        if _OTHER_NAME in said:
+            raise KlpError(
+                "annotations of one symbol contradict each other",
+                where=str(named),
+                why=said.strip(),
+                hint="Declare two symbols by two names, each with its KLP_RELOC_SYMBOL.",
+            )
         if log is not None:
             whole = launched(launcher, [*arguments, str(output), str(source)])
             log.command(whole, command.directory, output=output, source=source, said=said)

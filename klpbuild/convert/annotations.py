@@ -53,7 +53,9 @@ def read_annotations(elf: ElfFile) -> Annotations:
     for symbol in elf.symbol_list:
         if symbol.name.startswith(ANNOTATION_PREFIX) and symbol.st_shndx == 0:
             with problems.collect():
-                said[symbol.index] = parse_symbol(symbol.name, elf.name)
+                annotation = parse_symbol(symbol.name, elf.name)
+                _agree(annotation, said.get(symbol.index, annotation))
+                said[symbol.index] = annotation
     problems.check()
     return Annotations(said, frozenset(sections))
 
@@ -82,7 +84,8 @@ def _agree(first: Annotation, second: Annotation) -> None:
             f"and as {second.owner} position {second.sympos}",
             where=second.where,
             why="Both mean the same symbol of the object file.",
-            hint="Tell them apart with KLP_RELOC_SYMBOL(gate, owner, symbol, position).",
+            hint="Leave one of them out, or tell two symbols apart with "
+            "KLP_RELOC_SYMBOL(gate, owner, symbol, position).",
         )
 
 
@@ -118,8 +121,10 @@ def _entries(elf: ElfFile, section: Section) -> list[tuple[int, Annotation]]:
                 where=where,
                 hint="Declare it extern, or take the annotation away.",
             )
-        place = f"{where}:KLP_SYMPOS({symbol.name}, {sympos})"
-        entries.append((index, Annotation(symbol.name, owner, sympos, None, place)))
+        named = AnnotatedSymbol.parse(symbol.name)
+        name = symbol.name if named is None else named.symbol
+        place = f"{where}:KLP_SYMPOS({name}, {sympos})"
+        entries.append((index, Annotation(name, owner, sympos, None, place)))
     if by_offset:
         raise KlpError("relocations stand outside of the entries", where=where)
     return entries

@@ -9,32 +9,26 @@ signature: binutils' strip and objcopy damage such sections.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from klpbuild.arch import Architecture, by_machine
-from klpbuild.convert.annotations import Annotations, read_annotations
-from klpbuild.elf.constants import ET, SHF, SHN_LIVEPATCH, SHN_UNDEF, SHT, STB
-from klpbuild.elf.reader import ElfFile, Section
-from klpbuild.elf.tables import Table
+from klpbuild.convert.annotations import read_annotations
+from klpbuild.convert.uses import Placed, Uses
+from klpbuild.elf.constants import ET, SHF, SHN_LIVEPATCH, SHT
+from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.writer import ElfObject
 from klpbuild.errors import KlpError, Problems
-from klpbuild.names import SYMBOL_NAME_MAX, VMLINUX, LivepatchSection
-from klpbuild.resolve.fate import Decision, Fate, Reference, Resolver
-
-# Symbols that the linker or the module loader makes, not the kernel.
-_NOT_REFERENCES = frozenset({"_GLOBAL_OFFSET_TABLE_", ".TOC."})
-
-# Sections that may be written when a patched module loads, long after the
-# livepatch: the kernel has read all others (jump labels, static calls,
-# alternatives, ...) by then, and .init ones are gone.
-_LATE_SECTIONS = (".text", ".data", ".rodata", ".sdata", ".toc", ".sched.text", ".noinstr.text")
+from klpbuild.names import SYMBOL_NAME_MAX, LivepatchSection
+from klpbuild.resolve.fate import Decision, Resolver
+from klpbuild.resolve.reach import Pointer, Reach
 
 
 @dataclass(frozen=True)
 class LivepatchRelocation:
-    """A group of livepatch relocations: one symbol, one target section.
+    """A group of livepatch relocations: one symbol and gate, one target section.
 
     :ivar section: name of the section that they change.
     :ivar count: how many.
@@ -50,25 +44,34 @@ class Conversion:
     """A converted module.
 
     :ivar data: the bytes of the file.
-    :ivar decisions: what became of each undefined symbol, in symbol-table order.
+    :ivar decisions: what became of each undefined symbol, in symbol-table order; one for
+        each gate that it has.
     :ivar relocations: the livepatch relocations, in section order.
+    :ivar unchecked: what of their gates could not be told.
     """
 
     data: bytes
     decisions: tuple[Decision, ...]
     relocations: tuple[LivepatchRelocation, ...]
+    unchecked: tuple[str, ...] = ()
 
 
-def convert(elf: ElfFile, resolver: Resolver, name_max: int = SYMBOL_NAME_MAX) -> Conversion:
+def convert(
+    elf: ElfFile,
+    resolver: Resolver,
+    entries: Sequence[Pointer] = (),
+    name_max: int = SYMBOL_NAME_MAX,
+) -> Conversion:
     """Convert a linked module.  Converted input comes out as it is.
 
     :param resolver: decides the references.
+    :param entries: the functions and callbacks that its tables name.
     :param name_max: longest symbol name of the kernel, see `names.symbol_name_max`.
     :raises KlpError: with every reference that cannot be resolved.
     """
     architecture = _check_input(elf)
     annotations = read_annotations(elf)
-    uses = _Uses(elf, annotations)
+    uses = Uses(elf, annotations)
     problems = Problems()
     decisions: dict[int, Decision] = {}
     for index in uses.undefined:
@@ -84,19 +87,21 @@ def convert(elf: ElfFile, resolver: Resolver, name_max: int = SYMBOL_NAME_MAX) -
             where=annotation.where,
             hint="Take the annotation away, or use the symbol.",
         )
+    placed = Placed(uses, decisions)
+    placed.choose_gates(resolver, Reach(elf, entries), problems)
     problems.check()
 
-    moved = {index: d for index, d in decisions.items() if d.fate is Fate.LIVEPATCH}
-    if not moved and not annotations.sections:
+    if not placed.decided and not annotations.sections:
         return Conversion(bytes(elf.data), tuple(decisions.values()), ())
     out = ElfObject.from_elf(elf)
-    relocations = _move(elf, out, uses, moved, architecture, problems)
-    problems.check()
+    relocations = _move(out, uses, placed, architecture)
     for index in annotations.sections:
         _neutralise_entries(elf, out, index, architecture)
-    _name_symbols(out, moved, name_max)
+    _name_symbols(out, placed.decided, name_max)
     _clear_depends(elf, out)
-    return Conversion(out.to_bytes(), tuple(decisions.values()), tuple(relocations))
+    found = [d for index, one in decisions.items() for d in placed.of_symbol.get(index, [one])]
+    unchecked = dict.fromkeys(d.unchecked for d in placed.decisions if d.unchecked)
+    return Conversion(out.to_bytes(), tuple(found), tuple(relocations), tuple(unchecked))
 
 
 def _check_input(elf: ElfFile) -> Architecture:
@@ -113,112 +118,42 @@ def _check_input(elf: ElfFile) -> Architecture:
     return architecture
 
 
-class _Uses:
-    """Where the undefined symbols of a file are used."""
-
-    def __init__(self, elf: ElfFile, annotations: Annotations) -> None:
-        self.elf = elf
-        self.annotations = annotations
-        #: (relocation section, target section, records, mask of records to undefined symbols)
-        self.sections: list[tuple[Section, Section, Table, np.ndarray]] = []
-        shndx, names = elf.symbols["st_shndx"], elf.symbols["st_name"]
-        candidates = (shndx == SHN_UNDEF) & (names != 0)
-        first: dict[int, tuple[Section, int]] = {}
-        for section in elf.relocation_sections:
-            if section.sh_flags & SHF.RELA_LIVEPATCH:
-                continue
-            if section.sh_info >= len(elf.sections):
-                raise KlpError(f"section {section.name} changes no section", where=elf.name)
-            target = elf.sections[section.sh_info]
-            rows = elf.relocations(section)
-            if len(rows) and int(rows["r_sym"].max()) >= len(elf.symbols):
-                raise KlpError(f"section {section.name} names a missing symbol", where=elf.name)
-            mask = candidates[rows["r_sym"]] if len(rows) else np.zeros(0, bool)
-            self.sections.append((section, target, rows, mask))
-            if target.index in annotations.sections:
-                continue
-            indexes, places = np.unique(rows["r_sym"][mask], return_index=True)
-            offsets = rows["r_offset"][mask][places]
-            for index, offset in zip(indexes.tolist(), offsets.tolist(), strict=True):
-                # A use in code or data tells more than one in debug information.
-                if index not in first or not first[index][0].sh_flags & SHF.ALLOC:
-                    first[index] = (target, offset)
-        self._first = first
-        #: Indexes of the undefined symbols that loaded sections use.
-        self.undefined = [
-            index
-            for index in sorted(first)
-            if first[index][0].sh_flags & SHF.ALLOC
-            and elf.symbol_name(index) not in _NOT_REFERENCES
-        ]
-
-    def reference(self, index: int) -> Reference:
-        symbol = self.elf.symbol(index)
-        target, offset = self._first[index]
-        return Reference(
-            symbol.name,
-            f"{self.elf.name}:{target.name}+0x{offset:x}",
-            symbol.bind == STB.WEAK,
-            self.annotations.by_symbol.get(index),
-        )
-
-
 def _move(
-    elf: ElfFile,
-    out: ElfObject,
-    uses: _Uses,
-    moved: dict[int, Decision],
-    architecture: Architecture,
-    problems: Problems,
+    out: ElfObject, uses: Uses, placed: Placed, architecture: Architecture
 ) -> list[LivepatchRelocation]:
     """Move the relocations of the decided symbols to livepatch sections."""
-    gates = sorted({decision.gate for decision in moved.values()})
-    gate_of = np.zeros(len(elf.symbols), np.uint32)
-    for index, decision in moved.items():
-        gate_of[index] = gates.index(decision.gate) + 1
+    moved = np.zeros(len(uses.elf.symbols), np.bool_)
+    moved[list(placed.decided)] = True
+    gates = sorted({decision.gate for decision in placed.decisions})
+    gate_of = np.array([-1, *(gates.index(d.gate) for d in placed.decisions)])
     found: list[LivepatchRelocation] = []
-    for section, target, rows, mask in uses.sections:
-        if target.index in uses.annotations.sections or not mask.any():
-            continue
-        gate_of_row = gate_of[rows["r_sym"]]
-        if not gate_of_row.any():
+    for (section, target, rows), numbers in zip(uses.sections, placed.numbers, strict=True):
+        if target.index in uses.annotations.sections:
             continue
         if not target.sh_flags & SHF.ALLOC:
             # The kernel never applies these; debuggers must not see the symbols.
-            rest = rows.copy()
-            rest["r_type"][gate_of_row != 0] = architecture.none
-            rest["r_sym"][gate_of_row != 0] = 0
-            out.set_relocations(section.index, rest)
+            gone = moved[rows["r_sym"]]
+            if gone.any():
+                rest = rows.copy()
+                rest["r_type"][gone], rest["r_sym"][gone] = architecture.none, 0
+                out.set_relocations(section.index, rest)
             continue
-        out.set_relocations(section.index, rows[gate_of_row == 0])
-        for number, gate in enumerate(gates, 1):
-            chosen = rows[gate_of_row == number]
-            if not len(chosen):
-                continue
-            for index, count in zip(*np.unique(chosen["r_sym"], return_counts=True), strict=True):
-                found.append(LivepatchRelocation(target.name, moved[int(index)], int(count)))
-            if gate != VMLINUX and not _can_wait(target):
-                first = moved[int(chosen["r_sym"][0])]
-                problems.add(
-                    f"symbol {first.reference.name!r} of module {gate} is used in {target.name}",
-                    where=f"{elf.name}:{target.name}+0x{int(chosen['r_offset'][0]):x}",
-                    why="The kernel reads this section when the livepatch loads, "
-                    f"before {gate} is there.",
-                    hint="Use static_key_enabled() for a static key, a plain call through "
-                    "a function pointer for a static call.",
+        if not numbers.any():
+            continue
+        out.set_relocations(section.index, rows[numbers == 0])
+        for number, count in zip(*np.unique(numbers[numbers > 0], return_counts=True), strict=True):
+            decision = placed.decisions[number - 1]
+            found.append(LivepatchRelocation(target.name, decision, int(count)))
+        for number, gate in enumerate(gates):
+            chosen = rows[gate_of[numbers] == number]
+            if len(chosen):
+                out.add_relocations(
+                    LivepatchSection(gate, target.name).format(),
+                    target.index,
+                    chosen,
+                    SHF.ALLOC | SHF.INFO_LINK | SHF.RELA_LIVEPATCH,
                 )
-                continue
-            out.add_relocations(
-                LivepatchSection(gate, target.name).format(),
-                target.index,
-                chosen,
-                SHF.ALLOC | SHF.INFO_LINK | SHF.RELA_LIVEPATCH,
-            )
     return found
-
-
-def _can_wait(target: Section) -> bool:
-    return any(target.name == n or target.name.startswith(n + ".") for n in _LATE_SECTIONS)
 
 
 def _neutralise_entries(

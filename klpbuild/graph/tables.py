@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,11 +13,14 @@ from klpbuild.errors import KlpError
 from klpbuild.graph.build import Livepatch, PatchedFunction
 from klpbuild.graph.modules import LivepatchReference, module_from_elf
 from klpbuild.names import VMLINUX
+from klpbuild.resolve.reach import Entry, Pointer
 
 #: The section of ``__this_module``, which modpost makes.
 THIS_MODULE = ".gnu.linkonce.this_module"
 
 _POINTER = 8
+#: Of struct klp_object: behind ``funcs``, since v4.15.
+_CALLBACKS = 4
 _NAME_MAX = 512
 
 #: A place in the file: section index and offset.
@@ -36,14 +40,27 @@ def read_patches(elf: ElfFile) -> tuple[PatchedFunction, ...]:
     :raises KlpError: for a broken file, or a machine without livepatch.
     """
     pointers = _Pointers(elf)
-    found = set()
-    for place, target in pointers.targets.items():
-        objects = pointers.targets.get(_after(place))
-        if elf.sections[target[0]].name == THIS_MODULE and objects is not None:
-            for field in pointers.inside(objects):
-                found |= _object(pointers, field)
+    found = {patched for field in _objects(pointers) for patched in _object(pointers, field)}
     with_functions = {patched.object for patched in found if patched.function}
     return tuple(sorted(p for p in found if p.function or p.object not in with_functions))
+
+
+def read_entries(elf: ElfFile) -> tuple[Pointer, ...]:
+    """The functions and callbacks that the static tables of a livepatch name, sorted by place.
+
+    :param elf: as `read_patches`.
+    :raises KlpError: as `read_patches`.
+    """
+    pointers = _Pointers(elf)
+    found = set()
+    for field in _objects(pointers):
+        owner = pointers.string(_after(field, -1)) or VMLINUX
+        callbacks = (_after(field, n) for n in range(1, 1 + _CALLBACKS))
+        for place in (*callbacks, *map(_after, pointers.inside(pointers.targets[field]))):
+            if pointers.is_code(place):
+                target = pointers.targets[place]
+                found.add(Pointer(Entry(owner, pointers.function(target)), place, target))
+    return tuple(sorted(found, key=lambda pointer: pointer.place))
 
 
 def read_livepatch(
@@ -65,11 +82,19 @@ def read_livepatch(
     return Livepatch(module, read_patches(elf), annotations)
 
 
+def _objects(pointers: _Pointers) -> Iterator[_Place]:
+    """The field ``funcs`` of each ``struct klp_object`` of a ``struct klp_patch``."""
+    for place, target in pointers.targets.items():
+        objects = pointers.targets.get(_after(place))
+        if pointers.elf.sections[target[0]].name == THIS_MODULE and objects is not None:
+            for field in pointers.inside(objects):
+                if not (pointers.is_code(field) or pointers.string(field)):
+                    yield field
+
+
 def _object(pointers: _Pointers, field: _Place) -> set[PatchedFunction]:
-    """What is patched, if the field is the ``funcs`` of an object."""
+    """What is patched by an object with the field ``funcs``."""
     functions = pointers.targets[field]
-    if pointers.is_code(field) or pointers.string(field):
-        return set()
     owner = pointers.string(_after(field, -1)) or VMLINUX
     found = {PatchedFunction(owner)}
     for place in pointers.inside(functions):
@@ -121,6 +146,16 @@ class _Pointers:
         section, offset = start
         end = offset + self._extents.get(start, 0)
         return sorted(p for p in self.targets if p[0] == section and offset <= p[1] < end)
+
+    def function(self, target: _Place) -> str:
+        """The name of the function that begins at a place; a global one where there are several."""
+        return self._functions.get(target, "")
+
+    @cached_property
+    def _functions(self) -> dict[_Place, str]:
+        symbols = [s for s in self.elf.symbol_list if s.is_function and s.is_defined]
+        symbols.sort(key=lambda symbol: not symbol.is_local)
+        return {(symbol.st_shndx, symbol.st_value): symbol.name for symbol in symbols}
 
     def is_code(self, place: _Place) -> bool:
         target = self.targets.get(place)

@@ -93,5 +93,5 @@ def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path)
 
 def _dependencies(data: bytes) -> dict[str, str]:
     """The digest of the symbols of each object, as `symbol_steps.write_dependencies` writes it."""
-    words = data.decode().split()
-    return dict(zip(words[::2], words[1::2], strict=True))
+    lines = [line.split() for line in data.decode().splitlines()]
+    return {name: digest for name, digest, *_ in lines}

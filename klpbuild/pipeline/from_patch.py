@@ -21,6 +21,7 @@ from klpbuild.extract.moves import settle_moved
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import Extraction
 from klpbuild.extract.sizes import EntrySizes
+from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
@@ -281,7 +282,8 @@ def extract_patches(
     compiled = compile_patch(kernel, patches, work / "pair", log.note, progress, accepted.layouts)
     database = SymbolDatabase.read(symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
-    resolver = Resolver(database, Exports.read(kernel.module_symvers), owners)
+    exports = Exports.read(kernel.module_symvers)
+    resolver = Resolver(database, exports, owners, Dependencies(kernel.modules))
     entries = steps.entry_points(kernel, database)
     homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
     builder = _Builder(kernel, work, compiled, resolver, homes, log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,10 @@ from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.files import from_json, read_output, read_record, write_file
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import neighbourhood
+from klpbuild.graph.tables import read_entries, read_patches
 from klpbuild.graph.tables import read_livepatch as read_tables
-from klpbuild.graph.tables import read_patches
 from klpbuild.graph.write import TOO_LARGE_TO_DRAW, write_all
+from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.modules import builtin_modules
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import no_tables, two_tables
@@ -42,7 +44,7 @@ from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
 from klpbuild.request.chosen import Chosen
-from klpbuild.resolve.fate import Fate, Resolver
+from klpbuild.resolve.fate import Decision, Fate, Resolver
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
@@ -214,10 +216,14 @@ def convert(
     for each in check_structures(kernel, compared, accept_layouts, problems):
         print(printable(f"{linked.name}: not compared {each}"))
     exports = Exports.read(kernel.module_symvers)
-    resolver = Resolver(database, exports, frozenset(p.object for p in patches))
+    patched = frozenset(p.object for p in patches)
+    resolver = Resolver(database, exports, patched, Dependencies(kernel.modules))
     with problems.collect():
-        conversion = convert_elf(elf, resolver, symbol_name_max(kernel.version[:2]))
+        name_max = symbol_name_max(kernel.version[:2])
+        conversion = convert_elf(elf, resolver, read_entries(elf), name_max)
     problems.check()
+    for each in conversion.unchecked:
+        print(f"{linked.name}: not checked {each}")
     checked = _checked(conversion.data, output, KernelSide(kernel, symbols))
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
@@ -310,10 +316,9 @@ def entry_points(kernel: Kernel, database: SymbolDatabase) -> EntryPoints:
 
 
 def _report(conversion: Conversion) -> str:
-    counts: dict[str, int] = {}
+    counts: Counter[Decision] = Counter()
     for relocation in conversion.relocations:
-        name = relocation.decision.reference.name
-        counts[name] = counts.get(name, 0) + relocation.count
+        counts[relocation.decision] += relocation.count
     rows = [
         {
             "symbol": decision.target.symbol if decision.target else decision.reference.name,
@@ -322,7 +327,7 @@ def _report(conversion: Conversion) -> str:
             "gate": decision.gate,
             "owner": decision.target.owner if decision.target else "",
             "sympos": decision.target.sympos if decision.target else None,
-            "relocations": counts.get(decision.reference.name, 0),
+            "relocations": counts[decision],
         }
         for decision in conversion.decisions
     ]
@@ -332,8 +337,9 @@ def _report(conversion: Conversion) -> str:
 def summary(report: Path) -> str:
     """One line that says what became of the references."""
     rows = read_output(report, partial(from_json, tuple[Mapping[str, object], ...]))
-    livepatch = [row for row in rows if row.get("fate") == Fate.LIVEPATCH.value]
-    ordinary = len(rows) - len(livepatch)
+    found = [row for row in rows if row.get("fate") == Fate.LIVEPATCH.value]
+    livepatch = {(row.get("owner"), row.get("symbol"), row.get("sympos")) for row in found}
+    ordinary = len(rows) - len(found)
     plural = "" if len(livepatch) == 1 else "s"
     return f"{len(livepatch)} livepatch symbol{plural}, {ordinary} ordinary"
 

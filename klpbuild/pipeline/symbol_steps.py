@@ -17,6 +17,7 @@ from klpbuild.graph.build import Livepatch, build_graph
 from klpbuild.graph.queries import dependencies
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.kernel.cache import cache_directory
+from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.tree import Kernel
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
@@ -55,11 +56,12 @@ def write_symbols(kernel: Kernel, output: Path) -> Written:
 
 
 def write_dependencies(kernel: Kernel, linked: Path, symbols: Path, output: Path) -> None:
-    """Write which objects the conversion of a livepatch depends on, each with a digest.
+    """Write which objects the conversion of a livepatch depends on.
 
-    The graph says which; a change in any other object of the kernel leaves the file as
-    it is, and so the livepatch.  What it said is kept beside the file with a digest of all
-    that it was made from, for making it takes longer than all the rest.
+    A line has an object, the digest of its symbols, and the modules that it needs.  The
+    graph says which objects; a change in any other one leaves the file as it is, and so the
+    livepatch.  What it said is kept beside the file with a digest of all that it was made
+    from, for making it takes longer than all the rest.
     """
     database = SymbolDatabase.read(symbols)
     livepatch = read_tables(ElfFile.read(linked), linked.name)
@@ -75,12 +77,12 @@ def write_dependencies(kernel: Kernel, linked: Path, symbols: Path, output: Path
         needed = list(dependencies(graph, livepatch.module.name))
         said = {"content": content.hexdigest(), "objects": needed}
         write_file(kept, json.dumps(said).encode())
-    lines = []
+    lines, modules = [], Dependencies(kernel.modules)
     for name in needed:
         if name in database.objects:
             found = database.symbols(name)
             digest = hashlib.sha256(bytes(found.names) + found.rows.tobytes()).hexdigest()
-            lines.append(f"{name} {digest}\n")
+            lines.append(" ".join((name, digest, *modules.all_of(name))) + "\n")
     write_file(output, "".join(lines).encode())
 
 

@@ -6,7 +6,7 @@ table for people):
 ==  ==========================================================  ================================
  1  annotated with gate, owner and position                     livepatch relocation as written,
                                                                 checked
- 2  annotated with owner and position                           livepatch relocation, gate chosen
+ 2  annotated with owner and position                           livepatch relocation
  3  exported by vmlinux                                         ordinary relocation
  4  exported by a module                                        livepatch relocation, so that the
                                                                 livepatch can load first
@@ -15,6 +15,9 @@ table for people):
  7  weak, and nowhere defined                                   ordinary: the kernel leaves it 0
  8  nowhere defined, or only in objects that are not patched    error
 ==  ==========================================================  ================================
+
+Where no annotation names the gate, `klpbuild.resolve.gates` chooses it for each place that
+uses the symbol.
 
 Code extracted from a patch comes from one object, its home, and there is nothing
 to guess: the linker bound each name once already.
@@ -34,12 +37,14 @@ to guess: the linker bound each name once already.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from klpbuild.errors import KlpError
+from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.names import VMLINUX, LivepatchSymbol
+from klpbuild.resolve.gates import Gates, Use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +68,8 @@ class Annotation:
     :ivar symbol: name in its owner.
     :ivar owner: object that defines it.
     :ivar sympos: 0 or the 1-based place among the owner's symbols of the name.
-    :ivar gate: object whose loading applies the relocations; None: to be chosen.
+    :ivar gate: object whose loading applies the relocations; None: to be chosen where it is
+        used.
     :ivar where: where it is written.
     """
 
@@ -106,8 +112,9 @@ class Place:
 class Decision:
     """What becomes of a reference, and why.
 
-    :ivar gate: of a livepatch relocation; empty otherwise.
+    :ivar gate: of a livepatch relocation; empty otherwise, and before it is chosen.
     :ivar target: of a livepatch relocation; None otherwise.
+    :ivar unchecked: what of the gate could not be told; empty when all could.
     """
 
     reference: Reference
@@ -115,6 +122,7 @@ class Decision:
     why: str
     gate: str = ""
     target: LivepatchSymbol | None = None
+    unchecked: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,14 +132,36 @@ class Resolver:
     :ivar database: every symbol of vmlinux and the modules.
     :ivar exports: Module.symvers.
     :ivar patched: the objects that the livepatch has a ``klp_object`` for.
+    :ivar dependencies: what the kernel's modules need; by default nothing is known.
     """
 
     database: SymbolDatabase
     exports: Exports
     patched: frozenset[str]
+    dependencies: Dependencies = field(default_factory=Dependencies)
+
+    @property
+    def gates(self) -> Gates:
+        """Chooses the gates."""
+        return Gates(self.patched, self.dependencies)
+
+    def place(self, decision: Decision, use: Use) -> Decision:
+        """The decision with the gate for the places of a use.
+
+        :raises KlpError: when no gate is right there, or the annotated one is not.
+        """
+        if decision.target is None:
+            return decision
+        gate = decision.gate
+        if gate:
+            self.gates.check_use(gate, decision.target, use)
+        else:
+            gate = self.gates.choose(decision.target, use)
+        unchecked = self.gates.unchecked(gate, decision.target, use)
+        return replace(decision, gate=gate, unchecked=unchecked)
 
     def decide(self, reference: Reference) -> Decision:
-        """Decide one reference by the table above.
+        """Decide one reference by the table above; `place` chooses the gate.
 
         :raises KlpError: when there is no answer, or more than one.
         """
@@ -163,20 +193,19 @@ class Resolver:
             found = self._at(reference, home, place)
             if plain and home == VMLINUX and found.kind.isupper():
                 return Decision(reference, Fate.EXPORTED, "exported by vmlinux")
-            return self._extracted(reference, home, found, f"at its place in {home}")
+            return self._livepatch(reference, home, found, f"at its place in {home}")
         bound = self.linked(home, reference.name)
         if bound is not None and home != VMLINUX:
-            return self._extracted(reference, home, bound, f"global in {home}")
+            return self._livepatch(reference, home, bound, f"global in {home}")
         if plain:
             return Decision(reference, Fate.EXPORTED, "exported by vmlinux")
         if export is not None and export.owner != VMLINUX and home != VMLINUX:
             bound = self.linked(export.owner, reference.name)
             if bound is not None:
-                why = f"exported by module {export.owner}"
-                return self._extracted(reference, home, bound, why)
+                return self._of_dependency(reference, home, bound)
         bound = self.linked(VMLINUX, reference.name)
         if bound is not None:
-            return self._extracted(reference, VMLINUX, bound, "global in vmlinux")
+            return self._livepatch(reference, VMLINUX, bound, "global in vmlinux")
         if reference.weak and not self.database.candidates(reference.name):
             return Decision(reference, Fate.WEAK, "weak, and defined nowhere")
         raise KlpError(
@@ -230,17 +259,30 @@ class Resolver:
         bound = [c for c in self.database.in_object(owner, name) if c.kind.isupper()]
         return bound[0] if len(bound) == 1 else None
 
-    def _extracted(self, reference: Reference, gate: str, found: Candidate, why: str) -> Decision:
+    def _livepatch(self, reference: Reference, gate: str, found: Candidate, why: str) -> Decision:
         _check_stable([found], reference.where)
         target = LivepatchSymbol(found.object, found.symbol, found.sympos)
         return Decision(reference, Fate.LIVEPATCH, why, gate, target)
 
+    def _of_dependency(self, reference: Reference, home: str, found: Candidate) -> Decision:
+        if self.dependencies.needs(home, found.object) is False:
+            raise KlpError(
+                f"symbol {reference.name!r} is exported by module {found.object}, "
+                f"on which {home} does not depend",
+                where=reference.where,
+                why=f"When {home} loads, {found.object} need not be there: the kernel would "
+                f"refuse {home}, or the livepatch.",
+                hint="A livepatch cannot add a dependency. What is exported with "
+                "EXPORT_SYMBOL_GPL can be asked for while running: symbol_get().",
+            )
+        return self._livepatch(reference, home, found, f"exported by module {found.object}")
+
     def _annotated(self, reference: Reference, annotation: Annotation) -> Decision:
         target = LivepatchSymbol(annotation.owner, annotation.symbol, annotation.sympos)
         self._check_position(annotation)
-        gate = annotation.gate or self._gate(annotation.owner, reference)
-        self._check_gate(gate, annotation)
-        return Decision(reference, Fate.LIVEPATCH, "annotated", gate, target)
+        if annotation.gate is not None:
+            self.gates.check(annotation.gate, target, annotation.where)
+        return Decision(reference, Fate.LIVEPATCH, "annotated", annotation.gate or "", target)
 
     def _check_position(self, annotation: Annotation) -> None:
         """The annotation must name a symbol that is there."""
@@ -278,50 +320,6 @@ class Resolver:
             )
         _check_stable([found[max(annotation.sympos, 1) - 1]], annotation.where)
 
-    def _check_gate(self, gate: str, annotation: Annotation) -> None:
-        if gate != VMLINUX and annotation.owner == VMLINUX:
-            raise KlpError(
-                f"vmlinux symbol {annotation.symbol!r} cannot be applied when {gate} loads",
-                where=annotation.where,
-                why="Kernels since 5.8 refuse vmlinux symbols in a module's livepatch relocations.",
-                hint=f"Write KLP_RELOC_SYMBOL(vmlinux, vmlinux, {annotation.symbol}).",
-            )
-        if gate == VMLINUX and annotation.owner != VMLINUX:
-            raise KlpError(
-                f"symbol {annotation.symbol!r} of module {annotation.owner} "
-                "cannot be applied when the livepatch loads",
-                where=annotation.where,
-                why=f"{annotation.owner} need not be loaded then, and may go later.",
-                hint=f"Write KLP_RELOC_SYMBOL({annotation.owner}, {annotation.owner}, "
-                f"{annotation.symbol}), or name the patched module that depends on it as the gate.",
-            )
-        if gate not in self.patched | {VMLINUX}:
-            raise KlpError(
-                f"gate {gate} of symbol {annotation.symbol!r} is not an object of this livepatch",
-                where=annotation.where,
-                why="The kernel applies livepatch relocations only for objects "
-                "that the livepatch patches.",
-                hint=f"Patched: {', '.join(sorted(self.patched)) or 'none'}. "
-                f"Use one of them as the gate, or add an object {gate!r} to livepatch.toml.",
-            )
-
-    def _gate(self, owner: str, reference: Reference) -> str:
-        """The gate for a symbol of this owner, when nobody names one."""
-        if owner == VMLINUX or owner in self.patched:
-            return owner
-        modules = sorted(self.patched - {VMLINUX})
-        if len(modules) == 1:
-            return modules[0]
-        raise KlpError(
-            f"symbol {reference.name!r} belongs to module {owner}, "
-            "which this livepatch does not patch",
-            where=reference.where,
-            why="A livepatch relocation is applied when a patched object loads.",
-            hint=f"Name the patched module that depends on {owner} as the gate: "
-            f"KLP_RELOC_SYMBOL(MODULE, {owner}, {reference.name}), "
-            f"or add an object {owner!r} to livepatch.toml.",
-        )
-
     def _exported_by_module(self, reference: Reference, owner: str) -> Decision:
         found = self.database.in_object(owner, reference.name)
         if not found:
@@ -335,25 +333,28 @@ class Resolver:
         bound = [c for c in found if c.kind.isupper()] if len(found) > 1 else list(found)
         if len(bound) != 1:
             raise self._ambiguous(reference, found)
-        return self._livepatch(reference, bound[0], f"exported by module {owner}")
+        return self._livepatch(reference, "", bound[0], f"exported by module {owner}")
 
     def _by_name(self, reference: Reference) -> Decision:
         everywhere = self.database.candidates(reference.name)
         reachable = self.patched | {VMLINUX}
         found = [c for c in everywhere if c.object in reachable]
         if len(found) == 1:
-            return self._livepatch(reference, found[0], f"only one in {found[0].object}")
+            return self._livepatch(reference, "", found[0], f"only one in {found[0].object}")
         if len(found) > 1:
             raise self._ambiguous(reference, found)
         if reference.weak and not everywhere:
             return Decision(reference, Fate.WEAK, "weak, and defined nowhere")
         if everywhere:
             owners = sorted({c.object for c in everywhere})
+            named = [f"{gate}, {owner}" for owner in owners for gate in self.gates.of_owner(owner)]
             raise KlpError(
                 f"symbol {reference.name!r} is defined only by modules "
                 f"that this livepatch does not patch: {', '.join(owners)}",
                 where=reference.where,
-                hint=f"Add an object {owners[0]!r} to livepatch.toml.",
+                hint=f"To use it, write KLP_RELOC_SYMBOL({named[0]}, {reference.name})."
+                if named
+                else "No patched module depends on any of them.",
             )
         hint = _nearest("In symbols.klp there is", reference.name, self._similar(reference.name))
         for unknown in sorted(self.patched - set(self.database.objects)):
@@ -371,12 +372,6 @@ class Resolver:
     def _similar(self, name: str) -> list[str]:
         clones = (f"{name}.{kind}.{n}" for kind in ("isra", "constprop", "part") for n in range(4))
         return [clone for clone in clones if self.database.candidates(clone)]
-
-    def _livepatch(self, reference: Reference, found: Candidate, why: str) -> Decision:
-        _check_stable([found], reference.where)
-        gate = self._gate(found.object, reference)
-        target = LivepatchSymbol(found.object, found.symbol, found.sympos)
-        return Decision(reference, Fate.LIVEPATCH, why, gate, target)
 
     def _ambiguous(self, reference: Reference, found: Sequence[Candidate]) -> KlpError:
         lines = [

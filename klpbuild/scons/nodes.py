@@ -52,7 +52,8 @@ class KernelNodes:
 
     :ivar env: an environment for further steps, with ``KLP_KERNEL`` and ``KLP_LOG``.
     :ivar directory: of all its outputs.
-    :ivar identities: nodes that stand for the kernel and klpbuild.
+    :ivar identities: nodes that stand for the kernel without its modules, and for klpbuild.
+    :ivar whole: the node that stands for the kernel with its modules.
     :ivar symbols: the node of symbols.klp.
     :ivar boot: the node of its boot.
     :ivar compiler: the node that stands for the compiler.
@@ -64,6 +65,7 @@ class KernelNodes:
     env: object
     directory: Path
     identities: list
+    whole: object
     symbols: object
     livepatches: list[LivepatchNodes]
     boot: object = None
@@ -92,10 +94,9 @@ def kernel_nodes(env, kernel, cells, variables):
     how = plan(kernel, variables)
     tools = env.Value(tool_identity())
     identities = [env.Value(identity(kernel, modules=False)), tools]
-    symbols = env.SymbolsKlp(
-        literal.file(env, directory / "symbols.klp"), [env.Value(identity(kernel)), tools]
-    )
-    nodes = KernelNodes(kernel, env, directory, identities, symbols[0], [])
+    whole = env.Value(identity(kernel))
+    symbols = env.SymbolsKlp(literal.file(env, directory / "symbols.klp"), [whole, tools])
+    nodes = KernelNodes(kernel, env, directory, identities, whole, symbols[0], [])
     nodes.compiler = env.Value(compiler_identity(kernel))
     nodes.finish, nodes.epoch = how, variables.source_date_epoch
     nodes.livepatches = [_livepatch(nodes, cell) for cell in cells]
@@ -138,8 +139,10 @@ def _livepatch(nodes, cell):
             made = env.LivepatchTables(tables, [])
             objects.append(_object(nodes, env, work, made[0]))
         linked = env.LivepatchLink(linked, [*(built for built, _ in objects), inputs[0]])
-    # Both read symbols.klp, and are made again only when symbols that they use changed.
+    # Both read symbols.klp, and are made again only when what they use of it changed, or what
+    # the modules need that they use.
     used = env.LivepatchDependencies(literal.file(env, work / "dependencies"), [linked, symbols])
+    env.Depends(used, nodes.whole)
     converted = env.LivepatchConvert(
         [
             literal.file(env, directory / f"{chosen.module}.ko"),

@@ -122,6 +122,23 @@ def _two_objects(e: Editor) -> None:
     e.change_row(".rela.data.twice", number, r_sym=empty, r_addend=0)
 
 
+def _early(e: Editor) -> None:
+    """A function of vmlinux calls what waits for the second object, which is not loaded."""
+    _two_objects(e)
+    called = e.add_data("called", b"button\0")
+    rows = e.rows(".rela.data.twice")
+    name = rows[rows["r_offset"] == rows["r_offset"].max()].copy()
+    name["r_offset"] -= 8
+    name["r_sym"] = called
+    e.set_rows(".rela.data.twice", np.concatenate([rows, name]))
+    rows = e.rows(VMLINUX_SECTION)
+    waits = rows["r_sym"] == e.symbol(SWAPINFO)
+    flags = SHF.ALLOC | SHF.INFO_LINK | SHF.RELA_LIVEPATCH
+    e.object.add_relocations(BUTTON_SECTION, e.number(".text"), rows[waits], flags)
+    e.set_rows(VMLINUX_SECTION, rows[~waits])
+    e.rename(SWAPINFO, LID)
+
+
 def _far_place(e: Editor) -> None:
     """A relocation far behind the section that it changes."""
     e.change_row(VMLINUX_SECTION, 0, r_offset=1 << 40)
@@ -294,6 +311,9 @@ BREAKS = (
     _meminfo("KLP421", _arch),
     Broken("KLP422", "meminfo", edited(_no_return), fresh=True),
     _meminfo("KLP423", _inside),
+    _button("KLP430", _rename(LID, f".klp.sym.{DEPENDENCY}.{OF_A_MODULE},0"), late="button"),
+    Broken("KLP431", "meminfo", edited(_early), also=frozenset({"KLP602"}), uses="/proc/meminfo",
+           dies="Kernel stack is corrupted"),
     _meminfo("KLP501", _place("objects", st_size=0)),
     _button("KLP502", _object("but-ton"), "KLP418"),
     _meminfo("KLP503", _no_new),

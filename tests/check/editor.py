@@ -157,6 +157,7 @@ class Broken:
         ``button again`` for when it is loaded a second time.
     :ivar fresh: whether the kernel says it once only.
     :ivar dies: what the kernel's log says when the module kills it.
+    :ivar uses: a file of the guest whose reading runs what is broken; empty when loading does.
     :ivar stays: whether it cannot be unloaded.
     :ivar before: modules of the kernel to load first.
     :ivar waits: whether its transition does not end.
@@ -170,6 +171,7 @@ class Broken:
     late: str = ""
     fresh: bool = False
     dies: str = ""
+    uses: str = ""
     stays: bool = False
     before: tuple[str, ...] = ()
     waits: bool = False

@@ -27,6 +27,7 @@ from klpbuild.vm.scenario import (
     Insmod,
     Modprobe,
     Planned,
+    ReadFile,
     Rmmod,
     Step,
     WaitDisabled,
@@ -65,7 +66,8 @@ def group_of(broken: Broken, finding: Finding, path: Path) -> Group:
     log = (finding.says,) if finding.says else ()
     first = tuple(Modprobe(each) for each in broken.before)
     if broken.dies:
-        return Group(broken.rule, (Insmod(path),))
+        used = (WaitEnabled(name), ReadFile(broken.uses)) if broken.uses else ()
+        return Group(broken.rule, (Insmod(path), *used))
     if broken.stays:
         gone = (Disable(name), WaitDisabled(name), Planned(Rmmod(name), fails=True))
         return Group(broken.rule, (Insmod(path), WaitEnabled(name), *gone))

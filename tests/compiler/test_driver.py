@@ -120,6 +120,23 @@ def test_compiler_warnings_are_returned(fixtures_kernel: Kernel, tmp_path: Path)
     assert "unused variable 'b' [-Wunused-variable]" in done.warnings[0]
 
 
+def test_annotations_that_contradict_each_other(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    text = """\
+extern void a(void) KLP_RELOC_SYMBOL(vmlinux, vmlinux, init_once, 3);
+extern void a(void) KLP_RELOC_SYMBOL(vmlinux, vmlinux, init_once, %d);
+void livepatch_first(void) { a(); }
+"""
+    with pytest.raises(KlpError) as caught:
+        _compile(fixtures_kernel, tmp_path, text % 4)
+    source = tmp_path / "my-fix.c"
+    said = str(caught.value).splitlines()
+    assert said[0] == f"{source}: annotations of one symbol contradict each other"
+    assert said[1].startswith(f"  {source}:2:1: warning: ")
+    assert said[-1] == "  Declare two symbols by two names, each with its KLP_RELOC_SYMBOL."
+    assert list((tmp_path / "out").iterdir()) == []
+    assert _compile(fixtures_kernel, tmp_path, text % 3).warnings == ()
+
+
 def test_new_functions_need_no_prototype(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     flags = ["-Wmissing-prototypes"]
     assert _compile(fixtures_kernel, tmp_path, "int f(void) { return 1; }\n").warnings == ()

@@ -266,12 +266,11 @@ def test_the_dotted_position_of_other_headers_is_understood(kernel: Kernel) -> N
          "gate ext4 of symbol 'ext4_ktype' is not an object of this livepatch\n"
          "  The kernel applies livepatch relocations only for objects "
          "that the livepatch patches.\n"
-         "  Patched: btrfs. Use one of them as the gate, "
-         "or add an object 'ext4' to livepatch.toml."),
+         "  Use one of them: btrfs."),
         ("extern int ext4_ktype; int f(void) { return ext4_ktype; }", "btrfs",
          "livepatch.o:.text+0x2: symbol 'ext4_ktype' is defined only by modules "
          "that this livepatch does not patch: ext4\n"
-         "  Add an object 'ext4' to livepatch.toml."),
+         "  To use it, write KLP_RELOC_SYMBOL(btrfs, ext4, ext4_ktype)."),
         ("extern int clash(void); int f(void) { return clash() + 1; }", "",
          "livepatch.o:.text+0x5: symbol 'clash' is not defined by vmlinux or any module\n"
          "  GCC drops functions that it inlines and renames clones (.isra.0, .constprop.0).\n"
@@ -309,8 +308,25 @@ def test_contradicting_annotations_are_refused(kernel: Kernel) -> None:
         "livepatch.o:.klp.module_relocs.vmlinux:KLP_SYMPOS(twin, 2): symbol 'twin' is annotated "
         "as vmlinux position 1 and as vmlinux position 2\n"
         "  Both mean the same symbol of the object file.\n"
-        "  Tell them apart with KLP_RELOC_SYMBOL(gate, owner, symbol, position)."
+        "  Leave one of them out, or tell two symbols apart with "
+        "KLP_RELOC_SYMBOL(gate, owner, symbol, position)."
     )
+
+
+def test_both_kinds_of_annotation_must_agree(kernel: Kernel) -> None:
+    source = """extern int x(void) KLP_RELOC_SYMBOL(vmlinux, vmlinux, twin, 1);
+        struct KLP_MODULE_RELOC(vmlinux) a[] = { KLP_SYMPOS(x, %d) };
+        int f(void) { return x() + 1; }"""
+    assert kernel.error(source % 2) == (
+        "livepatch.o:.klp.module_relocs.vmlinux:KLP_SYMPOS(twin, 2): symbol 'twin' is annotated "
+        "as vmlinux position 1 and as vmlinux position 2\n"
+        "  Both mean the same symbol of the object file.\n"
+        "  Leave one of them out, or tell two symbols apart with "
+        "KLP_RELOC_SYMBOL(gate, owner, symbol, position)."
+    )
+    (decision,) = kernel.convert(source % 1).decisions
+    assert decision.target is not None
+    assert decision.target.format() == ".klp.sym.vmlinux.twin,1"
 
 
 def test_addends_keep_all_their_bits(kernel: Kernel, tmp_path: Path) -> None:
@@ -363,7 +379,17 @@ def test_debug_information_does_not_name_livepatch_symbols(kernel: Kernel, tmp_p
     assert (row["r_info_type"], row["r_info_sym"]) == (0, 0)
 
 
-@pytest.mark.parametrize("section", ["__jump_table", ".static_call_sites", ".altinstructions"])
+@pytest.mark.parametrize(
+    "section",
+    [
+        "__jump_table",
+        ".static_call_sites",
+        ".altinstructions",
+        "__ex_table",
+        "__param",
+        ".init.text",
+    ],
+)
 def test_a_modules_symbol_in_a_section_read_at_load_is_refused(
     kernel: Kernel, section: str
 ) -> None:
@@ -376,6 +402,19 @@ def test_a_modules_symbol_in_a_section_read_at_load_is_refused(
         "  Use static_key_enabled() for a static key, "
         "a plain call through a function pointer for a static call."
     )
+
+
+@pytest.mark.parametrize(
+    "section", [".data_mine", ".ref.text", ".text.mine", ".rodata.mine", "mine"]
+)
+def test_a_section_of_the_authors_own_can_wait(
+    kernel: Kernel, tmp_path: Path, section: str
+) -> None:
+    conversion = kernel.convert(
+        f'__asm__(".section {section},\\"aw\\"\\n .quad btrfs_ktype\\n .text");', patched="btrfs"
+    )
+    name = section.removeprefix(".")
+    assert list(Readelf(conversion, tmp_path).livepatch()) == [f".klp.rela.btrfs.{name}"]
 
 
 def test_a_vmlinux_symbol_may_stand_there(kernel: Kernel, tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline import symbol_steps
 
 from ..objects import symbols_klp
+from ..tables import modules
 from .inputs import SmallKernel
 
 
 def test_the_graph_is_asked_when_its_answer_may_differ(
     small: SmallKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = cast(Kernel, SimpleNamespace(module_symvers=tmp_path / "Module.symvers"))
+    kernel = cast(Kernel, SimpleNamespace(module_symvers=tmp_path / "Module.symvers", modules=()))
     linked, output = tmp_path / "livepatch_demo.ko", tmp_path / "work" / "dependencies"
     linked.write_bytes(bytes(small.link().data))
     asked: list[object] = []
@@ -54,3 +55,28 @@ def test_the_graph_is_asked_when_its_answer_may_differ(
     linked.write_bytes(bytes(small.link(more=more).data))
     needed(btrfs="btrfs_ioctl saved_command_line")
     assert len(asked) == 4, "another livepatch"
+
+
+def test_what_a_module_needs_counts(small: SmallKernel, tmp_path: Path) -> None:
+    linked, output = tmp_path / "livepatch_demo.ko", tmp_path / "dependencies"
+    linked.write_bytes(bytes(small.link().data))
+    symbols = symbols_klp(tmp_path, vmlinux="_printk", ext4="ext4_attr_store", jbd2="x", btrfs="y")
+
+    def lines(**depends: str) -> list[str]:
+        files = modules(tmp_path, **depends)
+        kernel = cast(
+            Kernel, SimpleNamespace(module_symvers=tmp_path / "Module.symvers", modules=files)
+        )
+        symbol_steps.write_dependencies(kernel, linked, symbols, output)
+        return output.read_text().splitlines()
+
+    first = lines(ext4="jbd2", jbd2="", btrfs="", other="btrfs")
+    assert [line.split()[::2] for line in first] == [
+        ["btrfs"],
+        ["ext4", "jbd2"],
+        ["jbd2"],
+        ["vmlinux"],
+    ]
+    assert lines(ext4="jbd2", jbd2="", btrfs="", other="") == first, "one that it does not use"
+    assert lines(ext4="", jbd2="", btrfs="", other="") != first
+    assert lines(ext4="jbd2", jbd2="other", btrfs="", other="") != first, "through another one"

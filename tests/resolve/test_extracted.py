@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
+from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.resolve.fate import Decision, Fate, Place, Reference, Resolver
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
 from klpbuild.symbols.write import SymbolSources, write_symbols
 from tests.objects import KERNEL_LIKE, module_symvers
+from tests.tables import modules
 
 # Two files of vmlinux, each with a static twin; one twin of the module, too.
 FIRST = """
@@ -138,6 +141,23 @@ def test_a_modules_own_global_comes_before_vmlinux(kernel: Kernel) -> None:
 
 def test_another_modules_export_waits_for_the_patched_module(kernel: Kernel) -> None:
     assert told(kernel.decide("by_other", "mod")) == "mod .klp.sym.other.by_other,0"
+
+
+def test_a_module_that_the_home_does_not_depend_on(kernel: Kernel, tmp_path: Path) -> None:
+    needing = Dependencies(modules(tmp_path, mod="between", between="other", other=""))
+    kernel.resolver = replace(kernel.resolver, dependencies=needing)
+    assert told(kernel.decide("by_other", "mod")) == "mod .klp.sym.other.by_other,0"
+    alone = Dependencies(modules(tmp_path, mod="", between="other", other=""))
+    kernel.resolver = replace(kernel.resolver, dependencies=alone)
+    with pytest.raises(KlpError) as caught:
+        kernel.decide("by_other", "mod")
+    assert str(caught.value) == (
+        "fs/x.c: symbol 'by_other' is exported by module other, on which mod does not depend\n"
+        "  When mod loads, other need not be there: "
+        "the kernel would refuse mod, or the livepatch.\n"
+        "  A livepatch cannot add a dependency. What is exported with EXPORT_SYMBOL_GPL "
+        "can be asked for while running: symbol_get()."
+    )
 
 
 def test_an_unexported_symbol_of_vmlinux_has_gate_vmlinux(kernel: Kernel) -> None:

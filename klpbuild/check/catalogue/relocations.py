@@ -176,4 +176,19 @@ UNWIND = Rule(
     "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
     effect=Effect.ACCEPTED, machines=X86_64,
 )
+OWNER_ABSENT = Rule(
+    "KLP430", "a livepatch symbol's owner need not be loaded when it is looked up",
+    "klp_find_object_symbol() finds symbols of loaded modules only, and a module is loaded without"
+    " those that it does not depend on.",
+    "Use what {gate} depends on. What is exported with EXPORT_SYMBOL_GPL can be asked for while"
+    " running: symbol_get().",
+    says("symbol '{symbol}' not found in symbol table"), effect=Effect.LATE, needs=Needs.HEADERS,
+)
+EARLY_CODE = Rule(
+    "KLP431", "code runs before the object loads for which its relocations wait",
+    "A relocation of .klp.rela.<object> is applied when the object loads. Until then its place"
+    " holds zeros: a call goes to the next instruction, a pointer is NULL.",
+    "Use it only in functions and callbacks of {gate}, or of what depends on {gate}.",
+    effect=Effect.ACCEPTED, machines=X86_64,
+)
 # fmt: on

@@ -17,6 +17,7 @@
  *
  * The symbol is the one at this position among the object's symbols of its name,
  * counted from 1 in kallsyms order; position 0 says that there is only one.
+ * klpbuild chooses the gate (see below) at each place that uses it.
  *
  * An entry has 12 bytes on every target.  GCC aligns arrays of 32 bytes and more
  * to 32 where nothing else is said, which would leave holes between two arrays.
@@ -47,8 +48,9 @@ typedef struct klpbuild_module_reloc {
  *
  * The owner is the object that defines the symbol, the gate the patched object
  * whose loading makes it reachable; for a symbol of vmlinux both are vmlinux.
- * All of it goes into the assembler's name of the symbol, in quotation marks
- * because of its dots and comma.
+ * The gate depends on the owner, and nothing that runs without the gate may lead
+ * to the symbol.  All of it goes into the assembler's name of the symbol, in
+ * quotation marks because of its dots and comma.
  */
 #ifndef KLP_RELOC_SYMBOL
 #define KLP_RELOC_SYMBOL(gate, owner, symbol, ...)                             \

@@ -1,0 +1,196 @@
+"""What makes code of a livepatch run: its replacements, its callbacks, its own init and exit.
+
+The module is laid out as in memory, and every place that leads into it gets its address.
+From each function that the kernel enters, addresses are followed: those that instructions
+jump to, call, load or use, and those in the data that they lead to.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+
+from klpbuild.check.code import addresses
+from klpbuild.check.memory import FIRST, ROOM, TYPES, Loaded, apply_relocations
+from klpbuild.check.patched import Patched
+from klpbuild.elf.constants import SHF, STT
+from klpbuild.elf.reader import ElfFile
+
+#: Stands for every address outside of the module.
+_ELSEWHERE = 0xFFFFFFFF81000000
+#: Sections with pointers to what the kernel enters by itself, whatever is patched.
+_ENTERED = re.compile(
+    r"\.gnu\.linkonce\.this_module|__param|\.init_array|\.ctors|_{2,3}ksymtab.*"
+    r"|__tracepoints_ptrs|_ftrace_events|\.kunit_test_suites"
+)
+#: Addresses in an entry of the tables that lead from a place in the code to another one: taken
+#: branches of static keys, what follows a fault, replaced code.
+_CONTINUED = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
+
+
+class Reach:
+    """Which objects' replacements and callbacks lead to each place of a module."""
+
+    def __init__(self, elf: ElfFile, patched: tuple[Patched, ...]) -> None:
+        """:raises KlpError: when relocations or symbols are broken."""
+        self._elf = elf
+        self._patched = patched
+        self._module = Loaded("", elf, FIRST)
+        for section in elf.relocation_sections:
+            if section.sh_info in self._module.contents:
+                rows = elf.relocations(section)
+                apply_relocations(self._module, section.sh_info, rows, self._address)
+
+    def users(self, section: int, offset: int) -> dict[str, str]:
+        """The objects with which a place is used, each with a function that leads there.
+
+        The empty name stands for the module itself: init, exit and parameters.
+        """
+        return self._reached.get(self._start(self._module.addresses[section] + offset), {})
+
+    def name(self, section: int, offset: int) -> str:
+        """The function or variable at a place; empty when it has no name."""
+        return self._names.get(self._start(self._module.addresses[section] + offset), "")
+
+    def _address(self, symbol: int) -> int:
+        found = self._elf.symbol(symbol)
+        start = self._module.addresses.get(found.st_shndx)
+        return _ELSEWHERE if start is None else start + found.st_value
+
+    @cached_property
+    def _reached(self) -> dict[int, dict[str, str]]:
+        found: dict[int, dict[str, str]] = defaultdict(dict)
+        for owner, entered in self._entered():
+            name, waiting = self._names.get(entered, ""), [entered]
+            while waiting:
+                start = self._start(waiting.pop())
+                if owner not in found[start]:
+                    found[start][owner] = name
+                    waiting += self._next(start)
+        return found
+
+    def _entered(self) -> Iterator[tuple[str, int]]:
+        """Each object, and where the kernel enters code that runs with it."""
+        for patched in self._patched:
+            for section, offset in patched.entries:
+                at = self._module.addresses.get(section, 0) + offset
+                yield from ((patched.object, target) for _, target in self._pointers(at, at + 1))
+        for index, start in self._module.addresses.items():
+            found = self._elf.sections[index]
+            if _ENTERED.fullmatch(found.name):
+                end = start + found.sh_size
+                yield from (("", target) for _, target in self._pointers(start, end))
+
+    # Functions, variables and what stands between them, known by the address of their beginning.
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        kinds = (STT.FUNC, STT.OBJECT)
+        symbols = [s for s in self._elf.symbol_list if s.type in kinds and s.name]
+        return {self._address(s.index): s.name for s in symbols}
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        found, inside = {FIRST}, 0
+        for begin, end in sorted(self._extents()):
+            if begin >= inside:
+                found |= {begin, inside}
+            inside = max(inside, end)
+        return sorted(found | {inside})
+
+    def _extents(self) -> Iterator[tuple[int, int]]:
+        """Where each symbol and section begins and ends."""
+        ends = {
+            index: start + self._elf.sections[index].sh_size
+            for index, start in self._module.addresses.items()
+        }
+        yield from ((start, start) for start in self._module.addresses.values())
+        for symbol in self._elf.symbol_list:
+            if symbol.st_shndx in ends and symbol.type != STT.SECTION:
+                start, end = self._address(symbol.index), ends[symbol.st_shndx]
+                yield min(start, end), min(start + symbol.st_size, end)
+
+    def _start(self, address: int) -> int:
+        return self._starts[max(bisect_right(self._starts, address) - 1, 0)]
+
+    def _end(self, start: int) -> int:
+        number = bisect_right(self._starts, start)
+        return self._starts[number] if number < len(self._starts) else start
+
+    # Where they lead.
+
+    def _next(self, start: int) -> Iterator[int]:
+        """The addresses in the module that a function or variable leads to."""
+        end = self._end(start)
+        for base, code in self._code:
+            if base <= start < base + len(code):
+                yield from self._in_code(bytes(code[start - base : end - base]), start)
+                yield from self._going_on.get(start, ())
+                if start not in self._names and end < base + len(code):
+                    yield end  # code of which only the beginning is known may run on
+        yield from (t for at, t in self._pointers(start, end) if at not in self._tables)
+
+    def _in_code(self, code: bytes, start: int) -> Iterator[int]:
+        for target, indexed in addresses(code, start):
+            if FIRST <= target < FIRST + ROOM:
+                yield target
+                if indexed:  # table[i - 1] has an address before the table
+                    yield self._end(self._start(target))
+
+    @cached_property
+    def _code(self) -> list[tuple[int, bytearray]]:
+        placed = self._module.addresses.items()
+        executable = {i for i, _ in placed if self._elf.sections[i].sh_flags & SHF.EXECINSTR}
+        return [(start, self._module.contents[i]) for i, start in placed if i in executable]
+
+    @cached_property
+    def _tables(self) -> set[int]:
+        """Where the livepatch's tables have pointers to code: each runs with its object alone."""
+        places = (place for patched in self._patched for place in patched.entries)
+        return {self._module.addresses.get(section, 0) + offset for section, offset in places}
+
+    def _pointers(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The addresses in data, from one address to another: where they are, where they lead."""
+        return self._data[bisect_left(self._data, (first,)) : bisect_left(self._data, (end,))]
+
+    @cached_property
+    def _data(self) -> list[tuple[int, int]]:
+        places = self._module.addresses.items()
+        code = {index for index, _ in places if self._elf.sections[index].sh_flags & SHF.EXECINSTR}
+        found = [pair for index, _ in places if index not in code for pair in self._written(index)]
+        return [(at, target) for at, target in sorted(found) if FIRST <= target < FIRST + ROOM]
+
+    def _written(self, index: int) -> list[tuple[int, int]]:
+        """What relocations write into a section: where, and which address that means."""
+        start, data = self._module.addresses[index], self._module.contents[index]
+        found = []
+        for offset, kind in self._relocated[index]:
+            width, relative = TYPES.get(kind, (0, False))
+            value = int.from_bytes(data[offset : offset + width], "little", signed=relative)
+            found.append((start + offset, value + (start + offset if relative else 0)))
+        return sorted(found)
+
+    @cached_property
+    def _relocated(self) -> dict[int, list[tuple[int, int]]]:
+        """The offsets and types of the relocations of each section."""
+        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for section in self._elf.relocation_sections:
+            rows = self._elf.relocations(section)
+            pairs = zip(rows["r_offset"].tolist(), rows["r_type"].tolist(), strict=True)
+            found[section.sh_info] += pairs
+        return found
+
+    @cached_property
+    def _going_on(self) -> dict[int, list[int]]:
+        """Where code goes on by the tables, by where it begins: see `_CONTINUED`."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for index in self._module.addresses:
+            count = _CONTINUED.get(self._elf.sections[index].name)
+            targets = [target for _, target in self._written(index)] if count else []
+            for old, new in zip(targets[::count], targets[1::count], strict=False):
+                if FIRST <= new < FIRST + ROOM:
+                    found[self._start(old)].append(new)
+        return found

@@ -1,0 +1,73 @@
+"""Which modules are loaded whenever a module is: ``depends`` of its ``.modinfo``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.names import VMLINUX, object_name
+
+_DEPENDS = b"depends="
+
+
+class Dependencies:
+    """What the modules of a kernel need; a module is read when it is first asked for.
+
+    The module loader refuses a module whose symbols are not there (kernel/module/main.c,
+    resolve_symbol), and keeps those that define them (use_module); modpost writes who they
+    are into ``depends``.
+    """
+
+    def __init__(self, modules: Iterable[Path] = ()) -> None:
+        """:param modules: the ``.ko`` files."""
+        self._files = {object_name(path.name): path for path in modules}
+        self._direct: dict[str, tuple[str, ...] | None] = {}
+
+    def needs(self, name: str, other: str) -> bool | None:
+        """Whether a module is loaded only while another one is; None when that cannot be told.
+
+        An object needs itself, and all need vmlinux.
+
+        :raises KlpError: when a module's file is broken.
+        """
+        if other in (name, VMLINUX):
+            return True
+        needed, whole = self._needed(name)
+        return True if other in needed else False if whole else None
+
+    def all_of(self, name: str) -> tuple[str, ...]:
+        """The modules that a module needs, directly and through others, sorted.
+
+        :raises KlpError: when a module's file is broken.
+        """
+        return tuple(sorted(self._needed(name)[0]))
+
+    def _needed(self, name: str) -> tuple[set[str], bool]:
+        """What a module needs, as far as is known, and whether that is all."""
+        found: set[str] = set()
+        whole, waiting = True, [name]
+        while waiting:
+            direct = self._read(waiting.pop())
+            whole = whole and direct is not None
+            new = set(direct or ()) - found
+            found |= new
+            waiting += new
+        return found, whole
+
+    def _read(self, name: str) -> tuple[str, ...] | None:
+        """What a module says that it needs; None when its file is not at hand."""
+        if name == VMLINUX:
+            return ()
+        if name not in self._direct:
+            path = self._files.get(name)
+            self._direct[name] = None if path is None else _depends(ElfFile.read(path))
+        return self._direct[name]
+
+
+def _depends(elf: ElfFile) -> tuple[str, ...]:
+    section = elf.section(".modinfo")
+    lines = bytes(elf.contents(section)).split(b"\0") if section is not None else []
+    said = [line.removeprefix(_DEPENDS) for line in lines if line.startswith(_DEPENDS)]
+    names = b",".join(said).decode(errors="surrogateescape").split(",")
+    return tuple(object_name(name) for name in names if name)
