@@ -109,18 +109,13 @@ class _Run:
 
 
 def _prepare() -> None:
-    """Make sure that there is an output, that all can be printed, and that signals clean up."""
+    """Make the streams usable, and let signals clean up."""
     import os
     import signal
 
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # closed: the next file that is opened would get what is printed
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    from klpbuild.terminal.streams import open_streams
+
+    open_streams()
     # numpy's threads would take memory, and nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -129,21 +124,12 @@ def _prepare() -> None:
 
 
 def _flush(status: int) -> int:
-    """Write what is not yet written, so that nothing is left to fail at Python's end."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _close()
-        if status == OK and not isinstance(error, BrokenPipeError):
-            return _say([f"error: standard output: {error.strerror}"], FAILED)
+    from klpbuild.terminal.streams import flush_output
+
+    error = flush_output()
+    if error is not None and status == OK and not isinstance(error, BrokenPipeError):
+        return _say([f"error: standard output: {error.strerror}"], FAILED)
     return status
-
-
-def _close() -> None:
-    """Let all that is printed from here on go nowhere."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _guarded(run: _Run) -> int:
@@ -153,7 +139,9 @@ def _guarded(run: _Run) -> int:
     except KeyboardInterrupt:
         return _say(["interrupted"], INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough
-        _close()
+        from klpbuild.terminal.streams import close_output
+
+        close_output()
         return _BROKEN_PIPE
     except Exception as error:
         from klpbuild.errors import explained

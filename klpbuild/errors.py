@@ -138,8 +138,9 @@ def explained(error: BaseException) -> KlpError | None:
     """
     if isinstance(error, KlpError):
         return error
-    if isinstance(error, MemoryError):
-        return KlpError("there is not enough memory")
+    no_room = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    if isinstance(error, MemoryError) or no_room:
+        return KlpError("there is not enough memory", hint="See `ulimit -v`.")
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return KlpError("the system starts no further thread", hint="See `ulimit -u` and `-v`.")
     if not isinstance(error, OSError):

@@ -23,6 +23,7 @@ from klpbuild.distro.debian import (
 from klpbuild.distro.parts import REQUIRED_PARTS, Part
 from klpbuild.distro.tools import KernelCompiler, bring_tools, is_dynamic, runs_here, wrap_programs
 from klpbuild.errors import KlpError
+from klpbuild.files import remove_tree
 from klpbuild.kernel.cache import (
     CachedKernel,
     FetchedPackage,
@@ -143,7 +144,7 @@ def _bring(
             kernel.write_record()
         else:
             _check_whole(root, release, fetched)
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
             whole = making / "kernel"
             whole.mkdir(mode=0o755)
             root.rename(whole / "root")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.files import remove_tree
 from klpbuild.kernel.cache import aside, locked
 
 _OUTPUT = re.compile(r"^KBUILD_OUTPUT\s*=", re.MULTILINE)
@@ -50,7 +51,7 @@ def usable_build_tree(headers: Path, root: Path, shadow: Path) -> Path:
 
 def _is_made(shadow: Path, makefile: str) -> bool:
     try:
-        return (shadow / "Makefile").read_text() == makefile
+        return (shadow / "Makefile").read_bytes() == makefile.encode()
     except OSError:
         return False
 
@@ -63,6 +64,6 @@ def _make(headers: Path, shadow: Path, makefile: str) -> None:
             if entry.name not in ("Makefile", "vmlinux"):
                 (tree / entry.name).symlink_to(entry)
         (tree / "Makefile").write_text(makefile)
-        if shadow.exists():
-            shadow.rename(making / "old")
+        # Not renamed: a directory of overlayfs' lower layer cannot be (EXDEV).
+        remove_tree(shadow)
         tree.rename(shadow)

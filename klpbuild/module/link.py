@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from klpbuild.compiler.driver import compile_source
@@ -21,7 +23,8 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import SHN_UNDEF, STB
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
-from klpbuild.files import write_file
+from klpbuild.files import remove_tree, write_file
+from klpbuild.kernel.cache import UNFIT_FOR_MAKE
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import run_make
 from klpbuild.kernel.tree import Kernel
@@ -69,31 +72,42 @@ def link_module(
         raise ValueError("a module needs an object")
     elves = [ElfFile.read(path) for path in objects]
     _check_defined_once(elves)
-    workshop = directory / "kbuild"
-    if workshop.exists():
-        shutil.rmtree(workshop)
-    workshop.mkdir(parents=True)
-    imports = missing_namespaces(elves, Exports.read(kernel.module_symvers))
-    if imports:
-        objects = [*objects, _compile_imports(kernel, module, imports, workshop, log)]
-    _lay_out(workshop, module, objects)
-    # What kbuild compiles itself (NAME.mod.c) must not tell the machine's directories.
-    maps = [f"-ffile-prefix-map={path}=." for path in (workshop.absolute(), kernel.build.resolve())]
-    flags = " ".join(filter(None, [kernel.toolchain.kcflags, *maps]))
-    variables = {"KBUILD_MODPOST_WARN": "1", "KCFLAGS": flags}
-    if strip:
-        variables["LDFLAGS_MODULE"] = "--strip-debug"
-    path = log.path if log is not None else None
-    said = run_make(kernel, workshop, "modules", variables=variables, log=path)
-    linked = workshop / f"{module}.ko"
-    if not linked.is_file():
-        raise KlpError("kbuild linked no module", where=str(linked), why=said.strip())
-    _check_linked(kernel, ElfFile.read(linked), elves)
-    for line in _warnings(said):
-        warn(line)
-    output = directory / linked.name
-    write_file(output, linked.read_bytes())
+    with _workshop(directory) as workshop:
+        imports = missing_namespaces(elves, Exports.read(kernel.module_symvers))
+        if imports:
+            objects = [*objects, _compile_imports(kernel, module, imports, workshop, log)]
+        _lay_out(workshop, module, objects)
+        # What kbuild compiles itself (NAME.mod.c) must not tell the machine's directories.
+        maps = [
+            f"-ffile-prefix-map={path}=." for path in (workshop.absolute(), kernel.build.resolve())
+        ]
+        flags = " ".join(filter(None, [kernel.toolchain.kcflags, *maps]))
+        variables = {"KBUILD_MODPOST_WARN": "1", "KCFLAGS": flags}
+        if strip:
+            variables["LDFLAGS_MODULE"] = "--strip-debug"
+        path = log.path if log is not None else None
+        said = run_make(kernel, workshop, "modules", variables=variables, log=path)
+        linked = workshop / f"{module}.ko"
+        if not linked.is_file():
+            raise KlpError("kbuild linked no module", where=str(linked), why=said.strip())
+        _check_linked(kernel, ElfFile.read(linked), elves)
+        for line in _warnings(said):
+            warn(line)
+        output = directory / linked.name
+        write_file(output, linked.read_bytes())
     return output
+
+
+@contextmanager
+def _workshop(directory: Path) -> Iterator[Path]:
+    """Make an empty directory for kbuild: elsewhere, if make cannot take the name of this one."""
+    if UNFIT_FOR_MAKE.search(str(directory.absolute())):
+        with tempfile.TemporaryDirectory(prefix="klpbuild-link-") as name:
+            yield Path(name)
+        return
+    remove_tree(directory / "kbuild")
+    (directory / "kbuild").mkdir(parents=True)
+    yield directory / "kbuild"
 
 
 def _check_defined_once(objects: Sequence[ElfFile]) -> None:

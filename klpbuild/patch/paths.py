@@ -150,7 +150,8 @@ class Tree:
 
     def check_place(self, path: str, where: str) -> None:
         """:raises KlpError: for a path through a link or a file, and for a directory's."""
-        for place in (*reversed(PurePosixPath(path).parents), PurePosixPath(path)):
+        # The tree itself may be named by a link: its last parent, ".", is left out.
+        for place in (*reversed(PurePosixPath(path).parents[:-1]), PurePosixPath(path)):
             if (self.source / place).is_symlink():
                 raise KlpError(
                     f"{path} is reached through the symbolic link {place}",

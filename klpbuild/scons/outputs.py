@@ -7,6 +7,7 @@ sources that have changed back since: SCons' database is written when a run ends
 
 from __future__ import annotations
 
+import atexit
 import pickle
 import sys
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.files import UNNOTED, note, read_record, remove_tree, working_in, write_file
 from klpbuild.scons import literal
+from klpbuild.terminal.streams import flush_output
 
 #: Held until the process ends.
 _LOCKS = ExitStack()
@@ -35,6 +37,7 @@ class Outputs:
 
         :raises KlpError: when it cannot be written.
         """
+        atexit.register(flush_output)
         self._env = env
         self._path = Path(env["KLP_BUILD"])
         self._writes = not (GetOption("no_exec") or GetOption("question"))
