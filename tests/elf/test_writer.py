@@ -271,12 +271,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any)
     write_file(path, b"first")
     assert path.read_bytes() == b"first"
 
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:3])
+    def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(KlpError) as caught:
         write_file(path, b"second")
     assert str(caught.value) == f"{path}: cannot be written: No space left on device"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
+from klpbuild.kernel.kbuild import find_compiler
 from klpbuild.kernel.prepare import prepare
 from klpbuild.patch.pair import compile_patch
 from tests.patch.small_kernel import make_kernel
@@ -76,13 +77,16 @@ def test_another_configuration_is_reported(tmp_path: Path) -> None:
 
 def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
     small = make_kernel(tmp_path)
-    small.kernel.config.write_text('CONFIG_CC_VERSION_TEXT="gcc-99 (Debian) 99.1"\n')
+    small.kernel.config.write_text('CONFIG_CC_VERSION_TEXT="gcc-99 (Debian 99.1.0-1) 99.1.0"\n')
+    here = find_compiler(small.kernel).version
     with pytest.raises(KlpError) as caught:
         prepare(small.kernel, lambda line: None)
     assert str(caught.value) == (
-        "small: the compiler gcc-99 is not installed\n"
-        "  A livepatch is compiled with the compiler that built the kernel.\n"
-        "  apt install gcc-99"
+        "small: the compiler that built this kernel is not on this machine\n"
+        f"  It was built by gcc-99 (Debian 99.1.0-1) 99.1.0; here is {here}.\n"
+        "  A patch is compiled with the compiler that built the kernel, so that all that it does "
+        "not change comes out the same.\n"
+        "  Install the package gcc-99, or name the compiler with CC=."
     )
 
 
