@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from klpbuild.kernel.tree import Kernel
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ("meminfo", "meminfo-2", "cmdline", "homonym", "homonyms", "button")
+#: Livepatches for real kernels alone.
+MORE = ROOT / "tests" / "campaign" / "livepatches"
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,16 @@ class Built:
         return self.directory / f"livepatch-{name}.ko"
 
 
-def build(kernel: Kernel, directory: Path) -> Built:
+def build(kernel: Kernel, directory: Path, names: Sequence[str] = SAMPLES) -> Built:
     """Build in a checkout of its own: two runs of SCons must not share one."""
     for name in ("klpbuild", "kernel-fixtures", "site_scons"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, directory / name, ignore=ignored)
+    shutil.copytree(MORE, directory / "kernel-fixtures" / "livepatches", dirs_exist_ok=True)
     shutil.copy(ROOT / "SConstruct", directory)
     command = [sys.executable, "-m", "SCons", "-Q", f"kernel={kernel.name}"]
     done = subprocess.run(
-        [*command, f"livepatch={','.join(SAMPLES)}"],
+        [*command, f"livepatch={','.join(names)}"],
         cwd=directory,
         text=True,
         capture_output=True,

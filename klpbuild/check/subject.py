@@ -12,6 +12,7 @@ from klpbuild.arch import ARCHITECTURES, by_machine
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.generated import read_generated
 from klpbuild.check.kernelside import KernelSide, modinfo
+from klpbuild.check.layout import offsets_in_memory
 from klpbuild.check.patched import Patched
 from klpbuild.check.pointers import Pointers
 from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
@@ -199,6 +200,11 @@ class Subject:
     def instructions(self) -> Instructions:
         """The instructions of its code, of x86-64."""
         return Instructions(self.elf)
+
+    @cached_property
+    def offsets(self) -> dict[int, int]:
+        """Where its sections will be, from the beginning of a page, by index."""
+        return offsets_in_memory(self.elf)
 
     @cached_property
     def pointers(self) -> Pointers:

@@ -19,6 +19,8 @@ from klpbuild.check.subject import Subject
 from klpbuild.elf.reader import Section
 
 _POINTER = 8
+#: Newer kernels refuse another size.
+_SIZE = catalogue.MODULE_SIZE
 
 
 def check_this_module(subject: Subject) -> None:
@@ -39,6 +41,10 @@ def check_this_module(subject: Subject) -> None:
 
 
 def _check_bytes(subject: Subject, section: Section) -> None:
+    wanted = subject.kernel.module_size if subject.kernel else None
+    if wanted is not None and section.sh_size < wanted and not subject.applies(_SIZE):
+        what = f"struct module has {section.sh_size} bytes, and the kernel reads {wanted}"
+        subject.find(catalogue.DAMAGED_MODULE, what, THIS_MODULE)
     if name_in(subject.elf, section) is None:
         what = f"struct module has no name of less than {NAME_SIZE} bytes"
         subject.find(catalogue.DAMAGED_MODULE, what, f"{THIS_MODULE}+{NAME:#x}")

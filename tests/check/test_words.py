@@ -69,6 +69,10 @@ def _align(e: Editor) -> None:
     e.section(".text").sh_addralign = 24
 
 
+def _align_far(e: Editor) -> None:
+    e.section(".text").sh_addralign = 1 << 31
+
+
 def _flagged(section: str) -> Edit:
     def edit(e: Editor) -> None:
         e.section(section).sh_flags |= SHF.RELA_LIVEPATCH
@@ -99,7 +103,8 @@ DAMAGE: tuple[tuple[Edit, str, Effect, str], ...] = (
     (_shifted, "KLP503", Effect.REFUSED, "vmlinux has no array of functions"),
     (_field("objects", 8, r_addend=4), "KLP513", Effect.UNFORESEEN,
      "a table of the livepatch has an address that is no table's"),
-    (_align, "KLP110", Effect.UNFORESEEN, "section .text has an alignment of 0x18"),
+    (_align, "KLP118", Effect.ACCEPTED, "section .text has an alignment of 0x18"),
+    (_align_far, "KLP110", Effect.UNFORESEEN, "section .text has an alignment of 0x80000000"),
     (_flagged(".data"), "KLP401", Effect.ACCEPTED, "section 3 is called '.data'"),
     (lambda e: e.change_row(".rela.return_sites", 0, r_type=R_NONE), "KLP422", Effect.UNFORESEEN,
      "an entry of .return_sites has no relocation of type R_X86_64_PC32"),

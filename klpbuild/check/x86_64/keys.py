@@ -59,6 +59,8 @@ class Keys:
         start, size = self.subject.pointers.variable_at(key.place)
         if section.sh_flags & (SHF.ALLOC | SHF.EXECINSTR) != SHF.ALLOC or key.offset % 8:
             return False
+        if (self.subject.offsets.get(key.section, 0) + key.offset) & _FLAGS:
+            return False
         if key.offset - start + _SIZE > size or (size == _SIZE and key.offset != start):
             return False
         return self._contents(key) in (_FALSE, _TRUE)

@@ -40,8 +40,8 @@ def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocati
         if name.startswith(_KEY) and row.kind == _64 and data:
             what = f"{name} calls {called(subject, target)}, where no function begins"
             subject.find(catalogue.INSIDE, what, place(section, row.offset))
-        if row.kind == _64 and row.offset % _POINTER and section.name.startswith(_DATA):
-            what = "a relocation makes a pointer that is not aligned"
+        if section.name.startswith(_DATA) and (row.kind != _64 or row.offset % _POINTER):
+            what = "a relocation of data makes no aligned pointer"
             subject.find(catalogue.MISFIT, what, place(section, row.offset))
         if row.kind != _64 or not code or section.name in _PLACES:
             continue

@@ -1,0 +1,158 @@
+"""Ask check and a kernel what they think of many mutants."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.module import check_bytes
+from klpbuild.check.rule import Severity
+from klpbuild.kernel.tree import Kernel
+from klpbuild.vm.guest import Guest
+from klpbuild.vm.result import End, GroupResult
+from klpbuild.vm.scenario import Group
+from tests.campaign.exercise import Observed, Verdict, group_of, judge
+from tests.campaign.matrix import Outcome, Predicted, predicted
+from tests.campaign.mutate import Mutant, mutants
+
+#: Mutants in one boot, as far as it survives them.
+BATCH = 100
+#: Seconds without a word of the guest after which it hangs: a mutant takes a few.
+QUIET = 90.0
+#: What was observed, by the digest of the mutant: check may be asked again, later.
+_RECORD = "observed.jsonl"
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Good modules of a kernel, and where files are kept.
+
+    :ivar modules: name to file; the first one is mutated most.
+    :ivar directory: keeps mutants that wait, consoles, and what was observed of the others.
+    """
+
+    kernel: Kernel
+    symbols: Path
+    modules: dict[str, Path]
+    directory: Path
+
+    def run(
+        self, count: int, seed: int, told: Callable[[Outcome], None] = lambda outcome: None
+    ) -> list[Outcome]:
+        """Make mutants, ask check, have the kernel judge those that it has not judged yet.
+
+        :param told: called with each outcome.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        good = {name: path.read_bytes() for name, path in self.modules.items()}
+        side, known = KernelSide(self.kernel, self.symbols), self._known()
+        outcomes, waiting = [], []
+        for mutant in mutants(good, count, seed):
+            outcome = self._ask(mutant, side)
+            verdict = known.get(_digest(mutant))
+            if verdict is None:
+                waiting.append((mutant, outcome))
+            else:
+                outcomes.append(_with(outcome, verdict))
+        # Those that pass are judged first: what they leave behind is not to be feared.
+        waiting.sort(key=lambda pair: [*Predicted].index(pair[1].predicted))
+        shown: dict[str, str] = {}
+        for first in range(0, len(waiting), BATCH):
+            batch = waiting[first : first + BATCH]
+            made = {mutant.number: mutant for mutant, _ in batch}
+            for outcome in self._judge(batch, shown):
+                self._keep(made[outcome.number], outcome)
+                told(outcome)
+                outcomes.append(outcome)
+        return sorted(outcomes, key=lambda o: o.number)
+
+    def _known(self) -> dict[str, Verdict]:
+        path = self.directory / _RECORD
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        return {row["mutant"]: Verdict(Observed(row["observed"]), row["said"]) for row in rows}
+
+    def _keep(self, mutant: Mutant, outcome: Outcome) -> None:
+        row = {"mutant": _digest(mutant), "observed": outcome.observed.value, "said": outcome.said}
+        with (self.directory / _RECORD).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _ask(self, mutant: Mutant, side: KernelSide) -> Outcome:
+        report = check_bytes(mutant.data, f"livepatch-{mutant.base}.ko", side)
+        errors, warnings = (
+            tuple(sorted({f.rule.identifier for f in report.findings if f.rule.severity is each}))
+            for each in (Severity.ERROR, Severity.WARNING)
+        )
+        return Outcome(
+            mutant.number, mutant.base, mutant.kind, mutant.what,
+            predicted(report), errors, warnings, Observed.NOT_TRIED, "",
+        )  # fmt: skip
+
+    def _judge(
+        self, pairs: Sequence[tuple[Mutant, Outcome]], shown: dict[str, str]
+    ) -> Iterator[Outcome]:
+        """What the kernel does with each; a guest that dies is begun anew behind it."""
+        files = {mutant.number: self._write(mutant) for mutant, _ in pairs}
+        waiting = [outcome for _, outcome in pairs]
+        while waiting:
+            for base in dict.fromkeys(o.base for o in waiting if o.base not in shown):
+                (result,) = self._boot([group_of(0, self.modules[base], base)])
+                shown[base] = result.steps[0].output
+                verdict = judge(result, shown[base])
+                assert verdict.observed is Observed.WELL, (base, verdict)
+            groups = [group_of(o.number, files[o.number], o.base) for o in waiting]
+            results = self._boot(groups)
+            later = []
+            for place, (outcome, result) in enumerate(zip(waiting, results, strict=False)):
+                verdict = judge(result, shown[outcome.base])
+                if verdict.observed is Observed.NOT_TRIED:
+                    later.append(outcome)
+                    continue
+                yield self._settled(outcome, verdict, groups[: place + 1], shown[outcome.base])
+            waiting = later + waiting[len(results) :]
+        for path in files.values():
+            path.unlink()
+
+    def _settled(
+        self, outcome: Outcome, verdict: Verdict, groups: Sequence[Group], good: str
+    ) -> Outcome:
+        """The outcome; where it is not as predicted, after a boot with this module alone."""
+        found = _with(outcome, verdict)
+        if len(groups) > 1 and found.passed_wrongly:
+            (result,) = self._boot(groups[-1:])
+            again = _with(outcome, judge(result, good))
+            if found.observed is Observed.DIED and again.observed is not Observed.DIED:
+                culprit = self._culprit(groups)
+                return replace(again, said=f"died behind {culprit}: {found.said}")
+            found = again
+        return found
+
+    def _culprit(self, groups: Sequence[Group]) -> str:
+        """The module that makes the guest die when a later one is tried: found by halving."""
+        before, last = list(groups[:-1]), groups[-1]
+        while len(before) > 1:
+            half = before[: len(before) // 2]
+            died = self._boot([*half, last])[-1].end in (End.OOPS, End.PANIC)
+            before = half if died else before[len(before) // 2 :]
+        return before[0].name
+
+    def _boot(self, groups: Sequence[Group]) -> tuple[GroupResult, ...]:
+        guest = Guest(self.kernel, self.directory, QUIET, processors=1)
+        return guest.boot(groups).groups
+
+    def _write(self, mutant: Mutant) -> Path:
+        path = self.directory / f"{mutant.number}.ko"
+        path.write_bytes(mutant.data)
+        return path
+
+
+def _digest(mutant: Mutant) -> str:
+    return hashlib.sha256(mutant.data).hexdigest()[:32]
+
+
+def _with(outcome: Outcome, verdict: Verdict) -> Outcome:
+    return replace(outcome, observed=verdict.observed, said=verdict.said)

@@ -1,0 +1,88 @@
+"""Predicted and observed side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from klpbuild.check.rule import Effect, Report, Severity
+from tests.campaign.exercise import Observed
+
+
+class Predicted(Enum):
+    """What `klpbuild check` says of a module."""
+
+    LOADS = "would load"
+    REFUSED = "would be refused"
+    LATE = "would be refused late"
+    MUST_NOT = "would load, and must not"
+    UNFORESEEN = "nobody can say"
+
+
+def predicted(report: Report) -> Predicted:
+    """The one word for a report."""
+    errors = report.at_least(Severity.ERROR)
+    if report.refused:
+        return Predicted.REFUSED
+    if report.would_load is None:
+        return Predicted.UNFORESEEN
+    if any(finding.effect is Effect.LATE for finding in errors):
+        return Predicted.LATE
+    return Predicted.MUST_NOT if errors else Predicted.LOADS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A mutant, what was said of it, and what a kernel did.
+
+    :ivar rules: the rules that it breaks, as errors.
+    :ivar warnings: those that it breaks, as warnings.
+    :ivar said: the kernel's words.
+    """
+
+    number: int
+    base: str
+    kind: str
+    what: str
+    predicted: Predicted
+    rules: tuple[str, ...]
+    warnings: tuple[str, ...]
+    observed: Observed
+    said: str
+
+    @property
+    def passed_wrongly(self) -> bool:
+        """Whether check let it pass and the kernel did not."""
+        stays = self.observed is Observed.STAYS and _NO_EXIT in self.warnings
+        return self.predicted is Predicted.LOADS and self.observed not in _FINE and not stays
+
+    @property
+    def refused_wrongly(self) -> bool:
+        """Whether check did not let it pass and the kernel took it and ran well."""
+        return self.predicted is not Predicted.LOADS and self.observed in _FINE
+
+
+#: The rule that says of a module that it cannot be unloaded.
+_NO_EXIT = "KLP117"
+_FINE = (Observed.WELL, Observed.NOT_TRIED)
+
+
+def matrix(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """A Markdown table of how often each was predicted and each observed."""
+    count = Counter((o.predicted, o.observed) for o in outcomes)
+    columns = [o for o in Observed if any(count[p, o] for p in Predicted)]
+    yield "| predicted | " + " | ".join(o.value for o in columns) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for row in Predicted:
+        cells = [str(count[row, column]) for column in columns]
+        yield f"| {row.value} | " + " | ".join(cells) + " |"
+
+
+def disagreements(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """Each mutant on which check and kernel do not agree, in a line."""
+    for o in outcomes:
+        if o.passed_wrongly or o.refused_wrongly:
+            rules = " ".join(o.rules) or "nothing found"
+            yield f"{o.number} {o.base} {o.kind} [{o.what}] {rules}; {o.observed.value}: {o.said}"
