@@ -83,6 +83,7 @@ class Reach:
             if _ENTERED.fullmatch(found.name):
                 end = start + found.sh_size
                 yield from (("", target) for _, target in self._pointers(start, end))
+                yield from (("", at) for at in self._starts if start <= at < end)
 
     # Functions, variables and what stands between them, known by the address of their beginning.
 
@@ -148,8 +149,11 @@ class Reach:
 
     @cached_property
     def _tables(self) -> set[int]:
-        """Where the livepatch's tables have pointers to code: each runs with its object alone."""
-        places = (place for patched in self._patched for place in patched.entries)
+        """Where the tables have pointers to what the kernel enters, each with its object alone."""
+        places = {place for patched in self._patched for place in patched.entries}
+        for index in self._module.addresses:
+            if _ENTERED.fullmatch(self._elf.sections[index].name):
+                places |= {(index, offset) for offset, _ in self._relocated[index]}
         return {self._module.addresses.get(section, 0) + offset for section, offset in places}
 
     def _pointers(self, first: int, end: int) -> list[tuple[int, int]]:

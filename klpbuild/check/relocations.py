@@ -26,6 +26,7 @@ _READ_AT_ONCE = (
     "__jump_table", ".static_call_sites", ".static_call_tramp_key", "__tracepoints_ptrs",
     ".altinstructions", ".parainstructions", ".smp_locks", ".retpoline_sites", ".return_sites",
     ".call_sites", ".ibt_endbr_seal", ".cfi_sites", "__mcount_loc", ".orc_unwind_ip",
+    ".altinstr_replacement", "__ex_table", "__patchable_function_entries", ".init_array", ".ctors",
 )  # fmt: skip
 
 

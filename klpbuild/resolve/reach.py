@@ -96,7 +96,7 @@ class Reach:
     def _reached(self) -> dict[Place, tuple[Entry, ...]]:
         found: dict[Place, dict[str, Entry]] = {}
         tables = ((pointer.entry, pointer.target) for pointer in self._pointers)
-        for entry, target in sorted([*tables, *self._entered_by_itself()]):
+        for entry, target in (*tables, *self._entered_by_itself()):
             waiting = [self._piece(*target)]
             while waiting:
                 piece = waiting.pop()
@@ -108,11 +108,13 @@ class Reach:
 
     def _entered_by_itself(self) -> Iterator[tuple[Entry, Place]]:
         for section in self._elf.sections:
-            if section.index not in self._records or not _OWN_ENTRIES.fullmatch(section.name):
+            if section.index not in self._bounds or not _OWN_ENTRIES.fullmatch(section.name):
                 continue
-            for row in self._records[section.index]:
-                for target in self._referred(row, 0):
-                    yield Entry("", self.name(*target) or section.name), target
+            rows = self._records.get(section.index, ())
+            targets = [target for row in rows for target in self._referred(row, 0)]
+            starts = [(section.index, start) for start in self._bounds[section.index]]
+            for target in (*targets, *starts):
+                yield Entry("", self.name(*target) or section.name), target
 
     # Pieces: functions, variables and what stands between them, known by where they begin.
 
@@ -171,8 +173,9 @@ class Reach:
     def _followed(self, piece: Place) -> list[Place]:
         if piece not in self._edges:
             section = self._elf.sections[piece[0]]
-            code = section.sh_flags & SHF.EXECINSTR
-            targets = self._from_code(piece) if code else self._from_data(piece)
+            follow = self._from_code if section.sh_flags & SHF.EXECINSTR else self._from_data
+            own = _OWN_ENTRIES.fullmatch(section.name)  # its pointers are entries
+            targets = () if own else follow(piece)
             pieces = {self._piece(*target) for target in targets}
             self._edges[piece] = [*sorted(pieces), *self._elsewhere.get(piece, ())]
         return self._edges[piece]

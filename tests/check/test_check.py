@@ -16,8 +16,8 @@ from klpbuild.check.rule import Effect, Needs, Severity
 from klpbuild.elf.constants import SHF, SHN_ABS, SHT, STB, STT
 from klpbuild.elf.writer import WritableSection
 from klpbuild.errors import KlpError
-from tests.check.breaks import BREAKS, LID, OF_A_MODULE, THREAD
-from tests.check.editor import Broken, Editor, header
+from tests.check.breaks import BREAKS, BUTTON_SECTION, LID, OF_A_MODULE, THREAD
+from tests.check.editor import R_64, Broken, Editor, header
 from tests.check.kernels import IMPORTS, TWIN, crc_of
 
 #: Rules that no file of this kernel can break.
@@ -248,6 +248,31 @@ def test_a_broken_kernel_is_not_the_modules_fault(
     side = KernelSide(replace(miniature.kernel, module_symvers=symvers), None)
     with pytest.raises(KlpError, match=r"is not a line of Module\.symvers"):
         identifiers(good["meminfo"], side)
+
+
+@pytest.mark.parametrize("name", ["__ex_table", ".altinstr_replacement", ".init_array"])
+def test_what_is_read_at_once_cannot_wait(
+    miniature: KernelSide, good: dict[str, bytes], name: str
+) -> None:
+    editor = Editor(good["button"])
+    section = WritableSection(name, SHT.PROGBITS, SHF.ALLOC, sh_addralign=8, data=bytes(64))
+    editor.section(BUTTON_SECTION).sh_info = editor.object.add_section(section)
+    rows = editor.rows(BUTTON_SECTION)[:1]
+    rows["r_offset"] = 0
+    editor.set_rows(BUTTON_SECTION, rows)
+    assert "KLP419" in identifiers(editor.data(), miniature)
+
+
+def test_a_parameter_is_read_whatever_is_loaded(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    editor = Editor(good["button"])
+    section = WritableSection("__param", SHT.PROGBITS, SHF.ALLOC, sh_addralign=8, data=bytes(64))
+    editor.section(BUTTON_SECTION).sh_info = editor.object.add_section(section)
+    rows = editor.rows(BUTTON_SECTION)[:1]
+    rows["r_offset"], rows["r_type"] = 32, R_64
+    editor.set_rows(BUTTON_SECTION, rows)
+    assert "KLP431" in identifiers(editor.data(), miniature)
 
 
 def test_symbols_of_a_foreign_module(miniature: KernelSide, good: dict[str, bytes]) -> None:
