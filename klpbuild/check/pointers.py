@@ -93,11 +93,11 @@ class Pointers:
         kinds = rows["st_info"] & 0xF
         inside = (rows["st_shndx"] > 0) & (rows["st_shndx"] < len(self.elf.sections))
         found: dict[Place, str] = {}
-        for kind in (STT.FUNC, STT.NOTYPE):  # the kernel does not look at types
+        for kind in (STT.NOTYPE, STT.FUNC):  # the kernel does not look at types
             for n in np.flatnonzero((kinds == kind) & inside).tolist():
                 place = int(rows[n]["st_shndx"]), int(rows[n]["st_value"])
                 if self.elf.sections[place[0]].sh_flags & SHF.EXECINSTR:
-                    found.setdefault(place, self.elf.symbol_name(n))
+                    found[place] = self.elf.symbol_name(n)  # a global name comes last
         return found
 
     def function_at(self, place: Place) -> str:
