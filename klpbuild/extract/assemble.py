@@ -284,7 +284,8 @@ class _Assembly:
         if self.correlation.is_new(target) or not target.is_function:
             return False
         lands = is_landing_place(self.patched, target)
-        if twin is not None and lands and not is_landing_place(self.original, twin):
+        is_first = twin is not None and lands and not is_landing_place(self.original, twin)
+        if is_first or target.name in self.correlation.ties.taken:
             return False  # taken for the first time: there is none to keep or to compare
         bias = 0
         if atom.kind is SectionKind.CODE and reference.type in x86_64.PC_RELATIVE:

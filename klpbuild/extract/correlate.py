@@ -310,4 +310,6 @@ class Identities:
         bound = self.correlation.ties.bound.get(name) if patched else None
         if departed is not None:
             return departed.index, reference.addend
-        return (("moved", bound) if bound and bound.is_local else name), reference.addend
+        if bound is not None:
+            return ("moved", bound) if bound.is_local else bound.name, reference.addend
+        return name, reference.addend

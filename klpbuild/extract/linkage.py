@@ -53,12 +53,14 @@ class Ties:
     :ivar left: symbols that the kernel has in this object, and what messages call the other
         one that defines them now.
     :ivar overridden: weak functions of which another object has the one that runs, and why.
+    :ivar taken: functions of `moved` whose address nothing in the kernel takes, and the patch does.
     """
 
     moved: dict[str, tuple[Origin, ...]] = field(default_factory=dict)
     bound: dict[str, Origin] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     overridden: dict[str, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -129,12 +131,14 @@ def link(
     objects: Sequence[LinkedObject],
     kernel_symbol: KernelSymbol,
     weak_in: Callable[[str], str] = lambda name: "",
+    is_known: Callable[[str, str], bool] = lambda owner, name: False,
 ) -> None:
     """Find out what the objects of a patch share, and note it in their `Ties`.
 
     :param kernel_symbol: whether an object of the kernel has a global symbol of a name,
         None if not, and whether that is weak.
     :param weak_in: the source file that defines a weak function of a name; empty if none does.
+    :param is_known: whether code of an object of the kernel can use a global of a name already.
     :raises KlpError: for what moves and cannot be the kernel's.
     """
     problems = Problems()
@@ -144,7 +148,23 @@ def link(
     for owner, members in by_owner.items():
         _Owner(owner, members, kernel_symbol, weak_in, problems).bind()
     _refuse_other_owners(by_owner, problems)
+    _lead_to_other_owners(objects, is_known)
     problems.check()
+
+
+def _lead_to_other_owners(
+    objects: Sequence[LinkedObject], is_known: Callable[[str, str], bool]
+) -> None:
+    """Lead to what was static in one object of the kernel and is exported to others now."""
+    for holder in objects:
+        for name, symbol in holder.after.items():
+            old = holder.before.get(name)
+            if symbol.is_local or old is None or not old.is_local or old.type != symbol.type:
+                continue
+            for member in objects:
+                known = member.owner == holder.owner or name in member.ties.bound
+                if name in member.used and not known and not is_known(member.owner, name):
+                    member.ties.bound[name] = holder.origin(old)
 
 
 def new_globals(objects: Iterable[LinkedObject]) -> dict[str, str]:

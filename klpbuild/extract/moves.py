@@ -9,6 +9,7 @@ from klpbuild.elf.constants import SHF, STT
 from klpbuild.elf.reader import ElfFile, Symbol
 from klpbuild.errors import Problems
 from klpbuild.extract.correlate import Doubt
+from klpbuild.extract.landing import is_landing_place
 from klpbuild.extract.linkage import Origin
 from klpbuild.extract.names import base_name
 from klpbuild.extract.part import Part
@@ -27,7 +28,11 @@ def settle_moved(parts: Sequence[Part]) -> None:
     for part in parts:
         for name, origins in list(part.ties.moved.items()):
             for origin in origins:
-                if origin.part is not None and not part.after[name].is_function:
+                if origin.part is None:
+                    continue
+                if part.after[name].is_function:
+                    _look_at_landing(part, name, parts[origin.part], origin)
+                else:
                     _check_variable(part, name, parts[origin.part], origin, problems)
     _settle_static(parts)
     _lead_to_renamed(parts)
@@ -48,6 +53,15 @@ def _lead_to_renamed(parts: Sequence[Part]) -> None:
             if origin is not None:
                 for user in users:
                     user.ties.bound.setdefault(name, origin)
+
+
+def _look_at_landing(part: Part, name: str, former: Part, origin: Origin) -> None:
+    """Note a function that cannot be called by the address that the kernel has of it."""
+    assert origin.symbol is not None
+    old, new = former.old.code, part.new.code
+    is_taken = is_landing_place(new, new.atom_of(part.after[name].index))
+    if is_taken and not is_landing_place(old, old.atom_of(origin.symbol.index)):
+        part.ties.taken.add(name)
 
 
 def _check_variable(
@@ -89,9 +103,13 @@ def _settle_static(parts: Sequence[Part]) -> None:
     both = [part for part in parts if part in losing or part in gaining]
     if not losing or not gaining or len(both) == 1:
         return
+
+    def may_have_moved(old: Variable, new: Variable) -> bool:
+        return _may_have_moved(old, new, parts)
+
     gone = [v for p in losing for v in p.old.written()]
     come = [v for p in gaining for v in p.new.written() if v.atom not in p.correlation.ambiguous]
-    for new, olds, rivals in choose(gone, come, _may_have_moved):
+    for new, olds, rivals in choose(gone, come, may_have_moved):
         part, former = (parts[v.version.correlation.number] for v in (new, olds[0]))
         why = several(olds, rivals)
         if not why and part.owner != former.owner:
@@ -116,11 +134,12 @@ def _written(part: Part, elf: ElfFile, symbols: Mapping[str, Symbol]) -> Counter
     )
 
 
-def _may_have_moved(old: Variable, new: Variable) -> bool:
+def _may_have_moved(old: Variable, new: Variable, parts: Sequence[Part]) -> bool:
     """Whether a new variable of one object may be another object's.
 
-    Unless the names say so, code must have moved: a function that used the old one is gone,
-    or one that uses the new one was not there.
+    Unless the names say so, a function must have used the one and use the other now, or code
+    must have moved: a function that used the old one is gone, or one that uses the new one
+    was not there.
     """
     if old.version.correlation is new.version.correlation or not may_be(old, new):
         return False
@@ -129,4 +148,16 @@ def _may_have_moved(old: Variable, new: Variable) -> bool:
         named_alike(old, new)
         or not old.users <= before.functions_after
         or not new.users <= after.functions_before
+        or not _users(old, [p for p in parts if old.name in p.was_used]).isdisjoint(
+            _users(new, [p for p in parts if new.name in p.used])
+        )
     )
+
+
+def _users(variable: Variable, others: Sequence[Part]) -> frozenset[str]:
+    """The functions that use a variable, those of other objects included, by their names."""
+    found = variable.users
+    for part in others if variable.atom.is_global else ():
+        version = part.new if variable.version.is_patched else part.old
+        found |= version.users.get(variable.name, frozenset())
+    return found

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from klpbuild.extract.correlate import Doubt
 from klpbuild.extract.names import base_name
 from klpbuild.extract.sections import Memory
-from klpbuild.extract.variable import Variable, Version, listed, same_content, used_alike
+from klpbuild.extract.variable import (
+    Variable,
+    Version,
+    held,
+    listed,
+    same_content,
+    used_alike,
+)
 
 _ARRAY = re.compile(r"\[\d*\]$")
 _INTEGER = r"(?:(?:long |short |signed |unsigned )*(?:int|char)|_Bool|enum \S*)"
@@ -26,12 +33,19 @@ def settle_renamed(old: Version, new: Version) -> None:
 
     What may be the kernel's, and is not for sure, becomes ambiguous.
     """
-    for variable, olds, rivals in choose(old.written(), new.written()):
-        why = several(olds, rivals) or difference(olds[0], variable, [old], [new])
-        if why:
-            new.correlation.ambiguous[variable.atom] = Doubt(variable.told, names(olds), why)
-        else:
-            new.correlation.rename(olds[0].atom, variable.atom)
+    pending = list(choose(old.written(), new.written()))
+    number = len(pending) + 1
+    while len(pending) < number:  # the content of one may refer to another
+        number = len(pending)
+        doubtful, pending = pending, []
+        for variable, olds, rivals in doubtful:
+            why = several(olds, rivals) or difference(olds[0], variable, [old], [new])
+            if why:
+                new.correlation.ambiguous[variable.atom] = Doubt(variable.told, names(olds), why)
+                pending.append((variable, olds, rivals))
+            else:
+                new.correlation.ambiguous.pop(variable.atom, None)
+                new.correlation.rename(olds[0].atom, variable.atom)
     _pair_constants(old.constants(), new.constants())
 
 
@@ -126,6 +140,8 @@ def difference(
         return f"It was in {old.atom.section.name} and is in {new.atom.section.name}."
     if not same_content(old, new):
         return "The initial values differ."
+    if not (old.users or new.users or held(new)):
+        return "Other objects use it, and code of this one does not tell what it is."
     if not _is_related(old.users, new.users, before, after):
         return f"Other functions use it: {listed(new.users)} instead of {listed(old.users)}."
     if not named_alike(old, new) and not used_alike(old, new):

@@ -21,6 +21,9 @@ _REGISTER = re.compile(
     r"\b(?:r\d+[bwd]?|[re]?(?:[abcd]x|[sd]i|[sb]p)|[abcd][hl]|(?:[sd]i|[sb]p)l)\b"
 )
 
+#: The keys of the static calls of tracepoints.
+_OF_TRACEPOINTS = "__SCK__tp_func_"
+
 #: The types of variables by their symbols.
 Types = Callable[[], Mapping[str, VariableType]]
 
@@ -72,8 +75,7 @@ class Version:
             and atom.symbols
             and atom.kind is SectionKind.DATA
             and len(atom)
-            and holds_variables(atom.section.name)
-            and not is_special_static(atom.name)
+            and _holds_state(atom)
             and not (self.is_patched and found.origins(atom))
             and not (not self.is_patched and atom.name in found.ties.left)
         ]
@@ -99,16 +101,31 @@ class Version:
         return {name: frozenset(names) for name, names in found.items()}
 
     @cached_property
-    def users(self) -> Mapping[Atom, frozenset[str]]:
-        """The functions that use each variable, by their names in the source."""
-        found: dict[Atom, set[str]] = defaultdict(set)
+    def users(self) -> Mapping[Atom | str, frozenset[str]]:
+        """The functions that use each atom, and each name of another object.
+
+        By their names in the source.
+        """
+        found: dict[Atom | str, set[str]] = defaultdict(set)
         for atom in self.code.atoms:
-            if atom.kind is SectionKind.CODE:
-                entries = (r for entry in self.tables.of(atom) for r in entry.references)
-                for reference in (*self.code.references(atom), *entries):
-                    if isinstance(reference.target, Atom):
-                        found[reference.target].add(source_name(atom.name))
-        return {atom: frozenset(names) for atom, names in found.items()}
+            if atom.kind is not SectionKind.CODE:
+                continue
+            entries = (r for entry in self.tables.of(atom) for r in entry.references)
+            for reference in (*self.code.references(atom), *entries):
+                undefined = self.code.undefined(reference)
+                if isinstance(reference.target, Atom):
+                    found[reference.target].add(source_name(atom.name))
+                elif undefined is not None:
+                    found[undefined.name].add(source_name(atom.name))
+        return {aim: frozenset(names) for aim, names in found.items()}
+
+
+def _holds_state(atom: Atom) -> bool:
+    """Whether a variable may hold state: not those that macros make for a place in the code."""
+    name = atom.section.name
+    if not holds_variables(name) or name.startswith("__"):  # __dyndbg, __tracepoints
+        return False
+    return not is_special_static(atom.name) and not atom.name.startswith(_OF_TRACEPOINTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +186,7 @@ def used_alike(old: Variable, new: Variable) -> bool:
     In the code that uses them, one version beside the other, each instruction with the old
     variable has its counterpart with the new one.
     """
-    if _held(old) != _held(new):
+    if held(old) != held(new):
         return False
     common = old.users & new.users
     pairs = [({name}, {name}) for name in sorted(common)]
@@ -177,7 +194,7 @@ def used_alike(old: Variable, new: Variable) -> bool:
     return all(_align(_steps(old, was), _steps(new, now)) for was, now in pairs)
 
 
-def _held(variable: Variable) -> Counter[Hashable]:
+def held(variable: Variable) -> Counter[Hashable]:
     """How often other variables and tables of code refer to a variable, and how."""
     version, found = variable.version, Counter[Hashable]()
     for atom in version.code.atoms:

@@ -291,7 +291,7 @@ def extract_patches(
     parts = [builder.part(number, pair, sizes) for number, pair in enumerate(compiled.pairs)]
     problems = Problems()
     with problems.collect():
-        link(parts, homes.is_weak, compiled.weak_in)
+        link(parts, homes.is_weak, compiled.weak_in, homes.knows)
     with problems.collect():
         settle_moved(parts)
     added = new_globals(parts)

@@ -40,6 +40,10 @@ class Homes:
         found = self.resolver.linked(owner, name)
         return None if found is None else found.kind in "VW"
 
+    def knows(self, owner: str, name: str) -> bool:
+        """Whether code of an object of the kernel can use a global symbol of a name."""
+        return self.resolver.owner(name, owner) != ""
+
     def of(self, number: int) -> Home:
         """The object of the kernel that an object of the patch is part of.
 

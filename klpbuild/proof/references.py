@@ -143,9 +143,10 @@ def decide_references(
                     )
             decision = resolver.decide_extracted(
                 Undefined(reference.name, home.where),
-                defined_in.owner,
+                home.owner,
                 place,
                 reference.is_function_pointer,
+                holder=defined_in.owner,
             )
             if reference.is_address and defined_in.is_sealed(decision, resolver):
                 raise no_landing(reference.name, home.where)

@@ -175,14 +175,21 @@ class Resolver:
         return self._by_name(reference)
 
     def decide_extracted(
-        self, reference: Reference, home: str, place: Place | None, pointer: bool = False
+        self,
+        reference: Reference,
+        home: str,
+        place: Place | None,
+        pointer: bool = False,
+        *,
+        holder: str = "",
     ) -> Decision:
         """Decide a reference of code that was extracted from an object of the kernel.
 
         :param home: the object that the code is from: vmlinux or a module.
-        :param place: where the symbol stands in the home, when its own object file
+        :param place: where the symbol stands in the holder, when an object file of the patch
             defines it; None for symbols of other files.
         :param pointer: whether it is the address of a function that is replaced.
+        :param holder: the object that has it at the place; empty for the home.
         :raises KlpError: when there is no answer.
         """
         export = self.exports.find(reference.name)
@@ -190,10 +197,13 @@ class Resolver:
             export is not None and export.owner == VMLINUX and not export.namespace and not pointer
         )
         if place is not None:
-            found = self._at(reference, home, place)
-            if plain and home == VMLINUX and found.kind.isupper():
+            holder = holder or home
+            found = self._at(reference, holder, place)
+            if plain and holder == VMLINUX and found.kind.isupper():
                 return Decision(reference, Fate.EXPORTED, "exported by vmlinux")
-            return self._livepatch(reference, home, found, f"at its place in {home}")
+            if holder not in (home, VMLINUX):
+                return self._of_dependency(reference, home, found)
+            return self._livepatch(reference, holder, found, f"at its place in {holder}")
         bound = self.linked(home, reference.name)
         if bound is not None and home != VMLINUX:
             return self._livepatch(reference, home, bound, f"global in {home}")

@@ -67,6 +67,14 @@ def test_a_function_made_global_is_called_where_it_is(tmp_path: Path) -> None:
     assert taken(found["b.c"]) == {("f", 0)}
 
 
+def test_a_function_of_vmlinux_that_a_module_may_use_now(tmp_path: Path) -> None:
+    old = "static noinline int f(int n) { return out(n); } int g(int n) { return f(n) + 1; }"
+    user = "int f(int); int u(int n) { return f(n); }"
+    made = patch(tmp_path, a=(old, old.replace("static ", "")), b=(USER, user))
+    made.owners["b.c"] = "module"
+    assert taken(made.extract()["b.c"]) == {("f", 0)}
+
+
 FUNCTION = "noinline int f(int n) { return out(n); }\n"
 CALLER = "int f(int); int g(int n) { return n + f(n); } int (*held(void))(int) { return f; }\n"
 
@@ -130,6 +138,25 @@ def test_a_moved_variable_is_the_kernels(
 STATE = "static int x; int f(int n) { return out(n) + x++; }\n"
 
 
+LOCAL = "int f(int n) { static int x; use((void *)1L); return n + x++; }\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", LOCAL.replace("1L", "2L")),
+        ("int h(int); int f(int n) { return h(n); }\n", LOCAL.replace("f(", "h(")),
+        (
+            "int h(int); int f(int n) { use((void *)1L); return h(n); }\n",
+            "int h(int n) { static int y; return n + y++; }\n",
+        ),
+    ],
+)
+def test_static_state_of_a_function_moves_with_its_code(tmp_path: Path, old: str, new: str) -> None:
+    found = patch(tmp_path, a=(LOCAL, old), b=(USER, USER + new)).extract()
+    assert taken(found["b.c"]) == {("x.0", 0)}
+
+
 @pytest.mark.parametrize("name", ["x", "y"])
 def test_static_state_moves_with_its_code(tmp_path: Path, name: str) -> None:
     moved = STATE.replace("x", name)
@@ -145,6 +172,39 @@ def test_state_that_may_have_moved_is_refused(tmp_path: Path) -> None:
     text = patch(tmp_path, a=(STATE, gone), b=(USER, come)).refusal()
     assert text.startswith(
         "b.c:b.o:x: x may be the running kernel's x\n  Other functions use it: u instead of f.\n"
+    )
+
+
+def test_a_global_renamed_and_moved_is_refused(tmp_path: Path) -> None:
+    """A function of a third name uses it, but the users that stay tell of it."""
+    text = patch(
+        tmp_path,
+        a=("int x; int f(void) { return x++; }", "extern int y; int f(void) { return y++; }"),
+        b=("extern int x; int u(void) { return x; }", "int y; int u(void) { return y; }"),
+    ).refusal()
+    assert text.startswith(
+        "b.c:b.o:y: y may be the running kernel's x\n  Other functions use it: u instead of f.\n"
+    )
+
+
+def test_a_global_renamed_in_its_place_is_the_kernels(tmp_path: Path) -> None:
+    texts = "int {0}; int f(int n) {{ use((void *){1}L); return {0}++; }}"
+    user = "extern int {0}; int u(void) {{ return {0}; }}"
+    found = patch(
+        tmp_path,
+        a=(texts.format("x", 1), texts.format("y", 2)),
+        b=(user.format("x"), user.format("y")),
+    ).extract()
+    assert taken(found["a.c"]) == {("x", None)}
+    assert not found["b.c"].included
+
+
+def test_a_renamed_global_that_its_own_object_does_not_use_is_refused(tmp_path: Path) -> None:
+    user = "extern int {0}; int u(void) {{ return {0}; }}"
+    text = patch(tmp_path, a=("int x;", "int y;"), b=(user.format("x"), user.format("y"))).refusal()
+    assert text.startswith(
+        "a.c:a.o:y: y may be the running kernel's x\n"
+        "  Other objects use it, and code of this one does not tell what it is.\n"
     )
 
 

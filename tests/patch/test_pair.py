@@ -470,3 +470,28 @@ def test_without_debug_symbols(small: SmallKernel, tmp_path: Path) -> None:
         "  They say which objects a source file is in, and prove that it compiles to what runs.\n"
         "  klpbuild kernel fetch 6.1.0-small --source --debug-symbols"
     )
+
+
+def test_where_a_weak_function_is(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("fs/open.c", "number > LIMIT", "number >= 100 * LIMIT")
+    result = compiled(small, tmp_path, patch)
+    texts = {
+        "fs/read.c": "int read_file(int a) { return may_open(a); }\n",
+        "fs/open.c": "void __weak __init may_open(void);\nint __weak\nmay_open(int a)\n{\n}\n",
+        "fs/sub/write.c": "void __attribute__((weak)) may_write(void) { }\n",
+    }
+    tree = dataclasses.replace(result.tree, source=tmp_path)
+    for path, text in texts.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    made = dataclasses.replace(result, tree=tree, sources=frozenset(texts))
+    names = ("may_open", "may_write", "read_file", "may")
+    assert [made.weak_in(name) for name in names] == ["fs/open.c", "fs/sub/write.c", "", ""]
+
+
+def test_types_of_variables_before_and_after(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("fs/open.c", "static int count;", "static long count;")
+    result = compiled(small, tmp_path, patch)
+    (pair,) = result.pairs
+    types = [result.variable_types(pair, patched)["count"].text for patched in (False, True)]
+    assert types == ["int", "long int"]

@@ -194,3 +194,17 @@ def test_a_stripped_module_says_so(objects: list[Path], tmp_path: Path) -> None:
     subprocess.run(["strip", "--strip-debug", stripped], check=True)
     fidelity = compared(FIRST, ShippedBinary(ElfFile.read(stripped)), tmp_path)
     assert fidelity.differences == ()
+
+
+def test_a_file_with_weak_functions_only_is_found(tmp_path: Path) -> None:
+    """The linker keeps the code of one that gave way, so that the other stands behind it."""
+    weak = "__attribute__((weak)) int {}(int a) {{ return a + {}; }}\n"
+    text = weak.format("may_be_replaced", 3) + weak.format("stays", 5)
+    others = [build(tmp_path / "second.o", SECOND), build(tmp_path / "common.o", COMMON)]
+    alone = vmlinux([build(tmp_path / "weak.o", weak.format("stays", 5)), *others])
+    same = compared(weak.format("stays", 5), alone, tmp_path)
+    assert same.proven == {"stays"}
+    found = compared(weak.format("stays", 7), alone, tmp_path)
+    assert found.difference("stays") is not None
+    both = vmlinux([build(tmp_path / "weak.o", text), *others])
+    assert compared(text, both, tmp_path).find("stays") is not None

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.proof.references import LateNames, name_references, rename_undefined
-from klpbuild.resolve.fate import Decision, Fate, LivepatchSymbol, Reference
+from klpbuild.errors import KlpError
+from klpbuild.extract.result import Key, KeyKind, KeyUse
+from klpbuild.names import VMLINUX
+from klpbuild.proof.keys import key_policy
+from klpbuild.proof.references import LateNames, OwnNames, name_references, rename_undefined
+from klpbuild.resolve.fate import Decision, Fate, LivepatchSymbol, Reference, Resolver
+from klpbuild.symbols.symvers import Exports
 
 SOURCE = "void a(void); void b(void); void c(void); void run(void) { a(); b(); c(); }\n"
 
@@ -56,3 +62,60 @@ def test_a_name_that_the_link_bound_is_not_lost(tmp_path: Path) -> None:
     compiled(tmp_path)
     with pytest.raises(ValueError, match=r"defines \['run'\]"):
         rename_undefined(ElfFile.read(tmp_path / "x.o"), {"run": "other"})
+
+
+class Known:
+    """A resolver that knows some global names of vmlinux and of a module."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        text = "0x1\texported\tvmlinux\tEXPORT_SYMBOL\t\n"
+        (tmp_path / "Module.symvers").write_text(text)
+        self.exports = Exports.read(tmp_path / "Module.symvers")
+
+    def owner(self, name: str, home: str) -> str:
+        known = {("exported", home): VMLINUX, ("check", "one"): "one"}
+        return known.get((name, home), "")
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Resolver:
+    return cast(Resolver, Known(tmp_path))
+
+
+def test_a_new_global_is_for_those_that_can_mean_it(known: Resolver) -> None:
+    """Module ``one`` has a function of the name that the patch adds to ``two``."""
+    own = OwnNames.collect([("two", "two.c:two.o", ["check"])], known)
+    found = {owner: own.bind("check", owner, known) for owner in ("one", "two", VMLINUX)}
+    assert found == {"one": False, "two": True, VMLINUX: True}
+    assert not own.bind("other", "two", known)
+
+
+@pytest.mark.parametrize(
+    ("brought", "told"),
+    [
+        (
+            [("one", "one.c:one.o", ["check"]), ("two", "two.c:two.o", ["check"])],
+            "two.c:two.o:check: check is new in two, and one has one of this name, too",
+        ),
+        (
+            [("one", "one.c:one.o", ["exported"])],
+            "one.c:one.o:exported: exported is new in one, and vmlinux has one of this name, too",
+        ),
+    ],
+)
+def test_a_new_global_of_another_meaning_is_refused(
+    known: Resolver, brought: list[tuple[str, str, list[str]]], told: str
+) -> None:
+    with pytest.raises(KlpError) as caught:
+        OwnNames.collect(brought, known)
+    assert str(caught.value) == (
+        f"{told}\n"
+        "  A livepatch is one module, and would mix them up.\n"
+        "  Give the new one another name."
+    )
+
+
+def test_a_static_key_that_another_object_brings(known: Resolver) -> None:
+    key = Key(KeyKind.STATIC_BRANCH, "fresh", None, False)
+    assert key_policy(known, "one", lambda name: name == "fresh")(key) is KeyUse.SWITCHED
+    assert isinstance(key_policy(known, "one")(key), str)

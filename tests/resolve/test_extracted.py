@@ -88,9 +88,15 @@ class Kernel:
         ]
 
     def decide(
-        self, name: str, home: str, place: Place | None = None, pointer: bool = False
+        self,
+        name: str,
+        home: str,
+        place: Place | None = None,
+        pointer: bool = False,
+        holder: str = "",
     ) -> Decision:
-        return self.resolver.decide_extracted(Reference(name, "fs/x.c"), home, place, pointer)
+        reference = Reference(name, "fs/x.c")
+        return self.resolver.decide_extracted(reference, home, place, pointer, holder=holder)
 
 
 def told(decision: Decision) -> str:
@@ -110,6 +116,11 @@ def test_a_static_function_of_a_module(kernel: Kernel) -> None:
     (value,) = (s.st_value for s in kernel.module.symbol_list if s.name == "twin")
     decision = kernel.decide("twin", "mod", Place(".text", value))
     assert told(decision) == "mod .klp.sym.mod.twin,0"
+
+
+def test_a_static_function_of_vmlinux_that_a_module_may_use_now(kernel: Kernel) -> None:
+    decision = kernel.decide("twin", "mod", kernel.places("twin")[1], holder="vmlinux")
+    assert told(decision) == "vmlinux .klp.sym.vmlinux.twin,2"
 
 
 def test_an_export_of_vmlinux_stays_ordinary(kernel: Kernel) -> None:

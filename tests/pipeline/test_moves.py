@@ -1,0 +1,86 @@
+"""A patch that moves, renames and makes global what the running kernel has."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.kernel.tree import Kernel
+from klpbuild.pipeline.from_patch import build_from_patches
+from klpbuild.vm.trial import boot_livepatch
+
+pytestmark = [pytest.mark.kernel, pytest.mark.boot]
+
+MOVED = """\
+void get_avenrun(unsigned long *loads, unsigned long offset, int shift)
+{
+	loads[0] = (avenrun[0] + offset) << shift;
+	loads[1] = (avenrun[1] + offset) << shift;
+	loads[2] = (avenrun[2] + offset) << shift;
+}
+"""
+SHOW = "static int uptime_proc_show(struct seq_file *m, void *v)\n{\n"
+#: By file: what is replaced, everywhere.
+CHANGES = {
+    "kernel/sched/loadavg.c": {MOVED: ""},
+    "kernel/sys.c": {
+        "static int do_sysinfo(": MOVED.replace("[0] + offset", "[0] + offset + 7 * FIXED_1")
+        + "\nstatic int do_sysinfo("
+    },
+    "drivers/char/misc.c": {
+        "misc_list": "misc_devices",
+        "static LIST_HEAD(misc_devices);": "struct list_head misc_devices ="
+        " LIST_HEAD_INIT(misc_devices);",
+        '"%3i %s\\n"': '"%3i  %s\\n"',
+    },
+    # static, and not the only one of its name
+    "fs/proc/task_mmu.c": {"static void m_stop(": "void m_stop("},
+    "fs/proc/uptime.c": {
+        SHOW: "extern struct list_head misc_devices;\nvoid m_stop(struct seq_file *, void *);\n"
+        + SHOW
+        + "\tif (list_empty(&misc_devices))\n\t\tm_stop(m, v);\n"
+        '\telse\n\t\tseq_puts(m, "devices ");\n'
+    },
+    # x86 has one that is not weak
+    "drivers/pci/pci.c": {
+        "pcibios_penalize_isa_irq(int irq, int active) {}": "pcibios_penalize_isa_irq(int irq,"
+        ' int active) { pr_info("%d\\n", irq); }'
+    },
+}
+
+
+def test_it_works_on_what_the_kernel_has(debian_source_kernel: Kernel, tmp_path: Path) -> None:
+    source = debian_source_kernel.source
+    assert source is not None
+    text = ""
+    for path, changes in CHANGES.items():
+        old = new = (source / path).read_text()
+        for former, latter in changes.items():
+            assert former in new
+            new = new.replace(former, latter)
+        before, after = (t.splitlines(keepends=True) for t in (old, new))
+        text += "".join(difflib.unified_diff(before, after, f"a/{path}", f"b/{path}"))
+    patch = tmp_path / "fix.patch"
+    patch.write_text(text)
+
+    module, extracted = build_from_patches(debian_source_kernel, [patch], "fix", tmp_path)
+    names = {s.name for s in ElfFile.read(module).symbol_list}
+    assert ".klp.sym.vmlinux.misc_list,0" in names
+    assert any(name.startswith(".klp.sym.vmlinux.m_stop,") for name in names)
+    assert ".klp.sym.vmlinux.m_stop,0" not in names
+    assert "misc_devices" not in names
+    replaced = {f.old for patched in extracted.functions for f in patched.functions}
+    assert replaced >= {"get_avenrun", "misc_seq_show", "uptime_proc_show"}
+    assert "pcibios_penalize_isa_irq" not in replaced
+    assert any("pcibios_penalize_isa_irq: changes nothing" in line for line in extracted.report)
+
+    watched = ["/proc/loadavg", "/proc/misc", "/proc/uptime"]
+    trial = boot_livepatch(debian_source_kernel, [module], watch=watched)
+    assert trial.problems == ()
+    load, devices, uptime = (file.patched or "" for file in trial.files)
+    assert load.startswith("7.")
+    assert "228  hpet" in devices
+    assert uptime.startswith("devices ")
