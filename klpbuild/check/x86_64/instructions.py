@@ -37,6 +37,11 @@ class Instruction:
         return self.offset + self.size
 
 
+def is_call(found: Instruction) -> bool:
+    """Whether an instruction calls."""
+    return found.name == "call"
+
+
 def is_branch(found: Instruction) -> bool:
     """Whether an instruction jumps or calls."""
     word = found.name.split()[-1]

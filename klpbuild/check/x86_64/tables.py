@@ -25,7 +25,7 @@ from klpbuild.check.x86_64.entries import (
     layouts,
     target_of,
 )
-from klpbuild.check.x86_64.instructions import Instruction, is_branch
+from klpbuild.check.x86_64.instructions import Instruction, is_branch, is_call
 from klpbuild.check.x86_64.keys import Keys
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import Section
@@ -211,10 +211,6 @@ def _site(tables: Tables, target: Target, good: Callable[[Instruction], bool], w
         yield catalogue.SITE, 0, f"leads to {called(tables.subject, target)}, {what}"
 
 
-def _is_call(found: Instruction) -> bool:
-    return found.name == "call"
-
-
 def _jump(tables: Tables, wanted: str) -> Callable[[Entry], bool]:
     def is_jump(entry: Entry) -> bool:
         led = tables.jumps_to(entry.targets[0])
@@ -237,7 +233,7 @@ def _retpolines(tables: Tables, entry: Entry) -> Faults:
 
 def _calls(tables: Tables, entry: Entry) -> Faults:
     """Read with retbleed=stuff alone: patch_call() leaves what is no call as it is."""
-    for _, at, what in _site(tables, entry.targets[0], _is_call, "which is no call"):
+    for _, at, what in _site(tables, entry.targets[0], is_call, "which is no call"):
         yield catalogue.NO_EFFECT, at, what
 
 
@@ -269,7 +265,7 @@ def _locks(tables: Tables, entry: Entry) -> Faults:
 def _paravirt(tables: Tables, entry: Entry) -> Faults:
     (target,) = entry.targets
     kind, length = entry.number(8, 1), entry.number(_PATCHED, 1)
-    yield from _site(tables, target, _is_call, "which is no call")
+    yield from _site(tables, target, is_call, "which is no call")
     found = tables.instruction(target)
     if found is None or found.name != "call":
         return
@@ -405,11 +401,9 @@ def _jumps(tables: Tables, entry: Entry) -> Faults:
 
 _BY_KEY = "__jump_table"
 #: What becomes of a table with an entry that leads nowhere, if the kernel does not go there.
-_MALFORMED = {
-    ".smp_locks": catalogue.NO_EFFECT,
-    ".call_sites": catalogue.NO_EFFECT,
-    ".orc_unwind_ip": catalogue.UNWIND,
-}
+_MALFORMED = {".orc_unwind_ip": catalogue.UNWIND} | dict.fromkeys(
+    (".smp_locks", ".call_sites"), catalogue.NO_EFFECT
+)
 #: Tables of code that is replaced.
 _ALTERNATIVES = ".altinstructions"
 _REPLACING = (_ALTERNATIVES, ".parainstructions")
