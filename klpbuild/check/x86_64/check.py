@@ -7,6 +7,7 @@ from klpbuild.check.subject import Subject
 from klpbuild.check.x86_64.code import check_code
 from klpbuild.check.x86_64.flow import check_flow
 from klpbuild.check.x86_64.keys import Keys
+from klpbuild.check.x86_64.meanings import MEANINGS
 from klpbuild.check.x86_64.places import check_places
 from klpbuild.check.x86_64.references import check_references
 from klpbuild.check.x86_64.tables import Tables
@@ -22,7 +23,8 @@ def check_x86_64(subject: Subject) -> None:
     tables = Tables(subject, Keys(subject), {})
     for table in subject.elf.sections:
         with subject.guarded(catalogue.BROKEN):
-            tables.check(table)
+            if table.name in MEANINGS:
+                tables.check(table, MEANINGS[table.name])
     with subject.guarded(catalogue.BROKEN):
         check_code(subject, tables)
         check_references(subject)

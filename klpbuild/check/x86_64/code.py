@@ -71,9 +71,9 @@ def _check_replacements(subject: Subject, tables: Tables, section: Section) -> N
 def _check_user_access(subject: Subject, tables: Tables) -> None:
     """Between stac and clac code reaches for the user's memory, which may not be there."""
     known = tables.listed.get("__ex_table", set())
-    closed = {a.place.place for a in tables.alternatives if tables.replacement(a) == _CLAC}
+    closed = {a.site.place for a in tables.alternatives if tables.replacement(a) == _CLAC}
     for opened in tables.alternatives:
-        section, at = opened.place.place
+        section, at = opened.site.place
         if tables.replacement(opened) != _STAC or not section:
             continue
         instructions = subject.instructions.of(section)
@@ -84,7 +84,7 @@ def _check_user_access(subject: Subject, tables: Tables) -> None:
             at = found.end
         if (section, at) in closed:
             what = "no entry of __ex_table is for an access to the user's memory"
-            where = place(subject.elf.sections[section], opened.place.offset)
+            where = place(subject.elf.sections[section], opened.site.offset)
             subject.find(catalogue.UNLISTED, what, where)
 
 
