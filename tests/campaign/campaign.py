@@ -89,7 +89,7 @@ class Campaign:
         )
         return Outcome(
             mutant.number, mutant.base, mutant.kind, mutant.what,
-            predicted(report), errors, warnings, Observed.NOT_TRIED, "",
+            predicted(report), errors, warnings, Observed.NOT_TRIED, "", mutant.meaning,
         )  # fmt: skip
 
     def _judge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -40,6 +40,7 @@ class Outcome:
     :ivar rules: the rules that it breaks, as errors.
     :ivar warnings: those that it breaks, as warnings.
     :ivar said: the kernel's words.
+    :ivar meaning: whether somebody could have meant the change.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Outcome:
     warnings: tuple[str, ...]
     observed: Observed
     said: str
+    meaning: bool = False
 
     @property
     def passed_wrongly(self) -> bool:
@@ -80,9 +82,22 @@ def matrix(outcomes: Iterable[Outcome]) -> Iterator[str]:
         yield f"| {row.value} | " + " | ".join(cells) + " |"
 
 
-def disagreements(outcomes: Iterable[Outcome]) -> Iterator[str]:
-    """Each mutant on which check and kernel do not agree, in a line."""
-    for o in outcomes:
-        if o.passed_wrongly or o.refused_wrongly:
-            rules = " ".join(o.rules) or "nothing found"
-            yield f"{o.number} {o.base} {o.kind} [{o.what}] {rules}; {o.observed.value}: {o.said}"
+def disagreements(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """The mutants on which check and kernel do not agree."""
+    return (o for o in outcomes if o.passed_wrongly or o.refused_wrongly)
+
+
+def line(o: Outcome) -> str:
+    """An outcome in a line."""
+    rules = " ".join(o.rules) or "nothing found"
+    return f"{o.number} {o.base} {o.kind} [{o.what}] {rules}; {o.observed.value}: {o.said}"
+
+
+def pages(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Both matrices, of damage and of changes that may be meant, and where they disagree."""
+    for meant, title in ((False, "Damage"), (True, "Changes that somebody could have meant")):
+        chosen = [o for o in outcomes if o.meaning is meant]
+        yield f"{title}: {len(chosen)} mutants\n"
+        yield from matrix(chosen)
+        yield ""
+        yield from (line(o) for o in disagreements(chosen))

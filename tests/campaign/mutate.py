@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,7 +53,12 @@ class Mutant:
     meaning: bool = False
 
 
-Made = tuple[str, bytes]
+class Made(NamedTuple):
+    """A change in words, the file, and whether somebody could have meant it."""
+
+    what: str
+    data: bytes
+    meaning: bool = False
 
 
 class Good:
@@ -108,6 +114,17 @@ class Good:
 Kind = Callable[[Good, random.Random], Made]
 
 
+def _free(good: Good, section: Section) -> bool:
+    """Whether relocations of a section lead where the author likes: those of code and plain data.
+
+    Those of the livepatch's own structures are in such a section, too; check knows them, and
+    what it passes of them is no damage that can be told.
+    """
+    target = good.elf.sections[section.sh_info]
+    code = bool(target.sh_flags & SHF.EXECINSTR)
+    return code or target.name.startswith((".data", ".rodata", ".init.data", ".exit.data"))
+
+
 def _pick(good: Good, rng: random.Random) -> tuple[Section, int, tuple[int, int, int, int]]:
     section = rng.choice(good.relocations())
     rows = good.elf.relocations(section).tolist()
@@ -130,28 +147,30 @@ def relocation_type(good: Good, rng: random.Random) -> Made:
     section, number, row = _pick(good, rng)
     kind = rng.choice([k for k in _TYPES if k != row[1]])
     what = f"{_called(good, section, row)}: type {row[1]} -> {kind}"
-    return what, good.row(section, number, r_type=kind)
+    return Made(what, good.row(section, number, r_type=kind), kind == 0 and _free(good, section))
 
 
 def relocation_addend(good: Good, rng: random.Random) -> Made:
     section, number, row = _pick(good, rng)
     shift = rng.choice(_ADDENDS)
     what = f"{_called(good, section, row)}: addend {shift:+#x}"
-    return what, good.row(section, number, r_addend=row[3] + shift)
+    data = good.row(section, number, r_addend=row[3] + shift)
+    return Made(what, data, _free(good, section))
 
 
 def relocation_symbol(good: Good, rng: random.Random) -> Made:
     section, number, row = _pick(good, rng)
     symbol = rng.choice([n for n in range(len(good.elf.symbols)) if n != row[2]])
     what = f"{_called(good, section, row)}: symbol {good.elf.symbol_name(symbol) or symbol}"
-    return what, good.row(section, number, r_sym=symbol)
+    return Made(what, good.row(section, number, r_sym=symbol), _free(good, section))
 
 
 def relocation_offset(good: Good, rng: random.Random) -> Made:
     section, number, row = _pick(good, rng)
     shift = rng.choice((1, -1, 2, 4, -4, 8, 16, 0x100, 0x10000))
     what = f"{_called(good, section, row)}: offset {shift:+#x}"
-    return what, good.row(section, number, r_offset=(row[0] + shift) % 2**64)
+    data = good.row(section, number, r_offset=(row[0] + shift) % 2**64)
+    return Made(what, data, _free(good, section))
 
 
 def _with_rows(good: Good, section: Section, rows: np.ndarray) -> bytes:
@@ -163,14 +182,15 @@ def _with_rows(good: Good, section: Section, rows: np.ndarray) -> bytes:
 def relocation_removed(good: Good, rng: random.Random) -> Made:
     section, number, row = _pick(good, rng)
     rows = np.delete(good.elf.relocations(section), number)
-    return f"{_called(good, section, row)}: removed", _with_rows(good, section, rows)
+    what = f"{_called(good, section, row)}: removed"
+    return Made(what, _with_rows(good, section, rows), _free(good, section))
 
 
 def relocation_doubled(good: Good, rng: random.Random) -> Made:
     section, number, row = _pick(good, rng)
     rows = good.elf.relocations(section)
     again = np.concatenate([rows, rows[number : number + 1]])
-    return f"{_called(good, section, row)}: doubled", _with_rows(good, section, again)
+    return Made(f"{_called(good, section, row)}: doubled", _with_rows(good, section, again))
 
 
 def relocations_swapped(good: Good, rng: random.Random) -> Made:
@@ -180,7 +200,8 @@ def relocations_swapped(good: Good, rng: random.Random) -> Made:
     first, second = rng.randrange(len(rows)), rng.randrange(len(rows))
     offsets = rows["r_offset"][[second, first]]
     rows["r_offset"][[first, second]] = offsets
-    return f"{section.name}: records {first} and {second} swapped", _with_rows(good, section, rows)
+    what = f"{section.name}: records {first} and {second} swapped"
+    return Made(what, _with_rows(good, section, rows), _free(good, section))
 
 
 def _tables(good: Good) -> list[Section]:
@@ -208,10 +229,11 @@ def entries_cut(good: Good, rng: random.Random) -> Made:
     """Bytes off the end of a table, with or without their relocations."""
     table = rng.choice(_tables(good))
     by = rng.choice((1, 2, 4, _size(table)))
-    data = bytes(good.elf.contents(table))[:-by]
+    data = left = bytes(good.elf.contents(table))[:-by]
     kept = rng.random() < 0.5
     what = f"{table.name}: {by} bytes cut off, relocations {'kept' if kept else 'gone'}"
-    return what, _resized(good, table, data, lambda at: at >= len(data) and not kept)
+    data = _resized(good, table, data, lambda at: at >= len(left) and not kept)
+    return Made(what, data, meaning=not kept)
 
 
 def entries_added(good: Good, rng: random.Random) -> Made:
@@ -219,7 +241,7 @@ def entries_added(good: Good, rng: random.Random) -> Made:
     table = rng.choice(_tables(good))
     by = rng.choice((1, 2, 4, _size(table)))
     data = bytes(good.elf.contents(table)) + bytes(by)
-    return f"{table.name}: {by} bytes added", _resized(good, table, data, lambda at: False)
+    return Made(f"{table.name}: {by} bytes added", _resized(good, table, data, lambda at: False))
 
 
 def entry_removed(good: Good, rng: random.Random) -> Made:
@@ -239,7 +261,7 @@ def entry_removed(good: Good, rng: random.Random) -> Made:
             rows = rows[(offsets < start) | (offsets >= end)]
             rows["r_offset"] -= np.where(rows["r_offset"] >= end, size, 0).astype(np.uint64)
             editor.object.set_relocations(section.index, rows)
-    return f"{table.name}: entry {number} removed", editor.data()
+    return Made(f"{table.name}: entry {number} removed", editor.data(), meaning=True)
 
 
 def entry_bytes(good: Good, rng: random.Random) -> Made:
@@ -256,7 +278,7 @@ def entry_bytes(good: Good, rng: random.Random) -> Made:
     at, value = rng.choice(free), rng.choice((1, 2, 4, 8, 0x10, 0x40, 0x80, 0xFF))
     old = bytes(good.elf.contents(table))[at]
     what = f"{table.name}+{at:#x}: byte {old:#x} -> {old ^ value:#x}"
-    return what, good.poked(table, at, bytes((old ^ value,)))
+    return Made(what, good.poked(table, at, bytes((old ^ value,))), meaning=True)
 
 
 def _loaded(good: Good) -> list[Section]:
@@ -266,27 +288,29 @@ def _loaded(good: Good) -> list[Section]:
 def section_flags(good: Good, rng: random.Random) -> Made:
     section, flag = rng.choice(_loaded(good)), rng.choice(_FLAGS)
     changed = section_header(section.index, sh_flags=section.sh_flags ^ flag)(good.data)
-    return f"{section.name}: flag {flag:#x} changed", changed
+    return Made(f"{section.name}: flag {flag:#x} changed", changed)
 
 
 def section_type(good: Good, rng: random.Random) -> Made:
     section = rng.choice(_loaded(good))
     kind = rng.choice([k for k in (0, 1, 7, 8, 9, 14) if k != section.sh_type])
-    return f"{section.name}: type {kind}", section_header(section.index, sh_type=kind)(good.data)
+    return Made(
+        f"{section.name}: type {kind}", section_header(section.index, sh_type=kind)(good.data)
+    )
 
 
 def section_size(good: Good, rng: random.Random) -> Made:
     section = rng.choice(_loaded(good))
     size = max(section.sh_size + rng.choice((-24, -8, -4, -1, 1, 4, 8, 24, 1 << 20)), 0)
     what = f"{section.name}: size {section.sh_size:#x} -> {size:#x}"
-    return what, section_header(section.index, sh_size=size)(good.data)
+    return Made(what, section_header(section.index, sh_size=size)(good.data))
 
 
 def section_alignment(good: Good, rng: random.Random) -> Made:
     section = rng.choice(_loaded(good))
     align = rng.choice([a for a in (0, 1, 2, 3, 4, 8, 4096, 1 << 31) if a != section.sh_addralign])
     what = f"{section.name}: alignment {align}"
-    return what, section_header(section.index, sh_addralign=align)(good.data)
+    return Made(what, section_header(section.index, sh_addralign=align)(good.data))
 
 
 def section_links(good: Good, rng: random.Random) -> Made:
@@ -294,7 +318,7 @@ def section_links(good: Good, rng: random.Random) -> Made:
     field = rng.choice(("sh_info", "sh_link", "sh_entsize"))
     value = rng.randrange(len(good.elf.sections) + 2)
     what = f"{section.name}: {field} {getattr(section, field)} -> {value}"
-    return what, section_header(section.index, **{field: value})(good.data)
+    return Made(what, section_header(section.index, **{field: value})(good.data))
 
 
 def section_name(good: Good, rng: random.Random) -> Made:
@@ -302,7 +326,7 @@ def section_name(good: Good, rng: random.Random) -> Made:
     other = rng.choice([s for s in good.elf.sections if s.name != section.name])
     names = {s.name: int(good.elf._headers[s.index]["sh_name"]) for s in good.elf.sections}
     what = f"{section.name}: called {other.name!r}"
-    return what, section_header(section.index, sh_name=names[other.name])(good.data)
+    return Made(what, section_header(section.index, sh_name=names[other.name])(good.data))
 
 
 def _symbols(good: Good) -> list[int]:
@@ -321,7 +345,7 @@ def symbol_place(good: Good, rng: random.Random) -> Made:
     known = (SHN_UNDEF, SHN_ABS, SHN_COMMON, SHN_LIVEPATCH, 0xFF30)
     place = rng.choice((*known, rng.randrange(1, len(good.elf.sections))))
     what = f"symbol {good.elf.symbol_name(number) or number}: section {place:#x}"
-    return what, good.symbol(number, st_shndx=place)
+    return Made(what, good.symbol(number, st_shndx=place), meaning=True)
 
 
 def symbol_value(good: Good, rng: random.Random) -> Made:
@@ -329,14 +353,14 @@ def symbol_value(good: Good, rng: random.Random) -> Made:
     shift = rng.choice(_ADDENDS)
     value = (int(good.elf.symbols[number]["st_value"]) + shift) % 2**64
     what = f"symbol {good.elf.symbol_name(number) or number}: value {shift:+#x}"
-    return what, good.symbol(number, st_value=value)
+    return Made(what, good.symbol(number, st_value=value), meaning=True)
 
 
 def symbol_info(good: Good, rng: random.Random) -> Made:
     number = rng.choice(_symbols(good))
     info = rng.choice((0x00, 0x01, 0x02, 0x03, 0x10, 0x12, 0x20, 0x22, 0x23))
     what = f"symbol {good.elf.symbol_name(number) or number}: info {info:#x}"
-    return what, good.symbol(number, st_info=info)
+    return Made(what, good.symbol(number, st_info=info))
 
 
 def symbol_name(good: Good, rng: random.Random) -> Made:
@@ -349,7 +373,7 @@ def symbol_name(good: Good, rng: random.Random) -> Made:
     changed = name[:at] + rng.choice("_x0,.") + name[at + 1 :]
     editor = Editor(good.data)
     editor.object.rename_symbol(number, changed)
-    return f"symbol {name}: called {changed}", editor.data()
+    return Made(f"symbol {name}: called {changed}", editor.data())
 
 
 def modinfo(good: Good, rng: random.Random) -> Made:
@@ -360,7 +384,7 @@ def modinfo(good: Good, rng: random.Random) -> Made:
     at = data.index(text) + rng.randrange(len(text) + 1)
     what = f".modinfo+{at:#x} ({text.split(b'=')[0].decode()}): {data[at]:#x} -> "
     value = rng.choice((0, ord("x"), ord("="), 0xFF))
-    return what + f"{value:#x}", good.poked(section, at, bytes((value,)))
+    return Made(what + f"{value:#x}", good.poked(section, at, bytes((value,))))
 
 
 def versions(good: Good, rng: random.Random) -> Made:
@@ -370,7 +394,7 @@ def versions(good: Good, rng: random.Random) -> Made:
     at = entry + rng.choice((0, 3, 4, 7, 8, 9, 63))
     value = rng.choice((1, 0x80, 0xFF))
     what = f"__versions+{at:#x}: {data[at]:#x} -> {data[at] ^ value:#x}"
-    return what, good.poked(section, at, bytes((data[at] ^ value,)))
+    return Made(what, good.poked(section, at, bytes((data[at] ^ value,))))
 
 
 def this_module(good: Good, rng: random.Random) -> Made:
@@ -379,7 +403,7 @@ def this_module(good: Good, rng: random.Random) -> Made:
     value = rng.choice((1, 0x80, 0xFF))
     old = bytes(good.elf.contents(section))[at]
     what = f"{section.name}+{at:#x}: {old:#x} -> {old ^ value:#x}"
-    return what, good.poked(section, at, bytes((old ^ value,)))
+    return Made(what, good.poked(section, at, bytes((old ^ value,))))
 
 
 def livepatch_tables(good: Good, rng: random.Random) -> Made:
@@ -399,13 +423,13 @@ def livepatch_tables(good: Good, rng: random.Random) -> Made:
         return livepatch_tables(good, rng)
     value = rng.choice((1, 2, 0x80, 0xFF))
     what = f"{found.name}+{at - found.st_value:#x}: byte 0 -> {value:#x}"
-    return what, good.poked(section, at, bytes((value,)))
+    return Made(what, good.poked(section, at, bytes((value,))))
 
 
 def file_header(good: Good, rng: random.Random) -> Made:
     field = rng.choice(("e_type", "e_machine", "e_version", "e_shnum", "e_shstrndx", "e_shentsize"))
     value = int(good.elf.header[field]) + rng.choice((-1, 1))
-    return f"{field}: {value}", header(**{field: value % 65536})(good.data)
+    return Made(f"{field}: {value}", header(**{field: value % 65536})(good.data))
 
 
 #: Each kind of change, and how often it is tried.
@@ -449,8 +473,8 @@ def mutants(good: dict[str, bytes], count: int, seed: int) -> Iterator[Mutant]:
     while number < count:
         chosen = modules[0] if rng.random() < 0.5 else rng.choice(modules)
         kind: Kind = rng.choices(kinds, weights)[0]
-        what, data = kind(chosen, rng)
-        if data not in seen:
-            seen.add(data)
+        made = kind(chosen, rng)
+        if made.data not in seen:
+            seen.add(made.data)
             number += 1
-            yield Mutant(number, chosen.name, kind.__name__, what, data)
+            yield Mutant(number, chosen.name, kind.__name__, *made)
