@@ -39,9 +39,6 @@ class Stray:
     harmless: bool = False
 
 
-_ENDBR64 = b"\xf3\x0f\x1e\xfa"
-
-
 @dataclass(frozen=True)
 class Pointers:
     """The 64-bit pointers in the data of a file that lead into the file."""
@@ -228,24 +225,14 @@ class Pointers:
         return frozenset(self.elf.symbol_name(n) for n in numbers.tolist())
 
     def begins_code(self, place: Place) -> bool:
-        """Whether a function or a label of assembly begins at a place.
-
-        strip takes the symbols of local functions; their entry calls still tell.
-        """
-        return place in self._functions or place in self._entered
+        """Whether a function or a label of assembly begins at a place, as symbols tell."""
+        return place in self._functions
 
     @cached_property
-    def _entered(self) -> frozenset[Place]:
-        """Where functions with an entry call begin, by the table of these calls."""
-        names = by_machine(self.elf.e_machine, self.elf.name).entry_sections
-        found = set()
-        for (holder, _), (section, offset) in self.targets.items():
-            if self.elf.sections[holder].name not in names:
-                continue
-            code = self.elf.contents(self.elf.sections[section])
-            landing = offset >= 4 and code[offset - 4 : offset] == _ENDBR64
-            found.add((section, offset - 4 if landing else offset))
-        return frozenset(found)
+    def has_locals(self) -> bool:
+        """Whether symbols tell of static functions and variables: strip takes them off."""
+        info = self.elf.symbols["st_info"]
+        return bool(np.isin(info, (STT.FUNC, STT.OBJECT)).any())  # of binding STB_LOCAL, 0
 
     def name_at(self, place: Place) -> str:
         """The name of the function or variable that begins at a place, empty without one."""

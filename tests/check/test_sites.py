@@ -287,3 +287,15 @@ def test_bad_alternatives(miniature: KernelSide, good: dict[str, bytes], name: s
     edit, what = BAD_ALTERNATIVES[name]
     said = ("KLP422", masked(f"an entry of .altinstructions {what}"))
     assert said in found(miniature, edited(edit)(good["meminfo"]))
+
+
+def test_stripped_of_local_symbols(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    """Where static functions and variables begin, no symbol tells: nothing is made of that."""
+
+    def edit(e: Editor) -> None:
+        rows = e.object.symbols
+        local = np.isin(rows["st_info"], (STT.FUNC, STT.OBJECT))
+        rows["st_info"][local], rows["st_size"][local] = STT.SECTION, 0
+
+    for name in ("tables", "button"):
+        assert found(miniature, edited(edit)(good[name])) == []

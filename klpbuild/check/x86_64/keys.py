@@ -61,7 +61,9 @@ class Keys:
             return False
         if (self.subject.offsets.get(key.section, 0) + key.offset) & _FLAGS:
             return False
-        if key.offset - start + _SIZE > size or (size == _SIZE and key.offset != start):
+        known = size or self.subject.pointers.has_locals
+        outside = key.offset - start + _SIZE > size or (size == _SIZE and key.offset != start)
+        if known and outside:
             return False
         return self._contents(key) in (_FALSE, _TRUE)
 

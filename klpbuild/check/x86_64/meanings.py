@@ -245,7 +245,8 @@ def _parameters(tables: Tables, entry: Entry) -> Faults:
         good = operations.offset == 0
     else:
         functions = [(operations.section, start + n) for n in (8, 16, 24)]
-        good = size >= 32 and start == operations.offset
+        known = size or pointers.has_locals
+        good = not known or (size >= 32 and start == operations.offset)
         good = good and all(p not in pointers.targets or pointers.is_code(p) for p in functions)
     if not good:
         yield catalogue.KEY, 16, f"leads to {called(tables.subject, operations)}, no operations"

@@ -45,7 +45,7 @@ def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocati
             subject.find(catalogue.MISFIT, what, place(section, row.offset))
         if row.kind != _64 or not code or section.name in _PLACES:
             continue
-        if not subject.pointers.begins_code(target.place):
+        if not _begins(subject, target):
             what = f"a pointer leads to {called(subject, target)}, where no function begins"
             subject.find(catalogue.INSIDE, what, place(section, row.offset))
 
@@ -54,12 +54,23 @@ _POINTER, _DATA = 8, (".data", ".rodata", ".bss")
 _INDEX_ALONE = re.compile(r"\[r\w+\*\d\]")
 #: How far an index may go.
 _NEAR = (1 << 12, 1 << 12)
+#: What fills the space between functions.
+_PADDING = ("nop", "int3")
 #: struct static_call_key begins with the function.
 _KEY = "__SCK__"
 #: Code without functions.
 _CODE = (".altinstr_replacement", ".altinstr_aux")
 #: Tables of places in the code.
 _PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")
+
+
+def _begins(subject: Subject, target: Target) -> bool:
+    """Whether a function may begin at a place: one does, or none is known to be there."""
+    if subject.pointers.begins_code(target.place):
+        return True
+    found = subject.instructions.at(*target.place)
+    padding = found is None or found.name.split()[-1] in _PADDING
+    return not padding and not subject.pointers.in_function(target.place)
 
 
 def _check_code(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
@@ -132,7 +143,7 @@ def _branch_faults(subject: Subject, found: Instruction, led: Target) -> Iterato
         if led.offset:
             yield f"a {word} leads to {led.symbol} and {led.offset:+#x} bytes"
         return
-    begins = subject.pointers.begins_code(led.place)
+    begins = _begins(subject, led)
     if word == "call" and not begins:
         yield f"a call leads to {called(subject, led)}, where no function begins"
     elif word == "jump" and not begins and subject.instructions.at(*led.place) is None:
