@@ -112,7 +112,7 @@ def test_both_wrong_sides_are_told() -> None:
 @pytest.mark.kernel
 @pytest.mark.boot
 def test_check_and_the_kernel_agree_about_mutants(debian_kernel: Kernel, tmp_path: Path) -> None:
-    """Sixty of them; docs/check.md has the matrix of many more."""
+    """Sixty of them; `python -m tests.campaign` judges as many as are asked for."""
     built = build(debian_kernel, tmp_path / "samples", ("exercise", "button"))
     modules = {name: built.module(name) for name in ("exercise", "button")}
     campaign = Campaign(built.kernel, built.directory / "symbols.klp", modules, tmp_path / "guest")
