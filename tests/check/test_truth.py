@@ -81,7 +81,8 @@ def group_of(broken: Broken, finding: Finding, path: Path) -> Group:
     else:
         warns = finding.effect is Effect.UNFORESEEN
         step = Planned(Insmod(path), log=log, warns=warns)
-    return Group(broken.rule, (*first, step, *clean_up(name)))
+    last = tuple(Planned(Rmmod(each, if_loaded=True), always=True) for each in broken.before)
+    return Group(broken.rule, (*first, step, *clean_up(name), *last))
 
 
 def predicted(rule: str, data: bytes, file: Path, side: KernelSide) -> Finding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,9 @@ from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import Section
 
 _STATE = struct.Struct("<hhBB")
-_UNDEFINED, _PREVIOUS, _SP = 0, 1, 5
+_UNDEFINED = 0
+#: Bytes between the stack pointer and the frame above where a function begins: its return address.
+_AT_ENTRY = 8
 _NUMBER = re.compile(r"(?:rsp, )?(-?)(?:0x)?([0-9a-f]+)$")
 _LEA = re.compile(r"rsp, \[rsp ([+-]) (?:0x)?([0-9a-f]+)\]$")
 _ENDS = ("jmp", "ret", "ud2", "int3", "hlt", "call", "iretq", "ud1")
@@ -45,6 +48,17 @@ class State(NamedTuple):
     @property
     def bp(self) -> tuple[int, int]:
         return self.registers >> 4, self.bp_offset
+
+
+class Registers(NamedTuple):
+    """The numbers that ``.orc_unwind`` has for registers."""
+
+    sp: int
+    previous_sp: int
+
+
+#: ORC_REG_SP and ORC_REG_PREV_SP, in v5.16 to v6.12 and as they were numbered anew before v7.3.
+_NUMBERINGS = (Registers(5, 1), Registers(3, 8))
 
 
 @dataclass
@@ -73,6 +87,20 @@ class Unwind:
             section: ([o for o, *_ in rows], [state for *_, state in rows])
             for section, rows in ((s, sorted(r)) for s, r in found.items())
         }
+
+    @cached_property
+    def _numbers(self) -> Registers:
+        """The numbering that most states at the beginning of functions have.
+
+        Both use a register there that the other one has for none of these.
+        """
+        entries = Counter(
+            state.registers
+            for _, states in self._states.values()
+            for state in states
+            if state.sp_offset == _AT_ENTRY
+        )
+        return max(_NUMBERINGS, key=lambda numbers: entries[numbers.sp])
 
     def at(self, section: int, offset: int) -> State | None:
         """What the tables say of an instruction; None when they say nothing."""
@@ -115,7 +143,7 @@ class Unwind:
         ended = True
         for found, after in pairwise(self.tables.subject.instructions.of(section.index).values()):
             here, there = (self.at(section.index, i.offset) for i in (found, after))
-            if self._begins_function(section, found) and not _is_entry(here):
+            if self._begins_function(section, found) and not self._is_entry(here):
                 yield found.offset, "unwind data do not begin with a function"
             padding = found.name.split()[-1] in _PADDING
             if ended and padding:
@@ -126,7 +154,7 @@ class Unwind:
                 continue
             if any(start <= found.offset < end for start, end in replaced):
                 continue
-            if not ended and after.offset == found.end and not _follows(found, here, there):
+            if not ended and after.offset == found.end and not self._follows(found, here, there):
                 yield after.offset, f"unwind data change behind {found}"
             led = self.tables.jumps_to(Target(section.index, found.offset))
             inside = is_branch(found) and found.name != "call" and led is not None and led.section
@@ -137,16 +165,35 @@ class Unwind:
         name = self.tables.subject.pointers.function_at((section.index, found.offset))
         return bool(name) and _COLD not in name
 
+    def _is_entry(self, state: State | None) -> bool:
+        at_entry = (_AT_ENTRY, self._numbers.sp)
+        return state is not None and (state.sp_offset, state.registers) == at_entry
+
+    def _follows(self, found: Instruction, here: State, there: State | None) -> bool:
+        """Tell whether the state behind an instruction can follow from the one before it."""
+        sp, previous_sp = self._numbers
+        moved = _moves(found)
+        if moved is None or there is None:
+            return there is not None
+        if here.kind != there.kind:
+            return False
+        if sp not in (here.sp_register, there.sp_register):
+            return here == there or moved != 0 or "rbp" in found.operands
+        if here.sp_register != there.sp_register:
+            return "rbp" in found.operands or "rsp" in found.operands
+        if there.sp_offset != here.sp_offset + moved:
+            return False
+        if found.operands == "rbp" and found.name in ("push", "pop"):
+            saved = (previous_sp, -there.sp_offset)
+            return there.bp in (here.bp, saved if found.name == "push" else (_UNDEFINED, 0))
+        return there.bp == here.bp
+
 
 #: Parts of functions that the compiler moved away begin in the middle.
 _COLD = ".cold"
 _PADDING = ("nop", "int3")
 #: Code that runs elsewhere, or never in place.
 _NOT_RUN = (".altinstr_replacement",)
-
-
-def _is_entry(state: State | None) -> bool:
-    return state is not None and (state.sp_offset, state.registers) == (8, _SP)
 
 
 def _moves(found: Instruction) -> int | None:
@@ -165,22 +212,3 @@ def _moves(found: Instruction) -> int | None:
         return int(number[2], 16) * (1 if number[1] == "-" else -1)
     written = found.operands.split(",")[0]
     return None if written in ("rsp", "esp") or found.name in ("leave", "enter") else 0
-
-
-def _follows(found: Instruction, here: State, there: State | None) -> bool:
-    """Whether one state can be that behind an instruction which another one stands before."""
-    moved = _moves(found)
-    if moved is None or there is None:
-        return there is not None
-    if here.kind != there.kind:
-        return False
-    if _SP not in (here.sp_register, there.sp_register):
-        return here == there or moved != 0 or "rbp" in found.operands
-    if here.sp_register != there.sp_register:
-        return "rbp" in found.operands or "rsp" in found.operands
-    if there.sp_offset != here.sp_offset + moved:
-        return False
-    if found.operands == "rbp" and found.name in ("push", "pop"):
-        saved = (_PREVIOUS, -there.sp_offset)
-        return there.bp in (here.bp, saved if found.name == "push" else (_UNDEFINED, 0))
-    return there.bp == here.bp
