@@ -80,6 +80,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _unknown_command(words: Sequence[str]) -> str:
+    """Say that there is no such command, and which is like it; empty if there is one."""
+    known = command_names()
+    if words[0] in known or words[0].startswith("-"):
+        return ""
+    from klpbuild.errors import KlpError, did_you_mean
+
+    hint = f"Known: {', '.join(known)}."
+    return str(
+        KlpError(f"command {words[0]!r} is not known", why=did_you_mean(words[0], known), hint=hint)
+    )
+
+
+def _unread(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Say which words of the command line nobody reads, and which options are like them."""
+    from klpbuild.errors import did_you_mean
+    from klpbuild.terminal.manual import commands
+
+    names = [word.names for command in commands(parser) for word in command.words]
+    options = {name.split()[0] for each in names for name in each.split(", ")}
+    options = {option for option in options if option.startswith("--")}
+    near = [did_you_mean(word.partition("=")[0], options) for word in words if word[:2] == "--"]
+    return "  ".join([f"unrecognized arguments: {' '.join(words)}", *filter(None, near)])
+
+
 class _Run:
     """One command that is run.
 
@@ -103,7 +128,11 @@ class _Run:
         if not self.words:
             parser.print_help()
             return USAGE
-        parsed = parser.parse_args(self.words)
+        if unknown := _unknown_command(self.words):
+            return _say([f"error: {unknown}"], USAGE)
+        parsed, unread = parser.parse_known_args(self.words)
+        if unread:
+            parser.error(_unread(unread, parser))
         self.failed = parsed.failed
         return int(parsed.run(parsed))
 

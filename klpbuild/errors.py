@@ -6,6 +6,7 @@ exception is a bug of klpbuild and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
 import struct
 import traceback
 from collections.abc import Iterable, Iterator
@@ -114,6 +115,15 @@ class Problems:
         """:raises KlpError: with all problems noted so far, if there are any."""
         if self._found:
             raise KlpError.together(self._found)
+
+
+def did_you_mean(word: str, known: Iterable[str], least: float = 0.6) -> str:
+    """Ask whether the most similar of the known words was meant; empty if none is similar.
+
+    :param least: how similar it must be, from 0 to 1 (`difflib.SequenceMatcher.ratio`).
+    """
+    near = difflib.get_close_matches(word, list(known), 1, least)
+    return f"Did you mean {printable(near[0])}?" if near else ""
 
 
 @contextmanager

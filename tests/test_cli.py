@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.cli import command_names, main
+from klpbuild.cli import command_names, main, make_parser
+from klpbuild.terminal.manual import commands
 
 
 def test_without_words_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,3 +130,42 @@ cli.main()
         process.send_signal(ending)
         assert (process.stderr.read(), process.wait(30)) == (b"", 128 + ending)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_of_each_command_has_an_example_that_can_be_typed() -> None:
+    parser = make_parser()
+    for command in list(commands(parser))[1:]:
+        assert re.search(r"^Examples?:$", command.text, re.MULTILINE), command.name
+        examples = re.findall(r"^    (?:sudo )?klpbuild (.*)$", command.text, re.MULTILINE)
+        for example in examples:
+            words = shlex.split(example.partition(" > ")[0])
+            assert f"klpbuild {' '.join(words)}".startswith(command.name)
+            if words[0] != "cc":  # which reads its words itself
+                assert callable(parser.parse_args(words).run)
+        assert examples, command.name
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            ["biuld", "x.patch"],
+            "klpbuild: error: command 'biuld' is not known\n  Did you mean build?\n  Known: boot, ",
+        ),
+        (["xyzzy"], "klpbuild: error: command 'xyzzy' is not known\n  Known: boot, "),
+    ],
+)
+def test_a_command_that_is_not_known(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("word", ["--kernal", "--kernal=fixtures"])
+def test_an_option_that_is_not_known(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["check", word, "x.ko"])
+    assert ended.value.code == 2
+    said = f"klpbuild: error: unrecognized arguments: {word}  Did you mean --kernel?\n"
+    assert capsys.readouterr().err.endswith(said)

@@ -12,7 +12,7 @@ from klpbuild.check.patched import PatchedFunction
 from klpbuild.check.subject import Subject
 from klpbuild.elf.constants import EM, SHF, SHN_LIVEPATCH, SHN_UNDEF
 from klpbuild.elf.reader import ElfFile, Symbol
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, did_you_mean
 from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
 
 _OWN = "the livepatch"
@@ -124,7 +124,10 @@ class Explainer:
                 return self._other(symbol)
         known = ", ".join(self.functions) or "none that its static tables show"
         raise KlpError(
-            f"has no function {name!r}", where=self.subject.elf.name, hint=f"It patches: {known}."
+            f"has no function {name!r}",
+            where=self.subject.elf.name,
+            why=did_you_mean(name, self.functions),
+            hint=f"It patches: {known}.",
         )
 
     def _replacement(self, owner: str, function: PatchedFunction) -> Explanation:

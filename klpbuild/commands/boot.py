@@ -1,6 +1,11 @@
 """Boot a kernel in QEMU with livepatches and show what they change.
 
 Needs neither root nor KVM.  KLPBUILD_ACCEL=tcg or kvm overrides the choice of the accelerator.
+
+Examples:
+
+    klpbuild boot build/6.1.0-47-cloud-amd64/livepatch-fix.ko --kernel 6.1.0-47-cloud-amd64
+    klpbuild boot livepatch-fix.ko --kernel 6.1.0-47-cloud-amd64 --watch /proc/meminfo
 """
 
 from __future__ import annotations

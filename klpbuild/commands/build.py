@@ -2,6 +2,11 @@
 
 The kernel must have been fetched with --debug-symbols and --source: the patches are
 compiled against its source and compared with its binaries.
+
+Examples:
+
+    klpbuild build fix.patch --kernel 6.1.0-47-cloud-amd64
+    klpbuild build series --name fixes --kernel 6.1.0-47-cloud-amd64 -o out/livepatch-fixes.ko
 """
 
 from __future__ import annotations

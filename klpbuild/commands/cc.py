@@ -11,6 +11,10 @@ make CC="klpbuild cc" ...
     (-D__KERNEL__ -DMODULE) also gets the annotations of klpbuild/livepatch.h, ftrace
     entry calls where the kernel's flags leave them out, and a dependency file where
     none is asked for.  KLPBUILD_LOG names a build log for the command lines.
+
+Example:
+
+    klpbuild cc --kernel 6.1.0-47-cloud-amd64 -c fix.c -o fix.o
 """
 
 from __future__ import annotations

@@ -2,6 +2,11 @@
 
 Without --kernel it checks what holds for every kernel.  Exit status: 0 the kernel
 would load all of them, 1 there are findings, 2 it could not be checked.
+
+Examples:
+
+    klpbuild check build/6.1.0-47-cloud-amd64/livepatch-fix.ko --kernel 6.1.0-47-cloud-amd64
+    klpbuild check *.ko --kernel 6.1.0-47-cloud-amd64 --format sarif
 """
 
 from __future__ import annotations

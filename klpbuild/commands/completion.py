@@ -3,6 +3,10 @@
 bash:  klpbuild completion bash > ~/.local/share/bash-completion/completions/klpbuild
 zsh:   klpbuild completion zsh > a directory of $fpath, as _klpbuild
 fish:  klpbuild completion fish > ~/.config/fish/completions/klpbuild.fish
+
+Example:
+
+    klpbuild completion bash
 """
 
 from __future__ import annotations

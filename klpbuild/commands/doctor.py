@@ -1,6 +1,11 @@
 """Say what this machine lacks, and the command that installs it.
 
 Exit status: 0 when all that is required is there, 1 when something is missing.
+
+Examples:
+
+    klpbuild doctor
+    klpbuild doctor --kernel 6.1.0-47-cloud-amd64
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Show a patched function beside the one that it replaces, and where each reference leads."""
+"""Show a patched function beside the one that it replaces, and where each reference leads.
+
+Example:
+
+    klpbuild explain livepatch-fix.ko --kernel 6.1.0-47-cloud-amd64 --changes
+"""
 
 from __future__ import annotations
 

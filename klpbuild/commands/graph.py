@@ -2,6 +2,11 @@
 
 Without a livepatch it shows the modules of a kernel.  With livepatches it also
 shows what they patch and refer to, converted or not.
+
+Examples:
+
+    klpbuild graph build/6.1.0-47-cloud-amd64/livepatch-fix.ko --kernel 6.1.0-47-cloud-amd64
+    klpbuild graph --kernel 6.1.0-47-cloud-amd64 --object ext4 --format dot
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 It reads .ko, .ko.xz, .ko.zst and .ko.gz, signed or not, and compares the module with the
 provenance file beside it.  Exit status: 0 nothing contradicts, 1 the provenance is not
 the module's, 2 it could not be read.
+
+Example:
+
+    klpbuild info build/6.1.0-47-cloud-amd64/livepatch-fix.ko
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 Nothing needs root.  Kernels go to $KLPBUILD_CACHE, else to klpbuild/ in
 $XDG_CACHE_HOME or ~/.cache.
+
+Example:
+
+    klpbuild kernel fetch 6.1.0-47-cloud-amd64
 """
 
 from __future__ import annotations
@@ -23,6 +27,24 @@ from klpbuild.kernel.cache import CachedKernel, cache_directory, cached_kernels
 from klpbuild.kernel.fetch import fetch
 from klpbuild.kernel.locate import locate
 
+_FETCH = """\
+Get a Debian kernel into the cache: image, headers and kbuild, and on request more.  A
+second fetch gets only what is missing.
+
+Examples:
+
+    klpbuild kernel fetch
+    klpbuild kernel fetch 6.1.0-47-cloud-amd64 --debug-symbols --source
+"""
+
+_LIST = """\
+Show the fetched kernels: what is there of each, and how much room it takes.
+
+Example:
+
+    klpbuild kernel list
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare ``kernel fetch`` and ``kernel list``."""
@@ -30,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     getting = words.add_parser(
         "fetch",
         help="get a Debian kernel into the cache",
-        description="Get a Debian kernel into the cache: image, headers and kbuild, and on "
-        "request more.  A second fetch gets only what is missing.",
+        description=_FETCH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     getting.add_argument(
         "release",
@@ -54,7 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look there only, such as trixie-backports; default: apt's own sources, then every "
         "suite of the same mirror",
     )
-    listing = words.add_parser("list", help="show the fetched kernels")
+    listing = words.add_parser(
+        "list",
+        help="show the fetched kernels",
+        description=_LIST,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     listing.add_argument("--json", action="store_true", help="write JSON")
 
 

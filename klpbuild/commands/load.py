@@ -6,6 +6,11 @@ When the transition has not ended in time, the tasks that hold it up are shown w
 stacks, and the kernel goes on trying: the same command waits on, `klpbuild unload` goes back.
 
 Exit status: 0 enabled, 1 failed, 3 the transition has not ended in time.
+
+Examples:
+
+    sudo klpbuild load livepatch-fix
+    sudo klpbuild load build/6.1.0-47-cloud-amd64/livepatch-fix.ko --timeout 300
 """
 
 from __future__ import annotations

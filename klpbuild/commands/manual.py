@@ -1,4 +1,9 @@
-"""Print the manual page, for `man -l`, or the reference as Markdown."""
+"""Print the manual page, for `man -l`, or the reference as Markdown.
+
+Example:
+
+    klpbuild manual > klpbuild.1
+"""
 
 from __future__ import annotations
 

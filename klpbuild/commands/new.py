@@ -2,6 +2,11 @@
 
 With the kernel's source at hand (klpbuild kernel fetch RELEASE --source) each function
 is copied from it with what it needs of its file.  Otherwise there is only a skeleton.
+
+Examples:
+
+    klpbuild new hello --function vmlinux:meminfo_proc_show
+    klpbuild new fix --patch fix.patch --kernel 6.1.0-47-cloud-amd64
 """
 
 from __future__ import annotations

@@ -2,6 +2,11 @@
 
 Each livepatch is shown with the functions that it replaces.  During a transition the tasks
 that have not switched yet follow; root sees their stacks, too.
+
+Examples:
+
+    klpbuild status
+    klpbuild status livepatch-fix --json
 """
 
 from __future__ import annotations

@@ -4,6 +4,10 @@ Symbols come in the order in which the kernel counts them.  With names it is sho
 stands for: the object, the position that a livepatch gives (sympos; 0 is a unique name), the
 address (in a module the offset in its section), the letter that nm prints, the source file,
 and the object that exports it.
+
+Example:
+
+    klpbuild symbols meminfo_proc_show --kernel 6.1.0-47-cloud-amd64
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
-from klpbuild.errors import Problems
+from klpbuild.errors import Problems, did_you_mean
 from klpbuild.names import VMLINUX
 from klpbuild.pipeline import symbol_steps
 from klpbuild.request.given import GivenSymbols, locate_kernel
@@ -67,7 +71,8 @@ def _listing(database: SymbolDatabase, names: Sequence[str], kernel: str) -> lis
         candidates = database.candidates(name)
         rows += map(_row, candidates)
         if not candidates:
-            problems.add(f"symbol {name!r} is not in kernel {kernel}", hint=_HINT)
+            near = did_you_mean(name, database.names())
+            problems.add(f"symbol {name!r} is not in kernel {kernel}", why=near, hint=_HINT)
     problems.check()
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -5,6 +5,10 @@ tasks that do are shown with their stacks, and the kernel goes on trying: the sa
 waits on, `klpbuild load` goes back.
 
 Exit status: 0 unloaded, 1 failed, 3 the transition has not ended in time.
+
+Example:
+
+    sudo klpbuild unload livepatch-fix
 """
 
 from __future__ import annotations

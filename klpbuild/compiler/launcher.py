@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shutil
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, did_you_mean
 from klpbuild.kernel.tree import Kernel
 
 #: They are called with the compiler's command line, and make what it would make.
@@ -32,10 +31,9 @@ def with_launcher(kernel: Kernel, launcher: str) -> Kernel:
         return kernel
     name = Path(launcher).name
     if name not in LAUNCHERS:
-        near = difflib.get_close_matches(name, LAUNCHERS, 1)
         raise KlpError(
             f"launcher {launcher!r} is not known",
-            why=f"Did you mean {near[0]}?" if near else "",
+            why=did_you_mean(name, LAUNCHERS),
             hint=f"Known: {', '.join(LAUNCHERS)}.",
         )
     if shutil.which(launcher) is None:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from klpbuild.distro.tools import KernelCompiler
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.kernel.cache import (
     CachedKernel,
     cached_kernel,
@@ -78,13 +78,17 @@ def _is_there(path: Path) -> bool:
 
 def _unknown(text: str) -> KlpError:
     fetched = [kernel.release for kernel in cached_kernels()]
+    installed = [path.parent.name for path in sorted(MODULES.glob("*/build"))]
     known = "Fetched kernels: " + (", ".join(fetched) or "none") + "."
     if "/" in text:
         return KlpError("there is no such directory", where=text, why=known)
+    near = did_you_mean(text, [*fetched, *installed, FIXTURES], 0.8)
+    command = f"klpbuild kernel fetch {'RELEASE' if near else text}"
     return KlpError(
         f"kernel {text!r} is not known",
-        why=known,
-        hint=f"Run `klpbuild kernel fetch {text}`, or name the path of a headers or build tree.",
+        why=f"{near}\n{known}".lstrip(),
+        hint=f"Run `{command}`{' for another one' if near else ''}, or name the path of a headers "
+        "or build tree.",
     )
 
 

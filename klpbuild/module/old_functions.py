@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.module.livepatch import Function
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
@@ -42,11 +41,11 @@ def check_objects(
                 hint='Its functions belong to vmlinux: name = "vmlinux".',
             )
             continue
-        near = difflib.get_close_matches(name, known, 1, 0.8)
+        near = did_you_mean(name, known, 0.8)
         unknown.append(
             f"whether object {name} has what is patched: this kernel has no module of that name, "
             "which may come later"
-            + (f" (did you mean {near[0]}?)" if near else " (modules= names further ones)")
+            + (f" ({near[0].lower()}{near[1:]})" if near else " (modules= names further ones)")
         )
     return tuple(unknown)
 
@@ -102,10 +101,11 @@ def _candidate(owner: str, function: Function, database: SymbolDatabase) -> Cand
         elsewhere = sorted({c.object for c in database.candidates(name)} - {owner})
         hint = f"In symbols.klp there is {', '.join(clones)}: name that." if clones else ""
         hint = hint or (f"It is in {', '.join(elsewhere)}." if elsewhere else "")
+        near = "" if hint else did_you_mean(name, database.names(owner), 0.85)
         raise KlpError(
             f"function {name} is not in {owner}",
             where=function.where,
-            why="GCC drops functions that it inlines, and renames clones.",
+            why=f"{near}\nGCC drops functions that it inlines, and renames clones.".lstrip(),
             hint=hint or "Replace the functions that call it.",
         )
     if function.sympos > len(found):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from klpbuild.compiler.driver import compile_source
 from klpbuild.compiler.log import BuildLog
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.excerpt.excerpt import Excerpt, Place, Reach, Source, excerpt
 from klpbuild.excerpt.finder import find_definition
 from klpbuild.excerpt.skeleton import skeleton
@@ -187,6 +187,7 @@ def _checked(
             problems.add(
                 f"object {one.object!r} is not in this kernel",
                 where="--function",
+                why=did_you_mean(one.object, database.objects, 0.75),
                 hint="It may be built in: then its functions belong to vmlinux.  "
                 "--modules names further modules.",
             )

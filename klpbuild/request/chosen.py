@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import FILE_NAME, Livepatch, check_for_kernel
@@ -125,11 +124,10 @@ def _with_replace(named: Named, replaces: bool) -> Named:
 
 def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
         raise KlpError(
             f"livepatch {name!r} is not known",
             where=str(directory),
-            why=f"Did you mean {near[0]}?" if near else "",
+            why=did_you_mean(name, known),
             hint=f"Known: {', '.join(known) or 'none'}.",
         )
     patches = _patches(directory / name)

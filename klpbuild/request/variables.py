@@ -59,7 +59,7 @@ VARIABLES = (
         "VMLINUX",
         "the same as vmlinux=",
         "the kernel's own",
-        "VMLINUX=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
+        "VMLINUX=/usr/lib/debug/boot/vmlinux-6.1.0-47-amd64",
         "vmlinux",
     ),
     Variable(

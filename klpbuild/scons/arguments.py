@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
+import textwrap
 
+from klpbuild.errors import Problem, did_you_mean
 from klpbuild.request.variables import NAMES, VARIABLES
 
 #: Targets, and what each does.
@@ -29,15 +30,20 @@ _OPTION_EXAMPLES = {
     "livepatches": "livepatches=fixes",
     "kernel": "kernel=6.1.0-47-cloud-amd64,/usr/src/linux",
     "kallsyms": "kallsyms=kallsyms-of-the-target",
-    "modules": "modules=/lib/modules/6.1.0-47-cloud-amd64/extra,out/driver.ko",
+    "modules": "modules=/lib/modules/6.1.0/extra,out/driver.ko",
     "packages": "packages=deb",
-    "system_map": "system_map=/usr/lib/debug/boot/System.map-6.1.0-47-cloud-amd64",
+    "system_map": "system_map=/boot/System.map-6.1.0-47-cloud-amd64",
     "vmlinux": "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
     "watch": "watch=/proc/meminfo,/proc/cmdline",
     "launcher": "launcher=ccache",
     "cache": "cache=~/.cache/livepatches",
     "V": "V=1",
 }
+
+_PURPOSE = """\
+Builds Linux livepatch modules: loadable modules that replace functions of a
+running kernel, without a reboot.  docs/tutorial.md is where to begin.
+"""
 
 _EXAMPLES = """\
 Examples:
@@ -50,32 +56,51 @@ Examples:
   scons livepatch=meminfo kernel=RELEASE boot
       and boot it
   scons livepatches=fixes livepatch=a,b kernel=RELEASE
-      build your own: fixes/a and fixes/b hold C files with livepatch.toml, or patches
+      build your own: fixes/a and fixes/b hold C files with livepatch.toml,
+      or patches
   scons -k -j4 kernel=RELEASE,OTHER cache=~/.cache/livepatches
-      build all livepatches for two kernels, go on past failures, keep what is built
-Results are in build/<kernel>/: livepatch-NAME.ko, symbols.klp, graphs, build.log.
-A module that was changed by hand is not built again: delete it, or run `scons -c`.
+      build all livepatches for two kernels, go on past failures, keep what is
+      built
+"""
+
+_RESULTS = """\
+Results are in build/<kernel>/: livepatch-NAME.ko, symbols.klp, build.log, more.
+A module that was changed by hand is not built again: delete it, or `scons -c`.
 `scons --debug=explain` says why something is built.
 """
 
 
 def help_text(env, variables):
-    """What `scons -h` prints: options with defaults, targets, examples."""
-    lines = ["Options, as NAME=VALUE:"]
+    """What `scons -h` prints: what this is, examples, options with defaults, targets."""
+    lines = _PURPOSE.splitlines() + _EXAMPLES.splitlines()
+    lines.append("Options, as NAME=VALUE:")
     for option in sorted(variables.options, key=lambda o: o.key):
-        lines.append(f"  {option.key:<12} {option.help}")
-        lines.append(f"  {'':<12} default: {option.default or 'none'}")
-        lines.append(f"  {'':<12} example: {_OPTION_EXAMPLES[option.key]}")
+        default, example = option.default or "none", _OPTION_EXAMPLES[option.key]
+        lines += _explained(12, option.key, option.help, default, example)
     lines.append("Variables of packagers, as NAME=VALUE or in the environment; NAME=VALUE wins:")
     for variable in VARIABLES:
-        for number, text in enumerate(variable.help.splitlines()):
-            lines.append(f"  {'' if number else variable.name:<17} {text}")
-        lines.append(f"  {'':<17} default: {variable.default}")
-        lines.append(f"  {'':<17} example: {variable.example}")
+        text = " ".join(variable.help.split())
+        lines += _explained(17, variable.name, text, variable.default, variable.example)
     lines.append("Targets:")
-    lines += [f"  {name:<16} {text}" for name, text in TARGETS.items()]
-    lines.append(_EXAMPLES)
-    return "\n".join(lines) + "\n"
+    for name, text in TARGETS.items():
+        lines += _wrapped(16, name, text)
+    lines += _RESULTS.splitlines()
+    return "\n".join(lines) + "\n\n"
+
+
+def _explained(width, name, text, default, example):
+    yield from _wrapped(width, name, text)
+    yield from _wrapped(width, "", f"default: {default}")
+    yield from _wrapped(width, "", f"example: {example}")
+
+
+def _wrapped(width, name, text):
+    """A name and what it means beside it, in lines of 80 columns at most."""
+    begin, indent = f"  {name:<{width}} ", " " * (width + 3)
+    return textwrap.wrap(
+        text, 80, initial_indent=begin, subsequent_indent=indent,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def check_arguments(env, variables, targets):
@@ -90,9 +115,8 @@ def check_arguments(env, variables, targets):
         if word not in TARGETS and not (word.startswith(inside) and word.isprintable())
     ]
     for kind, word, known in unknown:
-        print(f"scons: error: {kind} {word!r} is not known", file=sys.stderr)
-        for near in difflib.get_close_matches(word, known, 1):
-            print(f"  Did you mean {near}?", file=sys.stderr)
-        print(f"  Known: {', '.join(sorted(known))}.", file=sys.stderr)
+        near, hint = did_you_mean(word, known), f"Known: {', '.join(sorted(known))}."
+        problem = Problem(f"{kind} {word!r} is not known", why=near, hint=hint)
+        print(f"scons: error: {problem}", file=sys.stderr)
     if unknown:
         sys.exit(2)

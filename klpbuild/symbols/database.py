@@ -113,6 +113,13 @@ class SymbolDatabase:
         """
         return self._index.symbols(self._index.object_numbers[object])
 
+    def names(self, *objects: str) -> frozenset[str]:
+        """The names of all symbols of objects; of every object when none is named."""
+        texts = (self.symbols(name).names for name in objects or self.objects)
+        return frozenset(
+            line for text in texts for line in text.decode(errors="surrogateescape").split("\n")
+        )
+
     def _candidates(self, name: str, rows: Sequence[int]) -> tuple[Candidate, ...]:
         by_object: dict[int, list[int]] = {}
         for row in rows:

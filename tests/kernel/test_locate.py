@@ -260,6 +260,18 @@ def test_an_unknown_kernel_names_the_fetched_ones_and_the_command() -> None:
     )
 
 
+def test_a_kernel_s_name_with_a_typo_is_not_one_to_fetch() -> None:
+    with pytest.raises(KlpError) as caught:
+        locate("fixtrues")
+    assert str(caught.value) == (
+        "kernel 'fixtrues' is not known\n"
+        "  Did you mean fixtures?\n"
+        "  Fetched kernels: none.\n"
+        "  Run `klpbuild kernel fetch RELEASE` for another one, or name the path of a headers or "
+        "build tree."
+    )
+
+
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(KlpError) as caught:
         locate(str(tmp_path / "nothing"))

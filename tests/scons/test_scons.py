@@ -297,6 +297,9 @@ def test_several_livepatches_at_once(shared: Checkout) -> None:
 
 def test_help_names_every_option_with_default_and_example(shared: Checkout) -> None:
     text = shared.scons("-h")
+    ours = text.partition("Use scons -H")[0]
+    assert ours.startswith("Builds Linux livepatch modules: loadable modules that replace")
+    assert max(map(len, ours.splitlines())) <= 80
     options = (
         "livepatch",
         "livepatches",
