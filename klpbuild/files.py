@@ -20,7 +20,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from klpbuild.errors import KlpError, Problem
+from klpbuild.errors import KlpError, Problem, printable
 
 _T = TypeVar("_T")
 
@@ -170,9 +170,14 @@ def note(what: str, where: Path, why: str = "") -> None:
     _tell_once(str(Problem(what, str(where), why)))
 
 
+def warn(what: str) -> None:
+    """Tell the user, once, of what may go wrong."""
+    _tell_once(printable(what), "warning")
+
+
 @cache
-def _tell_once(text: str) -> None:
-    print(f"klpbuild: note: {text}", file=sys.stderr, flush=True)
+def _tell_once(text: str, kind: str = "note") -> None:
+    print(f"klpbuild: {kind}: {text}", file=sys.stderr, flush=True)
 
 
 def to_json(record: object) -> bytes:

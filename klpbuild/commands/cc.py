@@ -145,8 +145,8 @@ def _compile(words: _Words) -> int:
         depfile=Path(words.rule) if words.rule else None,
         confined=False,
     )
-    for warning in compilation.warnings:
-        print(warning, file=sys.stderr)
+    if compilation.said:
+        print(compilation.said, file=sys.stderr)
     return 0
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,13 +100,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    with _progress() as report:
+    with _progress() as (report, progress):
         cached = fetch(
             arguments.release,
             debug_symbols=arguments.debug_symbols,
             source=arguments.source,
             suites=arguments.suite,
             report=report,
+            progress=progress,
         )
         report(f"reading {cached.release}")
         kernel = locate(cached.release)
@@ -115,11 +116,14 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
-    """Plain lines; on a terminal the step that goes on moves below those that are done."""
+def _progress() -> Iterator[tuple[Report, Callable[[int, int], None]]]:
+    """Plain lines; on a terminal the step that goes on moves below those that are done.
+
+    :returns: what tells of a step, and of how many bytes of a download are there.
+    """
     console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
-        yield lambda line: console.print(line, soft_wrap=True)
+        yield lambda line: console.print(line, soft_wrap=True), lambda arrived, total: None
         return
     done: list[str] = []
 
@@ -129,8 +133,13 @@ def _progress() -> Iterator[Report]:
         done.append(line)
         status.update(escape(line))
 
+    def progress(arrived: int, total: int) -> None:
+        status.update(
+            escape(f"{done[-1]}: {arrived / 1e6:,.1f} MB are there, {arrived / total:.0%}")
+        )
+
     with console.status("asking apt") as status:
-        yield report
+        yield report, progress
         console.print(done[-1] if done else "")
 
 

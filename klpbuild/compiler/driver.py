@@ -16,7 +16,7 @@ from klpbuild.compiler.launcher import launched, launcher_environment, unlaunche
 from klpbuild.compiler.log import BuildLog
 from klpbuild.compiler.quotes import quotable
 from klpbuild.errors import KlpError
-from klpbuild.files import read_record
+from klpbuild.files import read_record, warn
 from klpbuild.kernel.kbuild import build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.userfiles import check_file_names
@@ -44,13 +44,12 @@ class Compilation:
     :ivar output: the object.
     :ivar dependencies: the source and every file that it includes, in the
         compiler's order, absolute.
-    :ivar warnings: what the compiler and objtool said, and what the user should
-        know of the compiler itself.
+    :ivar said: what the compiler and objtool said; empty if nothing.
     """
 
     output: Path
     dependencies: tuple[Path, ...]
-    warnings: tuple[str, ...]
+    said: str
 
 
 def compile_source(
@@ -128,8 +127,9 @@ def compile_source(
     finally:
         aside.unlink(missing_ok=True)
         rule.unlink(missing_ok=True)
-    warnings = tuple(filter(None, (command.warning, said.strip())))
-    return Compilation(output, dependencies, warnings)
+    if command.warning:
+        warn(command.warning)
+    return Compilation(output, dependencies, said.strip())
 
 
 def compile_arguments(kernel: Kernel, source: Path, module_name: str) -> list[str]:

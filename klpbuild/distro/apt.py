@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import file_digest
 from pathlib import Path
+from threading import Event, Thread
 
 from klpbuild.distro.versions import version_key
 from klpbuild.errors import KlpError
 
 _UPDATE = "Run `apt-get update` as root and look into /etc/apt/sources.list*, then try again."
+
+#: What apt's methods say when no server answers (methods/connect.cc).
+_NO_WAY = re.compile(
+    r"Could not resolve|Temporary failure resolving|ould not connect|nable to connect"
+    r"|Cannot initiate the connection|Connection (timed out|failed)|etwork is unreachable"
+)
+#: How often it is looked how much of a package has arrived, in seconds.
+_GLANCE = 0.2
 
 
 @dataclass(frozen=True)
@@ -111,21 +121,34 @@ class Apt:
                 found.setdefault((columns[0], columns[1]), suite)
         return found
 
-    def download(self, offer: Offer, directory: Path) -> Path:
+    def download(
+        self,
+        offer: Offer,
+        directory: Path,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Path:
         """Download a package into a directory that has no other one.
 
+        :param progress: called now and then with the number of bytes that are there, and of all.
         :raises KlpError: when it does not arrive whole.
         """
         # As root, apt would download as the user _apt, who may not write here.
         command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download"]
-        process = self.run(*command, f"{offer.name}={offer.version}", directory=directory)
+        command.append(f"{offer.name}={offer.version}")
+        with _watching(directory, lambda size: progress(size, offer.size)):
+            process = self.run(*command, directory=directory)
         files = sorted(directory.glob("*.deb"))
         if process.returncode or len(files) != 1:
             lines = [line for line in process.stderr.splitlines() if line[:2] in ("E:", "W:")]
+            hint = "Look at the network, the disk and apt's proxy (Acquire::http::Proxy)."
+            if _NO_WAY.search(process.stderr):
+                hint = "The mirror does not answer: look at the network, and at apt's proxy."
+            elif re.search(r"\b404\b", process.stderr):
+                hint = f"The package is gone from the mirror: apt's lists are old.  {_UPDATE}"
             raise KlpError(
                 f"{offer.name} {offer.version} could not be downloaded",
                 why="\n".join(lines or process.stderr.splitlines()[-5:]),
-                hint=f"If the package is gone from the mirror, apt's lists are old.  {_UPDATE}",
+                hint=hint,
             )
         with files[0].open("rb") as file:
             found = file_digest(file, "sha256").hexdigest()
@@ -136,6 +159,26 @@ class Apt:
                 hint=_UPDATE,
             )
         return files[0]
+
+
+@contextmanager
+def _watching(directory: Path, arrived: Callable[[int], None]) -> Iterator[None]:
+    """Tell now and then how many bytes the files of a directory have."""
+    done = Event()
+
+    def watch() -> None:
+        while not done.wait(_GLANCE):
+            # A file may be renamed between the listing and the look at it.
+            with suppress(FileNotFoundError):
+                arrived(sum(path.stat().st_size for path in directory.iterdir()))
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _run(

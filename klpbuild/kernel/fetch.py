@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from klpbuild.distro import apt
@@ -47,6 +47,7 @@ def fetch(
     source: bool = False,
     suites: Sequence[str] = (),
     report: Report = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CachedKernel:
     """Bring a Debian kernel into the cache, without root: only what is missing.
 
@@ -59,6 +60,7 @@ def fetch(
     :param source: also the source package, of exactly the image's version.
     :param suites: where alone it is looked for, such as ``trixie-backports``.
     :param report: takes one line for each step.
+    :param progress: called during a step with the bytes that have arrived, and with all.
     :raises KlpError: when apt cannot deliver; the cache stays as it was.
     """
     if release is not None and not re.fullmatch(RELEASE, release):
@@ -85,7 +87,7 @@ def fetch(
             chosen = choose_more(offering, release, missing, present.version, present.path)
         else:
             chosen = choose(offering, release, missing, report)
-        kernel = _bring(offering, release, path, present, chosen, report)
+        kernel = _bring(offering, release, path, present, chosen, report, progress)
         _bring_tools(kernel, offering, suites, report)
         report(f"{release} is ready: {path}")
         return kernel
@@ -122,8 +124,12 @@ def _bring(
     present: CachedKernel | None,
     chosen: dict[Part, Offer],
     report: Report,
+    progress: Callable[[int, int], None],
 ) -> CachedKernel:
     _check_space(path.parent, chosen.values())
+    download = sum(offer.size for offer in chosen.values()) / 1e6
+    unpacked = sum(offer.unpacked_size for offer in chosen.values()) / 1e6
+    report(f"{release}: {download:,.1f} MB to download, {unpacked:,.0f} MB on the disk")
     with aside(path) as making:
         root, number = making / "root", 0
         root.mkdir()
@@ -132,7 +138,7 @@ def _bring(
             report(f"[{number}/{len(chosen)}] {offer.name} {offer.version} ({size})")
             arrived = making / f"package{number}"
             arrived.mkdir()
-            apt.unpack(offering.download(offer, arrived), root)
+            apt.unpack(offering.download(offer, arrived, progress), root)
             shutil.rmtree(arrived)
         fetched = tuple(
             FetchedPackage(part, offer.name, offer.version, offer.sha256)

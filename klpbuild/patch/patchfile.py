@@ -205,7 +205,8 @@ class _Applied:
             f"changes {path}, which the kernel's source does not have",
             where=where,
             why=f"Names in this patch are taken as by patch -p{level}.",
-            hint="Use a patch for this kernel's version.",
+            hint=self.tree.elsewhere(named(file, where), level)
+            or "Use a patch for this kernel's version.",
         )
 
 

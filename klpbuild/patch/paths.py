@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from klpbuild.errors import KlpError, printable
@@ -34,8 +35,9 @@ _BUILD_FILES = re.compile(r"(^|/)(Makefile|Kbuild|Kconfig)([._-][^/]*)?$|\.(mk|l
 LEVELS = range(6)
 #: NAME_MAX (include/uapi/linux/limits.h), and a length that no path of the kernel comes near.
 _NAME_MAX, _PATH_MAX = 255, 1000
-#: How much of a name a message shows.
+#: How much of a name a message shows, and how many files.
 _SHOWN = 120
+_PLACES = 5
 
 
 def named(file: FileDiff, where: str) -> tuple[str, ...]:
@@ -147,6 +149,41 @@ class Tree:
                 why="Both are in the kernel's source: which one it changes cannot be told.",
             )
         return [*there, *paths][0]
+
+    def elsewhere(self, names: Sequence[str], level: int) -> str:
+        """Say where the file of a diff may be, if it is not where its names lead.
+
+        :param level: the number of directories that were taken off its names.
+        :returns: what to do; empty where no file of the tree is like it.
+        """
+        for other in LEVELS:
+            there = [path for name in names if self.has(path := stripped(name, other))]
+            if there and other != level:
+                return (
+                    f"By patch -p{other} it is {there[0]}: all names of a patch need the same"
+                    " number, also in the series file."
+                )
+        path = stripped(names[0], level)
+        ends = [stripped(path, number) for number in range(path.count("/") + 1)]
+        alike = self._files_by_name.get(PurePosixPath(path).name, ())
+        for end in ends:
+            if found := sorted(other for other in alike if f"/{other}".endswith(f"/{end}")):
+                more = f" and {len(found) - _PLACES} more" if len(found) > _PLACES else ""
+                return (
+                    f"There is {', '.join(found[:_PLACES])}{more}.\nNames in a patch begin at the"
+                    " source tree's top directory, for this kernel's version."
+                )
+        return ""
+
+    @cached_property
+    def _files_by_name(self) -> dict[str, list[str]]:
+        """The paths of the tree's files by their last part."""
+        found: dict[str, list[str]] = {}
+        for directory, _, names in os.walk(self.source):
+            for name in names:
+                path = Path(directory, name).relative_to(self.source)
+                found.setdefault(name, []).append(path.as_posix())
+        return found
 
     def check_place(self, path: str, where: str) -> None:
         """:raises KlpError: for a path through a link or a file, and for a directory's."""

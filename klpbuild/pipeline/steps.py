@@ -69,8 +69,8 @@ def compile_source(
     compilation = compile_with_kernel_flags(
         kernel, source, output, module_name=module.replace("-", "_"), extra_flags=flags, log=log
     )
-    for warning in compilation.warnings:
-        print(printable(f"{source}: {warning}", keep="\n\t"))
+    if compilation.said:
+        print(printable(f"{source}: {compilation.said}", keep="\n\t"))
     here = Path.cwd()
     trees = [kernel.build, kernel.build / "source", output.parent, Path(klpbuild.__file__).parent]
     stood_for = [tree.resolve() for tree in trees]

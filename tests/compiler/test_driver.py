@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_object_is_a_part_of_the_module(fixtures_kernel: Kernel, tmp_path: Path)
     assert elf.section(".klp.module_relocs.vmlinux") is not None
     # __FILE__ without a directory, KBUILD_MODNAME, KBUILD_BASENAME as kbuild spells it
     assert b"my-fix.clivepatch_fixmy_fix\0" in bytes(elf.data)
-    assert done.warnings == ()
+    assert done.said == ""
 
 
 def test_dependencies_are_absolute_and_complete(fixtures_kernel: Kernel, tmp_path: Path) -> None:
@@ -116,8 +117,8 @@ def test_what_is_shown_of_a_command_is_escaped(
 def test_compiler_warnings_are_returned(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     text = "int f(int a);\nint f(int a) { switch (a) { case 1: a = 2; } return a; int b; }\n"
     done = _compile(fixtures_kernel, tmp_path, text)
-    assert len(done.warnings) == 1
-    assert "unused variable 'b' [-Wunused-variable]" in done.warnings[0]
+    assert done.said
+    assert "unused variable 'b' [-Wunused-variable]" in done.said
 
 
 def test_annotations_that_contradict_each_other(fixtures_kernel: Kernel, tmp_path: Path) -> None:
@@ -134,14 +135,14 @@ void livepatch_first(void) { a(); }
     assert said[1].startswith(f"  {source}:2:1: warning: ")
     assert said[-1] == "  Declare two symbols by two names, each with its KLP_RELOC_SYMBOL."
     assert list((tmp_path / "out").iterdir()) == []
-    assert _compile(fixtures_kernel, tmp_path, text % 3).warnings == ()
+    assert _compile(fixtures_kernel, tmp_path, text % 3).said == ""
 
 
 def test_new_functions_need_no_prototype(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     flags = ["-Wmissing-prototypes"]
-    assert _compile(fixtures_kernel, tmp_path, "int f(void) { return 1; }\n").warnings == ()
+    assert _compile(fixtures_kernel, tmp_path, "int f(void) { return 1; }\n").said == ""
     done = _compile(fixtures_kernel, tmp_path, "int f(void) { return 1; }\n", extra_flags=flags)
-    assert "no previous prototype" in done.warnings[0]  # the user's own flags come last
+    assert "no previous prototype" in done.said  # the user's own flags come last
 
 
 def test_missing_source(fixtures_kernel: Kernel, tmp_path: Path) -> None:
@@ -217,4 +218,18 @@ def test_debian_object_went_through_objtool(debian_kernel: Kernel, tmp_path: Pat
         orc = elf.section(".orc_unwind")
         assert orc is not None and orc.sh_flags & SHF.ALLOC
         assert "objtool/objtool --" in log.path.read_text()
-    assert done.warnings == ()
+    assert done.said == ""
+
+
+def test_a_compiler_that_is_not_the_kernel_s_is_warned_of_once(
+    fixtures_kernel: Kernel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = fixtures_kernel.config.read_text()
+    config = tmp_path / "config"
+    config.write_text(f'{text}CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.0.9-1) 12.0.9"\n')
+    kernel = replace(fixtures_kernel, config=config, cache=tmp_path / "cache")
+    for _ in range(2):
+        assert _compile(kernel, tmp_path, "static int x;\n").said
+    said = capsys.readouterr().err
+    assert said.count("the same source may become other code") == 1
+    assert said.startswith("klpbuild: warning: the kernel was built by gcc-12 (Debian 12.0.9-1)")

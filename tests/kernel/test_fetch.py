@@ -188,6 +188,48 @@ def test_a_failed_download_leaves_no_kernel(debian: Machine) -> None:
     assert files_left(cache.cache_directory() / "kernels") == []
 
 
+@pytest.mark.parametrize(
+    "said, hint",
+    [
+        (
+            "Could not connect to mirror:80 (192.0.2.1). - connect (111: Connection refused)",
+            "The mirror does not answer: look at the network, and at apt's proxy.",
+        ),
+        (
+            "Temporary failure resolving 'mirror'",
+            "The mirror does not answer: look at the network, and at apt's proxy.",
+        ),
+        (
+            "404  Not Found [IP: 192.0.2.1 80]",
+            "The package is gone from the mirror: apt's lists are old.  Run `apt-get update` as "
+            "root and look into /etc/apt/sources.list*, then try again.",
+        ),
+        (
+            "Hash Sum mismatch",
+            "Look at the network, the disk and apt's proxy (Acquire::http::Proxy).",
+        ),
+    ],
+)
+def test_why_a_download_failed(debian: Machine, said: str, hint: str) -> None:
+    headers = next(o for o in debian.offers if o["Package"] == f"linux-headers-{RELEASE}")
+    headers["fake-failure"] = f"E: Failed to fetch http://mirror/x.deb  {said}"
+    debian.settle()
+    with pytest.raises(KlpError) as caught:
+        fetch(RELEASE)
+    assert str(caught.value).splitlines()[2:] == [f"  {hint}"]
+
+
+def test_a_download_tells_how_much_has_arrived(debian: Machine) -> None:
+    image = next(o for o in debian.offers if o["Package"].startswith("linux-image-"))
+    image["fake-seconds"] = 0.5
+    debian.settle()
+    lines: list[str] = []
+    told: list[tuple[int, int]] = []
+    fetch(RELEASE, report=lines.append, progress=lambda done, total: told.append((done, total)))
+    assert told and all(0 <= done <= total for done, total in told)
+    assert any(" MB to download, " in line for line in lines)
+
+
 def test_a_failed_addition_leaves_the_kernel_as_it_was(debian: Machine) -> None:
     before = fetch(RELEASE)
     debug = next(o for o in debian.offers if o["Package"] == f"linux-image-{RELEASE}-dbg")

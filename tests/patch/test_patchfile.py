@@ -135,6 +135,33 @@ def test_a_change_that_is_there_already(source: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_file_that_is_elsewhere_in_the_source_is_named(source: Path, tmp_path: Path) -> None:
+    """As in a patch that git diff --relative made, or one for the version before a move."""
+    (source / "fs/smb/client").mkdir(parents=True)
+    (source / "fs/smb/client/link.c").write_text("int x;\n")
+    hunk = "@@ -1 +1 @@\n-int x;\n+int y;\n"
+    for name in ("link.c", "client/link.c", "fs/cifs/link.c"):
+        patch = write(tmp_path, f"--- a/{name}\n+++ b/{name}\n{hunk}")
+        assert refusal(source, patch) == (
+            f"fix.patch:1: changes {name}, which the kernel's source does not have\n"
+            "  Names in this patch are taken as by patch -p1.\n"
+            "  There is fs/smb/client/link.c.\n"
+            "  Names in a patch begin at the source tree's top directory, for this kernel's"
+            " version."
+        )
+
+
+def test_a_wrong_number_of_directories_in_the_series_file(source: Path, tmp_path: Path) -> None:
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    (tmp_path / "series").write_text("fix.patch -p2\n")
+    assert refusal(source, write(tmp_path, text)) == (
+        "fix.patch:1: changes open.c, which the kernel's source does not have\n"
+        "  Names in this patch are taken as by patch -p2.\n"
+        "  By patch -p1 it is fs/open.c: all names of a patch need the same number, also in the"
+        " series file."
+    )
+
+
 def test_all_that_is_wrong_is_told_together(source: Path, tmp_path: Path) -> None:
     missing = "--- a/fs/close.c\n+++ b/fs/close.c\n@@ -1 +1 @@\n-x\n+y\n"
     other = "--- a/fs/open.c\n+++ b/fs/open.c\n@@ -1 +1 @@\n-x\n+y\n"
