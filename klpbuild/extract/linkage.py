@@ -240,14 +240,17 @@ class _Owner:
 
     def _take_over(self, holder: LinkedObject, symbol: Symbol) -> None:
         """A new definition of what the kernel has in an object that the patch leaves alone."""
-        if symbol.is_function:
+        if symbol.is_function and self.kernel_symbol(self.name, symbol.name):
             holder.ties.moved[symbol.name] = (Origin(None, symbol.name),)
             return
+        why, hint = "The rest of the running kernel keeps its own variable.", "variable"
+        if symbol.is_function:
+            why, hint = "Neither is weak, so that the kernel could not be linked.", "function"
         self.problems.add(
             f"{symbol.name} is defined anew, and {self.name} has it already",
             where=f"{holder.where}:{symbol.name}",
-            why="The rest of the running kernel keeps its own variable.",
-            hint="Give the new variable another name.",
+            why=why,
+            hint=f"Give the new {hint} another name.",
         )
 
     def _move(self, name: str, olds: Sequence[LinkedObject], holder: LinkedObject) -> None:

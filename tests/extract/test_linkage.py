@@ -294,6 +294,16 @@ def test_a_weak_function_that_the_kernel_overrides_changes_nothing(tmp_path: Pat
     assert second.notices == ("b.c:b.o:f: changes nothing: vmlinux has it already, and it is weak",)
 
 
+def test_a_function_that_the_kernel_has_elsewhere_is_refused(tmp_path: Path) -> None:
+    found = patch(tmp_path, b=(USER, USER + "int x(void) { return 3; }"))
+    found.kernel["x"] = False
+    assert found.refusal() == (
+        "b.c:b.o:x: x is defined anew, and vmlinux has it already\n"
+        "  Neither is weak, so that the kernel could not be linked.\n"
+        "  Give the new function another name."
+    )
+
+
 def test_a_variable_that_the_kernel_has_elsewhere_is_refused(tmp_path: Path) -> None:
     found = patch(tmp_path, b=(USER, USER + "int x;"))
     found.kernel["x"] = True
