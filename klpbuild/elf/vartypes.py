@@ -1,4 +1,4 @@
-"""Types of an object's variables, from its debug information."""
+"""Types of an object's variables and global functions, from its debug information."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ _STRUCTURE, _FUNCTION, _TYPEDEF, _UNION, _SUBRANGE, _BASE = 0x13, 0x15, 0x16, 0x
 _CONST, _VARIABLE, _VOLATILE, _RESTRICT, _ATOMIC = 0x26, 0x34, 0x35, 0x37, 0x47
 _LOCATION, _NAME, _UPPER, _ABSTRACT, _COUNT = 0x02, 0x03, 0x2F, 0x31, 0x37
 _SPECIFICATION, _TYPE = 0x47, 0x49
+_SUBPROGRAM, _ELLIPSIS = 0x2E, 0x18
+_BYTES, _DECLARATION, _ENCODING, _EXTERNAL = 0x0B, 0x3C, 0x3E, 0x3F
+_BOOLEAN, _SIGNED = 0x02, (0x05, 0x06)
 
 _QUALIFIERS = (_TYPEDEF, _CONST, _VOLATILE, _RESTRICT, _ATOMIC)
 _WORDS = {_STRUCTURE: "struct", _UNION: "union", _ENUMERATION: "enum"}
@@ -27,6 +30,15 @@ _WANTED |= {
     _SUBRANGE: frozenset({_UPPER, _COUNT}),
     _VARIABLE: _REFERENCES | {_LOCATION, _ABSTRACT, _SPECIFICATION},
 }
+_WANTED_OF_FUNCTIONS = _WANTED | {
+    _SUBPROGRAM: _REFERENCES | {_DECLARATION, _EXTERNAL},
+    _PARAMETER: _REFERENCES | {_ABSTRACT},
+    _ELLIPSIS: frozenset[int](),
+    _BASE: _REFERENCES | {_BYTES, _ENCODING},
+    _ENUMERATION: _REFERENCES | {_BYTES},
+}
+#: An int: narrower ones are widened by the caller, as their kind says.
+_WORD = 4
 
 
 @dataclass(frozen=True)
@@ -48,25 +60,35 @@ def variable_types(elf: ElfFile) -> dict[str, VariableType]:
     :return: by symbol.
     :raises KlpError: when the object has no debug information that can be read.
     """
-    entries: dict[int, Entry] = {}
-    children: dict[int, list[Entry]] = defaultdict(list)
-    above: list[int] = []
     dwarf = Dwarf(elf)
-    for entry in dwarf.unit(0).entries(_WANTED):
-        entries[entry.offset] = entry
-        del above[entry.depth :]
-        above += [0] * (entry.depth - len(above)) + [entry.offset]
-        children[above[entry.depth - 1] if entry.depth else 0].append(entry)
-    types = _Types(entries, children)
+    types = _Types.read(dwarf, _WANTED)
     places = dwarf.addresses()
     names = _names(elf)
     found = {}
-    for entry in entries.values():
+    for entry in types.entries.values():
         location = entry.values.get(_LOCATION)
         if entry.tag == _VARIABLE and isinstance(location, int) and location + 1 in places:
             for name in names.get(places[location + 1], ()):
                 found[name] = VariableType(types.of(entry), types.members(entry))
     return found
+
+
+def function_types(elf: ElfFile) -> dict[str, tuple[str, ...]]:
+    """How the global functions that a compiled object of one unit defines are called.
+
+    :return: by name what a caller must know: the result's kind, then each parameter's. Types
+        that are passed alike are of one kind: ``int`` and ``unsigned int``, all pointers.
+    :raises KlpError: when the object has no debug information that can be read.
+    """
+    types = _Types.read(Dwarf(elf), _WANTED_OF_FUNCTIONS)
+    return {
+        str(entry.values[_NAME]): types.passed(entry)
+        for entry in types.entries.values()
+        if entry.tag == _SUBPROGRAM
+        and entry.values.get(_EXTERNAL)
+        and not entry.values.get(_DECLARATION)
+        and _NAME in entry.values
+    }
 
 
 def _names(elf: ElfFile) -> Mapping[tuple[int, int], list[str]]:
@@ -80,7 +102,43 @@ def _names(elf: ElfFile) -> Mapping[tuple[int, int], list[str]]:
 
 class _Types:
     def __init__(self, entries: Mapping[int, Entry], children: Mapping[int, list[Entry]]) -> None:
-        self._entries, self._children = entries, children
+        self.entries, self._children = entries, children
+
+    @classmethod
+    def read(cls, dwarf: Dwarf, wanted: dict[int, frozenset[int]]) -> _Types:
+        """The entries of a file's only unit."""
+        entries: dict[int, Entry] = {}
+        children: dict[int, list[Entry]] = defaultdict(list)
+        above: list[int] = []
+        for entry in dwarf.unit(0).entries(wanted):
+            entries[entry.offset] = entry
+            del above[entry.depth :]
+            above += [0] * (entry.depth - len(above)) + [entry.offset]
+            children[above[entry.depth - 1] if entry.depth else 0].append(entry)
+        return cls(entries, children)
+
+    def passed(self, function: Entry) -> tuple[str, ...]:
+        """The kinds of a function's result and parameters."""
+        parameters = (
+            c for c in self._children[function.offset] if c.tag in (_PARAMETER, _ELLIPSIS)
+        )
+        kinds = ("..." if c.tag == _ELLIPSIS else self._kind(c) for c in parameters)
+        return self._kind(function), *kinds
+
+    def _kind(self, entry: Entry) -> str:
+        """How a value of an entry's type is passed."""
+        aim = self._aim(entry)
+        while aim is not None and aim.tag in _QUALIFIERS:
+            aim = self._aim(aim)
+        if aim is None:
+            return "void"
+        if aim.tag in (_POINTER, _ARRAY, _FUNCTION):
+            return "8 bytes"
+        if aim.tag not in (_BASE, _ENUMERATION):
+            return self._told(aim)
+        size, encoding = int(aim.values.get(_BYTES, 0)), aim.values.get(_ENCODING)
+        narrow = "truth " if encoding == _BOOLEAN else "signed " if encoding in _SIGNED else ""
+        return f"{narrow if size < _WORD else ''}{size} bytes"
 
     def of(self, entry: Entry) -> str:
         """The type of a variable, member or parameter, or what a type is made from."""
@@ -90,7 +148,7 @@ class _Types:
     def _aim(self, entry: Entry) -> Entry | None:
         """The type that an entry names, itself or where it was declared."""
         for attribute in (_TYPE, _SPECIFICATION, _ABSTRACT):
-            aim = self._entries.get(int(entry.values.get(attribute, -1)))
+            aim = self.entries.get(int(entry.values.get(attribute, -1)))
             if aim is not None:
                 return aim if attribute == _TYPE else self._aim(aim)
         return None

@@ -36,6 +36,7 @@ from klpbuild.pipeline.extracted import RECORD, Extracted
 from klpbuild.pipeline.homes import Homes, new_symbol
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.keys import key_policy
+from klpbuild.proof.prototypes import check_prototypes
 from klpbuild.proof.references import (
     LateNames,
     OwnNames,
@@ -358,6 +359,8 @@ def _finish(
     for pair, name in renewed:
         with problems.collect():
             check_callers(builder.kernel, pair.owner, name, pair.source, replaced)
+    with problems.collect():
+        check_prototypes(builder.kernel, builder.compiled, extractions, builder.homes.places)
     problems.check()
     patched = tuple(
         PatchedObject(owner, tuple(found)) for owner, found in sorted(functions.items()) if found

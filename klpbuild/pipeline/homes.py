@@ -11,7 +11,7 @@ from klpbuild.extract.result import ChangedFunction, Extraction
 from klpbuild.kernel.threads import HINT, WHY, Threads
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Function
-from klpbuild.patch.pair import CompiledPatch
+from klpbuild.patch.pair import CompiledPatch, ObjectPair
 from klpbuild.proof.fidelity import Fidelity, prove, shipped_file
 from klpbuild.proof.references import Home
 from klpbuild.resolve.fate import Resolver
@@ -56,6 +56,11 @@ class Homes:
             fidelity = prove(self.kernel, self.compiled, pair, self.log.note)
             self.found[number] = Home(pair.owner, shipped, fidelity, pair.where)
         return self.found[number]
+
+    def places(self, pair: ObjectPair) -> set[int]:
+        """Where the functions and variables of an object of the patch are in the kernel."""
+        located = self.of(self.compiled.pairs.index(pair)).fidelity.located
+        return {found.place for found in located.values()}
 
     def functions(self, extraction: Extraction) -> list[Function]:
         """The table entries of an object's changed functions.

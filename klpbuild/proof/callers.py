@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -15,9 +15,18 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.proof.shipped import SECTION_SHIFT, ShippedBinary
 
+#: Of callers that keep calling a function which is a new one for others.
+_NOT_REACHED = "They call the kernel's own as it was, so that the change does not reach them."
+
 
 def check_callers(
-    kernel: Kernel, owner: str, name: str, where: str, replaced: Mapping[str, Collection[int]]
+    kernel: Kernel,
+    owner: str,
+    name: str,
+    where: str,
+    replaced: Mapping[str, Collection[int]],
+    is_known: Callable[[str], bool] = lambda user: False,
+    why: str = _NOT_REACHED,
 ) -> None:
     """Check that all that refers to a global function in the kernel is replaced.
 
@@ -25,17 +34,21 @@ def check_callers(
     :param where: where it is declared otherwise, for messages.
     :param replaced: by object the places of the functions that the livepatch replaces, as
         `klpbuild.proof.shipped` counts them.
+    :param is_known: whether another function of a name calls it rightly.
+    :param why: what is wrong with the others.
     :raises KlpError: with the others.
     """
     users = (*_users_in_vmlinux(kernel, owner, name), *_users_in_modules(kernel, owner, name))
-    others = sorted({f"{u} of {o}" for o, u, place in users if place not in replaced.get(o, ())})
+    others = sorted(
+        {f"{u} of {o}" for o, u, at in users if at not in replaced.get(o, ()) and not is_known(u)}
+    )
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise KlpError(
             f"{name}() is declared otherwise, and not all that uses it changes: "
             f"{', '.join(others[:3])}{more}",
             where=where,
-            why="They call the kernel's own as it was, so that the change does not reach them.",
+            why=why,
             hint="Change its callers in the same patch, or add a function of another name.",
         )
 

@@ -6,13 +6,19 @@ import dataclasses
 import subprocess
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.vartypes import function_types
 from klpbuild.errors import KlpError
+from klpbuild.extract.result import ChangedFunction
 from klpbuild.kernel.tree import Kernel
+from klpbuild.patch.patched import PatchedFile, SourceLine
 from klpbuild.proof.callers import check_callers
+from klpbuild.proof.prototypes import check_prototypes
 from tests.patch.small_kernel import make_kernel
 
 FLAGS = ("-O2", "-fno-pie", "-mcmodel=kernel", "-fno-asynchronous-unwind-tables", "-fno-inline")
@@ -86,3 +92,69 @@ def test_an_address_that_data_holds(kernel: Kernel, tmp_path: Path) -> None:
     other = dataclasses.replace(kernel, vmlinux=vmlinux, modules=())
     own = {place(other, "first"), place(other, "second")}
     assert ": keeper of vmlinux\n" in refusal(other, {"vmlinux": own})
+
+
+def check_replaced(kernel: Kernel, directory: Path, before: str, after: str) -> None:
+    """Check the prototypes of a patch that makes another text of the file that defines gcd()."""
+    objects = {}
+    for patched, text in ((False, before), (True, after)):
+        source, objects[patched] = directory / "gcd.c", directory / f"{patched}.o"
+        source.write_text(text)
+        subprocess.run(["gcc", *FLAGS, "-g", "-c", source, "-o", objects[patched]], check=True)
+    lines = tuple(SourceLine(text, None, "fix.patch:3") for text in after.encode().splitlines(True))
+    file = PatchedFile("lib/gcd.c", before.encode(), lines, "fix.patch:1")
+    pair: Any = SimpleNamespace(owner="vmlinux", source=file.path, files=frozenset(), command=None)
+    compiled: Any = SimpleNamespace(
+        pairs=(pair,),
+        unchanged=(),
+        patched=SimpleNamespace(files=(file,)),
+        compiler=SimpleNamespace(with_types=lambda command, patched: objects[patched]),
+    )
+    extraction: Any = SimpleNamespace(changed=(ChangedFunction("gcd", 1, "gcd", "code differs"),))
+    known = {place(kernel, "first")}
+    check_prototypes(kernel, compiled, [(pair, extraction)], lambda pair: known)
+
+
+def test_callers_that_the_patch_does_not_compile_would_pass_other_parameters(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    before = "int gcd(int a) { return a + 1; }\n"
+    with pytest.raises(KlpError) as caught:
+        check_replaced(kernel, tmp_path, before, "int gcd(int a,\n  long b) { return a + b; }\n")
+    assert str(caught.value) == (
+        "lib/gcd.c: gcd() is declared otherwise, and not all that uses it changes: "
+        "driver of driver, second of vmlinux\n"
+        "  They call it as it was declared, and would reach the new one.\n"
+        "  Change its callers in the same patch, or add a function of another name."
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("int gcd(int a) { return a + 1; }\n", "int gcd(int n)\n{ return n + 2; }\n"),
+        ("int gcd(int a) { return a + 1; }\n", "int gcd(unsigned a) { return a + 2; }\n"),
+        ("void gcd(int a) { }\n", "int gcd(int a) { return 3; }\n"),
+    ],
+    ids=["name", "sign", "result"],
+)
+def test_what_old_callers_pass_as_before(
+    kernel: Kernel, tmp_path: Path, before: str, after: str
+) -> None:
+    check_replaced(kernel, tmp_path, before, after)
+
+
+def test_how_functions_are_called(tmp_path: Path) -> None:
+    source, made = tmp_path / "t.c", tmp_path / "t.o"
+    source.write_text(
+        "struct s { int a; long b; }; typedef unsigned char u8; extern int k(int);\n"
+        "int f(const char *p, struct s *q, u8 c, short d, _Bool e, long g) { return k(c); }\n"
+        "void g(struct s v, ...) { }\n"
+        "static int h(int x) { return x; }\n"
+    )
+    subprocess.run(["gcc", *FLAGS, "-g", "-c", source, "-o", made], check=True)
+    word, pointer = "4 bytes", "8 bytes"
+    assert function_types(ElfFile.read(made)) == {
+        "f": (word, pointer, pointer, "1 bytes", "signed 2 bytes", "truth 1 bytes", pointer),
+        "g": ("void", "struct s", "..."),
+    }
