@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from klpbuild.arch import Architecture
-from klpbuild.errors import Problems
+from klpbuild.errors import Problem, Problems
 from klpbuild.extract.changes import Changes, families
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.objects import Atom, CodeObject
@@ -15,6 +15,7 @@ class Case:
     """What the decisions about a patch share.
 
     :ivar functions: changed functions with what differs; decisions may add to them.
+    :ivar startup: changed ``__init`` code and data, with the refusal if anything depends on it.
     :ivar where: what messages call the object, ``source:object``.
     :ivar in_module: whether the object is part of a module.
     :ivar families: pieces of the patched object's code that only work together.
@@ -35,6 +36,7 @@ class Case:
         self.original, self.patched = correlation.original, correlation.patched
         self.where, self.in_module = where, in_module
         self.functions = dict(changes.functions)
+        self.startup: dict[Atom, Problem] = {}
         self.families = families(self.patched)
         self.users_original = _users(self.original)
         self.users_patched = _users(self.patched)
@@ -44,6 +46,10 @@ class Case:
     def refuse(self, what: str, atom: Atom | None = None, *, why: str, hint: str = "") -> None:
         """Note why the patch cannot be a livepatch, and go on."""
         self.problems.add(what, where=self.place(atom), why=why, hint=hint)
+
+    def refuse_startup(self, what: str, atom: Atom, *, why: str, hint: str) -> None:
+        """Note why ``__init`` code or data cannot be part of a livepatch, to be decided later."""
+        self.startup[atom] = Problem(what, self.place(atom), why, hint)
 
     def place(self, atom: Atom | None) -> str:
         """Where an atom is, for messages."""

@@ -61,6 +61,7 @@ def extract(
     :return: without changed functions when all that is new are globals, which another
         object of the same livepatch may use.
     :raises UnchangedError: when nothing changes.
+    :raises OnlyStartError: when nothing but ``__init`` code changes.
     :raises KlpError: with every reason why the change cannot be
         made to a running kernel.
     """
@@ -75,6 +76,8 @@ def extract(
         types=types,
     )
     found = extract_part(part, arch, key_policy, renewed)
+    if found.left_out and not found.changed:
+        raise OnlyStartError.together(left.problem for left in found.left_out)
     if not found.included:
         raise UnchangedError(
             "the patch changes no code that runs",
@@ -142,6 +145,8 @@ def extract_part(
                 if name not in part.after
             ),
         ),
+        left_out=tuple(chosen.left_out),
+        state=frozenset(chosen.state),
     )
 
 
@@ -196,3 +201,7 @@ def _check_kind(original: ElfFile, patched: ElfFile, arch: Architecture) -> None
 
 class UnchangedError(KlpError):
     """Both versions of an object are the same to a running kernel."""
+
+
+class OnlyStartError(KlpError):
+    """Nothing but code that has run changes."""

@@ -72,8 +72,9 @@ def settle_functions(case: Case) -> Replaced:
                 pending.append(caller)
         elif obstacle is not None:
             what, why, hint = obstacle.value
+            refuse = case.refuse_startup if obstacle is _Obstacle.INIT else case.refuse
             why = why.format(section=section, difference=difference)
-            case.refuse(what, atom, why=why, hint=hint)
+            refuse(what, atom, why=why, hint=hint)
         else:
             result.atoms[atom] = f"changed: {difference}"
             if has_entry_call(case, atom):

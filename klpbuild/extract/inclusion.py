@@ -20,7 +20,7 @@ from klpbuild.extract.functions import settle_functions
 from klpbuild.extract.metadata import look_at_metadata
 from klpbuild.extract.names import is_special_static
 from klpbuild.extract.objects import Atom, Literal, Reference
-from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse
+from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse, LeftOut
 from klpbuild.extract.sections import (
     RUNTIME_POINTER,
     RUNTIME_SHIFT,
@@ -30,6 +30,7 @@ from klpbuild.extract.sections import (
     is_init,
 )
 from klpbuild.extract.special import JUMP_TABLE, Entry, Tables
+from klpbuild.extract.startup import settle_startup, state_in_use
 from klpbuild.extract.variables import settle_variables
 
 TRAMPOLINE, CALL_KEY = "__SCT__", "__SCK__"
@@ -44,6 +45,8 @@ class Inclusion:
     :ivar detached: jump label entries that get a key of their own.
     :ivar keys: keys with what became of their uses.
     :ivar notices: what the user should know.
+    :ivar left_out: changed ``__init`` code and data that the livepatch does without.
+    :ivar state: names of the state that included code uses.
     """
 
     atoms: dict[Atom, str] = field(default_factory=dict)
@@ -51,6 +54,8 @@ class Inclusion:
     detached: set[Entry] = field(default_factory=set)
     keys: dict[Key, KeyUse] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    state: set[str] = field(default_factory=set)
 
 
 def include(
@@ -76,8 +81,11 @@ def include(
     choice = _Choice(case, tables, key_policy)
     choice.reach()
     look_at_metadata(case, choice.result.atoms)
+    result = choice.result
+    result.left_out.extend(settle_startup(case, result.atoms, result.changed, tables))
+    result.state.update(state_in_use(case, result.atoms, tables))
     case.problems.check()
-    return choice.result
+    return result
 
 
 class _Choice:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from klpbuild.elf.writer import ElfObject
+from klpbuild.errors import Problem
 from klpbuild.extract.linkage import Origin
 
 
@@ -108,6 +109,18 @@ class Included:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Changed ``__init`` code or data that the livepatch does without.
+
+    :ivar problem: the refusal, if the livepatch depends on it or has nothing else.
+    :ivar state: names of the state that it uses; empty if only messages differ.
+    """
+
+    problem: Problem
+    state: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Extraction:
     """The extracted object and what is known about it.
 
@@ -122,6 +135,8 @@ class Extraction:
     :ivar keys: keys with what became of their uses.
     :ivar included: all functions and variables in it.
     :ivar notices: what the user should know and is no fault.
+    :ivar left_out: changed ``__init`` code and data.
+    :ivar state: names of the state that its code uses.
     """
 
     number: int
@@ -134,3 +149,5 @@ class Extraction:
     keys: tuple[tuple[Key, KeyUse], ...]
     included: tuple[Included, ...]
     notices: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    state: frozenset[str]

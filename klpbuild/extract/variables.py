@@ -27,7 +27,9 @@ def settle_variables(case: Case) -> set[Atom]:
     for atom, difference in case.changes.data.items():
         obstacle = _obstacle(case, atom)
         if obstacle:
-            case.refuse(f"data {atom.name} changed: {difference}", atom, why=obstacle, hint=_HINT)
+            is_startup = all(is_init(one.section.name) for _, one, _ in case.both(atom))
+            refuse = case.refuse_startup if is_startup else case.refuse
+            refuse(f"data {atom.name} changed: {difference}", atom, why=obstacle, hint=_HINT)
             continue
         copies.add(atom)
         for user in case.users(atom):

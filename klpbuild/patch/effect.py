@@ -58,6 +58,17 @@ def idle_patches(
     return found
 
 
+def patches_of(compiled: CompiledPatch, pair: ObjectPair) -> list[str]:
+    """The names of the patches that touch what an object is made from."""
+    files = _files(compiled)
+    return list(dict.fromkeys(name for path in pair.files for name in files[path].patches))
+
+
+def _files(compiled: CompiledPatch) -> dict[str, PatchedFile]:
+    patched = compiled.patched
+    return {file.path: file for file in (*patched.files, *patched.makefiles)}
+
+
 @dataclass(frozen=True)
 class _Effects:
     compiled: CompiledPatch
@@ -69,16 +80,13 @@ class _Effects:
 
     @cached_property
     def files(self) -> dict[str, PatchedFile]:
-        patched = self.compiled.patched
-        return {file.path: file for file in (*patched.files, *patched.makefiles)}
+        return _files(self.compiled)
 
     def is_cover_letter(self, name: str) -> bool:
         return name in self.compiled.patched.cover_letters
 
     def touching(self, pair: ObjectPair) -> list[str]:
-        """The names of the patches that touch what an object is made from."""
-        found = (name for path in pair.files for name in self.files[path].patches)
-        return list(dict.fromkeys(found))
+        return patches_of(self.compiled, pair)
 
     def has(self, number: int) -> bool:
         """Whether a patch changes anything that the livepatch takes over."""

@@ -15,11 +15,11 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems, printable
-from klpbuild.extract.extraction import UnchangedError, extract, extract_part
+from klpbuild.extract.extraction import OnlyStartError, UnchangedError, extract, extract_part
 from klpbuild.extract.linkage import link, new_globals
 from klpbuild.extract.moves import settle_moved
 from klpbuild.extract.part import Part
-from klpbuild.extract.result import Extraction
+from klpbuild.extract.result import Extraction, LeftOut
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.prepare import build_environment
@@ -34,6 +34,7 @@ from klpbuild.pipeline import documents, steps, symbol_steps
 from klpbuild.pipeline.callbacks import check_callbacks, idle_notes, nothing_runs, without_idle
 from klpbuild.pipeline.extracted import RECORD, Extracted
 from klpbuild.pipeline.homes import Homes, new_symbol
+from klpbuild.pipeline.startup import check_left_out
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.keys import key_policy
 from klpbuild.proof.prototypes import check_prototypes
@@ -101,7 +102,7 @@ class _Builder:
                 in_module=pair.owner != VMLINUX,
                 key_policy=key_policy(self.resolver, pair.owner),
             )
-        except UnchangedError:
+        except (UnchangedError, OnlyStartError):
             return False
         except KlpError:  # it changes more than a livepatch can
             return True
@@ -299,6 +300,7 @@ def extract_patches(
     extractions = []
     renewed: list[tuple[ObjectPair, str]] = []
     notices: list[str] = []
+    left_out: list[tuple[ObjectPair, LeftOut]] = []
     for pair, part in zip(compiled.pairs, parts, strict=True):
         with problems.collect():
             shadow = (work / "pair" / "shadow").resolve()
@@ -306,6 +308,7 @@ def extract_patches(
             policy = key_policy(resolver, pair.owner, added.__contains__)
             extraction = extract_part(part, kernel.arch, policy, names)
             notices += extraction.notices
+            left_out += [(pair, left) for left in extraction.left_out]
             if extraction.included:
                 extractions.append((pair, extraction))
                 renewed += [(pair, name) for name in sorted(names)]
@@ -318,6 +321,7 @@ def extract_patches(
     idle = idle_patches(
         compiled, patches, used, partial(builder.changes, sizes), kernel.arch.kernel_name
     )
+    check_left_out(compiled, left_out, running, idle)
     if not running and not any(patched.callbacks for patched in callbacks):
         raise nothing_runs(compiled.patched.files[0].where, idle, new, notices)
     notes = [*notices, *notes, *idle_notes(idle)]

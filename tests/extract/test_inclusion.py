@@ -185,8 +185,8 @@ int work(int n) { return out(n); }
 """
 
 
-def test_changed_init_code_is_refused(tmp_path: Path) -> None:
-    change = {"n * scale": "n + scale", "return out(n);": "return out(n + 1);"}
+def test_changed_init_code_alone_is_refused(tmp_path: Path) -> None:
+    change = {"n * scale": "n + scale"}
     assert (
         Pair(tmp_path, STARTING, change).refusal()
         == """\
