@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from klpbuild.errors import Problem
+
 #: Exit statuses: done, the input cannot be used, the command line cannot, interrupted.
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -43,6 +45,11 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
         prog="klpbuild",
         description="Build, verify and boot Linux livepatch modules.",
         epilog="The build itself is `scons livepatch=NAME kernel=RELEASE`; `scons -h` explains it.",
+    )
+    parser.add_argument(
+        "--color",
+        metavar="WHEN",
+        help="colour what is shown: auto (on a terminal), always or never; also after the command",
     )
     parser.add_argument("--version", action="version", version=f"klpbuild {klpbuild.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -80,17 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _unknown_command(words: Sequence[str]) -> str:
-    """Say that there is no such command, and which is like it; empty if there is one."""
+def _unknown_command(words: Sequence[str]) -> Problem | None:
+    """Say that there is no such command, and which is like it; None if there is one."""
     known = command_names()
     if words[0] in known or words[0].startswith("-"):
-        return ""
-    from klpbuild.errors import KlpError, did_you_mean
+        return None
+    from klpbuild.errors import Problem, did_you_mean
 
-    hint = f"Known: {', '.join(known)}."
-    return str(
-        KlpError(f"command {words[0]!r} is not known", why=did_you_mean(words[0], known), hint=hint)
-    )
+    near, hint = did_you_mean(words[0], known), f"Known: {', '.join(known)}."
+    return Problem(f"command {words[0]!r} is not known", why=near, hint=hint)
 
 
 def _unread(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
@@ -119,6 +124,7 @@ class _Run:
     def __call__(self) -> int:
         if self.is_program:
             _prepare()
+        self._take_colour()
         if self.words[:1] == ["cc"]:  # the compiler's own options must not be read as ours
             from klpbuild.commands import cc
 
@@ -129,12 +135,26 @@ class _Run:
             parser.print_help()
             return USAGE
         if unknown := _unknown_command(self.words):
-            return _say([f"error: {unknown}"], USAGE)
+            return _refuse([unknown], USAGE)
         parsed, unread = parser.parse_known_args(self.words)
         if unread:
             parser.error(_unread(unread, parser))
         self.failed = parsed.failed
         return int(parsed.run(parsed))
+
+    def _take_colour(self) -> None:
+        """Obey ``--color``, wherever it stands."""
+        if not any(word.startswith("--color") for word in self.words):
+            return
+        import argparse
+
+        from klpbuild.terminal.shown import WHEN, use_colour
+
+        parser = argparse.ArgumentParser(prog="klpbuild", add_help=False, allow_abbrev=False)
+        parser.add_argument("--color", choices=WHEN)
+        parsed, self.words = parser.parse_known_args(self.words)
+        if parsed.color:
+            use_colour(parsed.color)
 
 
 def _prepare() -> None:
@@ -157,7 +177,9 @@ def _flush(status: int) -> int:
 
     error = flush_output()
     if error is not None and status == OK and not isinstance(error, BrokenPipeError):
-        return _say([f"error: standard output: {error.strerror}"], FAILED)
+        from klpbuild.errors import Problem
+
+        return _refuse([Problem(str(error.strerror), "standard output")], FAILED)
     return status
 
 
@@ -166,7 +188,8 @@ def _guarded(run: _Run) -> int:
     try:
         return run()
     except KeyboardInterrupt:
-        return _say(["interrupted"], INTERRUPTED)
+        print("klpbuild: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough
         from klpbuild.terminal.streams import close_output
 
@@ -177,12 +200,14 @@ def _guarded(run: _Run) -> int:
 
         if (told := explained(error)) is None:
             raise
-        return _say([f"error: {problem}" for problem in told.problems], run.failed)
+        return _refuse(told.problems, run.failed)
 
 
-def _say(texts: Sequence[str], status: int) -> int:
-    for text in texts:
-        print(f"klpbuild: {text}", file=sys.stderr)
+def _refuse(problems: Sequence[Problem], status: int) -> int:
+    from klpbuild.terminal.shown import show
+
+    for problem in problems:
+        show(problem, "klpbuild")
     return status
 
 

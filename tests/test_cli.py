@@ -19,7 +19,7 @@ from klpbuild.terminal.manual import commands
 def test_without_words_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     said = capsys.readouterr().out
-    assert said.startswith("usage: klpbuild [-h] [--version] COMMAND ...\n")
+    assert said.startswith("usage: klpbuild [-h] [--color WHEN] [--version] COMMAND ...\n")
     assert all(f"\n    {name}" in said for name in command_names())
 
 

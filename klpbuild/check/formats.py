@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import klpbuild
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.rule import Finding, Report, Rule, Severity, Unchecked
+from klpbuild.errors import Problem, printable
+from klpbuild.terminal.shown import coloured, place_of
 
-_COLOURS = {Severity.ERROR: "31", Severity.WARNING: "33", Severity.NOTE: "36"}
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -33,7 +35,7 @@ def _finding(report: Report, finding: Finding, colour: bool) -> list[str]:
     rule = finding.rule
     word = rule.severity.word
     if colour:
-        word = f"\x1b[{_COLOURS[rule.severity]}m{word}\x1b[0m"
+        word = coloured(word, word)
     where = f"{report.file}:{finding.where}" if finding.where else report.file
     lines = [printable(f"{where}: ") + word + printable(f": {finding.what} [{rule.identifier}]")]
     if finding.says:
@@ -45,11 +47,6 @@ def _finding(report: Report, finding: Finding, colour: bool) -> list[str]:
     return [*lines, printable(f"  {finding.hint}")]
 
 
-def printable(text: str) -> str:
-    """Names in a broken module may hold anything; a terminal must not obey it."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c) & 0xFF:02x}" for c in text)
-
-
 def _not_checked(report: Report, verbose: bool) -> Iterable[str]:
     for unchecked in report.unchecked:
         if unchecked.about or verbose:
@@ -57,14 +54,8 @@ def _not_checked(report: Report, verbose: bool) -> Iterable[str]:
             rule = unchecked.rule
             text = f"{about}not checked: {rule.title} [{rule.identifier}]: {unchecked.why}"
             yield printable(f"{report.file}: {text}")
-    if verbose:
-        return
-    reasons: dict[str, int] = {}
-    for unchecked in report.unchecked:
-        if not unchecked.about:
-            reasons[unchecked.why] = reasons.get(unchecked.why, 0) + 1
-    for why, count in reasons.items():
-        yield f"{report.file}: {count} rule{'s' * (count > 1)} not checked: {why}"
+    if not verbose:
+        yield from (printable(f"{report.file}: {line}") for line in report.not_checked)
 
 
 def as_json(reports: Sequence[Report]) -> str:
@@ -105,17 +96,50 @@ def _unchecked(unchecked: Unchecked) -> dict[str, str]:
     }
 
 
-def as_sarif(reports: Sequence[Report]) -> str:
-    """SARIF 2.1.0, one run."""
+def as_sarif(reports: Sequence[Report], problems: Sequence[Problem] = ()) -> str:
+    """SARIF 2.1.0, one run.
+
+    :param problems: why there is no module, or none that can be read: results of the rule
+        ``refused``.
+    """
     driver = {
         "name": "klpbuild check",
         "version": klpbuild.__version__,
-        "rules": [_sarif_rule(rule) for rule in RULES],
+        "rules": [*(_sarif_rule(rule) for rule in RULES), _REFUSAL],
     }
     results = [_sarif_result(report, f) for report in reports for f in report.findings]
+    results += map(_sarif_problem, problems)
     run = {"tool": {"driver": driver}, "results": results}
     document = {"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(document, indent=1) + "\n"
+
+
+#: The rule that stands for klpbuild's own refusals.
+_REFUSAL = {
+    "id": "refused",
+    "shortDescription": {"text": "cannot become a livepatch"},
+    "fullDescription": {"text": "What is asked for cannot be a livepatch, or cannot be read."},
+    "defaultConfiguration": {"level": "error"},
+}
+
+
+def _sarif_problem(problem: Problem) -> dict[str, Any]:
+    text = "\n".join(filter(None, (problem.what, problem.why, problem.hint)))
+    result: dict[str, Any] = {
+        "ruleId": "refused",
+        "level": "error",
+        "message": {"text": printable(text, keep="\n\t")},
+    }
+    place = place_of(problem.where)
+    if place is not None:
+        physical: dict[str, Any] = {"artifactLocation": {"uri": quote(place.file.as_posix())}}
+        if place.line:
+            physical["region"] = {"startLine": place.line}
+        result["locations"] = [{"physicalLocation": physical}]
+    elif problem.where:
+        logical = {"fullyQualifiedName": printable(problem.where)}
+        result["locations"] = [{"logicalLocations": [logical]}]
+    return result
 
 
 def _sarif_rule(rule: Rule) -> dict[str, Any]:
@@ -129,7 +153,7 @@ def _sarif_rule(rule: Rule) -> dict[str, Any]:
 
 
 def _sarif_result(report: Report, finding: Finding) -> dict[str, Any]:
-    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": report.file}}}
+    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": quote(report.file)}}}
     if finding.where:
         place["logicalLocations"] = [{"fullyQualifiedName": finding.where}]
     said = f"\nThe kernel says: {finding.says}" if finding.says else ""

@@ -9,6 +9,9 @@ from klpbuild.errors import KlpError
 
 Version = tuple[int, int]
 
+#: How many rules that were not checked are named.
+_NAMED = 5
+
 
 class Severity(IntEnum):
     """How bad a finding is; `--fail-on` names one."""
@@ -195,6 +198,20 @@ class Report:
         if self.refused:
             return False
         return None if any(f.effect is Effect.UNFORESEEN for f in self.findings) else True
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """A line for each reason why rules were not checked at all, with some of the rules."""
+        reasons: dict[str, list[str]] = {}
+        for unchecked in self.unchecked:
+            if not unchecked.about:
+                reasons.setdefault(unchecked.why, []).append(unchecked.rule.identifier)
+        return tuple(
+            f"{len(rules)} rule{'s' * (len(rules) > 1)} not checked: {why} "
+            f"({', '.join(rules[:_NAMED])}{', ...' * (len(rules) > _NAMED)}; "
+            "`klpbuild check -v` lists them)"
+            for why, rules in reasons.items()
+        )
 
     @property
     def summary(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from klpbuild.check.explain import Explanation, Pair
-from klpbuild.check.formats import printable
+from klpbuild.errors import printable
 
 _WIDTH = 64
 

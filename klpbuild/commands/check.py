@@ -18,10 +18,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, Problem
+from klpbuild.terminal.shown import annotation, has_colour
+from klpbuild.terminal.shown import show as show_problem
 from klpbuild.userfiles import is_file
 
 if TYPE_CHECKING:
+    from klpbuild.check.rule import Report
     from klpbuild.kernel.tree import Kernel
 
 CLEAN, FINDINGS, NOT_CHECKED = 0, 1, 2
@@ -61,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("modules", nargs="+", type=Path, metavar="MODULE.ko")
     add_kernel_arguments(parser, required=False)
-    parser.add_argument("--format", choices=_FORMATS, default="text", help="default: %(default)s")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--format", choices=_FORMATS, default="text", help="default: %(default)s")
+    output.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="write JSON"
+    )
     parser.add_argument(
         "--fail-on",
         choices=_SEVERITIES,
@@ -81,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     from klpbuild.check.module import check_module
     from klpbuild.check.rule import Severity
 
-    reports, failed = [], False
+    reports: list[Report] = []
+    problems: list[Problem] = []
     try:
         kernel = find_kernel(arguments.kernel, arguments.further) if arguments.kernel else None
         symbols = find_symbols(kernel, arguments.symbols) if kernel else None
@@ -93,15 +101,21 @@ def run(arguments: argparse.Namespace) -> int:
             reports.append(check_module(path, kernel, symbols))
         except KlpError as error:
             show(error)
-            failed = True
+            problems += error.problems
     if arguments.format == "json":
         sys.stdout.write(formats.as_json(reports))
     elif arguments.format == "sarif":
-        sys.stdout.write(formats.as_sarif(reports))
+        sys.stdout.write(formats.as_sarif(reports, problems))
     elif reports:
-        colour = sys.stdout.isatty()
+        colour = has_colour(sys.stdout)
         sys.stdout.write(formats.as_text(reports, colour=colour, verbose=arguments.verbose))
-    if failed:
+    for report in reports:
+        for finding in report.findings:
+            place = ":".join(filter(None, (report.file, finding.where)))
+            about = Problem(f"{finding.what} [{finding.rule.identifier}]", place, finding.rule.why)
+            if note := annotation(about, finding.rule.severity.word):
+                print(note, file=sys.stderr)
+    if problems:
         return NOT_CHECKED
     threshold = Severity[arguments.fail_on.upper()]
     return FINDINGS if any(report.at_least(threshold) for report in reports) else CLEAN
@@ -110,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
 def show(error: KlpError) -> None:
     """Show a user's error as `klpbuild.cli` does."""
     for problem in error.problems:
-        print(f"klpbuild: error: {problem}", file=sys.stderr)
+        show_problem(problem, "klpbuild")
 
 
 def find_kernel(text: str, further: Sequence[Path] = ()) -> Kernel:

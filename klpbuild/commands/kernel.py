@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     getting.add_argument(
         "--debug-symbols",
         action="store_true",
-        help="also vmlinux, System.map and the modules' debug files (about 300 MB, 2 GB unpacked)",
+        help="also vmlinux, System.map and the modules' debug files (about 280 MB, 2 GB unpacked)",
     )
     getting.add_argument(
         "--source", action="store_true", help="also the source package (about 140 MB)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from klpbuild.check.formats import printable
+from klpbuild.errors import printable
 from klpbuild.package.compression import Compression
 from klpbuild.report.comparison import Comparison
 from klpbuild.report.contents import Contents

@@ -20,6 +20,7 @@ from klpbuild.pipeline.extracted import RECORD, archive_path
 from klpbuild.report.timings import timed
 from klpbuild.request.matrix import Result
 from klpbuild.scons import literal
+from klpbuild.terminal.shown import annotation, shown
 
 #: Finds what sources include.
 SCANNER = CScanner()
@@ -39,7 +40,10 @@ def guarded(function):
             if (told := explained(error)) is None:
                 raise
             FAILURES[str(target[0])] = told
-            text = "\n".join(f"error: {problem}" for problem in told.problems)
+            text = "\n".join(shown(problem) for problem in told.problems)
+            for problem in told.problems:
+                if note := annotation(problem):
+                    print(note, flush=True)
             raise SCons.Errors.BuildError(node=target[0], errstr=text) from error
 
     return action

@@ -7,6 +7,7 @@ import textwrap
 
 from klpbuild.errors import Problem, did_you_mean
 from klpbuild.request.variables import NAMES, VARIABLES
+from klpbuild.terminal.shown import show
 
 #: Targets, and what each does.
 TARGETS = {
@@ -116,7 +117,6 @@ def check_arguments(env, variables, targets):
     ]
     for kind, word, known in unknown:
         near, hint = did_you_mean(word, known), f"Known: {', '.join(sorted(known))}."
-        problem = Problem(f"{kind} {word!r} is not known", why=near, hint=hint)
-        print(f"scons: error: {problem}", file=sys.stderr)
+        show(Problem(f"{kind} {word!r} is not known", why=near, hint=hint), "scons")
     if unknown:
         sys.exit(2)

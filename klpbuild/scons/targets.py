@@ -26,6 +26,7 @@ from klpbuild.scons.caching import use_cache
 from klpbuild.scons.nodes import kernel_nodes
 from klpbuild.scons.outputs import Outputs
 from klpbuild.scons.summary import Summary
+from klpbuild.terminal.shown import show
 from klpbuild.vm import needs
 
 _LONG = "kernel or boot or browser or slow"
@@ -56,7 +57,7 @@ def livepatches(env):
         if (told := explained(error)) is None:
             raise
         for problem in told.problems:
-            print(f"scons: error: {problem}", file=sys.stderr)
+            show(problem, "scons")
         sys.exit(2)
 
 

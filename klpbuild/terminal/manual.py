@@ -21,6 +21,8 @@ EXIT_STATUSES = (
 ENVIRONMENT = (
     ("KLPBUILD_CACHE", "directory of fetched kernels; default `~/.cache/klpbuild`"),
     ("KLPBUILD_ACCEL", "`tcg` or `kvm`: how QEMU runs a guest; default: what works"),
+    ("NO_COLOR", "not empty: nothing is coloured; `FORCE_COLOR`: all is, also what is no terminal"),
+    ("GITHUB_ACTIONS", "`true`: errors and findings are also written as GitHub's annotations"),
     ("SOURCE_DATE_EPOCH", "the time that programs write into their output"),
 )
 
@@ -97,7 +99,7 @@ def man_page(parser: argparse.ArgumentParser) -> str:
         ".SH NAME",
         rf"klpbuild \- {_roff(purpose[0].lower() + purpose[1:])}",
         ".SH SYNOPSIS",
-        r"\fBklpbuild\fR [\-h] [\-\-version] \fICOMMAND\fR \&...",
+        r"\fBklpbuild\fR [\-h] [\-\-color WHEN] [\-\-version] \fICOMMAND\fR \&...",
         ".br",
         r"\fBscons\fR [\fINAME\fR=\fIVALUE\fR] \&... [\fITARGET\fR] \&...",
         ".SH DESCRIPTION",

@@ -13,6 +13,7 @@ from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes, check_module
 from klpbuild.check.rule import Effect, Needs
 from klpbuild.cli import main
+from klpbuild.errors import Problem
 from tests.check.breaks import BREAKS
 
 BY_RULE = {broken.rule: broken for broken in BREAKS}
@@ -32,7 +33,8 @@ def file(tmp_path: Path, good: dict[str, bytes]) -> Path:
 def test_a_module_alone(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(file)]) == 0
     said = capsys.readouterr().out
-    assert " rules not checked: no kernel is named" in said
+    assert " rules not checked: no kernel is named (KLP" in said
+    assert ", ...; `klpbuild check -v` lists them)" in said
     alone = sum(rule.needs is Needs.MODULE for rule in RULES)
     assert f"{file}: well-formed: nothing found, {alone} of {len(RULES)} rules" in said
 
@@ -98,9 +100,53 @@ def test_sarif(good: dict[str, bytes], miniature: KernelSide) -> None:
     document = json.loads(formats.as_sarif([report]))
     assert document["version"] == "2.1.0"
     (run,) = document["runs"]
-    assert [rule["id"] for rule in run["tool"]["driver"]["rules"]] == [r.identifier for r in RULES]
+    assert [rule["id"] for rule in run["tool"]["driver"]["rules"]] == [
+        *(r.identifier for r in RULES),
+        "refused",
+    ]
     (result,) = run["results"]
     assert (result["ruleId"], result["level"]) == ("KLP409", "error")
+
+
+def test_what_cannot_be_read_is_in_sarif_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nowhere.ko"
+    assert main(["check", str(path), "--format", "sarif"]) == 2
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    (result,) = run["results"]
+    assert (result["ruleId"], result["level"]) == ("refused", "error")
+    assert result["message"]["text"] == "cannot be read: No such file or directory"
+    assert result["locations"] == [{"logicalLocations": [{"fullyQualifiedName": str(path)}]}]
+
+
+def test_a_refusal_in_sarif_has_the_line_of_the_patch(tmp_path: Path) -> None:
+    path = tmp_path / "a fix.patch"
+    path.write_text("x\n")
+    problem = Problem("does not apply", f"{path}:3", "the rule", "do this")
+    (run,) = json.loads(formats.as_sarif([], [problem]))["runs"]
+    (result,) = run["results"]
+    assert result["message"]["text"] == "does not apply\nthe rule\ndo this"
+    (location,) = result["locations"]
+    assert location["physicalLocation"] == {
+        "artifactLocation": {"uri": str(path).replace(" ", "%20")},
+        "region": {"startLine": 3},
+    }
+
+
+def test_findings_are_annotations_in_github_s_actions(
+    tmp_path: Path,
+    good: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    path = tmp_path / "bad.ko"
+    path.write_bytes(broken(good, "KLP403"))
+    main(["check", str(path), "--json"])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["reports"]
+    assert said.err.startswith("::error title=klpbuild,file=")
 
 
 def test_a_terminal_does_not_obey_names(good: dict[str, bytes]) -> None:
