@@ -45,7 +45,7 @@ def run(*command: str) -> list[str]:
     ("words", "expected"),
     [
         ("klpbuild ke", {"kernel"}),
-        ("klpbuild kernel ''", {"fetch", "list"}),
+        ("klpbuild kernel ''", {"fetch", "add", "list"}),
         ("klpbuild kernel fetch --so", {"--source"}),
         ("klpbuild boot x.ko --kernel ''", {"fixtures", "6.1.0-1-amd64", "6.12.2-amd64"}),
         ("klpbuild kernel fetch 6.12", {"6.12.2-amd64"}),

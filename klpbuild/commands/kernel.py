@@ -1,4 +1,4 @@
-"""Fetch Debian kernels as packages and list those that are there.
+"""Fetch Debian kernels, add those of other distributions, and list what is there.
 
 Nothing needs root.  Kernels go to $KLPBUILD_CACHE, else to klpbuild/ in
 $XDG_CACHE_HOME or ~/.cache.
@@ -23,8 +23,11 @@ from rich.table import Table
 
 from klpbuild.distro.debian import Report
 from klpbuild.distro.parts import Part
+from klpbuild.kernel.added import AddedKernel, add, added_kernels
 from klpbuild.kernel.cache import CachedKernel, cache_directory, cached_kernels
 from klpbuild.kernel.fetch import fetch
+from klpbuild.kernel.installed import Installed
+from klpbuild.kernel.lacking import WITHOUT, how_to_get, lacking_parts
 from klpbuild.kernel.locate import locate
 
 _FETCH = """\
@@ -37,8 +40,19 @@ Examples:
     klpbuild kernel fetch 6.1.0-47-cloud-amd64 --debug-symbols --source
 """
 
+_ADD = """\
+Unpack the packages of one kernel, of whatever distribution, into the cache, without root,
+and give it a name for kernel= and --kernel.  A kernel of that name that was added before
+is replaced.  Nothing of the packages is installed, and no script in them runs.  Their
+signatures are yours to verify.
+
+Example:
+
+    klpbuild kernel add el9 ~/Downloads/el9
+"""
+
 _LIST = """\
-Show the fetched kernels: what is there of each, and how much room it takes.
+Show the kernels that are there: what is there of each, and how much room it takes.
 
 Example:
 
@@ -47,8 +61,8 @@ Example:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``kernel fetch`` and ``kernel list``."""
-    words = parser.add_subparsers(dest="word", metavar="fetch|list", required=True)
+    """Declare ``kernel fetch``, ``kernel add`` and ``kernel list``."""
+    words = parser.add_subparsers(dest="word", metavar="fetch|add|list", required=True)
     getting = words.add_parser(
         "fetch",
         help="get a Debian kernel into the cache",
@@ -76,9 +90,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look there only, such as trixie-backports; default: apt's own sources, then every "
         "suite of the same mirror",
     )
+    adding = words.add_parser(
+        "add",
+        help="make a kernel of packages that you downloaded",
+        description=_ADD,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    adding.add_argument("name", metavar="NAME", help="the kernel's, such as el9")
+    adding.add_argument(
+        "folder",
+        metavar="FOLDER",
+        type=Path,
+        help="holds its packages: *.rpm, *.deb, *.ddeb, *.pkg.tar.zst",
+    )
     listing = words.add_parser(
         "list",
-        help="show the fetched kernels",
+        help="show the kernels that are there",
         description=_LIST,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,11 +116,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what the arguments say and return the exit status."""
     if arguments.word == "fetch":
         return _fetch(arguments)
-    kernels = cached_kernels()
+    if arguments.word == "add":
+        return _add(arguments)
+    kernels, added = cached_kernels(), added_kernels()
     if arguments.json:
-        print(json.dumps([_as_json(kernel) for kernel in kernels], indent=1))
-    elif kernels:
-        _show(kernels)
+        rows = [*map(_as_json, kernels), *map(_added_as_json, added)]
+        print(json.dumps(rows, indent=1))
+    elif kernels or added:
+        _show(kernels, added)
     else:
         print(f"No kernel is fetched in {cache_directory()}; `klpbuild kernel fetch` gets one.")
     return 0
@@ -112,6 +142,17 @@ def _fetch(arguments: argparse.Namespace) -> int:
         report(f"reading {cached.release}")
         kernel = locate(cached.release)
     print(f"{kernel.release} ({cached.version}): {len(kernel.modules)} modules, in {cached.path}")
+    return 0
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    with _progress() as (report, _):
+        added = add(arguments.name, arguments.folder, report)
+        report(f"reading {added.release}")
+        kernel = locate(added.name)
+    print(f"{added.name} ({kernel.release}): {len(kernel.modules)} modules, in {added.path}")
+    for part in lacking_parts(kernel):
+        print(f"no {part.value}: {WITHOUT[part]}", f"  {how_to_get(kernel, part)}", sep="\n")
     return 0
 
 
@@ -157,6 +198,29 @@ def _as_json(kernel: CachedKernel) -> dict[str, object]:
     }
 
 
+def _added_as_json(kernel: AddedKernel) -> dict[str, object]:
+    return {
+        "name": kernel.name,
+        "release": kernel.release,
+        "path": str(kernel.path),
+        "size": _size(kernel.path),
+        "has": _added_has(kernel),
+        "folder": kernel.folder,
+        "packages": [{"file": p.file, "sha256": p.sha256} for p in kernel.packages],
+    }
+
+
+def _added_has(kernel: AddedKernel) -> list[str]:
+    installed = Installed(kernel.root, kernel.release)
+    parts = {
+        Part.IMAGE: installed.image() is not None,
+        Part.HEADERS: True,
+        Part.DEBUG: installed.vmlinux() is not None,
+        Part.SOURCE: (kernel.path / "source").is_dir(),
+    }
+    return [part.value for part, there in parts.items() if there]
+
+
 def _has(kernel: CachedKernel) -> list[str]:
     """What is there, in words."""
     parts = (Part.IMAGE, Part.HEADERS, Part.DEBUG, Part.SOURCE)
@@ -174,7 +238,7 @@ def _size(directory: Path) -> int:
     return total
 
 
-def _show(kernels: tuple[CachedKernel, ...]) -> None:
+def _show(kernels: tuple[CachedKernel, ...], added: tuple[AddedKernel, ...]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("release", "version", "has", "size", "path"):
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
@@ -182,6 +246,9 @@ def _show(kernels: tuple[CachedKernel, ...]) -> None:
         size = f"{_size(kernel.path) / 1e6:,.0f} MB"
         has = ", ".join(_has(kernel))
         table.add_row(kernel.release, kernel.version, has, size, str(kernel.path))
+    for one in added:
+        size = f"{_size(one.path) / 1e6:,.0f} MB"
+        table.add_row(one.name, one.release, ", ".join(_added_has(one)), size, str(one.path))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 240  # a pipe does not wrap

@@ -17,7 +17,7 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.compiler.quotes import quotable
 from klpbuild.errors import KlpError
 from klpbuild.files import read_record, warn
-from klpbuild.kernel.kbuild import build_environment
+from klpbuild.kernel.kbuild import build_environment, shortened
 from klpbuild.kernel.tree import Kernel
 from klpbuild.userfiles import check_file_names
 
@@ -77,6 +77,8 @@ def compile_source(
         that it includes has a name that cannot be shown.
     """
     command = compile_command(kernel)
+    if command.warning:
+        warn(command.warning)
     named, source, output = source, source.absolute(), output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.stem}.{os.getpid()}-{threading.get_ident()}.o")
@@ -102,7 +104,8 @@ def compile_source(
         if confined:
             said = quotable(said, read, source, kernel, command)
         if done.returncode:
-            raise KlpError("does not compile", where=str(named), why=said.strip())
+            why = "\n".join(map(shortened, said.strip().splitlines()))
+            raise KlpError("does not compile", where=str(named), why=why)
         if _OTHER_NAME in said:
             raise KlpError(
                 "annotations of one symbol contradict each other",
@@ -127,8 +130,6 @@ def compile_source(
     finally:
         aside.unlink(missing_ok=True)
         rule.unlink(missing_ok=True)
-    if command.warning:
-        warn(command.warning)
     return Compilation(output, dependencies, said.strip())
 
 

@@ -45,6 +45,19 @@ class KernelCompiler:
         return cls(match[1], match[3], match[2] or "") if match else None
 
 
+def compiler_packages(text: str) -> tuple[str, ...]:
+    """Name the packages that have a compiler, as Debian calls them.
+
+    :param text: CONFIG_CC_VERSION_TEXT.
+    :returns: ``gcc-14``; for clang also its linker and tools; empty where no version is said.
+    """
+    match = re.search(r"(\d+)\.\d+\.\d+", re.sub(r"\([^)]*\)", "", text))
+    if not match:
+        return ()
+    kinds = ("clang", "lld", "llvm") if "clang" in text else ("gcc",)
+    return tuple(f"{kind}-{match[1]}" for kind in kinds)
+
+
 def bring_tools(
     offering: Apt, compiler: KernelCompiler, also: Sequence[str], making: Path, report: Report
 ) -> None:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from klpbuild.arch import X86_64
+from klpbuild.distro.parts import Part
+from klpbuild.distro.tools import compiler_packages, runs_here
 from klpbuild.doctor.needs import NEEDS, Need, Purpose
 from klpbuild.doctor.system import System
 from klpbuild.errors import KlpError
+from klpbuild.kernel.added import added_kernel
 from klpbuild.kernel.cache import cache_directory, cached_kernel
-from klpbuild.kernel.kbuild import find_compiler
+from klpbuild.kernel.config import Config
+from klpbuild.kernel.kbuild import cross_prefix, find_compiler, version_line
+from klpbuild.kernel.lacking import WITHOUT, how_to_get
 from klpbuild.kernel.locate import locate
-from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.busybox import is_usable
 
 #: What a kernel with headers takes, and one with debug symbols and source, in bytes.
 _SMALL, _WHOLE = 200e6, 4e9
+#: What patches need: unpacked source, debug symbols, and the source made ready to compile.
+_SOURCE, _DEBUG, _PREPARED = 1.7e9, 2.3e9, 0.3e9
 
 
 class State(Enum):
@@ -105,46 +111,103 @@ def _space() -> Finding:
 
 
 def _kernel(text: str) -> Iterator[Finding]:
+    """What a kernel has and needs; nothing of it is unpacked or read whole."""
     heading = f"kernel {text}"
     try:
         kernel = locate(text)
     except KlpError as error:
-        first = error.problems[0]
-        command = f"klpbuild kernel fetch {text}" if "/" not in text else ""
-        yield Finding(heading, State.MISSING, "headers", first.what, command=command)
+        known = cached_kernel(text) or added_kernel(text)
+        command = f"klpbuild kernel fetch {text}" if not known and "/" not in text else ""
+        for problem in error.problems:
+            name = "unusable" if known or "/" in text else "headers"
+            yield Finding(heading, State.MISSING, name, problem.what, command=command)
         return
     yield Finding(heading, State.OK, "headers", str(kernel.build))
-    yield _compiler(heading, kernel)
-    fetch = f"klpbuild kernel fetch {kernel.release}"
-    optional: tuple[tuple[str, Callable[[Kernel], Path | None], str, str], ...] = (
-        ("image", lambda k: k.image, "to boot it", fetch),
-        ("debug symbols", lambda k: k.vmlinux, "for source patches", f"{fetch} --debug-symbols"),
-        ("source", _source, "for source patches and `klpbuild new`", f"{fetch} --source"),
-    )
-    for name, find, use, command in optional:
-        path = find(kernel)
+    count = len(kernel.modules)
+    yield Finding(heading, State.OK if count else State.ABSENT, "modules", str(count))
+    yield from _compiler(heading, kernel)
+    yield _binutils(heading, kernel)
+    yield from _own_programs(heading, kernel)
+    there = {
+        Part.IMAGE: kernel.image,
+        Part.DEBUG: kernel.vmlinux,
+        Part.SOURCE: kernel.source or _source_archive(kernel),
+    }
+    for part, path in there.items():
         if path is None:
-            yield Finding(heading, State.ABSENT, name, f"{use}: {command}")
+            text = f"{WITHOUT[part]}.  {how_to_get(kernel, part)}"
+            yield Finding(heading, State.ABSENT, part.value, text)
         else:
-            yield Finding(heading, State.OK, name, str(path))
+            yield Finding(heading, State.OK, part.value, str(path))
+    yield _room(heading, kernel, there)
 
 
-def _source(kernel: Kernel) -> Path | None:
+def _source_archive(kernel: Kernel) -> Path | None:
+    """The source package of a fetched kernel, which the first patch unpacks."""
     cached = cached_kernel(kernel.release)
-    if kernel.source is None and cached and cached.learned == kernel.cache:
-        try:
-            return source_tree(kernel)
-        except KlpError:
-            return None
-    return kernel.source
+    package = cached.package(Part.SOURCE) if cached and kernel.package_version else None
+    return cached.root / "usr/src" / f"{package.name}.tar.xz" if cached and package else None
 
 
-def _compiler(heading: str, kernel: Kernel) -> Finding:
+def _room(heading: str, kernel: Kernel, there: Mapping[Part, Path | None]) -> Finding:
+    """The disk space that patches for a kernel still take."""
+    unpacked = kernel.source is not None
+    needed = _PREPARED + (0 if unpacked else _SOURCE) + (0 if there[Part.DEBUG] else _DEBUG)
+    cache = next(path for path in (kernel.cache, *kernel.cache.parents) if path.is_dir())
+    free = shutil.disk_usage(cache).free
+    text = f"patches for it take up to {needed / 1e9:.1f} GB more; {free / 1e9:,.1f} GB are free"
+    return Finding(heading, State.OK if free > needed else State.ABSENT, "space", text)
+
+
+def _compiler(heading: str, kernel: Kernel) -> Iterator[Finding]:
     try:
         compiler = find_compiler(kernel)
     except KlpError as error:
-        problem = error.problems[0]
-        return Finding(heading, State.MISSING, "compiler", problem.what, command=problem.hint)
+        wanted = Config.read(kernel.config).value("CC_VERSION_TEXT")
+        text = f"{error.problems[0].what}; the kernel was built by {wanted}"
+        yield _wanted(heading, State.MISSING, kernel, text)
+        return
     if compiler.is_kernels:
-        return Finding(heading, State.OK, "compiler", f"{compiler.version}, which built the kernel")
-    return Finding(heading, State.WRONG, "compiler", compiler.warning)
+        text = f"{compiler.version}, which built the kernel"
+        yield Finding(heading, State.OK, "compiler", text)
+    elif compiler.is_kernels_version:
+        text = f"{compiler.version}; the kernel was built by {compiler.kernel_version}"
+        yield Finding(heading, State.OK, "compiler", text)
+    else:
+        yield _wanted(heading, State.WRONG, kernel, compiler.warning)
+
+
+def _wanted(heading: str, state: State, kernel: Kernel, text: str) -> Finding:
+    """A compiler that is not here, and what brings it."""
+    packages = compiler_packages(Config.read(kernel.config).value("CC_VERSION_TEXT"))
+    # Debian's other suites have it; the fetch unpacks it into the cache.
+    if kernel.package_version:
+        command = f"klpbuild kernel fetch {kernel.release}"
+        return Finding(heading, state, "compiler", text, command=command)
+    return Finding(heading, state, "compiler", text, " ".join(packages))
+
+
+def _binutils(heading: str, kernel: Kernel) -> Finding:
+    """The linker: kbuild takes any that it finds, so another version is only noted."""
+    llvm = Config.read(kernel.config).enabled("LD_IS_LLD")
+    name = "ld.lld" if llvm else f"{cross_prefix(kernel)}ld"
+    found = version_line(name)
+    if not found:
+        text = f"{name} is not on this machine"
+        return Finding(heading, State.MISSING, "linker", text, "lld" if llvm else "binutils")
+    numbers = Config.read(kernel.config).value("LLD_VERSION" if llvm else "LD_VERSION")
+    text = found
+    if numbers.isdigit() and int(numbers):
+        wanted = f"{int(numbers) // 10000}.{int(numbers) // 100 % 100}"
+        text += f"; the kernel was linked by {wanted}"
+    return Finding(heading, State.OK, "linker", text)
+
+
+def _own_programs(heading: str, kernel: Kernel) -> Iterator[Finding]:
+    """The kernel's own programs, which may need a newer C library than this machine's."""
+    for name in ("scripts/mod/modpost", "tools/objtool/objtool"):
+        program = kernel.build / name
+        if program.is_file() and not runs_here(program):
+            text = f"{name} needs a newer C library than this machine has"
+            command = f"klpbuild kernel fetch {kernel.release}" if kernel.package_version else ""
+            yield Finding(heading, State.WRONG, "tools", text, command=command)

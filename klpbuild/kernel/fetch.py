@@ -24,6 +24,7 @@ from klpbuild.distro.parts import REQUIRED_PARTS, Part
 from klpbuild.distro.tools import KernelCompiler, bring_tools, is_dynamic, runs_here, wrap_programs
 from klpbuild.errors import KlpError
 from klpbuild.files import remove_tree
+from klpbuild.kernel.added import added_kernel
 from klpbuild.kernel.cache import (
     CachedKernel,
     FetchedPackage,
@@ -74,6 +75,12 @@ def fetch(
     wanted += [Part.SOURCE] if source else []
     path = kernel_directory(release)
     with locked(path):
+        if added := added_kernel(release):
+            raise KlpError(
+                f"a kernel called {release} was added from {added.folder}",
+                where=str(path),
+                hint="Remove this directory to fetch Debian's.",
+            )
         present = cached_kernel(release)
         missing = [part for part in wanted if not (present and present.package(part))]
         if not missing:

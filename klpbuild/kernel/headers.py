@@ -28,11 +28,10 @@ def usable_build_tree(headers: Path, root: Path, shadow: Path) -> Path:
     :returns: `headers` itself, when it has a Makefile of its own.
     :raises KlpError: when the common headers are missing.
     """
-    text = (headers / "Makefile").read_text(errors="replace")
-    match = _INCLUDE.search(text)
-    if not match:
+    common = common_headers(headers, root)
+    if common is None:
         return headers
-    common = root / match[1]
+    text = (headers / "Makefile").read_text(errors="replace")
     if not (common / "Makefile").is_file():
         raise KlpError(
             f"the headers need {common.name}, which is missing",
@@ -47,6 +46,12 @@ def usable_build_tree(headers: Path, root: Path, shadow: Path) -> Path:
         if not _is_made(shadow, makefile):
             _make(headers, shadow, makefile)
     return shadow
+
+
+def common_headers(headers: Path, root: Path) -> Path | None:
+    """The headers that a Debian headers tree needs, there or not; None for another tree."""
+    match = _INCLUDE.search((headers / "Makefile").read_text(errors="replace"))
+    return root / match[1] if match else None
 
 
 def _is_made(shadow: Path, makefile: str) -> bool:

@@ -8,11 +8,12 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from klpbuild.arch import ARCHITECTURES
+from klpbuild.distro.tools import compiler_packages
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import UNFIT_FOR_MAKE, locked
 from klpbuild.kernel.config import Config
@@ -27,6 +28,10 @@ _EPOCH_MAX = 8**11 - 1
 _BUILDER = {"KBUILD_BUILD_USER": "klpbuild", "KBUILD_BUILD_HOST": "klpbuild"}
 
 _FAULT = re.compile(r"(?i)error|undefined|\*\*\*|no such file|not found|cannot|failed")
+#: Options and paths, in which the same words say nothing.
+_NO_WORDS = re.compile(r"(?<!\S)-\S+|\S*/\S*")
+#: How much of a line an error shows; build.log has all of it.
+_LINE_MAX = 400
 
 
 def read_epoch(text: str) -> int | None:
@@ -87,9 +92,11 @@ class Compiler:
         """What to tell the user, empty when there is nothing."""
         if self.is_kernels:
             return ""
+        packages = " and ".join(compiler_packages(self.kernel_version))
+        right = f"; {packages} would be the right one" if not self.is_kernels_version else ""
         return (
             f"the kernel was built by {self.kernel_version}, this machine has {self.version}: "
-            "the same source may become other code"
+            f"the same source may become other code{right if packages else ''}"
         )
 
 
@@ -115,7 +122,7 @@ def find_compiler(kernel: Kernel) -> Compiler:
     found = [
         Compiler(name, version, wanted or version)
         for name in names
-        if (version := _version_line(name))
+        if (version := version_line(name))
     ]
     if not found:
         raise KlpError(
@@ -123,7 +130,7 @@ def find_compiler(kernel: Kernel) -> Compiler:
             why=f"{kernel.release} was built by {wanted}.  Looked for: {', '.join(names)}.",
             hint="CROSS_COMPILE says what their names begin with."
             if kernel.toolchain.cross_compile
-            else f"Install the package {names[0]}.",
+            else f"Install {' '.join(compiler_packages(wanted)) or names[0]}.",
         )
     major = _major(wanted)
     # kbuild warns of another compiler when only the name that it was called by differs.
@@ -143,7 +150,7 @@ def is_here(kernel: Kernel) -> bool:
 
 def _named_compiler(kernel: Kernel, wanted: str) -> Compiler:
     name = kernel.toolchain.cc
-    version = _version_line(name)
+    version = version_line(name)
     if not version:
         raise KlpError(
             "is not a compiler on this machine",
@@ -185,7 +192,8 @@ def cross_prefix(kernel: Kernel) -> str:
     return "" if kernel.arch.is_native else f"{kernel.arch.name}-linux-gnu-"
 
 
-def _version_line(name: str) -> str:
+def version_line(name: str) -> str:
+    """The first line that a program says for --version, empty when it is not there."""
     return _said(name, "--version")
 
 
@@ -286,7 +294,14 @@ def run_make(
         settings["CONFIG_DEBUG_INFO_BTF_MODULES"] = ""
     settings |= variables or {}
     words = [f"{name}={value}" for name, value in settings.items()]
-    return make(kernel.build, [*words, *targets], log=log, jobs=jobs)
+    try:
+        return make(kernel.build, [*words, *targets], log=log, jobs=jobs)
+    except KlpError as error:
+        if not (warning := find_compiler(kernel).warning):
+            raise
+        first, *others = error.problems
+        first = replace(first, why=f"{warning}\n{first.why}")
+        raise KlpError.together([first, *others]) from None
 
 
 def check_make_path(directory: Path) -> None:
@@ -344,7 +359,7 @@ def _add_to_log(
 
 def _failed(directory: Path, words: Sequence[str], output: str, log: Path | None) -> KlpError:
     lines = output.splitlines()
-    telling = [line for line in lines if _FAULT.search(line)][:20] or lines[-20:]
+    telling = telling_lines(lines)[:20] or lines[-20:]
     hints = []
     if "GLIBC_" in output:
         hints.append(
@@ -357,9 +372,19 @@ def _failed(directory: Path, words: Sequence[str], output: str, log: Path | None
     return KlpError(
         f"kbuild failed: make {targets}".rstrip(),
         where=str(directory),
-        why="\n".join(telling),
+        why="\n".join(map(shortened, telling)),
         hint="\n".join(hints),
     )
+
+
+def telling_lines(lines: Sequence[str]) -> list[str]:
+    """Keep the lines that tell of a fault, not command lines with options such as -Werror."""
+    return [line for line in lines if _FAULT.search(_NO_WORDS.sub("", line))]
+
+
+def shortened(line: str) -> str:
+    """A line of a program's output without what is too long to be read."""
+    return line if len(line) <= _LINE_MAX else f"{line[:_LINE_MAX]} [...]"
 
 
 def build_fixtures(fixtures: Path, output: Path, log: Path | None = None) -> None:

@@ -7,8 +7,10 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
+from klpbuild.distro.packaging import packaging_of
 from klpbuild.distro.tools import KernelCompiler
 from klpbuild.errors import KlpError, Problems, did_you_mean
+from klpbuild.kernel.added import AddedKernel, added_kernel, added_kernels
 from klpbuild.kernel.cache import (
     CachedKernel,
     cached_kernel,
@@ -17,7 +19,7 @@ from klpbuild.kernel.cache import (
 )
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.headers import usable_build_tree
-from klpbuild.kernel.installed import Installed
+from klpbuild.kernel.installed import Installed, is_stub
 from klpbuild.kernel.kbuild import build_fixtures
 from klpbuild.kernel.modules import built_modules, shipped_modules
 from klpbuild.kernel.tree import Kernel, Toolchain
@@ -43,8 +45,8 @@ def locate(
     """The kernel that the user names.
 
     :param text: ``fixtures``, the release of a fetched kernel or of one whose headers are
-        installed, or the path of a headers tree (``/lib/modules/RELEASE/build``) or of a full
-        build tree.
+        installed, the name of an added one, or the path of a headers tree
+        (``/lib/modules/RELEASE/build``) or of a full build tree.
     :param fixtures: the source of the miniature kernel, for ``fixtures``.
     :param output: where that one is built, for ``fixtures``.
     :param learned: where to keep what is learned of a kernel that was not fetched, or whose
@@ -59,6 +61,9 @@ def locate(
         cached = cached_kernel(text)
         if cached:
             return _from_cache(cached, learned)
+        added = added_kernel(text)
+        if added:
+            return _from_added(added, learned)
         installed = MODULES / text / "build"
         if text and _is_there(installed):
             return _from_path(installed, learned)
@@ -80,6 +85,8 @@ def _unknown(text: str) -> KlpError:
     fetched = [kernel.release for kernel in cached_kernels()]
     installed = [path.parent.name for path in sorted(MODULES.glob("*/build"))]
     known = "Fetched kernels: " + (", ".join(fetched) or "none") + "."
+    if added := [kernel.name for kernel in added_kernels()]:
+        known += f"  Added: {', '.join(added)}."
     if "/" in text:
         return KlpError("there is no such directory", where=text, why=known)
     near = did_you_mean(text, [*fetched, *installed, FIXTURES], 0.8)
@@ -98,6 +105,11 @@ def _from_cache(cached: CachedKernel, learned: Path | None) -> Kernel:
     return _from_headers(headers, installed, learned, cached)
 
 
+def _from_added(added: AddedKernel, learned: Path | None) -> Kernel:
+    installed = Installed(added.root, added.release)
+    return _from_headers(added.root / added.headers, installed, learned, added)
+
+
 def _from_path(path: Path, learned: Path | None) -> Kernel:
     if path.parent.name == "modules" and not (path / "Makefile").exists():
         path = path / "build"
@@ -110,9 +122,13 @@ def _from_path(path: Path, learned: Path | None) -> Kernel:
         )
     # kernel-devel of Fedora and its kin has a System.map beside the headers, too.
     built = (tree / "System.map").exists() and (tree / "modules.order").exists()
-    if root is None or built or _has_code(tree / "vmlinux"):
+    if root is None or built:
         return _from_build_tree(tree, learned)
-    return _from_headers(tree, Installed(root, _release(tree)), learned)
+    installed = Installed(root, _release(tree))
+    # Arch has vmlinux in the headers of an installed kernel.
+    if _has_code(tree / "vmlinux") and not (installed.modules / "kernel").is_dir():
+        return _from_build_tree(tree, learned)
+    return _from_headers(tree, installed, learned)
 
 
 def _follow(path: Path) -> tuple[Path, Path | None]:
@@ -222,19 +238,26 @@ def _check_seed(tree: Path, config: Config) -> None:
 
 
 def _from_headers(
-    headers: Path, installed: Installed, under: Path | None, cached: CachedKernel | None = None
+    headers: Path,
+    installed: Installed,
+    under: Path | None,
+    cached: CachedKernel | AddedKernel | None = None,
 ) -> Kernel:
     release, version, config = _checked(headers)
     if cached and (under is None or os.access(cached.path, os.W_OK)):
-        learned, shadow = cached.learned, cached.path / "build"
+        learned, shadow = cached.path / "learned", cached.path / "build"
     else:
         identity = [config.path, headers / "Module.symvers", headers / _UTS_RELEASE]
         order = installed.modules / "modules.order"
         learned = tree_directory(release, *identity, order, under=under)
         shadow = learned / "build"
     source = cached.path / "source" if cached else None
+    fetched = cached if isinstance(cached, CachedKernel) else None
+    added = cached if isinstance(cached, AddedKernel) else None
+    own_vmlinux = headers / "vmlinux"
+    place = headers.relative_to(installed.root) if headers.is_relative_to(installed.root) else None
     return Kernel(
-        name=release,
+        name=added.name if added else release,
         release=release,
         version=version,
         build=usable_build_tree(headers, installed.root, shadow),
@@ -242,16 +265,18 @@ def _from_headers(
         config=config.path,
         module_symvers=headers / "Module.symvers",
         modules=shipped_modules(installed.modules, learned / "modules"),
-        vmlinux=installed.vmlinux(),
-        system_map=installed.system_map(),
+        vmlinux=installed.vmlinux() or (own_vmlinux if _has_code(own_vmlinux) else None),
+        system_map=installed.system_map() or _real_map(headers / "System.map"),
         kallsyms=_if_file(learned / "kallsyms"),
         filter_functions=_if_file(learned / "available_filter_functions"),
         image=installed.image(),
-        source=source if source and source.is_dir() else None,
+        source=source.resolve() if source and source.is_dir() else None,
         cache=learned,
         debug_modules=installed.debug_modules(),
-        package_version=cached.version if cached else "",
-        toolchain=_fetched_tools(cached, config) if cached and cached.tools else Toolchain(),
+        package_version=fetched.version if fetched else "",
+        toolchain=_fetched_tools(fetched, config) if fetched and fetched.tools else Toolchain(),
+        packaging=packaging_of(place or headers, release),
+        folder=added.folder if added else "",
     )
 
 
@@ -290,6 +315,10 @@ def _from_build_tree(tree: Path, under: Path | None, name: str = "") -> Kernel:
         source=sources[0].resolve() if sources else None,
         cache=learned,
     )
+
+
+def _real_map(path: Path) -> Path | None:
+    return path if path.is_file() and not is_stub(path) else None
 
 
 def _if_file(path: Path) -> Path | None:

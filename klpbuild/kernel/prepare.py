@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from klpbuild.distro.tools import KernelCompiler
+from klpbuild.distro.tools import compiler_packages
 from klpbuild.errors import KlpError
 from klpbuild.files import (
     from_json,
@@ -22,13 +22,15 @@ from klpbuild.files import (
     to_json,
     write_file,
 )
-from klpbuild.kernel.cache import cached_kernel, locked, remove_outlived
+from klpbuild.kernel.cache import locked, remove_outlived
 from klpbuild.kernel.cleansource import is_clean, link_sources
 from klpbuild.kernel.kbuild import (
     check_make_path,
     cross_prefix,
     find_compiler,
     llvm_variables,
+    shortened,
+    telling_lines,
 )
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
@@ -153,17 +155,16 @@ def kernel_compiler(kernel: Kernel) -> str:
     """
     found = find_compiler(kernel)
     if not kernel.toolchain.cc and not found.is_kernels_version:
-        named = KernelCompiler.parse(found.kernel_version)
-        fetched = cached_kernel(kernel.release) is not None
         bring = f"Run `klpbuild kernel fetch {kernel.release}`, which brings it.\n"
-        package = f"Install the package {named.package}, or name" if named else "Name"
+        packages = " ".join(compiler_packages(found.kernel_version))
+        package = f"Install {packages}, or name" if packages else "Name"
         raise KlpError(
             "the compiler that built this kernel is not on this machine",
             where=kernel.name,
             why=f"It was built by {found.kernel_version}; here is {found.version}.\n"
             "A patch is compiled with the compiler that built the kernel, so that all that it "
             "does not change comes out the same.",
-            hint=(bring if fetched else "") + f"{package} the compiler with CC=.",
+            hint=(bring if kernel.package_version else "") + f"{package} the compiler with CC=.",
         )
     return found.command
 
@@ -246,9 +247,7 @@ def _run(command: list[str], kernel: Kernel, log: Log) -> None:
     )
     log(done.stdout)
     if done.returncode:
-        lines = [
-            line for line in done.stdout.splitlines() if re.search(r"rror|not found|\*\*\*", line)
-        ]
+        lines = [shortened(line) for line in telling_lines(done.stdout.splitlines())]
         raise KlpError(
             f"{' '.join(command[-2:])} fails",
             where=kernel.name,

@@ -8,6 +8,7 @@ from pathlib import Path
 from klpbuild.distro.parts import Part
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import aside, cached_kernel, locked
+from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.tree import Kernel
 
 
@@ -23,23 +24,26 @@ def source_tree(kernel: Kernel) -> Path:
     package = cached.package(Part.SOURCE) if cached and cached.learned == kernel.cache else None
     if not cached or not package:
         raise KlpError(
-            f"the source of {kernel.release} is not at hand",
-            hint=f"Run `klpbuild kernel fetch {kernel.release} --source`.",
+            f"the source of {kernel.release} is not at hand", hint=how_to_get(kernel, Part.SOURCE)
         )
     target = cached.path / "source"
     archive = cached.root / "usr" / "src" / f"{package.name}.tar.xz"
     with locked(target):
         if not target.is_dir():
             with aside(target) as making:
-                _unpack_source(archive, making)
+                unpack_source(archive, making)
                 making.joinpath("source").rename(target)
     return target
 
 
-def _unpack_source(archive: Path, making: Path) -> None:
+def unpack_source(archive: Path, making: Path) -> None:
+    """Unpack a kernel's source into ``source`` in a directory.
+
+    :raises KlpError: when it is broken, or does not fit on the disk.
+    """
     tree = making / "source"
     tree.mkdir()
-    command = ["tar", "--extract", "--xz", "--no-same-owner", "--strip-components=1"]
+    command = ["tar", "--extract", "--no-same-owner", "--strip-components=1"]
     process = subprocess.run(
         [*command, f"--file={archive}", f"--directory={tree}"],
         capture_output=True,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.arch import Architecture
+from klpbuild.distro.packaging import Packaging
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Kernel:
         out as the modules' own directory (``kernel/fs/...``), if at hand.
     :ivar package_version: Debian's version of a fetched kernel, else empty.
     :ivar toolchain: what the user says of the tools that build for it.
+    :ivar packaging: how its distribution calls its packages; None for a build tree.
+    :ivar folder: of the packages that the user added it from, else empty.
     :ivar further: those of `modules` that the user named beside the kernel's own.
     """
 
@@ -73,4 +76,6 @@ class Kernel:
     debug_modules: Path | None = None
     package_version: str = ""
     toolchain: Toolchain = Toolchain()
+    packaging: Packaging | None = None
+    folder: str = ""
     further: tuple[Path, ...] = ()

@@ -19,6 +19,7 @@ from klpbuild.compiler.quotes import without_foreign
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problem
 from klpbuild.files import read_record, write_file
+from klpbuild.kernel.kbuild import shortened
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.patch.commands import CompileCommand, make_objects
 from klpbuild.patch.layout import BTF_FLAGS
@@ -278,4 +279,4 @@ def _place(match: re.Match[str]) -> tuple[str, int]:
 
 
 def _first_lines(text: str) -> str:
-    return "\n".join(text.splitlines()[:10])
+    return "\n".join(map(shortened, text.splitlines()[:10]))

@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from klpbuild.distro.parts import Part
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_record, write_file
+from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.modules import debug_files
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
@@ -197,7 +199,7 @@ def _without_symbols(kernel: Kernel) -> KlpError:
         "the kernel's debug symbols are not at hand",
         where=kernel.name,
         why="They say which objects a source file is in, and prove that it compiles to what runs.",
-        hint=f"klpbuild kernel fetch {kernel.release} --source --debug-symbols",
+        hint=how_to_get(kernel, Part.DEBUG, Part.SOURCE),
     )
 
 

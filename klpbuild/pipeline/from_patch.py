@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -159,7 +158,7 @@ class _Builder:
                 "objtool does not accept the extracted code",
                 where=pair.target,
                 why=said.strip(),
-                hint=shlex.join(command),
+                hint=f"The command is in {self.log.path}.",
             )
 
 

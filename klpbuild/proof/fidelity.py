@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from klpbuild.distro.parts import Part
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
+from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.prepare import Log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
@@ -143,7 +145,7 @@ def shipped_file(kernel: Kernel, owner: str) -> Path:
     raise KlpError(
         f"{owner} is not at hand",
         where=kernel.name,
-        hint=f"klpbuild kernel fetch {kernel.release} --source --debug-symbols",
+        hint=how_to_get(kernel, Part.DEBUG),
     )
 
 

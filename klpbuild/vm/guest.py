@@ -11,8 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from klpbuild.distro.parts import Part
 from klpbuild.errors import KlpError
 from klpbuild.files import write_file
+from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.accelerator import choose_accelerator
 from klpbuild.vm.channel import Record, RecordReader, Word
@@ -76,7 +78,7 @@ class Guest:
             raise KlpError(
                 "has no bootable image",
                 where=kernel.name,
-                hint=f"Run `klpbuild kernel fetch {kernel.release}`, or install the kernel.",
+                hint=how_to_get(kernel, Part.IMAGE),
             )
         archive = build_initramfs(kernel, machine, plan, GuestModules.of(kernel))
         with ExitStack() as stack:

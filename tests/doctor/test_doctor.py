@@ -14,6 +14,7 @@ from klpbuild.commands.doctor import report
 from klpbuild.doctor.examine import State, examine
 from klpbuild.doctor.needs import NEEDS, Manager
 from klpbuild.doctor.system import System
+from tests.kernel.machines import CONFIG, prepared_tree, write
 
 DISTRIBUTIONS = {
     "debian": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n',
@@ -142,6 +143,89 @@ def test_a_kernel_that_is_not_fetched(tmp_path: Path) -> None:
     assert "kernel 6.1.0-1-amd64:" in lines
     assert "  missing  headers             kernel '6.1.0-1-amd64' is not known" in lines
     assert lines[-1] == "  klpbuild kernel fetch 6.1.0-1-amd64"
+
+
+def about(kernel: str, system: System) -> list[str]:
+    """The lines of a kernel, without that of the disk."""
+    lines = said(system, kernel)
+    start = lines.index(f"kernel {kernel}:")
+    return [line for line in lines[start + 1 :] if "GB more" not in line]
+
+
+def test_what_a_kernel_needs_and_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gcc = "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0"
+    programs = tmp_path / "programs"
+    for name, line in (("gcc", "gcc (Debian 14.2.0-19) 14.2.0"), ("ld", "GNU ld 2.44")):
+        write(programs / name, f"#!/bin/sh\necho '{line}'\n").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    release = "6.11.4-301.fc41.x86_64"
+    tree = tmp_path / "root/usr/src/kernels" / release
+    prepared_tree(tree, release, CONFIG + "CONFIG_LD_VERSION=24000\n")
+    write(tmp_path / "root/boot" / f"vmlinuz-{release}")
+    system = machine(tmp_path / "machine", "debian", *EVERYTHING, "gcc", headers=True)
+    shutil.copy("/bin/busybox", tmp_path / "machine/bin/busybox")
+    lines = about(str(tree), system)
+    assert lines == [
+        f"  ok       headers             {tree}",
+        "  -        modules             0",
+        f"  wrong    compiler            the kernel was built by {gcc}, this machine has gcc "
+        "(Debian 14.2.0-19) 14.2.0: the same source may become other code; gcc-12 would be the "
+        "right one",
+        "  ok       linker              GNU ld 2.44; the kernel was linked by 2.40",
+        f"  ok       image               {tmp_path}/root/boot/vmlinuz-{release}",
+        "  -        debug symbols       patches are not built; hand-written livepatches are.  "
+        f"Install kernel-debuginfo-{release}, or name it with --vmlinux (scons: VMLINUX=).",
+        "  -        source              patches are not built; hand-written livepatches are.  "
+        "No package of files has it: unpack the source package and name it with --source "
+        "(scons: KSRC=).",
+        "Required, and not there: compiler",
+        "  sudo apt install gcc-12",
+    ]
+    for name in ("gcc", "ld"):
+        (programs / name).unlink()
+    modpost = write(
+        tree / "scripts/mod/modpost",
+        '#!/bin/sh\necho "libc.so.6: version \\`GLIBC_2.38\' not found" >&2; exit 1\n',
+    )
+    modpost.chmod(0o755)
+    lines = about(str(tree), system)
+    assert lines[2:5] == [
+        "  missing  compiler            no compiler for x86_64 is on this machine; the kernel was "
+        f"built by {gcc}",
+        "  missing  linker              ld is not on this machine",
+        "  wrong    tools               scripts/mod/modpost needs a newer C library than this "
+        "machine has",
+    ]
+    assert lines[-2:] == [
+        "Required, and not there: compiler, linker, tools",
+        "  sudo apt install binutils gcc-12",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        (
+            "",
+            "  missing  unusable            CONFIG_LIVEPATCH is not set: this kernel cannot load "
+            "livepatches",
+        ),
+        (
+            "CONFIG_LIVEPATCH=y\nCONFIG_LTO_CLANG=y\n",
+            "  missing  unusable            CONFIG_LTO_CLANG is set: this kernel is optimised when "
+            "it is linked",
+        ),
+        (
+            "CONFIG_LIVEPATCH=y\nCONFIG_RANDSTRUCT=y\n",
+            "  missing  unusable            CONFIG_RANDSTRUCT is set, and its seed is not here",
+        ),
+    ],
+)
+def test_a_kernel_that_cannot_be_patched(tmp_path: Path, option: str, line: str) -> None:
+    tree = prepared_tree(tmp_path / "linux", "6.1.170-own", "CONFIG_X86_64=y\n" + option)
+    lines = about(str(tree), machine(tmp_path / "machine", "debian"))
+    assert lines[0] == line
+    assert sum("unusable" in each for each in lines) == 2, "there and in the summary"
 
 
 def test_every_required_need_has_a_package_everywhere() -> None:

@@ -33,6 +33,7 @@ modules:
 \t@echo CC=$(CC) ARCH=$(ARCH) M=$(M) symvers=$(wildcard Module.symvers) $(srctree)
 \t@env | sort
 failing:
+	@echo "  gcc-12 -nostdinc -I./include -Werror=strict-prototypes -o x.o x.c"
 \t@echo quiet; echo "x.c:3: error: no such thing"; exit 1
 """
 

@@ -92,6 +92,24 @@ def test_a_failure_shows_the_lines_that_tell_why(
     assert lines[-1] == f"  The whole output is in {tmp_path}/log."
 
 
+def test_what_another_compiler_does_not_take_begins_with_whose_fault_it_is(
+    kernel: Kernel, programs: Path, tmp_path: Path
+) -> None:
+    add_compiler(programs, "gcc", "(Debian 14.2.0-19) 14.2.0")
+    with pytest.raises(KlpError) as caught:
+        run_make(kernel, tmp_path / "module", "failing")
+    assert str(caught.value).splitlines()[1:3] == [
+        f"  the kernel was built by gcc-12 {GCC_12}, this machine has gcc (Debian 14.2.0-19) "
+        "14.2.0: the same source may become other code; gcc-12 would be the right one",
+        "  x.c:3: error: no such thing",
+    ]
+
+
+def test_long_lines_of_output_are_cut() -> None:
+    assert kbuild.shortened("x" * 400) == "x" * 400
+    assert kbuild.shortened("x" * 3000) == "x" * 400 + " [...]"
+
+
 def test_a_directory_that_make_cannot_take_is_refused(
     kernel: Kernel, programs: Path, tmp_path: Path
 ) -> None:
@@ -158,7 +176,7 @@ def test_another_compiler_is_a_warning(kernel: Kernel, programs: Path) -> None:
     assert compiler.command == "gcc-12", "of the same major version"
     assert compiler.warning == (
         f"the kernel was built by gcc-12 {GCC_12}, this machine has gcc-12 (Debian 12.3.0-1) "
-        "12.3.0: the same source may become other code"
+        "12.3.0: the same source may become other code; gcc-12 would be the right one"
     )
 
 
@@ -168,7 +186,7 @@ def test_no_compiler_is_an_error(kernel: Kernel, programs: Path) -> None:
     assert str(caught.value) == (
         "no compiler for x86_64 is on this machine\n"
         f"  6.1.170-custom was built by gcc-12 {GCC_12}.  Looked for: gcc-12, gcc.\n"
-        "  Install the package gcc-12."
+        "  Install gcc-12."
     )
 
 
@@ -212,7 +230,7 @@ def test_a_patch_needs_the_kernels_own_version(kernel: Kernel, programs: Path) -
         f"  It was built by gcc-12 {GCC_12}; here is gcc (Debian 14.2.0-19) 14.2.0.\n"
         "  A patch is compiled with the compiler that built the kernel, so that all that it does "
         "not change comes out the same.\n"
-        "  Install the package gcc-12, or name the compiler with CC=."
+        "  Install gcc-12, or name the compiler with CC=."
     )
 
 

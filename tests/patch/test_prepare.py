@@ -86,7 +86,7 @@ def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
         f"  It was built by gcc-99 (Debian 99.1.0-1) 99.1.0; here is {here}.\n"
         "  A patch is compiled with the compiler that built the kernel, so that all that it does "
         "not change comes out the same.\n"
-        "  Install the package gcc-99, or name the compiler with CC=."
+        "  Install gcc-99, or name the compiler with CC=."
     )
 
 
