@@ -24,6 +24,7 @@ from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import check_name
 from klpbuild.patch.series import SERIES, read_series
 from klpbuild.pipeline.from_patch import build_from_patches
+from klpbuild.pipeline.table import Said, Step
 from klpbuild.report.names import SUFFIXES
 from klpbuild.request.given import Parts, with_parts
 
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     build = arguments.build / kernel.name
     accepted = Accepted(tuple(arguments.accept_layout), tuple(arguments.accept_thread))
     with working_in(arguments.build):
-        module, extracted = build_from_patches(kernel, patches, name, build, accepted)
+        module, extracted = build_from_patches(kernel, patches, name, build, accepted, _tell)
         for line in (*extracted.report, str(module)):
             print(printable(line, keep="\n\t"))
         if arguments.output is not None:
@@ -102,6 +103,13 @@ def run(arguments: argparse.Namespace) -> int:
                 write_file(arguments.output.with_name(name), beside)
             print(arguments.output)
     return 0
+
+
+def _tell(step: Step, said: Said) -> None:
+    """Show what a step says; what was extracted is told at the end."""
+    if step.tag == "EXTRACT":
+        said.results.clear()
+    print(*(f"{line}\n" for line in said.lines()), sep="", end="")
 
 
 def _patches(argument: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from klpbuild.files import working_in
 from klpbuild.kernel.cache import cached_kernels
 from klpbuild.module.livepatch import check_name
 from klpbuild.pipeline import begin, symbol_steps
+from klpbuild.pipeline.table import Said
 from klpbuild.request.given import locate_kernel
 
 
@@ -74,7 +75,9 @@ def _begin(arguments: argparse.Namespace, directory: Path, name: str, build: Pat
     else:
         wanted = [begin.Wanted.parse(text) for text in arguments.function]
         symbols = build / kernel.name / "symbols.klp"
-        symbol_steps.write_symbols(kernel, symbols)
+        said = Said()
+        symbol_steps.write_symbols(kernel, symbols, said)
+        print(*(f"{line}\n" for line in said.lines()), sep="", end="")
         begun = begin.begin_with_functions(kernel, symbols, directory, wanted, arguments.file)
     for line in begin.lines(begun, name, bootable=kernel.image is not None):
         print(line)

@@ -20,6 +20,7 @@ from klpbuild.commands.check import add_modules_argument
 from klpbuild.errors import Problems, did_you_mean
 from klpbuild.names import VMLINUX
 from klpbuild.pipeline import symbol_steps
+from klpbuild.pipeline.table import Said
 from klpbuild.request.given import GivenSymbols, locate_kernel
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 
@@ -53,7 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     fixtures, modules = Path("kernel-fixtures"), arguments.further
     kernel = locate_kernel(arguments.kernel, fixtures, build, given, modules=modules)
     output = arguments.output or build / kernel.name / "symbols.klp"
-    written = symbol_steps.write_symbols(kernel, output)
+    said = Said()
+    written = symbol_steps.write_symbols(kernel, output, said)
+    print(*(f"{line}\n" for line in said.lines()), sep="", end="")
     print(f"{output}: {written.symbols:,} symbols of {written.objects:,} objects")
     if arguments.name:
         print("\n".join(_listing(SymbolDatabase.read(output), arguments.name, kernel.name)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import shutil
 import tempfile
@@ -26,6 +24,8 @@ from klpbuild.module.old_functions import check_old_functions
 from klpbuild.names import object_name
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.pipeline import steps
+from klpbuild.pipeline.paths import Paths
+from klpbuild.pipeline.table import Build, livepatch_steps, run_steps, steps_to
 from klpbuild.request.chosen import Chosen
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.userfiles import check_file_names
@@ -341,10 +341,7 @@ def _write(
 
 def _trial(kernel: Kernel, symbols: Path, directory: Path) -> str:
     """What the build says against it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="klpbuild-new-") as name,
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
+    with tempfile.TemporaryDirectory(prefix="klpbuild-new-") as name:
         try:
             _build(kernel, symbols, directory, Path(name))
         except KlpError as error:
@@ -353,19 +350,10 @@ def _trial(kernel: Kernel, symbols: Path, directory: Path) -> str:
 
 
 def _build(kernel: Kernel, symbols: Path, directory: Path, work: Path) -> None:
-    chosen = Chosen(directory, read_livepatch(directory))
-    log = BuildLog(work / "build.log")
-    objects: list[Path] = []
-    steps.write_tables(kernel, chosen.livepatch, work / "tables.c")
-    for source in (*chosen.livepatch.sources, work / "tables.c"):
-        objects.append(work / f"{len(objects)}-{source.stem}.o")
-        steps.compile_source(kernel, source, objects[-1], chosen.module, log)
-    linked = work / "linked" / f"{chosen.module}.ko"
-    linked.parent.mkdir()
-    steps.link(kernel, chosen, objects, linked, log)
-    output, report = work / linked.name, work / "relocations.json"
-    sources = list(zip(chosen.livepatch.sources, objects, strict=False))
-    steps.convert(kernel, linked, symbols, output, report, chosen.livepatch.objects, sources)
+    chosen = Chosen(directory, read_livepatch(directory), file=directory / FILE_NAME)
+    paths = Paths(work, chosen.module, symbols)
+    build = Build(kernel, chosen, paths, BuildLog(work / "build.log"))
+    run_steps(steps_to(livepatch_steps(build), paths.module), work)
 
 
 def lines(begun: Begun, kernel: str, *, bootable: bool) -> Iterator[str]:

@@ -11,25 +11,23 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.files import read_output, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline import steps
-from klpbuild.pipeline.extracted import NOTHING, RECORD, Extracted
+from klpbuild.pipeline.extracted import NOTHING, Extracted
+from klpbuild.pipeline.paths import Paths
+from klpbuild.pipeline.table import Said
 from klpbuild.report import provenance
 from klpbuild.report.facts import Facts, read_fates
 from klpbuild.report.inputs import modinfo_source, read_inputs, read_inputs_file, write_inputs
-from klpbuild.report.names import INPUTS, SUFFIXES
 from klpbuild.report.references import claims, embedded_references, read_patch_header
 from klpbuild.report.timings import read_timings
 from klpbuild.request.chosen import Chosen
 
 
 def compile_inputs(
-    kernel: Kernel, chosen: Chosen, rules: Sequence[Path], output: Path, log: BuildLog
+    kernel: Kernel, chosen: Chosen, rules: Sequence[Path], paths: Paths, log: BuildLog, said: Said
 ) -> None:
-    """Compile the object that tells what a module is made from; `INPUTS` is written beside it.
-
-    What was extracted from patches is beside it, too.
+    """Compile the object that tells what a module is made from, and write the list of that.
 
     :param rules: the rules of its sources, which name the headers.
-    :param output: the object.
     :raises KlpError: when an input cannot be read.
     """
     included = [path for rule in rules for path in read_files(rule)]
@@ -42,41 +40,38 @@ def compile_inputs(
         included=included,
     )
     headers = [read_patch_header(patch) for patch in chosen.patches]
-    extracted = Extracted.read(output.with_name(RECORD)) if chosen.patches else NOTHING
+    extracted = Extracted.read(paths.record) if chosen.patches else NOTHING
     found = claims(chosen.livepatch.references, headers, extracted.idle)
     references = embedded_references(found.mended)
-    source = output.with_suffix(".c")
+    source = paths.inputs.with_suffix(".c")
     threads = chosen.livepatch.accepted.threads
     write_file(source, modinfo_source(inputs, references, threads).encode())
-    steps.compile_source(kernel, source, output, chosen.module, log)
-    write_inputs(output.with_name(INPUTS), inputs)
+    steps.compile_source(kernel, source, paths.inputs, chosen.module, log, said)
+    write_inputs(paths.inputs_list, inputs)
 
 
-def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path) -> None:
+def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
     """Write provenance, bill of materials and report page beside a module.
 
     The steps before have left in the livepatch's directory of outputs what they found.
 
-    :param symbols: the kernel's symbols.klp.
     :raises KlpError: when SOURCE_DATE_EPOCH is no number, or nothing can be written.
     """
     # These take a fifth of a second to import, which a build without changes need not wait for.
     from klpbuild.report.page import page
     from klpbuild.report.sbom import bill_of_materials
 
-    build = module.parent
-    work = build / chosen.module
-    extracted = Extracted.read(work / RECORD) if chosen.patches else NOTHING
-    used = read_output(work / "dependencies", _dependencies)
+    extracted = Extracted.read(paths.record) if chosen.patches else NOTHING
+    used = read_output(paths.dependencies, _dependencies)
     facts = Facts(
         kernel=kernel,
-        symbols=symbols,
+        symbols=paths.symbols,
         compiler=compile_command(kernel).version,
         livepatch=chosen.livepatch,
-        inputs=read_inputs_file(work / INPUTS),
+        inputs=read_inputs_file(paths.inputs_list),
         patches=chosen.patches,
-        module=module,
-        fates=read_fates(work / "relocations.json", extracted.places),
+        module=paths.module,
+        fates=read_fates(paths.relocations, extracted.places),
         used_symbols=used,
         epoch=provenance.source_date_epoch(),
         reasons=extracted.reasons,
@@ -85,10 +80,10 @@ def write_documents(kernel: Kernel, chosen: Chosen, module: Path, symbols: Path)
     written = (
         provenance.as_json(provenance.provenance(facts)),
         bill_of_materials(facts),
-        page(facts, read_timings(build, chosen.module)),
+        page(facts, read_timings(paths.directory, paths.name)),
     )
-    for suffix, data in zip(SUFFIXES, written, strict=True):
-        write_file(module.with_suffix(suffix), data)
+    for path, data in zip(paths.documents, written, strict=True):
+        write_file(path, data)
 
 
 def _dependencies(data: bytes) -> dict[str, str]:

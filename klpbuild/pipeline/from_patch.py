@@ -13,7 +13,7 @@ from pathlib import Path
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError, Problems, printable
+from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.extraction import OnlyStartError, UnchangedError, extract, extract_part
 from klpbuild.extract.linkage import link, new_globals
 from klpbuild.extract.moves import settle_moved
@@ -24,16 +24,19 @@ from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
+from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
 from klpbuild.names import VMLINUX
 from klpbuild.patch.effect import Idle, idle_patches
 from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.patch.versions import check_versions
-from klpbuild.pipeline import documents, steps, symbol_steps
+from klpbuild.pipeline import steps
 from klpbuild.pipeline.callbacks import check_callbacks, idle_notes, nothing_runs, without_idle
-from klpbuild.pipeline.extracted import RECORD, Extracted
+from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.homes import Homes, new_symbol
+from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.startup import check_left_out
+from klpbuild.pipeline.table import Build, Said, Tell, livepatch_steps, run_steps, symbols_step
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.keys import key_policy
 from klpbuild.proof.prototypes import check_prototypes
@@ -44,8 +47,6 @@ from klpbuild.proof.references import (
     name_references,
     rename_undefined,
 )
-from klpbuild.report.names import SUFFIXES
-from klpbuild.report.timings import timed
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Resolver
 from klpbuild.symbols.database import SymbolDatabase
@@ -168,6 +169,7 @@ def build_from_patches(
     name: str,
     build: Path,
     accepted: Accepted = NOTHING,
+    tell: Tell = lambda step, said: None,
 ) -> tuple[Path, Extracted]:
     """Build a livepatch from source patches.
 
@@ -175,40 +177,16 @@ def build_from_patches(
     :param name: the livepatch's name, without ``livepatch-``.
     :param build: the kernel's directory of outputs.
     :param accepted: changes that would be refused.
+    :param tell: shows what each step has to say.
     :returns: the module, and what it was made from.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
     check_file_names(patches)
-    livepatch = Livepatch(name, (), accepted=accepted)
-    chosen = Chosen(patches[0].parent, livepatch, tuple(patches))
-    symbols, output = build / "symbols.klp", build / f"{chosen.module}.ko"
-    for suffix in (".ko", *SUFFIXES):  # a failure must not leave older ones
-        output.with_suffix(suffix).unlink(missing_ok=True)
-    work = build / chosen.module
-    log = BuildLog(build / "build.log")
-    with timed(build, "SYMBOLS", symbols):
-        symbol_steps.write_symbols(kernel, symbols)
-    record = work / RECORD
-    with timed(build, "EXTRACT", record):
-        extracted = extract_patches(kernel, patches, symbols, work, log, accepted)
-        extracted.write(record)
-    tables, inputs = work / "tables.c", work / "inputs.o"
-    compiled, linked = tables.with_suffix(".o"), work / "linked" / output.name
-    with timed(build, "CC", compiled):
-        steps.write_tables(kernel, described(livepatch, record), tables)
-        steps.compile_source(kernel, tables, compiled, chosen.module, log)
-    with timed(build, "INPUTS", inputs):
-        documents.compile_inputs(kernel, chosen, [], inputs, log)
-    with timed(build, "LD [M]", linked):
-        link_extracted(kernel, chosen.module, record, [compiled, inputs], linked, log)
-    symbol_steps.write_dependencies(kernel, linked, symbols, work / "dependencies")
-    with timed(build, "KLP", output):
-        checked = steps.convert(
-            kernel, linked, symbols, output, work / "relocations.json", extracted.functions
-        )
-    print(f"          {checked.summary}")
-    documents.write_documents(kernel, chosen, output, symbols)
-    return output, extracted
+    chosen = Chosen(patches[0].parent, Livepatch(name, (), accepted=accepted), tuple(patches))
+    paths = Paths.below(build, chosen.module)
+    order = Build(kernel, chosen, paths, BuildLog(build / "build.log"))
+    run_steps(livepatch_steps(order), build, tell, first=symbols_step(kernel, paths.symbols))
+    return paths.module, Extracted.read(paths.record)
 
 
 def described(livepatch: Livepatch, record: Path) -> Livepatch:
@@ -236,16 +214,18 @@ def link_extracted(
     made: Sequence[Path],
     output: Path,
     log: BuildLog,
+    told: Said,
     strip: bool = True,
 ) -> None:
     """Link extracted objects and those that klpbuild made; the module is not converted yet.
 
+    :param told: gets the compiler's warnings.
     :param strip: whether debug data is left out; extracted objects have none.
     """
     extracted = Extracted.restore(record)
     said: list[str] = []
     objects = [*extracted.objects, *made]
-    linked = steps.link_objects(kernel, module, objects, output.parent, log, strip, said.append)
+    linked = link_module(kernel, module, objects, output.parent, log, strip=strip, warn=said.append)
     if linked != output:
         raise AssertionError(f"{output} was not linked")
     if extracted.late_names:
@@ -253,8 +233,7 @@ def link_extracted(
     said = [line for line in said if not _NO_ENDBR.search(line)]
     # KCFLAGS may make the compiler warn of what kbuild compiles itself, NAME.mod.c.
     compilers = [line for line in said if not re.search("objtool|modpost", line)]
-    for line in compilers:
-        print(printable(line, keep="\t"))
+    told.warnings += compilers
     if said := [line for line in said if line not in compilers]:
         raise KlpError(
             "objtool does not accept the extracted code", where=output.name, why="\n".join(said)

@@ -1,4 +1,4 @@
-"""One function for each step of a build: SCons's actions and the command line call them."""
+"""The functions of the steps: compile, link, convert, check, sign, draw, boot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.convert.converter import Conversion
 from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError, Problem, Problems, printable
+from klpbuild.errors import KlpError, Problem, Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
 from klpbuild.files import from_json, read_output, read_record, write_file
 from klpbuild.graph.build import build_graph
@@ -43,6 +43,7 @@ from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, def
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
+from klpbuild.pipeline.table import Said
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Fate, Resolver
 from klpbuild.symbols.database import Candidate, SymbolDatabase
@@ -56,13 +57,14 @@ _ENABLE = "klp_enable_patch"
 
 
 def compile_source(
-    kernel: Kernel, source: Path, output: Path, module: str, log: BuildLog
-) -> list[Path]:
+    kernel: Kernel, source: Path, output: Path, module: str, log: BuildLog, said: Said
+) -> None:
     """Compile one source; the user's files that it reads are recorded beside the object.
 
     The kernel's identity stands for its headers, klpbuild's for its own.
 
-    :returns: the user's files, relative to the working directory.
+    :param said: gets the compiler's warnings, and the user's files, relative to the working
+        directory.
     :raises KlpError: with the compiler's lines.
     """
     flags = TYPE_FLAGS if defines_types(source.read_bytes()) else ()
@@ -70,18 +72,17 @@ def compile_source(
         kernel, source, output, module_name=module.replace("-", "_"), extra_flags=flags, log=log
     )
     if compilation.said:
-        print(printable(f"{source}: {compilation.said}", keep="\n\t"))
+        said.warnings.append(f"{source}: {compilation.said}")
     here = Path.cwd()
     trees = [kernel.build, kernel.build / "source", output.parent, Path(klpbuild.__file__).parent]
     stood_for = [tree.resolve() for tree in trees]
-    read = [
+    said.read += (
         path.relative_to(here)
         for path in compilation.dependencies
         if path.is_relative_to(here) and not any(path.is_relative_to(tree) for tree in stood_for)
-    ]
-    lines = [f"{output}:", *(f"  {_escaped(path)}" for path in read)]
+    )
+    lines = [f"{output}:", *(f"  {_escaped(path)}" for path in said.read)]
     write_file(output.with_suffix(".d"), (" \\\n".join(lines) + "\n").encode())
-    return read
 
 
 def _escaped(path: Path) -> str:
@@ -99,10 +100,12 @@ def link(
     objects: Sequence[Path],
     output: Path,
     log: BuildLog,
+    said: Said,
     strip: bool = True,
 ) -> None:
     """Link the objects to a module that is not converted yet.
 
+    :param said: gets what objtool and modpost remark.
     :param strip: whether debug data is left out.
     :raises KlpError: when a new function cannot be traced, or kbuild fails.
     """
@@ -121,7 +124,9 @@ def link(
     _check_enabled(chosen, elves)
     check_new_functions(elves, functions, problems, callbacks=callbacks)
     problems.check()
-    if link_objects(kernel, chosen.module, objects, output.parent, log, strip) != output:
+    warn = said.warnings.append
+    linked = link_module(kernel, chosen.module, objects, output.parent, log, strip=strip, warn=warn)
+    if linked != output:
         raise AssertionError(f"{output} was not linked")
 
 
@@ -133,24 +138,6 @@ def _check_enabled(chosen: Chosen, objects: Sequence[ElfFile]) -> None:
             raise no_tables(chosen.directory)
     elif len(callers) > 1:
         raise two_tables(str(chosen.file), f"{Path(callers[0].name).stem}.c")
-
-
-def link_objects(
-    kernel: Kernel,
-    module: str,
-    objects: Sequence[Path],
-    directory: Path,
-    log: BuildLog,
-    strip: bool = True,
-    warn: Callable[[str], None] = print,
-) -> Path:
-    """Link finished objects; the module is not converted yet.
-
-    :param strip: whether debug data is left out.
-    :param warn: told what objtool and modpost remark.
-    :raises KlpError: when kbuild fails.
-    """
-    return link_module(kernel, module, objects, directory, log, strip=strip, warn=warn)
 
 
 def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
@@ -175,12 +162,14 @@ def convert(
     symbols: Path,
     output: Path,
     report: Path,
+    said: Said,
     functions: Sequence[PatchedObject] = (),
     sources: Sequence[tuple[Path, Path]] = (),
     accept_layouts: Sequence[str] = (),
 ) -> Report:
     """Convert a linked module and write it, with a report of each relocation's fate.
 
+    :param said: gets what could not be checked or compared.
     :param functions: what it replaces, to be checked against the kernel; without it the
         module's own tables say so.
     :param sources: its C files, each with what the compiler made of it.
@@ -208,13 +197,12 @@ def convert(
         *check_objects(objects, database.objects, builtin, problems),
         *check_old_functions(pairs, database, entry_points(kernel, database), problems),
     )
-    for each in unchecked:
-        print(printable(f"{linked.name}: not checked {each}"))
+    said.warnings += (f"{linked.name}: not checked {each}" for each in unchecked)
     compared = [
         Source(path, ElfFile.read(made), _replaced(made, pairs, database)) for path, made in sources
     ]
-    for each in check_structures(kernel, compared, accept_layouts, problems):
-        print(printable(f"{linked.name}: not compared {each}"))
+    uncompared = check_structures(kernel, compared, accept_layouts, problems)
+    said.warnings += (f"{linked.name}: not compared {each}" for each in uncompared)
     exports = Exports.read(kernel.module_symvers)
     patched = frozenset(p.object for p in patches)
     resolver = Resolver(database, exports, patched, Dependencies(kernel.modules))
@@ -222,8 +210,7 @@ def convert(
         name_max = symbol_name_max(kernel.version[:2])
         conversion = convert_elf(elf, resolver, read_entries(elf), name_max)
     problems.check()
-    for each in conversion.unchecked:
-        print(f"{linked.name}: not checked {each}")
+    said.warnings += (f"{linked.name}: not checked {each}" for each in conversion.unchecked)
     checked = _checked(conversion.data, output, KernelSide(kernel, symbols))
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
@@ -361,16 +348,14 @@ def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[P
             write_file(output, TOO_LARGE_TO_DRAW)
 
 
-def boot(kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]) -> int:
-    """Boot the kernel with the modules, show what changes; 0 when all went well.
+def boot(
+    kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]
+) -> tuple[tuple[str, ...], bool]:
+    """Boot the kernel with the modules; further modules that they patch are loaded before.
 
-    Further modules of the kernel that they patch are loaded before.
+    :returns: what changes in the watched files, as lines, and whether all went well.
     """
     patched = {p.object for path in modules for p in read_patches(ElfFile.read(path))}
     further = [name for path in kernel.further if (name := object_name(path.name)) in patched]
     trial = boot_livepatch(kernel, modules, watch=watch, modprobe=further)
-    lines = transcript(trial)
-    print(
-        "\n".join(printable(line, keep="\t") for line in lines)
-    )  # in one piece: another kernel may boot meanwhile
-    return 0 if trial.passed else 1
+    return tuple(transcript(trial)), trial.passed

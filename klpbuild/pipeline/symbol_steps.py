@@ -19,6 +19,7 @@ from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.tree import Kernel
+from klpbuild.pipeline.table import Said
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
 from klpbuild.symbols.write import SymbolSources, Written
@@ -26,12 +27,13 @@ from klpbuild.symbols.write import write_symbols as write_symbols_klp
 from klpbuild.terminal.progress import Progress
 
 
-def write_symbols(kernel: Kernel, output: Path) -> Written:
+def write_symbols(kernel: Kernel, output: Path, said: Said) -> Written:
     """Write symbols.klp and its index.
 
     A kernel of which only image and modules are at hand is booted once: its own
     /proc/kallsyms is the first word on vmlinux' symbols.
 
+    :param said: is told when the kernel was booted.
     :raises KlpError: when there is no source of symbols at all.
     """
     kallsyms = kernel.kallsyms
@@ -39,7 +41,7 @@ def write_symbols(kernel: Kernel, output: Path) -> Written:
         from klpbuild.vm.probe import KALLSYMS, learn
 
         if not (kernel.cache / KALLSYMS).exists():
-            print(f"          booting {kernel.release} once for its /proc/kallsyms")
+            said.results.append(f"{kernel.release} is booted once for its /proc/kallsyms")
         kallsyms = learn(kernel).kallsyms
     sources = SymbolSources(
         kernel.version,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klpbuild.errors import KlpError, Problems, did_you_mean
+from klpbuild.errors import KlpError, did_you_mean
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
-from klpbuild.module.livepatch import FILE_NAME, Livepatch, check_for_kernel
+from klpbuild.module.livepatch import FILE_NAME, Livepatch
 from klpbuild.patch.series import SERIES, read_series
 from klpbuild.userfiles import check_file_name, check_file_names
 
@@ -162,32 +162,3 @@ def _patches(directory: Path) -> tuple[Path, ...]:
             hint="Name it, or move it away.",
         )
     return listed
-
-
-def choose_livepatches(directory: Path, names: str, kernel: Kernel) -> tuple[Chosen, ...]:
-    """The livepatches that an option names, for one kernel.
-
-    :param names: names with commas between, or ``all``, which leaves out those
-        that are for other kernels.
-    :raises KlpError: for unknown names, and for each livepatch that cannot be read or,
-        if it is named, is for other kernels.
-    """
-    problems = Problems()
-    found = []
-    for named in named_livepatches(directory, names):
-        with problems.collect():
-            if named.chosen is None:
-                assert named.error is not None
-                raise named.error
-            if named.by_name:
-                check_for_kernel(named.chosen.livepatch, kernel.name, kernel.release)
-            if named.is_for(kernel):
-                found.append(named.chosen)
-    problems.check()
-    if not found:
-        raise KlpError(
-            f"no livepatch is for kernel {kernel.name}",
-            where=str(directory),
-            hint=f"Their {FILE_NAME} restrict them to others.",
-        )
-    return tuple(found)

@@ -1,4 +1,4 @@
-"""The SCons tool ``livepatch``: Builders that each call one function of klpbuild.
+"""The SCons tool ``livepatch``: nodes of the steps by which klpbuild builds livepatches.
 
 Use it from any SConstruct::
 
@@ -15,13 +15,12 @@ Construction variables:
 
 from __future__ import annotations
 
-from klpbuild.scons import actions, arguments, targets
+from klpbuild.scons import arguments, targets
 
 
 def generate(env, **_):
-    """Add the Builders and the methods that put them together."""
+    """Add the methods that make the nodes of all livepatches."""
     env.SetDefault(KLP_BUILD="build", V=False)
-    env["BUILDERS"].update(actions.builders(env))
     env.AddMethod(arguments.help_text, "LivepatchHelp")
     env.AddMethod(arguments.check_arguments, "LivepatchCheckArguments")
     env.AddMethod(targets.livepatches, "Livepatches")

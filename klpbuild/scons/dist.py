@@ -37,7 +37,7 @@ def packages(nodes, livepatch, formats):
     except KlpError as error:
         return [failing(env, f"dist {nodes.kernel.name} {chosen.module}", error)]
     env = env.Clone(KLP_PACKAGE=package)
-    inputs = [livepatch.finished, *documents, env.Value(repr(package)), *nodes.identities]
+    inputs = [livepatch.finished, *documents, env.Value(repr(package)), *nodes.stands_for.values()]
     made = {}
     for kind in formats:
         names = [literal.file(env, directory / name) for name in kind.file_names(package)]

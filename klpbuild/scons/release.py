@@ -1,4 +1,4 @@
-"""The nodes of a release: modules signed, compressed, checked, installed."""
+"""The targets of a release: modules checked, installed, uninstalled."""
 
 from __future__ import annotations
 
@@ -7,35 +7,8 @@ from pathlib import Path
 from SCons.Action import Action
 
 from klpbuild.package import install as installation
-from klpbuild.package.compression import Compression
 from klpbuild.scons import literal
 from klpbuild.scons.actions import guarded
-
-
-def finish(env, module, digest, how, directory):
-    """The nodes of a module, signed and compressed.
-
-    :param module: the node of the converted module.
-    :param digest: that of its digest when it was checked.
-    :param how: a `klpbuild.package.finish.Finish`.
-    :param directory: of the kernel's outputs.
-    :returns: the node of the signed module and that of the file to install; `module` where
-        there is nothing to do.
-    """
-    signed = finished = module
-    place = directory / "finished"
-    env = env.Clone(KLP_FINISH=how)
-    if how.signer is not None:
-        (signed,) = env.LivepatchSign(literal.file(env, place / module.name), [module, digest])
-        env.Depends(signed, env.Value(how.signer.identity))
-        env.Requires(signed, literal.file(env, env["KLP_SYMBOLS"]))
-        env.NoCache(signed)  # who has no key must not get a signature from elsewhere
-        finished = signed
-    if how.compression is not Compression.NONE:
-        name = f"{module.name}{how.compression.suffix}"
-        (finished,) = env.LivepatchCompress(literal.file(env, place / name), signed)
-        env.NoCache(finished)
-    return signed, finished
 
 
 def targets(nodes, everything):

@@ -13,7 +13,7 @@ from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS, GetOption
 
 from klpbuild.compiler.driver import compile_commands
 from klpbuild.compiler.launcher import with_launcher
-from klpbuild.errors import KlpError, Problems, explained
+from klpbuild.errors import KlpError, Problems, explained, printable
 from klpbuild.files import write_file
 from klpbuild.package.formats import wanted_formats
 from klpbuild.request.chosen import named_livepatches, with_replace
@@ -194,6 +194,9 @@ def _boot(nodes, watch):
     def boot(target, source, env):
         from klpbuild.pipeline import steps
 
-        return steps.boot(kernel, modules, watch)
+        lines, passed = steps.boot(kernel, modules, watch)
+        # In one piece: another kernel may boot meanwhile.
+        print("\n".join(printable(line, keep="\t") for line in lines))
+        return 0 if passed else 1
 
     return Action(guarded(boot), literal.announcement("BOOT", kernel.release))

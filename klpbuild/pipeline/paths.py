@@ -1,0 +1,105 @@
+"""Where a build writes: the files of one livepatch for one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from klpbuild.graph.formats import possible_formats
+from klpbuild.pipeline.extracted import RECORD
+from klpbuild.report.names import INPUTS, SUFFIXES
+
+#: The directories in it are those of single livepatches.
+SYMBOLS = "symbols.klp"
+
+#: Objects that klpbuild makes itself; of the user's sources those of such names are elsewhere.
+_MADE = ("tables", "inputs")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files that are written for one livepatch and one kernel.
+
+    :ivar directory: the kernel's directory of outputs.
+    :ivar name: the module's name, ``livepatch-NAME``.
+    :ivar symbols: the kernel's symbols.klp.
+    """
+
+    directory: Path
+    name: str
+    symbols: Path
+
+    @classmethod
+    def below(cls, directory: Path, name: str) -> Paths:
+        """The files of a livepatch, with symbols.klp beside them."""
+        return cls(directory, name, directory / SYMBOLS)
+
+    @property
+    def work(self) -> Path:
+        """The livepatch's own directory: what lies between two steps."""
+        return self.directory / self.name
+
+    @property
+    def record(self) -> Path:
+        """What was extracted from patched objects."""
+        return self.work / RECORD
+
+    @property
+    def tables(self) -> Path:
+        """The C source with the tables that the kernel reads."""
+        return self.work / "tables.c"
+
+    @property
+    def inputs(self) -> Path:
+        """The object that tells what the module is made from."""
+        return self.work / "inputs.o"
+
+    @property
+    def inputs_list(self) -> Path:
+        """The same, for the steps that follow."""
+        return self.work / INPUTS
+
+    @property
+    def linked(self) -> Path:
+        """The module before its conversion."""
+        return self.work / "linked" / self.module.name
+
+    @property
+    def dependencies(self) -> Path:
+        """The kernel's objects whose symbols the module uses."""
+        return self.work / "dependencies"
+
+    @property
+    def module(self) -> Path:
+        """The finished module."""
+        return self.directory / f"{self.name}.ko"
+
+    @property
+    def relocations(self) -> Path:
+        """What became of each reference."""
+        return self.work / "relocations.json"
+
+    @property
+    def result(self) -> Path:
+        """What `klpbuild.check` says of the module, see `klpbuild.request.matrix.Result`."""
+        return self.work / "result.json"
+
+    @property
+    def digest(self) -> Path:
+        """The digest of the module that was checked."""
+        return self.work / "sha256"
+
+    @property
+    def graphs(self) -> tuple[Path, ...]:
+        """The reference graph, in each format that this machine can write."""
+        return tuple(self.directory / f"{self.name}.{kind}" for kind in possible_formats())
+
+    @property
+    def documents(self) -> tuple[Path, ...]:
+        """Provenance, bill of materials and report page."""
+        return tuple(self.directory / f"{self.name}{suffix}" for suffix in SUFFIXES)
+
+    def object_of(self, source: Path) -> Path:
+        """The object of a C source, the user's or `tables`."""
+        users_own = source.stem in _MADE and source.parent != self.work
+        return self.work / ("sources" if users_own else "") / f"{source.stem}.o"

@@ -1,0 +1,412 @@
+"""The steps of a build as a table: what each reads and writes, what counts for it, its function.
+
+SCons makes nodes of it (`klpbuild.scons.nodes`); `klpbuild build` and `klpbuild new` run it in
+order.  A step imports what it calls: a build in which nothing is done does not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from klpbuild.compiler.log import BuildLog
+from klpbuild.errors import printable
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.livepatch import Livepatch
+from klpbuild.names import index_path
+from klpbuild.package.compression import Compression
+from klpbuild.package.finish import Finish
+from klpbuild.patch.series import stated_level
+from klpbuild.pipeline.extracted import archive_path
+from klpbuild.pipeline.paths import Paths
+from klpbuild.report.inputs import meaning
+from klpbuild.report.timings import timed
+from klpbuild.request.chosen import Chosen
+
+
+class Counts(Enum):
+    """What a step depends on beside files; `klpbuild.pipeline.identity` has a text for each."""
+
+    KERNEL = "the kernel without its modules"
+    MODULES = "the kernel with its modules"
+    COMPILER = "compiler, binutils and the user's flags"
+    KLPBUILD = "klpbuild itself"
+
+
+@dataclass
+class Said:
+    """What a step has to say; whoever runs it shows that, also when it fails.
+
+    :ivar warnings: lines that begin with the file that they are about.
+    :ivar results: what was found or made.
+    :ivar read: the user's files that it has read, inputs or not.
+    """
+
+    warnings: list[str] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    read: list[Path] = field(default_factory=list)
+
+    def lines(self, heading: str = "") -> list[str]:
+        """All of it as people read it.
+
+        :param heading: stands above the results.
+        """
+        results = [heading, *self.results] if heading and self.results else self.results
+        return [
+            *(printable(line, keep="\n\t") for line in self.warnings),
+            *("          " + printable(line, keep="\n\t") for line in results),
+        ]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a build.
+
+    :ivar tag: its word in the build's output, ``CC``.
+    :ivar outputs: all files that it writes.
+    :ivar run: does it, and tells what it has to say.
+    :ivar inputs: files that it reads.
+    :ivar counts: what else its outputs follow from: `Counts`, and texts that change with it.
+    :ivar after: files that it reads, too, and that one of the inputs stands for.
+    :ivar headers: the directory in which ``#include "x.h"`` of the inputs is looked for; None
+        if they are not C.
+    :ivar rules: rules of make that name what was read the last time.
+    :ivar shared: whether its outputs may come from a cache, and go there.
+    """
+
+    tag: str
+    outputs: tuple[Path, ...]
+    run: Callable[[Said], None]
+    inputs: tuple[Path, ...] = ()
+    counts: tuple[Counts | str, ...] = ()
+    after: tuple[Path, ...] = ()
+    headers: Path | None = None
+    rules: tuple[Path, ...] = ()
+    shared: bool = True
+
+
+@dataclass(frozen=True)
+class Build:
+    """One livepatch to be built for one kernel.
+
+    :ivar strip: whether debug data is left out of the module.
+    :ivar source: the kernel's source, if the user names one.
+    """
+
+    kernel: Kernel
+    chosen: Chosen
+    paths: Paths
+    log: BuildLog
+    strip: bool = True
+    source: Path | None = None
+
+    @property
+    def record(self) -> tuple[Path, ...]:
+        """What was extracted: one file, or none for a livepatch of C files."""
+        return (self.paths.record,) if self.chosen.patches else ()
+
+    def livepatch(self) -> Livepatch:
+        """The livepatch as described, with the functions that were found in patches."""
+        from klpbuild.pipeline.from_patch import described
+
+        livepatch = self.chosen.livepatch
+        return described(livepatch, self.paths.record) if self.chosen.patches else livepatch
+
+
+_ALWAYS = (Counts.KERNEL, Counts.KLPBUILD)
+
+
+def symbols_step(kernel: Kernel, output: Path) -> Step:
+    """The step that all livepatches of a kernel share: symbols.klp."""
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.symbol_steps import write_symbols
+
+        write_symbols(kernel, output, said)
+
+    outputs = (output, index_path(output))
+    return Step("SYMBOLS", outputs, run, counts=(Counts.MODULES, Counts.KLPBUILD))
+
+
+def livepatch_steps(build: Build) -> tuple[Step, ...]:
+    """The steps of one livepatch in an order in which they can be run, without symbols.klp.
+
+    :raises KlpError: when its description or a patch cannot be read.
+    """
+    chosen, paths = build.chosen, build.paths
+    sources = [*chosen.livepatch.sources]
+    steps = []
+    if chosen.patches:
+        steps.append(_extract(build))
+    if chosen.patches or chosen.description is not None:
+        steps.append(_tables(build))
+        sources.append(paths.tables)
+    steps += [_compile(build, source) for source in sources]
+    objects = tuple(paths.object_of(source) for source in sources)
+    own = objects[: len(chosen.livepatch.sources)]
+    return (
+        *steps,
+        _inputs(build, tuple(path.with_suffix(".d") for path in own)),
+        _link(build, objects),
+        _dependencies(build),
+        _convert(build, own),
+        _graph(build),
+        _documents(build),
+    )
+
+
+def _extract(build: Build) -> Step:
+    kernel, chosen, paths = build.kernel, build.chosen, build.paths
+    accepted, objects = chosen.livepatch.accepted, chosen.livepatch.objects
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.from_patch import extract_patches
+
+        extracted = extract_patches(
+            kernel, chosen.patches, paths.symbols, paths.work, build.log, accepted, objects
+        )
+        extracted.write(paths.record)
+        said.results += extracted.report
+
+    return Step(
+        "EXTRACT",
+        (paths.record, archive_path(paths.record)),
+        run,
+        (paths.symbols, *chosen.patches),
+        (
+            *_ALWAYS,
+            Counts.COMPILER,  # it makes extracted objects, from the source tree
+            repr([stated_level(patch) for patch in chosen.patches]),
+            repr((accepted, objects)),
+            f"source={build.source}",
+        ),
+    )
+
+
+def _tables(build: Build) -> Step:
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.steps import write_tables
+
+        write_tables(build.kernel, build.livepatch(), build.paths.tables)
+
+    counts = (*_ALWAYS, build.chosen.livepatch.content)
+    return Step("GEN", (build.paths.tables,), run, build.record, counts)
+
+
+def _compile(build: Build, source: Path) -> Step:
+    output = build.paths.object_of(source)
+    rule = output.with_suffix(".d")
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.steps import compile_source
+
+        compile_source(build.kernel, source, output, build.chosen.module, build.log, said)
+
+    return Step(
+        "CC",
+        (output, rule),
+        run,
+        (source,),
+        (*_ALWAYS, Counts.COMPILER),
+        headers=build.chosen.directory,
+        rules=(rule,),
+    )
+
+
+def _inputs(build: Build, rules: tuple[Path, ...]) -> Step:
+    """:param rules: of the user's sources: they name the headers."""
+    chosen, paths = build.chosen, build.paths
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.documents import compile_inputs
+
+        compile_inputs(build.kernel, chosen, rules, paths, build.log, said)
+
+    described = () if chosen.file is None else (meaning(chosen.file),)
+    return Step(
+        "INPUTS",
+        (paths.inputs, paths.inputs_list),
+        run,
+        (*rules, *chosen.livepatch.sources, *chosen.patches, *build.record),
+        (*_ALWAYS, Counts.COMPILER, *described),
+        headers=chosen.directory,
+        rules=rules,
+    )
+
+
+def _link(build: Build, objects: tuple[Path, ...]) -> Step:
+    paths = build.paths
+    made = (*objects, paths.inputs)
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline import from_patch, steps
+
+        kernel, chosen, log, strip = build.kernel, build.chosen, build.log, build.strip
+        if chosen.patches:
+            from_patch.link_extracted(
+                kernel, chosen.module, paths.record, made, paths.linked, log, said, strip
+            )
+        else:
+            steps.link(kernel, chosen, made, paths.linked, log, said, strip)
+
+    counts = (*_ALWAYS, Counts.COMPILER, f"strip={build.strip}")
+    return Step("LD [M]", (paths.linked,), run, (*build.record, *made), counts)
+
+
+def _dependencies(build: Build) -> Step:
+    """What the steps below use of symbols.klp: they are done again when that changes."""
+    paths = build.paths
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.symbol_steps import write_dependencies
+
+        write_dependencies(build.kernel, paths.linked, paths.symbols, paths.dependencies)
+
+    inputs, counts = (paths.linked, paths.symbols), (*_ALWAYS, Counts.MODULES)
+    return Step("DEPENDS", (paths.dependencies,), run, inputs, counts)
+
+
+def _convert(build: Build, own: tuple[Path, ...]) -> Step:
+    """:param own: the objects of the user's sources."""
+    chosen, paths = build.chosen, build.paths
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline import steps
+        from klpbuild.request.matrix import Result
+
+        report = steps.convert(
+            build.kernel,
+            paths.linked,
+            paths.symbols,
+            paths.module,
+            paths.relocations,
+            said,
+            build.livepatch().objects,
+            list(zip(chosen.livepatch.sources, own, strict=True)),
+            chosen.livepatch.accepted.layouts,
+        )
+        Result.of_check(build.kernel.name, chosen.livepatch.name, report).write(paths.result)
+        steps.note_digest(paths.module, paths.digest)
+        said.results += (report.summary, steps.summary(paths.relocations))
+
+    return Step(
+        "KLP",
+        (paths.module, paths.relocations, paths.result, paths.digest),
+        run,
+        (paths.linked, paths.dependencies, *build.record, *own),
+        (*_ALWAYS, chosen.livepatch.content),
+        after=(paths.symbols,),
+    )
+
+
+def _graph(build: Build) -> Step:
+    paths = build.paths
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.steps import write_graph
+
+        write_graph(build.kernel, paths.module, paths.symbols, paths.graphs)
+
+    inputs = (paths.module, paths.dependencies)
+    return Step("GRAPH", paths.graphs, run, inputs, _ALWAYS, after=(paths.symbols,))
+
+
+def _documents(build: Build) -> Step:
+    chosen, paths = build.chosen, build.paths
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.documents import write_documents
+        from klpbuild.pipeline.steps import check_unchanged
+
+        check_unchanged(paths.module.read_bytes(), paths.module, paths.digest)
+        write_documents(build.kernel, chosen, paths)
+
+    made = (paths.module, paths.relocations, paths.result, paths.digest)
+    date = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return Step(
+        "REPORT",
+        paths.documents,
+        run,
+        (*made, paths.inputs_list, *build.record),
+        (*_ALWAYS, Counts.COMPILER, chosen.livepatch.content, date),
+        after=(paths.symbols, paths.dependencies),
+    )
+
+
+def finish_steps(build: Build, how: Finish) -> tuple[Step, ...]:
+    """The steps that make a checked module what is installed: signed, then compressed."""
+    paths, signer = build.paths, how.signer
+    place, module, steps = paths.directory / "finished", paths.module, []
+    if signer is not None:
+        signed = place / module.name
+
+        def sign(said: Said) -> None:
+            from klpbuild.pipeline.steps import sign_checked
+
+            sign_checked(build.kernel, paths.module, paths.digest, paths.symbols, signer, signed)
+
+        # Who has no key must not get a signature from elsewhere.
+        inputs, after = (module, paths.digest), (paths.symbols,)
+        counts = (signer.identity,)
+        steps.append(Step("SIGN", (signed,), sign, inputs, counts, after, shared=False))
+        module = signed
+    if how.compression is not Compression.NONE:
+        packed = place / f"{module.name}{how.compression.suffix}"
+
+        def pack(said: Said, module: Path = module) -> None:
+            from klpbuild.package.finish import compress_file
+
+            compress_file(module, how.compression, packed)
+
+        steps.append(Step("PACK", (packed,), pack, (module,), shared=False))
+    return tuple(steps)
+
+
+def steps_to(steps: Sequence[Step], output: Path) -> tuple[Step, ...]:
+    """Those of the steps that make a file, or what it is made from."""
+    wanted, found = {output}, []
+    for step in reversed(steps):
+        if not wanted.isdisjoint(step.outputs):
+            found.append(step)
+            wanted.update(step.inputs)
+    return tuple(reversed(found))
+
+
+#: Shows what a step has to say.
+Tell = Callable[[Step, Said], None]
+
+
+def run_step(step: Step, directory: Path, tell: Tell) -> None:
+    """Do a step, note how long it took, and show what it says, also when it fails.
+
+    :param directory: the kernel's directory of outputs.
+    """
+    said = Said()
+    try:
+        with timed(directory, step.tag, step.outputs[0]):
+            step.run(said)
+    finally:
+        tell(step, said)
+
+
+def run_steps(
+    steps: Sequence[Step],
+    directory: Path,
+    tell: Tell = lambda step, said: None,
+    *,
+    first: Step | None = None,
+) -> None:
+    """Do steps in their order, all of them.
+
+    :param directory: the kernel's directory of outputs.
+    :param first: one that is shared with others, whose outputs stay where they are.
+    :raises KlpError: by the first that fails; what it and those behind it wrote before is gone.
+    """
+    for step in steps:
+        for output in step.outputs:
+            output.unlink(missing_ok=True)
+    for step in (*((first,) if first else ()), *steps):
+        run_step(step, directory, tell)
