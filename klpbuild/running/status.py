@@ -104,3 +104,36 @@ def _tasks(lines: list[str]) -> Iterator[BlockingTask]:
 def as_json(livepatches: tuple[LivepatchStatus, ...]) -> list[dict[str, Any]]:
     """The livepatches for programs: what can be written as JSON."""
     return [asdict(livepatch) for livepatch in livepatches]
+
+
+#: The metrics, and what each says of a livepatch.
+_METRICS = (
+    ("livepatch_enabled", "Whether its functions replace the kernel's, or are about to."),
+    ("livepatch_transition", "Whether tasks still switch to it or from it."),
+    ("livepatch_blocking_tasks", "How many tasks hold up the transition."),
+    ("livepatch_functions", "How many functions it replaces in objects that are loaded."),
+)
+
+
+def as_metrics(livepatches: tuple[LivepatchStatus, ...]) -> str:
+    """The livepatches as text that Prometheus reads.
+
+    https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+    lines = []
+    for number, (name, meaning) in enumerate(_METRICS):
+        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
+        for each in livepatches:
+            lines.append(f'{name}{{module="{each.module}"}} {_values(each)[number]}')
+    return "\n".join(lines) + "\n"
+
+
+def _values(livepatch: LivepatchStatus) -> tuple[int, int, int, int]:
+    """What `_METRICS` are, in their order."""
+    switching = livepatch.state in (State.ENABLING, State.DISABLING)
+    return (
+        int(livepatch.state in (State.ENABLED, State.ENABLING)),
+        int(switching),
+        len(livepatch.blocked_by),
+        sum(len(patched.functions) for patched in livepatch.objects if patched.loaded),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,51 @@ def test_a_timeout_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["load", "--timeout", "-1", "x"])
     assert ended.value.code == 2
     assert "argument --timeout: '-1' is not a number of seconds" in capsys.readouterr().err
+
+
+def test_status_as_metrics(machine: FakeMachine, tmp_path: Path) -> None:
+    machine.add("livepatch_demo_1", transition=1)
+    machine.add_task(41, "cat", 0)
+    output = tmp_path / "livepatch.prom"
+    assert cli.main(["status", "--metrics", "-o", str(output)]) == 0
+    lines = output.read_text().splitlines()
+    assert "# TYPE livepatch_enabled gauge" in lines
+    assert [line for line in lines if line[0] != "#"] == [
+        'livepatch_enabled{module="livepatch_demo_1"} 1',
+        'livepatch_transition{module="livepatch_demo_1"} 1',
+        'livepatch_blocking_tasks{module="livepatch_demo_1"} 1',
+        'livepatch_functions{module="livepatch_demo_1"} 1',
+    ]
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """A module without tables, for the kernel of the fixtures."""
+    source, module = tmp_path / "demo.c", tmp_path / "livepatch-demo-1.ko"
+    tag = '__attribute__((section(".modinfo"), used)) = "vermagic=6.1.0-fixtures SMP"'
+    source.write_text(f"static const char vermagic[] {tag};\n")
+    subprocess.run(["gcc", "-c", "-o", module, source], check=True)
+    return module
+
+
+def test_load_looks_before_it_leaps(
+    machine: FakeMachine, module: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["load", "--dry-run", str(module)]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith(f"klpbuild: error: {module}: is for Linux 6.1.0-fixtures, and ")
+    assert cli.main(["load", str(module)]) == 1
+    assert machine.log == []
+
+
+def test_a_dry_run_loads_nothing(
+    machine: FakeMachine,
+    module: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("platform.release", lambda: "6.1.0-fixtures")
+    assert cli.main(["load", "--dry-run", str(module)]) == 0
+    said = capfd.readouterr()
+    assert said.out == "livepatch_demo_1: nothing stops it from being loaded\n"
+    assert machine.log == []
