@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from klpbuild.elf.vartypes import VariableType
 from klpbuild.extract.correlate import Doubt
 from klpbuild.extract.names import base_name
 from klpbuild.extract.sections import Memory
@@ -26,6 +27,7 @@ _ARRAY = re.compile(r"\[\d*\]$")
 _INTEGER = r"(?:(?:long |short |signed |unsigned )*(?:int|char)|_Bool|enum \S*)"
 #: A number, and one in a structure of its own, as atomic_t.
 _NUMBER = re.compile(rf"{_INTEGER}|struct {{{_INTEGER} \w+}}")
+_POINTER = re.compile(r".*\*")
 
 
 def settle_renamed(old: Version, new: Version) -> None:
@@ -80,8 +82,8 @@ def named_alike(old: Variable, new: Variable) -> bool:
 def may_be(old: Variable, new: Variable) -> bool:
     """Whether a new variable may be one of the kernel's, to judge by what both hold.
 
-    An array may have grown.  If one function uses both, a number may have got another type,
-    and a variable may have become a member of a structure, or a member a variable.
+    An array may have grown.  If one function uses both, a number of one size or a pointer may
+    have got another type, and a variable may have become a member, or a member a variable.
     """
     if (old.memory is Memory.PER_CPU) is not (new.memory is Memory.PER_CPU):
         return False
@@ -92,11 +94,24 @@ def may_be(old: Variable, new: Variable) -> bool:
         return True
     if not old.users & new.users:
         return False
-    was, now = base_name(old.name), base_name(new.name)
-    if after.members.get(was) == before.text or before.members.get(now) == after.text:
+    if _holds(after, before, base_name(old.name)) or _holds(before, after, base_name(new.name)):
+        return True
+    if _POINTER.fullmatch(before.text) and _POINTER.fullmatch(after.text):
         return True
     numbers = _NUMBER.fullmatch(before.text) and _NUMBER.fullmatch(after.text)
     return bool(numbers and len(old.atom) == len(new.atom))
+
+
+def _holds(structure: VariableType, variable: VariableType, name: str) -> bool:
+    """Whether a variable may have become a member of a structure.
+
+    Many structures have some number: one counts if it has the variable's name, or if the
+    structure has none, as it was made for this.
+    """
+    if structure.members.get(name) == variable.text:
+        return True
+    telling = not _NUMBER.fullmatch(variable.text) or structure.text.startswith("struct {")
+    return telling and variable.text in structure.members.values()
 
 
 def choose(

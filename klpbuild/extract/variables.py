@@ -7,8 +7,10 @@ the content and the layout that it has.
 from __future__ import annotations
 
 from klpbuild.extract.case import Case
+from klpbuild.extract.escape import passes_on
 from klpbuild.extract.objects import Atom, CodeObject
 from klpbuild.extract.sections import SectionKind, holds_variables, is_exit, is_init
+from klpbuild.extract.special import Tables
 
 _HINT = "Change it from a callback of the livepatch, or keep the new state in shadow variables."
 
@@ -55,8 +57,8 @@ def _obstacle(case: Case, atom: Atom) -> str:
         for user in sorted(users, key=lambda a: a.index):
             if not user.is_function:
                 return f"{user.name} refers to it, and the running kernel has its own."
-            if _has_functions(code, one) and not _takes_content(code, user, one):
-                return f"It holds addresses of functions, and {user.name} passes on its own."
+            if _has_functions(code, one) and _passes_on(code, user, one):
+                return f"It holds addresses of functions, and {user.name} may pass on its own."
     return ""
 
 
@@ -69,10 +71,18 @@ def _has_functions(code: CodeObject, atom: Atom) -> bool:
     )
 
 
-def _takes_content(code: CodeObject, user: Atom, atom: Atom) -> bool:
-    """Whether code only reads a variable's content, and does not take its address."""
-    return all(
-        code.is_memory_operand(user, reference)
-        for reference in code.references(user)
-        if reference.target is atom
-    )
+def _passes_on(code: CodeObject, user: Atom, atom: Atom) -> bool:
+    """Whether code may let others see a variable's address, and not only its content."""
+    references = code.references(user)
+    taken = [
+        reference.offset
+        for reference in references
+        if reference.target is atom and not code.is_memory_operand(user, reference)
+    ]
+    if not taken:
+        return False
+    # The first field of an entry is the place that the entry is about.
+    aims = [r for entry in Tables(code).of(user) for r in entry.references[1:]]
+    aims = [aim for aim in aims if aim.target is user]
+    entries = {user.entry + aim.addend - user.start for aim in aims}
+    return passes_on(code.contents(user), taken, [r.offset for r in references], entries)

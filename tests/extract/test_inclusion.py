@@ -91,8 +91,61 @@ def test_a_table_of_functions_whose_address_is_kept_is_refused(tmp_path: Path) -
     text = Pair(tmp_path, TABLES, {"passed = { first, second }": "passed = { first }"}).refusal()
     assert text == (
         "code.c:code.o:passed: data passed changed: content at +0x8 differs\n"
-        "  It holds addresses of functions, and setup passes on its own." + CALLBACK
+        "  It holds addresses of functions, and setup may pass on its own." + CALLBACK
     )
+
+
+COMMANDS = """
+struct command { int number; int (*run)(int); long more; };
+int first(int), second(int), use(const void *), same(int);
+static const struct command commands[] = { { 1, first }, { 2, second, 5 } };
+struct command *kept;
+extern int keyed(void);
+"""
+LOOP = "for (unsigned i = 0; i < sizeof(commands) / sizeof(*commands); i++) { BODY }"
+HIDDEN = """ asm goto(
+    "1: nop; .pushsection __ex_table, \\"a\\"; .long 1b - ., %l0 - ., 0; .popsection"
+    : : : : bad)"""
+EACH = "const struct command *c = &commands[i]; if (c->number == n) return c->run(n) + c->more;"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        LOOP.replace("BODY", EACH),
+        LOOP.replace("BODY", "use(0); " + EACH),
+        "const struct command *c = commands; " + LOOP.replace("BODY", "n += c++->run(n); same(i);"),
+        "const struct command *c = n < 2 ? &commands[n] : 0; if (c) n += c->run(n); return n;",
+        "if (same(n)) HIDDEN; n += commands[0].run(n); bad: {"
+        " const struct command *c = &commands[n & 1]; same(n); n += c->run(c->number); }",
+    ],
+)
+def test_a_function_keeps_its_table_of_functions_to_itself(tmp_path: Path, body: str) -> None:
+    source = COMMANDS + "int f(int n) {" + body.replace("HIDDEN", HIDDEN) + " return n; }"
+    made = Extracted(
+        Pair(tmp_path, source, {"second, 5 } }": "second, 5 }, { 3, first } }"}).extract()
+    )
+    assert made.changed == ["f"]
+    assert made.targets(".rodata.commands") == [("first", 0), ("second", 0), ("first", 0)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        LOOP.replace("BODY", "use(&commands[i]);"),
+        LOOP.replace("BODY", EACH + " if (n > 7) kept = (void *)c;"),
+        "kept = (void *)&commands[n];",
+        "return (long)&commands[n];",
+        "return use(&commands[n]);",
+        "const struct command *here = &commands[n]; use(&here);",
+        "const void *c = keyed() ? &commands[n] : kept; same(n); n += use(c);",
+        "const void *c = commands; n += commands[n].run(n); HIDDEN; return n; bad: return (long)c;",
+    ],
+)
+def test_a_function_passes_on_its_table_of_functions(tmp_path: Path, body: str) -> None:
+    source = COMMANDS + "int f(int n) {" + body.replace("HIDDEN", HIDDEN) + " return n; }"
+    text = Pair(tmp_path, source, {"second, 5 } }": "second, 5 }, { 3, first } }"}).refusal()
+    assert "  It holds addresses of functions, and f may pass on its own." in text
 
 
 def test_a_changed_constant_that_data_refers_to_is_refused(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_a_variable_that_may_be_renamed_is_refused(
         ("static int VAR;", "static struct list VAR = { &VAR, &VAR };"),
         ("static int VAR;", "static unsigned long VAR;"),
         ("static void *VAR;", "static unsigned long VAR;"),
+        ("static int VAR;", "static struct limit VAR;"),
     ],
 )
 def test_a_variable_of_another_type_is_new(tmp_path: Path, old: str, new: str) -> None:
@@ -180,6 +181,23 @@ def test_a_static_variable_of_a_function_is_the_kernels(tmp_path: Path, new: str
             "static struct { int a, b; } s;"
             " int f(int n) { use((void *)1L); return n + s.a++ - s.b++; }",
             "s may be the running kernel's a and b\n",
+        ),
+        (
+            "static struct list *a; int f(int n) { use(a); a = (void *)(long)n; return n; }",
+            "static struct { int n; struct list *l; } s;"
+            " int f(int n) { use(s.l); s.l = (void *)(long)n; return n + 1; }",
+            "s may be the running kernel's a\n"
+            "  The type was struct list * and is struct {int n, struct list * l}.",
+        ),
+        (
+            "static int a; int f(int n) { use((void *)1L); return n + a++; }",
+            "static struct { long n, m; int k; } s; int f(int n) { return n + s.k++; }",
+            "s may be the running kernel's a\n",
+        ),
+        (
+            "static struct list *a; int f(int n) { use(a); a = (void *)(long)n; return n; }",
+            "static void *b; int f(int n) { use(b); b = (void *)(long)n; return n + 1; }",
+            "b may be the running kernel's a\n  The type was struct list * and is void *.",
         ),
     ],
 )  # fmt: skip

@@ -1,0 +1,110 @@
+"""Tell whether an address that a function of x86-64 takes stays in its registers.
+
+Each instruction is followed with the set of registers that may hold the address, or one that
+was computed from it.  Whatever is not known to keep it there counts as passing it on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from klpbuild.arch import x86_64
+
+#: Registers of arguments, and what else a call may change (psABI x86-64, 3.2.3).
+_ARGUMENTS = frozenset({"rdi", "rsi", "rdx", "rcx", "r8", "r9"})
+_SCRATCH = _ARGUMENTS | {"rax", "r10", "r11"}
+_WIDE = {
+    **{f"{p}{n}x": f"r{n}x" for n in "abcd" for p in ("e", "")},
+    **{f"{n}{part}": f"r{n}x" for n in "abcd" for part in "lh"},
+    **{f"e{n}": f"r{n}" for n in ("si", "di", "bp", "sp")},
+    **{f"{n}{part}": f"r{n}" for n in ("si", "di", "bp", "sp") for part in ("", "l")},
+    **{f"r{n}{part}": f"r{n}" for n in range(8, 16) for part in "dwb"},
+}
+_REGISTER = re.compile(r"\b[a-z]\w{1,3}\b")
+#: What writes its first operand from the others alone, and from itself too.
+_COPIES = frozenset({"mov", "movabs", "movzx", "movsx", "movsxd", "lea"})
+_COMPUTES = frozenset(
+    {"add", "sub", "and", "or", "xor", "shl", "shr", "sar", "neg", "not", "inc", "dec", "imul"}
+)
+_COMPARES = frozenset({"cmp", "test", "bt", "nop", "endbr64", "ud2", "lfence", "pause", "int3"})
+
+_State = frozenset[str]
+
+
+def passes_on(
+    code: bytes, taken: Collection[int], relocated: Collection[int], entries: Collection[int]
+) -> bool:
+    """Whether a function may store, hand on or return an address that it takes.
+
+    :param code: the function's.
+    :param taken: offsets of the fields that are the address, not accesses to what is there.
+    :param relocated: offsets of all fields that lead elsewhere.
+    :param entries: offsets where code goes on that no branch shows, as tables say.
+    """
+    steps = {step[0]: step for step in x86_64.instructions(code)}
+    states: dict[int, _State] = {0: frozenset()}
+    pending, left = [0], set(taken)
+    while pending:
+        offset = pending.pop()
+        if offset == len(code):
+            continue  # behind a call that does not return
+        if offset not in steps:
+            return True
+        _, size, words, operands = steps[offset]
+        mnemonic, inside = words.split()[-1], range(offset, offset + size)
+        after = _after(mnemonic, operands, states[offset], any(at in inside for at in taken))
+        left.difference_update(inside)
+        aims, leaves = _next(inside, mnemonic, operands, relocated)
+        if after is None or (leaves and after):
+            return True
+        for place in (*aims, *entries):
+            known = states.get(place)
+            if known is None or not after <= known:
+                states[place] = (known or frozenset()) | after
+                pending.append(place)
+    return bool(left)
+
+
+def _next(
+    inside: range, mnemonic: str, operands: str, relocated: Collection[int]
+) -> tuple[list[int], bool]:
+    """Where code goes on in the function, and whether it may go on in another one."""
+    if mnemonic in ("ret", "ud2", "int3"):
+        return [], False
+    if not mnemonic.startswith("j"):
+        return [inside.stop], False
+    direct = operands.startswith("0x") and not any(at in inside for at in relocated)
+    aims = [int(operands, 16)] if direct else []
+    return aims + [inside.stop] * (mnemonic != "jmp"), not direct
+
+
+def _after(mnemonic: str, operands: str, held: _State, takes: bool) -> _State | None:
+    """The registers with the address behind an instruction, None if it may pass it on."""
+    first, *others = operands.split(", ") if operands else [""]
+    target = _WIDE.get(first, first)
+    if mnemonic == "call":
+        return None if takes or held & _ARGUMENTS else held - _SCRATCH
+    if mnemonic == "ret":
+        return None if "rax" in held else held
+    if mnemonic in _COMPARES or mnemonic.startswith(("j", "set")):
+        return held
+    if mnemonic == "push":
+        return None if takes or target in held else held
+    if mnemonic == "pop" or (mnemonic == "xor" and others == [first]):
+        return held - {target}
+    known = mnemonic in _COPIES or mnemonic in _COMPUTES or mnemonic.startswith("cmov")
+    if not known or (mnemonic == "imul" and not others):
+        # Others read and write registers that their operands do not name.
+        return None if held or takes else held
+    sources = [part for part in others if mnemonic == "lea" or "[" not in part]
+    given = takes or any(_registers(part) & held for part in sources)
+    if "[" in first:
+        return None if given else held
+    # A narrow register is part of a wide one.
+    replaces = mnemonic in _COPIES and (first == target or first[0] == "e" or first[-1] == "d")
+    return held | {target} if given else held - {target} if replaces else held
+
+
+def _registers(operand: str) -> _State:
+    return frozenset(_WIDE.get(name, name) for name in _REGISTER.findall(operand))
