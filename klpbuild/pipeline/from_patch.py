@@ -34,6 +34,7 @@ from klpbuild.pipeline import steps
 from klpbuild.pipeline.callbacks import check_callbacks, idle_notes, nothing_runs, without_idle
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.homes import Homes, new_symbol
+from klpbuild.pipeline.keys import ask_keys_of_modules
 from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.startup import check_left_out
 from klpbuild.pipeline.table import Build, Said, Tell, livepatch_steps, run_steps, symbols_step
@@ -76,18 +77,6 @@ class _Builder:
     resolver: Resolver
     homes: Homes
     log: BuildLog
-
-    def part(self, number: int, pair: ObjectPair, sizes: EntrySizes) -> Part:
-        return Part(
-            number=number,
-            owner=pair.owner,
-            where=pair.where,
-            original=ElfFile.read(pair.original),
-            patched=ElfFile.read(pair.patched),
-            source=pair.source,
-            sizes=sizes,
-            types=lambda patched: self.compiled.variable_types(pair, patched),
-        )
 
     def changes(self, sizes: EntrySizes, pair: ObjectPair) -> bool:
         """Whether a livepatch would take anything from an object that changed."""
@@ -161,6 +150,20 @@ class _Builder:
                 why=said.strip(),
                 hint=f"The command is in {self.log.path}.",
             )
+
+
+def _read_pair(compiled: CompiledPatch, sizes: EntrySizes, number: int, pair: ObjectPair) -> Part:
+    """Read an object before and after the patches."""
+    return Part(
+        number=number,
+        owner=pair.owner,
+        where=pair.where,
+        original=ElfFile.read(pair.original),
+        patched=ElfFile.read(pair.patched),
+        source=pair.source,
+        sizes=sizes,
+        types=lambda patched: compiled.variable_types(pair, patched),
+    )
 
 
 def build_from_patches(
@@ -265,10 +268,16 @@ def extract_patches(
     exports = Exports.read(kernel.module_symvers)
     resolver = Resolver(database, exports, owners, Dependencies(kernel.modules))
     entries = steps.entry_points(kernel, database)
+    sizes = steps.entry_sizes(kernel, log)
+    compiled = ask_keys_of_modules(
+        compiled,
+        partial(_read_pair, compiled, sizes),
+        lambda pair: key_policy(resolver, pair.owner),
+    )
     homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
     builder = _Builder(kernel, work, compiled, resolver, homes, log)
-    sizes = steps.entry_sizes(kernel, log)
-    parts = [builder.part(number, pair, sizes) for number, pair in enumerate(compiled.pairs)]
+    read = partial(_read_pair, compiled, sizes)
+    parts = [read(number, pair) for number, pair in enumerate(compiled.pairs)]
     problems = Problems()
     with problems.collect():
         link(parts, homes.is_weak, compiled.weak_in, homes.knows)

@@ -1,0 +1,50 @@
+"""Static keys that changed code of an object switches by, as far as the kernel has them."""
+
+from __future__ import annotations
+
+from klpbuild.elf.constants import STT
+from klpbuild.elf.reader import ElfFile
+from klpbuild.extract.changes import compare
+from klpbuild.extract.objects import Atom
+from klpbuild.extract.part import Part
+from klpbuild.extract.result import Key, KeyKind
+from klpbuild.extract.special import JUMP_TABLE
+
+
+def changed_functions(part: Part) -> dict[Atom, str]:
+    """The functions of the patched object that differ or are new, and their former names."""
+    changes = compare(part.correlation, part.old.tables, part.new.tables)
+    twins = part.correlation.to_original
+    changed = {atom: twins[atom].name for atom in changes.functions}
+    return changed | dict.fromkeys(changes.new, "")
+
+
+def branch_keys(part: Part, functions: dict[Atom, str]) -> set[Key]:
+    """The static keys of the kernel that functions of the patched object branch by."""
+    found = set()
+    code, at = part.new.code, part.sizes.jump_key
+    entries = (entry for atom in functions for entry in part.new.tables.of(atom))
+    for entry in entries:
+        if entry.section.name != JUMP_TABLE:
+            continue
+        for reference in entry.references:
+            target = reference.target
+            if reference.offset != at:
+                continue
+            if not isinstance(target, Atom):
+                name = code.elf.symbol_list[reference.symbol].name
+                found.add(Key(KeyKind.STATIC_BRANCH, name, None, False))
+            elif (twin := part.correlation.to_original.get(target)) is not None:
+                symbol = twin.symbols[0]
+                found.add(Key(KeyKind.STATIC_BRANCH, symbol.name, symbol.index, True))
+    return found
+
+
+def outline(elf: ElfFile) -> tuple[set[str], set[tuple[str, int]]]:
+    """The names of an object's functions; those of its variables, with sizes in bytes.
+
+    Parts that the compiler moves out of the way (``f.cold``) do not count.
+    """
+    symbols = [symbol for symbol in elf.symbol_list if symbol.is_defined]
+    functions = {s.name for s in symbols if s.is_function and not s.name.endswith(".cold")}
+    return functions, {(s.name, s.st_size) for s in symbols if s.type == STT.OBJECT}

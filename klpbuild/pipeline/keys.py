@@ -1,0 +1,113 @@
+"""Compile code that asks the static keys of modules when it runs.
+
+The kernel reads a livepatch's jump table when the livepatch is loaded
+(kernel/jump_label.c, jump_label_add_module), and a module that owns a key need not be there
+then.  So both versions of an object are compiled once more, in a way that these keys, and no
+others, are read as variables, as static_key_enabled() does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import KlpError
+from klpbuild.extract.keys import branch_keys, changed_functions, outline
+from klpbuild.extract.part import Part
+from klpbuild.extract.result import KeyPolicy
+from klpbuild.files import write_file
+from klpbuild.kernel.cache import locked
+from klpbuild.names import VMLINUX
+from klpbuild.patch.pair import CompiledPatch, ObjectPair
+from klpbuild.patch.recompile import SECTION_FLAGS
+
+#: The kernel's macros hand `arch_static_branch(key, branch)` the text of the key, of which the
+#: compiler knows whether it is one of these; it returns whether the key differs from `branch`
+#: (include/linux/jump_label.h, the table above static_branch_likely).
+_HEADER = """\
+#include <linux/jump_label.h>
+#define KLPBUILD_IS(text) ({tests})
+#define KLPBUILD_ENABLED(key) (*(const volatile int *)&(key)->enabled.counter != 0)
+#define arch_static_branch(key, branch) \\
+	(KLPBUILD_IS(#key) ? KLPBUILD_ENABLED(key) != (branch) : (arch_static_branch)(key, branch))
+#define arch_static_branch_jump(key, branch) \\
+	(KLPBUILD_IS(#key) ? KLPBUILD_ENABLED(key) != (branch) \\
+		: (arch_static_branch_jump)(key, branch))
+#define static_key_false(key) \\
+	(KLPBUILD_IS(#key) ? KLPBUILD_ENABLED(key) : (static_key_false)(key))
+#define static_key_true(key) \\
+	(KLPBUILD_IS(#key) ? KLPBUILD_ENABLED(key) : (static_key_true)(key))
+"""
+#: How code writes a key: in static_branch_likely(&NAME), and in the older static_key_false().
+_WRITTEN = ("&(&{0})->key", "&(&{0}.key)->key", "&{0}.key", "&{0}")
+
+
+def asking_header(names: set[str]) -> str:
+    """A header to include before all others, with which code asks the keys of these names."""
+    tests = (
+        f'!__builtin_strcmp(text, "{form.format(n)}")' for n in sorted(names) for form in _WRITTEN
+    )
+    return _HEADER.format(tests=" || ".join(tests))
+
+
+def ask_keys_of_modules(
+    compiled: CompiledPatch,
+    part: Callable[[int, ObjectPair], Part],
+    policy: Callable[[ObjectPair], KeyPolicy],
+) -> CompiledPatch:
+    """Compile those objects otherwise whose changed code branches by a module's static key.
+
+    An object that then has functions of its own, other variables, or fewer functions that change,
+    stays as it was: extraction refuses the key.
+
+    :param part: reads a pair; its number is of no account.
+    :param policy: the rule for the keys of an object.
+    """
+    pairs, notes = [], []
+    for number, pair in enumerate(compiled.pairs):
+        names = _asked(part(number, pair), policy(pair)) if pair.owner != VMLINUX else set()
+        other = _asking(compiled, pair, names, partial(part, number)) if names else None
+        pairs.append(other or pair)
+        if other is not None:
+            keys = ", ".join(sorted(names))
+            notes.append(f"{pair.where}: asks static keys of modules when it runs: {keys}")
+    return replace(compiled, pairs=tuple(pairs), notes=(*compiled.notes, *notes))
+
+
+def _asked(part: Part, policy: KeyPolicy) -> set[str]:
+    """The keys by which changed code branches and that the kernel would not find."""
+    if part.patched.section("__jump_table") is None:
+        return set()
+    keys = branch_keys(part, changed_functions(part))
+    return {key.name for key in keys if isinstance(policy(key), str)}
+
+
+def _asking(
+    compiled: CompiledPatch,
+    pair: ObjectPair,
+    names: set[str],
+    read: Callable[[ObjectPair], Part],
+) -> ObjectPair | None:
+    """The pair compiled once more, None if it cannot stand for what runs."""
+    text = asking_header(names).encode()
+    header = compiled.tree.kept / "keys" / f"{hashlib.sha256(text).hexdigest()[:16]}.h"
+    write_file(header, text)
+    before = set(changed_functions(read(pair)).values())
+    functions, variables = outline(ElfFile.read(pair.original))
+    compiler, former = compiled.compiler, pair.patched.read_bytes()
+    command = replace(pair.command, arguments=(*pair.command.arguments, "-include", str(header)))
+    with locked(compiler.workdir), suppress(KlpError):
+        original = compiler.kept(command, "asking", SECTION_FLAGS)
+        patched = compiler.patched(command, False)
+        assert patched is not None
+        made = replace(pair, original=original, patched=patched, command=command)
+        others, same = outline(ElfFile.read(original))
+        changed = set(changed_functions(read(made)).values())
+        if others <= functions and same == variables and before <= changed:
+            return made
+    write_file(pair.patched, former)
+    return None
