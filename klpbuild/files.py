@@ -11,11 +11,12 @@ import shlex
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -37,6 +38,9 @@ UNNOTED = ".unnoted"
 
 #: Outputs are in build/KERNEL/LIVEPATCH/linked; deeper are whole trees.
 _OUTPUTS_DEPTH = 3
+
+#: A file that changes again this soon may keep its times: they are not finer.
+SETTLED_NS = 2_000_000_000
 
 #: What flock says where a file system has no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -158,6 +162,32 @@ def read_output(path: Path, read: Callable[[bytes], _T]) -> _T:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def while_unchanged(read: Callable[[type[_T], Path], _T]) -> Callable[[type[_T], Path], _T]:
+    """Keep what a class method reads of a file until size, times or inode of that change.
+
+    What it gives must not be changed.  A file that was written just now is read each time:
+    it may change again without a trace, for times are not finer.
+    """
+
+    @lru_cache(maxsize=4)
+    def kept(kind: type[_T], path: Path, state: tuple[int, ...]) -> _T:
+        return read(kind, path)
+
+    @wraps(read)
+    def unless_kept(kind: type[_T], path: Path) -> _T:
+        try:
+            status = path.stat()
+        except OSError:
+            return read(kind, path)  # which says why
+        times = status.st_mtime_ns, status.st_ctime_ns
+        if max(times) + SETTLED_NS > time.time_ns():
+            return read(kind, path)
+        state = status.st_dev, status.st_ino, status.st_size, *times
+        return kept(kind, path, state)  # type: ignore[arg-type]  # classes can be hashed
+
+    return unless_kept
 
 
 def note_damage(path: Path, error: Exception) -> None:

@@ -200,3 +200,37 @@ def test_a_file_system_without_locks_is_worked_on(
     with working_in(tmp_path):
         write_file(tmp_path / "x", b"y")
     assert (tmp_path / "x").read_bytes() == b"y"
+
+
+class Text:
+    """A file's text, and how often one was read."""
+
+    times = 0
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    @files.while_unchanged
+    def read(cls, path: Path) -> Text:
+        cls.times += 1
+        return cls(path.read_text())
+
+
+def test_a_file_is_read_again_only_when_it_may_have_changed(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    with pytest.raises(FileNotFoundError):
+        Text.read(path)
+    path.write_text("one")
+    assert Text.read(path).text == "one"
+    path.write_text("two")  # at once: size and times may be the same
+    assert Text.read(path).text == "two"
+
+    Text.times = 0
+    made = path.stat().st_ctime_ns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.time, "time_ns", lambda: made + 10 * files.SETTLED_NS)
+        assert Text.read(path) is Text.read(path)
+        os.utime(path, ns=(made, made - 1))
+        assert Text.read(path).text == "two"
+    assert Text.times == 2

@@ -49,7 +49,7 @@ def copies(unit: Unit, name: str, address: int) -> tuple[Copy, ...]:
     :param address: of the function, as the unit has it.
     :raises KlpError: when the unit is broken.
     """
-    entries = list(unit.entries(_WANTED))
+    entries = unit.listed(_WANTED)
     functions = {e.offset: e for e in entries if e.tag == _SUBPROGRAM}
     here = {_root(e, functions) for e in functions.values() if e.values.get(_LOW_PC) == address}
     plain = name.split(".")[0]

@@ -15,6 +15,7 @@ from klpbuild.check.structmodule import EXIT, INIT, THIS_MODULE, places_in
 from klpbuild.check.vmlinux import Vmlinux
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile, Section
+from klpbuild.elf.tables import distinct
 from klpbuild.errors import KlpError
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.dependencies import Dependencies
@@ -130,12 +131,12 @@ class KernelSide:
         """Where symbols begin: all of vmlinux, those of one section of a module."""
         if (owner, section) not in self._known:
             assert self.database is not None
-            symbols = self.database.symbols(owner)
-            rows = symbols.rows if symbols.addressed else symbols.rows[:0]
+            rows = self.database.rows(owner)
+            rows = rows if self.database.addressed(owner) else rows[:0]
             if owner != VMLINUX:
-                names = symbols.section_names.decode(errors="surrogateescape").split("\n")
-                rows = rows[rows["section"] == names.index(section)]
-            self._known[owner, section] = np.unique(rows["address"])
+                number = self.database.section_names(owner).index(section)
+                rows = rows[rows["section"] == number]
+            self._known[owner, section] = distinct(rows["address"])
         return self._known[owner, section]
 
     def old_function(self, owner: str, function: PatchedFunction) -> Candidate | None:

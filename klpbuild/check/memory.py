@@ -28,6 +28,7 @@ _MASK = 2**64 - 1
 
 #: Relocation type to width, and whether the place's address is taken off.
 TYPES = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
+_WIDEST = 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class Loaded:
 
     :ivar base: where its room begins.
     :ivar addresses: of its sections, by index.
-    :ivar contents: of its sections, relocated.
+    :ivar contents: of its sections, as the file has them or as `apply_relocations` left them.
+    :ivar value_of: the address of a symbol by its index, by which `read` relocates; None
+        leaves a place as it is.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Loaded:
     base: int
     addresses: dict[int, int] = field(default_factory=dict)
     contents: dict[int, bytearray] = field(default_factory=dict)
+    value_of: Callable[[int], int | None] = lambda _: None
 
     def __post_init__(self) -> None:
         at = self.base
@@ -99,8 +103,30 @@ class Loaded:
         if not size:
             after = rows["st_value"][(rows["st_shndx"] == section) & (rows["st_value"] > offset)]
             size = int(after.min(initial=self.elf.sections[section].sh_size)) - offset
-        data = bytes(self.contents.get(section, b"")[offset : offset + size])
+        data = self.read(section, offset, offset + size)
         return Code(self.name, name, self.addresses.get(section, 0) + offset, data)
+
+    def read(self, section: int, start: int, end: int) -> bytes:
+        """A part of a section, relocated: a module has a hundred times as many relocations."""
+        if section not in self.contents:
+            return b""
+        for rows in self.relocations.get(section, ()):
+            inside = (rows["r_offset"] + _WIDEST > start) & (rows["r_offset"] < end)
+            apply_relocations(self, section, rows[inside], self.value_of)
+        return bytes(self.contents[section][start:end])
+
+    @cached_property
+    def relocations(self) -> dict[int, list[Table]]:
+        """The relocations that the kernel applies to each section.
+
+        :raises KlpError: when one of them cannot be read.
+        """
+        found: dict[int, list[Table]] = {}
+        for section in self.elf.relocation_sections:
+            target = section.sh_info
+            if target in self.contents and self.elf.sections[target].sh_type != SHT.NOBITS:
+                found.setdefault(target, []).append(self.elf.relocations(section))
+        return found
 
 
 def apply_relocations(
@@ -137,14 +163,14 @@ class Memory:
         self.loaded: dict[str, Loaded] = {}
 
     def load(self, elf: ElfFile, name: str) -> Loaded:
-        """Put a module into memory and apply all its relocations that can be resolved."""
+        """Put a module into memory; what is read of it is relocated as far as that can be resolved.
+
+        :raises KlpError: when its relocations are broken.
+        """
         module = Loaded(name, elf, FIRST + ROOM * len(self.loaded))
+        module.value_of = lambda index: self._value(module, index)
+        _ = module.relocations
         self.loaded[name] = module
-        for section in elf.relocation_sections:
-            target = section.sh_info
-            if target in module.contents and elf.sections[target].sh_type != SHT.NOBITS:
-                rows = elf.relocations(section)
-                apply_relocations(module, target, rows, lambda i: self._value(module, i))
         return module
 
     def module(self, name: str) -> Loaded | None:
@@ -186,8 +212,9 @@ class Memory:
 
     @cached_property
     def _vmlinux_addresses(self) -> list[int]:
-        symbols = self.database.symbols(VMLINUX)
-        found: list[int] = np.sort(symbols.rows["address"]).tolist() if symbols.addressed else []
+        known = self.database.addressed(VMLINUX)
+        rows = self.database.rows(VMLINUX)
+        found: list[int] = np.sort(rows["address"]).tolist() if known else []
         return found
 
     @cached_property

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from klpbuild.check import catalogue
 from klpbuild.check.subject import Subject
 from klpbuild.errors import KlpError
+
+if TYPE_CHECKING:
+    from klpbuild.check.explain import Explainer
 
 
 def check_proof(subject: Subject) -> None:
@@ -15,11 +20,13 @@ def check_proof(subject: Subject) -> None:
     from klpbuild.check.explain import Explainer
 
     try:
-        explainer = Explainer(subject)
+        _compare(subject, Explainer(subject))
     except KlpError as error:
         subject.not_checked(catalogue.ELSEWHERE, str(error), subject.name)
-        return
-    for patched in subject.patched:
+
+
+def _compare(subject: Subject, explainer: Explainer) -> None:
+    for patched in subject.patched or ():
         for function in patched.functions or ():
             where = f"{patched.object}:{function.old}"
             found = explainer.mismatches(patched.object, function)

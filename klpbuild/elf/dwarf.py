@@ -71,6 +71,7 @@ class Dwarf:
     def __init__(self, elf: ElfFile) -> None:
         """:raises KlpError: when it has none that can be read."""
         self.elf = elf
+        self._units: dict[int, Unit] = {}
         if not self._has(".debug_info") or not self._has(".debug_abbrev"):
             raise KlpError("has no debug information", where=elf.name)
 
@@ -85,11 +86,25 @@ class Dwarf:
             return memoryview(b"")
         if self.elf.e_type != ET.REL:
             return self.elf.uncompressed(section)
-        return memoryview(_relocated(self.elf, section))
+        data = bytearray(self.elf.uncompressed(section))
+        _relocate(self.elf, section, data)
+        return memoryview(data)
 
     @cached_property
     def _info(self) -> memoryview:
-        return self._data(".debug_info")
+        """``.debug_info``; of a relocatable file only its units that were asked for are relocated.
+
+        A module's has fifty units, and a relocation for each fifth byte.
+        """
+        section = self.elf.section(".debug_info")
+        assert section is not None
+        data = self.elf.uncompressed(section)
+        return data if self.elf.e_type != ET.REL else memoryview(bytearray(data))
+
+    def _relocate_unit(self, start: int, end: int) -> None:
+        section = self.elf.section(".debug_info")
+        if self.elf.e_type == ET.REL and section is not None:
+            _relocate(self.elf, section, self._info, start, end)
 
     @cached_property
     def _strings(self) -> dict[int, bytes | memoryview]:
@@ -110,7 +125,7 @@ class Dwarf:
             raise KlpError("has no table of addresses (.debug_aranges)", where=self.elf.name)
         for start, length, unit, place in self._ranges:
             if start <= address < start + length and place == section:
-                return Unit(self, unit)
+                return self.unit(unit)
         return None
 
     def unit(self, offset: int) -> Unit:
@@ -118,7 +133,9 @@ class Dwarf:
 
         :raises KlpError: when it is not DWARF 4 or 5, or is broken.
         """
-        return Unit(self, offset)
+        if offset not in self._units:
+            self._units[offset] = Unit(self, offset)
+        return self._units[offset]
 
     def addresses(self) -> dict[int, tuple[int, int]]:
         """In a relocatable file the addresses in ``.debug_info``: section and offset, by place."""
@@ -169,7 +186,7 @@ class Dwarf:
 
     def abbreviations(self, offset: int) -> dict[int, Abbreviation]:
         """A unit's abbreviations by their codes."""
-        data = self._data(".debug_abbrev") if self.elf.e_type == ET.REL else self._abbrev
+        data = self._abbrev
         found: dict[int, Abbreviation] = {}
         at = offset
         while True:
@@ -209,9 +226,11 @@ class Unit:
     def __init__(self, dwarf: Dwarf, offset: int) -> None:
         """:raises KlpError: when it is not DWARF 4 or 5, or is broken."""
         self._dwarf, self.offset = dwarf, offset
+        self._listed: tuple[dict[int, frozenset[int]], tuple[Entry, ...]] | None = None
         data = dwarf._info
         with broken(_BROKEN, dwarf.elf.name):
             length, self._version = unpack_from("<IH", data, offset)
+            dwarf._relocate_unit(offset, offset + 4 + length)
             if self._version == 5:
                 _, width, abbreviations = unpack_from("<BBI", data, offset + 6)
                 self._first = offset + 12
@@ -232,6 +251,15 @@ class Unit:
         """
         with broken(_BROKEN, self._dwarf.elf.name):
             yield from self._entries(wanted)
+
+    def listed(self, wanted: dict[int, frozenset[int]]) -> tuple[Entry, ...]:
+        """What `entries` gives, kept until others are asked for.
+
+        :raises KlpError: when the unit is broken.
+        """
+        if self._listed is None or self._listed[0] != wanted:
+            self._listed = wanted, tuple(self.entries(wanted))
+        return self._listed[1]
 
     def _entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
         data, at, depth = self._dwarf._info, self._first, 0
@@ -389,21 +417,33 @@ def _sleb(data: memoryview, at: int) -> tuple[int, int]:
     return value - (1 << bits) if value >> (bits - 1) else value, at
 
 
-def _relocated(elf: ElfFile, section: Section) -> bytes:
-    """A debug section of a relocatable file: absolute relocations of 4 and 8 bytes."""
-    data = bytearray(elf.uncompressed(section))
+def _relocate(
+    elf: ElfFile,
+    section: Section,
+    data: bytearray | memoryview,
+    start: int = 0,
+    end: int | None = None,
+) -> None:
+    """Apply the absolute relocations of 4 and 8 bytes of a debug section in a relocatable file.
+
+    :param data: the section's bytes, not compressed.
+    :param start: where to begin, and `end` where to stop.
+    """
+    end = len(data) if end is None else min(end, len(data))
+    fields = np.frombuffer(data, np.uint8)
     for relocations in elf.relocation_sections:
         if relocations.sh_info != section.index:
             continue
         rows = elf.relocations(relocations)
-        values = elf.symbols["st_value"][rows["r_sym"]].astype(np.int64) + rows["r_addend"]
-        for offset, kind, value in zip(
-            rows["r_offset"].tolist(), rows["r_type"].tolist(), values.tolist(), strict=True
-        ):
-            width = _WIDTHS.get((elf.e_machine, kind))
-            if width and offset + width <= len(data):
-                data[offset : offset + width] = (value % (1 << 64)).to_bytes(8, "little")[:width]
-    return bytes(data)
+        rows = rows[(rows["r_offset"] >= start) & (rows["r_offset"] < end)]
+        for (machine, kind), width in _WIDTHS.items():
+            if machine != elf.e_machine:
+                continue
+            made = rows[(rows["r_type"] == kind) & (rows["r_offset"] + width <= len(data))]
+            values = elf.symbols["st_value"][made["r_sym"]].astype("<u8")
+            values += made["r_addend"].astype("<u8")
+            places = made["r_offset"].astype(np.int64)[:, None] + np.arange(width)
+            fields[places] = values.view(np.uint8).reshape(-1, 8)[:, :width]
 
 
 #: e_machine and type of the absolute relocations to how many bytes they write.

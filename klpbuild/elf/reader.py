@@ -340,6 +340,24 @@ class ElfFile:
         row = self.symbols[index].tolist()
         return Symbol(index, string_at(self.strtab, row[0]), *row[1:])
 
+    def symbols_named(self, *names: str) -> npt.NDArray[np.int64]:
+        """The indexes of the symbols of these names, ascending: no list of all names is made."""
+        starts: list[int] = []
+        for name in names:
+            text = name.encode(errors="surrogateescape") + b"\0"
+            at = self.strtab.find(text)
+            while at >= 0:  # the linker lets a name end in another one
+                starts.append(at)
+                at = self.strtab.find(text, at + 1)
+        found: npt.NDArray[np.int64] = np.flatnonzero(
+            np.isin(self._name_places, np.array(starts, self._name_places.dtype))
+        )
+        return found
+
+    @cached_property
+    def _name_places(self) -> npt.NDArray[np.uint32]:
+        return np.ascontiguousarray(self.symbols["st_name"])
+
     @cached_property
     def symbol_list(self) -> tuple[Symbol, ...]:
         """All symbols as records: for objects, not for a whole kernel."""

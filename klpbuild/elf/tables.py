@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 #: A table of `symbol_dtype`, `rela_dtype` or `section_dtype` records.
 Table = npt.NDArray[np.void]
+
+_Number = TypeVar("_Number", bound=np.integer[Any])
 
 EHDR_SIZE = 64
 
@@ -76,6 +78,14 @@ def rela_dtype(order: str) -> np.dtype[Any]:
     if order == ">":
         halves.reverse()
     return np.dtype([("r_offset", order + "u8"), *halves, ("r_addend", order + "i8")])
+
+
+def distinct(numbers: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+    """The numbers in order, each once: `numpy.unique` since 2.3 hashes, ten times as slowly."""
+    in_order = np.sort(numbers)
+    kept = np.ones(len(in_order), np.bool_)
+    kept[1:] = in_order[1:] != in_order[:-1]
+    return in_order[kept]
 
 
 def string_at(table: bytes | memoryview, offset: int) -> str:

@@ -8,6 +8,7 @@ object defines the negative index of its symbol.  Only x86-64 is known.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
@@ -89,16 +90,7 @@ class Code:
 
     def named(self, names: Iterable[str]) -> frozenset[int]:
         """The places of symbols by their names, here or in other objects."""
-        starts = [start for name in names for start in self._texts(name.encode() + b"\0")]
-        rows = self._elf.symbols["st_name"]
-        return frozenset(self._places[np.isin(rows, np.array(starts, rows.dtype))].tolist())
-
-    def _texts(self, text: bytes) -> Iterator[int]:
-        """Where a text is in the table of names; the linker lets one end in another."""
-        at = self._elf.strtab.find(text)
-        while at >= 0:
-            yield at
-            at = self._elf.strtab.find(text, at + 1)
+        return frozenset(self._places[self._elf.symbols_named(*names)].tolist())
 
     def name(self, place: int) -> str:
         """The name of the function that starts at a place, empty when there is none."""
@@ -170,7 +162,7 @@ class Code:
             sites.append(ends[known] - 1 + start)
         return np.concatenate(called), np.concatenate(sites)
 
-    def _relocations(self, section: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]:
+    def _relocations(self, section: int) -> tuple[list[int], npt.NDArray[np.void]]:
         """Offsets, ascending, and records; none for vmlinux, where they are applied."""
         if section not in self._sorted:
             holders = [
@@ -182,11 +174,11 @@ class Code:
             empty = np.zeros(0, [(n, "<u8") for n in ("r_offset", "r_type", "r_sym", "r_addend")])
             rows = np.concatenate(tables) if tables else empty
             rows = rows[np.argsort(rows["r_offset"], kind="stable")]
-            self._sorted[section] = (np.ascontiguousarray(rows["r_offset"]), rows)
+            self._sorted[section] = (rows["r_offset"].tolist(), rows)
         return self._sorted[section]
 
     @cached_property
-    def _sorted(self) -> dict[int, tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]]:
+    def _sorted(self) -> dict[int, tuple[list[int], npt.NDArray[np.void]]]:
         return {}
 
     # -- one function
@@ -240,7 +232,7 @@ class Code:
             return None
         section, start = place >> _SECTION_SHIFT, place & ((1 << _SECTION_SHIFT) - 1)
         offsets, rows = self._relocations(section)
-        for number in range(*np.searchsorted(offsets, [start, start + size]).tolist()):
+        for number in range(bisect_left(offsets, start), bisect_left(offsets, start + size)):
             offset, kind, symbol, addend = rows[number].tolist()
             target = int(self._places[symbol])
             if kind == x86_64.X86_64.none:

@@ -76,6 +76,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
         epoch=provenance.source_date_epoch(),
         reasons=extracted.reasons,
         idle=extracted.idle,
+        checked=steps.checked_before(paths.module.read_bytes(), kernel, paths.symbols),
     )
     written = (
         provenance.as_json(provenance.provenance(facts)),

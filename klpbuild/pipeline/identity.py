@@ -18,7 +18,7 @@ from pathlib import Path
 import klpbuild
 from klpbuild.compiler.flags import compile_command
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_record, write_file
+from klpbuild.files import SETTLED_NS, from_json, read_record, write_file
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.tree import Kernel
@@ -28,9 +28,6 @@ _OWN = (".py", ".h", ".j2", ".css", ".js", ".sh")
 
 #: What kbuild runs, and what decides about code that we do not see.
 _BUILD_TOOLS = ("tools/objtool/objtool", "scripts/mod/modpost", "scripts/module.lds")
-
-#: A file that changes again this soon may keep its times: they are not finer.
-_SETTLED_NS = 2_000_000_000
 
 
 def identity(kernel: Kernel, *, modules: bool = True) -> str:
@@ -107,7 +104,7 @@ class _Digests:
                     return digest
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-            if max(state[1:3]) + _SETTLED_NS < time.time_ns():
+            if max(state[1:3]) + SETTLED_NS < time.time_ns():
                 self._new[str(path)] = [*state, digest]
         except OSError as error:
             raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error

@@ -55,6 +55,9 @@ from klpbuild.vm.trial import boot_livepatch
 
 _ENABLE = "klp_enable_patch"
 
+#: What the second opinion said in this process, by all that it depends on.
+_CHECKED: dict[object, Report] = {}
+
 
 def compile_source(
     kernel: Kernel, source: Path, output: Path, module: str, log: BuildLog, said: Said
@@ -211,7 +214,7 @@ def convert(
         conversion = convert_elf(elf, resolver, read_entries(elf), name_max)
     problems.check()
     said.warnings += (f"{linked.name}: not checked {each}" for each in conversion.unchecked)
-    checked = _checked(conversion.data, output, KernelSide(kernel, symbols))
+    checked = _checked(conversion.data, output, kernel, symbols)
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
     return checked
@@ -230,9 +233,20 @@ def _replaced(
     return tuple(found)
 
 
-def _checked(data: bytes, output: Path, side: KernelSide) -> Report:
+def checked_before(data: bytes, kernel: Kernel, symbols: Path) -> Report | None:
+    """What was said of a module when this process converted it; None if it did not."""
+    return _CHECKED.get(_state(data, kernel, symbols))
+
+
+def _state(data: bytes, kernel: Kernel, symbols: Path) -> object:
+    status = symbols.stat()
+    return hashlib.sha256(data).digest(), kernel, symbols, status.st_ino, status.st_mtime_ns
+
+
+def _checked(data: bytes, output: Path, kernel: Kernel, symbols: Path) -> Report:
     """:raises RefusedError: when the kernel would refuse the module, or worse."""
-    checked = check_bytes(data, str(output), side)
+    checked = check_bytes(data, output.name, KernelSide(kernel, symbols))
+    _CHECKED[_state(data, kernel, symbols)] = checked
     problems = [
         Problem(
             f"{finding.what} [{finding.rule.identifier}]",
@@ -265,12 +279,11 @@ def sign_checked(
     :raises KlpError: when it is another module now, or cannot be signed.
     :raises RefusedError: when the kernel would refuse it.
     """
-    side = KernelSide(kernel, symbols)
 
     def examine(signed: bytes) -> None:
         own, _ = signature_of(signed, str(output)) or (signed, b"")
         check_unchanged(own, module, digest)
-        _checked(signed, output, side)
+        _checked(signed, output, kernel, symbols)
 
     sign(module, signer, output, examine)
 

@@ -70,6 +70,7 @@ class ShippedBinary:
         self._sections = [
             s for s in elf.sections if s.sh_flags & SHF.ALLOC and s.sh_type != SHT.NOTE
         ]
+        self._named: dict[str, list[ShippedSymbol]] = {}
 
     @classmethod
     def read(cls, path: Path) -> ShippedBinary:
@@ -89,24 +90,17 @@ class ShippedBinary:
         sections = self.elf.symbols["st_shndx"].astype(np.uint64)
         return (sections << np.uint64(SECTION_SHIFT)) + values
 
-    @cached_property
-    def _by_name(self) -> dict[bytes, list[int]]:
-        found: dict[bytes, list[int]] = {}
-        table = self.elf.strtab
-        symbols = self.elf.symbols
-        defined = (symbols["st_shndx"] != 0) & (symbols["st_name"] != 0)
-        defined &= (symbols["st_shndx"] < SHN_LORESERVE) | (symbols["st_shndx"] == SHN_ABS)
-        indexes = np.flatnonzero(defined)
-        for index, start in zip(
-            indexes.tolist(), symbols["st_name"][indexes].tolist(), strict=True
-        ):
-            found.setdefault(table[start : table.index(b"\0", start)], []).append(index)
-        return found
-
     def named(self, name: str) -> list[ShippedSymbol]:
         """All defined symbols of a name, by index."""
-        rows = self._by_name.get(name.encode(errors="surrogateescape"), [])
-        return [self.symbol(index, name) for index in rows]
+        if name not in self._named:
+            places = self.elf.symbols["st_shndx"]
+            found = [
+                index
+                for index in self.elf.symbols_named(name).tolist()
+                if 0 < places[index] < SHN_LORESERVE or places[index] == SHN_ABS
+            ]
+            self._named[name] = [self.symbol(index, name) for index in found] if name else []
+        return self._named[name]
 
     @cached_property
     def imports(self) -> frozenset[str]:

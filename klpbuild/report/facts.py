@@ -85,6 +85,7 @@ class Facts:
     :ivar reasons: why a function or variable of an extracted object is in the module, by
         its name there.
     :ivar idle: the patches that change nothing in this kernel, by name.
+    :ivar checked: the second opinion on the module, if it has been asked for.
     """
 
     kernel: Kernel
@@ -99,6 +100,7 @@ class Facts:
     epoch: int | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     idle: Mapping[str, Idle] = field(default_factory=dict)
+    checked: Report | None = None
 
     @cached_property
     def data(self) -> bytes:
@@ -123,7 +125,7 @@ class Facts:
     @cached_property
     def check(self) -> Report:
         """The second opinion on the module."""
-        return check_bytes(self.data, self.module.name, self.side)
+        return self.checked or check_bytes(self.data, self.module.name, self.side)
 
     @cached_property
     def headers(self) -> tuple[PatchHeader, ...]:

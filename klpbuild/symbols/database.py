@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from klpbuild.errors import KlpError, Problems
-from klpbuild.files import write_file
+from klpbuild.files import while_unchanged, write_file
 from klpbuild.names import index_path
 from klpbuild.symbols.index import Buffer, Index, build, locked
 from klpbuild.symbols.lines import Bytes, Lines, Numbers
-from klpbuild.symbols.table import NUMBER_MAX, ROW, Flag, ObjectSymbols
+from klpbuild.symbols.table import NUMBER_MAX, ROW, Flag, ObjectSymbols, Rows
 
 #: The first line of a symbols.klp; more may follow on the line.
 MAGIC = b"klp-convert-symbol-data.0.1"
@@ -75,6 +75,7 @@ class SymbolDatabase:
         self.objects: tuple[str, ...] = tuple(o.name for o in index.objects)
 
     @classmethod
+    @while_unchanged
     def read(cls, path: Path) -> SymbolDatabase:
         """Open a symbols.klp, with its index if that belongs to it.
 
@@ -112,6 +113,22 @@ class SymbolDatabase:
         :raises KeyError: when there is no such object.
         """
         return self._index.symbols(self._index.object_numbers[object])
+
+    def rows(self, object: str) -> Rows:
+        """The rows of `symbols`, without the names, which take longest.
+
+        :raises KeyError: when there is no such object.
+        """
+        first, end = self._index.row_range(self._index.object_numbers[object])
+        return self._index.rows[first:end]
+
+    def section_names(self, object: str) -> list[str]:
+        """The sections that rows number; none when they are not known."""
+        return self._labels_of(self._index.object_numbers[object])[0]
+
+    def addressed(self, object: str) -> bool:
+        """Whether the addresses of an object's symbols are known."""
+        return self._index.objects[self._index.object_numbers[object]].addressed
 
     def names(self, *objects: str) -> frozenset[str]:
         """The names of all symbols of objects; of every object when none is named."""

@@ -19,12 +19,11 @@ import numpy.typing as npt
 from klpbuild.arch import by_machine
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile, Section
+from klpbuild.elf.tables import distinct
 from klpbuild.errors import KlpError, broken
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import Candidate, SymbolDatabase
-from klpbuild.symbols.objects import read_symbols
 from klpbuild.symbols.table import ObjectSymbols
-from klpbuild.symbols.tables import read_tables
 
 Addresses = npt.NDArray[np.uint64]
 
@@ -40,12 +39,20 @@ _Place = tuple[str, int]
 class _Entries:
     """Where an object's functions with an entry begin.
 
+    :ivar known: set of places, in vmlinux' case the addresses in order.
     :ivar unclear: functions of which it cannot be told, `why` says why.
     """
 
-    known: frozenset[_Place]
+    known: frozenset[_Place] | Addresses
     unclear: frozenset[_Place] = frozenset()
     why: str = ""
+
+    def has(self, place: _Place) -> bool:
+        """Whether the function at a place has an entry."""
+        if isinstance(self.known, frozenset):
+            return place in self.known
+        at = int(np.searchsorted(self.known, np.uint64(place[1])))
+        return at < len(self.known) and int(self.known[at]) == place[1]
 
 
 class EntryPoints:
@@ -106,7 +113,7 @@ class EntryPoints:
         place = _place(object, candidate)
         if place in entries.unclear:
             return None, entries.why
-        return place in entries.known, ""
+        return entries.has(place), ""
 
     @cached_property
     def _listing(self) -> str:
@@ -123,7 +130,7 @@ class EntryPoints:
         if self._filter_functions is not None:
             return _listed(self._filter_functions, self._database.symbols(VMLINUX))
         if self._vmlinux is not None:
-            return _of_vmlinux(self._vmlinux, self._database.symbols(VMLINUX))
+            return _of_vmlinux(self._vmlinux, self._database)
         return "neither vmlinux nor a copy of available_filter_functions is at hand"
 
 
@@ -131,26 +138,33 @@ def _place(object: str, candidate: Candidate) -> _Place:
     return "" if object == VMLINUX else candidate.section, candidate.address or 0
 
 
-def _of_vmlinux(path: Path, symbols: ObjectSymbols) -> _Entries | str:
+def _of_vmlinux(path: Path, database: SymbolDatabase) -> _Entries | str:
     """From the table between ``__start_mcount_loc`` and ``__stop_mcount_loc``."""
     with broken(_BROKEN, str(path)):
-        return _between_marks(path, symbols)
+        return _between_marks(path, database)
 
 
-def _between_marks(path: Path, symbols: ObjectSymbols) -> _Entries | str:
+def _between_marks(path: Path, database: SymbolDatabase) -> _Entries | str:
     elf = ElfFile.read(path)
-    (own,) = read_symbols([read_tables(path)])
-    begin, end = (own.first_address(f"__{edge}_mcount_loc") for edge in ("start", "stop"))
-    text, own_text = symbols.first_address("_text"), own.first_address("_text")
+    begin, end, own_text = (
+        _first_address(elf, name) for name in ("__start_mcount_loc", "__stop_mcount_loc", "_text")
+    )
+    candidates = database.in_object(VMLINUX, "_text")
+    text = candidates[0].address if candidates else None
     if begin is None or end is None or text is None or own_text is None:
         return "vmlinux has no table of ftrace entries"
     entries = _table(elf, begin, end)
     entries = entries[entries != 0]  # scripts/sorttable.c clears those of overridden functions
     # The addresses of a copy of /proc/kallsyms may be moved (CONFIG_RANDOMIZE_BASE).
     moved = np.uint64((text - own_text) % 2**64)
-    starts = np.unique(symbols.rows["address"])
-    known = _starts_with_entry(starts, entries + moved, elf.e_machine)
-    return _Entries(frozenset(("", address) for address in known.tolist()))
+    starts = distinct(database.rows(VMLINUX)["address"])
+    return _Entries(_starts_with_entry(starts, entries + moved, elf.e_machine))
+
+
+def _first_address(elf: ElfFile, name: str) -> int | None:
+    """The address of the first defined symbol of a name."""
+    found = [row for row in elf.symbols[elf.symbols_named(name)] if row["st_shndx"]]
+    return int(found[0]["st_value"]) if found else None
 
 
 def _table(elf: ElfFile, begin: int, end: int) -> Addresses:
@@ -185,7 +199,7 @@ def _starts_with_entry(starts: Addresses, entries: Addresses, machine: int) -> A
     inside = number >= 0
     owners = starts[number[inside]]
     near = entries[inside] - owners <= arch.entry_farthest
-    return np.unique(owners[near])
+    return distinct(owners[near])
 
 
 def _of_module(path: Path) -> _Entries:
@@ -210,7 +224,7 @@ def _from_relocations(path: Path) -> _Entries:
     known: set[_Place] = set()
     for shndx, addresses in entries.items():
         inside = elf.symbols["st_shndx"] == shndx
-        starts = np.unique(elf.symbols["st_value"][inside]).astype(np.uint64)
+        starts = distinct(elf.symbols["st_value"][inside].astype(np.uint64))
         owners = _starts_with_entry(starts, np.array(addresses, np.uint64), elf.e_machine)
         known.update((elf.sections[shndx].name, address) for address in owners.tolist())
     return _Entries(frozenset(known))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files import while_unchanged
 from klpbuild.names import object_name
 
 _EXPORT = "EXPORT_"
@@ -37,6 +38,7 @@ class Exports:
         self._lines = lines
 
     @classmethod
+    @while_unchanged
     def read(cls, path: Path) -> Exports:
         """Read a Module.symvers.
 

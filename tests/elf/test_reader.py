@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from elftools.elf.relocation import RelocationSection
 
 from klpbuild.elf.constants import EM, SHN_XINDEX, SHT
 from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.tables import ehdr_dtype, rela_dtype, section_dtype, symbol_dtype
+from klpbuild.elf.tables import distinct, ehdr_dtype, rela_dtype, section_dtype, symbol_dtype
 from klpbuild.errors import KlpError
 
 from .inputs import FLAGS, compile_object, small_object
@@ -278,3 +279,22 @@ def test_a_file_without_sections_has_no_symbols() -> None:
     put_header("e_shoff", 0)(ElfFile(bytes(data), "bare"), data)
     elf = ElfFile(bytes(data), "bare")
     assert (elf.sections, elf.symtab, len(elf.symbols), elf.strtab) == ((), None, 0, b"")
+
+
+def test_symbols_are_found_by_name_without_a_list_of_names(tmp_path: Path) -> None:
+    source = "int end; int backend = 1; static int f(void) { return 1; } int (*g)(void) = f;"
+    path = tmp_path / "names.o"
+    command = ["gcc", "-c", "-x", "c", "-o", str(path), "-"]
+    subprocess.run(command, input=source.encode(), check=True, capture_output=True)
+    elf = ElfFile.read(path)
+    for name in ("end", "backend", "f", "g"):
+        expected = [s.index for s in elf.symbol_list if s.name == name]
+        assert elf.symbols_named(name).tolist() == expected != []
+    both = elf.symbols_named("g", "end", "missing").tolist()
+    assert both == sorted(s.index for s in elf.symbol_list if s.name in ("g", "end"))
+
+
+def test_numbers_are_told_apart() -> None:
+    numbers = np.array([3, 1, 2**64 - 1, 3, 1], np.uint64)
+    assert distinct(numbers).tolist() == [1, 3, 2**64 - 1]
+    assert distinct(numbers[:0]).tolist() == []
