@@ -43,8 +43,7 @@ def added_units(
         for name, value in tree.environment.items()
     }
     listed: dict[str, tuple[str, str, bool]] = {}
-    for makefile in source.makefiles:
-        directory = posixpath.dirname(makefile.path) or "."
+    for directory in sorted(listing_directories(source, units)):
         for name, in_module in _listed(patched, environment, directory, log).items():
             listed[posixpath.normpath(name)] = name, directory, in_module
     problems = Problems()
@@ -83,6 +82,23 @@ def added_units(
         )
         found.append((Unit(owner, file.path, (target,)), command))
     problems.check()
+    return found
+
+
+def listing_directories(source: PatchedSource, units: Units) -> set[str]:
+    """The directories whose objects the patched Makefiles list.
+
+    virt/kvm/Makefile.kvm is included by those of arch/x86/kvm, where its objects are made.
+    """
+    found = set()
+    for makefile in source.makefiles:
+        directory, _, name = makefile.path.rpartition("/")
+        if name in ("Makefile", "Kbuild"):
+            found.add(directory or ".")
+            continue
+        beside = (path for path in units.sources if posixpath.dirname(path) == directory)
+        made = (unit.objects[0] for path in beside for unit in units.compiled_from(path))
+        found.update(target.partition("/../")[0] for target in made if "/../" in target)
     return found
 
 

@@ -14,6 +14,8 @@ from klpbuild.patch.patched import PatchedFile
 _INCLUDED = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+\.c)"', re.MULTILINE)
 #: A list of objects: ``obj-y +=``, ``ext4-objs :=``, ``ext4-$(CONFIG_X) +=``.
 _LIST = re.compile(r"^[\w-]+-(?:y|m|objs|\$[({]\w+[)}])$")
+#: An object of a directory that a variable names: ``$(KVM)/new.o``.
+_ELSEWHERE = re.compile(r"^\$[({]\w+[)}](/[\w./-]+\.o)$")
 _ASSIGNMENTS = ("=", ":=", "+=", "\\")
 _FLAGS = re.compile(r"^(?:CFLAGS|CFLAGS_REMOVE|OBJECT_FILES_NON_STANDARD)_(\S+\.o)$")
 #: What a new file's flags may refer to: no function that runs a program or writes a file.
@@ -72,11 +74,19 @@ def _check_makefile(makefile: PatchedFile, objects: set[str]) -> None:
         for word in words:
             if gone[word]:
                 gone[word] -= 1
-            elif word not in objects and word not in _ASSIGNMENTS and not _LIST.match(word):
+            elif word not in _ASSIGNMENTS and not _LIST.match(word) and not _is_new(word, objects):
                 raise _other_change(makefile, line.origin, f"{word!r} is not one of them.")
     for word in gone.elements():
         if word not in _ASSIGNMENTS:
             raise _other_change(makefile, makefile.where, f"{word!r} goes.")
+
+
+def _is_new(word: str, objects: set[str]) -> bool:
+    """Whether a word names a new file's object; kbuild tells later where a variable leads."""
+    elsewhere = _ELSEWHERE.match(word)
+    if elsewhere:
+        return any(f"/{name}".endswith(elsewhere[1]) for name in objects)
+    return word in objects
 
 
 def _wrong_flag(words: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from klpbuild.kernel.prepare import Log, PreparedTree, prepare
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX
-from klpbuild.patch.added import added_units
+from klpbuild.patch.added import added_units, listing_directories
 from klpbuild.patch.commands import CompileCommand, compile_commands
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.layout import (
@@ -150,6 +150,7 @@ def compile_patch(
         workdir.mkdir(exist_ok=True)
         # A path may leave them by `..` to reach a patched file.
         ways = touched.including.union(*(c.detours(tree.source) for _, c in commands))
+        ways |= listing_directories(patched, units)
         real = frozenset(place for place in ways if (tree.source / place).is_dir())
         make_shadow(shadow, tree.source, [*patched.files, *patched.makefiles], real)
         launcher = kernel.toolchain.launcher

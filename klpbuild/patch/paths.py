@@ -28,7 +28,7 @@ _RUNS_ELSEWHERE = (
     (r"^(scripts|usr)/", "is part of the build", "It runs where the kernel is built."),
 )  # fmt: skip
 #: The files in which kbuild looks for a directory's objects.
-MAKEFILE = re.compile(r"/(Makefile|Kbuild)$")
+MAKEFILE = re.compile(r"/(Makefile|Kbuild)([._-][^/]*)?$")
 _BUILD_FILES = re.compile(r"(^|/)(Makefile|Kbuild|Kconfig)([._-][^/]*)?$|\.(mk|lds|lds\.S)$")
 
 #: How many directories may stand before a name, as ``patch -p`` counts them.

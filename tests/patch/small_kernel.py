@@ -63,8 +63,10 @@ static inline int doubled(int a)
 """,
     "fs/Makefile": "obj-y := open.o read.o\nobj-y += sub/write.o\n",
     "drivers/disk/Makefile": (
-        "obj-m := my-disk.o\nmy-disk-objs := disk.o\nmy-disk-objs += ../shared/part.o\n"
+        "obj-m := my-disk.o\nmy-disk-objs := disk.o\n"
+        "include $(srctree)/drivers/shared/Makefile.disk\n"
     ),
+    "drivers/shared/Makefile.disk": ("SHARED ?= ../shared\nmy-disk-objs += $(SHARED)/part.o\n"),
     "drivers/shared/part.c": """\
 #ifndef FOR_DISK
 #error "compiled by the rules of another directory"

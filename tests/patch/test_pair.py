@@ -336,6 +336,40 @@ def test_a_new_c_file_of_vmlinux(small: SmallKernel, tmp_path: Path) -> None:
     assert proof.differences == ()
 
 
+@pytest.mark.parametrize(
+    ("makefile", "old", "new"),
+    [
+        ("drivers/shared/Makefile.disk", "/part.o", "/part.o $(SHARED)/new.o"),
+        (
+            "drivers/disk/Makefile",
+            "Makefile.disk\n",
+            "Makefile.disk\nmy-disk-objs += ${SHARED}/new.o\n",
+        ),
+    ],
+)
+def test_a_new_c_file_of_another_directory(
+    small: SmallKernel, tmp_path: Path, makefile: str, old: str, new: str
+) -> None:
+    """virt/kvm/Makefile.kvm is included by the directory that makes its objects."""
+    patch = small.patch(makefile, old, new)
+    result = compiled(
+        small, tmp_path, patch, added("drivers/shared/new.c", "#define KEPT 2\n" + NEW)
+    )
+    (pair,) = result.pairs
+    assert (pair.owner, pair.source) == ("my_disk", "drivers/shared/new.c")
+    assert pair.target == "drivers/disk/../shared/new.o"
+    assert "-DFOR_DISK" in pair.command.arguments
+
+
+def test_a_new_c_file_that_a_variable_does_not_lead_to(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("drivers/shared/Makefile.disk", "/part.o", "/part.o $(obj)/new.o")
+    assert refusal(small, tmp_path, patch, added("drivers/shared/new.c", NEW)) == (
+        "1.patch:1: the new file drivers/shared/new.c is in no object of this kernel\n"
+        "  No Makefile names it in this configuration, with the patch.\n"
+        "  Add it to a Makefile, or #include it in the file that calls it."
+    )
+
+
 @pytest.mark.parametrize("name", ["queue/new", "../shared/new"])
 def test_a_new_c_file_of_a_module(small: SmallKernel, tmp_path: Path, name: str) -> None:
     result = compiled(
