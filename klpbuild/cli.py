@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Exit statuses: done, the input cannot be used, the command line cannot, interrupted.
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+#: Commands that have a progress of their own, or none.
+_LIVELY = ("completion", "kernel", "manual")
+
 #: Of a program that a signal ends: 128 and the signal's number.  SIGPIPE has 13.
 _BROKEN_PIPE = 141
 
@@ -140,7 +143,12 @@ class _Run:
         if unread:
             parser.error(_unread(unread, parser))
         self.failed = parsed.failed
-        return int(parsed.run(parsed))
+        if self.words[0] in _LIVELY:
+            return int(parsed.run(parsed))
+        from klpbuild.terminal.progress import elapsed
+
+        with elapsed():
+            return int(parsed.run(parsed))
 
     def _take_colour(self) -> None:
         """Obey ``--color``, wherever it stands."""

@@ -11,7 +11,8 @@ import struct
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 
@@ -124,6 +125,25 @@ def did_you_mean(word: str, known: Iterable[str], least: float = 0.6) -> str:
     """
     near = difflib.get_close_matches(word, list(known), 1, least)
     return f"Did you mean {printable(near[0])}?" if near else ""
+
+
+@contextmanager
+def named_by_path(paths: Iterable[Path]) -> Iterator[None]:
+    """Let errors name files by their paths where they name them by the last part alone.
+
+    :param paths: of files that are told apart by their names, as the patches of a livepatch.
+    """
+    known = {printable(path.name): printable(str(path)) for path in paths}
+    try:
+        yield
+    except KlpError as error:
+        found = []
+        for problem in error.problems:
+            name, colon, rest = problem.where.partition(":")
+            where = f"{known[name]}{colon}{rest}" if name in known else problem.where
+            found.append(replace(problem, where=where))
+        error.problems = tuple(found)
+        raise
 
 
 @contextmanager

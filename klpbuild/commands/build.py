@@ -12,8 +12,14 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from klpbuild.check.formats import as_sarif
+from klpbuild.check.rule import RefusedError
 from klpbuild.commands.check import add_modules_argument
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
 from klpbuild.errors import KlpError, printable
@@ -23,7 +29,9 @@ from klpbuild.kernel.locate import locate
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import check_name
 from klpbuild.patch.series import SERIES, read_series
+from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.from_patch import build_from_patches
+from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.table import Said, Step
 from klpbuild.report.names import SUFFIXES
 from klpbuild.request.given import Parts, with_parts
@@ -73,6 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"starts each compiler: {', '.join(LAUNCHERS)}",
     )
     parser.add_argument(
+        "-v", "--verbose", action="store_true", help="also tell what became of each reference"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    parser.add_argument(
+        "--sarif",
+        type=Path,
+        metavar="FILE",
+        help="write there, as SARIF, why the patches are refused; no result if they are not",
+    )
+    parser.add_argument(
         "--build",
         type=Path,
         default=Path("build"),
@@ -83,6 +101,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, and tell what became of each function and reference."""
+    try:
+        return _build(arguments)
+    except KlpError as error:
+        if arguments.json:
+            told = [asdict(problem) for problem in error.problems]
+            print(json.dumps({"module": None, "problems": told}, indent=1))
+        if arguments.sarif is not None:
+            reports = [error.report] if isinstance(error, RefusedError) else []
+            problems = () if reports else error.problems
+            write_file(arguments.sarif, as_sarif(reports, problems).encode())
+        raise
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    start = time.monotonic()
     patches = [path for argument in arguments.patches for path in _patches(argument)]
     name = arguments.name if arguments.name is not None else default_name(patches[0])
     check_name(name, hint="Choose another one with --name.")
@@ -91,25 +124,67 @@ def run(arguments: argparse.Namespace) -> int:
     kernel = with_launcher(with_modules(kernel, arguments.further), arguments.launcher)
     build = arguments.build / kernel.name
     accepted = Accepted(tuple(arguments.accept_layout), tuple(arguments.accept_thread))
+    said = _Said(quiet=arguments.json, verbose=arguments.verbose)
     with working_in(arguments.build):
-        module, extracted = build_from_patches(kernel, patches, name, build, accepted, _tell)
-        for line in (*extracted.report, str(module)):
-            print(printable(line, keep="\n\t"))
+        module, extracted = build_from_patches(
+            kernel, patches, name, build, accepted, said.tell, said.begin
+        )
+        paths = Paths.below(build, module.stem)
         if arguments.output is not None:
             write_file(arguments.output, module.read_bytes())
             for suffix in SUFFIXES:
                 name = arguments.output.name.removesuffix(".ko") + suffix
                 beside = module.with_suffix(suffix).read_bytes()
                 write_file(arguments.output.with_name(name), beside)
-            print(arguments.output)
+            module = arguments.output
+        if arguments.sarif is not None:
+            write_file(arguments.sarif, as_sarif([]).encode())
+        seconds = time.monotonic() - start
+        if arguments.json:
+            print(json.dumps(_as_json(module, paths, extracted, seconds), indent=1))
+        else:
+            print(printable(f"{module}  ({seconds:.0f} s)"))
     return 0
 
 
-def _tell(step: Step, said: Said) -> None:
-    """Show what a step says; what was extracted is told at the end."""
-    if step.tag == "EXTRACT":
-        said.results.clear()
-    print(*(f"{line}\n" for line in said.lines()), sep="", end="")
+@dataclass(frozen=True)
+class _Said:
+    """Shows how far a build is, and what its steps say.
+
+    :ivar quiet: nothing but warnings is said.
+    :ivar verbose: references, too.
+    """
+
+    quiet: bool
+    verbose: bool
+
+    def begin(self, step: Step) -> None:
+        if not self.quiet:
+            print(printable(f"  {step.tag:<7} {step.outputs[0]}"), flush=True)
+
+    def tell(self, step: Step, said: Said) -> None:
+        if self.quiet:
+            said.results.clear()
+            said.details.clear()
+        for line in said.lines(verbose=self.verbose):
+            print(line, file=sys.stderr if self.quiet else sys.stdout)
+
+
+def _as_json(module: Path, paths: Paths, extracted: Extracted, seconds: float) -> dict[str, object]:
+    """What a build has to say, for programs."""
+    return {
+        "module": str(module),
+        "seconds": round(seconds, 1),
+        "result": json.loads(paths.result.read_bytes()),
+        "functions": [
+            {"object": patched.name, "old": each.old, "sympos": each.sympos, "new": each.new}
+            for patched in extracted.functions
+            for each in patched.functions
+        ],
+        "reasons": dict(extracted.reasons),
+        "idle": {name: idle.why for name, idle in extracted.idle.items()},
+        "references": json.loads(paths.relocations.read_bytes()),
+    }
 
 
 def _patches(argument: Path) -> list[Path]:

@@ -46,6 +46,7 @@ class _Record:
     functions: tuple[_Functions, ...]
     late_names: tuple[tuple[str, str], ...]
     report: tuple[str, ...]
+    references: tuple[str, ...]
     reasons: Mapping[str, str]
     places: Mapping[str, str]
     idle: Mapping[str, Idle]
@@ -58,7 +59,8 @@ class Extracted:
     :ivar objects: finished objects, to be linked.
     :ivar functions: what they replace, by object of the kernel.
     :ivar late_names: names that undefined symbols get after the link, by those in `objects`.
-    :ivar report: what was changed and what became of each reference, for people.
+    :ivar report: what was changed, for people.
+    :ivar references: what became of each reference, for people.
     :ivar reasons: why each function and variable is in the module, by its name there.
     :ivar places: how the place of each livepatch symbol was found, by its name there.
     :ivar idle: the patches that change nothing in this kernel, by name.
@@ -68,6 +70,7 @@ class Extracted:
     functions: tuple[PatchedObject, ...]
     late_names: tuple[tuple[str, str], ...]
     report: tuple[str, ...]
+    references: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
     idle: Mapping[str, Idle] = field(default_factory=dict)
@@ -86,6 +89,7 @@ class Extracted:
             tuple(_Functions(patched.name, patched.functions) for patched in self.functions),
             self.late_names,
             self.report,
+            self.references,
             self.reasons,
             self.places,
             self.idle,
@@ -105,6 +109,7 @@ class Extracted:
             tuple(PatchedObject(entry.object, entry.functions) for entry in record.functions),
             record.late_names,
             record.report,
+            record.references,
             record.reasons,
             record.places,
             record.idle,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,15 @@ from klpbuild.pipeline.homes import Homes, new_symbol
 from klpbuild.pipeline.keys import ask_keys_of_modules
 from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.startup import check_left_out
-from klpbuild.pipeline.table import Build, Said, Tell, livepatch_steps, run_steps, symbols_step
+from klpbuild.pipeline.table import (
+    Build,
+    Said,
+    Step,
+    Tell,
+    livepatch_steps,
+    run_steps,
+    symbols_step,
+)
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.keys import key_policy
 from klpbuild.proof.prototypes import check_prototypes
@@ -173,6 +181,7 @@ def build_from_patches(
     build: Path,
     accepted: Accepted = NOTHING,
     tell: Tell = lambda step, said: None,
+    begin: Callable[[Step], None] = lambda step: None,
 ) -> tuple[Path, Extracted]:
     """Build a livepatch from source patches.
 
@@ -181,6 +190,7 @@ def build_from_patches(
     :param build: the kernel's directory of outputs.
     :param accepted: changes that would be refused.
     :param tell: shows what each step has to say.
+    :param begin: told of each step before it is done.
     :returns: the module, and what it was made from.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
@@ -188,7 +198,8 @@ def build_from_patches(
     chosen = Chosen(patches[0].parent, Livepatch(name, (), accepted=accepted), tuple(patches))
     paths = Paths.below(build, chosen.module)
     order = Build(kernel, chosen, paths, BuildLog(build / "build.log"))
-    run_steps(livepatch_steps(order), build, tell, first=symbols_step(kernel, paths.symbols))
+    first = symbols_step(kernel, paths.symbols)
+    run_steps(livepatch_steps(order), build, tell, first=first, begin=begin)
     return paths.module, Extracted.read(paths.record)
 
 
@@ -369,7 +380,8 @@ def _finish(
         tuple(objects),
         patched,
         tuple(sorted(late.names.items())),
-        _report(extractions, decisions, notes),
+        _report(extractions, notes),
+        _references(decisions),
         _reasons(extractions),
         {d.target.format(): d.why for d in decisions if d.target is not None},
         idle,
@@ -388,7 +400,6 @@ def _reasons(extractions: Sequence[tuple[ObjectPair, Extraction]]) -> dict[str, 
 
 def _report(
     extractions: Sequence[tuple[ObjectPair, Extraction]],
-    decisions: Sequence[Decision],
     notes: Sequence[str],
 ) -> tuple[str, ...]:
     lines = []
@@ -397,11 +408,15 @@ def _report(
         lines += [f"  changed  {changed.name}: {changed.why}" for changed in extraction.changed]
         lines += [f"  new      {name}" for name in extraction.new]
         lines += [f"  removed  {name}" for name in extraction.removed]
-    lines.append("references:")
+    return tuple(dict.fromkeys([*lines, *(f"note: {note}" for note in notes)]))
+
+
+def _references(decisions: Sequence[Decision]) -> tuple[str, ...]:
+    lines = []
     for decision in sorted(decisions, key=lambda d: (d.fate.value, d.reference.name)):
         if decision.target is not None:
             what = f"gate {decision.gate}, {decision.target.format()}"
         else:
             what = decision.fate.value
-        lines.append(f"  {decision.reference.name}: {what} ({decision.why})")
-    return tuple(dict.fromkeys([*lines, *(f"note: {note}" for note in notes)]))
+        lines.append(f"{decision.reference.name}: {what} ({decision.why})")
+    return tuple(dict.fromkeys(lines))

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
-from klpbuild.errors import printable
+from klpbuild.errors import named_by_path, printable
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
 from klpbuild.names import index_path
@@ -42,19 +42,23 @@ class Said:
 
     :ivar warnings: lines that begin with the file that they are about.
     :ivar results: what was found or made.
+    :ivar details: more of it, for who asks.
     :ivar read: the user's files that it has read, inputs or not.
     """
 
     warnings: list[str] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
     read: list[Path] = field(default_factory=list)
 
-    def lines(self, heading: str = "") -> list[str]:
+    def lines(self, heading: str = "", *, verbose: bool = False) -> list[str]:
         """All of it as people read it.
 
         :param heading: stands above the results.
+        :param verbose: with the details.
         """
-        results = [heading, *self.results] if heading and self.results else self.results
+        results = [*self.results, *(self.details if verbose else ())]
+        results = [heading, *results] if heading and results else results
         return [
             *(printable(line, keep="\n\t") for line in self.warnings),
             *("          " + printable(line, keep="\n\t") for line in results),
@@ -165,11 +169,13 @@ def _extract(build: Build) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline.from_patch import extract_patches
 
-        extracted = extract_patches(
-            kernel, chosen.patches, paths.symbols, paths.work, build.log, accepted, objects
-        )
+        with named_by_path(chosen.patches):
+            extracted = extract_patches(
+                kernel, chosen.patches, paths.symbols, paths.work, build.log, accepted, objects
+            )
         extracted.write(paths.record)
         said.results += extracted.report
+        said.details += extracted.references
 
     return Step(
         "EXTRACT",
@@ -398,10 +404,12 @@ def run_steps(
     tell: Tell = lambda step, said: None,
     *,
     first: Step | None = None,
+    begin: Callable[[Step], None] = lambda step: None,
 ) -> None:
     """Do steps in their order, all of them.
 
     :param directory: the kernel's directory of outputs.
+    :param begin: told of each step before it is done.
     :param first: one that is shared with others, whose outputs stay where they are.
     :raises KlpError: by the first that fails; what it and those behind it wrote before is gone.
     """
@@ -409,4 +417,5 @@ def run_steps(
         for output in step.outputs:
             output.unlink(missing_ok=True)
     for step in (*((first,) if first else ()), *steps):
+        begin(step)
         run_step(step, directory, tell)

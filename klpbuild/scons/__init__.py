@@ -20,7 +20,7 @@ from klpbuild.scons import arguments, targets
 
 def generate(env, **_):
     """Add the methods that make the nodes of all livepatches."""
-    env.SetDefault(KLP_BUILD="build", V=False)
+    env.SetDefault(KLP_BUILD="build", V=False, junit="", sarif="")
     env.AddMethod(arguments.help_text, "LivepatchHelp")
     env.AddMethod(arguments.check_arguments, "LivepatchCheckArguments")
     env.AddMethod(targets.livepatches, "Livepatches")

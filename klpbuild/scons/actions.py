@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from pathlib import Path
 
 import SCons.Action
@@ -14,6 +15,7 @@ from klpbuild.compiler.driver import read_files
 from klpbuild.errors import KlpError, explained, printable
 from klpbuild.pipeline.table import run_step
 from klpbuild.scons import literal
+from klpbuild.terminal.progress import elapsed
 from klpbuild.terminal.shown import annotation, shown
 
 #: Finds what sources include.
@@ -104,10 +106,11 @@ def _run(target, source, env):
         if not known.issuperset(_files(env, said.read)):
             env.NoCache(made)
         side_by_side = env.GetOption("num_jobs") > 1
-        if lines := said.lines(f"{target[0]}:" if side_by_side else ""):
+        if lines := said.lines(f"{target[0]}:" if side_by_side else "", verbose=env["V"]):
             print("\n".join(lines))  # in one piece
 
-    run_step(env["KLP_STEP"], env["KLP_DIRECTORY"], tell)
+    with elapsed() if env.GetOption("num_jobs") == 1 else nullcontext():
+        run_step(env["KLP_STEP"], env["KLP_DIRECTORY"], tell)
 
 
 def _included(env, rule):

@@ -38,6 +38,8 @@ _OPTION_EXAMPLES = {
     "watch": "watch=/proc/meminfo,/proc/cmdline",
     "launcher": "launcher=ccache",
     "cache": "cache=~/.cache/livepatches",
+    "junit": "junit=results.xml",
+    "sarif": "sarif=klpbuild.sarif",
     "V": "V=1",
 }
 

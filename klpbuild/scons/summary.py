@@ -8,10 +8,14 @@ from pathlib import Path
 import SCons.Node
 from SCons.Script import GetBuildFailures, GetOption
 
-from klpbuild.errors import KlpError
+from klpbuild.check.rule import RefusedError
+from klpbuild.errors import KlpError, Problem
+from klpbuild.files import write_file
+from klpbuild.report.junit import Case, junit
 from klpbuild.request.matrix import Outcome, Result, table
 from klpbuild.scons.actions import FAILURES
 from klpbuild.scons.caching import hit_rate
+from klpbuild.terminal.shown import show
 
 
 class Summary:
@@ -49,11 +53,40 @@ class Summary:
 
     def _show(self):
         results = self.results()
+        try:
+            self._write(results)
+        except KlpError as error:
+            for problem in error.problems:
+                show(problem, "scons")
+        except OSError as error:
+            show(Problem(f"cannot be written: {error.strerror}", str(error.filename)), "scons")
         # A module that comes from the cache was not told of when it came.
         if len(results) > 1 or (results and self._env["cache"]):
             print("\n".join(table(results)))
         if self._env["cache"] and (rate := hit_rate(self._env)):
             print(rate)
+
+    def _write(self, results):
+        """Write what continuous integration reads, if it is asked for."""
+        if self._env["junit"]:
+            cases = [_case(result) for result in results]
+            write_file(Path(self._env["junit"]), junit("klpbuild", cases))
+        if self._env["sarif"]:
+            from klpbuild.check.formats import as_sarif
+
+            errors = list({id(error): error for error in FAILURES.values()}.values())
+            refused = [e.report for e in errors if isinstance(e, RefusedError)]
+            others = [e for e in errors if not isinstance(e, RefusedError)]
+            problems = dict.fromkeys(problem for error in others for problem in error.problems)
+            write_file(Path(self._env["sarif"]), as_sarif(refused, tuple(problems)).encode())
+
+
+def _case(result):
+    """A cell of the matrix as a test: its kernel is the class, its livepatch the name."""
+    skipped = result.text if result.outcome is Outcome.OTHER_KERNEL else ""
+    failure = "" if result.good else result.text
+    said = "" if failure or skipped else result.text
+    return Case(result.kernel, result.livepatch, failure, skipped, said)
 
 
 def _result(nodes, livepatch):

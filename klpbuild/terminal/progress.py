@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 #: On a terminal the line is written again after this time, in seconds.
 _BLINK = 0.1
+#: After this time a job on a terminal says that it goes on, in seconds.
+_SILENCE = 2.0
 
 
 class Progress:
@@ -50,3 +54,33 @@ class Progress:
             print(text, flush=True)
         self._tenth = tenth
         self._begun = True
+
+
+@contextmanager
+def elapsed() -> Iterator[None]:
+    """Show on a terminal how many seconds a job has taken, from the second one on.
+
+    The cursor stays at the line's beginning, so that whatever is printed takes its place.
+    """
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield
+        return
+    start, done = time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        wait = _SILENCE
+        while not done.wait(wait):
+            print(
+                f"          {time.monotonic() - start:.0f} s\r", end="", file=sys.stderr, flush=True
+            )
+            wait = 1.0
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        if time.monotonic() - start >= _SILENCE:
+            print("\x1b[K", end="", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.kernel.locate import locate
+from klpbuild.report.junit import Case, junit
 from tests.corpus.build import build_all, print_one
 from tests.corpus.collect import collect
 from tests.corpus.load import load_all
@@ -44,11 +45,12 @@ def main() -> int:
     load.add_argument("--again", action="store_true", help="load those again that were loaded")
     second = commands.add_parser("verify", help="compare modules with the compiler's own output")
     shown = commands.add_parser("table", help="print the results as a table, Markdown")
+    listed = commands.add_parser("junit", help="print the results as JUnit XML")
     one = commands.add_parser("one", help="build one livepatch, print its line of the results")
     one.add_argument("patch", type=Path)
     for command in (build, one):
         command.add_argument("--keep", action="store_true", help="keep intermediate files")
-    for command in (build, load, second, shown):
+    for command in (build, load, second, shown, listed):
         command.add_argument("--results", type=Path, default=DEFAULT_RESULTS, metavar="FILE.jsonl")
     for command in (build, load, second):
         command.add_argument("--only", default="*", metavar="GLOB", help="patches of these names")
@@ -132,6 +134,19 @@ def _table(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _junit(arguments: argparse.Namespace) -> int:
+    """A refusal is a result; only what klpbuild or the kernel got wrong is a failure."""
+    cases = []
+    for result in ResultsFile(arguments.results):
+        wrong = result.traceback
+        if result.loading is not None and result.loading.outcome != LOADED:
+            wrong = f"{result.loading.outcome}\n{result.loading.said}"
+        said = "\n".join(f"refused: {reason.what}" for reason in result.reasons)
+        cases.append(Case("corpus", result.patch, wrong, said=said, seconds=result.seconds))
+    print(junit("corpus", cases).decode(), end="")
+    return 0
+
+
 def _one(arguments: argparse.Namespace) -> int:
     print_one(arguments.patch, arguments.kernel, arguments.output, arguments.keep)
     return 0
@@ -143,6 +158,7 @@ COMMANDS = {
     "load": _load,
     "verify": _verify,
     "table": _table,
+    "junit": _junit,
     "one": _one,
 }
 

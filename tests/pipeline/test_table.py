@@ -54,3 +54,9 @@ def test_a_failure_leaves_nothing_of_an_earlier_build(tmp_path: Path) -> None:
     assert told == ["0 files", "0 files", "1 files"]  # what failed is told, too
     left = {path.name for path in tmp_path.iterdir() if path.suffix != ".jsonl"}
     assert left == {"a", "symbols"}
+
+
+def test_details_are_for_who_asks() -> None:
+    said = Said(results=["changed f"], details=["g: exported"])
+    assert said.lines() == ["          changed f"]
+    assert said.lines("x:", verbose=True)[1:] == ["          changed f", "          g: exported"]

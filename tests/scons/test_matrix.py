@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -43,14 +44,15 @@ def the_table(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def matrix(shared: Checkout, own: Path) -> str:
     """What a run for three kernels says, one of which is not there."""
-    words = ("-k", "-j2", f"kernel=fixtures,{TREE},6.1.0-99", "livepatches=own")
+    written = ("junit=build/results.xml", "sarif=build/refused.sarif")
+    words = ("-k", "-j2", f"kernel=fixtures,{TREE},6.1.0-99", "livepatches=own", *written)
     return shared.scons(*words, status=2)
 
 
 def test_the_run_goes_on_past_failures(shared: Checkout, matrix: str) -> None:
     (tree,) = (path.name for path in (shared.directory / "build").glob("6.1.0-fixtures-*"))
     unread = "failed: own/unread/livepatch.toml: the livepatch has no C source (2 more)"
-    stale = "failed: fix.patch:3: hunk 1 of fs/proc/meminfo.c does not apply"
+    stale = "failed: own/stale/fix.patch:3: hunk 1 of fs/proc/meminfo.c does not apply"
     unknown = "failed: kernel '6.1.0-99' is not known"
     rows = [
         ("kernel", "livepatch", "result"),
@@ -71,6 +73,18 @@ def test_the_run_goes_on_past_failures(shared: Checkout, matrix: str) -> None:
         *(f"{kernel:<{width}}  {livepatch:<9}  {result}" for kernel, livepatch, result in rows),
         "15 in all: 3 would load, 11 failed, 1 not for this kernel.",
     ]
+    suites = ElementTree.parse(shared.directory / "build/results.xml").getroot()
+    counts = {name: suites.get(name) for name in ("tests", "failures", "skipped")}
+    assert counts == {"tests": "15", "failures": "11", "skipped": "1"}
+    assert [suite.get("name") for suite in suites] == ["6.1.0-99", tree, "fixtures"]
+    (failure,) = suites.iterfind("testsuite[@name='fixtures']/testcase[@name='stale']/failure")
+    assert failure.get("message") == stale
+    (run,) = json.loads((shared.directory / "build/refused.sarif").read_text())["runs"]
+    (place,) = next(r for r in run["results"] if "hunk 1" in r["message"]["text"])["locations"]
+    assert place["physicalLocation"] == {
+        "artifactLocation": {"uri": "own/stale/fix.patch"},
+        "region": {"startLine": 3},
+    }
     assert "scons: *** [kernel=6.1.0-99] error: kernel '6.1.0-99' is not known\n" in matrix
     for name in ("fixtures", tree):
         build = shared.directory / "build" / name

@@ -312,6 +312,8 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
         "cache",
         "modules",
         "packages",
+        "junit",
+        "sarif",
     )
     for option in (*options, "V"):
         assert f"\n  {option:<12} " in text
@@ -329,8 +331,8 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
          "  Did you mean livepatch?\n"
          "  Known: ARCH, CC, COMPRESS, CROSS_COMPILE, DESTDIR, KCFLAGS, KDIR, KSRC, KVER, PREFIX, "
          "REPLACE, SIGN_CERT, SIGN_HASH, SIGN_KEY, SOURCE_DATE_EPOCH, STRIP, SYSTEM_MAP, V, "
-         "VMLINUX, cache, kallsyms, kernel, launcher, livepatch, livepatches, modules, packages, "
-         "system_map, vmlinux, watch.\n"),
+         "VMLINUX, cache, junit, kallsyms, kernel, launcher, livepatch, livepatches, modules, "
+         "packages, sarif, system_map, vmlinux, watch.\n"),
         (("livepatch=memino",),
          "scons: error: kernel-fixtures/livepatches: livepatch 'memino' is not known\n"
          "  Did you mean meminfo?\n"

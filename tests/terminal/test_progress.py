@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
-from klpbuild.terminal.progress import Progress
+from klpbuild.terminal.progress import Progress, elapsed
 
 
 def run(progress: Progress, total: int, step: int = 1) -> None:
@@ -71,3 +72,17 @@ def test_a_terminal_has_one_line(
     progress(3, 3)
     line = "\r          {} of 3 objects read"
     assert capsys.readouterr().out == line.format(1) + line.format(3) + "\n"
+
+
+def test_a_silent_job_shows_its_seconds_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("klpbuild.terminal.progress._SILENCE", 0.0)
+    with elapsed():
+        time.sleep(0.05)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with elapsed():
+        time.sleep(0.05)
+    assert capsys.readouterr().err == "          0 s\r\x1b[K"
