@@ -12,11 +12,12 @@ from pathlib import Path
 
 from klpbuild.arch import Architecture
 from klpbuild.compiler.flags import CompileCommand, compile_command
+from klpbuild.compiler.kept import Made
 from klpbuild.compiler.launcher import launched, launcher_environment, unlaunched
 from klpbuild.compiler.log import BuildLog
 from klpbuild.compiler.quotes import quotable
 from klpbuild.errors import KlpError
-from klpbuild.files import read_record, warn
+from klpbuild.files import read_record, warn, write_file
 from klpbuild.kernel.kbuild import build_environment, shortened
 from klpbuild.kernel.tree import Kernel
 from klpbuild.userfiles import check_file_names
@@ -27,6 +28,9 @@ HEADER = INCLUDE / "klpbuild" / "livepatch.h"
 
 # Only the generated tables refer to a function that replaces another one.
 _NO_PROTOTYPES = ("-Wno-missing-prototypes", "-Wno-missing-declarations")
+
+#: In the log instead of what a compiler says.
+_KEPT = "(was compiled before: the object is a copy)"
 
 #: gcc's words for a second KLP_RELOC_SYMBOL: gcc keeps the first one and goes on.
 _OTHER_NAME = "declaration ignored due to conflict with previous rename"
@@ -62,6 +66,8 @@ def compile_source(
     log: BuildLog | None = None,
     depfile: Path | None = None,
     confined: bool = True,
+    generated: bool = False,
+    text: str = "",
 ) -> Compilation:
     """Compile one C file as a part of a module, and run objtool if kbuild does.
 
@@ -73,6 +79,9 @@ def compile_source(
     :param confined: whether what the compiler says is hidden when it may quote a file that is
         neither the livepatch's nor the kernel's.
     :param depfile: where make's rule for the object goes; None: nowhere.
+    :param generated: whether klpbuild wrote the source: its object is kept, see
+        `klpbuild.compiler.kept`.
+    :param text: a part of a generated source that may differ, see `klpbuild.compiler.kept.Made`.
     :raises KlpError: with the compiler's own lines when it refuses the source, or when a file
         that it includes has a name that cannot be shown.
     """
@@ -83,9 +92,16 @@ def compile_source(
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.stem}.{os.getpid()}-{threading.get_ident()}.o")
     rule = aside.with_suffix(".d")
+    flags = [*compile_arguments(kernel, source, module_name), *extra_flags]
+    made = _made(command, flags, source, text) if generated and depfile is None else None
+    if made is not None and (kept := made.find(kernel)) is not None:
+        write_file(output, kept[0])
+        if log is not None:
+            line = [*flags, "-c", "-o", str(output), str(source)]
+            log.command(line, command.directory, output=output, source=source, said=_KEPT)
+        return Compilation(output, (source, *kept[1]), "")
     arguments = [
-        *compile_arguments(kernel, source, module_name),
-        *extra_flags,
+        *flags,
         "-MD",
         f"-MF{rule}",
         f"-MT{output}",
@@ -124,6 +140,10 @@ def compile_source(
                 log.command(whole, command.directory, output=output, said=objtool_said)
         dependencies = read or ()
         check_file_names(dependencies)
+        if made is not None and not said.strip():
+            tools = [command.directory / word for word in (command.objtool or ())[:1]]
+            files = [path for path in dependencies if path != source]
+            made.keep(kernel, aside.read_bytes(), [*files, *tools])
         aside.replace(output)
         if depfile is not None:
             rule.replace(depfile)
@@ -131,6 +151,15 @@ def compile_source(
         aside.unlink(missing_ok=True)
         rule.unlink(missing_ok=True)
     return Compilation(output, dependencies, said.strip())
+
+
+def _made(command: CompileCommand, flags: Sequence[str], source: Path, text: str) -> Made:
+    """What an object is made from: neither the directory of its source nor that of klpbuild."""
+    words = (command.version, *flags, *(command.objtool or ()), source.name)
+    plain = (word.replace(str(source.parent), ".") for word in words)
+    # clang writes a digest of the whole source into the debug data.
+    varying = "" if "clang" in command.version else text
+    return Made(source.read_bytes(), tuple(plain), varying.encode())
 
 
 def compile_arguments(kernel: Kernel, source: Path, module_name: str) -> list[str]:

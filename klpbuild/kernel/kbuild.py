@@ -341,15 +341,16 @@ def make(directory: Path, words: Sequence[str], *, log: Path | None = None, jobs
             "make is not on this machine", hint="Install the packages make and gcc."
         ) from error
     if log:
-        _add_to_log(log, command, environment, process.stdout)
+        add_to_log(log, command, environment, process.stdout)
     if process.returncode:
         raise _failed(directory, words, process.stdout, log)
     return process.stdout
 
 
-def _add_to_log(
+def add_to_log(
     log: Path, command: Sequence[str], environment: Mapping[str, str], output: str
 ) -> None:
+    """Add a command, its environment and what it printed to a log."""
     settings = [f"{name}={value}" for name, value in sorted(environment.items())]
     log.parent.mkdir(parents=True, exist_ok=True)
     entry = f"$ {shlex.join(['env', '-i', *settings, *command])}\n{output}\n"

@@ -28,6 +28,7 @@ from klpbuild.kernel.cache import UNFIT_FOR_MAKE
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import run_make
 from klpbuild.kernel.tree import Kernel
+from klpbuild.module.relink import HERE, Linker
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.symvers import Exports
 
@@ -75,19 +76,9 @@ def link_module(
     with _workshop(directory) as workshop:
         imports = missing_namespaces(elves, Exports.read(kernel.module_symvers))
         if imports:
-            objects = [*objects, _compile_imports(kernel, module, imports, workshop, log)]
-        _lay_out(workshop, module, objects)
-        # What kbuild compiles itself (NAME.mod.c) must not tell the machine's directories.
-        maps = [
-            f"-ffile-prefix-map={path}=." for path in (workshop.absolute(), kernel.build.resolve())
-        ]
-        flags = " ".join(filter(None, [kernel.toolchain.kcflags, *maps]))
-        variables = {"KBUILD_MODPOST_WARN": "1", "KCFLAGS": flags}
-        if strip:
-            variables["LDFLAGS_MODULE"] = "--strip-debug"
-        path = log.path if log is not None else None
-        said = run_make(kernel, workshop, "modules", variables=variables, log=path)
+            objects = [*objects, _compile_imports(kernel, module, imports, directory, log)]
         linked = workshop / f"{module}.ko"
+        said = _link(kernel, module, objects, workshop, log.path if log else None, strip)
         if not linked.is_file():
             raise KlpError("kbuild linked no module", where=str(linked), why=said.strip())
         _check_linked(kernel, ElfFile.read(linked), elves)
@@ -96,6 +87,34 @@ def link_module(
         output = directory / linked.name
         write_file(output, linked.read_bytes())
     return output
+
+
+def _link(
+    kernel: Kernel,
+    module: str,
+    objects: Sequence[Path],
+    workshop: Path,
+    log: Path | None,
+    strip: bool,
+) -> str:
+    """Link by the commands that kbuild is known to run, else by kbuild; returns what they print."""
+    # What kbuild compiles itself (NAME.mod.c) must not tell the machine's directories.
+    maps = [f"-ffile-prefix-map={path}=." for path in (HERE, kernel.build.resolve())]
+    flags = " ".join(filter(None, [kernel.toolchain.kcflags, *maps]))
+    variables = {"KBUILD_MODPOST_WARN": "1", "KCFLAGS": flags}
+    if strip:
+        variables["LDFLAGS_MODULE"] = "--strip-debug"
+    linker = Linker(kernel, tuple(variables.items()))
+    said = linker.link(module, objects, workshop, log)
+    if said is None:
+        remove_tree(workshop)
+        workshop.mkdir()
+        _lay_out(workshop, module, objects)
+        variables["KCFLAGS"] = flags.replace(HERE, str(workshop.absolute()))
+        said = run_make(kernel, workshop, "modules", variables=variables, log=log)
+        if not _warnings(said):
+            linker.learn(module, objects, workshop)
+    return said
 
 
 @contextmanager
@@ -154,9 +173,9 @@ def _compile_imports(
 ) -> Path:
     lines = [f'MODULE_INFO(import_ns, "{namespace}");' for namespace in namespaces]
     source = directory / "imports.c"
-    source.write_text("\n".join(["#include <linux/module.h>", *lines, ""]))
-    name = object_name(module)
-    return compile_source(kernel, source, directory / "imports.o", module_name=name, log=log).output
+    write_file(source, "\n".join(["#include <linux/module.h>", *lines, ""]).encode())
+    output, name = source.with_suffix(".o"), object_name(module)
+    return compile_source(kernel, source, output, module_name=name, log=log, generated=True).output
 
 
 def _lay_out(directory: Path, module: str, objects: Sequence[Path]) -> None:

@@ -16,7 +16,13 @@ from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.table import Said
 from klpbuild.report import provenance
 from klpbuild.report.facts import Facts, read_fates
-from klpbuild.report.inputs import modinfo_source, read_inputs, read_inputs_file, write_inputs
+from klpbuild.report.inputs import (
+    inputs_digest,
+    modinfo_source,
+    read_inputs,
+    read_inputs_file,
+    write_inputs,
+)
 from klpbuild.report.references import claims, embedded_references, read_patch_header
 from klpbuild.report.timings import read_timings
 from klpbuild.request.chosen import Chosen
@@ -46,7 +52,16 @@ def compile_inputs(
     source = paths.inputs.with_suffix(".c")
     threads = chosen.livepatch.accepted.threads
     write_file(source, modinfo_source(inputs, references, threads).encode())
-    steps.compile_source(kernel, source, paths.inputs, chosen.module, log, said)
+    steps.compile_source(
+        kernel,
+        source,
+        paths.inputs,
+        chosen.module,
+        log,
+        said,
+        generated=True,
+        text=inputs_digest(inputs),
+    )
     write_inputs(paths.inputs_list, inputs)
 
 

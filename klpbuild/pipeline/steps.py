@@ -60,7 +60,15 @@ _CHECKED: dict[object, Report] = {}
 
 
 def compile_source(
-    kernel: Kernel, source: Path, output: Path, module: str, log: BuildLog, said: Said
+    kernel: Kernel,
+    source: Path,
+    output: Path,
+    module: str,
+    log: BuildLog,
+    said: Said,
+    *,
+    generated: bool = False,
+    text: str = "",
 ) -> None:
     """Compile one source; the user's files that it reads are recorded beside the object.
 
@@ -68,11 +76,20 @@ def compile_source(
 
     :param said: gets the compiler's warnings, and the user's files, relative to the working
         directory.
+    :param generated: whether klpbuild wrote the source, `text` a part of it that may differ: see
+        `klpbuild.compiler.driver.compile_source`.
     :raises KlpError: with the compiler's lines.
     """
     flags = TYPE_FLAGS if defines_types(source.read_bytes()) else ()
     compilation = compile_with_kernel_flags(
-        kernel, source, output, module_name=module.replace("-", "_"), extra_flags=flags, log=log
+        kernel,
+        source,
+        output,
+        module_name=module.replace("-", "_"),
+        extra_flags=flags,
+        log=log,
+        generated=generated,
+        text=text,
     )
     if compilation.said:
         said.warnings.append(f"{source}: {compilation.said}")

@@ -209,7 +209,10 @@ def _compile(build: Build, source: Path) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline.steps import compile_source
 
-        compile_source(build.kernel, source, output, build.chosen.module, build.log, said)
+        generated = source == build.paths.tables
+        compile_source(
+            build.kernel, source, output, build.chosen.module, build.log, said, generated=generated
+        )
 
     return Step(
         "CC",
