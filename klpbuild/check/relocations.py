@@ -9,7 +9,7 @@ import numpy as np
 from klpbuild.check import catalogue
 from klpbuild.check.rule import Effect
 from klpbuild.check.subject import Subject, is_livepatch_section, is_relocated, place
-from klpbuild.elf.constants import SHF, SHN_LIVEPATCH, SHT
+from klpbuild.elf.constants import SHF, SHN_LIVEPATCH, SHT, STT
 from klpbuild.elf.reader import Section
 from klpbuild.elf.tables import Table
 from klpbuild.names import (
@@ -86,6 +86,10 @@ def _bad_name(subject: Subject, section: Section, gates: set[str] | None) -> Non
 
 def _check_ordinary(subject: Subject, section: Section, target: Section, rows: Table) -> None:
     symbols = subject.elf.symbols[rows["r_sym"]]
+    for row in rows[(symbols["st_info"] & 0xF == STT.FILE) & (rows["r_type"] != 0)]:
+        name = subject.elf.symbol_name(int(row["r_sym"]))
+        what = f"{section.name} leads to {name}, the name of a source file"
+        subject.find(catalogue.BROKEN, what, place(target, int(row["r_offset"]), name))
     for number in np.flatnonzero(symbols["st_shndx"] == SHN_LIVEPATCH).tolist():
         name = subject.elf.symbol_name(int(rows[number]["r_sym"]))
         what = f"{section.name} uses the livepatch symbol {name}"

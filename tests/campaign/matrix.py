@@ -57,8 +57,8 @@ class Outcome:
     @property
     def passed_wrongly(self) -> bool:
         """Whether check let it pass and the kernel did not."""
-        stays = self.observed is Observed.STAYS and _NO_EXIT in self.warnings
-        return self.predicted is Predicted.LOADS and self.observed not in _FINE and not stays
+        told = _TOLD.get(self.observed) in self.warnings
+        return self.predicted is Predicted.LOADS and self.observed not in _FINE and not told
 
     @property
     def refused_wrongly(self) -> bool:
@@ -66,8 +66,8 @@ class Outcome:
         return self.predicted is not Predicted.LOADS and self.observed in _FINE
 
 
-#: The rule that says of a module that it cannot be unloaded.
-_NO_EXIT = "KLP117"
+#: The warnings that a module cannot be unloaded, and that something of it has no effect.
+_TOLD = {Observed.STAYS: "KLP117", Observed.WRONG: "KLP426"}
 _FINE = (Observed.WELL, Observed.NOT_TRIED)
 
 

@@ -411,6 +411,8 @@ def livepatch_tables(good: Good, rng: random.Random) -> Made:
     names = ("patch", "objects", "functions_")
     symbols = [s for s in good.elf.symbol_list if s.name.startswith(names) and s.st_size]
     found = rng.choice(symbols)
+    if found.is_function:  # patched() and unpatched() of the exercise
+        return livepatch_tables(good, rng)
     at = found.st_value + rng.randrange(found.st_size)
     section = good.elf.sections[found.st_shndx]
     taken = [

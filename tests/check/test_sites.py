@@ -48,6 +48,13 @@ def row(table: str, number: int = 0, /, **fields: int) -> Edit:
     return edit
 
 
+def to_alternative(e: Editor) -> None:
+    """Let a fixup lead behind the first byte of code that may be replaced."""
+    replaced = e.rows(".rela.altinstructions")[0]
+    place = int(replaced["r_sym"]), int(replaced["r_addend"])
+    e.change_row(".rela__ex_table", 1, r_sym=place[0], r_addend=place[1] + 1)
+
+
 def key(addend: int) -> Edit:
     """Another addend of the kernel's static key."""
     return lambda e: e.change_row(".klp.rela.vmlinux.__jump_table", 0, r_addend=addend)
@@ -150,6 +157,8 @@ BAD: dict[str, tuple[Edit, str, str]] = {
                  " .text+0x38, an instruction that does not fault"),
     "fixup": (row("__ex_table", 1, addend=1), "KLP422",
               "an entry of __ex_table leads to .text+0x5b, where no instruction begins"),
+    "fixup in code replaced": (to_alternative, "KLP422", "an entry of __ex_table leads to"
+                               " .text N, amid code that may be replaced"),
     "fixup's data": (names("__ex_table", 1, "patch"), "KLP422",
                      "an entry of __ex_table leads to .data+0x2c0, which is no code"),
     "type": (poke("__ex_table", 8, 0x40), "KLP422", "an entry of __ex_table has the type 64,"

@@ -108,6 +108,8 @@ DAMAGE: tuple[tuple[Edit, str, Effect, str], ...] = (
     (_flagged(".data"), "KLP401", Effect.ACCEPTED, "section 3 is called '.data'"),
     (lambda e: e.change_row(".rela.return_sites", 0, r_type=R_NONE), "KLP422", Effect.UNFORESEEN,
      "an entry of .return_sites has no relocation of type R_X86_64_PC32"),
+    (lambda e: e.change_row(".rela.text", 1, r_sym=e.symbol("livepatch-meminfo.c")), "KLP110",
+     Effect.UNFORESEEN, ".rela.text leads to livepatch-meminfo.c, the name of a source file"),
 )  # fmt: skip
 
 
@@ -126,6 +128,23 @@ def test_damage(
     if effect is Effect.UNFORESEEN:
         assert report.would_load is None
         assert report.summary.startswith("nobody can say what Linux 6.1.0-miniature would do")
+
+
+def test_a_section_that_ends_before_its_variables(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    """What stands behind it in memory is taken for their content."""
+
+    def cut(e: Editor) -> None:
+        section = e.section(".data")
+        ends.append(len(section.data))
+        section.data = section.data[:8]
+
+    ends: list[int] = []
+    report = check_bytes(edited(cut)(good["meminfo"]), "livepatch.ko", miniature)
+    found = {f.what for f in report.findings if f.rule.identifier == "KLP119"}
+    assert f"section .data of 8 bytes has a variable up to {ends[0]:#x}" in found
+    assert report.would_load is None
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def _bugs(tables: Tables, entry: Entry) -> Faults:
 def _faults(tables: Tables, entry: Entry) -> Faults:
     code, fixup = entry.targets
     yield from _site(tables, code, _may_fault, "an instruction that does not fault")
-    if astray := tables.astray(fixup):
+    if astray := tables.strays(fixup):
         yield catalogue.SITE, 4, astray
     kind, found = entry.number(8, 1), tables.instruction(code)
     if len(entry.targets) == 2 and found is not None and not _handles(kind, found):
@@ -214,7 +214,7 @@ def _jumps(tables: Tables, entry: Entry) -> Faults:
     """__jump_label_patch() has a BUG() for what is not the jump or nop that the entry says."""
     code, target, key = entry.targets
     for at, each in ((0, code), (4, target)):
-        if astray := tables.astray(each):
+        if astray := tables.strays(each):
             yield catalogue.SITE, at, astray
             return
     shown = tables.code(code)

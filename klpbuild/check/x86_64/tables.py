@@ -177,6 +177,13 @@ class Tables:
             return leads + "where no instruction begins"
         return ""
 
+    def strays(self, target: Target) -> str:
+        """Why code cannot go on at a target; empty when it can."""
+        section, at = target.place
+        if any(start < at < end for start, end in self.replaced.get(section, ())):
+            return f"leads to {called(self.subject, target)}, amid code that may be replaced"
+        return self.astray(target)
+
     def jumps_to(self, target: Target) -> Target | None:
         """Where the jump or call at a target leads; None for another instruction."""
         found = self.instruction(target)
