@@ -9,10 +9,12 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from klpbuild.arch import Architecture
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, printable
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME, Livepatch
 from klpbuild.module.tables import livepatch_api
@@ -93,21 +95,67 @@ class Package:
         return f"kernel livepatch for Linux {self.release}"
 
     @property
-    def changes(self) -> tuple[str, ...]:
-        """What its changelog says."""
-        changes = [self.livepatch.description or f"Livepatch {self.livepatch.name}."]
-        if mended := self._mended():
-            changes.append(f"Fixes {', '.join(mended)}.")
-        return tuple(changes)
+    def about(self) -> tuple[str, ...]:
+        """What it is for, in paragraphs: its description, and what it mends."""
+        about = self.livepatch.description or f"Livepatch {self.livepatch.name}."
+        return (about, f"Fixes {', '.join(self.mended)}.") if self.mended else (about,)
 
-    def _mended(self) -> tuple[str, ...]:
-        """What it mends, of what the author says: patches may change nothing in this kernel."""
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What its changelog says: what it is, each fix, and what no fix names."""
+        fixes = self._fixes()
+        named = {reference for _, references in fixes for reference in references}
+        rest = [reference for reference in self.mended if reference not in named]
+        lines = [f"{what} ({', '.join(ids)})" if ids else what for what, ids in fixes]
+        return (self.about[0], *lines, *([f"Fixes {', '.join(rest)}."] if rest else []))
+
+    @property
+    def cves(self) -> tuple[str, ...]:
+        """The CVE numbers that it mends, in small letters, as the names of what it provides."""
+        numbers = (each.lower() for each in self.mended)
+        return tuple(n for n in numbers if re.fullmatch(r"cve-\d{4}-\d{4,19}", n))
+
+    @cached_property
+    def mended(self) -> tuple[str, ...]:
+        """CVE numbers and the author's own references, without what this kernel has not.
+
+        Patches may change nothing in this kernel; its provenance says which do.
+        """
+        known = self._provenance.get("references")
+        if known is None:
+            return self.livepatch.references
+        described = {reference.upper() for reference in self.livepatch.references}
+        return tuple(
+            reference["id"]
+            for reference in known
+            if reference["kind"] == "cve" or reference["id"].upper() in described
+        )
+
+    def _fixes(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The subject of each patch that changes something, and the CVE numbers that it names."""
+        references = self._provenance.get("references", ())
+        return [
+            (
+                printable(patch["subject"]),
+                tuple(
+                    reference["id"]
+                    for reference in references
+                    if reference["id"] in self.mended
+                    and reference["where"].rpartition(":")[0] == patch["name"]
+                ),
+            )
+            for patch in self._provenance.get("patches", ())
+            if patch["subject"] and not patch["changes_nothing"]
+        ]
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        """What the module's provenance says of it; empty without one."""
         for document in self.documents:
             if document.name.endswith(_PROVENANCE):
-                predicate = json.loads(read(document))["predicate"]
-                known = {reference["id"].upper() for reference in predicate["references"]}
-                return tuple(r for r in self.livepatch.references if r.upper() in known)
-        return self.livepatch.references
+                predicate: dict[str, Any] = json.loads(read(document))["predicate"]
+                return predicate
+        return {}
 
     @property
     def date(self) -> datetime:

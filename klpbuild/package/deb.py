@@ -132,7 +132,7 @@ def _kernels(package: Package) -> list[str]:
 def _long(package: Package) -> list[str]:
     """The extended description, without the space before each line."""
     paragraphs = (
-        *package.changes,
+        *package.about,
         "The livepatch replaces functions of the running kernel, without a reboot. It is"
         " loaded when it is installed and at each boot of exactly this kernel, unless the"
         " kernel command line says livepatch.enable=0.",

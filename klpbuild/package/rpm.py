@@ -106,7 +106,7 @@ def _spec(package: Package, files: tuple[PackagedFile, ...]) -> str:
         " when it is installed and at each boot of exactly this kernel, unless the kernel"
         " command line says livepatch.enable=0."
     )
-    paragraphs = [textwrap.fill(_literal(each), 79) for each in (*package.changes, text)]
+    paragraphs = [textwrap.fill(_literal(each), 79) for each in (*package.about, text)]
     changes = [
         textwrap.fill(_literal(each), 79, initial_indent="- ", subsequent_indent="  ")
         for each in package.changes

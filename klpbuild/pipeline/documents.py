@@ -75,6 +75,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
     # These take a fifth of a second to import, which a build without changes need not wait for.
     from klpbuild.report.page import page
     from klpbuild.report.sbom import bill_of_materials
+    from klpbuild.report.vex import vex
 
     extracted = Extracted.read(paths.record) if chosen.patches else NOTHING
     used = read_output(paths.dependencies, _dependencies)
@@ -96,6 +97,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
     written = (
         provenance.as_json(provenance.provenance(facts)),
         bill_of_materials(facts),
+        vex(facts),
         page(facts, read_timings(paths.directory, paths.name)),
     )
     for path, data in zip(paths.documents, written, strict=True):

@@ -5,7 +5,7 @@ INPUTS = "inputs.json"
 
 #: What `klpbuild.pipeline.documents.write_documents` writes, after the module's name.
 PROVENANCE = ".provenance.json"
-SUFFIXES = (PROVENANCE, ".cdx.json", ".html")
+SUFFIXES = (PROVENANCE, ".cdx.json", ".openvex.json", ".html")
 
 #: Tags of modinfo.
 VERSION_TAG, INPUTS_TAG, REFERENCE_TAG = "klpbuild", "klpbuild_inputs", "klpbuild_reference"

@@ -116,13 +116,18 @@ def _not_affected(reference: Reference, header: PatchHeader, why: str) -> Vulner
     )
 
 
+def kernel_purl(facts: Facts) -> str:
+    """The package URL of the kernel's image; empty for a kernel that was not fetched."""
+    image = next((p for p in facts.packages if p.part == "image"), None)
+    if image is None:
+        return ""
+    qualifiers = {"arch": facts.kernel.release.rpartition("-")[2]}
+    return PackageURL("deb", "debian", image.name, image.version, qualifiers).to_string()
+
+
 def _kernel(facts: Facts) -> Component:
     kernel, image = facts.kernel, next((p for p in facts.packages if p.part == "image"), None)
-    purl = None
-    if image is not None:
-        architecture = facts.kernel.release.rpartition("-")[2]
-        qualifiers = {"arch": architecture}
-        purl = PackageURL("deb", "debian", image.name, image.version, qualifiers)
+    purl = PackageURL.from_string(text) if (text := kernel_purl(facts)) else None
     properties = [
         Property(name="klpbuild:architecture", value=kernel.arch.name),
         Property(name="klpbuild:vmlinux_build_id", value=facts.build_id or "unknown"),

@@ -13,7 +13,7 @@ from klpbuild.scons import literal
 from klpbuild.scons.actions import failing, guarded
 
 #: What goes into a package beside the module, by the ends of their names.
-_DOCUMENTS = (".provenance.json", ".cdx.json")
+_DOCUMENTS = (".provenance.json", ".cdx.json", ".openvex.json")
 
 
 def packages(nodes, livepatch, formats):

@@ -93,7 +93,33 @@ def test_what_the_changelog_claims(module: Path, tmp_path: Path) -> None:
     mended = [{"kind": "cve", "id": "CVE-2024-5678"}, {"kind": "cve", "id": "CVE-2024-9"}]
     provenance.write_text(json.dumps({"predicate": {"references": mended}}))
     package = demo_package(module, documents=(provenance,))
-    assert package.changes[-1] == "Fixes CVE-2024-5678."
+    assert package.changes[-1] == "Fixes CVE-2024-5678, CVE-2024-9."
+
+
+def test_the_changelog_lists_the_fixes(module: Path, tmp_path: Path) -> None:
+    provenance = tmp_path / "livepatch-demo-1_2.provenance.json"
+    predicate = {
+        "references": [
+            {"kind": "cve", "id": "CVE-2024-5678", "where": "livepatch.toml"},
+            {"kind": "cve", "id": "CVE-2024-7777", "where": "0001-a.patch:12"},
+            {"kind": "upstream commit", "id": "abcdef", "where": "0001-a.patch:9"},
+        ],
+        "patches": [
+            {"name": "0001-a.patch", "subject": "mm: check the length", "changes_nothing": None},
+            {"name": "0002-b.patch", "subject": "mm: a lock", "changes_nothing": None},
+            {"name": "0003-c.patch", "subject": "mm: other", "changes_nothing": "not built"},
+        ],
+    }
+    provenance.write_text(json.dumps({"predicate": predicate}))
+    package = demo_package(module, documents=(provenance,))
+    assert package.changes == (
+        "a line of its own in /proc/version",
+        "mm: check the length (CVE-2024-7777)",
+        "mm: a lock",
+        "Fixes CVE-2024-5678.",
+    )
+    assert package.about[1:] == ("Fixes CVE-2024-5678, CVE-2024-7777.",)
+    assert package.cves == ("cve-2024-5678", "cve-2024-7777")
 
 
 def test_the_version_of_an_installed_kernel(

@@ -32,7 +32,7 @@ def test_a_package(module: Path, tmp_path: Path) -> None:
         f"Depends: linux-image-{RELEASE} (= 6.1.170-3)"
         f" | linux-image-{RELEASE}-unsigned (= 6.1.170-3)"
         f" | linux-image-unsigned-{RELEASE} (= 6.1.170-3), kmod\n"
-        f"Provides: livepatch-{RELEASE}\n"
+        f"Provides: livepatch-{RELEASE}, livepatch-cve-2024-1234, livepatch-cve-2024-5678\n"
         f"Conflicts: livepatch-{RELEASE}\n"
         f"Replaces: livepatch-{RELEASE}\n"
         "Section: kernel\n"

@@ -24,6 +24,7 @@ from klpbuild.report.inputs import Input, InputKind, inputs_digest, modinfo_sour
 from klpbuild.report.provenance import as_json, provenance, source_date_epoch
 from klpbuild.report.sbom import bill_of_materials
 from klpbuild.report.text import as_document, as_text
+from klpbuild.report.vex import vex
 from tests.objects import compile_c
 from tests.report.built import make_facts
 
@@ -165,6 +166,22 @@ def test_what_a_patch_that_changes_nothing_would_mend(facts: Facts) -> None:
         "detail": f"fix.patch changes nothing in this kernel: {why}",
     }
     assert "vulnerabilities" not in json.loads(bill_of_materials(facts))
+    (statement,) = json.loads(vex(idle))["statements"]
+    assert statement["justification"] == "vulnerable_code_not_present"
+    assert statement["impact_statement"] == f"fix.patch changes nothing in this kernel: {why}"
+
+
+def test_a_scanner_is_told_what_is_mended(facts: Facts) -> None:
+    said = json.loads(vex(dataclasses.replace(facts, epoch=1700000000)))
+    assert said["@context"] == "https://openvex.dev/ns/v0.2.0"
+    assert said["timestamp"] == "2023-11-14T22:13:20+00:00"
+    (statement,) = said["statements"]
+    assert statement["vulnerability"] == {"name": "CVE-2024-1234"}
+    assert statement["status"] == "not_affected"
+    assert statement["justification"] == "inline_mitigations_already_exist"
+    (product,) = statement["products"]
+    assert product["@id"].startswith(("pkg:deb/debian/linux-image-", "urn:x-klpbuild:linux:"))
+    assert vex(facts) == vex(facts)
 
 
 def test_the_time_is_source_date_epoch(facts: Facts) -> None:

@@ -205,7 +205,13 @@ def test_builds_are_the_same_everywhere(checkout: Checkout, keys: Keys, tmp_path
     options += (f"SIGN_KEY={keys.both}", "SOURCE_DATE_EPOCH=1700000000")
     checkout.scons("-j1", *options)
     other.scons("-j2", *options)
-    names = ("finished/{}.ko", "finished/{}.ko.zst", "{}.provenance.json", "{}.cdx.json")
+    names = (
+        "finished/{}.ko",
+        "finished/{}.ko.zst",
+        "{}.provenance.json",
+        "{}.cdx.json",
+        "{}.openvex.json",
+    )
     for name in names:
         made = f"build/fixtures/{name.format('livepatch-meminfo')}"
         same = (checkout.directory / made).read_bytes() == (other.directory / made).read_bytes()

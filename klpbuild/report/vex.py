@@ -1,0 +1,61 @@
+"""An OpenVEX document: what a scanner need not report of a kernel with this livepatch."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import klpbuild
+from klpbuild.report.facts import Facts
+from klpbuild.report.references import ReferenceKind
+from klpbuild.report.sbom import kernel_purl
+
+#: https://github.com/openvex/spec, OPENVEX-SPEC.md
+_CONTEXT = "https://openvex.dev/ns/v0.2.0"
+
+
+def vex(facts: Facts) -> bytes:
+    """The document, in JSON as OpenVEX 0.2.0; the same bytes each time.
+
+    It speaks of a kernel that has the livepatch loaded.  Its time, which the format wants, is
+    SOURCE_DATE_EPOCH, or 1970.
+    """
+    purl = kernel_purl(facts)
+    product: dict[str, Any] = {"@id": purl or f"urn:x-klpbuild:linux:{facts.kernel.release}"}
+    if purl:
+        product["identifiers"] = {"purl": purl}
+    loaded = f"{facts.contents.name} replaces the functions at fault, as long as it is loaded."
+    statements = [
+        {
+            "vulnerability": {"name": reference.id},
+            "products": [product],
+            "status": "not_affected",
+            "justification": "inline_mitigations_already_exist",
+            "impact_statement": loaded,
+        }
+        for reference in facts.references
+        if reference.kind is ReferenceKind.CVE
+    ]
+    statements += [
+        {
+            "vulnerability": {"name": reference.id},
+            "products": [product],
+            "status": "not_affected",
+            "justification": "vulnerable_code_not_present",
+            "impact_statement": f"{header.name} changes nothing in this kernel: {why}",
+        }
+        for reference, header, why in facts.not_affected()
+    ]
+    document = {
+        "@context": _CONTEXT,
+        "@id": f"urn:x-klpbuild:vex:{facts.sha256}",
+        "author": "klpbuild",
+        "timestamp": datetime.fromtimestamp(facts.epoch or 0, UTC).isoformat(),
+        "version": 1,
+        "tooling": f"klpbuild {klpbuild.__version__}",
+        "statements": statements,
+    }
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(
+        errors="backslashreplace"
+    )
