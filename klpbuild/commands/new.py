@@ -16,13 +16,11 @@ import sys
 from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
-from klpbuild.errors import KlpError
 from klpbuild.files import working_in
-from klpbuild.kernel.cache import cached_kernels
 from klpbuild.module.livepatch import check_name
 from klpbuild.pipeline import begin, symbol_steps
 from klpbuild.pipeline.table import Said
-from klpbuild.request.given import locate_kernel
+from klpbuild.request.given import locate_kernel, newest_kernel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write it; 1 when it does not build yet."""
     check_name(arguments.name, hint="Choose another one.")
     directory = arguments.directory / arguments.name
-    name = arguments.kernel or _newest()
+    name = arguments.kernel or newest_kernel()
     build = Path("build")
     with working_in(build):
         return _begin(arguments, directory, name, build)
@@ -86,14 +84,3 @@ def _begin(arguments: argparse.Namespace, directory: Path, name: str, build: Pat
         print("  A source patch needs no such file: --patch FIX.patch.", file=sys.stderr)
         return 1
     return 0
-
-
-def _newest() -> str:
-    """:raises KlpError: when no kernel is fetched."""
-    kernels = cached_kernels()
-    if kernels:
-        return kernels[0].release
-    raise KlpError(
-        "no kernel is fetched, and none is named",
-        hint="Run `klpbuild kernel fetch --source`, or name one: --kernel RELEASE.",
-    )

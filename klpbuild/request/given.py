@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klpbuild.errors import Problems
+from klpbuild.errors import KlpError, Problems
+from klpbuild.kernel.cache import cached_kernels
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
@@ -100,4 +101,18 @@ def locate_kernel(
         vmlinux=named.get("vmlinux"),
         system_map=named.get("system_map"),
         kallsyms=named.get("kallsyms"),
+    )
+
+
+def newest_kernel() -> str:
+    """The newest of the fetched kernels, for who names none.
+
+    :raises KlpError: when no kernel is fetched.
+    """
+    kernels = cached_kernels()
+    if kernels:
+        return kernels[0].release
+    raise KlpError(
+        "no kernel is fetched, and none is named",
+        hint="Run `klpbuild kernel fetch --source`, or name one: --kernel RELEASE.",
     )

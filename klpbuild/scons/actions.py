@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import SCons.Action
 import SCons.Builder
@@ -13,8 +15,9 @@ from SCons.Scanner.C import CScanner
 
 from klpbuild.compiler.driver import read_files
 from klpbuild.errors import KlpError, explained, printable
-from klpbuild.pipeline.table import run_step
+from klpbuild.pipeline.table import Counts, Said, Step, run_step
 from klpbuild.scons import literal
+from klpbuild.scons.literal import Environment, Node
 from klpbuild.terminal.progress import elapsed
 from klpbuild.terminal.shown import annotation, shown
 
@@ -25,11 +28,11 @@ SCANNER = CScanner()
 FAILURES: dict[str, KlpError] = {}
 
 
-def guarded(function):
+def guarded(function: Callable[..., object]) -> Callable[..., object]:
     """Turn what is wrong with the user's input into one clean message."""
 
     @functools.wraps(function)
-    def action(target, source, env):
+    def action(target: list[Node], source: list[Node], env: Environment) -> object:
         try:
             return function([Path(str(t)) for t in target], [Path(str(s)) for s in source], env)
         except Exception as error:
@@ -45,13 +48,13 @@ def guarded(function):
     return action
 
 
-def failing(env, name, error):
+def failing(env: Environment, name: Path | str, error: KlpError) -> Node:
     """A node that cannot be built: `error` says why.
 
     :param name: what it is called in the message.
     """
 
-    def action(target, source, env):
+    def action(target: list[Path], source: list[Path], env: Environment) -> None:
         raise error
 
     action = SCons.Action.Action(guarded(action), None)
@@ -59,10 +62,11 @@ def failing(env, name, error):
     return env.AlwaysBuild(node)[0]
 
 
-def step_nodes(env, step, directory, stands_for):
+def step_nodes(
+    env: Environment, step: Step, directory: Path, stands_for: Mapping[Counts | str, Node]
+) -> list[Node]:
     """Make the nodes of what a step of the table writes.
 
-    :param step: a `klpbuild.pipeline.table.Step`.
     :param directory: the kernel's directory of outputs.
     :param stands_for: the nodes that stand for the kernel, the compiler and klpbuild, by `Counts`.
     """
@@ -76,15 +80,15 @@ def step_nodes(env, step, directory, stands_for):
     env.Requires(made, _files(env, step.after))
     if not step.shared:
         env.NoCache(made)
-    return made
+    return list(made)
 
 
-def _files(env, paths):
+def _files(env: Environment, paths: Iterable[Path]) -> list[Node]:
     return [literal.file(env, path) for path in paths]
 
 
 @functools.cache
-def _builder(tag, compiles):
+def _builder(tag: str, compiles: bool) -> Any:
     """The Builder of all steps of a tag.
 
     Their function is the same, which says in SCons' signatures nothing of what they do: klpbuild
@@ -96,8 +100,8 @@ def _builder(tag, compiles):
     )
 
 
-def _run(target, source, env):
-    def tell(step, said):
+def _run(target: list[Path], source: list[Path], env: Environment) -> None:
+    def tell(step: Step, said: Said) -> None:
         # Of a file that no scanner finds the cache does not know until it is recorded.
         made = _files(env, target)
         known = {
@@ -113,12 +117,12 @@ def _run(target, source, env):
         run_step(env["KLP_STEP"], env["KLP_DIRECTORY"], tell)
 
 
-def _included(env, rule):
+def _included(env: Environment, rule: Path) -> list[Node]:
     """What a source was compiled from last time and the scanner does not find."""
     source, *others = _files(env, read_files(rule)) or [None]
     if not others:
         return []
-    found, waiting, path = set(), [source], SCANNER.path(env)
+    found, waiting, path = set[Node](), [source], SCANNER.path(env)
     while waiting:
         new = set(SCANNER(waiting.pop(), env, path)) - found
         found |= new

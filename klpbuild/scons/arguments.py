@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS
 
 from klpbuild.errors import Problem, did_you_mean
 from klpbuild.request.variables import NAMES, VARIABLES
@@ -19,29 +24,93 @@ TARGETS = {
     "install": "put the modules into DESTDIR/PREFIX/lib/modules/RELEASE/updates/livepatch",
     "uninstall": "remove what install put there, and nothing else",
     "dist": "make packages in build/<kernel>/dist/: .deb, .spec and .rpm",
-    "test": "run the tests that need no kernel",
-    "test-hardening": "damage, kill and fuzz, for up to ten minutes",
-    "test-kernel": "fetch Debian kernels, build the samples for them and boot them",
-    "benchmark": "measure, and write build/benchmark.json",
 }
 
-#: An example of each option.
-_OPTION_EXAMPLES = {
-    "livepatch": "livepatch=meminfo,cmdline",
-    "livepatches": "livepatches=fixes",
-    "kernel": "kernel=6.1.0-47-cloud-amd64,/usr/src/linux",
-    "kallsyms": "kallsyms=kallsyms-of-the-target",
-    "modules": "modules=/lib/modules/6.1.0/extra,out/driver.ko",
-    "packages": "packages=deb",
-    "system_map": "system_map=/boot/System.map-6.1.0-47-cloud-amd64",
-    "vmlinux": "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
-    "watch": "watch=/proc/meminfo,/proc/cmdline",
-    "launcher": "launcher=ccache",
-    "cache": "cache=~/.cache/livepatches",
-    "junit": "junit=results.xml",
-    "sarif": "sarif=klpbuild.sarif",
-    "V": "V=1",
-}
+
+@dataclass(frozen=True)
+class Option:
+    """An option of the command line, which an environment may set, too.
+
+    :ivar default: what holds without it.
+    :ivar unset: what that means where it is empty.
+    """
+
+    name: str
+    help: str
+    example: str
+    default: str = ""
+    unset: str = "none"
+
+
+OPTIONS = (
+    Option("V", "show command lines, and what becomes of each reference: 1 or 0", "V=1", "0"),
+    Option(
+        "cache",
+        "directory that keeps what is built, for other checkouts and machines",
+        "cache=~/.cache/livepatches",
+    ),
+    Option(
+        "junit",
+        "file for the results of all livepatches and kernels, as JUnit XML",
+        "junit=results.xml",
+    ),
+    Option(
+        "kallsyms",
+        "copy of /proc/kallsyms that root made, in place of the kernel's own",
+        "kallsyms=kallsyms-of-the-target",
+    ),
+    Option(
+        "kernel",
+        "fixtures, a fetched release, the path of a tree, or several with commas",
+        "kernel=6.1.0-47-cloud-amd64,/usr/src/linux",
+        unset="the newest that is fetched",
+    ),
+    Option(
+        "launcher",
+        "starts each compiler: ccache, distcc, icecc or sccache",
+        "launcher=ccache",
+    ),
+    Option(
+        "livepatch",
+        "livepatches to build: names with commas between, or all",
+        "livepatch=meminfo,cmdline",
+        "all",
+    ),
+    Option(
+        "livepatches",
+        "directory with one directory for each livepatch",
+        "livepatches=fixes",
+        "fixes",
+    ),
+    Option(
+        "modules",
+        "further module files and directories of them, with commas between",
+        "modules=/lib/modules/6.1.0/extra,out/driver.ko",
+    ),
+    Option(
+        "packages",
+        "kinds that dist makes, of deb, spec, rpm; else what has its tools here",
+        "packages=deb",
+    ),
+    Option("sarif", "file for what is refused and found, as SARIF", "sarif=klpbuild.sarif"),
+    Option(
+        "system_map",
+        "System.map, in place of the kernel's own",
+        "system_map=/boot/System.map-6.1.0-47-cloud-amd64",
+    ),
+    Option(
+        "vmlinux",
+        "vmlinux with symbols, in place of the kernel's own",
+        "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
+    ),
+    Option(
+        "watch",
+        "files of the guest that boot shows, with commas between",
+        "watch=/proc/meminfo,/proc/cmdline",
+        "/proc/meminfo",
+    ),
+)
+
 
 _PURPOSE = """\
 Builds Linux livepatch modules: loadable modules that replace functions of a
@@ -73,31 +142,43 @@ A module that was changed by hand is not built again: delete it, or `scons -c`.
 """
 
 
-def help_text(env, variables):
-    """What `scons -h` prints: what this is, examples, options with defaults, targets."""
+def read_options(env: Any) -> None:
+    """Set each option: to what the command line says, else what the environment has.
+
+    SCons' own Variables would expand them.
+    """
+    for option in OPTIONS:
+        env[option.name] = ARGUMENTS.get(option.name, env.get(option.name, option.default))
+
+
+def help_text(env: Any, further: Mapping[str, str] = {}) -> str:
+    """What `scons -h` prints: what this is, examples, options with defaults, targets.
+
+    :param further: targets of the SConstruct, and what each does.
+    """
     lines = _PURPOSE.splitlines() + _EXAMPLES.splitlines()
     lines.append("Options, as NAME=VALUE:")
-    for option in sorted(variables.options, key=lambda o: o.key):
-        default, example = option.default or "none", _OPTION_EXAMPLES[option.key]
-        lines += _explained(12, option.key, option.help, default, example)
+    for option in OPTIONS:
+        default = env.get(option.name, option.default) or option.unset
+        lines += _explained(12, option.name, option.help, default, option.example)
     lines.append("Variables of packagers, as NAME=VALUE or in the environment; NAME=VALUE wins:")
     for variable in VARIABLES:
         text = " ".join(variable.help.split())
         lines += _explained(17, variable.name, text, variable.default, variable.example)
     lines.append("Targets:")
-    for name, text in TARGETS.items():
+    for name, text in {**TARGETS, **further}.items():
         lines += _wrapped(16, name, text)
     lines += _RESULTS.splitlines()
     return "\n".join(lines) + "\n\n"
 
 
-def _explained(width, name, text, default, example):
+def _explained(width: int, name: str, text: str, default: str, example: str) -> Iterator[str]:
     yield from _wrapped(width, name, text)
     yield from _wrapped(width, "", f"default: {default}")
     yield from _wrapped(width, "", f"example: {example}")
 
 
-def _wrapped(width, name, text):
+def _wrapped(width: int, name: str, text: str) -> list[str]:
     """A name and what it means beside it, in lines of 80 columns at most."""
     begin, indent = f"  {name:<{width}} ", " " * (width + 3)
     return textwrap.wrap(
@@ -106,16 +187,19 @@ def _wrapped(width, name, text):
     )  # fmt: skip
 
 
-def check_arguments(env, variables, targets):
-    """End with a message when the command line has a word that nobody reads."""
-    options = [*(option.key for option in variables.options), *NAMES]
-    words = sorted(set(variables.UnknownVariables()) - set(NAMES))
-    unknown = [("option", word, options) for word in words]
+def check_arguments(env: Any, further: Iterable[str] = ()) -> None:
+    """End with a message when the command line has a word that nobody reads.
+
+    :param further: targets of the SConstruct.
+    """
+    options = [*(option.name for option in OPTIONS), *NAMES]
+    targets = [*TARGETS, *further]
+    unknown = [("option", word, options) for word in sorted(set(ARGUMENTS) - set(options))]
     inside = f"{env['KLP_BUILD']}/"
     unknown += [
-        ("target", word, list(TARGETS))
-        for word in map(str, targets)
-        if word not in TARGETS and not (word.startswith(inside) and word.isprintable())
+        ("target", word, targets)
+        for word in map(str, COMMAND_LINE_TARGETS)
+        if word not in targets and not (word.startswith(inside) and word.isprintable())
     ]
     for kind, word, known in unknown:
         near, hint = did_you_mean(word, known), f"Known: {', '.join(sorted(known))}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,12 +19,13 @@ import SCons.Util
 
 from klpbuild.errors import KlpError
 from klpbuild.files import note, remove_tree, write_file
+from klpbuild.scons.literal import Environment, Node
 
 #: What an entry of the cache begins with.
 _SEAL = "klpbuild-cache-1 "
 
 
-def use_cache(env):
+def use_cache(env: Environment) -> None:
     """Let SCons keep what is built in the directory that ``cache=`` names.
 
     :raises KlpError: when it cannot be used.
@@ -56,7 +58,7 @@ def use_cache(env):
         ) from error
 
 
-class SealedCache(SCons.CacheDir.CacheDir):
+class SealedCache(SCons.CacheDir.CacheDir):  # type: ignore[misc]
     """SCons' cache in `directory`, of which nothing is taken that is not as it was stored.
 
     An entry begins with a digest of its name and of what follows.  SCons' name of an entry is
@@ -67,11 +69,11 @@ class SealedCache(SCons.CacheDir.CacheDir):
 
     directory = ""
 
-    def __init__(self, path):
+    def __init__(self, path: object) -> None:
         super().__init__(self.directory)
-        self.given = set()
+        self.given: set[Node] = set()
 
-    def retrieve(self, node):
+    def retrieve(self, node: Node) -> bool:
         """Get a file, if it is there and as it was stored."""
         if not self.is_enabled():
             return False
@@ -97,13 +99,13 @@ class SealedCache(SCons.CacheDir.CacheDir):
         self.given.add(node)
         return True
 
-    def push(self, node):
+    def push(self, node: Node) -> object:
         """Store a file, also in the place of an entry that is damaged."""
         if self.is_enabled() and not self.is_readonly():
             self._read(Path(self.cachepath(node)[1]))
         return super().push(node)
 
-    def _read(self, path):
+    def _read(self, path: Path) -> bytes | None:
         """What was stored; None if there is nothing, or something else is there now."""
         try:
             if not path.exists():
@@ -118,15 +120,15 @@ class SealedCache(SCons.CacheDir.CacheDir):
                     remove_tree(path)  # SCons stores nothing where something is
         return data
 
-    def copy_to_cache(self, env, source, target):
+    def copy_to_cache(self, env: Environment, source: str, target: str) -> None:
         """Store a file."""
-        target = Path(target)
-        target.write_bytes(sealed(target.name, Path(source).read_bytes()))
+        entry = Path(target)
+        entry.write_bytes(sealed(entry.name, Path(source).read_bytes()))
 
-    def get_cachedir_csig(self, node):
+    def get_cachedir_csig(self, node: Node) -> str:
         """SCons' digest of a file that is in the cache only, which it asks for with ``-n``."""
         data = self._read(Path(self.cachepath(node)[1]))
-        return SCons.Util.hash_signature(data or b"")
+        return str(SCons.Util.hash_signature(data or b""))
 
 
 def sealed(name: str, data: bytes) -> bytes:
@@ -144,9 +146,9 @@ def _digest(name: str, data: bytes) -> str:
     return hashlib.sha256(f"{name}\n".encode() + data).hexdigest()
 
 
-def hit_rate(env):
+def hit_rate(env: Environment) -> str:
     """How many of the steps of this run came from the cache, in words; empty without any."""
-    steps = defaultdict(list)
+    steps: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in _made():
         # SCons has let go of the executors by then; files of one step are made from the same.
         steps[id(node.builder), *map(id, node.children())].append(node)
@@ -155,9 +157,9 @@ def hit_rate(env):
     return f"{hits} of {len(steps)} steps from the cache." if steps else ""
 
 
-def _made():
+def _made() -> Iterator[Node]:
     """The files that were made in this run, or came from the cache, and belong into it."""
-    waiting, seen = list(SCons.Node.Alias.default_ans.values()), set()
+    waiting, seen = list(SCons.Node.Alias.default_ans.values()), set[Node]()
     while waiting:
         node = waiting.pop()
         if node in seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from SCons.Action import Action
@@ -11,19 +12,23 @@ from klpbuild.package.contents import package_livepatch, source_date
 from klpbuild.package.formats import Format
 from klpbuild.scons import literal
 from klpbuild.scons.actions import failing, guarded
+from klpbuild.scons.literal import Environment, Node
+from klpbuild.scons.nodes import KernelNodes, LivepatchNodes
 
 #: What goes into a package beside the module, by the ends of their names.
 _DOCUMENTS = (".provenance.json", ".cdx.json", ".openvex.json")
 
 
-def packages(nodes, livepatch, formats):
+def packages(
+    nodes: KernelNodes, livepatch: LivepatchNodes, formats: Sequence[Format]
+) -> list[Node]:
     """The nodes of a livepatch's packages for one kernel, in ``dist/``.
 
-    :param nodes: a `KernelNodes`.
-    :param livepatch: a `LivepatchNodes` with a module.
+    :param livepatch: one with a module.
     :param formats: the kinds of packages, each `Format` once.
     """
     env, chosen, directory = nodes.env, livepatch.cell.chosen, nodes.directory / "dist"
+    assert chosen is not None
     documents = [node for node in livepatch.others if str(node).endswith(_DOCUMENTS)]
     try:
         package = package_livepatch(
@@ -48,7 +53,7 @@ def packages(nodes, livepatch, formats):
     return [node for files in made.values() for node in files]
 
 
-def _make(target, source, env):
+def _make(target: list[Path], source: list[Path], env: Environment) -> None:
     env["KLP_FORMAT"].make(env["KLP_PACKAGE"], target[0].parent)
 
 

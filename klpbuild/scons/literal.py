@@ -6,30 +6,36 @@ of the user's side comes through this module, and none is handed to SCons as a s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from klpbuild.errors import printable
 
+#: SCons' classes have no types.
+Environment: TypeAlias = Any
+Node: TypeAlias = Any
 
-def file(env, path):
+
+def file(env: Environment, path: Path | str) -> Node:
     """The node of a file.  A path that begins with ``#`` means just that."""
     return env.fs.File(str(Path(path).absolute()))
 
 
-def directory(env, path):
+def directory(env: Environment, path: Path | str) -> Node:
     """The node of a directory."""
     return env.fs.Dir(str(Path(path).absolute()))
 
 
-def alias(env, name):
+def alias(env: Environment, name: str) -> Node:
     """The node of a target that is no file."""
     return env.ans.Alias(name)
 
 
-def announcement(tag, what=None):
+def announcement(tag: str, what: str | None = None) -> Callable[..., str]:
     """What an Action prints before it runs: its tag, and its target or `what`."""
 
-    def announce(target, source, env):
+    def announce(target: list[Node], source: list[Node], env: Environment) -> str:
         return f"  {tag:<7} {printable(str(what or target[0]))}"
 
     return announce

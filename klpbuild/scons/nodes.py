@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +11,19 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.package.finish import Finish
 from klpbuild.pipeline.identity import compiler_identity, identity, tool_identity
 from klpbuild.pipeline.paths import SYMBOLS, Paths
-from klpbuild.pipeline.table import Build, Counts, finish_steps, livepatch_steps, symbols_step
+from klpbuild.pipeline.table import (
+    Build,
+    Counts,
+    Step,
+    finish_steps,
+    livepatch_steps,
+    symbols_step,
+)
 from klpbuild.request.finish import plan
 from klpbuild.request.matrix import Cell
+from klpbuild.request.variables import Variables
 from klpbuild.scons.actions import failing, step_nodes
+from klpbuild.scons.literal import Environment, Node
 
 
 @dataclass
@@ -29,11 +39,11 @@ class LivepatchNodes:
     """
 
     cell: Cell
-    module: object = None
-    result: object = None
-    others: list = field(default_factory=list)
-    signed: object = None
-    finished: object = None
+    module: Node = None
+    result: Node = None
+    others: list[Node] = field(default_factory=list)
+    signed: Node = None
+    finished: Node = None
 
 
 @dataclass
@@ -50,31 +60,32 @@ class KernelNodes:
     """
 
     kernel: Kernel
-    env: object
+    env: Environment
     directory: Path
-    stands_for: dict
+    stands_for: dict[Counts | str, Node]
     finish: Finish
     epoch: int | None
-    symbols: object = None
+    symbols: Node = None
     livepatches: list[LivepatchNodes] = field(default_factory=list)
-    boot: object = None
+    boot: Node = None
 
     @property
-    def modules(self) -> list:
+    def modules(self) -> list[Node]:
         """The nodes of all modules."""
         return [each.module for each in self.livepatches if each.module is not None]
 
 
-def kernel_nodes(env, kernel, cells, variables):
+def kernel_nodes(
+    env: Environment, kernel: Kernel, cells: Sequence[Cell], variables: Variables
+) -> KernelNodes:
     """Make the nodes of one kernel.
 
     :param cells: its livepatches, as asked for.
-    :param variables: `klpbuild.request.variables.Variables`.
     :raises KlpError: when no module can be built for the kernel.
     """
     directory = Path(env["KLP_BUILD"]) / kernel.name
     how = plan(kernel, variables)
-    stands_for = {
+    stands_for: dict[Counts | str, Node] = {
         Counts.KERNEL: env.Value(identity(kernel, modules=False)),
         Counts.MODULES: env.Value(identity(kernel)),
         Counts.COMPILER: env.Value(compiler_identity(kernel)),
@@ -99,7 +110,7 @@ def kernel_nodes(env, kernel, cells, variables):
     return nodes
 
 
-def _livepatch(nodes, cell, build):
+def _livepatch(nodes: KernelNodes, cell: Cell, build: Build) -> LivepatchNodes:
     paths = build.paths
     made = _nodes_by_path(nodes, livepatch_steps(build))
     module = made[paths.module]
@@ -110,7 +121,7 @@ def _livepatch(nodes, cell, build):
     return LivepatchNodes(cell, module, made[paths.result], [*others, *finished], signed, last)
 
 
-def _nodes_by_path(nodes, steps):
+def _nodes_by_path(nodes: KernelNodes, steps: Sequence[Step]) -> dict[Path, Node]:
     """The nodes of what steps write."""
     return {
         path: node

@@ -12,6 +12,7 @@ import pickle
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import SCons.dblite
 import SCons.Node.FS
@@ -23,6 +24,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.files import UNNOTED, note, read_record, remove_tree, working_in, write_file
 from klpbuild.scons import literal
+from klpbuild.scons.literal import Environment, Node
 from klpbuild.terminal.streams import flush_output
 
 #: Held until the process ends.
@@ -32,7 +34,7 @@ _LOCKS = ExitStack()
 class Outputs:
     """The directory of outputs of a run."""
 
-    def __init__(self, env):
+    def __init__(self, env: Environment) -> None:
         """Lock it, and let SCons keep its database there.
 
         :raises KlpError: when it cannot be written.
@@ -52,7 +54,7 @@ class Outputs:
         # env.SConsignFile would expand the name.
         SCons.SConsign.File(str(database.absolute()), _Database(self._path / UNNOTED))
 
-    def remove_changed(self):
+    def remove_changed(self) -> None:
         """Remove outputs that are not as SCons noted them, so that it makes them again.
 
         A module that was changed by hand stays, as long as it is an ELF file and all that
@@ -64,7 +66,7 @@ class Outputs:
             self._remove_changed(literal.directory(self._env, self._path))
             write_file(self._path / UNNOTED, b"")
 
-    def _remove_changed(self, directory):
+    def _remove_changed(self, directory: Node) -> None:
         for node in list(directory.entries.values()):
             if isinstance(node, SCons.Node.FS.Dir):
                 if node not in (directory, directory.dir):  # "." and ".."
@@ -74,12 +76,12 @@ class Outputs:
                 remove_tree(Path(node.path))
                 node.clear_memoized_values()
 
-    def _is_changed(self, path, node):
+    def _is_changed(self, path: Path, node: Node) -> bool:
         """Whether a file differs from what SCons noted; what it does not know, it makes anyway."""
         if path.is_dir():
             raise KlpError("is a directory, and a file is to be built there", where=str(path),
                            hint="Remove it.")  # fmt: skip
-        noted = getattr(node.disambiguate().get_stored_info(), "ninfo", None)
+        noted: Any = getattr(node.disambiguate().get_stored_info(), "ninfo", None)
         if not hasattr(noted, "csig") or not path.exists():
             return False
         status = path.stat()
@@ -87,17 +89,17 @@ class Outputs:
             return False
         if path.suffix == ".ko" and not self._unnoted and _is_elf(path):
             return False
-        return hash_file_signature(str(path)) != noted.csig
+        return bool(hash_file_signature(str(path)) != noted.csig)
 
 
-def _is_elf(path):
+def _is_elf(path: Path) -> bool:
     try:
         return bool(ElfFile.read(path).sections)
     except KlpError:
         return False
 
 
-def _check_database(data):
+def _check_database(data: bytes) -> bool:
     """:raises ValueError: when it is not a table of directories, as SCons writes it."""
     if data and not isinstance(pickle.loads(data), dict):
         raise ValueError("is no table")
@@ -107,16 +109,16 @@ def _check_database(data):
 class _Database:
     """SCons' database, in place of the module ``SCons.dblite``."""
 
-    def __init__(self, unnoted):
+    def __init__(self, unnoted: Path) -> None:
         """:param unnoted: the file that tells of outputs that are not in the database."""
         self._unnoted = unnoted
 
-    def open(self, name, flag="r", mode=0o666):
+    def open(self, name: str, flag: str = "r", mode: int = 0o666) -> Any:
         """Open it as `SCons.dblite.open` does; once it is written, all outputs are noted."""
         database = SCons.dblite.open(name, flag, mode)
         write = database.sync
 
-        def sync():
+        def sync() -> None:
             try:
                 write()
                 self._unnoted.unlink(missing_ok=True)

@@ -9,12 +9,13 @@ from SCons.Action import Action
 from klpbuild.package import install as installation
 from klpbuild.scons import literal
 from klpbuild.scons.actions import guarded
+from klpbuild.scons.literal import Environment, Node
+from klpbuild.scons.nodes import KernelNodes
 
 
-def targets(nodes, everything):
+def targets(nodes: KernelNodes, everything: bool) -> dict[str, Node]:
     """What install, uninstall and check do for one kernel.
 
-    :param nodes: a `KernelNodes`.
     :param everything: whether uninstall removes all that was installed, not only the
         livepatches that are asked for.
     :returns: name of the target to its node.
@@ -26,18 +27,18 @@ def targets(nodes, everything):
     files = [each.finished for each in nodes.livepatches if each.finished is not None]
     signed = [each.signed for each in nodes.livepatches if each.signed is not None]
 
-    def install(target, source, env):
+    def install(target: list[Path], source: list[Path], env: Environment) -> None:
         paths = [Path(str(node)) for node in files]
         for path in installation.install(paths, how.place, manifest, nodes.epoch):
             print(f"  INSTALL {path}")
         installation.run_depmod(how.place)
 
-    def uninstall(target, source, env):
+    def uninstall(target: list[Path], source: list[Path], env: Environment) -> None:
         for path in installation.uninstall(how.place, manifest, names):
             print(f"  REMOVE  {path}")
         installation.run_depmod(how.place)
 
-    def check(target, source, env):
+    def check(target: list[Path], source: list[Path], env: Environment) -> int:
         from klpbuild.package.verdict import check_finished
 
         paths = [Path(str(node)) for node in signed]

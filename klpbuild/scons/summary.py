@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import SCons.Node
@@ -12,9 +13,12 @@ from klpbuild.check.rule import RefusedError
 from klpbuild.errors import KlpError, Problem
 from klpbuild.files import write_file
 from klpbuild.report.junit import Case, junit
+from klpbuild.request.chosen import Named
 from klpbuild.request.matrix import Outcome, Result, table
 from klpbuild.scons.actions import FAILURES
 from klpbuild.scons.caching import hit_rate
+from klpbuild.scons.literal import Environment, Node
+from klpbuild.scons.nodes import KernelNodes, LivepatchNodes
 from klpbuild.terminal.shown import show
 
 
@@ -24,34 +28,34 @@ class Summary:
     :ivar unusable: nodes that stand for kernels that cannot be used.
     """
 
-    def __init__(self, env, named):
+    def __init__(self, env: Environment, named: Sequence[Named]) -> None:
         """:param named: the livepatches that are asked for."""
-        self.unusable = []
+        self.unusable: list[Node] = []
         self._env = env
         self._names = [each.name for each in named]
-        self._parts = []
+        self._parts: list[Callable[[], list[Result | None]]] = []
 
-    def add(self, nodes):
+    def add(self, nodes: KernelNodes) -> None:
         """Tell of a kernel's livepatches."""
         self._parts.append(lambda: [_result(nodes, each) for each in nodes.livepatches])
 
-    def add_unusable(self, word, error, node):
+    def add_unusable(self, word: str, error: KlpError, node: Node) -> None:
         """Tell of a kernel that cannot be used."""
         self.unusable.append(node)
         self._parts.append(lambda: [Result.of_error(word, name, error) for name in self._names])
 
-    def show_at_the_end(self):
+    def show_at_the_end(self) -> None:
         """Let the run end with a table and the cache's share, unless it builds nothing."""
         if not any(GetOption(name) for name in ("clean", "no_exec", "question")):
             atexit.register(self._show)
 
-    def results(self):
+    def results(self) -> list[Result]:
         """What became of each livepatch for each kernel; empty if none was asked for."""
         found = [result for part in self._parts for result in part() if result is not None]
         built = any(result.outcome is not Outcome.OTHER_KERNEL for result in found)
         return found if built else []
 
-    def _show(self):
+    def _show(self) -> None:
         results = self.results()
         try:
             self._write(results)
@@ -66,7 +70,7 @@ class Summary:
         if self._env["cache"] and (rate := hit_rate(self._env)):
             print(rate)
 
-    def _write(self, results):
+    def _write(self, results: list[Result]) -> None:
         """Write what continuous integration reads, if it is asked for."""
         if self._env["junit"]:
             cases = [_case(result) for result in results]
@@ -81,7 +85,7 @@ class Summary:
             write_file(Path(self._env["sarif"]), as_sarif(refused, tuple(problems)).encode())
 
 
-def _case(result):
+def _case(result: Result) -> Case:
     """A cell of the matrix as a test: its kernel is the class, its livepatch the name."""
     skipped = result.text if result.outcome is Outcome.OTHER_KERNEL else ""
     failure = "" if result.good else result.text
@@ -89,7 +93,7 @@ def _case(result):
     return Case(result.kernel, result.livepatch, failure, skipped, said)
 
 
-def _result(nodes, livepatch):
+def _result(nodes: KernelNodes, livepatch: LivepatchNodes) -> Result | None:
     """None when it was not asked for."""
     kernel, name = nodes.kernel.name, livepatch.cell.name
     if livepatch.module is None:
@@ -105,7 +109,7 @@ def _result(nodes, livepatch):
     return Result(kernel, name, Outcome.NOT_BUILT)
 
 
-def _after_boot(result, boot):
+def _after_boot(result: Result, boot: Node) -> Result:
     """What the boot says of it, if the kernel was booted."""
     if boot is None:
         return result
@@ -115,11 +119,11 @@ def _after_boot(result, boot):
     return result.after_boot(not failed) if failed or _is_done(boot) else result
 
 
-def _is_done(node):
+def _is_done(node: Node) -> bool:
     return node.get_state() in (SCons.Node.up_to_date, SCons.Node.executed)
 
 
-def _error(node):
+def _error(node: Node) -> KlpError | None:
     """Why a node was not built: its own error, or that of what it is built from."""
     if str(node) in FAILURES:
         return FAILURES[str(node)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import SCons.Defaults
 from SCons.Action import Action
 from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS, GetOption
 
@@ -17,37 +19,27 @@ from klpbuild.errors import KlpError, Problems, explained, printable
 from klpbuild.files import write_file
 from klpbuild.package.formats import wanted_formats
 from klpbuild.request.chosen import named_livepatches, with_replace
-from klpbuild.request.given import GivenSymbols
+from klpbuild.request.given import GivenSymbols, newest_kernel
 from klpbuild.request.matrix import cells, locate_kernels
 from klpbuild.request.variables import read_boolean, read_variables
 from klpbuild.scons import dist, literal, release
 from klpbuild.scons.actions import failing, guarded
+from klpbuild.scons.arguments import read_options
 from klpbuild.scons.caching import use_cache
-from klpbuild.scons.nodes import kernel_nodes
+from klpbuild.scons.literal import Environment, Node
+from klpbuild.scons.nodes import KernelNodes, kernel_nodes
 from klpbuild.scons.outputs import Outputs
 from klpbuild.scons.summary import Summary
 from klpbuild.terminal.shown import show
-from klpbuild.vm import needs
-
-_LONG = "kernel or boot or browser or slow"
-_PYTEST = ["-m", "pytest", "-n", "auto", "--dist", "worksteal"]
-_WITHOUT_KERNEL = {
-    "test": [*_PYTEST, "-m", f"not ({_LONG} or hardening)"],
-    "test-hardening": [*_PYTEST, "-m", "hardening"],
-    "test-kernel": ["-m", "pytest", "-n", "2", "-m", f"({_LONG}) and not hardening"],
-    "benchmark": ["-m", "tests.benchmarks"],
-}
 
 
-def livepatches(env):
+def livepatches(env: Environment) -> list[KernelNodes]:
     """Make the nodes of all livepatches and kernels that the options name.
 
     :returns: a `KernelNodes` for each kernel, for further steps.
     """
-    for name, words in _WITHOUT_KERNEL.items():
-        env.AlwaysBuild(env.Alias(name, [], _runner(name, words)))
-    if COMMAND_LINE_TARGETS and set(COMMAND_LINE_TARGETS) <= set(_WITHOUT_KERNEL):
-        return []
+    SCons.Defaults.DefaultEnvironment()  # else job threads race to make one
+    read_options(env)
     try:
         outputs = Outputs(env)
         every = _kernel_targets(env)
@@ -61,18 +53,7 @@ def livepatches(env):
         sys.exit(2)
 
 
-def _runner(name, words):
-    def run(target, source, env):
-        environment = dict(os.environ)
-        if name == "test-kernel":
-            needs.provide()
-            environment["KLPBUILD_REQUIRE_KERNEL"] = "1"
-        return subprocess.run([sys.executable, *words], env=environment, check=False).returncode
-
-    return Action(guarded(run), literal.announcement("TEST", name))
-
-
-def _kernel_targets(env):
+def _kernel_targets(env: Environment) -> list[KernelNodes]:
     """Nodes of all kernels.
 
     What cannot be read or found ends the run at once; with ``-k`` it becomes a node that
@@ -87,7 +68,7 @@ def _kernel_targets(env):
         os.environ["SOURCE_DATE_EPOCH"] = str(variables.source_date_epoch)
     given = GivenSymbols(variables.vmlinux, variables.system_map, env["kallsyms"])
     fixtures, build = Path("kernel-fixtures"), Path(env["KLP_BUILD"])
-    words = variables.kernel or env["kernel"]
+    words = variables.kernel or env["kernel"] or newest_kernel()
     modules = [Path(name).expanduser() for name in env["modules"].split(",") if name]
     located = locate_kernels(words, fixtures, build, given, variables, modules)
     named = named_livepatches(Path(env["livepatches"]), env["livepatch"])
@@ -96,10 +77,12 @@ def _kernel_targets(env):
     kernels = [each.kernel for each in located if each.kernel is not None]
 
     go_on = GetOption("keep_going")
-    summary, every, problems = Summary(env, named), [], Problems()
+    summary, problems = Summary(env, named), Problems()
+    every: list[KernelNodes] = []
     for each in located:
         try:
             if each.kernel is None:
+                assert each.error is not None
                 raise each.error
             asked = cells(named, each.kernel, kernels)
             for cell in asked:
@@ -127,7 +110,7 @@ def _kernel_targets(env):
     return every
 
 
-def _aliases(env, every, unusable):
+def _aliases(env: Environment, every: list[KernelNodes], unusable: list[Node]) -> None:
     """The targets of the command line."""
     watch = [name for name in env["watch"].split(",") if name]
     for nodes in every:
@@ -145,7 +128,7 @@ def _aliases(env, every, unusable):
     env.Default("livepatch")
 
 
-def _release(env, every, unusable):
+def _release(env: Environment, every: list[KernelNodes], unusable: list[Node]) -> None:
     """The targets of a release."""
     for nodes in every:
         for name, node in release.targets(nodes, env["livepatch"] == "all").items():
@@ -161,10 +144,10 @@ def _release(env, every, unusable):
         env.Alias(name, unusable)
 
 
-def _compile_commands(env, every):
+def _compile_commands(env: Environment, every: list[KernelNodes]) -> Node:
     """For editors' tools, which look for it in ``build/``."""
 
-    def write(target, source, env):
+    def write(target: list[Path], source: list[Path], env: Environment) -> None:
         entries = [
             entry
             for nodes in every
@@ -183,15 +166,15 @@ def _compile_commands(env, every):
     return env.AlwaysBuild(node)
 
 
-def _wants_packages():
+def _wants_packages() -> bool:
     """Whether the command line names packages: what they are made of takes git to find."""
     return any(name == "dist" or "/dist/" in name for name in map(str, COMMAND_LINE_TARGETS))
 
 
-def _boot(nodes, watch):
+def _boot(nodes: KernelNodes, watch: Sequence[str]) -> Any:
     kernel, modules = nodes.kernel, [Path(str(module)) for module in nodes.modules]
 
-    def boot(target, source, env):
+    def boot(target: list[Path], source: list[Path], env: Environment) -> int:
         from klpbuild.pipeline import steps
 
         lines, passed = steps.boot(kernel, modules, watch)

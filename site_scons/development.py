@@ -1,0 +1,54 @@
+"""Targets for work on klpbuild itself: its tests and benchmarks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from SCons.Action import Action
+from SCons.Script import COMMAND_LINE_TARGETS
+
+from klpbuild.scons import literal
+from klpbuild.scons.actions import guarded
+from klpbuild.vm import needs
+
+#: What each does.
+TARGETS = {
+    "test": "run the tests that need no kernel",
+    "test-hardening": "damage, kill and fuzz, for up to ten minutes",
+    "test-kernel": "fetch Debian kernels, build the samples for them and boot them",
+    "benchmark": "measure, and write build/benchmark.json",
+}
+
+_LONG = "kernel or boot or browser or slow"
+_PYTEST = ["-m", "pytest", "-n", "auto", "--dist", "worksteal"]
+_WORDS = {
+    "test": [*_PYTEST, "-m", f"not ({_LONG} or hardening)"],
+    "test-hardening": [*_PYTEST, "-m", "hardening"],
+    "test-kernel": ["-m", "pytest", "-n", "2", "-m", f"({_LONG}) and not hardening"],
+    "benchmark": ["-m", "tests.benchmarks"],
+}
+
+
+def add_targets(env: Any) -> bool:
+    """Add the targets.
+
+    :returns: whether the command line names nothing else.
+    """
+    for name, words in _WORDS.items():
+        env.AlwaysBuild(env.Alias(name, [], _runner(name, words)))
+    return bool(COMMAND_LINE_TARGETS) and set(COMMAND_LINE_TARGETS) <= set(TARGETS)
+
+
+def _runner(name: str, words: list[str]) -> Any:
+    def run(target: list[Path], source: list[Path], env: Any) -> int:
+        environment = dict(os.environ)
+        if name == "test-kernel":
+            needs.provide()
+            environment["KLPBUILD_REQUIRE_KERNEL"] = "1"
+        return subprocess.run([sys.executable, *words], env=environment, check=False).returncode
+
+    return Action(guarded(run), literal.announcement("TEST", name))
