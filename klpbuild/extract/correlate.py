@@ -14,9 +14,13 @@ from typing import NamedTuple
 
 from klpbuild.arch import x86_64
 from klpbuild.extract.linkage import Origin, Ties
-from klpbuild.extract.names import base_name, is_special_static, source_name, static_number
+from klpbuild.extract.names import UBSAN, base_name, is_special_static, source_name, static_number
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
 from klpbuild.extract.sections import SectionKind
+
+#: Size of struct source_location (lib/ubsan.h), which the data of a check begins with: the file's
+#: name, line and column, of which the kernel takes a bit to report each place once.
+_LOCATION = 16
 
 
 class Doubt(NamedTuple):
@@ -283,7 +287,11 @@ class Identities:
             name = base_name(atom.name) if atom.symbols else ""
             # a descriptor of pr_debug holds its line number, and else only what it refers to
             content = b"" if name == "__UNIQUE_ID_ddebug" else code.contents(atom)
-            references = tuple(self.reference(patched, r) for r in code.references(atom))
+            held = code.references(atom)
+            if not name and atom.name.startswith(f"{UBSAN}data"):
+                content = content[_LOCATION:]
+                held = tuple(r for r in held if r.offset >= _LOCATION)
+            references = tuple(self.reference(patched, r) for r in held)
             self._contents[key] = (name, content, references)
         return self._contents[key]
 

@@ -19,6 +19,10 @@ _FOR_MODPOST = re.compile(r"__mod_(\w+_device_table|device_table__\w+)$")
 _COLD = re.compile(r"\.cold(\.\d+)?$")
 _CLONE = re.compile(r"\.(isra|constprop|part|cold|localalias|llvm|lto_priv)(\.\d+)?")
 
+#: Sections of what gcc's undefined behaviour sanitizer passes to its handlers, numbered in the
+#: order of the code.  Their contents have no symbols.
+UBSAN = ".data..Lubsan_"
+
 #: Static variables that macros declare once per use.  A livepatch takes its own copy: the
 #: kernel may print a warning once more, and numbers differ between any two compilations.
 _SPECIAL = frozenset(
@@ -78,7 +82,7 @@ def cold_parent(name: str) -> str | None:
 
 def is_special_static(name: str) -> bool:
     """Whether it is a static variable of which a livepatch takes its own copy."""
-    if _CONSTANT.match(name):
+    if _CONSTANT.match(name) or name.startswith(UBSAN):
         return True
     base = base_name(name)
     # Clang puts the function first: f.__warned

@@ -107,9 +107,13 @@ class CodeObject:
     :ivar atoms: all atoms, by section and offset.
     """
 
-    def __init__(self, elf: ElfFile, sizes: EntrySizes) -> None:
-        """:raises KlpError: when objtool ran over it, or a table does not fit its entry size."""
+    def __init__(self, elf: ElfFile, sizes: EntrySizes, tree: str = "") -> None:
+        """:param tree: the directory of the source, which is left out of names of files.
+
+        :raises KlpError: when objtool ran over it, or a table does not fit its entry size.
+        """
         self.elf = elf
+        self._tree = f"{tree}/".encode() if tree else b""
         self.sizes = sizes
         for section in elf.sections:
             if section.name in OBJTOOL_TABLES:
@@ -401,7 +405,8 @@ class CodeObject:
         while end >= 0 and (end - begin) % width:
             end = whole.find(bytes(width), end + 1)
         end = max(end + width if end >= 0 else len(whole), begin + size)
-        return Literal(index, whole[begin:end])
+        # gcc's sanitizers name files as on the command line, whatever -fmacro-prefix-map says
+        return Literal(index, whole[begin:end].removeprefix(self._tree))
 
     def _literal_bytes(self, index: int) -> bytes:
         if index not in self._literals:

@@ -32,16 +32,20 @@ class Part(LinkedObject):
     :ivar source: its source file.
     :ivar sizes: sizes of the table entries of this kernel.
     :ivar types: the types of its variables.
+    :ivar trees: the directories of the original and the patched source.
     """
 
     source: str
     sizes: EntrySizes
     types: VariableTypes = no_types
+    trees: tuple[str, str] = ("", "")
 
     @cached_property
     def _versions(self) -> tuple[Version, Version]:
         """:raises KlpError: for an object that cannot be read."""
-        codes = CodeObject(self.original, self.sizes), CodeObject(self.patched, self.sizes)
+        both = zip((self.original, self.patched), self.trees, strict=True)
+        old_code, new_code = (CodeObject(elf, self.sizes, tree) for elf, tree in both)
+        codes = old_code, new_code
         correlation = correlate(*codes, self.number, self.ties)
         old = Version(correlation, False, Tables(codes[0]), lambda: self.types(False))
         new = Version(correlation, True, Tables(codes[1]), lambda: self.types(True))

@@ -43,8 +43,10 @@ _FORMAT = 4
 _STAMP = ".klpbuild-prepared"
 _EXPORTED = ".klpbuild-environment"
 _KEPT = ".klpbuild"
-#: What kbuild notes of a Rust compiler, which changes no C code.
-_ABOUT_RUST = ("CONFIG_RUSTC_", "CONFIG_RUST_IS_AVAILABLE", "CONFIG_BINDGEN_")
+_AUTOCONF = "include/generated/autoconf.h"
+#: What kbuild notes of a Rust compiler and of OpenSSL here.  C code sees CONFIG_RUST as the
+#: kernel has it, see `_define_rust`; the rest changes none.
+_NO_C_CODE = ("CONFIG_RUST", "CONFIG_BINDGEN_", "CONFIG_OPENSSL_SUPPORTS_")
 _MAKES_OWN = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
 #: What a build may take over from the caller; CFLAGS, MAKEFLAGS and the like would change it.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "USER")
@@ -180,7 +182,7 @@ def _variables(kernel: Kernel, compiler: str, build: Path) -> tuple[str, ...]:
         # the layout of struct module.
         "PAHOLE": str(build / "pahole"),
     }
-    if not re.search(r"^CONFIG_RUST=y$", kernel.config.read_text(errors="replace"), re.MULTILINE):
+    if not _has_rust(kernel):
         # Debian builds without it, and the version that is found goes into the configuration.
         values["RUSTC"] = "no-rustc"
     if prefix := cross_prefix(kernel):
@@ -207,7 +209,8 @@ def _defined(header: Path, name: str) -> str:
 
 
 def _key(kernel: Kernel, source: Path, variables: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {source} {variables}".encode())
+    form = f"{_FORMAT} rust" if _has_rust(kernel) else _FORMAT
+    digest = hashlib.sha256(f"{form} {source} {variables}".encode())
     digest.update(kernel.config.read_bytes())
     return digest.hexdigest()
 
@@ -229,8 +232,29 @@ def _build(kernel: Kernel, tree: PreparedTree, log: Log) -> None:
     wanted = "$(if $(filter-out 0,$(MAKELEVEL)),$(filter klpbuild-environment,$(MAKECMDGOALS)))"
     goal = f"$(if {wanted},$(eval {rule}))"
     _run(tree.make(f"--eval={goal}", "klpbuild-environment"), kernel, log)
+    _define_rust(kernel, tree.build)
     if kernel.module_symvers.is_file():
         shutil.copyfile(kernel.module_symvers, tree.build / "Module.symvers")
+
+
+def _has_rust(kernel: Kernel) -> bool:
+    return _settings(kernel.config).get("CONFIG_RUST") == "y"
+
+
+def _define_rust(kernel: Kernel, build: Path) -> None:
+    """Let C code see the options of Rust that the kernel has, without a Rust compiler at hand.
+
+    kbuild leaves them out then, and C code asks for CONFIG_RUST (``%pA`` in lib/vsprintf.c).
+    Nothing of Rust is compiled.
+    """
+    header, ours = build / _AUTOCONF, _settings(build / ".config")
+    lines = [
+        f"#define {name} 1\n"
+        for name, value in _settings(kernel.config).items()
+        if re.match(r"CONFIG_RUST(_|$)", name) and value == "y" and name not in ours
+    ]
+    if lines and header.is_file():
+        write_file(header, header.read_bytes() + "".join(lines).encode())
 
 
 def _run(command: list[str], kernel: Kernel, log: Log) -> None:
@@ -290,8 +314,7 @@ def _differences(kernel: Kernel, build: Path) -> tuple[str, ...]:
     return tuple(
         f"{name} is {ours.get(name, 'not set')}, and {theirs.get(name, 'not set')} in the kernel"
         for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-        and ("CONFIG_RUST" in theirs or not name.startswith(_ABOUT_RUST))
+        if ours.get(name) != theirs.get(name) and not name.startswith(_NO_C_CODE)
     )
 
 

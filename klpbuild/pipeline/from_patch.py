@@ -171,6 +171,7 @@ def _read_pair(compiled: CompiledPatch, sizes: EntrySizes, number: int, pair: Ob
         source=pair.source,
         sizes=sizes,
         types=lambda patched: compiled.variable_types(pair, patched),
+        trees=(str(compiled.tree.source), str(compiled.compiler.shadow)),
     )
 
 

@@ -49,7 +49,16 @@ def test_numbers_do_not_change_a_base_name(name: str, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["__key.4", "_rs.0", "__func__.12", "__already_done.1", "CSWTCH.7", "foo.__warned.2"]
+    "name",
+    [
+        ".data..Lubsan_data181",
+        "__key.4",
+        "_rs.0",
+        "__func__.12",
+        "__already_done.1",
+        "CSWTCH.7",
+        "foo.__warned.2",
+    ],
 )
 def test_statics_of_macros_are_copied(name: str) -> None:
     assert is_special_static(name)
@@ -199,3 +208,29 @@ def test_an_alias_in_one_version_only_is_refused(tmp_path: Path) -> None:
     text = Pair(tmp_path, source, change).refusal()
     assert "shares its code with another function" in text
     assert "a livepatch replaces all names of an address: one, two" in text
+
+
+UBSAN = """
+int note(int);
+static const char names[4][8] = { "one", "two" };
+int first(int n) { return note(names[n & 255][1]); }
+int second(int n) { return note(1 << n); }
+static int __init setup(int n) { return note(2 << n); }
+int (*const run_once)(int) __attribute__((section(".initcall6.init"), used)) = setup;
+"""
+
+
+@pytest.mark.parametrize("lines", ["", "\n\n"])
+def test_data_of_the_sanitizer_is_compared_by_what_it_says_of_types(
+    tmp_path: Path, lines: str
+) -> None:
+    """A check before the others gives each of them another number, and perhaps another line."""
+    flags = ["-fsanitize=bounds-strict", "-fsanitize=shift"]
+    changed = f"{lines}int first(int n) {{ note(3 << n); return"
+    pair = Pair(tmp_path, UBSAN, {"int first(int n) { return": changed}, flags)
+    assert [each.symbol for each in pair.extract().changed] == ["first"]
+
+
+def test_a_check_of_another_type_is_a_change(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, UBSAN, {"note(1 << n)": "note(1U << n)"}, ["-fsanitize=shift"])
+    assert [each.symbol for each in pair.extract().changed] == ["second"]

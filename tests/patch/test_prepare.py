@@ -75,6 +75,26 @@ def test_another_configuration_is_reported(tmp_path: Path) -> None:
     )
 
 
+def test_c_code_sees_rust_as_the_kernel_has_it(tmp_path: Path) -> None:
+    """lib/vsprintf.c asks for CONFIG_RUST, which kbuild turns off without rustc."""
+    config = (
+        "CONFIG_A=y\nCONFIG_RUST=y\nCONFIG_RUST_OVERFLOW_CHECKS=y\nCONFIG_RUSTC_VERSION=108501\n"
+    )
+    small = make_kernel(tmp_path, config=config)
+    makefile = small.source / "Makefile"
+    made = (
+        "\t@mkdir -p include/generated; echo '#define CONFIG_A 1' > include/generated/autoconf.h\n"
+    )
+    text = makefile.read_text().replace("prepare:\n", f"prepare:\n{made}")
+    # What kbuild settles on: another .config than the kernel's.
+    makefile.write_text(text.replace("cat $(srctree)/settled >> .config", "sed -i /RUST/d .config"))
+    tree = prepare(small.kernel, lambda line: None)
+    assert tree.differences == ()
+    assert (tree.build / "include/generated/autoconf.h").read_text() == (
+        "#define CONFIG_A 1\n#define CONFIG_RUST 1\n#define CONFIG_RUST_OVERFLOW_CHECKS 1\n"
+    )
+
+
 def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
     small = make_kernel(tmp_path)
     small.kernel.config.write_text('CONFIG_CC_VERSION_TEXT="gcc-99 (Debian 99.1.0-1) 99.1.0"\n')
