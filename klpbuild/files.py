@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
-from functools import cache, lru_cache, wraps
+from functools import cache, lru_cache, partial, wraps
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -41,6 +42,10 @@ _OUTPUTS_DEPTH = 3
 
 #: A file that changes again this soon may keep its times: they are not finer.
 SETTLED_NS = 2_000_000_000
+
+#: File descriptors of locks: of this thread's, and of the directories of outputs.
+_THREAD = threading.local()
+_OUTPUTS_HELD: list[int] = []
 
 #: What flock says where a file system has no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -190,6 +195,38 @@ def while_unchanged(read: Callable[[type[_T], Path], _T]) -> Callable[[type[_T],
     return unless_kept
 
 
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write a file that itself cannot tell whether it is whole, and its digest beside it.
+
+    :raises KlpError: when it cannot be written.
+    """
+    write_file(_seal(path), hashlib.sha256(data).hexdigest().encode())
+    write_file(path, data)
+
+
+def sealed(path: Path) -> Path | None:
+    """Find a file that `write_sealed` wrote; None without it, and with a note when it is damaged.
+
+    One without a digest, of an older klpbuild, is taken as it is.
+    """
+    if not path.is_file():
+        return None
+    digest = read_record(_seal(path), bytes.decode)
+    if digest and not read_record(path, partial(_check_digest, digest)):
+        return None
+    return path
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _check_digest(digest: str, data: bytes) -> bool:
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError("its SHA-256 is not the one beside it")
+    return True
+
+
 def note_damage(path: Path, error: Exception) -> None:
     """Tell the user, once, that a file of klpbuild's own cannot be read and is made again."""
     note("is damaged, and counts as missing", path, _reason(error))
@@ -289,20 +326,26 @@ def working_in(build: Path, *, writes: bool = True) -> Iterator[None]:
     :param writes: whether outputs are written: then `UNNOTED` is left there.
     :raises KlpError: when it cannot be written.
     """
-    with _held(build / ".lock", str(build)):
-        remove_unfinished(build, _OUTPUTS_DEPTH)
-        if writes:
-            write_file(build / UNNOTED, b"")
-        yield
+    with _held(build / ".lock", str(build)) as file:
+        _OUTPUTS_HELD.append(file)
+        try:
+            remove_unfinished(build, _OUTPUTS_DEPTH)
+            if writes:
+                write_file(build / UNNOTED, b"")
+            yield
+        finally:
+            _OUTPUTS_HELD.remove(file)
 
 
 @contextmanager
-def _held(lock: Path, what: str, hint: str = "") -> Iterator[None]:
+def _held(lock: Path, what: str, hint: str = "") -> Iterator[int]:
     """Hold a lock that the kernel releases when the process ends, however it ends.
 
     The file says who holds it, so that whoever waits can tell.
     """
     file = _opened(lock, hint)
+    held = _held_here()
+    held.append(file)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -317,9 +360,26 @@ def _held(lock: Path, what: str, hint: str = "") -> Iterator[None]:
         with suppress(OSError):  # opened for reading only, or the disk is full
             os.ftruncate(file, 0)
             os.pwrite(file, _ourselves().encode(), 0)
-        yield
+        yield file
     finally:
+        held.remove(file)
         os.close(file)
+
+
+def held_locks() -> tuple[int, ...]:
+    """List the files of the locks that this thread holds, and of the directories of outputs.
+
+    A child that has them keeps the locks when this process is killed.  Those of other threads
+    are theirs: they may be closed at any moment.
+    """
+    return (*_OUTPUTS_HELD, *_held_here())
+
+
+def _held_here() -> list[int]:
+    if not hasattr(_THREAD, "held"):
+        _THREAD.held = []
+    held: list[int] = _THREAD.held
+    return held
 
 
 def _opened(lock: Path, hint: str) -> int:

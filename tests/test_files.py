@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -22,10 +23,12 @@ from klpbuild.files import (
     read_output,
     read_record,
     remove_unfinished,
+    sealed,
     to_json,
     unfinished,
     working_in,
     write_file,
+    write_sealed,
 )
 
 
@@ -234,3 +237,43 @@ def test_a_file_is_read_again_only_when_it_may_have_changed(tmp_path: Path) -> N
         os.utime(path, ns=(made, made - 1))
         assert Text.read(path).text == "two"
     assert Text.times == 2
+
+
+CHILD_THAT_STAYS = """
+import os, sys
+from pathlib import Path
+from klpbuild.files import working_in
+from klpbuild.run import run
+with working_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    script = "echo $$ > child; sleep 1; echo written > late"
+    run(["sh", "-c", script], os.environ, Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_runs_children_are_waited_for(tmp_path: Path) -> None:
+    """What they still write must not get between what the next run writes."""
+    command = [sys.executable, "-c", CHILD_THAT_STAYS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        while not (tmp_path / "child").exists():
+            time.sleep(0.01)
+        holder.kill()
+    with working_in(tmp_path):
+        assert (tmp_path / "late").read_text() == "written\n"
+
+
+def test_a_list_tells_whether_it_is_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kallsyms"
+    assert sealed(path) is None
+    path.write_text("of an older klpbuild\n")
+    assert sealed(path) == path
+    write_sealed(path, b"first\nsecond\n")
+    assert sealed(path) == path and capsys.readouterr().err == ""
+    path.write_bytes(b"first\n")
+    assert sealed(path) is None
+    assert capsys.readouterr().err == (
+        f"klpbuild: note: {path}: is damaged, and counts as missing\n"
+        "  its SHA-256 is not the one beside it\n"
+    )

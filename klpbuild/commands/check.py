@@ -147,6 +147,7 @@ def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
     :raises KlpError: when the symbols are broken, or the named file is not there.
     """
     from klpbuild.kernel.cache import cache_directory
+    from klpbuild.symbols.database import has_index
     from klpbuild.symbols.write import SymbolSources, write_symbols
 
     if given is not None:
@@ -154,7 +155,7 @@ def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
             raise KlpError("there is no such file", where=str(given))
         return given
     built = Path("build") / kernel.name / "symbols.klp"
-    if built.is_file() and not kernel.further:
+    if not kernel.further and has_index(built):
         return built
     if not (kernel.vmlinux or kernel.system_map or kernel.kallsyms):
         return None

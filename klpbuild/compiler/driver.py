@@ -20,6 +20,7 @@ from klpbuild.errors import KlpError
 from klpbuild.files import read_record, warn, write_file
 from klpbuild.kernel.kbuild import build_environment, shortened
 from klpbuild.kernel.tree import Kernel
+from klpbuild.run import run
 from klpbuild.userfiles import check_file_names
 
 #: Our headers; ``klpbuild/livepatch.h`` in it is included before every source.
@@ -282,17 +283,8 @@ def _run(
     arguments: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            list(arguments),
-            cwd=directory,
-            env={**(environment or {}), **build_environment()},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        settings = {**(environment or {}), **build_environment()}
+        return run(arguments, settings, directory, together=True)
     except OSError as error:
         raise KlpError(f"{arguments[0]} does not run: {error.strerror}") from error
 

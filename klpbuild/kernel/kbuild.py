@@ -18,6 +18,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import UNFIT_FOR_MAKE, locked
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
+from klpbuild.run import run
 
 #: What of the user's environment make sees; anything else could change the result.
 _PASSED = re.compile(r"PATH|HOME|TMPDIR|SOURCE_DATE_EPOCH|CCACHE_\w+|DEBIAN_KERNEL_USE_CCACHE")
@@ -326,16 +327,7 @@ def make(directory: Path, words: Sequence[str], *, log: Path | None = None, jobs
     command = ["make", "--no-print-directory", f"-j{jobs}", "-C", str(directory), *words]
     environment = build_environment()
     try:
-        process = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        process = run(command, environment, together=True)
     except FileNotFoundError as error:
         raise KlpError(
             "make is not on this machine", hint="Install the packages make and gcc."

@@ -10,6 +10,7 @@ from pathlib import Path
 from klpbuild.distro.packaging import packaging_of
 from klpbuild.distro.tools import KernelCompiler
 from klpbuild.errors import KlpError, Problems, did_you_mean
+from klpbuild.files import sealed
 from klpbuild.kernel.added import AddedKernel, added_kernel, added_kernels
 from klpbuild.kernel.cache import (
     CachedKernel,
@@ -267,8 +268,8 @@ def _from_headers(
         modules=shipped_modules(installed.modules, learned / "modules"),
         vmlinux=installed.vmlinux() or (own_vmlinux if _has_code(own_vmlinux) else None),
         system_map=installed.system_map() or _real_map(headers / "System.map"),
-        kallsyms=_if_file(learned / "kallsyms"),
-        filter_functions=_if_file(learned / "available_filter_functions"),
+        kallsyms=sealed(learned / "kallsyms"),
+        filter_functions=sealed(learned / "available_filter_functions"),
         image=installed.image(),
         source=source.resolve() if source and source.is_dir() else None,
         cache=learned,
@@ -309,8 +310,8 @@ def _from_build_tree(tree: Path, under: Path | None, name: str = "") -> Kernel:
         modules=built_modules(tree),
         vmlinux=vmlinux if _has_code(vmlinux) else None,
         system_map=_if_file(system_map),
-        kallsyms=_if_file(learned / "kallsyms"),
-        filter_functions=_if_file(learned / "available_filter_functions"),
+        kallsyms=sealed(learned / "kallsyms"),
+        filter_functions=sealed(learned / "available_filter_functions"),
         image=images[0] if images else None,
         source=sources[0].resolve() if sources else None,
         cache=learned,

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from klpbuild.kernel.kbuild import (
 )
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
+from klpbuild.run import run
 
 #: Takes a line for the build log.
 Log = Callable[[str], None]
@@ -259,16 +259,7 @@ def _define_rust(kernel: Kernel, build: Path) -> None:
 
 def _run(command: list[str], kernel: Kernel, log: Log) -> None:
     log(" ".join(command))
-    done = subprocess.run(
-        command,
-        env=build_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = run(command, build_environment(), together=True)
     log(done.stdout)
     if done.returncode:
         lines = [shortened(line) for line in telling_lines(done.stdout.splitlines())]
@@ -293,15 +284,8 @@ def _objtool(tree: PreparedTree) -> tuple[tuple[str, ...], bool]:
     if not (tree.build / "tools/objtool/objtool").is_file():
         return (), False
     values = {"srctree": str(tree.source), "objtree": ".", "obj": "klpbuild", "src": "klpbuild"}
-    done = subprocess.run(
-        ["make", "-s", "-f", "-", "klpbuild", *(f"{k}={v}" for k, v in values.items())],
-        cwd=tree.build,
-        env=build_environment() | values,
-        input=_OBJTOOL_PROBE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["make", "-s", "-f", "-", "klpbuild", *(f"{k}={v}" for k, v in values.items())]
+    done = run(command, build_environment() | values, tree.build, input=_OBJTOOL_PROBE)
     lines = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
     late = bool(lines.get("late", "").strip())
     return (*lines.get("objtool", "").split(), *(["--link"] if late else []), "--module"), late

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
-from klpbuild.files import write_file
+from klpbuild.files import from_json, write_file
 
 #: Where a kernel's livepatches go, below ``lib/modules/RELEASE``.  depmod searches all of
 #: it, and prefers `updates`, where kbuild of today puts every external module.
@@ -67,6 +67,14 @@ class Place:
         return self.destdir is None and self.prefix in ("", "/usr")
 
 
+@dataclass(frozen=True)
+class _Record:
+    """A manifest's file."""
+
+    files: dict[str, list[str]]
+    directories: list[str]
+
+
 @dataclass
 class Manifest:
     """What was installed from one build directory.
@@ -88,13 +96,13 @@ class Manifest:
         :raises KlpError: when it cannot be read or is broken.
         """
         try:
-            record = json.loads(path.read_bytes())
-            return cls(path, dict(record["files"]), list(record["directories"]))
+            record = from_json(_Record, path.read_bytes())
+            return cls(path, record.files, record.directories)
         except FileNotFoundError:
             return cls(path)
         except OSError as error:
             raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, RecursionError) as error:
             raise KlpError(
                 "is not a list of installed files",
                 where=str(path),

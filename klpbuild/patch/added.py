@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from klpbuild.patch.commands import CompileCommand, ask_kbuild
 from klpbuild.patch.makefiles import added_sources
 from klpbuild.patch.patched import PatchedSource
 from klpbuild.patch.units import Unit, Units
+from klpbuild.run import run
 
 _MODNAME = re.compile(r"^-DKBUILD_MODNAME=\"?(\w+)\"?$")
 
@@ -116,15 +116,7 @@ def _listed(
     """The objects that a directory's Makefile lists, and whether each is a module's."""
     command = ["make", "-rR", "-s", f"-I{tree.source}", f"--eval={_PROBE}"]
     command += ["-f", f"{tree.source}/scripts/Makefile.build", f"obj={directory}"]
-    done = subprocess.run(
-        [*command, "klpbuild-listed"],
-        cwd=tree.build,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([*command, "klpbuild-listed"], environment, tree.build)
     log(" ".join(command) + f"\n{done.stdout}{done.stderr}")
     found: dict[str, bool] = {}
     for line in done.stdout.splitlines():

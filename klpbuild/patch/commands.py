@@ -15,6 +15,7 @@ from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_record, to_json, write_file
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
+from klpbuild.run import run
 
 _COMMAND = re.compile(r"(?:saved)?cmd_(\S+) := (.*)")
 _MAKEFILE = "scripts/Makefile.build"
@@ -176,16 +177,7 @@ def _run(
     command: list[str], tree: PreparedTree, environment: dict[str, str], log: Log
 ) -> subprocess.CompletedProcess[str]:
     log(shlex.join(command))
-    done = subprocess.run(
-        command,
-        cwd=tree.build,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = run(command, environment, tree.build)
     log(done.stderr)
     return done
 

@@ -25,6 +25,7 @@ from klpbuild.patch.commands import CompileCommand, make_objects
 from klpbuild.patch.layout import BTF_FLAGS
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.shadow import make_shadow
+from klpbuild.run import run
 
 #: Each function and variable in a section of its own.  Debug information is never used,
 #: and code is the same without.
@@ -211,16 +212,8 @@ class Recompiler:
     def _run(self, line: list[str]) -> subprocess.CompletedProcess[str]:
         self.log(shlex.join(line))
         with _PROCESSORS:
-            done = subprocess.run(
-                line,
-                cwd=self.tree.build,
-                env=launcher_environment(self.launcher) | build_environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-            )
+            environment = launcher_environment(self.launcher) | build_environment()
+            done = run(line, environment, self.tree.build)
         places = (self.tree.source, self.tree.build, self.tree.kept, self.workdir)
         done.stderr = without_foreign(done.stderr, self.tree.build, places)
         if done.stderr:

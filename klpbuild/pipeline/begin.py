@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.excerpt.excerpt import Excerpt, Place, Reach, Source, excerpt
 from klpbuild.excerpt.finder import find_definition
 from klpbuild.excerpt.skeleton import skeleton
-from klpbuild.files import write_file
+from klpbuild.files import make_directory, write_file
+from klpbuild.kernel.cache import aside
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
@@ -320,22 +320,18 @@ def _write(
     """
     problem = ""
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent)
+        make_directory(directory.parent)
+        with aside(directory) as making:
+            made = making / directory.name
+            made.mkdir()
+            for name, text in texts.items():
+                write_file(made / name, text.encode(errors="surrogateescape"))
+            if kernel is not None and symbols is not None:
+                problem = _trial(kernel, symbols, made).replace(f"{made}/", "")
+            made.rename(directory)
     except OSError as error:
-        raise KlpError(
-            f"cannot be written: {error.strerror}", where=str(directory.parent)
-        ) from error
-    try:
-        made = Path(aside, directory.name)
-        made.mkdir()
-        for name, text in texts.items():
-            write_file(made / name, text.encode(errors="surrogateescape"))
-        if kernel is not None and symbols is not None:
-            problem = _trial(kernel, symbols, made).replace(f"{made}/", "")
-        made.rename(directory)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        what = f"cannot be written: {error.strerror}"
+        raise KlpError(what, where=str(directory.parent)) from error
     return problem
 
 

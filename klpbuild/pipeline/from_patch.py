@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -58,6 +57,7 @@ from klpbuild.proof.references import (
 )
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Resolver
+from klpbuild.run import run
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.progress import Progress
@@ -139,16 +139,7 @@ class _Builder:
         command = [*self.compiled.tree.objtool, str(path.resolve())]
         if not self.compiled.tree.objtool or self.compiled.tree.objtool_runs_late:
             return
-        done = subprocess.run(
-            command,
-            cwd=self.compiled.tree.build,
-            env=build_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = run(command, build_environment(), self.compiled.tree.build)
         said = done.stdout + done.stderr
         self.log.command(command, self.compiled.tree.build, output=path, said=said)
         if done.returncode or "warning" in said:

@@ -22,7 +22,7 @@ from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problem, Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
-from klpbuild.files import from_json, read_output, read_record, write_file
+from klpbuild.files import from_json, read_output, read_record, sealed, write_file
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import neighbourhood
 from klpbuild.graph.tables import read_entries, read_patches
@@ -323,10 +323,9 @@ def check_unchanged(data: bytes, module: Path, digest: Path) -> None:
 
 def entry_points(kernel: Kernel, database: SymbolDatabase) -> EntryPoints:
     """What can be livepatched in a kernel."""
-    learned = kernel.cache / FILTER_FUNCTIONS
     return EntryPoints(
         database,
-        filter_functions=kernel.filter_functions or (learned if learned.exists() else None),
+        filter_functions=kernel.filter_functions or sealed(kernel.cache / FILTER_FUNCTIONS),
         vmlinux=kernel.vmlinux,
         modules=kernel.modules,
     )

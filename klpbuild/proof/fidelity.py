@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import subprocess
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
@@ -29,6 +28,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 from klpbuild.proof.shipped import ShippedBinary, Target
+from klpbuild.run import run
 
 _NONE = 0
 #: resolve_btfids writes the numbers of types there, after the last link.
@@ -116,16 +116,7 @@ def prove(kernel: Kernel, compiled: CompiledPatch, pair: ObjectPair, log: Log) -
     if objtool:
         command = [*objtool, str(finished)]
         log(shlex.join(command))
-        done = subprocess.run(
-            command,
-            cwd=compiled.tree.build,
-            env=build_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = run(command, build_environment(), compiled.tree.build)
         log(done.stderr)
         if done.returncode:
             raise KlpError("objtool refuses the object", where=pair.target, why=done.stderr.strip())

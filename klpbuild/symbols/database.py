@@ -184,6 +184,14 @@ class SymbolDatabase:
         return self._labels[number]
 
 
+def has_index(path: Path) -> bool:
+    """Whether a symbols.klp has the index beside it that was made with it: it is as written."""
+    with suppress(KlpError, ValueError):
+        _mapped(path)
+        return True
+    return False
+
+
 def _mapped(path: Path) -> Index:
     """:raises KlpError: when a file cannot be read.
     :raises ValueError: when the index does not belong to the text.

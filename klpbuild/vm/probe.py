@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import sealed, write_sealed
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
@@ -55,10 +55,10 @@ def learn(kernel: Kernel) -> Learned:
     """
     learned = Learned(kernel.cache / KALLSYMS, kernel.cache / FILTER_FUNCTIONS)
     with locked(kernel.cache / "probe"):
-        if not (learned.kallsyms.is_file() and learned.filter_functions.is_file()):
+        if not (sealed(learned.kallsyms) and sealed(learned.filter_functions)):
             contents = dict(_ask(kernel))
-            write_file(learned.filter_functions, contents[FILTER_FUNCTIONS])
-            write_file(learned.kallsyms, contents[KALLSYMS])
+            write_sealed(learned.filter_functions, contents[FILTER_FUNCTIONS])
+            write_sealed(learned.kallsyms, contents[KALLSYMS])
     return learned
 
 

@@ -385,3 +385,13 @@ print(repr(table.read_text()))
     expected = f"/{DIRECTORY}/livepatch-a.ko\nupdates/livepatch/livepatch-a.ko:\n''\n"
     assert done.stdout == expected
     assert not Path(f"/lib/modules/{RELEASE}").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"files": {"x": null}, "directories": []}', '{"files": [1]}', "["]
+)
+def test_a_manifest_of_other_types(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "installed.json"
+    path.write_text(text)
+    with pytest.raises(KlpError, match="is not a list of installed files"):
+        Manifest.read(path)
