@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+#: A longer line of a message quotes more of a file than helps anybody, such as one of 100 KB.
+_LINE_MAX = 4000
+
 
 def printable(text: str, keep: str = "") -> str:
     """Escape what a terminal would not show but obey, or could show as something else.
@@ -37,6 +40,12 @@ def _escape(char: str) -> str:
     return ascii(char)[1:-1]
 
 
+def _shortened(line: str) -> str:
+    if len(line) <= _LINE_MAX:
+        return line
+    return f"{line[: _LINE_MAX // 2]} ... {line[-_LINE_MAX // 2 :]}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong, told so that it can be mended.
@@ -56,7 +65,7 @@ class Problem:
         lines = [printable(f"{self.where}: {self.what}" if self.where else self.what)]
         for text in (self.why, self.hint):
             lines += ["  " + printable(line, keep="\t") for line in text.splitlines()]
-        return "\n".join(lines)
+        return "\n".join(map(_shortened, lines))
 
 
 class KlpError(Exception):

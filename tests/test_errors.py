@@ -74,3 +74,10 @@ def test_control_characters_are_shown() -> None:
     assert str(problem) == (
         "a\\nb.patch:1: names \\x1b[2J\n  The compiler says:\n  \tx\\x07\n  \\xff"
     )
+
+
+def test_a_line_of_a_file_is_not_shown_whole_whatever_its_length() -> None:
+    text = str(Problem(f"has {'x' * 100_000}, which is unknown", "a.c:1", "y" * 4000))
+    first, second = text.splitlines()
+    assert first == f"a.c:1: has {'x' * 1989} ... {'x' * 1982}, which is unknown"
+    assert len(second) == 2000 + 5 + 2000

@@ -35,10 +35,10 @@ def main(inputs: int, seed: str, only: str = "") -> int:
         turn = 0
         while waiting := [r for r in readers if found[r.name].inputs < wanted[r.name]]:
             for reader in waiting:
-                figures, begun = found[reader.name], time.monotonic()
+                figures, begun = found[reader.name], time.process_time()
                 left = wanted[reader.name] - figures.inputs
                 run(reader, min(_TURN, left), f"{seed}/{turn}", figures)
-                times[reader.name] += time.monotonic() - begun
+                times[reader.name] += time.process_time() - begun
                 _keep(figures)
             turn += 1
             if turn % 10 == 0:

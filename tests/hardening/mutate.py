@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -125,6 +126,31 @@ def _change_json(random: Random, value: Any) -> Any:
                 changed[key] = _change_json(random, value[key])
         return changed
     return random.choice(VALUES)
+
+
+def of_toml(random: Random, whole: Sequence[bytes]) -> bytes:
+    """Change values for those of other types, drop and repeat; now and then the text itself."""
+    if random.randrange(3) == 0:
+        return of_text(random, whole)
+    value: Any = tomllib.loads(whole[0].decode())
+    for _ in range(random.choice((1, 1, 2, 4))):
+        value = _change_json(random, value)
+    if not isinstance(value, dict):
+        return _as_toml(value)
+    return b"".join(
+        _as_toml(str(key)) + b" = " + _as_toml(each) + b"\n" for key, each in value.items()
+    )
+
+
+def _as_toml(value: Any) -> bytes:
+    if isinstance(value, dict):
+        pairs = (_as_toml(str(key)) + b" = " + _as_toml(each) for key, each in value.items())
+        return b"{" + b", ".join(pairs) + b"}"
+    if isinstance(value, list):
+        return b"[" + b", ".join(map(_as_toml, value)) + b"]"
+    if isinstance(value, float):
+        return str(value).encode()
+    return json.dumps(value).encode()
 
 
 def of_elf(random: Random, whole: Sequence[bytes]) -> bytes:

@@ -32,6 +32,7 @@ from klpbuild.files import from_json
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.kernel.config import Config
 from klpbuild.module.config import read_livepatch
+from klpbuild.module.tables import LivepatchApi, generate_tables
 from klpbuild.patch.layout import enumerators, layouts
 from klpbuild.patch.linetable import line_units
 from klpbuild.proof.shipped import ShippedBinary
@@ -54,7 +55,7 @@ from klpbuild.vm.modules import ModuleInfo
 from tests.check.kernels import make_kernel, make_livepatch
 from tests.elf.inputs import FLAGS, compile_object
 from tests.elf.test_damage import use as rewrite
-from tests.hardening import mutate
+from tests.hardening import mutate, patches
 from tests.hardening.mutate import Mutator
 
 V6_1 = (6, 1, 170)
@@ -226,8 +227,10 @@ class Readers:
         directory = self.directory / "livepatch-x"
         directory.mkdir()
         (directory / "x.c").write_text("int livepatch_x;\n")
-        file = self._file("livepatch-x/livepatch.toml", lambda path: read_livepatch(path.parent))
-        yield Reader("livepatch.toml", TOML, file, mutate.of_text, 60)
+        file = self._file("livepatch-x/livepatch.toml", _description)
+        yield Reader("livepatch.toml", TOML, file, mutate.of_toml, 60)
+        good = [text.encode() for text in patches.GOOD[:5]]
+        yield Reader("patches", good, patches.use, patches.of_patch, 100)
         config = self.side.kernel.config.read_bytes()
         file = self._file(".config", _config)
         yield Reader(".config", [config], file, mutate.of_text, 20)
@@ -343,6 +346,15 @@ def _symvers(path: Path) -> None:
     exports = Exports.read(path)
     exports.find("si_meminfo")
     exports.of("vmlinux")
+
+
+def _description(path: Path) -> None:
+    """What is said in it gets into C code as text, and into nothing else of it."""
+    livepatch = read_livepatch(path.parent)
+    code = generate_tables(livepatch, LivepatchApi(True, True, True, True))
+    assert all(char.isprintable() or char in "\n\t" for char in code) and code.isascii()
+    outside = re.sub(r'"(\\.|[^"\\])*"', "", code)
+    assert '"' not in outside and outside.count("{") == outside.count("}")
 
 
 def _config(path: Path) -> None:
