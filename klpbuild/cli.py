@@ -86,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _guarded(run)
     finally:  # also after --help
+        if arguments is None:
+            _end_at_signals()
         status = _flush(status)
     return status
 
@@ -170,6 +172,8 @@ def _prepare() -> None:
     import os
     import signal
 
+    # ./scons lets the script start with interrupts blocked: Python would show where one came.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     from klpbuild.terminal.streams import open_streams
 
     open_streams()
@@ -178,6 +182,13 @@ def _prepare() -> None:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is signal.SIG_DFL:  # not with nohup
             signal.signal(ending, lambda number, _: sys.exit(128 + number))
+
+
+def _end_at_signals() -> None:
+    """Let an interrupt end what is left to do, without a word: all is said."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _flush(status: int) -> int:

@@ -107,6 +107,15 @@ sys.exit(main())
         assert (done.returncode, done.stderr) == (130, "klpbuild: interrupted\n"), name
 
 
+def test_an_interrupt_while_python_starts_waits() -> None:
+    """`./scons` lets the script start with interrupts blocked, where `env` can do so."""
+    script = f"kill -INT $$; exec {sys.executable} -m klpbuild.cli -h"
+    done = subprocess.run(
+        ["env", "--block-signal=INT", "sh", "-c", script], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "klpbuild: interrupted\n")
+
+
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_ends_it_lets_it_clean_up(ending: signal.Signals, tmp_path: Path) -> None:
     program = f"""

@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 from klpbuild.distro.versions import version_key
 from klpbuild.errors import KlpError
+from klpbuild.run import run
 
 _UPDATE = "Run `apt-get update` as root and look into /etc/apt/sources.list*, then try again."
 
@@ -188,16 +189,7 @@ def _run(
     if configuration is not None:
         environment["APT_CONFIG"] = str(configuration)
     try:
-        return subprocess.run(
-            command,
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        return run(command, environment, directory)
     except FileNotFoundError as error:
         raise KlpError(
             f"{command[0]} is not on this machine",

@@ -145,8 +145,8 @@ def add(name: str, folder: Path, report: Report = lambda line: None) -> AddedKer
                 (whole / "source").symlink_to(Path("root", tree.relative_to(root)))
             elif archive:
                 report(f"unpacking {archive.name}")
-                unpack_source(archive, making)
-                (making / "source").rename(whole / "source")
+                (whole / "source").mkdir()
+                unpack_source(archive, whole / "source")
             listed = tuple(AddedPackage(package.name, _digest(package)) for package in packages)
             place = str(headers.relative_to(root))
             kernel = AddedKernel(name, release, place, str(folder.absolute()), listed)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from pathlib import Path
 
 from klpbuild import files
@@ -198,9 +199,12 @@ def _elsewhere(path: Path) -> str:
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes and threads from making the same path.
 
+    What a killed process left that was making it (`aside`) is removed.
+
     :raises KlpError: when its directory cannot be written.
     """
     with files.locked(path, _elsewhere(path)):
+        remove_left(path)
         yield
 
 
@@ -208,11 +212,16 @@ def locked(path: Path) -> Iterator[None]:
 def aside(path: Path) -> Iterator[Path]:
     """A new directory on the file system of ``path``, to make its contents in.
 
-    It goes when the block ends; what is wanted is renamed out of it before.  The
+    It goes when the block ends; what is wanted, or all of it, is renamed before.  The
     caller holds the lock of ``path``: what a killed process left goes too.
     """
+    remove_left(path)
     prefix = f".{path.name}.making-"
-    for left in path.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as directory:
         yield Path(directory)
+
+
+def remove_left(path: Path) -> None:
+    """Remove what a killed process left that was making a path, whose lock is held."""
+    for left in path.parent.glob(f".{escape(path.name)}.making-*"):
+        shutil.rmtree(left, ignore_errors=True)

@@ -33,6 +33,7 @@ from klpbuild.kernel.cache import (
     cached_kernel,
     kernel_directory,
     locked,
+    remove_left,
 )
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.installed import Installed
@@ -82,6 +83,8 @@ def fetch(
                 hint="Remove this directory to fetch Debian's.",
             )
         present = cached_kernel(release)
+        if present:
+            remove_left(_place(present))
         missing = [part for part in wanted if not (present and present.package(part))]
         if not missing:
             assert present
@@ -133,11 +136,12 @@ def _bring(
     report: Report,
     progress: Callable[[int, int], None],
 ) -> CachedKernel:
-    _check_space(path.parent, chosen.values())
+    place = _place(present) if present else path
+    _check_space(place.parent, chosen.values())
     download = sum(offer.size for offer in chosen.values()) / 1e6
     unpacked = sum(offer.unpacked_size for offer in chosen.values()) / 1e6
     report(f"{release}: {download:,.1f} MB to download, {unpacked:,.0f} MB on the disk")
-    with aside(path) as making:
+    with aside(place) as making:
         root, number = making / "root", 0
         root.mkdir()
         for number, offer in enumerate(chosen.values(), 1):
@@ -165,6 +169,14 @@ def _bring(
             whole.rename(path)
             kernel = CachedKernel(release, path, fetched)
     return kernel
+
+
+def _place(present: CachedKernel) -> Path:
+    """Where the packages of a fetched kernel stand.
+
+    Somebody may have moved them to another disk, with a symbolic link in their place.
+    """
+    return present.root.resolve()
 
 
 def _bring_tools(

@@ -6,17 +6,32 @@ import gzip
 import lzma
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files import (
+    from_json,
+    note,
+    note_damage,
+    read_record,
+    remove_tree,
+    remove_unfinished,
+    sealed,
+    to_json,
+    write_file,
+    write_sealed,
+)
 from klpbuild.kernel.cache import aside, locked
 from klpbuild.names import object_name
 
+#: Notes of the modules in a directory of decompressed ones.
+_KEPT = ".klpbuild-modules.json"
 _COMPRESSED = (".ko.xz", ".ko.gz", ".ko.zst")
 #: Links from the modules' directory to the kernel's headers and source.
 _TREES = ("build", "source")
@@ -117,8 +132,9 @@ def plain_module(path: Path, kept: Path) -> Path:
     status = path.stat()
     content = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
     plain = kept / sha256(content.encode()).hexdigest()[:16] / path.stem
-    if not plain.is_file():
-        write_file(plain, decompress(path))
+    if sealed(plain) is None:
+        remove_unfinished(plain.parent)
+        write_sealed(plain, decompress(path))
     return plain
 
 
@@ -126,12 +142,13 @@ def _own_modules(directory: Path, shipped: list[Path], decompressed: Path) -> tu
     compressed = [path for path in shipped if path.suffix != ".ko"]
     if not compressed:
         return tuple(sorted(shipped))
+    plain = {path.with_suffix("").relative_to(directory) for path in compressed}
     with locked(decompressed):
-        if not decompressed.is_dir():
+        if not _is_whole(decompressed, plain):
             with aside(decompressed) as making:
                 _decompress_all(directory, compressed, making / "modules")
+                remove_tree(decompressed)
                 (making / "modules").rename(decompressed)
-    plain = {path.with_suffix("").relative_to(directory): path for path in compressed}
     return tuple(
         sorted(
             [path for path in shipped if path.suffix == ".ko"]
@@ -140,15 +157,54 @@ def _own_modules(directory: Path, shipped: list[Path], decompressed: Path) -> tu
     )
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What is noted of a decompressed module: its time of change saves reading it."""
+
+    path: str
+    size: int
+    changed: int
+    sha256: str
+
+
+def _is_whole(decompressed: Path, modules: Iterable[Path]) -> bool:
+    """Whether all decompressed modules are there, as they were written.
+
+    Those without notes, of an older klpbuild, are taken as they are.
+    """
+    if not all((decompressed / module).is_file() for module in modules):
+        return False
+    noted = decompressed / _KEPT
+    if not noted.exists():
+        return True
+    kept = read_record(noted, partial(from_json, tuple[_Kept, ...]))
+    return kept is not None and all(_is_unchanged(decompressed / each.path, each) for each in kept)
+
+
+def _is_unchanged(path: Path, kept: _Kept) -> bool:
+    try:
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) == (kept.size, kept.changed):
+            return True
+        if sha256(path.read_bytes()).hexdigest() == kept.sha256:  # of a cache that was copied
+            return True
+        note("is not what was decompressed, and is made again", path)
+    except OSError as error:
+        note_damage(path, error)
+    return False
+
+
 def _decompress_all(directory: Path, files: list[Path], target: Path) -> None:
-    def decompress_one(path: Path) -> None:
-        plain = target / path.with_suffix("").relative_to(directory)
+    def decompress_one(path: Path) -> _Kept:
+        plain, data = target / path.with_suffix("").relative_to(directory), decompress(path)
         plain.parent.mkdir(parents=True, exist_ok=True)
-        plain.write_bytes(decompress(path))
+        plain.write_bytes(data)
+        digest = sha256(data).hexdigest()
+        status = plain.stat()
+        return _Kept(str(plain.relative_to(target)), status.st_size, status.st_mtime_ns, digest)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(decompress_one, files):
-            pass
+        write_file(target / _KEPT, to_json(tuple(pool.map(decompress_one, files))))
 
 
 def decompress(path: Path) -> bytes:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from klpbuild.kernel.kbuild import (
     telling_lines,
 )
 from klpbuild.kernel.source import source_tree
-from klpbuild.kernel.tree import Kernel
+from klpbuild.kernel.tree import Kernel, Toolchain
 from klpbuild.run import run
 
 #: Takes a line for the build log.
@@ -103,9 +103,9 @@ def build_environment() -> dict[str, str]:
 def prepare(kernel: Kernel, log: Log) -> PreparedTree:
     """Configure the kernel's source as the kernel was, and make what every object needs.
 
-    Done once: the result is kept in the kernel's cache, and another process that
-    wants it waits.  The shipped ``.config`` and ``include/generated`` say how the
-    kernel was built.
+    Done once for each tool chain that is named: the result is kept in the kernel's cache, and
+    another process that wants it waits.  The shipped ``.config`` and ``include/generated``
+    say how the kernel was built.
 
     :param log: takes the command lines and their output.
     :raises KlpError: without source or compiler, or when kbuild fails.
@@ -113,9 +113,10 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
     own = source_tree(kernel).resolve()
     check_make_path(own)
     clean = is_clean(own, kernel.arch.kernel_name)
-    source = own if clean else (kernel.cache / "source").resolve()
+    tools = _digest(kernel.toolchain)
+    source = own if clean else (kernel.cache / f"source{tools}").resolve()
     compiler = kernel_compiler(kernel)
-    build = kernel.cache / "prepared"
+    build = kernel.cache / f"prepared{tools}"
     variables = _variables(kernel, compiler, build)
     key = _key(kernel, source, variables)
     with locked(build):
@@ -169,6 +170,14 @@ def kernel_compiler(kernel: Kernel) -> str:
             hint=(bring if kernel.package_version else "") + f"{package} the compiler with CC=.",
         )
     return found.command
+
+
+def _digest(toolchain: Toolchain) -> str:
+    """What tells the trees of several tool chains apart; nothing for the kernel's own."""
+    named = replace(toolchain, launcher="")
+    if named == Toolchain():
+        return ""
+    return f"-{hashlib.sha256(repr(named).encode()).hexdigest()[:12]}"
 
 
 def _variables(kernel: Kernel, compiler: str, build: Path) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 from pathlib import Path
 
 from klpbuild.distro.parts import Part
@@ -10,6 +10,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import aside, cached_kernel, locked
 from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.tree import Kernel
+from klpbuild.run import run
 
 
 def source_tree(kernel: Kernel) -> Path:
@@ -32,25 +33,18 @@ def source_tree(kernel: Kernel) -> Path:
         if not target.is_dir():
             with aside(target) as making:
                 unpack_source(archive, making)
-                making.joinpath("source").rename(target)
+                making.chmod(0o755)
+                making.rename(target)
     return target
 
 
-def unpack_source(archive: Path, making: Path) -> None:
-    """Unpack a kernel's source into ``source`` in a directory.
+def unpack_source(archive: Path, tree: Path) -> None:
+    """Unpack a kernel's source into a directory.
 
     :raises KlpError: when it is broken, or does not fit on the disk.
     """
-    tree = making / "source"
-    tree.mkdir()
     command = ["tar", "--extract", "--no-same-owner", "--strip-components=1"]
-    process = subprocess.run(
-        [*command, f"--file={archive}", f"--directory={tree}"],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    process = run([*command, f"--file={archive}", f"--directory={tree}"], os.environ)
     if process.returncode:
         raise KlpError(
             "the kernel's source could not be unpacked",

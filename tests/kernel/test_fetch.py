@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -314,6 +316,19 @@ def test_a_killed_fetch_leaves_nothing_that_looks_complete(debian: Machine) -> N
     debian.settle()
     fetch(RELEASE)
     assert [p.name for p in cache.cache_directory().glob("kernels/.*making*")] == []
+
+
+def test_a_kernel_that_was_moved_to_another_disk(debian: Machine) -> None:
+    """With a symbolic link in its place: what is added cannot be renamed from one to the other."""
+    kernel = fetch(RELEASE)
+    with TemporaryDirectory(dir="/dev/shm") as name:
+        shutil.copytree(kernel.path, Path(name, "kernel"), symlinks=True)
+        shutil.rmtree(kernel.path)
+        kernel.path.symlink_to(Path(name, "kernel"))
+        assert Path(name).stat().st_dev != kernel.path.parent.stat().st_dev
+        added = fetch(RELEASE, debug_symbols=True)
+        assert added.package(Part.DEBUG) and kernel.path.is_symlink()
+        assert [path.name for path in kernel.path.iterdir() if "making" in path.name] == []
 
 
 def test_the_source_is_unpacked_once_when_it_is_asked_for(debian: Machine, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -139,6 +140,42 @@ def test_compressed_modules_are_decompressed_outside_of_the_system(root: Path) -
     }
     assert kernel.modules == locate(str(directory)).modules
     assert not module.exists()
+
+
+def packed_modules(root: Path) -> Path:
+    directory = root / "lib/modules" / RELEASE
+    for name in ("ext4", "jbd2"):
+        (directory / f"kernel/fs/ext4/{name}.ko").unlink(missing_ok=True)
+        write(directory / f"kernel/fs/ext4/{name}.ko.xz", lzma.compress(name.encode()))
+    write(directory / "extra/vendor.ko.xz", lzma.compress(b"vendor"))
+    return directory
+
+
+@pytest.mark.parametrize("name", ["ext4.ko", "vendor.ko"])
+@pytest.mark.parametrize("damage", [b"", b"exT4", b"vendoR", None])
+def test_a_damaged_decompressed_module_is_made_again(
+    root: Path, name: str, damage: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Positions of symbols are counted in it."""
+    directory = packed_modules(root)
+    clean = {path: path.read_bytes() for path in locate(str(directory)).modules}
+    path = next(path for path in clean if path.name == name)
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    assert {each: each.read_bytes() for each in locate(str(directory)).modules} == clean
+    said = capsys.readouterr().err
+    assert said == "" if damage is None else said.startswith(f"klpbuild: note: {path}: is ")
+
+
+def test_a_copied_cache_keeps_its_modules(
+    root: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = packed_modules(root)
+    (path, *_) = (path for path in locate(str(directory)).modules if path.name == "ext4.ko")
+    os.utime(path, (1, 1))
+    locate(str(directory))
+    assert path.stat().st_mtime == 1 and capsys.readouterr().err == ""
 
 
 def test_modules_beside_the_kernel_s_own(root: Path) -> None:

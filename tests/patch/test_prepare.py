@@ -11,6 +11,7 @@ import pytest
 from klpbuild.errors import KlpError
 from klpbuild.kernel.kbuild import find_compiler
 from klpbuild.kernel.prepare import prepare
+from klpbuild.kernel.tree import Toolchain
 from klpbuild.patch.pair import compile_patch
 from tests.patch.small_kernel import make_kernel
 
@@ -25,6 +26,18 @@ def test_it_is_done_once(tmp_path: Path) -> None:
     assert log == []
     assert first.differences == ()
     assert first.objtool == ()
+
+
+def test_two_compilers_have_a_tree_each(tmp_path: Path) -> None:
+    """Else the one would make the other's anew while that compiles in it."""
+    kernel = make_kernel(tmp_path).kernel
+    toolchains = (Toolchain(), Toolchain(cc="gcc"), Toolchain(kcflags="-DX"))
+    kernels = [dataclasses.replace(kernel, toolchain=each) for each in toolchains]
+    trees = [prepare(each, lambda line: None) for each in kernels]
+    assert len({tree.build for tree in trees}) == 3
+    assert all((tree.build / ".klpbuild-prepared").is_file() for tree in trees)
+    launched = dataclasses.replace(kernel, toolchain=Toolchain(launcher="ccache"))
+    assert prepare(launched, lambda line: None) == trees[0]
 
 
 def test_what_was_broken_off_is_done_again(tmp_path: Path) -> None:
