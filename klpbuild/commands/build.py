@@ -63,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FUNCTION",
         help="the patches may change this function of a kernel thread: none runs at the load",
     )
+    parser.add_argument(
+        "--accept-data",
+        action="append",
+        default=[],
+        metavar="VARIABLE",
+        help="the patches may change what this variable holds: callbacks write it",
+    )
     add_modules_argument(parser)
     places = parser.add_argument_group(
         "parts of the kernel", "in place of what klpbuild finds beside its headers or in its tree"
@@ -123,7 +130,9 @@ def _build(arguments: argparse.Namespace) -> int:
     kernel = with_parts(locate(arguments.kernel), parts)
     kernel = with_launcher(with_modules(kernel, arguments.further), arguments.launcher)
     build = arguments.build / kernel.name
-    accepted = Accepted(tuple(arguments.accept_layout), tuple(arguments.accept_thread))
+    accepted = Accepted(
+        tuple(arguments.accept_layout), tuple(arguments.accept_thread), tuple(arguments.accept_data)
+    )
     said = _Said(quiet=arguments.json, verbose=arguments.verbose)
     with working_in(arguments.build):
         module, extracted = build_from_patches(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from klpbuild.extract.result import Reference as UndefinedReference
 from klpbuild.extract.returns import Returns
 from klpbuild.extract.sections import RUNTIME_POINTER, SectionKind
 from klpbuild.extract.special import Entry, Tables
+from klpbuild.extract.written import write_words
 
 _OWN_SECTION = (".text.", ".text.unlikely.", ".text.hot.", ".altinstr", ".static_call.")
 #: objtool takes the instruction before such an address for one that does not come back.
@@ -38,7 +40,9 @@ _KEY_FLAGS = 3
 
 
 @dataclass(eq=False)
-class _Symbol:
+class OutputSymbol:
+    """A symbol of the object that is written; its index comes at the end."""
+
     name: str
     bind: int
     type: int
@@ -50,14 +54,14 @@ class _Symbol:
 
 
 @dataclass(eq=False)
-class _Output:
+class Output:
     """A section being filled."""
 
     section: WritableSection
     index: int
-    symbol: _Symbol
+    symbol: OutputSymbol
     data: bytearray = field(default_factory=bytearray)
-    relocations: list[tuple[int, int, _Symbol, int]] = field(default_factory=list)
+    relocations: list[tuple[int, int, OutputSymbol, int]] = field(default_factory=list)
 
     def place(self, size: int, start: int = 0) -> int:
         """Make room for bytes that stood at an offset; keeps their alignment."""
@@ -76,10 +80,11 @@ def assemble(
     :param source_file: name for the STT_FILE symbol.
     :return: the object, its undefined symbols, and the section of each included atom.
     """
-    assembly = _Assembly(correlation, chosen, tables, source_file)
+    assembly = Assembly(correlation, chosen, tables, source_file)
     assembly.place_atoms()
     assembly.write_atoms()
     assembly.write_tables()
+    write_words(assembly)
     assembly.name_call_keys()
     assembly.write_namespaces()
     assembly.finish()
@@ -87,7 +92,9 @@ def assemble(
     return assembly.object, assembly.references(), sections
 
 
-class _Assembly:
+class Assembly:
+    """An object that is being written."""
+
     def __init__(
         self, correlation: Correlation, chosen: Inclusion, tables: Tables, source_file: str
     ) -> None:
@@ -95,25 +102,25 @@ class _Assembly:
         self.original, self.patched = correlation.original, correlation.patched
         elf = self.patched.elf
         self.object = ElfObject(elf.e_machine, elf.order, elf.e_flags, bytes(elf.data[:16]))
-        self.outputs: list[_Output] = []
-        self.places: dict[Atom, tuple[_Output, int]] = {}
-        self.locals: list[_Symbol] = [_Symbol(source_file, STB.LOCAL, STT.FILE, SHN_ABS)]
-        self.globals: list[_Symbol] = []
-        self.by_name: dict[Atom, dict[str, _Symbol]] = defaultdict(dict)
-        self.literals: dict[tuple[str, bytes], _Symbol] = {}
-        self.literal_outputs: dict[str, _Output] = {}
-        self.undefined: dict[object, tuple[_Symbol, UndefinedReference]] = {}
+        self.outputs: list[Output] = []
+        self.places: dict[Atom, tuple[Output, int]] = {}
+        self.locals: list[OutputSymbol] = [OutputSymbol(source_file, STB.LOCAL, STT.FILE, SHN_ABS)]
+        self.globals: list[OutputSymbol] = []
+        self.by_name: dict[Atom, dict[str, OutputSymbol]] = defaultdict(dict)
+        self.literals: dict[tuple[str, bytes], OutputSymbol] = {}
+        self.literal_outputs: dict[str, Output] = {}
+        self.undefined: dict[object, tuple[OutputSymbol, UndefinedReference]] = {}
         self.addresses: set[object] = set()
         self.names: set[str] = set()
         self.returns = Returns(self.patched)
-        self._off: _Symbol | None = None
+        self._off: OutputSymbol | None = None
         self.call_uses = {
             key.name: use for key, use in chosen.keys.items() if key.kind is KeyKind.STATIC_CALL
         }
 
     # -- places
 
-    def output(self, like: Section, name: str = "", link: int = 0) -> _Output:
+    def output(self, like: Section, name: str = "", link: int = 0) -> Output:
         """A new section like one of the patched object."""
         flags = like.sh_flags & ~(SHF.GROUP | SHF.INFO_LINK)
         section = WritableSection(
@@ -125,14 +132,14 @@ class _Assembly:
             sh_entsize=like.sh_entsize,
         )
         index = self.object.add_section(section)
-        symbol = _Symbol("", STB.LOCAL, STT.SECTION, index)
-        output = _Output(section, index, symbol)
+        symbol = OutputSymbol("", STB.LOCAL, STT.SECTION, index)
+        output = Output(section, index, symbol)
         self.outputs.append(output)
         return output
 
     def place_atoms(self) -> None:
         """Give every included atom its place and its symbols."""
-        shared: dict[int, _Output] = {}
+        shared: dict[int, Output] = {}
         for atom in sorted(self.chosen.atoms, key=lambda a: a.index):
             if atom.is_function and not atom.section.name.startswith(_OWN_SECTION):
                 # .sched.text, .exit.text: here it is ordinary code
@@ -147,12 +154,10 @@ class _Assembly:
             for symbol in atom.symbols:
                 self._define(atom, symbol, output, offset - atom.start, is_new)
 
-    def _define(
-        self, atom: Atom, symbol: Symbol, output: _Output, delta: int, is_new: bool
-    ) -> None:
+    def _define(self, atom: Atom, symbol: Symbol, output: Output, delta: int, is_new: bool) -> None:
         # a replaced global becomes local, else others would bind to it before it is in use
         bind = symbol.bind if is_new else STB.LOCAL
-        made = _Symbol(
+        made = OutputSymbol(
             symbol.name,
             bind,
             symbol.type,
@@ -178,6 +183,10 @@ class _Assembly:
                     (start + reference.offset, reference.type, symbol, addend)
                 )
 
+    def define(self, name: str, output: Output, size: int) -> None:
+        """Name what is in a section as a variable."""
+        self.locals.append(OutputSymbol(name, STB.LOCAL, STT.OBJECT, output.index, 0, size))
+
     def write_tables(self) -> None:
         """Copy the entries of the included code, in the tables' own order."""
         # a table in link order belongs to one section of code, though GCC 12 makes only one
@@ -195,18 +204,19 @@ class _Assembly:
                 self._write_entry(entry, output)
         self._mark_dead_ends()
 
-    def _write_entry(self, entry: Entry, output: _Output) -> None:
+    def _write_entry(self, entry: Entry, output: Output) -> None:
         assert entry.owner is not None
         offset = len(output.data)
         output.data += self.tables.contents(entry).ljust(self._stride(entry), b"\0")
         for reference in entry.references:
-            if entry in self.chosen.detached and self._is_key(reference):
+            is_key = reference.offset == self.patched.sizes.jump_key
+            if is_key and entry in self.chosen.detached:
                 symbol, addend = self._key_that_is_off(), reference.addend & _KEY_FLAGS
             else:
                 symbol, addend = self.bind(entry.owner, reference, is_entry=True)
             output.relocations.append((offset + reference.offset, reference.type, symbol, addend))
 
-    def _load_constant(self, entry: Entry, output: _Output, field: int) -> None:
+    def _load_constant(self, entry: Entry, output: Output, field: int) -> None:
         """Load from its variable what the kernel writes into its own code at boot.
 
         The kernel does that for vmlinux only; modules load the variable too
@@ -220,13 +230,10 @@ class _Assembly:
         known = (s for s in self.original.elf.symbol_list if s.name == name)
         original = next(known, None)
         like = original or self.patched.elf.symbol_list[0]
-        symbol = self._undefined(name, original, like)
+        symbol = self.undefined_symbol(name, original, like)
         output.relocations.append((field + 1, x86_64.R_PC32, symbol, -4))
 
-    def _is_key(self, reference: Reference) -> bool:
-        return reference.offset == self.patched.sizes.jump_key
-
-    def _key_that_is_off(self) -> _Symbol:
+    def _key_that_is_off(self) -> OutputSymbol:
         """A static key that nobody enables, like DEFINE_STATIC_KEY_FALSE: all zeros."""
         if self._off is None:
             size = self.patched.sizes.static_key or 0
@@ -234,7 +241,7 @@ class _Assembly:
             section = Section(0, f".bss.{_KEY_OFF}", SHT.NOBITS, flags, 0, 0, 0, 0, 0, 8, 0)
             output = self.output(section)
             output.place(size)
-            self._off = _Symbol(_KEY_OFF, STB.LOCAL, STT.OBJECT, output.index, 0, size)
+            self._off = OutputSymbol(_KEY_OFF, STB.LOCAL, STT.OBJECT, output.index, 0, size)
             self.locals.append(self._off)
         return self._off
 
@@ -244,7 +251,7 @@ class _Assembly:
 
     # -- references
 
-    def bind(self, atom: Atom, reference: Reference, is_entry: bool) -> tuple[_Symbol, int]:
+    def bind(self, atom: Atom, reference: Reference, is_entry: bool) -> tuple[OutputSymbol, int]:
         """Symbol and addend for a reference, in the output.
 
         :param is_entry: whether a table entry makes it, which is always about the code
@@ -257,11 +264,11 @@ class _Assembly:
         is_address = not is_entry and not self.patched.is_branch(atom, reference)
         if target is None:
             bound = self.correlation.ties.bound.get(named.name)
-            original = self._in_original(named.name)
+            original = self._globals_of_original.get(named.name)
             if bound is not None:
                 made = self._foreign(bound, named, is_address=is_address)
             else:
-                made = self._undefined(named.name, original, named, is_address=is_address)
+                made = self.undefined_symbol(named.name, original, named, is_address=is_address)
             return made, reference.addend
         is_kept = is_address and self._is_kept_address(atom, reference, target)
         if target in self.places and not is_kept:
@@ -276,7 +283,7 @@ class _Assembly:
         twin = self.correlation.to_original[target]
         symbol = next((s for s in twin.symbols if s.name == named.name), twin.symbols[0])
         addend = reference.addend + twin.entry - symbol.st_value
-        return self._undefined(symbol.name, symbol, named, pointer, is_address), addend
+        return self.undefined_symbol(symbol.name, symbol, named, pointer, is_address), addend
 
     def _is_kept_address(self, atom: Atom, reference: Reference, target: Atom) -> bool:
         """Whether a function's address is that of the kernel's version, which is replaced."""
@@ -292,26 +299,19 @@ class _Assembly:
             bias = -4
         return reference.addend == bias
 
-    def _in_original(self, name: str) -> Symbol | None:
-        return self.chosen_globals.get(name)
-
-    @property
-    def chosen_globals(self) -> dict[str, Symbol]:
-        if not hasattr(self, "_globals_of_original"):
-            self._globals_of_original = {
-                s.name: s for s in self.original.elf.symbol_list if not s.is_local
-            }
-        return self._globals_of_original
+    @cached_property
+    def _globals_of_original(self) -> dict[str, Symbol]:
+        return {s.name: s for s in self.original.elf.symbol_list if not s.is_local}
 
     def _foreign(
         self, origin: Origin, like: Symbol, pointer: bool = False, is_address: bool = False
-    ) -> _Symbol:
+    ) -> OutputSymbol:
         """A symbol that the kernel has in another object of the patch, or had in this one."""
         if origin.part == self.correlation.number:
-            return self._undefined(origin.name, origin.symbol, like, pointer, is_address)
-        return self._undefined(origin.name, origin.symbol, like, pointer, is_address, origin)
+            return self.undefined_symbol(origin.name, origin.symbol, like, pointer, is_address)
+        return self.undefined_symbol(origin.name, origin.symbol, like, pointer, is_address, origin)
 
-    def _undefined(
+    def undefined_symbol(
         self,
         name: str,
         original: Symbol | None,
@@ -319,7 +319,8 @@ class _Assembly:
         pointer: bool = False,
         is_address: bool = False,
         origin: Origin | None = None,
-    ) -> _Symbol:
+    ) -> OutputSymbol:
+        """A symbol of something that the kernel has; see `klpbuild.extract.result.Reference`."""
         part = origin.part if origin is not None else None
         key = (part, original.index if original is not None else name)
         if is_address:
@@ -327,16 +328,16 @@ class _Assembly:
         found = self.undefined.get(key)
         if found is None:
             unique = name
-            is_detached = (
-                name.startswith(TRAMPOLINE)
-                and self.call_uses.get(CALL_KEY + name.removeprefix(TRAMPOLINE)) is KeyUse.DETACHED
+            key_name = CALL_KEY + name.removeprefix(TRAMPOLINE)
+            is_detached = name.startswith(TRAMPOLINE) and (
+                self.call_uses.get(key_name) is KeyUse.DETACHED
             )
             # objtool makes a static call site of every call of __SCT__*
             while unique in self.names or (is_detached and unique == name):
                 unique = f"original.{unique}"
             self.names.add(unique)
             weak = like.st_shndx == 0 and like.bind == STB.WEAK
-            symbol = _Symbol(unique, STB.WEAK if weak else STB.GLOBAL, STT.NOTYPE, 0)
+            symbol = OutputSymbol(unique, STB.WEAK if weak else STB.GLOBAL, STT.NOTYPE, 0)
             reference = UndefinedReference(
                 unique,
                 name,
@@ -351,7 +352,7 @@ class _Assembly:
             self.globals.append(symbol)
         return found[0]
 
-    def _literal(self, literal: Literal) -> _Symbol:
+    def _literal(self, literal: Literal) -> OutputSymbol:
         section = self.patched.elf.sections[literal.section]
         key = section.name, literal.content
         if key not in self.literals:
@@ -360,7 +361,7 @@ class _Assembly:
                 output = self.literal_outputs[section.name] = self.output(section)
             offset = output.place(len(literal.content))
             output.data[offset : offset + len(literal.content)] = literal.content
-            symbol = _Symbol(
+            symbol = OutputSymbol(
                 f".LC{len(self.literals)}", STB.LOCAL, STT.NOTYPE, output.index, offset
             )
             self.locals.append(symbol)
@@ -373,12 +374,13 @@ class _Assembly:
         """Mention the keys of static calls: objtool looks them up by name."""
         mentioned = {s.name: s for s in self.patched.elf.symbol_list}
         for key, use in self.chosen.keys.items():
-            if key.kind is KeyKind.STATIC_CALL and use is KeyUse.SWITCHED and key.name in mentioned:
-                self._undefined(key.name, self._in_original(key.name), mentioned[key.name])
+            name = key.name
+            if key.kind is KeyKind.STATIC_CALL and use is KeyUse.SWITCHED and name in mentioned:
+                self.undefined_symbol(name, self._globals_of_original.get(name), mentioned[name])
 
     def _mark_dead_ends(self) -> None:
         """Tell objtool which calls do not return: it can no longer read the called function."""
-        found: list[tuple[_Output, int]] = []
+        found: list[tuple[Output, int]] = []
         for atom, (output, delta) in self.places.items():
             if atom.kind is not SectionKind.CODE:
                 continue

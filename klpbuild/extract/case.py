@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 
 from klpbuild.arch import Architecture
 from klpbuild.errors import Problem, Problems
@@ -15,6 +16,8 @@ class Case:
     """What the decisions about a patch share.
 
     :ivar functions: changed functions with what differs; decisions may add to them.
+    :ivar accepted_data: names of variables whose content may change.
+    :ivar written: those of them of which callbacks write what changes.
     :ivar startup: changed ``__init`` code and data, with the refusal if anything depends on it.
     :ivar where: what messages call the object, ``source:object``.
     :ivar in_module: whether the object is part of a module.
@@ -31,11 +34,14 @@ class Case:
         arch: Architecture,
         where: str,
         in_module: bool,
+        accepted_data: Collection[str] = (),
     ) -> None:
         self.correlation, self.changes, self.arch = correlation, changes, arch
         self.original, self.patched = correlation.original, correlation.patched
         self.where, self.in_module = where, in_module
         self.functions = dict(changes.functions)
+        self.accepted_data = accepted_data
+        self.written: list[Atom] = []
         self.startup: dict[Atom, Problem] = {}
         self.families = families(self.patched)
         self.users_original = _users(self.original)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from klpbuild.arch import X86_64, Architecture
 from klpbuild.elf.constants import ET
@@ -13,6 +13,7 @@ from klpbuild.extract.changes import compare
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import Inclusion, include
 from klpbuild.extract.names import source_name
+from klpbuild.extract.objects import Literal
 from klpbuild.extract.part import Part, VariableTypes, no_types
 from klpbuild.extract.result import (
     ChangedFunction,
@@ -24,6 +25,7 @@ from klpbuild.extract.result import (
 )
 from klpbuild.extract.sections import SectionKind
 from klpbuild.extract.sizes import EntrySizes
+from klpbuild.extract.words import words
 from klpbuild.names import VMLINUX
 
 
@@ -44,6 +46,7 @@ def extract(
     key_policy: KeyPolicy = keep_all_keys,
     renewed: frozenset[str] = frozenset(),
     types: VariableTypes = no_types,
+    accepted_data: Collection[str] = (),
 ) -> Extraction:
     """Extract the functions that a patch of one object changes, and what they need.
 
@@ -58,6 +61,7 @@ def extract(
         the kernel keeps its own.
     :param key_policy: decides about static keys and calls that the object does not own.
     :param types: the types of variables.
+    :param accepted_data: names of variables whose content may change.
     :return: without changed functions when all that is new are globals, which another
         object of the same livepatch may use.
     :raises UnchangedError: when nothing changes.
@@ -75,10 +79,10 @@ def extract(
         sizes=entry_sizes,
         types=types,
     )
-    found = extract_part(part, arch, key_policy, renewed)
-    if found.left_out and not found.changed:
+    found = extract_part(part, arch, key_policy, renewed, accepted_data)
+    if found.left_out and not found.changed and not found.words:
         raise OnlyStartError.together(left.problem for left in found.left_out)
-    if not found.included:
+    if not found.included and not found.words:
         raise UnchangedError(
             "the patch changes no code that runs",
             where=part.where,
@@ -93,12 +97,14 @@ def extract_part(
     arch: Architecture,
     key_policy: KeyPolicy = keep_all_keys,
     renewed: frozenset[str] = frozenset(),
+    accepted_data: Collection[str] = (),
 ) -> Extraction:
     """Extract the functions that a patch changes in one of its objects, and what they need.
 
     :param part: the object, with its `Ties` to the others.
     :param key_policy: decides about static keys and calls that the object does not own.
     :param renewed: global functions that are declared otherwise.
+    :param accepted_data: names of variables whose content may change.
     :return: with nothing included when nothing changes, and without changed functions when
         all that is new are globals, which another object of the same livepatch may use.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
@@ -115,6 +121,7 @@ def extract_part(
         where=part.where,
         in_module=part.owner != VMLINUX,
         key_policy=key_policy,
+        accepted_data=accepted_data,
     )
     made, references, sections = assemble(correlation, chosen, tables, part.source)
     return Extraction(
@@ -144,6 +151,13 @@ def extract_part(
                 for name, other in part.ties.left.items()
                 if name not in part.after
             ),
+        ),
+        words=sum(len(words(correlation, atom)) for atom in chosen.written),
+        stays=any(
+            isinstance(word.becomes.target, Literal) or word.becomes.target in chosen.atoms
+            for atom in chosen.written
+            for word in words(correlation, atom)
+            if word.becomes is not None
         ),
         left_out=tuple(chosen.left_out),
         state=frozenset(chosen.state),

@@ -7,6 +7,7 @@ kernel's own state.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,6 +33,7 @@ from klpbuild.extract.sections import (
 from klpbuild.extract.special import JUMP_TABLE, Entry, Tables
 from klpbuild.extract.startup import settle_startup, state_in_use
 from klpbuild.extract.variables import settle_variables
+from klpbuild.extract.words import words
 
 TRAMPOLINE, CALL_KEY = "__SCT__", "__SCK__"
 
@@ -45,6 +47,7 @@ class Inclusion:
     :ivar detached: jump label entries that get a key of their own.
     :ivar keys: keys with what became of their uses.
     :ivar notices: what the user should know.
+    :ivar written: accepted variables, of which callbacks write what changes.
     :ivar left_out: changed ``__init`` code and data that the livepatch does without.
     :ivar state: names of the state that included code uses.
     """
@@ -54,6 +57,7 @@ class Inclusion:
     detached: set[Entry] = field(default_factory=set)
     keys: dict[Key, KeyUse] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    written: list[Atom] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     state: set[str] = field(default_factory=set)
 
@@ -67,15 +71,17 @@ def include(
     where: str,
     in_module: bool,
     key_policy: KeyPolicy,
+    accepted_data: Collection[str] = (),
 ) -> Inclusion:
     """Choose what to include.
 
     :param tables: those of the patched object.
     :param where: what messages call the object, ``source:object``.
     :param in_module: whether the object is part of a module.
+    :param accepted_data: names of variables whose content may change.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
-    case = Case(correlation, changes, arch, where, in_module)
+    case = Case(correlation, changes, arch, where, in_module, accepted_data)
     for new, old in correlation.renamed.items():
         case.notices.append(f"{case.place(new)}: is the running kernel's {old.name}")
     choice = _Choice(case, tables, key_policy)
@@ -95,7 +101,9 @@ class _Choice:
         self.original, self.patched = case.original, case.patched
         self.copies = settle_variables(case)
         replaced = settle_functions(case)
-        self.result = Inclusion(dict(replaced.atoms), replaced.changed, notices=case.notices)
+        self.result = Inclusion(
+            dict(replaced.atoms), replaced.changed, notices=case.notices, written=case.written
+        )
 
     # -- what they reach
 
@@ -106,6 +114,10 @@ class _Choice:
             if is_new and atom.is_global and holds_or_runs(atom) and not self._is_doubtful(atom):
                 self.result.atoms.setdefault(atom, "new, and other objects may use it")
         pending = list(self.result.atoms)
+        for variable in self.result.written:
+            for word in words(self.correlation, variable):
+                if word.becomes is not None:
+                    self._follow(variable, word.becomes, pending)
         while pending:
             atom = pending.pop()
             self._check_included(atom)

@@ -135,6 +135,9 @@ class Extraction:
     :ivar keys: keys with what became of their uses.
     :ivar included: all functions and variables in it.
     :ivar notices: what the user should know and is no fault.
+    :ivar words: how many words of the kernel's variables a callback writes.
+    :ivar stays: whether one of them becomes a pointer into the livepatch, which must not be
+        unloaded any more.
     :ivar left_out: changed ``__init`` code and data.
     :ivar state: names of the state that its code uses.
     """
@@ -149,5 +152,7 @@ class Extraction:
     keys: tuple[tuple[Key, KeyUse], ...]
     included: tuple[Included, ...]
     notices: tuple[str, ...]
+    words: int
+    stays: bool
     left_out: tuple[LeftOut, ...]
     state: frozenset[str]

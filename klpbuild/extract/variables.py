@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from klpbuild.extract.case import Case
 from klpbuild.extract.escape import passes_on
+from klpbuild.extract.names import base_name
 from klpbuild.extract.objects import Atom, CodeObject
 from klpbuild.extract.sections import SectionKind, holds_variables, is_exit, is_init
 from klpbuild.extract.special import Tables
+from klpbuild.extract.words import why_not_written
 
 _HINT = "Change it from a callback of the livepatch, or keep the new state in shadow variables."
+
+_ACCEPT = (
+    "\nIf code may see its new content at any time, and keep what it took before, accept it:\n"
+    '--accept-data {name}, or accept_data = ["{name}"] in livepatch.toml.'
+)
 
 
 def settle_variables(case: Case) -> set[Atom]:
@@ -29,9 +36,20 @@ def settle_variables(case: Case) -> set[Atom]:
     for atom, difference in case.changes.data.items():
         obstacle = _obstacle(case, atom)
         if obstacle:
+            hint = _HINT
+            if not why_not_written(case.correlation, atom):
+                name = base_name(atom.name)
+                if {name, atom.name} & set(case.accepted_data):
+                    case.written.append(atom)
+                    case.notices.append(
+                        f"{case.place(atom)}: {difference}: accepted; written before the"
+                        " transition, and restored after the livepatch is disabled"
+                    )
+                    continue
+                hint += _ACCEPT.format(name=name)
             is_startup = all(is_init(one.section.name) for _, one, _ in case.both(atom))
             refuse = case.refuse_startup if is_startup else case.refuse
-            refuse(f"data {atom.name} changed: {difference}", atom, why=obstacle, hint=_HINT)
+            refuse(f"data {atom.name} changed: {difference}", atom, why=obstacle, hint=hint)
             continue
         copies.add(atom)
         for user in case.users(atom):

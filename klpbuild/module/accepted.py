@@ -14,10 +14,13 @@ class Accepted:
         kernel's of their names.
     :ivar threads: functions of kernel threads that may be replaced: none of these threads runs
         when the livepatch is loaded.
+    :ivar data: variables whose content callbacks may write: all code may see the new one at any
+        time, and keep what it took before.
     """
 
     layouts: tuple[str, ...] = ()
     threads: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
 
 
 NOTHING = Accepted()

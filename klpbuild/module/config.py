@@ -10,6 +10,7 @@
     sources = ["cmdline.c"]          # default: every .c file of the directory
     accept_layouts = ["struct x"]    # structures that may differ from the kernel's
     accept_threads = ["worker"]      # functions of kernel threads that it may replace
+    accept_data = ["policy"]         # variables whose content patches may change
     version = "1"                    # default: none; its package needs one
 
     [[object]]
@@ -122,6 +123,7 @@ _KEYS = (
     "sources",
     "accept_layouts",
     "accept_threads",
+    "accept_data",
     "version",
     "object",
 )
@@ -187,6 +189,7 @@ class _Reader:
             Accepted(
                 self.texts(table, "accept_layouts", _REFERENCE),
                 self.texts(table, "accept_threads", _REFERENCE),
+                self.texts(table, "accept_data", _SYMBOL),
             ),
             self.version(name, table),
         )

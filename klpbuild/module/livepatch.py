@@ -35,6 +35,25 @@ class Function:
     where: str = field(default="", compare=False, repr=False)
 
 
+#: Tag of modinfo: the kernel keeps the module when it is disabled.
+STAYS_TAG = "klpbuild_stays"
+
+
+@dataclass(frozen=True)
+class Words:
+    """A list of words of the kernel's variables that the livepatch writes.
+
+    :ivar symbol: of the list, an array of ``struct klpbuild_word``.
+    :ivar count: how many there are.
+    :ivar stays: whether one of them is a pointer into the livepatch, which somebody may keep: it
+        cannot be unloaded.
+    """
+
+    symbol: str
+    count: int
+    stays: bool = False
+
+
 @dataclass(frozen=True)
 class PatchedObject:
     """vmlinux or a module whose functions are replaced.
@@ -42,12 +61,14 @@ class PatchedObject:
     :ivar name: the kernel's name of it.
     :ivar functions: those that are replaced.
     :ivar callbacks: name of the callback (one of `CALLBACKS`) to the livepatch's function.
+    :ivar words: lists of words of its variables that are written with it.
     """
 
     name: str
     functions: tuple[Function, ...]
     callbacks: Mapping[str, str] = field(default_factory=dict)
     where: str = field(default="", compare=False, repr=False)
+    words: tuple[Words, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from klpbuild.compiler.flags import compile_command
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import Livepatch, check_object
+from klpbuild.module.livepatch import STAYS_TAG, Livepatch, check_object
+from klpbuild.names import VMLINUX
 
 if TYPE_CHECKING:
     import jinja2
@@ -82,13 +83,15 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
     for entry in livepatch.objects:
         with problems.collect():
             check_object(entry.name)
-        if entry.callbacks and not api.callbacks:
+        if (entry.callbacks or entry.words) and not api.callbacks:
+            what = "callbacks" if entry.callbacks else "accepted data, which callbacks write"
             problems.add(
-                f"object {entry.name!r} has callbacks, which this kernel does not know",
+                f"object {entry.name!r} has {what}, which this kernel does not know",
                 where=entry.where,
                 why="They came with v4.15.",
             )
     problems.check()
+    forget = api.keeps_relocations and api.callbacks  # by a callback
     new = dict.fromkeys(f.new for entry in livepatch.objects for f in entry.functions)
     called = dict.fromkeys(
         pair for entry in livepatch.objects for pair in sorted(entry.callbacks.items())
@@ -99,11 +102,17 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
         callbacks=[(kind, label, name) for (kind, label), name in callback_names.items()],
         callback_names=callback_names,
         objects=livepatch.objects,
+        leaves={
+            entry.name: bool(entry.words)
+            or (forget and entry.name != VMLINUX and "post_unpatch" in entry.callbacks)
+            for entry in livepatch.objects
+        },
         replace=livepatch.replace and api.replace,
         register=api.register,
         license=livepatch.license,
         description=livepatch.description or f"livepatch {livepatch.name}",
-        forget=api.keeps_relocations and api.callbacks,  # by a callback
+        forget=forget,
+        stays_tag=STAYS_TAG if any(w.stays for o in livepatch.objects for w in o.words) else "",
     )
 
 

@@ -67,7 +67,7 @@ def without_idle(
     called = {name for patched in callbacks for name in patched.callbacks.values()}
     waiting = list(extractions)
     running: list[tuple[ObjectPair, Extraction]] = []
-    while found := [(p, e) for p, e in waiting if e.changed or called & set(e.globals)]:
+    while found := [(p, e) for p, e in waiting if e.changed or e.words or called & set(e.globals)]:
         running += found
         waiting = [each for each in waiting if each not in found]
         called = {r.name for _, e in found for r in e.references if not r.is_defined}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
-from klpbuild.module.livepatch import Function, PatchedObject
+from klpbuild.module.livepatch import Function, PatchedObject, Words
 from klpbuild.patch.effect import Idle
 
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.
@@ -36,6 +36,7 @@ class _Functions:
 
     object: str
     functions: tuple[Function, ...]
+    words: tuple[Words, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Extracted:
             tuple(
                 _Object(name, hashlib.sha256(data).hexdigest()) for name, data in contents.items()
             ),
-            tuple(_Functions(patched.name, patched.functions) for patched in self.functions),
+            tuple(_Functions(p.name, p.functions, p.words) for p in self.functions),
             self.late_names,
             self.report,
             self.references,
@@ -106,7 +107,7 @@ class Extracted:
         record = read_output(path, partial(from_json, _Record))
         return cls(
             tuple(path.parent / entry.path for entry in record.objects),
-            tuple(PatchedObject(entry.object, entry.functions) for entry in record.functions),
+            tuple(PatchedObject(e.object, e.functions, words=e.words) for e in record.functions),
             record.late_names,
             record.report,
             record.references,

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
-from klpbuild.elf.constants import STB, STT
+from klpbuild.elf.constants import STB
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.extraction import OnlyStartError, UnchangedError, extract, extract_part
@@ -19,12 +19,13 @@ from klpbuild.extract.moves import settle_moved
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import Extraction, LeftOut
 from klpbuild.extract.sizes import EntrySizes
+from klpbuild.extract.written import WORDS
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
 from klpbuild.module.link import link_module
-from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
+from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
 from klpbuild.names import VMLINUX
 from klpbuild.patch.effect import Idle, idle_patches
 from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
@@ -85,6 +86,7 @@ class _Builder:
     resolver: Resolver
     homes: Homes
     log: BuildLog
+    accepted: Accepted
 
     def changes(self, sizes: EntrySizes, pair: ObjectPair) -> bool:
         """Whether a livepatch would take anything from an object that changed."""
@@ -98,12 +100,13 @@ class _Builder:
                 target=pair.target,
                 in_module=pair.owner != VMLINUX,
                 key_policy=key_policy(self.resolver, pair.owner),
+                accepted_data=self.accepted.data,
             )
         except (UnchangedError, OnlyStartError):
             return False
         except KlpError:  # it changes more than a livepatch can
             return True
-        return bool(extraction.changed or extraction.globals)
+        return bool(extraction.changed or extraction.globals or extraction.words)
 
     def finish_object(
         self,
@@ -121,12 +124,13 @@ class _Builder:
         runs_late = self.compiled.tree.objtool_runs_late
         out = name_references(elf, decisions, late if runs_late else None)
         by_name = {s.name: s for s in elf.symbol_list if s.is_defined}
-        for changed in extraction.changed:
-            symbol = by_name[changed.symbol]
+        lists = (WORDS,) if extraction.words else ()
+        for name in (*(changed.symbol for changed in extraction.changed), *lists):
+            symbol = by_name[name]
             out.add_symbol(
-                new_symbol(changed.symbol, number),
+                new_symbol(name, number),
                 bind=STB.GLOBAL,
-                type=STT.FUNC,
+                type=symbol.type,
                 st_shndx=symbol.st_shndx,
                 st_value=symbol.st_value,
                 st_size=symbol.st_size,
@@ -278,7 +282,7 @@ def extract_patches(
         lambda pair: key_policy(resolver, pair.owner),
     )
     homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
-    builder = _Builder(kernel, work, compiled, resolver, homes, log)
+    builder = _Builder(kernel, work, compiled, resolver, homes, log, accepted)
     read = partial(_read_pair, compiled, sizes)
     parts = [read(number, pair) for number, pair in enumerate(compiled.pairs)]
     problems = Problems()
@@ -296,10 +300,10 @@ def extract_patches(
             shadow = (work / "pair" / "shadow").resolve()
             names = check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
             policy = key_policy(resolver, pair.owner, added.__contains__)
-            extraction = extract_part(part, kernel.arch, policy, names)
+            extraction = extract_part(part, kernel.arch, policy, names, accepted.data)
             notices += extraction.notices
             left_out += [(pair, left) for left in extraction.left_out]
-            if extraction.included:
+            if extraction.included or extraction.words:
                 extractions.append((pair, extraction))
                 renewed += [(pair, name) for name in sorted(names)]
         part.forget()
@@ -336,6 +340,7 @@ def _finish(
     late = LateNames(lambda name: name in taken or resolver.exports.find(name) is not None)
     problems = Problems()
     functions: dict[str, list[Function]] = defaultdict(list)
+    words: dict[str, list[Words]] = defaultdict(list)
     decisions: list[Decision] = []
     objects = []
     replaced: dict[str, set[int]] = defaultdict(set)
@@ -344,6 +349,9 @@ def _finish(
             home = builder.homes.of(extraction.number)
             decided = decide_references(extraction, home, resolver, own, builder.homes.of)
             functions[pair.owner] += builder.homes.functions(extraction)
+            if extraction.words:
+                label = new_symbol(WORDS, extraction.number)
+                words[pair.owner].append(Words(label, extraction.words, extraction.stays))
             objects.append(builder.finish_object(pair, extraction, decided, late))
             decisions += decided.values()
             names = (*(i.name for i in extraction.included), *(c.name for c in extraction.changed))
@@ -357,7 +365,9 @@ def _finish(
         check_prototypes(builder.kernel, builder.compiled, extractions, builder.homes.places)
     problems.check()
     patched = tuple(
-        PatchedObject(owner, tuple(found)) for owner, found in sorted(functions.items()) if found
+        PatchedObject(owner, tuple(found), words=tuple(words[owner]))
+        for owner, found in sorted(functions.items())
+        if found or words[owner]
     )
     notes = [
         *builder.compiled.notes,

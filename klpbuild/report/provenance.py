@@ -45,6 +45,7 @@ def provenance(facts: Facts) -> dict[str, Any]:
             "replace": facts.livepatch.replace if not facts.livepatch.own_tables else None,
             "accept_layouts": list(facts.livepatch.accepted.layouts),
             "accept_threads": list(facts.livepatch.accepted.threads),
+            "accept_data": list(facts.livepatch.accepted.data),
         },
         "references": [{"kind": r.kind, "id": r.id, "where": r.where} for r in facts.references],
         "kernel": _kernel(facts),

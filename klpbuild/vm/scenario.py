@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.module.livepatch import STAYS_TAG
 from klpbuild.names import object_name
 from klpbuild.vm.modules import modinfo
 
@@ -273,9 +274,15 @@ def load_and_unload(module: Path, modules: tuple[str, ...] = ()) -> Group:
             WaitEnabled(name),
             Planned(Disable(name, if_loaded=True), always=True),
             Planned(WaitDisabled(name), always=True),
-            Planned(Rmmod(name, if_loaded=True), always=True),
+            rmmod(module, name),
         ),
     )
+
+
+def rmmod(path: Path, name: str) -> Planned:
+    """The step that unloads a livepatch; it may fail for one that says that it stays."""
+    stays = STAYS_TAG in modinfo(path.read_bytes(), str(path))
+    return Planned(Rmmod(name, if_loaded=True), always=True, fails=None if stays else False)
 
 
 def module_name(path: Path) -> str:

@@ -18,11 +18,11 @@ from klpbuild.vm.scenario import (
     Modprobe,
     Planned,
     ReadFile,
-    Rmmod,
     Step,
     WaitDisabled,
     WaitEnabled,
     module_name,
+    rmmod,
 )
 
 _NUMBER = re.compile(r"\d+")
@@ -70,12 +70,12 @@ class Wanted:
             steps += [Insmod(path), WaitEnabled(name)]
         steps += [Modprobe(name) for name in self.late]
         steps += look
-        for name in reversed(names):
+        for path, name in reversed(list(zip(self.livepatches, names, strict=True))):
             steps += [
                 # One with `replace` has disabled those before it.
                 Planned(Disable(name, if_loaded=True), always=True),
                 Planned(WaitDisabled(name), always=True),
-                Planned(Rmmod(name, if_loaded=True), always=True),
+                rmmod(path, name),
             ]
         steps += look
         return Group(", ".join(names), tuple(steps))

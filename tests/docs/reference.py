@@ -18,7 +18,12 @@ from tests.docs.session import ROOT
 PAGE = ROOT / "docs" / "reference.md"
 
 #: Keys whose field has another name.
-_FIELDS = {"object": "objects", "accept_layouts": "layouts", "accept_threads": "threads"}
+_FIELDS = {
+    "object": "objects",
+    "accept_layouts": "layouts",
+    "accept_threads": "threads",
+    "accept_data": "data",
+}
 _WHEN = {
     "pre_patch": "before the object is patched; may refuse with an error",
     "post_patch": "when every task runs the new code",

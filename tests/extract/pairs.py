@@ -6,6 +6,7 @@ import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from klpbuild.arch import X86_64
 from klpbuild.elf.reader import ElfFile, Section, Symbol
@@ -110,6 +111,7 @@ class Pair:
         in_module: bool = False,
         key_policy: KeyPolicy = keep_all_keys,
         renewed: frozenset[str] = frozenset(),
+        accepted_data: tuple[str, ...] = (),
     ) -> Extraction:
         original = ElfFile.read(self.compile("original", self.source))
         patched = ElfFile.read(self.compile("patched", self.patched_source()))
@@ -124,6 +126,7 @@ class Pair:
             in_module=in_module,
             key_policy=key_policy,
             renewed=renewed,
+            accepted_data=accepted_data,
             types=lambda patched: self.types(texts[patched]),
         )
 
@@ -131,7 +134,7 @@ class Pair:
         """The types of the variables of one version."""
         return variable_types(ElfFile.read(self.compile("types", text, "-g", "-gdwarf-5")))
 
-    def refusal(self, **arguments: bool | KeyPolicy | frozenset[str]) -> str:
+    def refusal(self, **arguments: Any) -> str:
         """The text of the error that extraction ends with; offsets in code are ``+N``."""
         try:
             found = self.extract(**arguments)

@@ -17,6 +17,15 @@ CALLBACK = (
     "\n  Change it from a callback of the livepatch, or keep the new state in shadow variables."
 )
 
+
+def accept(name: str) -> str:
+    """What messages say of a variable whose content callbacks can write."""
+    return (
+        f"{CALLBACK}\n  If code may see its new content at any time, and keep what it took before,"
+        f' accept it:\n  --accept-data {name}, or accept_data = ["{name}"] in livepatch.toml.'
+    )
+
+
 DATA = """
 int out(int);
 int limit = 3;
@@ -42,8 +51,8 @@ def test_changed_variables_are_refused(
 ) -> None:
     assert Pair(tmp_path, DATA, change).refusal() == (
         f"code.c:code.o:{name}: data {name} changed: {difference}\n"
-        "  The running kernel has its own, and a livepatch replaces functions only." + CALLBACK
-    )
+        "  The running kernel has its own, and a livepatch replaces functions only."
+    ) + (accept(name) if name in ("limit", "bound") else CALLBACK)
 
 
 TABLES = """
@@ -91,7 +100,7 @@ def test_a_table_of_functions_whose_address_is_kept_is_refused(tmp_path: Path) -
     text = Pair(tmp_path, TABLES, {"passed = { first, second }": "passed = { first }"}).refusal()
     assert text == (
         "code.c:code.o:passed: data passed changed: content at +0x8 differs\n"
-        "  It holds addresses of functions, and setup may pass on its own." + CALLBACK
+        "  It holds addresses of functions, and setup may pass on its own." + accept("passed")
     )
 
 
@@ -173,7 +182,7 @@ def test_a_table_of_devices_has_a_name_for_modpost_alone(tmp_path: Path) -> None
     source = DEVICES + "const struct device_id *const driver = devices;\n"
     assert Pair(tmp_path, source, {"{ 3, 4 }": "{ 3, 5 }"}).refusal() == (
         "code.c:code.o:devices: data devices changed: content at +0xc differs\n"
-        "  driver refers to it, and the running kernel has its own." + CALLBACK
+        "  driver refers to it, and the running kernel has its own." + accept("devices")
     )
 
 
