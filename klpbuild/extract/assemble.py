@@ -328,10 +328,8 @@ class Assembly:
         found = self.undefined.get(key)
         if found is None:
             unique = name
-            key_name = CALL_KEY + name.removeprefix(TRAMPOLINE)
-            is_detached = name.startswith(TRAMPOLINE) and (
-                self.call_uses.get(key_name) is KeyUse.DETACHED
-            )
+            use = self.call_uses.get(CALL_KEY + name.removeprefix(TRAMPOLINE))
+            is_detached = name.startswith(TRAMPOLINE) and use is KeyUse.DETACHED
             # objtool makes a static call site of every call of __SCT__*
             while unique in self.names or (is_detached and unique == name):
                 unique = f"original.{unique}"

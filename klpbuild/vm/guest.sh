@@ -179,11 +179,12 @@ wait_enabled() {
 	done
 }
 
-# The livepatch's directory goes first, its hold on its module a little later.
+# The livepatch's directory goes first, its hold on its module a little later; one may hold
+# itself, $3 times.
 wait_disabled() {
 	patch=/sys/kernel/livepatch/$1
 	end=$(($(now) + $2))
-	while [ -e "$patch" ] || ! unused "$1"; do
+	while [ -e "$patch" ] || ! unused "$1" "$3"; do
 		if [ "$(now)" -ge $end ]; then
 			echo "the transition from livepatch $1 has not ended after $2 s"
 			stalled 0
@@ -196,7 +197,7 @@ wait_disabled() {
 unused() {
 	[ -e "/sys/module/$1/refcnt" ] || return 0
 	read -r uses <"/sys/module/$1/refcnt"
-	[ "$uses" = 0 ]
+	[ "$uses" -le "$2" ]
 }
 
 disable() {

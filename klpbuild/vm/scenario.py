@@ -197,13 +197,14 @@ class WaitDisabled(Step):
 
     name: str
     seconds: int = TRANSITION_SECONDS
+    stays: bool = False  # it holds itself
 
     @property
     def title(self) -> str:
         return f"wait for the transition from {self.name}"
 
     def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("wait_disabled", self.name, str(self.seconds))
+        return ("wait_disabled", self.name, str(self.seconds), str(int(self.stays)))
 
 
 @dataclass(frozen=True)
@@ -272,17 +273,20 @@ def load_and_unload(module: Path, modules: tuple[str, ...] = ()) -> Group:
             *(Modprobe(each) for each in modules),
             Insmod(module),
             WaitEnabled(name),
-            Planned(Disable(name, if_loaded=True), always=True),
-            Planned(WaitDisabled(name), always=True),
-            rmmod(module, name),
+            *unload(module, name),
         ),
     )
 
 
-def rmmod(path: Path, name: str) -> Planned:
-    """The step that unloads a livepatch; it may fail for one that says that it stays."""
+def unload(path: Path, name: str) -> tuple[Planned, ...]:
+    """The steps that disable and unload a livepatch; that may fail for one that stays."""
     stays = STAYS_TAG in modinfo(path.read_bytes(), str(path))
-    return Planned(Rmmod(name, if_loaded=True), always=True, fails=None if stays else False)
+    return (
+        # One with `replace` has disabled those before it.
+        Planned(Disable(name, if_loaded=True), always=True),
+        Planned(WaitDisabled(name, stays=stays), always=True),
+        Planned(Rmmod(name, if_loaded=True), always=True, fails=None if stays else False),
+    )
 
 
 def module_name(path: Path) -> str:

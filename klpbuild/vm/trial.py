@@ -12,17 +12,15 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.result import End, GroupResult, Status, StepResult
 from klpbuild.vm.scenario import (
-    Disable,
     Group,
     Insmod,
     Modprobe,
     Planned,
     ReadFile,
     Step,
-    WaitDisabled,
     WaitEnabled,
     module_name,
-    rmmod,
+    unload,
 )
 
 _NUMBER = re.compile(r"\d+")
@@ -71,12 +69,7 @@ class Wanted:
         steps += [Modprobe(name) for name in self.late]
         steps += look
         for path, name in reversed(list(zip(self.livepatches, names, strict=True))):
-            steps += [
-                # One with `replace` has disabled those before it.
-                Planned(Disable(name, if_loaded=True), always=True),
-                Planned(WaitDisabled(name), always=True),
-                rmmod(path, name),
-            ]
+            steps += unload(path, name)
         steps += look
         return Group(", ".join(names), tuple(steps))
 

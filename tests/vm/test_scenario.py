@@ -43,7 +43,7 @@ def test_the_script_of_a_livepatch(tmp_path: Path) -> None:
         "step 1 usual pass insert /m/livepatch-x.ko\n"
         "step 2 usual pass wait_enabled livepatch_x 60\n"
         "step 3 always pass disable_if_loaded livepatch_x\n"
-        "step 4 always pass wait_disabled livepatch_x 60\n"
+        "step 4 always pass wait_disabled livepatch_x 60 0\n"
         "step 5 always pass remove_if_loaded livepatch_x\n"
         "end_group\n"
     )
