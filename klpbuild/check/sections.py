@@ -40,7 +40,7 @@ def check_sections(subject: Subject) -> None:
         names.add(section.name)
         _check_relocations(subject, section)
     _check_functions(subject)
-    _check_variables(subject)
+    _check_extents(subject)
 
 
 def _check_loaded(subject: Subject, section: Section) -> None:
@@ -91,14 +91,14 @@ def _check_functions(subject: Subject) -> None:
             subject.find(catalogue.ROLE, what, section.name)
 
 
-def _check_variables(subject: Subject) -> None:
-    """No variable that something refers to ends behind its section: its content is cut off."""
+def _check_extents(subject: Subject) -> None:
+    """No function or variable that something refers to ends behind its section."""
     rows = subject.elf.symbols
     sections = subject.elf.sections
     applied = (found for at, found in subject.applied.items() if is_relocated(sections[at]))
     used = {row.symbol for found in applied for row in found.values()}
     led_to = {int(rows[number]["st_shndx"]) for number in used if number < len(rows)}
-    named = (rows["st_info"] & 0xF == STT.OBJECT) & (rows["st_size"] > 0)
+    named = np.isin(rows["st_info"] & 0xF, (STT.OBJECT, STT.FUNC)) & (rows["st_size"] > 0)
     for number in np.unique(rows["st_shndx"][named & (rows["st_shndx"] < len(sections))]).tolist():
         section = sections[number]
         if not section.sh_flags & SHF.ALLOC or number not in led_to:
@@ -106,5 +106,5 @@ def _check_variables(subject: Subject) -> None:
         here = rows[named & (rows["st_shndx"] == number)]
         ends = here["st_value"] + here["st_size"]
         if (ends > section.sh_size).any():
-            what = f"section {section.name} of {section.sh_size} bytes has a variable up to"
+            what = f"section {section.name} of {section.sh_size} bytes has a symbol up to"
             subject.find(catalogue.ROLE, f"{what} {int(ends.max()):#x}", section.name)

@@ -130,7 +130,7 @@ def test_damage(
         assert report.summary.startswith("nobody can say what Linux 6.1.0-miniature would do")
 
 
-def test_a_section_that_ends_before_its_variables(
+def test_a_section_that_ends_before_its_symbols(
     miniature: KernelSide, good: dict[str, bytes]
 ) -> None:
     """What stands behind it in memory is taken for their content."""
@@ -143,7 +143,7 @@ def test_a_section_that_ends_before_its_variables(
     ends: list[int] = []
     report = check_bytes(edited(cut)(good["meminfo"]), "livepatch.ko", miniature)
     found = {f.what for f in report.findings if f.rule.identifier == "KLP119"}
-    assert f"section .data of 8 bytes has a variable up to {ends[0]:#x}" in found
+    assert f"section .data of 8 bytes has a symbol up to {ends[0]:#x}" in found
     assert report.would_load is None
 
 
