@@ -13,6 +13,7 @@ from klpbuild.arch import x86_64
 
 #: Registers of arguments, and what else a call may change (psABI x86-64, 3.2.3).
 _ARGUMENTS = frozenset({"rdi", "rsi", "rdx", "rcx", "r8", "r9"})
+_RESULT = frozenset({"rax", "rdx"})
 _SCRATCH = _ARGUMENTS | {"rax", "r10", "r11"}
 _WIDE = {
     **{f"{p}{n}x": f"r{n}x" for n in "abcd" for p in ("e", "")},
@@ -86,7 +87,7 @@ def _after(mnemonic: str, operands: str, held: _State, takes: bool) -> _State | 
     if mnemonic == "call":
         return None if takes or held & _ARGUMENTS else held - _SCRATCH
     if mnemonic == "ret":
-        return None if "rax" in held else held
+        return None if held & _RESULT else held
     if mnemonic in _COMPARES or mnemonic.startswith(("j", "set")):
         return held
     if mnemonic == "push":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,8 @@ def test_a_function_keeps_its_table_of_functions_to_itself(tmp_path: Path, body:
         LOOP.replace("BODY", EACH + " if (n > 7) kept = (void *)c;"),
         "kept = (void *)&commands[n];",
         "return (long)&commands[n];",
+        "return 0; } struct two { long n; const void *c; } g(int n) {"
+        " return (struct two) { n, &commands[n] }; } int h(int n) {",
         "return use(&commands[n]);",
         "const struct command *here = &commands[n]; use(&here);",
         "const void *c = keyed() ? &commands[n] : kept; same(n); n += use(c);",
@@ -154,7 +157,7 @@ def test_a_function_keeps_its_table_of_functions_to_itself(tmp_path: Path, body:
 def test_a_function_passes_on_its_table_of_functions(tmp_path: Path, body: str) -> None:
     source = COMMANDS + "int f(int n) {" + body.replace("HIDDEN", HIDDEN) + " return n; }"
     text = Pair(tmp_path, source, {"second, 5 } }": "second, 5 }, { 3, first } }"}).refusal()
-    assert "  It holds addresses of functions, and f may pass on its own." in text
+    assert re.search("  It holds addresses of functions, and [fg] may pass on its own.", text)
 
 
 def test_a_changed_constant_that_data_refers_to_is_refused(tmp_path: Path) -> None:
