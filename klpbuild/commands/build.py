@@ -28,8 +28,10 @@ from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import check_name
+from klpbuild.patch.fix import PatchesError
 from klpbuild.patch.series import SERIES, read_series
 from klpbuild.pipeline.extracted import Extracted
+from klpbuild.pipeline.fixes import left_out
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.table import Said, Step
@@ -70,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VARIABLE",
         help="the patches may change what this variable holds: callbacks write it",
     )
+    parser.add_argument(
+        "-k",
+        "--keep-going",
+        action="store_true",
+        help="leave out the patches that cannot be in a livepatch; exit status 1 if any is",
+    )
     add_modules_argument(parser)
     places = parser.add_argument_group(
         "parts of the kernel", "in place of what klpbuild finds beside its headers or in its tree"
@@ -109,19 +117,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Build, and tell what became of each function and reference."""
     try:
-        return _build(arguments)
+        left = _build(arguments)
     except KlpError as error:
         if arguments.json:
             told = [asdict(problem) for problem in error.problems]
-            print(json.dumps({"module": None, "problems": told}, indent=1))
+            fixes = error.fixes if isinstance(error, PatchesError) else ()
+            told_fixes = [asdict(fix) for fix in fixes]
+            print(json.dumps({"module": None, "problems": told, "fixes": told_fixes}, indent=1))
         if arguments.sarif is not None:
             reports = [error.report] if isinstance(error, RefusedError) else []
             problems = () if reports else error.problems
             write_file(arguments.sarif, as_sarif(reports, problems).encode())
         raise
+    if left is not None:
+        raise left
+    return 0
 
 
-def _build(arguments: argparse.Namespace) -> int:
+def _build(arguments: argparse.Namespace) -> KlpError | None:
+    """Build; what to say at the end of patches that are left out."""
     start = time.monotonic()
     patches = [path for argument in arguments.patches for path in _patches(argument)]
     name = arguments.name if arguments.name is not None else default_name(patches[0])
@@ -136,9 +150,10 @@ def _build(arguments: argparse.Namespace) -> int:
     said = _Said(quiet=arguments.json, verbose=arguments.verbose)
     with working_in(arguments.build):
         module, extracted = build_from_patches(
-            kernel, patches, name, build, accepted, said.tell, said.begin
+            kernel, patches, name, build, accepted, arguments.keep_going, said.tell, said.begin
         )
         paths = Paths.below(build, module.stem)
+        left = left_out(extracted.fixes)
         if arguments.output is not None:
             write_file(arguments.output, module.read_bytes())
             for suffix in SUFFIXES:
@@ -147,13 +162,13 @@ def _build(arguments: argparse.Namespace) -> int:
                 write_file(arguments.output.with_name(name), beside)
             module = arguments.output
         if arguments.sarif is not None:
-            write_file(arguments.sarif, as_sarif([]).encode())
+            write_file(arguments.sarif, as_sarif([], left.problems if left else ()).encode())
         seconds = time.monotonic() - start
         if arguments.json:
             print(json.dumps(_as_json(module, paths, extracted, seconds), indent=1))
         else:
             print(printable(f"{module}  ({seconds:.0f} s)"))
-    return 0
+    return left
 
 
 @dataclass(frozen=True)

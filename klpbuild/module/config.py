@@ -12,6 +12,7 @@
     accept_threads = ["worker"]      # functions of kernel threads that it may replace
     accept_data = ["policy"]         # variables whose content patches may change
     version = "1"                    # default: none; its package needs one
+    skip = ["x.patch"]               # source patches that are left out on purpose
 
     [[object]]
     name = "vmlinux"
@@ -35,10 +36,17 @@ from klpbuild.module.livepatch import (
     Function,
     Livepatch,
     PatchedObject,
+    Skipped,
     check_name,
     check_object,
 )
-from klpbuild.module.owntables import brings_own_tables, separate_sources, starts_livepatch
+from klpbuild.module.owntables import (
+    brings_own_tables,
+    no_tables,
+    separate_sources,
+    starts_livepatch,
+    two_tables,
+)
 from klpbuild.module.toml import TomlFile
 from klpbuild.names import SYMBOL_NAME_MAX, SYMPOS_MAX, object_name
 from klpbuild.userfiles import check_file_names, is_file
@@ -102,18 +110,6 @@ def _without_description(name: str, directory: Path, sources: tuple[Path, ...]) 
     raise no_tables(directory)
 
 
-def no_tables(directory: Path) -> KlpError:
-    """That neither a description nor the sources say what a livepatch replaces."""
-    return KlpError(
-        f"has no {FILE_NAME}",
-        where=str(directory),
-        why="Its sources enable no struct klp_patch either, so nothing says what they replace.",
-        hint=f"Write {directory / FILE_NAME}:\n"
-        '  [[object]]\n  name = "vmlinux"\n'
-        '  functions = [{ old = "OLD_FUNCTION", new = "NEW_FUNCTION" }]',
-    )
-
-
 _KEYS = (
     "description",
     "license",
@@ -125,25 +121,17 @@ _KEYS = (
     "accept_threads",
     "accept_data",
     "version",
+    "skip",
     "object",
 )
 _OBJECT_KEYS = ("name", "functions", "callbacks")
+_SKIP_KEYS = ("patch", "reason")
 _FUNCTION_KEYS = ("old", "new", "sympos")
 
 #: A file with more of them is no description at all.
 _PROBLEMS_MAX = 100
 
 _TYPES = {str: "a text", bool: "true or false", int: "a number", list: "a list", dict: "a table"}
-
-
-def two_tables(where: str, source: str) -> KlpError:
-    """That a source brings tables, and the description names objects."""
-    return KlpError(
-        f"{source} brings its own struct klp_patch",
-        where=where,
-        why="Two sets of tables in one module would patch twice.",
-        hint=f"Take the objects out of {FILE_NAME}, or the tables out of {source}.",
-    )
 
 
 def _shown(value: object) -> str:
@@ -192,6 +180,7 @@ class _Reader:
                 self.texts(table, "accept_data", _SYMBOL),
             ),
             self.version(name, table),
+            self.skip(table),
         )
         if self.problems:
             raise self.error()
@@ -201,6 +190,25 @@ class _Reader:
         """What is wrong, in the order of the lines."""
         in_order = sorted(self.problems, key=lambda found: found[0])
         return KlpError.together(problem for _, problem in in_order)
+
+    def skip(self, table: Mapping[str, Any]) -> tuple[Skipped, ...]:
+        start = self.file.line_of_key("skip")
+        found = []
+        for item in self.value(table, "skip", list, []):
+            entry = {"patch": item} if isinstance(item, str) else item
+            if not isinstance(entry, dict) or "patch" not in entry:
+                hint = 'Write "x.patch", or { patch = "x.patch", reason = "..." }.'
+                self.add("skip does not name a patch", "skip", hint=hint)
+                continue
+            at = self.file.line_of(str(entry["patch"]), start)
+            self.known_keys(entry, _SKIP_KEYS, "skip", at)
+            patch, reason = (self.value(entry, key, str, "", at) for key in _SKIP_KEYS)
+            if not reason.isprintable():
+                self.add_at(at, "reason has a line break or another control character")
+            found.append(Skipped(patch, reason, f"{self.path}:{at}"))
+        if found and not self.patches:
+            self.add("skip is for source patches", "skip", hint="Name the C files in sources.")
+        return tuple(found)
 
     def version(self, name: str, table: Mapping[str, Any]) -> str:
         version = self.value(table, "version", str, "")

@@ -72,6 +72,20 @@ class PatchedObject:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A source patch that is left out on purpose.
+
+    :ivar patch: its file's name.
+    :ivar reason: may be empty.
+    :ivar where: ``file:line`` that names it.
+    """
+
+    patch: str
+    reason: str = ""
+    where: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Livepatch:
     """A livepatch, described.
 
@@ -88,6 +102,7 @@ class Livepatch:
     :ivar accepted: what would be refused.
     :ivar version: numbers with dots between; part of the module's name, since the kernel
         loads a newer version beside the older one that it replaces.
+    :ivar skip: source patches of its directory that are left out.
     """
 
     name: str
@@ -101,6 +116,7 @@ class Livepatch:
     own_tables: bool = False
     accepted: Accepted = NOTHING
     version: str = ""
+    skip: tuple[Skipped, ...] = ()
 
     @property
     def stem(self) -> str:

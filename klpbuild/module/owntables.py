@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.userfiles import is_file, read_small_file
 
 #: No C file of a kernel is half as large.
@@ -87,3 +88,25 @@ def _code(path: Path) -> str:
     except FileNotFoundError as error:
         raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
     return _PARTS.sub(lambda m: " " if m[0].startswith("/") else m[0], text)
+
+
+def two_tables(where: str, source: str) -> KlpError:
+    """That a source brings tables, and the description names objects."""
+    return KlpError(
+        f"{source} brings its own struct klp_patch",
+        where=where,
+        why="Two sets of tables in one module would patch twice.",
+        hint=f"Take the objects out of {FILE_NAME}, or the tables out of {source}.",
+    )
+
+
+def no_tables(directory: Path) -> KlpError:
+    """That neither a description nor the sources say what a livepatch replaces."""
+    return KlpError(
+        f"has no {FILE_NAME}",
+        where=str(directory),
+        why="Its sources enable no struct klp_patch either, so nothing says what they replace.",
+        hint=f"Write {directory / FILE_NAME}:\n"
+        '  [[object]]\n  name = "vmlinux"\n'
+        '  functions = [{ old = "OLD_FUNCTION", new = "NEW_FUNCTION" }]',
+    )

@@ -18,6 +18,7 @@ from klpbuild.errors import KlpError, printable
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME, Livepatch
 from klpbuild.module.tables import livepatch_api
+from klpbuild.patch.fix import Standing
 from klpbuild.running.program import program_text
 
 #: The document that says what the module mends.
@@ -107,7 +108,8 @@ class Package:
         named = {reference for _, references in fixes for reference in references}
         rest = [reference for reference in self.mended if reference not in named]
         lines = [f"{what} ({', '.join(ids)})" if ids else what for what, ids in fixes]
-        return (self.about[0], *lines, *([f"Fixes {', '.join(rest)}."] if rest else []))
+        lines += [f"Fixes {', '.join(rest)}."] if rest else []
+        return (self.about[0], *lines, *self._left_out())
 
     @property
     def cves(self) -> tuple[str, ...]:
@@ -130,6 +132,14 @@ class Package:
             for reference in known
             if reference["kind"] == "cve" or reference["id"].upper() in described
         )
+
+    def _left_out(self) -> list[str]:
+        """What is said of each patch that is not in it, but could be."""
+        return [
+            printable(": ".join(each for each in ("Without " + fix["patch"], fix["why"]) if each))
+            for fix in self._provenance.get("fixes", ())
+            if fix["result"] not in (Standing.IN, Standing.IDLE)
+        ]
 
     def _fixes(self) -> list[tuple[str, tuple[str, ...]]]:
         """The subject of each patch that changes something, and the CVE numbers that it names."""

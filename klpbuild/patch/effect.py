@@ -1,4 +1,4 @@
-"""Which of several patches change nothing in the kernel that they are built for.
+"""Which functions each of several patches changes, and which patches change nothing.
 
 Where only one patch touches an object, the object's change is that patch's.  Else the object
 is compiled as it is before and after each patch, and as all the others would make it.
@@ -6,7 +6,7 @@ is compiled as it is before and after each patch, and as all the others would ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,30 +32,47 @@ class Idle:
     sure: bool = True
 
 
-#: Says whether a livepatch takes anything from an object that changed.
-Changes = Callable[[ObjectPair], bool]
+@dataclass(frozen=True)
+class Effect:
+    """What a patch does to the kernel that it is built for.
+
+    :ivar functions: those that it changes, ``object:function``.
+    :ivar idle: why it changes nothing; None if it does change something.
+    """
+
+    functions: tuple[str, ...] = ()
+    idle: Idle | None = None
 
 
-def idle_patches(
+#: The functions that a livepatch would take from an object that changed; None if it takes
+#: nothing at all.
+Changes = Callable[[ObjectPair], frozenset[str] | None]
+
+#: Of a patch that shares more objects with others, the functions are not told apart.
+_MANY_SHARED = 20
+
+
+def patch_effects(
     compiled: CompiledPatch,
     patches: Sequence[Path],
-    used: Collection[str],
+    used: Mapping[str, Sequence[str]],
     changes: Changes,
     architecture: str,
-) -> dict[str, Idle]:
-    """The patches that change nothing in this kernel, by name.
+) -> dict[str, Effect]:
+    """What each patch does to the kernel, by name; a cover letter is none.
 
     :param patches: in their order, all of them.
-    :param used: targets of the objects from which the livepatch takes anything.
+    :param used: targets of the objects from which the livepatch takes anything, each with its
+        functions that change.
     :param changes: asked of objects that several patches touch.
     :param architecture: kbuild's name of it.
     """
-    effects = _Effects(compiled, patches, frozenset(used), changes, architecture)
-    found = {}
-    for number, patch in enumerate(patches):
-        if not effects.is_cover_letter(patch.name) and not effects.has(number):
-            found[patch.name] = Idle(effects.reason(patch.name), effects.is_sure(patch.name))
-    return found
+    effects = _Effects(compiled, patches, used, changes, architecture)
+    return {
+        patch.name: effects.of(number)
+        for number, patch in enumerate(patches)
+        if not effects.is_cover_letter(patch.name)
+    }
 
 
 def patches_of(compiled: CompiledPatch, pair: ObjectPair) -> list[str]:
@@ -73,7 +90,7 @@ def _files(compiled: CompiledPatch) -> dict[str, PatchedFile]:
 class _Effects:
     compiled: CompiledPatch
     patches: Sequence[Path]
-    used: frozenset[str]
+    used: Mapping[str, Sequence[str]]
     changes: Changes
     architecture: str
     compilers: dict[tuple[Path, ...], Recompiler] = field(default_factory=dict)
@@ -88,32 +105,56 @@ class _Effects:
     def touching(self, pair: ObjectPair) -> list[str]:
         return patches_of(self.compiled, pair)
 
-    def has(self, number: int) -> bool:
-        """Whether a patch changes anything that the livepatch takes over."""
+    def of(self, number: int) -> Effect:
+        """What a patch does."""
+        found = list(self._changed(number))
         name = self.patches[number].name
-        touched = [pair for pair in self.compiled.pairs if name in self.touching(pair)]
-        pairs = [pair for pair in touched if pair.target in self.used]
-        if any(self.touching(pair) == [name] for pair in pairs):
-            return True
-        return any(self._changes(number, pair) for pair in pairs)
+        if not found:
+            return Effect((), Idle(self.reason(name), self.is_sure(name)))
+        return Effect(tuple(dict.fromkeys(function for each in found for function in each)))
 
-    def _changes(self, number: int, pair: ObjectPair) -> bool:
-        """Whether a patch changes an object that other patches touch, too."""
+    def _changed(self, number: int) -> Iterator[list[str]]:
+        """The functions that a patch changes in each object that the livepatch takes from."""
+        name = self.patches[number].name
+        pairs = [p for p in self.compiled.pairs if p.target in self.used]
+        touched = [(pair, self.touching(pair)) for pair in pairs]
+        shared = [pair for pair, names in touched if name in names and len(names) > 1]
+        for pair, names in touched:
+            if names == [name]:
+                yield self._named(pair, None)
+        for count, pair in enumerate(shared, 1):
+            changed = self._changes(number, pair) if count <= _MANY_SHARED else frozenset()
+            if changed is not None:
+                yield self._named(pair, changed or None)
+
+    def _named(self, pair: ObjectPair, only: frozenset[str] | None) -> list[str]:
+        functions = self.used[pair.target]
+        return [f"{pair.owner}:{f}" for f in functions if only is None or f in only]
+
+    def _changes(self, number: int, pair: ObjectPair) -> frozenset[str] | None:
+        """The functions that a patch changes in an object that other patches touch, too.
+
+        :returns: None if it changes nothing there; an empty set if that cannot be told apart
+            from what the others change.
+        """
         first = tuple(self.patches[: number + 1])
         before, after = (self._compiled(patches, pair) for patches in (first[:-1], first))
-        if before is None or after is None or self._differ(pair, before, after):
-            return True  # or one alone does not compile: they belong together
+        if before is None or after is None:
+            return frozenset()  # one alone does not compile: they belong together
+        changed = self._difference(pair, before, after)
+        if changed is not None:
+            return changed
         others = tuple(patch for patch in self.patches if patch != first[-1])
         try:
             without = self._compiled(others, pair)
         except KlpError:  # they do not apply to other comments, say
-            return False
-        return without is None or self._differ(pair, without, pair.patched)
+            return None
+        return frozenset() if without is None else self._difference(pair, without, pair.patched)
 
-    def _differ(self, pair: ObjectPair, one: Path, other: Path) -> bool:
-        """Whether a livepatch would take anything from the difference of two objects."""
+    def _difference(self, pair: ObjectPair, one: Path, other: Path) -> frozenset[str] | None:
+        """The functions that a livepatch would take from the difference of two objects."""
         if one.read_bytes() == other.read_bytes():
-            return False
+            return None
         return self.changes(replace(pair, original=one, patched=other, plain=one))
 
     def _compiled(self, patches: tuple[Path, ...], pair: ObjectPair) -> Path | None:

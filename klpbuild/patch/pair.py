@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.vartypes import VariableType, variable_types
-from klpbuild.errors import Problems
+from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.prepare import Log, PreparedTree, prepare
 from klpbuild.kernel.source import source_tree
@@ -20,6 +20,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX
 from klpbuild.patch.added import added_units, listing_directories
 from klpbuild.patch.commands import CompileCommand, compile_commands
+from klpbuild.patch.fix import at_fault, faults
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.layout import (
     changed_enumerators,
@@ -124,14 +125,18 @@ def compile_patch(
     log: Log,
     progress: Callable[[int, int], None] = lambda done, total: None,
     accept_layouts: Sequence[str] = (),
+    only: Collection[str] | None = None,
 ) -> CompiledPatch:
     """Compile every object that patches touch, as it was and as they make it.
+
+    What takes little comes first: the patches' own C files and the layouts that they change.
 
     :param patches: applied in order.
     :param workdir: a directory for the shadow tree and the patched objects.
     :param log: takes the command lines and their output.
     :param progress: called with the number of objects that are done and of all.
     :param accept_layouts: structures, such as ``struct x``, that may be laid out otherwise.
+    :param only: objects, as kbuild calls them, to leave out all others.
     :raises KlpError: when the patches cannot be applied or compiled, or touch no object.
     """
     patched = apply_patches(patches, source_tree(kernel), kernel.arch.kernel_name)
@@ -141,6 +146,9 @@ def compile_patch(
     units = Units.read(kernel)
     touched = touched_units(units, includes, patched, notes)
     commands = _commands(tree, touched.units, log)
+    if only is not None:
+        commands = [each for each in commands if each[1].target in only]
+    own, others = _own_first(commands, touched)
     workdir = workdir.resolve()
     shadow = workdir / "shadow"
     with (
@@ -156,9 +164,14 @@ def compile_patch(
         launcher = kernel.toolchain.launcher
         compiler = Recompiler(tree, patched.files, workdir, shadow, real, log, launcher)
         new = added_units(tree, shadow, patched, units, log)
-        pairs = _pairs(compiler, commands, touched, pool, progress)
+        jobs = _Jobs(compiler, touched, pool, progress, len(commands))
+        pairs = _pairs(jobs, own)
         pairs |= _new_pairs(compiler, new, patched.makefiles, pool)
-        _check_layouts(compiler, pairs, touched, pool, accept_layouts)
+        told = set(accept_layouts)
+        seen = _check_layouts(compiler, pairs, touched, pool, told)
+        if others:
+            pairs |= _pairs(jobs, others)
+            _check_layouts(compiler, pairs, touched, pool, told, seen)
     unchanged = {unit: command.target for unit, command in commands if unit not in pairs}
     same = {
         path: tuple(unchanged[unit] for unit in touching if unit in unchanged)
@@ -216,33 +229,65 @@ def _matching(
     return None
 
 
-def _pairs(
-    compiler: Recompiler,
-    commands: Sequence[tuple[Unit, CompileCommand]],
-    touched: Touched,
-    pool: ThreadPoolExecutor,
-    progress: Callable[[int, int], None],
-) -> dict[Unit, ObjectPair]:
-    """Compile all originals and patched objects; pairs that are the same are left out."""
-    alone = len(commands) == 1
-    jobs = []
+def _own_first(
+    commands: Sequence[tuple[Unit, CompileCommand]], touched: Touched
+) -> tuple[list[tuple[Unit, CompileCommand]], list[tuple[Unit, CompileCommand]]]:
+    """The commands of the patches' own C files and of one user of each header; all others."""
+    own = {unit for path, units in touched.by_file.items() for unit in units if unit.source == path}
+    for units in touched.by_file.values():
+        if not own.intersection(units):
+            own.update(units[:1])
+    return [c for c in commands if c[0] in own], [c for c in commands if c[0] not in own]
+
+
+@dataclass
+class _Jobs:
+    """What compiles the objects of patches.
+
+    :ivar total: how many objects there are.
+    :ivar done: how many of them are compiled.
+    """
+
+    compiler: Recompiler
+    touched: Touched
+    pool: ThreadPoolExecutor
+    progress: Callable[[int, int], None]
+    total: int
+    done: int = 0
+
+    def patches(self, unit: Unit) -> list[str]:
+        """The names of the patches that may change the object of a unit."""
+        files = (f for f in self.compiler.files if unit in self.touched.by_file[f.path])
+        return list(dict.fromkeys(name for file in files for name in file.patches))
+
+
+def _pairs(jobs: _Jobs, commands: Sequence[tuple[Unit, CompileCommand]]) -> dict[Unit, ObjectPair]:
+    """Compile originals and patched objects; pairs that are the same are left out."""
+    compiler, pool, touched = jobs.compiler, jobs.pool, jobs.touched
+    alone = jobs.total == 1
+    started = []
     for unit, command in commands:
         unsure = unit in touched.unsure
         new = pool.submit(compiler.patched, command, unsure)
         old = None if unsure else pool.submit(compiler.kept, command, "sections", SECTION_FLAGS)
         # One object changes almost surely: no need to wait before the third compile.
         plain = pool.submit(compiler.kept, command, "plain", PLAIN_FLAGS) if alone else None
-        jobs.append((unit, command, new, old, plain))
+        started.append((unit, command, new, old, plain))
     problems = Problems()
     found = {}
-    for number, (unit, command, new, old, plain) in enumerate(jobs, 1):
+    for unit, command, new, old, plain in started:
         with problems.collect():
-            objects = new.result(), old.result() if old else None
-            pair = _pair(compiler, unit, command, *objects, many=len(jobs) > _MANY)
+            before = old.result() if old else None  # what the kernel's own source lacks comes first
+            try:
+                after = new.result()
+            except KlpError as error:
+                raise at_fault(error, jobs.patches(unit), object_=command.target) from error
+            pair = _pair(compiler, unit, command, after, before, many=jobs.total > _MANY)
             if pair is not None:
                 plain = plain or pool.submit(compiler.kept, command, "plain", PLAIN_FLAGS)
                 found[unit] = pair, plain
-        progress(number, len(jobs))
+        jobs.done += 1
+        jobs.progress(jobs.done, jobs.total)
         if len(problems) >= _ENOUGH_PROBLEMS:
             pool.shutdown(cancel_futures=True)
             break
@@ -264,7 +309,8 @@ def _new_pairs(
     problems = Problems()
     found = {}
     for (unit, command), job in zip(added, jobs, strict=True):
-        with problems.collect():
+        names = [n for f in compiler.files if f.path == unit.source for n in f.patches]
+        with faults(problems, names, command.target):
             new, old = job.result(), compiler.empty(command)
             assert new is not None
             files = compiler.files_read(command) | {file.path for file in makefiles}
@@ -301,20 +347,31 @@ def _check_layouts(
     pairs: dict[Unit, ObjectPair],
     touched: Touched,
     pool: ThreadPoolExecutor,
-    accepted: Sequence[str],
-) -> None:
-    """:raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise."""
+    told: set[str],
+    seen: Collection[str] = (),
+) -> set[str]:
+    """Compare the layouts of structures and the numbers of enumerations.
+
+    :param told: those that may differ; grows.
+    :param seen: the paths of files that need not be looked at.
+    :returns: the paths of the files that were looked at.
+    :raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise.
+    """
     problems = Problems()
-    told = set(accepted)
+    looked_at = set()
     for file in compiler.files:
+        if file.path in seen:
+            continue
         where = may_change_layouts(file)
         # One object tells: it has all types that its source and headers declare.
         pair = next((pairs[unit] for unit in touched.by_file[file.path] if unit in pairs), None)
         if not where or pair is None:
             continue
+        looked_at.add(file.path)
+        found = Problems()
         for name in kept_local_types(file):
             if name not in told:
-                problems.add(
+                found.add(
                     f"{name}, which a static variable of a function has, is declared otherwise",
                     where=where,
                     why="The variable is the running kernel's and keeps its old layout.",
@@ -327,7 +384,7 @@ def _check_layouts(
             if name in told:
                 continue
             told.add(name)
-            problems.add(
+            found.add(
                 f"{name} {change}",
                 where=where,
                 why=f"Each {name} that exists when the livepatch is loaded keeps its old layout.",
@@ -339,14 +396,17 @@ def _check_layouts(
             if name in told:
                 continue
             told.add(name)
-            problems.add(
+            found.add(
                 f"{name} is numbered otherwise: {change}",
                 where=where,
                 why="What the running kernel has stored keeps its old numbers.",
                 hint="Add new enumerators behind the others.\n"
                 f"If no such number outlives the replaced functions, accept it: {_accept(name)}",
             )
+        with faults(problems, file.patches, pair.target):
+            found.check()
     problems.check()
+    return looked_at
 
 
 def _accept(name: str) -> str:

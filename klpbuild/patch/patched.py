@@ -57,6 +57,10 @@ class PatchedFile:
             return self.where
         return self.lines[min(nearest, key=lambda i: abs(i - number)) - 1].origin
 
+    def added(self, number: int) -> str:
+        """The name of the patch that added a line of the patched file; empty for an old one."""
+        return self.lines[number - 1].origin.rpartition(":")[0] if number <= len(self.lines) else ""
+
     @cached_property
     def _added(self) -> list[int]:
         return [i for i, line in enumerate(self.lines, 1) if line.origin]

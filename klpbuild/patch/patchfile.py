@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
+from functools import cache
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems, printable
 from klpbuild.patch.csource import without_comments
-from klpbuild.patch.diff import Action, FileDiff, Hunk, Side, read_diff
+from klpbuild.patch.diff import Action, FileDiff, read_diff
+from klpbuild.patch.fix import Fault, IdleError, Standing, at_fault
+from klpbuild.patch.hunks import ENOUGH, Applied, FileLines, apply_hunks
 from klpbuild.patch.makefiles import added_sources, check_makefiles
 from klpbuild.patch.patched import PatchedFile, PatchedSource, SourceLine
 from klpbuild.patch.paths import MAKEFILE, Tree, check_kind, is_source, named, without_code
 from klpbuild.patch.series import stated_level
 
-#: How many hunks that do not apply are explained.
-_ENOUGH = 20
-#: How many places of a hunk are named.
-_PLACES = 5
 #: What git writes for the mode of a symbolic link, and of another repository.
 _MODES = {"120000": "a symbolic link", "160000": "a submodule"}
 
@@ -33,7 +30,7 @@ class _State:
     original: bytes | None
     lines: list[SourceLine]
     where: str
-    patches: tuple[str, ...] = ()
+    history: tuple[Applied, ...] = ()
 
 
 def apply_patches(patches: Iterable[Path], source: Path, architecture: str = "") -> PatchedSource:
@@ -56,6 +53,20 @@ def apply_patches(patches: Iterable[Path], source: Path, architecture: str = "")
     _check_changes(files, applied.notes)
     notes, letters = tuple(dict.fromkeys(applied.notes)), frozenset(applied.cover_letters)
     return PatchedSource(files, makefiles, notes, letters)
+
+
+def needed_patch(
+    patch: Path, earlier: Sequence[Path], left: Sequence[Path], source: Path, architecture: str
+) -> Path | None:
+    """The patch of those that are left out without which one does not apply, None if none is it.
+
+    :param earlier: those that are applied before it.
+    """
+    applied = _Applied(source, architecture)
+    with suppress(KlpError):
+        applied.take_all(earlier)
+    found = applied.needed(patch, left, [])
+    return found and found[0]
 
 
 def files_after(
@@ -88,29 +99,66 @@ class _Applied:
     def files(self) -> tuple[PatchedFile, ...]:
         """The files that the patches change, by path."""
         return tuple(
-            PatchedFile(path, state.original, tuple(state.lines), state.where, state.patches)
+            PatchedFile(
+                path,
+                state.original,
+                tuple(state.lines),
+                state.where,
+                tuple(dict.fromkeys(applied.patch for applied in state.history)),
+            )
             for path, state in sorted(self.states.items())
         )
 
     def take_all(self, patches: Iterable[Path]) -> None:
-        """Apply patches in order.
+        """Apply patches in order; one that does not apply leaves the files as they were.
 
         :raises KlpError: with everything that is wrong with any of them.
         """
+        patches = list(patches)
         problems = Problems()
         taken: set[str] = set()
-        for patch in patches:
-            with problems.collect():
-                if patch.name in taken:
-                    raise KlpError(
-                        "two patches have this name",
-                        where=printable(patch.name),
-                        why="Messages and documents name patches by it.",
-                        hint="Rename one of them.",
-                    )
-                taken.add(patch.name)
+        for number, patch in enumerate(patches):
+            if patch.name in taken:
+                problems.add(
+                    "two patches have this name",
+                    where=printable(patch.name),
+                    why="Messages and documents name patches by it.",
+                    hint="Rename one of them.",
+                )
+                continue
+            taken.add(patch.name)
+            before, notes = dict(self.states), list(self.notes)
+            try:
                 self.take(patch)
+            except KlpError as error:
+                self.states, self.notes = before, notes
+                needed = self.needed(patch, patches[:number], patches[number + 1 :])
+                told = error if needed is None else _needs(patch, *needed, error)
+                problems.note(at_fault(told, [patch.name], Standing.NOT_APPLIED))
         problems.check()
+
+    def needed(
+        self, patch: Path, earlier: Sequence[Path], later: Sequence[Path]
+    ) -> tuple[Path, bool] | None:
+        """The patch without which one does not apply, and whether it stands before it."""
+        names = _file_names(patch)
+        for other in (*later, *(p for p in earlier if not self._has(p))):
+            if names.isdisjoint(_file_names(other)):
+                continue
+            trial = _Applied(self.tree.source, self.architecture)
+            trial.states = dict(self.states)
+            try:
+                trial.take(other)
+                trial.take(patch)
+            except KlpError:
+                continue
+            return other, other in earlier
+        return None
+
+    def _has(self, patch: Path) -> bool:
+        """Whether a patch was applied to any file."""
+        name = printable(patch.name)
+        return any(a.patch == name for state in self.states.values() for a in state.history)
 
     def take(self, patch: Path) -> None:
         """Apply one more patch.
@@ -138,7 +186,7 @@ class _Applied:
                 where = f"{name}:{file.number}"
                 path = self.tree.path(names, level, where)
                 self._apply(file, path, patch, level)
-            if len(problems) >= _ENOUGH:
+            if len(problems) >= ENOUGH:
                 break
         problems.check()
 
@@ -165,11 +213,12 @@ class _Applied:
             return
         state = self.states.get(path) or self._read(file, path, where, level)
         name = printable(patch.name)
-        lines = _apply_hunks(file.hunks, state.lines, path, name, self.notes)
+        now = FileLines(path, state.lines, state.history)
+        lines, applied = apply_hunks(file.hunks, now, name, self.notes)
         if not lines and state.lines:
             raise _deletion(path, where)
-        patches = tuple(dict.fromkeys((*state.patches, patch.name)))
-        self.states[path] = _State(state.original, lines, state.where, patches)
+        history = (*state.history, applied)
+        self.states[path] = _State(state.original, lines, state.where, history)
         self.tree.add(path)
 
     @staticmethod
@@ -210,6 +259,28 @@ class _Applied:
         )
 
 
+@cache
+def _file_names(patch: Path) -> frozenset[bytes]:
+    """The names of the files that a patch changes, without directories."""
+    try:
+        found = re.findall(rb"^\+\+\+ ([^\t\r\n]*)", patch.read_bytes(), re.MULTILINE)
+    except OSError:  # told elsewhere
+        return frozenset()
+    return frozenset(name.rpartition(b"/")[2] for name in found)
+
+
+def _needs(patch: Path, other: Path, is_before: bool, error: KlpError) -> KlpError:
+    """That a patch does not apply without another one."""
+    name, needed = printable(patch.name), printable(other.name)
+    where = error.problems[0].where
+    why = f"With {needed} before it, it applies."
+    hint = f"Put {name} behind {needed}, in the order of the names or in the file series."
+    if is_before:
+        hint = f"See what is wrong with {needed}."
+    fault = Fault(f"needs {needed}", where, why, hint, Standing.NEEDS, (patch.name,), (other.name,))
+    return KlpError.together([fault])
+
+
 def _deletion(path: str, where: str) -> KlpError:
     return KlpError(
         f"deletes {path}",
@@ -219,141 +290,9 @@ def _deletion(path: str, where: str) -> KlpError:
     )
 
 
-class _Lines:
-    """A file's lines, in which those of a hunk are looked for."""
-
-    def __init__(self, lines: Sequence[SourceLine]) -> None:
-        self.lines = lines
-
-    @cached_property
-    def _texts(self) -> list[bytes]:
-        return [line.text for line in self.lines]
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        return list(accumulate(map(len, self._texts), initial=0))
-
-    @cached_property
-    def _text(self) -> bytes:
-        return b"\n" + b"".join(self._texts)
-
-    def places(self, wanted: Sequence[bytes], expected: int, first: int = 0) -> list[int]:
-        """Places where wanted lines stand, five at most: the expected one alone if it is one.
-
-        :param first: the first place that may be one.
-        """
-        there = self.lines[expected : expected + len(wanted)] if expected >= first else ()
-        if [line.text for line in there] == list(wanted):
-            return [expected]
-        found: list[int] = []
-        text = b"\n" + b"".join(wanted)  # only whole lines follow a line's end
-        at = self._text.find(text, self._ends[first]) if wanted else -1
-        while at >= 0 and len(found) < _PLACES:
-            if text.endswith(b"\n") or at + len(text) == len(self._text):
-                found.append(bisect_left(self._ends, at))
-            at = self._text.find(text, at + 1)
-        return found
-
-
-def _apply_hunks(
-    hunks: Sequence[Hunk], lines: Sequence[SourceLine], path: str, patch: str, notes: list[str]
-) -> list[SourceLine]:
-    """A file's lines with hunks applied, each below the one before it."""
-    problems = Problems()
-    search = _Lines(lines)
-    result: list[SourceLine] = []
-    done = moved = 0  # lines that are in the result or gone; how far the last hunk was off
-    for number, hunk in enumerate(hunks, 1):
-        name, where = f"hunk {number} of {path}", f"{patch}:{hunk.number}"
-        expected = hunk.start + moved
-        places = search.places(hunk.old, expected, done) if hunk.old or not lines else []
-        if len(places) != 1:
-            _explain(problems, hunk, name, where, search, done, expected, places)
-            if len(problems) == _ENOUGH:
-                break
-            continue
-        (at,) = places
-        if at != expected:
-            notes.append(f"{where}: {name} applies {at - expected:+d} lines off")
-            moved += at - expected
-        result += lines[done:at]
-        done = at
-        changed = [i for i, line in enumerate(hunk.lines, 1) if line.side is not Side.BOTH]
-        for line in hunk.lines[: max(changed, default=0)]:
-            if line.side is Side.NEW:
-                result.append(SourceLine(line.text, None, f"{patch}:{line.number}"))
-                continue
-            if line.side is Side.BOTH:
-                result.append(lines[done])
-            done += 1
-    problems.check()
-    return [*result, *lines[done:]]
-
-
-def _explain(
-    problems: Problems,
-    hunk: Hunk,
-    name: str,
-    where: str,
-    search: _Lines,
-    done: int,
-    expected: int,
-    places: Sequence[int],
-) -> None:
-    """Say why a hunk does not apply."""
-    if places:
-        found = ", ".join(str(at + 1) for at in places)
-        problems.add(
-            f"{name} fits at {len(places)} places (lines {found}) and not at its own",
-            where=where,
-            hint="Make the patch again against this kernel's source.",
-        )
-        return
-    if not hunk.old:
-        problems.add(
-            f"{name} has no line that tells where it belongs",
-            where=where,
-            hint="Make the patch with lines of context: diff -u, not diff -U0.",
-        )
-        return
-    if search.places(hunk.old, expected) and done:
-        problems.add(
-            f"{name} stands before the end of the hunk above it",
-            where=where,
-            why="Hunks are in the order of the file's lines.",
-        )
-        return
-    if hunk.new and search.places(hunk.new, expected):
-        problems.add(
-            f"{name} is in the kernel's source already",
-            where=where,
-            hint="Leave it out, or choose the kernel that lacks it.",
-        )
-        return
-    context = [line.side is Side.BOTH for line in hunk.lines]
-    for fuzz in (1, 2):
-        head = min(fuzz, [*context, False].index(False))
-        tail = min(fuzz, [*context[::-1], False].index(False))
-        core = hunk.old[head : len(hunk.old) - tail]
-        if core and search.places(core, expected + head):
-            problems.add(
-                f"{name} applies only with fuzz {fuzz}",
-                where=where,
-                why="The lines around the change differ: it may end up in the wrong place.",
-                hint="Make the patch again against this kernel's source.",
-            )
-            return
-    problems.add(
-        f"{name} does not apply",
-        where=where,
-        why="The lines that it changes are not in this kernel's source.",
-        hint="Use the fix that was made for this kernel's version.",
-    )
-
-
 def _check_changes(files: Sequence[PatchedFile], notes: Sequence[str]) -> None:
     if not files:
-        raise KlpError(
+        raise IdleError(
             "the patch changes nothing in this kernel: it changes no code",
             why="\n".join(notes),
             hint="There is nothing that a livepatch could replace.",
@@ -361,7 +300,7 @@ def _check_changes(files: Sequence[PatchedFile], notes: Sequence[str]) -> None:
     if all(
         without_comments(file.original or b"") == without_comments(file.patched) for file in files
     ):
-        raise KlpError(
+        raise IdleError(
             "the patch changes nothing in this kernel: only comments and white space",
             where=files[0].where,
             hint="There is nothing that a livepatch could replace.",

@@ -17,11 +17,12 @@ from pathlib import Path
 from klpbuild.compiler.launcher import launched, launcher_environment
 from klpbuild.compiler.quotes import without_foreign
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError, Problem
+from klpbuild.errors import KlpError
 from klpbuild.files import read_record, write_file
 from klpbuild.kernel.kbuild import shortened
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.patch.commands import CompileCommand, make_objects
+from klpbuild.patch.fix import Fault, Standing
 from klpbuild.patch.layout import BTF_FLAGS
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.shadow import make_shadow
@@ -230,17 +231,21 @@ class Recompiler:
         problems = []
         for said in _errors((again or error).replace(f"{plain}/", "")):
             origins = [by_path[path].origin(line) for path, line in said.places if path in by_path]
+            added = [by_path[path].added(line) for path, line in said.places if path in by_path]
             path, line = said.places[0]
             problems.append(
-                Problem(
+                Fault(
                     f"{path} does not compile alone: {said.text}",
                     where=origins[0] if origins else f"{path}:{line}",
                     why=f"{path}:{line}" if origins else "",
                     hint=_KPATCH_HINT if said.text.startswith("kpatch-macros.h") else _HINT,
+                    standing=Standing.NOT_COMPILED,
+                    patches=tuple(name for name in added if name)[:1],
                 )
             )
         if not problems:
-            problems.append(Problem("does not compile", command.target, why=_first_lines(error)))
+            why, is_a = _first_lines(error), Standing.NOT_COMPILED
+            problems.append(Fault("does not compile", command.target, why, standing=is_a))
         return KlpError.together(problems)
 
 

@@ -6,8 +6,8 @@ import posixpath
 import re
 from dataclasses import dataclass
 
-from klpbuild.errors import KlpError
 from klpbuild.patch.csource import blank_lines, directive_lines, function_lines
+from klpbuild.patch.fix import IdleError
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.makefiles import added_sources
 from klpbuild.patch.patched import PatchedFile, PatchedSource
@@ -75,7 +75,7 @@ def touched_units(
     else:
         names = ", ".join(file.path for file in absent)
         why = f"no object is made from {names}" if absent else "it changes no code of it"
-        raise KlpError(
+        raise IdleError(
             f"the patch changes nothing in this kernel: {why}",
             where=(absent or patched.files)[0].where,
             why="The kernel's configuration leaves it out." if absent else "",

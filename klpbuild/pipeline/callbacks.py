@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
-from klpbuild.errors import KlpError, Problems, printable
+from klpbuild.errors import Problems, printable
 from klpbuild.extract.result import Extraction
 from klpbuild.module.livepatch import PatchedObject
 from klpbuild.names import VMLINUX
 from klpbuild.patch.effect import Idle
+from klpbuild.patch.fix import IdleError
 from klpbuild.patch.pair import ObjectPair
 
 
@@ -88,7 +89,7 @@ def idle_notes(idle: Mapping[str, Idle]) -> list[str]:
 
 def nothing_runs(
     where: str, idle: Mapping[str, Idle], new: Sequence[str], notices: Sequence[str] = ()
-) -> KlpError:
+) -> IdleError:
     """That none of the patches changes anything.
 
     :param where: of the first one.
@@ -103,7 +104,7 @@ def nothing_runs(
         reasons, what = [], f"the patch changes nothing in this kernel: {only.why}"
     if new:
         reasons.append(f"Nothing that runs calls what is new: {', '.join(new[:5])}.")
-    return KlpError(
+    return IdleError(
         what,
         where=where,
         why="\n".join([*reasons, *notices]),

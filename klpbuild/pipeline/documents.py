@@ -36,18 +36,19 @@ def compile_inputs(
     :param rules: the rules of its sources, which name the headers.
     :raises KlpError: when an input cannot be read.
     """
+    extracted = Extracted.read(paths.record) if chosen.patches else NOTHING
+    taken, left = _divided(chosen, extracted)
     included = [path for rule in rules for path in read_files(rule)]
     inputs = read_inputs(
         kernel,
         chosen.directory,
         description=chosen.file,
         sources=chosen.livepatch.sources,
-        patches=chosen.patches,
+        patches=taken,
         included=included,
     )
-    headers = [read_patch_header(patch) for patch in chosen.patches]
-    extracted = Extracted.read(paths.record) if chosen.patches else NOTHING
-    found = claims(chosen.livepatch.references, headers, extracted.idle)
+    headers, others = ([read_patch_header(patch) for patch in each] for each in (taken, left))
+    found = claims(chosen.livepatch.references, headers, extracted.idle, others)
     references = embedded_references(found.mended)
     source = paths.inputs.with_suffix(".c")
     threads = chosen.livepatch.accepted.threads
@@ -78,6 +79,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
     from klpbuild.report.vex import vex
 
     extracted = Extracted.read(paths.record) if chosen.patches else NOTHING
+    taken, left = _divided(chosen, extracted)
     used = read_output(paths.dependencies, _dependencies)
     facts = Facts(
         kernel=kernel,
@@ -85,13 +87,15 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
         compiler=compile_command(kernel).version,
         livepatch=chosen.livepatch,
         inputs=read_inputs_file(paths.inputs_list),
-        patches=chosen.patches,
+        patches=taken,
         module=paths.module,
         fates=read_fates(paths.relocations, extracted.places),
         used_symbols=used,
         epoch=provenance.source_date_epoch(),
         reasons=extracted.reasons,
         idle=extracted.idle,
+        fixes=extracted.fixes,
+        left=left,
         checked=steps.checked_before(paths.module.read_bytes(), kernel, paths.symbols),
     )
     written = (
@@ -102,6 +106,13 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
     )
     for path, data in zip(paths.documents, written, strict=True):
         write_file(path, data)
+
+
+def _divided(chosen: Chosen, extracted: Extracted) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The patches that are in a livepatch, and those that are left out, on purpose or not."""
+    bad = {fix.patch for fix in extracted.fixes if not fix.good}
+    left = (*(patch for patch in chosen.patches if patch.name in bad), *chosen.skipped)
+    return tuple(patch for patch in chosen.patches if patch.name not in bad), left
 
 
 def _dependencies(data: bytes) -> dict[str, str]:

@@ -6,14 +6,15 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
-from klpbuild.module.livepatch import Function, PatchedObject, Words
+from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
 from klpbuild.patch.effect import Idle
+from klpbuild.patch.fix import Fix
 
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.
 RECORD = "extracted.json"
@@ -51,6 +52,7 @@ class _Record:
     reasons: Mapping[str, str]
     places: Mapping[str, str]
     idle: Mapping[str, Idle]
+    fixes: tuple[Fix, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Extracted:
     :ivar reasons: why each function and variable is in the module, by its name there.
     :ivar places: how the place of each livepatch symbol was found, by its name there.
     :ivar idle: the patches that change nothing in this kernel, by name.
+    :ivar fixes: what became of each patch, in their order.
     """
 
     objects: tuple[Path, ...]
@@ -75,6 +78,7 @@ class Extracted:
     reasons: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
     idle: Mapping[str, Idle] = field(default_factory=dict)
+    fixes: tuple[Fix, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write it as JSON, and its objects once more into an archive beside that.
@@ -94,6 +98,7 @@ class Extracted:
             self.reasons,
             self.places,
             self.idle,
+            self.fixes,
         )
         write_file(archive_path(path), _archive(contents))
         write_file(path, to_json(record))
@@ -114,6 +119,7 @@ class Extracted:
             record.reasons,
             record.places,
             record.idle,
+            record.fixes,
         )
 
     @classmethod
@@ -140,6 +146,24 @@ class Extracted:
 
 #: What a livepatch of C files takes out of patched objects.
 NOTHING = Extracted((), (), (), ())
+
+
+def described(livepatch: Livepatch, record: Path) -> Livepatch:
+    """A livepatch with the functions that were found in its patches.
+
+    :raises KlpError: for an object that the patches do not change, and that has no callbacks.
+    """
+    found = {patched.name: patched for patched in Extracted.read(record).functions}
+    for patched in livepatch.objects:
+        if patched.name not in found and not patched.callbacks:
+            raise KlpError(
+                f"object {patched.name!r} is not changed by the patches",
+                where=patched.where,
+                hint=f"Changed: {', '.join(found)}.",
+            )
+        known = found.get(patched.name, patched)
+        found[patched.name] = replace(known, callbacks=patched.callbacks)
+    return replace(livepatch, sources=(), objects=tuple(found.values()))
 
 
 def archive_path(record: Path) -> Path:

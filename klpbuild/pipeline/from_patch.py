@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from klpbuild.module.accepted import NOTHING, Accepted
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
 from klpbuild.names import VMLINUX
-from klpbuild.patch.effect import Idle, idle_patches
+from klpbuild.patch.effect import Effect, patch_effects, patches_of
+from klpbuild.patch.fix import Fix, Standing, faults
 from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.patch.versions import check_versions
 from klpbuild.pipeline import steps
@@ -88,8 +89,11 @@ class _Builder:
     log: BuildLog
     accepted: Accepted
 
-    def changes(self, sizes: EntrySizes, pair: ObjectPair) -> bool:
-        """Whether a livepatch would take anything from an object that changed."""
+    def changes(self, sizes: EntrySizes, pair: ObjectPair) -> frozenset[str] | None:
+        """The functions that a livepatch would take from an object that changed.
+
+        :returns: None if it takes nothing; an empty set if that cannot be told.
+        """
         try:
             extraction = extract(
                 ElfFile.read(pair.original),
@@ -103,10 +107,12 @@ class _Builder:
                 accepted_data=self.accepted.data,
             )
         except (UnchangedError, OnlyStartError):
-            return False
+            return None
         except KlpError:  # it changes more than a livepatch can
-            return True
-        return bool(extraction.changed or extraction.globals or extraction.words)
+            return frozenset()
+        if not (extraction.changed or extraction.globals or extraction.words):
+            return None
+        return frozenset(changed.name for changed in extraction.changed)
 
     def finish_object(
         self,
@@ -176,6 +182,7 @@ def build_from_patches(
     name: str,
     build: Path,
     accepted: Accepted = NOTHING,
+    keep_going: bool = False,
     tell: Tell = lambda step, said: None,
     begin: Callable[[Step], None] = lambda step: None,
 ) -> tuple[Path, Extracted]:
@@ -185,6 +192,7 @@ def build_from_patches(
     :param name: the livepatch's name, without ``livepatch-``.
     :param build: the kernel's directory of outputs.
     :param accepted: changes that would be refused.
+    :param keep_going: whether patches may be left out that cannot be in a livepatch.
     :param tell: shows what each step has to say.
     :param begin: told of each step before it is done.
     :returns: the module, and what it was made from.
@@ -193,28 +201,10 @@ def build_from_patches(
     check_file_names(patches)
     chosen = Chosen(patches[0].parent, Livepatch(name, (), accepted=accepted), tuple(patches))
     paths = Paths.below(build, chosen.module)
-    order = Build(kernel, chosen, paths, BuildLog(build / "build.log"))
+    order = Build(kernel, chosen, paths, BuildLog(build / "build.log"), keep_going=keep_going)
     first = symbols_step(kernel, paths.symbols)
     run_steps(livepatch_steps(order), build, tell, first=first, begin=begin)
     return paths.module, Extracted.read(paths.record)
-
-
-def described(livepatch: Livepatch, record: Path) -> Livepatch:
-    """A livepatch with the functions that were found in its patches.
-
-    :raises KlpError: for an object that the patches do not change, and that has no callbacks.
-    """
-    found = {patched.name: patched for patched in Extracted.read(record).functions}
-    for patched in livepatch.objects:
-        if patched.name not in found and not patched.callbacks:
-            raise KlpError(
-                f"object {patched.name!r} is not changed by the patches",
-                where=patched.where,
-                hint=f"Changed: {', '.join(found)}.",
-            )
-        known = found.get(patched.name, patched)
-        found[patched.name] = replace(known, callbacks=patched.callbacks)
-    return replace(livepatch, sources=(), objects=tuple(found.values()))
 
 
 def link_extracted(
@@ -258,6 +248,7 @@ def extract_patches(
     log: BuildLog,
     accepted: Accepted = NOTHING,
     callbacks: Sequence[PatchedObject] = (),
+    only: Collection[str] | None = None,
 ) -> Extracted:
     """Compile what patches touch, before and after, and take out what changes.
 
@@ -265,30 +256,36 @@ def extract_patches(
     :param work: the livepatch's directory of outputs.
     :param accepted: changes that would be refused.
     :param callbacks: objects whose callbacks are functions that the patches add.
+    :param only: the kernel's objects to look at, as kbuild calls them; None for all.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
     work.mkdir(parents=True, exist_ok=True)
     progress = Progress("objects compiled before and after", least=MANY_OBJECTS)
-    compiled = compile_patch(kernel, patches, work / "pair", log.note, progress, accepted.layouts)
+    compiled = compile_patch(
+        kernel, patches, work / "pair", log.note, progress, accepted.layouts, only
+    )
     database = SymbolDatabase.read(symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
     exports = Exports.read(kernel.module_symvers)
     resolver = Resolver(database, exports, owners, Dependencies(kernel.modules))
     entries = steps.entry_points(kernel, database)
     sizes = steps.entry_sizes(kernel, log)
-    compiled = ask_keys_of_modules(
-        compiled,
-        partial(_read_pair, compiled, sizes),
-        lambda pair: key_policy(resolver, pair.owner),
-    )
+    problems = Problems()
+    names = [patch.name for patch in patches]
+    with faults(problems, names):
+        compiled = ask_keys_of_modules(
+            compiled,
+            partial(_read_pair, compiled, sizes),
+            lambda pair: key_policy(resolver, pair.owner),
+        )
+    problems.check()
     homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
     builder = _Builder(kernel, work, compiled, resolver, homes, log, accepted)
     read = partial(_read_pair, compiled, sizes)
     parts = [read(number, pair) for number, pair in enumerate(compiled.pairs)]
-    problems = Problems()
-    with problems.collect():
+    with faults(problems, names):
         link(parts, homes.is_weak, compiled.weak_in, homes.knows)
-    with problems.collect():
+    with faults(problems, names):
         settle_moved(parts)
     added = new_globals(parts)
     extractions = []
@@ -296,38 +293,39 @@ def extract_patches(
     notices: list[str] = []
     left_out: list[tuple[ObjectPair, LeftOut]] = []
     for pair, part in zip(compiled.pairs, parts, strict=True):
-        with problems.collect():
+        with faults(problems, patches_of(compiled, pair), pair.target):
             shadow = (work / "pair" / "shadow").resolve()
-            names = check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
+            declared = check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
             policy = key_policy(resolver, pair.owner, added.__contains__)
-            extraction = extract_part(part, kernel.arch, policy, names, accepted.data)
+            extraction = extract_part(part, kernel.arch, policy, declared, accepted.data)
             notices += extraction.notices
             left_out += [(pair, left) for left in extraction.left_out]
             if extraction.included or extraction.words:
                 extractions.append((pair, extraction))
-                renewed += [(pair, name) for name in sorted(names)]
+                renewed += [(pair, name) for name in sorted(declared)]
         part.forget()
     problems.check()
     check_callbacks(callbacks, extractions)
     new = sorted(name for _, extraction in extractions for name in extraction.globals)
     running, notes = without_idle(extractions, callbacks)
-    used = {pair.target for pair, _ in running}
-    idle = idle_patches(
+    used = {pair.target: [c.name for c in e.changed] for pair, e in running}
+    effects = patch_effects(
         compiled, patches, used, partial(builder.changes, sizes), kernel.arch.kernel_name
     )
+    idle = {name: effect.idle for name, effect in effects.items() if effect.idle is not None}
     check_left_out(compiled, left_out, running, idle)
     if not running and not any(patched.callbacks for patched in callbacks):
         raise nothing_runs(compiled.patched.files[0].where, idle, new, notices)
     notes = [*notices, *notes, *idle_notes(idle)]
     renewed = [each for each in renewed if each[0].target in used]
-    return _finish(builder, running, notes, idle, renewed)
+    return _finish(builder, running, notes, effects, renewed)
 
 
 def _finish(
     builder: _Builder,
     extractions: Sequence[tuple[ObjectPair, Extraction]],
     notes: Sequence[str],
-    idle: Mapping[str, Idle],
+    effects: Mapping[str, Effect],
     renewed: Sequence[tuple[ObjectPair, str]],
 ) -> Extracted:
     """The extracted objects, decided, and ready for the link.
@@ -345,7 +343,7 @@ def _finish(
     objects = []
     replaced: dict[str, set[int]] = defaultdict(set)
     for pair, extraction in extractions:
-        with problems.collect():
+        with faults(problems, patches_of(builder.compiled, pair), pair.target):
             home = builder.homes.of(extraction.number)
             decided = decide_references(extraction, home, resolver, own, builder.homes.of)
             functions[pair.owner] += builder.homes.functions(extraction)
@@ -359,9 +357,9 @@ def _finish(
             replaced[pair.owner].update(found.place for found in located if found is not None)
     problems.check()
     for pair, name in renewed:
-        with problems.collect():
+        with faults(problems, patches_of(builder.compiled, pair), pair.target):
             check_callers(builder.kernel, pair.owner, name, pair.source, replaced)
-    with problems.collect():
+    with faults(problems, effects):
         check_prototypes(builder.kernel, builder.compiled, extractions, builder.homes.places)
     problems.check()
     patched = tuple(
@@ -386,8 +384,15 @@ def _finish(
         _references(decisions),
         _reasons(extractions),
         {d.target.format(): d.why for d in decisions if d.target is not None},
-        idle,
+        {name: effect.idle for name, effect in effects.items() if effect.idle is not None},
+        tuple(_fix(name, effect) for name, effect in effects.items()),
     )
+
+
+def _fix(name: str, effect: Effect) -> Fix:
+    if effect.idle is not None:
+        return Fix(name, Standing.IDLE, why=effect.idle.why)
+    return Fix(name, Standing.IN, functions=effect.functions)
 
 
 def _reasons(extractions: Sequence[tuple[ObjectPair, Extraction]]) -> dict[str, str]:

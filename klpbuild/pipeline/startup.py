@@ -8,6 +8,7 @@ from dataclasses import replace
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.result import Extraction, LeftOut
 from klpbuild.patch.effect import patches_of
+from klpbuild.patch.fix import faults
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 
 
@@ -34,5 +35,6 @@ def check_left_out(
             problem = replace(problem, why=why)
         elif not set(idle).intersection(patches_of(compiled, pair)):
             continue
-        problems.note(KlpError.together([problem]))
+        with faults(problems, patches_of(compiled, pair), pair.target):
+            raise KlpError.together([problem])
     problems.check()

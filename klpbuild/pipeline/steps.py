@@ -31,7 +31,6 @@ from klpbuild.graph.write import TOO_LARGE_TO_DRAW, write_all
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.modules import builtin_modules
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.config import no_tables, two_tables
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import (
     Function,
@@ -39,6 +38,7 @@ from klpbuild.module.livepatch import (
     PatchedObject,
 )
 from klpbuild.module.old_functions import check_objects, check_old_functions
+from klpbuild.module.owntables import no_tables, two_tables
 from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, defines_types
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max

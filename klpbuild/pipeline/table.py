@@ -19,8 +19,9 @@ from klpbuild.module.livepatch import Livepatch
 from klpbuild.names import index_path
 from klpbuild.package.compression import Compression
 from klpbuild.package.finish import Finish
+from klpbuild.patch.fix import PatchesError, fix_table
 from klpbuild.patch.series import stated_level
-from klpbuild.pipeline.extracted import archive_path
+from klpbuild.pipeline.extracted import Extracted, archive_path, described
 from klpbuild.pipeline.paths import Paths
 from klpbuild.report.inputs import meaning
 from klpbuild.report.timings import timed
@@ -98,6 +99,7 @@ class Build:
 
     :ivar strip: whether debug data is left out of the module.
     :ivar source: the kernel's source, if the user names one.
+    :ivar keep_going: whether patches may be left out that cannot be in a livepatch.
     """
 
     kernel: Kernel
@@ -106,6 +108,7 @@ class Build:
     log: BuildLog
     strip: bool = True
     source: Path | None = None
+    keep_going: bool = False
 
     @property
     def record(self) -> tuple[Path, ...]:
@@ -114,8 +117,6 @@ class Build:
 
     def livepatch(self) -> Livepatch:
         """The livepatch as described, with the functions that were found in patches."""
-        from klpbuild.pipeline.from_patch import described
-
         livepatch = self.chosen.livepatch
         return described(livepatch, self.paths.record) if self.chosen.patches else livepatch
 
@@ -163,18 +164,20 @@ def livepatch_steps(build: Build) -> tuple[Step, ...]:
 
 
 def _extract(build: Build) -> Step:
-    kernel, chosen, paths = build.kernel, build.chosen, build.paths
+    chosen, paths = build.chosen, build.paths
     accepted, objects = chosen.livepatch.accepted, chosen.livepatch.objects
 
     def run(said: Said) -> None:
-        from klpbuild.pipeline.from_patch import extract_patches
+        from klpbuild.pipeline.fixes import extract_chosen
 
-        with named_by_path(chosen.patches):
-            extracted = extract_patches(
-                kernel, chosen.patches, paths.symbols, paths.work, build.log, accepted, objects
-            )
+        try:
+            with named_by_path(chosen.patches):
+                extracted = extract_chosen(build.kernel, chosen, paths, build.log, build.keep_going)
+        except PatchesError as error:
+            said.results += fix_table(error.fixes)
+            raise
         extracted.write(paths.record)
-        said.results += extracted.report
+        said.results += (*extracted.report, *fix_table(extracted.fixes))
         said.details += extracted.references
 
     return Step(
@@ -186,7 +189,8 @@ def _extract(build: Build) -> Step:
             *_ALWAYS,
             Counts.COMPILER,  # it makes extracted objects, from the source tree
             repr([stated_level(patch) for patch in chosen.patches]),
-            repr((accepted, objects)),
+            repr((accepted, objects, chosen.livepatch.skip)),
+            *(["keep going"] if build.keep_going else []),  # else what was left out is tried
             f"source={build.source}",
         ),
     )
@@ -297,7 +301,9 @@ def _convert(build: Build, own: tuple[Path, ...]) -> Step:
             list(zip(chosen.livepatch.sources, own, strict=True)),
             chosen.livepatch.accepted.layouts,
         )
-        Result.of_check(build.kernel.name, chosen.livepatch.name, report).write(paths.result)
+        fixes = Extracted.read(paths.record).fixes if chosen.patches else ()
+        result = Result.of_check(build.kernel.name, chosen.livepatch.name, report, fixes)
+        result.write(paths.result)
         steps.note_digest(paths.module, paths.digest)
         said.results += (report.summary, steps.summary(paths.relocations))
 

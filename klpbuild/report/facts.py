@@ -20,6 +20,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
 from klpbuild.names import LivepatchSymbol
 from klpbuild.patch.effect import Idle
+from klpbuild.patch.fix import Fix
 from klpbuild.report.contents import Contents, read_contents
 from klpbuild.report.inputs import Input
 from klpbuild.report.references import (
@@ -77,7 +78,7 @@ class Facts:
     :ivar compiler: the first line that the compiler says of itself.
     :ivar livepatch: as it is described; patches' functions are in the module.
     :ivar inputs: what it was compiled from.
-    :ivar patches: the source patches, in their order; empty for C files.
+    :ivar patches: the source patches in it, in their order; empty for C files.
     :ivar module: the converted module.
     :ivar fates: what became of each reference.
     :ivar used_symbols: digest of the symbols of each object that the conversion used.
@@ -85,6 +86,8 @@ class Facts:
     :ivar reasons: why a function or variable of an extracted object is in the module, by
         its name there.
     :ivar idle: the patches that change nothing in this kernel, by name.
+    :ivar fixes: what became of each source patch, those that are left out among them.
+    :ivar left: the source patches that are left out, on purpose or not.
     :ivar checked: the second opinion on the module, if it has been asked for.
     """
 
@@ -100,6 +103,8 @@ class Facts:
     epoch: int | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     idle: Mapping[str, Idle] = field(default_factory=dict)
+    fixes: tuple[Fix, ...] = ()
+    left: tuple[Path, ...] = ()
     checked: Report | None = None
 
     @cached_property
@@ -135,7 +140,8 @@ class Facts:
     @cached_property
     def claims(self) -> Claims:
         """What the description and the patches say that it mends."""
-        return claims(self.livepatch.references, self.headers, self.idle)
+        left = [read_patch_header(patch) for patch in self.left]
+        return claims(self.livepatch.references, self.headers, self.idle, left)
 
     @property
     def references(self) -> tuple[Reference, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import klpbuild
 from klpbuild.check.rule import Report
 from klpbuild.kernel.kbuild import read_epoch
+from klpbuild.patch.fix import Fix
 from klpbuild.report.facts import Facts, Fate, file_digest
 from klpbuild.report.inputs import inputs_digest
 
@@ -62,6 +63,7 @@ def provenance(facts: Facts) -> dict[str, Any]:
             {"name": h.name, "subject": h.subject, "changes_nothing": facts.changes_nothing(h.name)}
             for h in facts.headers
         ],
+        "fixes": [_fix(fix) for fix in facts.fixes],
         "patched": _patched(facts),
         "symbols": _symbols(facts),
         "check": _check(facts.check),
@@ -97,6 +99,18 @@ def _kernel(facts: Facts) -> dict[str, Any]:
         "symbols": [
             {"object": name, "sha256": digest} for name, digest in facts.used_symbols.items()
         ],
+    }
+
+
+def _fix(fix: Fix) -> dict[str, Any]:
+    return {
+        "patch": fix.patch,
+        "subject": fix.subject,
+        "cves": list(fix.cves),
+        "result": str(fix.standing),
+        "why": fix.why,
+        "others": list(fix.others),
+        "functions": list(fix.functions),
     }
 
 

@@ -162,21 +162,30 @@ def claims(
     described: Iterable[str],
     headers: Sequence[PatchHeader],
     idle: Mapping[str, Idle] = MappingProxyType({}),
+    left: Sequence[PatchHeader] = (),
 ) -> Claims:
     """What a description and patches refer to, without what is not mended.
 
-    A cover letter speaks of all patches of its series: it counts only if all of them do.
+    A cover letter speaks of all patches of its series: it counts only if all of them do.  What
+    a patch names that is left out is not mended, whatever else names it.
 
+    :param headers: of the patches that are in the livepatch.
     :param idle: the patches that change nothing in this kernel, by name.
+    :param left: of the patches that are left out.
     """
-    mending = [h for h in headers if h.name not in idle and (h.has_diff or not idle)]
+    whole = not idle and not left
+    mending = [h for h in headers if h.name not in idle and (h.has_diff or whole)]
+    kinds = (ReferenceKind.CVE, ReferenceKind.OTHER)
+    out = {key for key in _once(r for h in left for r in h.references) if key[0] in kinds}
     found = _once(reference for header in mending for reference in header.references)
     idling = _once(r for h in headers if h.name in idle for r in h.references)
     mended = _once((*described_references(described), *found.values()))
     known = {r for h in headers if h.name in idle and idle[h.name].sure for r in h.references}
     return Claims(
-        tuple(r for key, r in mended.items() if key in found or key not in idling),
-        tuple(r for key, r in idling.items() if key not in found and r in known),
+        tuple(
+            r for key, r in mended.items() if key not in out and (key in found or key not in idling)
+        ),
+        tuple(r for key, r in idling.items() if key not in found and key not in out and r in known),
     )
 
 

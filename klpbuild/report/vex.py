@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import klpbuild
+from klpbuild.patch.fix import Standing
 from klpbuild.report.facts import Facts
 from klpbuild.report.references import ReferenceKind
 from klpbuild.report.sbom import kernel_purl
@@ -46,6 +47,17 @@ def vex(facts: Facts) -> bytes:
             "impact_statement": f"{header.name} changes nothing in this kernel: {why}",
         }
         for reference, header, why in facts.not_affected()
+    ]
+    statements += [
+        {
+            "vulnerability": {"name": cve},
+            "products": [product],
+            "status": "affected",
+            "action_statement": f"{fix.patch} is not in the livepatch: {fix.result}",
+        }
+        for fix in facts.fixes
+        if not fix.good or fix.standing is Standing.SKIPPED
+        for cve in fix.cves
     ]
     document = {
         "@context": _CONTEXT,

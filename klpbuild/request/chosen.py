@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from klpbuild.errors import KlpError, did_you_mean
+from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import FILE_NAME, Livepatch
@@ -21,12 +21,14 @@ class Chosen:
     :ivar directory: where it is described.
     :ivar patches: source patches that it is made from, in their order; then it has no sources.
     :ivar file: its ``livepatch.toml``, if it has one.
+    :ivar skipped: source patches that it leaves out on purpose, each with the reason.
     """
 
     directory: Path
     livepatch: Livepatch
     patches: tuple[Path, ...] = ()
     file: Path | None = None
+    skipped: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -140,8 +142,33 @@ def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
             why="A livepatch is made from one or the other.",
             hint="Put them into two directories.",
         )
+    skipped = _skipped(livepatch, patches)
+    taken = tuple(patch for patch in patches if patch not in skipped)
     file = directory / name / FILE_NAME
-    return Chosen(directory / name, livepatch, patches, file if file.exists() else None)
+    return Chosen(directory / name, livepatch, taken, file if file.exists() else None, skipped)
+
+
+def _skipped(livepatch: Livepatch, patches: Sequence[Path]) -> dict[Path, str]:
+    """The patches that a description leaves out, each with the reason.
+
+    :raises KlpError: for a name that no patch has, or when none is left.
+    """
+    problems = Problems()
+    by_name = {patch.name: patch for patch in patches}
+    found = {}
+    for each in livepatch.skip:
+        if each.patch in by_name:
+            found[by_name[each.patch]] = each.reason
+            continue
+        problems.add(
+            f"skip names {each.patch!r}, which is not one of the patches",
+            where=each.where,
+            hint=did_you_mean(each.patch, by_name) or "Take it out.",
+        )
+    if patches and len(found) == len(patches):
+        problems.add("skip leaves out all patches", where=livepatch.skip[0].where)
+    problems.check()
+    return found
 
 
 def _patches(directory: Path) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ from klpbuild.errors import KlpError, printable
 from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
+from klpbuild.patch.fix import Fix, PatchesError
 from klpbuild.request.chosen import Chosen, Named
 from klpbuild.request.given import NO_VARIABLES, GivenSymbols, locate_kernel
 from klpbuild.request.variables import Variables
@@ -103,6 +104,7 @@ class Result:
     :ivar detail: findings, or the first thing that is wrong; may be empty.
     :ivar findings: how many of each severity `klpbuild.check` has, by its word.
     :ivar booted: whether the kernel loaded it in QEMU; None if that was not tried.
+    :ivar fixes: what became of each of its source patches.
     """
 
     kernel: str
@@ -111,14 +113,17 @@ class Result:
     detail: str = ""
     findings: tuple[tuple[str, int], ...] = ()
     booted: bool | None = None
+    fixes: tuple[Fix, ...] = ()
 
     @classmethod
-    def of_check(cls, kernel: str, livepatch: str, report: Report) -> Result:
+    def of_check(
+        cls, kernel: str, livepatch: str, report: Report, fixes: tuple[Fix, ...] = ()
+    ) -> Result:
         """The result of a module that was checked."""
         counts = tuple((s.word, count) for s, count in report.counts.items())
         refused = report.at_least(Severity.ERROR)
         outcome = Outcome.REFUSED if refused else Outcome.LOADS
-        return cls(kernel, livepatch, outcome, report.found, counts)
+        return cls(kernel, livepatch, outcome, report.found, counts, fixes=fixes)
 
     @classmethod
     def of_error(cls, kernel: str, livepatch: str, error: KlpError) -> Result:
@@ -129,7 +134,8 @@ class Result:
         detail = str(first).partition("\n")[0]
         if others:
             detail += f" ({len(others)} more)"
-        return cls(kernel, livepatch, Outcome.FAILED, detail)
+        fixes = error.fixes if isinstance(error, PatchesError) else ()
+        return cls(kernel, livepatch, Outcome.FAILED, detail, fixes=fixes)
 
     def after_boot(self, passed: bool) -> Result:
         """The same, once the kernel was booted with it."""
@@ -138,7 +144,8 @@ class Result:
     @property
     def good(self) -> bool:
         """Whether nothing is wrong."""
-        return self.outcome not in _BAD and self.booted is not False
+        whole = all(fix.good for fix in self.fixes)
+        return self.outcome not in _BAD and self.booted is not False and whole
 
     def write(self, path: Path) -> None:
         """Keep it beside the module."""
@@ -157,7 +164,9 @@ class Result:
         """What the table says."""
         booted = {None: "", True: ", loaded in QEMU", False: ", failed in QEMU"}[self.booted]
         detail = f": {self.detail}" if self.detail else ""
-        return f"{self.outcome}{booted}{detail}"
+        left = sum(not fix.good for fix in self.fixes) if self.outcome is not Outcome.FAILED else 0
+        without = f", without {left} of {len(self.fixes)} patches" if left else ""
+        return f"{self.outcome}{without}{booted}{detail}"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from SCons.Scanner.C import CScanner
 
 from klpbuild.compiler.driver import read_files
 from klpbuild.errors import KlpError, explained, printable
+from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.table import Counts, Said, Step, run_step
 from klpbuild.scons import literal
 from klpbuild.scons.literal import Environment, Node
@@ -59,6 +60,23 @@ def failing(env: Environment, name: Path | str, error: KlpError) -> Node:
 
     action = SCons.Action.Action(guarded(action), None)
     node = env.Alias(literal.alias(env, printable(str(name))), [], action)
+    return env.AlwaysBuild(node)[0]
+
+
+def complete(env: Environment, record: Node) -> Node:
+    """A node that fails if patches were left out of a livepatch.
+
+    :param record: the node of what was extracted.
+    """
+
+    def action(target: list[Path], source: list[Path], env: Environment) -> None:
+        from klpbuild.pipeline.fixes import left_out
+
+        if (error := left_out(Extracted.read(source[0]).fixes)) is not None:
+            raise error
+
+    run = SCons.Action.Action(guarded(action), None)
+    node = env.Alias(literal.alias(env, f"patches of {record}"), [record], run)
     return env.AlwaysBuild(node)[0]
 
 

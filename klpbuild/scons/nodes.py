@@ -22,7 +22,7 @@ from klpbuild.pipeline.table import (
 from klpbuild.request.finish import plan
 from klpbuild.request.matrix import Cell
 from klpbuild.request.variables import Variables
-from klpbuild.scons.actions import failing, step_nodes
+from klpbuild.scons.actions import complete, failing, step_nodes
 from klpbuild.scons.literal import Environment, Node
 
 
@@ -104,7 +104,8 @@ def kernel_nodes(
             made = LivepatchNodes(cell)
         else:
             paths = Paths.below(directory, cell.chosen.module)
-            build = Build(kernel, cell.chosen, paths, log, variables.strip, variables.source)
+            options = variables.strip, variables.source, bool(env.GetOption("keep_going"))
+            build = Build(kernel, cell.chosen, paths, log, *options)
             made = _livepatch(nodes, cell, build)
         nodes.livepatches.append(made)
     return nodes
@@ -117,8 +118,10 @@ def _livepatch(nodes: KernelNodes, cell: Cell, build: Build) -> LivepatchNodes:
     finished = list(_nodes_by_path(nodes, finish_steps(build, nodes.finish)).values())
     signed = finished[0] if nodes.finish.signer is not None else module
     others = [made[path] for path in (*paths.graphs, *paths.documents)]
+    others += finished
+    others += [complete(nodes.env, made[path]) for path in build.record]
     last = finished[-1] if finished else module
-    return LivepatchNodes(cell, module, made[paths.result], [*others, *finished], signed, last)
+    return LivepatchNodes(cell, module, made[paths.result], others, signed, last)
 
 
 def _nodes_by_path(nodes: KernelNodes, steps: Sequence[Step]) -> dict[Path, Node]:

@@ -469,3 +469,35 @@ def test_samples_of_the_project(tmp_path: Path) -> None:
     for name in names:
         if not list((samples / name).glob("*.patch")):
             assert read_livepatch(samples / name).name == name
+
+
+def skipping(tmp_path: Path, text: str) -> Livepatch:
+    """A livepatch of patches with a line in its description."""
+    directory = tmp_path / "fixes"
+    directory.mkdir(exist_ok=True)
+    (directory / "livepatch.toml").write_text(text)
+    return read_livepatch(directory, patches=True)
+
+
+def test_patches_that_are_left_out_on_purpose(tmp_path: Path) -> None:
+    text = 'skip = ["a.patch",\n  { patch = "b.patch", reason = "needs a reboot" }]\n'
+    first, second = skipping(tmp_path, text).skip
+    assert (first.patch, first.reason) == ("a.patch", "")
+    assert (second.patch, second.reason) == ("b.patch", "needs a reboot")
+    assert second.where.endswith("livepatch.toml:2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("skip = [3]", "skip does not name a patch"),
+        ('skip = [{ reason = "x" }]', "skip does not name a patch"),
+        ("skip = [{ patch = 3 }]", "patch is not a text: 3"),
+        ('skip = [{ patch = "a.patch", why = "x" }]', "unknown key 'why' in skip"),
+        ('skip = "a.patch"', "skip is not a list: 'a.patch'"),
+    ],
+)
+def test_what_skip_cannot_be(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(KlpError) as caught:
+        skipping(tmp_path, text)
+    assert f"livepatch.toml:1: {message}\n" in f"{caught.value}\n"

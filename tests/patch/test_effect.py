@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.patch.effect import idle_patches
+from klpbuild.patch.effect import patch_effects
 from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
 from tests.patch.small_kernel import SmallKernel, make_kernel
 
@@ -32,19 +32,21 @@ class Series:
         self.patches.append(self.directory / f"{len(self.patches)}.patch")
         self.patches[-1].write_text(text)
 
-    def changes(self, pair: ObjectPair) -> bool:
+    def changes(self, pair: ObjectPair) -> frozenset[str] | None:
         """Stands for an extraction, which looks at functions only."""
         self.asked.append(pair.target)
         names = [{s.name for s in ElfFile.read(p).symbol_list if s.is_function}
                  for p in (pair.original, pair.patched)]  # fmt: skip
-        return names[0] != names[1] or pair.original.read_bytes() != pair.patched.read_bytes()
+        same = names[0] == names[1] and pair.original.read_bytes() == pair.patched.read_bytes()
+        return None if same else frozenset(names[1])
 
     def idle(self, *, unused: str = "") -> dict[str, str]:
         compiled = self.compiled()
-        used = {pair.target for pair in compiled.pairs} - {unused}
-        found = idle_patches(compiled, self.patches, used, self.changes, "x86")
-        assert all(each.sure for each in found.values())
-        return {name: each.why for name, each in found.items()}
+        used = {pair.target: ["a"] for pair in compiled.pairs if pair.target != unused}
+        found = patch_effects(compiled, self.patches, used, self.changes, "x86")
+        idle = {name: each.idle for name, each in found.items() if each.idle is not None}
+        assert all(each.sure for each in idle.values())
+        return {name: each.why for name, each in idle.items()}
 
     def compiled(self) -> CompiledPatch:
         work = self.directory / "work"

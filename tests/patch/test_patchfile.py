@@ -96,7 +96,61 @@ def test_patches_apply_in_order(source: Path, tmp_path: Path) -> None:
     one = write(tmp_path, diff("fs/open.c", OPEN_C, second), "1.patch")
     two = write(tmp_path, diff("fs/open.c", second, third), "2.patch")
     assert apply_patches([one, two], source).files[0].patched.decode() == third
-    assert "2.patch:3: hunk 1 of fs/open.c does not apply" in refusal(source, two, one)
+    assert refusal(source, two, one) == (
+        "2.patch:3: needs 1.patch\n"
+        "  With 1.patch before it, it applies.\n"
+        "  Put 2.patch behind 1.patch, in the order of the names or in the file series."
+    )
+
+
+def test_two_patches_that_change_the_same_lines(source: Path, tmp_path: Path) -> None:
+    one = write(
+        tmp_path, diff("fs/open.c", OPEN_C, OPEN_C.replace("limit = 3", "limit = 4")), "1.patch"
+    )
+    two = write(
+        tmp_path, diff("fs/open.c", OPEN_C, OPEN_C.replace("limit = 3", "limit = 5")), "2.patch"
+    )
+    assert refusal(source, one, two) == (
+        "2.patch:3: hunk 1 of fs/open.c conflicts with 1.patch:3\n"
+        "  1.patch changes these lines before.\n"
+        "  It expects:\n"
+        "    2.patch:6: static int limit = 3;\n"
+        "  There is:\n"
+        "    1.patch:7: static int limit = 4;\n"
+        "  Make 2.patch again on top of 1.patch, or leave one of them out."
+    )
+
+
+def test_two_patches_that_do_the_same(source: Path, tmp_path: Path) -> None:
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("limit = 3", "limit = 4"))
+    one, two = write(tmp_path, text, "1.patch"), write(tmp_path, text, "2.patch")
+    assert refusal(source, one, two) == (
+        "2.patch:3: hunk 1 of fs/open.c does what 1.patch:3 does\n  Leave one of them out."
+    )
+
+
+def test_lines_that_an_earlier_patch_takes_away(source: Path, tmp_path: Path) -> None:
+    gone = OPEN_C.replace("static int limit = 3;\n", "")
+    one = write(tmp_path, diff("fs/open.c", OPEN_C, gone), "1.patch")
+    two = write(
+        tmp_path, diff("fs/open.c", OPEN_C, OPEN_C.replace("limit = 3", "limit = 5")), "2.patch"
+    )
+    assert "2.patch:3: hunk 1 of fs/open.c conflicts with 1.patch:3\n" in refusal(source, one, two)
+
+
+def test_a_patch_that_does_not_apply_leaves_the_others_as_they_are(
+    source: Path, tmp_path: Path
+) -> None:
+    """The third would conflict with what the second had done to another file."""
+    (source / "fs/other.c").write_text(OPEN_C)
+    stale = diff("fs/open.c", OPEN_C.replace("limit", "bound"), "x\n")
+    good = diff("fs/other.c", OPEN_C, OPEN_C.replace("limit = 3", "limit = 4"))
+    two = write(tmp_path, good + stale, "2.patch")
+    three = write(tmp_path, good, "3.patch")
+    text = refusal(source, two, three)
+    assert [line for line in text.splitlines() if not line.startswith(" ")] == [
+        f"2.patch:{good.count(chr(10)) + 3}: hunk 1 of fs/open.c does not apply"
+    ]
 
 
 def test_a_hunk_may_stand_at_another_line_and_that_is_noted(source: Path, tmp_path: Path) -> None:
@@ -122,6 +176,10 @@ def test_fuzz_is_refused(source: Path, tmp_path: Path) -> None:
     assert refusal(source, write(tmp_path, text)) == (
         "fix.patch:3: hunk 1 of fs/open.c applies only with fuzz 1\n"
         "  The lines around the change differ: it may end up in the wrong place.\n"
+        "  It expects:\n"
+        "    fix.patch:4:\n"
+        "  There is:\n"
+        "    fs/open.c:11: /* new */\n"
         "  Make the patch again against this kernel's source."
     )
 

@@ -105,6 +105,7 @@ def test_an_unchanged_build_shows_the_table(shared: Checkout, matrix: str) -> No
         "detail": "nothing found",
         "findings": [["note", 0], ["warning", 0], ["error", 0]],
         "booted": None,
+        "fixes": [],
     }
 
 

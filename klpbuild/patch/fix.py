@@ -1,0 +1,159 @@
+"""What becomes of each patch of a livepatch: in it, or left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from klpbuild.errors import KlpError, Problem, Problems, printable
+
+
+class Standing(StrEnum):
+    """What became of a patch."""
+
+    IN = "in"
+    IDLE = "changes nothing in this kernel"
+    SKIPPED = "left out on purpose"
+    NOT_APPLIED = "does not apply"
+    CONFLICTS = "conflicts"
+    NEEDS = "needs another"
+    NOT_COMPILED = "does not compile"
+    REFUSED = "refused"
+    NOT_TRIED = "not tried"
+
+
+#: With these nothing is wrong with a patch.
+GOOD = frozenset({Standing.IN, Standing.IDLE, Standing.SKIPPED})
+
+
+@dataclass(frozen=True)
+class Fault(Problem):
+    """A problem that a patch has.
+
+    :ivar standing: what it makes of the patch.
+    :ivar patches: the names of the patches that may be at fault, one or several.
+    :ivar others: the names of those that it conflicts with, or needs.
+    :ivar object: the kernel's object that it is about, as kbuild calls it; may be empty.
+    """
+
+    standing: Standing = field(default=Standing.REFUSED, compare=False)
+    patches: tuple[str, ...] = field(default=(), compare=False)
+    others: tuple[str, ...] = field(default=(), compare=False)
+    object: str = field(default="", compare=False)
+
+
+class IdleError(KlpError):
+    """That patches change nothing in the kernel that they are built for."""
+
+
+class PatchesError(KlpError):
+    """That some patches cannot be in a livepatch.
+
+    :ivar fixes: what became of each patch.
+    """
+
+    fixes: tuple[Fix, ...] = ()
+
+
+def at_fault(
+    error: KlpError,
+    patches: Iterable[str],
+    standing: Standing = Standing.REFUSED,
+    object_: str = "",
+) -> KlpError:
+    """The same error, with the patches that may be at fault where that is not said yet.
+
+    :param patches: their names.
+    :param object_: the kernel's object that it is about, as kbuild calls it.
+    """
+    if isinstance(error, IdleError):
+        return error
+    names = tuple(dict.fromkeys(patches))
+    found: list[Problem] = []
+    for problem in error.problems:
+        if not isinstance(problem, Fault):
+            told = problem.what, problem.where, problem.why, problem.hint
+            problem = Fault(*told, standing, names, (), object_)
+        if not problem.patches:
+            problem = replace(problem, patches=names, object=object_)
+        found.append(problem)
+    return KlpError.together(found)
+
+
+@contextmanager
+def faults(problems: Problems, patches: Iterable[str], object_: str = "") -> Iterator[None]:
+    """Note what is raised in the block as problems of one of these patches."""
+    with problems.collect():
+        try:
+            yield
+        except KlpError as error:
+            raise at_fault(error, patches, object_=object_) from error
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A patch of a livepatch, and what became of it.
+
+    :ivar patch: the patch file's name.
+    :ivar subject: its title; empty when it has none.
+    :ivar cves: the CVE numbers that it names.
+    :ivar why: why it is not in the livepatch; empty when it is.
+    :ivar others: the names of the patches that it conflicts with, or needs.
+    :ivar functions: the kernel's functions that it changes, ``object:function``.
+    """
+
+    patch: str
+    standing: Standing
+    subject: str = ""
+    cves: tuple[str, ...] = ()
+    why: str = ""
+    others: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.standing in GOOD
+
+    @property
+    def result(self) -> str:
+        """What became of it, and why, in one line."""
+        others = f" {'with ' if self.standing is Standing.CONFLICTS else ''}"
+        words = str(self.standing)
+        if self.standing is Standing.NEEDS and self.others:
+            words = "needs"
+        if self.others:
+            words += others + ", ".join(self.others)
+        first = self.why.partition("\n")[0]
+        return f"{words}: {first}" if first else words
+
+
+def fix_table(fixes: Sequence[Fix]) -> tuple[str, ...]:
+    """What became of each of several patches, a line each, with a heading and a count."""
+    if len(fixes) < 2:
+        return ()
+    rows = [("patch", "CVE", "functions", "result")]
+    for fix in fixes:
+        functions = _short([name.partition(":")[2] for name in fix.functions])
+        result = f"{fix.result}; {fix.subject}" if fix.good and fix.subject else fix.result
+        rows.append((fix.patch, _short(fix.cves), functions, result))
+    shown = [[printable(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
+             for row in shown]  # fmt: skip
+    return (*lines, count(fixes))
+
+
+def count(fixes: Sequence[Fix]) -> str:
+    """How many patches there are of each standing, in one line."""
+    found = [(standing, sum(fix.standing is standing for fix in fixes)) for standing in Standing]
+    each = ", ".join(f"{number} {standing}" for standing, number in found if number)
+    return f"{len(fixes)} patch{'' if len(fixes) == 1 else 'es'}: {each}."
+
+
+def _short(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    shown = ", ".join(names[:2])
+    return f"{shown} and {len(names) - 2} more" if len(names) > 2 else shown or "-"

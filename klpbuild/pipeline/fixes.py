@@ -1,0 +1,253 @@
+"""What becomes of each patch of a livepatch: which are in it, and which are to be left out.
+
+All patches are tried together.  A problem names the patches that may be at fault: those that
+touch its object.  Of several, the first with which the object has a problem is found by
+bisection.  What is at fault is left out, and the others are tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from klpbuild.compiler.log import BuildLog
+from klpbuild.errors import KlpError, Problem
+from klpbuild.kernel.source import source_tree
+from klpbuild.kernel.tree import Kernel
+from klpbuild.patch.fix import Fault, Fix, IdleError, PatchesError, Standing
+from klpbuild.patch.patchfile import needed_patch
+from klpbuild.pipeline.extracted import Extracted
+from klpbuild.pipeline.from_patch import extract_patches
+from klpbuild.pipeline.paths import Paths
+from klpbuild.report.references import ReferenceKind, read_patch_header
+from klpbuild.request.chosen import Chosen
+from klpbuild.request.matrix import Result
+
+#: Extracts some patches; of all objects that they touch, or of some only.
+Extract = Callable[[Sequence[Path], Collection[str] | None], Extracted]
+
+NOTHING_SKIPPED: Mapping[Path, str] = MappingProxyType({})
+
+#: How many patches that were left out are tried as what another one needs.
+_TRIES = 5
+
+#: What is told of patches before anything is compiled.
+_BEFORE_COMPILING = (Standing.NOT_APPLIED, Standing.CONFLICTS, Standing.NEEDS)
+
+
+def extract_fixes(
+    kernel: Kernel,
+    patches: Sequence[Path],
+    extract: Extract,
+    skipped: Mapping[Path, str] = NOTHING_SKIPPED,
+    keep_going: bool = False,
+) -> Extracted:
+    """Extract all patches together, or those that can be, and say what became of each.
+
+    :param patches: applied in order.
+    :param extract: extracts some of them.
+    :param skipped: those that are left out on purpose, each with the reason.
+    :param keep_going: whether patches may be left out that cannot be in a livepatch.
+    :raises PatchesError: with the problems of all patches; with `keep_going`, when none is left.
+    """
+    trial = _Trial(kernel, tuple(patches), extract)
+    extracted = trial.run()
+    aside = [Fix(path.name, Standing.SKIPPED, why=why) for path, why in skipped.items()]
+    paths = {path.name: path for path in (*patches, *skipped)}
+    fixes = [_described(fix, paths[fix.patch]) for fix in (*trial.fixes(extracted), *aside)]
+    if extracted is None or (trial.left and not keep_going):
+        error = PatchesError.together(trial.problems)
+        error.fixes = tuple(fixes)
+        raise error
+    return replace(extracted, fixes=tuple(fixes))
+
+
+def extract_chosen(
+    kernel: Kernel, chosen: Chosen, paths: Paths, log: BuildLog, keep_going: bool
+) -> Extracted:
+    """Extract the patches of a livepatch, and say what became of each.
+
+    ``result.json`` is written when that fails: after a success the steps behind it do.
+
+    :param keep_going: whether patches may be left out that cannot be in a livepatch.
+    :raises PatchesError: with the problems of all patches.
+    """
+    livepatch = chosen.livepatch
+
+    def extract(patches: Sequence[Path], only: Collection[str] | None) -> Extracted:
+        where = kernel, patches, paths.symbols, paths.work, log
+        return extract_patches(*where, livepatch.accepted, livepatch.objects, only)
+
+    try:
+        return extract_fixes(kernel, chosen.patches, extract, chosen.skipped, keep_going)
+    except KlpError as error:
+        Result.of_error(kernel.name, livepatch.name, error).write(paths.result)
+        raise
+
+
+def left_out(fixes: Sequence[Fix]) -> KlpError | None:
+    """The error that ends a build in which patches were left out; None if none was."""
+    bad = [fix for fix in fixes if not fix.good]
+    if not bad:
+        return None
+    what = "1 patch is left out" if len(bad) == 1 else f"{len(bad)} patches are left out"
+    return KlpError(what, why="\n".join(f"{fix.patch}: {fix.result}" for fix in bad))
+
+
+@dataclass
+class _Trial:
+    """The patches of a livepatch, tried together until what is left works.
+
+    :ivar left: by name, what is wrong with those that are left out.
+    :ivar problems: all problems so far.
+    :ivar nothing: why those that are left change nothing; None if they do.
+    :ivar stopped: what is wrong and no patch's fault.
+    """
+
+    kernel: Kernel
+    patches: tuple[Path, ...]
+    extract: Extract
+    left: dict[str, list[Fault]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    nothing: IdleError | None = None
+    stopped: Problem | None = None
+
+    @property
+    def remaining(self) -> list[Path]:
+        return [patch for patch in self.patches if patch.name not in self.left]
+
+    def run(self) -> Extracted | None:
+        """What was extracted of the patches that work; None if none does."""
+        while self.remaining:
+            try:
+                return self.extract(self.remaining, None)
+            except IdleError as error:
+                self.nothing = error
+                self.problems += error.problems
+                return None
+            except KlpError as error:
+                found = self._at_fault(error)
+                if found is None:
+                    return None
+                if all(fault.patches[0] in self.left for fault in found):
+                    raise AssertionError("leaves out nothing more") from error
+                for fault in found:
+                    self.problems.append(fault)
+                    self.left.setdefault(fault.patches[0], []).append(fault)
+        return None
+
+    def fixes(self, extracted: Extracted | None) -> list[Fix]:
+        """What became of each patch, cover letters left out."""
+        known = {fix.patch: fix for fix in extracted.fixes} if extracted else {}
+        found = []
+        for name in (patch.name for patch in self.patches):
+            if name in self.left:
+                first, *more = self.left[name]
+                why = f"{first.where}: {first.what}" if first.where else first.what
+                why += f" ({len(more)} more)" if more else ""
+                found.append(Fix(name, first.standing, why=why, others=first.others))
+            elif name in known:
+                found.append(known[name])
+            elif extracted is None:
+                found.append(self._without_result(name))
+        return found
+
+    def _without_result(self, name: str) -> Fix:
+        if self.nothing is not None:
+            return Fix(name, Standing.IDLE, why=self.nothing.problems[0].what)
+        stopped = self.stopped
+        return Fix(name, Standing.NOT_TRIED, why=stopped.what if stopped else "")
+
+    def _at_fault(self, error: KlpError) -> list[Fault] | None:
+        """The problems of patches that are to be left out, each with that one patch.
+
+        :returns: None if something else is wrong.
+        """
+        given = [self._located(problem) for problem in error.problems]
+        sure = [f for f in given if isinstance(f, Fault) and len(f.patches) == 1]
+        unsure = [f for f in given if isinstance(f, Fault) and len(f.patches) > 1]
+        if other := [problem for problem in given if not isinstance(problem, Fault)]:
+            self.stopped = other[0]
+            self.problems += given
+            return None
+        found = {id(f): f for f in sure}
+        for fault in unsure if not sure else [f for f in unsure if f.object]:
+            if not any(f.object == fault.object and fault.object for f in found.values()):
+                found |= {id(f): f for f in self._narrowed(fault)}
+        return [self._with_need(fault) for fault in found.values()]
+
+    def _located(self, problem: Problem) -> Problem:
+        """A problem with the patch that its place names, where nothing else is known."""
+        if isinstance(problem, Fault):
+            everyone = tuple(patch.name for patch in self.remaining)
+            return problem if problem.patches else replace(problem, patches=everyone)
+        name = problem.where.rpartition(":")[0]
+        if name not in {patch.name for patch in self.patches}:
+            return problem
+        told = problem.what, problem.where, problem.why, problem.hint
+        return Fault(*told, Standing.REFUSED, (name,))
+
+    def _narrowed(self, fault: Fault) -> list[Fault]:
+        """The problems of the first patch with which an object has any."""
+        remaining = self.remaining
+        ends = [i + 1 for i, patch in enumerate(remaining) if patch.name in fault.patches]
+        only = frozenset({fault.object}) if fault.object else None
+        ends = ends or [len(remaining)]
+        low, high, last = 0, len(ends) - 1, [fault]
+        while low < high:
+            middle = (low + high) // 2
+            if found := self._problems(remaining[: ends[middle]], only):
+                high, last = middle, found
+            else:
+                low = middle + 1
+        name = remaining[ends[high] - 1].name
+        return [replace(f, patches=(name,)) for f in last]
+
+    def _problems(self, patches: Sequence[Path], only: Collection[str] | None) -> list[Fault]:
+        """What is wrong with some of the patches."""
+        try:
+            self.extract(patches, only)
+        except IdleError:
+            return []
+        except KlpError as error:
+            found = (self._located(problem) for problem in error.problems)
+            return [f if isinstance(f, Fault) else Fault(f.what, f.where, f.why, f.hint)
+                    for f in found]  # fmt: skip
+        return []
+
+    def _with_need(self, fault: Fault) -> Fault:
+        """A problem, told to be the want of a patch that was left out, if it is."""
+        (name,) = fault.patches
+        place = next(i for i, patch in enumerate(self.patches) if patch.name == name)
+        left = [patch for patch in self.patches if patch.name in self.left]
+        needed: Path | None = None
+        if fault.standing in _BEFORE_COMPILING:
+            earlier = [p for p in self.patches[:place] if p.name not in self.left]
+            architecture = self.kernel.arch.kernel_name
+            source = source_tree(self.kernel)
+            needed = needed_patch(self.patches[place], earlier, left, source, architecture)
+        elif fault.standing is Standing.NOT_COMPILED:
+            sound = [p for p in left if self.left[p.name][0].standing not in _BEFORE_COMPILING]
+            needed = next((p for p in sound[:_TRIES] if self._compiles(name, p)), None)
+        if needed is None:
+            return fault
+        why = "\n".join(filter(None, (f"It needs {needed.name}, which is left out.", fault.why)))
+        others = (needed.name,)
+        return replace(fault, why=why, hint="", standing=Standing.NEEDS, others=others)
+
+    def _compiles(self, name: str, other: Path) -> bool:
+        """Whether a patch compiles once another one is there, which is left out."""
+        with_it = [p for p in self.patches if p.name not in self.left or p == other]
+        found = self._problems(with_it, None)
+        if any(f.standing in _BEFORE_COMPILING for f in found):
+            return False
+        return not any(f.standing is Standing.NOT_COMPILED and name in f.patches for f in found)
+
+
+def _described(fix: Fix, path: Path) -> Fix:
+    """A fix with the subject and the CVE numbers of its patch."""
+    header = read_patch_header(path)
+    cves = (r.id for r in header.references if r.kind is ReferenceKind.CVE)
+    return replace(fix, subject=header.subject, cves=tuple(cves))
