@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.types import Layout
 from klpbuild.elf.vartypes import VariableType, variable_types
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import locked
@@ -21,6 +22,7 @@ from klpbuild.names import VMLINUX
 from klpbuild.patch.added import added_units, listing_directories
 from klpbuild.patch.commands import CompileCommand, compile_commands
 from klpbuild.patch.fix import at_fault, faults
+from klpbuild.patch.holes import new_members, why_not_zero
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.layout import (
     changed_enumerators,
@@ -167,11 +169,11 @@ def compile_patch(
         jobs = _Jobs(compiler, touched, pool, progress, len(commands))
         pairs = _pairs(jobs, own)
         pairs |= _new_pairs(compiler, new, patched.makefiles, pool)
-        told = set(accept_layouts)
-        seen = _check_layouts(compiler, pairs, touched, pool, told)
+        told, known = set(accept_layouts), dict(commands)
+        seen = _check_layouts(compiler, pairs, touched, known, pool, told, notes)
         if others:
             pairs |= _pairs(jobs, others)
-            _check_layouts(compiler, pairs, touched, pool, told, seen)
+            _check_layouts(compiler, pairs, touched, known, pool, told, notes, seen)
     unchanged = {unit: command.target for unit, command in commands if unit not in pairs}
     same = {
         path: tuple(unchanged[unit] for unit in touching if unit in unchanged)
@@ -346,13 +348,18 @@ def _check_layouts(
     compiler: Recompiler,
     pairs: dict[Unit, ObjectPair],
     touched: Touched,
+    commands: Mapping[Unit, CompileCommand],
     pool: ThreadPoolExecutor,
     told: set[str],
+    notes: list[str],
     seen: Collection[str] = (),
 ) -> set[str]:
     """Compare the layouts of structures and the numbers of enumerations.
 
+    A structure may get members where nothing was, if they are zero in each one that exists.
+
     :param told: those that may differ; grows.
+    :param notes: takes what was assumed.
     :param seen: the paths of files that need not be looked at.
     :returns: the paths of the files that were looked at.
     :raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise.
@@ -380,14 +387,28 @@ def _check_layouts(
                 )
         jobs = [pool.submit(compiler.with_layouts, pair.command, new) for new in (False, True)]
         before, after = (ElfFile.read(job.result()) for job in jobs)
-        for name, change in changed_layouts(layouts(before), layouts(after)):
+        olds, news = layouts(before), layouts(after)
+        for name, change in changed_layouts(olds, news):
             if name in told:
                 continue
             told.add(name)
+            why = f"Each {name} that exists when the livepatch is loaded keeps its old layout."
+            if members := _new_members(olds[name], news[name]):
+                units = touched.by_file[file.path]
+                known = [commands[unit] for unit in units if unit in commands]
+                sizes = min(olds[name]).size, min(news[name]).size
+                unproven = why_not_zero(compiler, name, sizes, file, known)
+                if not unproven:
+                    notes.append(
+                        f"{name} gets {', '.join(members)} where nothing was: taken to be zero in"
+                        " each one that exists, since all of them are allocated as zeros"
+                    )
+                    continue
+                why += f"\nWhat it gets may hold anything in those: {unproven}."
             found.add(
                 f"{name} {change}",
                 where=where,
-                why=f"Each {name} that exists when the livepatch is loaded keeps its old layout.",
+                why=why,
                 hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
                 "new layout another name if only new code uses it.\n"
                 f"If none outlives the replaced functions, accept it: {_accept(name)}",
@@ -407,6 +428,13 @@ def _check_layouts(
             found.check()
     problems.check()
     return looked_at
+
+
+def _new_members(before: frozenset[Layout], after: frozenset[Layout]) -> list[str]:
+    """The members that are put where nothing was; none if more changes, or there are several."""
+    if len(before) != 1 or len(after) != 1:
+        return []
+    return [member.name for member in new_members(min(before), min(after))]
 
 
 def _accept(name: str) -> str:

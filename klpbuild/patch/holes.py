@@ -1,0 +1,218 @@
+"""Prove that a new member of a structure takes memory that is zero in each one that exists.
+
+The member stands in a hole, or in the slack behind the structure that the allocator gives it.
+The original is compiled once more with the structure grown: what differs then depends on its
+size, and must be functions whose text allocates zeroed memory and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from klpbuild.elf.constants import SHF, SHT
+from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.types import Layout, Member
+from klpbuild.errors import KlpError
+from klpbuild.patch.commands import CompileCommand
+from klpbuild.patch.csource import closing_braces, code_alone
+from klpbuild.patch.layout import changed_layouts, layouts
+from klpbuild.patch.patched import PatchedFile, SourceLine
+from klpbuild.patch.recompile import SECTION_FLAGS, Recompiler
+from klpbuild.patch.shadow import make_shadow
+
+#: Sizes of what kmalloc() gives, in bytes (mm/slab_common.c, kmalloc_info).
+_KMALLOC = (8, 16, 32, 64, 96, 128, 192, *(1 << n for n in range(8, 14)))
+#: How many objects are compiled for a proof.
+_OBJECTS_MAX = 40
+_GROWN = b" char klpbuild_grown[16384]; "
+#: Allocators that clear what they give; the slack behind it too, if they are kmalloc()'s.
+_CLEARS = re.compile(rb"\b(?:k[zc]alloc|kzalloc_node|kcalloc_node|devm_k[zc]alloc)\b")
+_EXACTLY = rb"\bkzalloc(?:_node)?\s*\(\s*sizeof\s*(?:\([^()]*\)|\*?\s*\w+)\s*,"
+_MADE_ZERO = re.compile(rb"\bmemset\s*\([^;]*?,\s*0\s*,")
+#: Whatever else may give memory, or fill it with what is not zero.
+_OTHERS = re.compile(
+    rb"\b\w*(?:alloc|memdup|memcpy|memmove|copy_|strdup|memset|_put\w*data|skb_put|skb_push|_priv"
+    rb"|vmap|get_free_page|fillbytes|random_bytes|read_buf)\w*\b"
+)
+_FUNCTION = re.compile(
+    r"\.text\.(?:unlikely\.|hot\.|startup\.)?(\w+)(?:\.(?:cold|part|isra|constprop)[.\d]*)*"
+)
+#: Tables about code, whose places move with it.
+_TABLES = re.compile(
+    r"__bug_table|__ex_table|__jump_table|\.altinst\w+|\.parainstructions|\.smp_locks|__mcount_loc"
+    r"|__patchable_function_entries|\.discard\..*|\.comment|\.static_call.*|\.kcfi_traps"
+)
+_NAMED = re.compile(rb"\b(\w+)\s*\(")
+
+
+def new_members(before: Layout, after: Layout) -> tuple[Member, ...]:
+    """The members that a structure gets where nothing was; none if anything else changes.
+
+    It may grow within what kmalloc() gives for it.
+    """
+    olds = set(before.members)
+    news = tuple(member for member in after.members if member not in olds)
+    kept = olds <= set(after.members)
+    taken = [(m.offset, m.offset + 8 * max(m.size, 1)) for m in before.members]
+    free = all(
+        not (start < m.offset + 8 * max(m.size, 1) and m.offset < end)
+        for m in news
+        for start, end in taken
+    )
+    return news if kept and free and _room(before.size) == _room(after.size) else ()
+
+
+def _room(size: int) -> int:
+    return next((room for room in _KMALLOC if size <= room), size)
+
+
+def why_not_zero(
+    compiler: Recompiler,
+    name: str,
+    sizes: tuple[int, int],
+    file: PatchedFile,
+    commands: Sequence[CompileCommand],
+) -> str:
+    """Why new members of a structure may not be zero in each one that exists; empty if they are.
+
+    :param name: such as ``struct x``; it is declared in the file.
+    :param sizes: of the structure in bytes, before and after.
+    :param commands: how all objects are compiled that are made from the file.
+    """
+    grown = _grown(file, name)
+    if grown is None:
+        return f"{file.path} does not declare it once"
+    config = compiler.tree.build / ".config"
+    if sizes[0] != sizes[1] and config.is_file() and b"\nCONFIG_KASAN=y" in config.read_bytes():
+        return "KASAN watches the memory behind it"
+    if len(commands) > _OBJECTS_MAX:
+        return f"{len(commands)} objects know it"
+    shadow = compiler.workdir / "grown" / name.split()[-1] / "shadow"
+    make_shadow(shadow, compiler.tree.source, [grown], compiler.real, directives=False)
+    other = replace(compiler, files=(grown,), shadow=shadow, workdir=shadow.parent)
+    is_allocated = False
+    for command in commands:
+        try:
+            old = ElfFile.read(compiler.kept(command, "sections", SECTION_FLAGS))
+            made = other.patched(command, False)
+            types = [each.with_layouts(command, each is other) for each in (compiler, other)]
+        except KlpError:
+            return f"{command.target} does not compile with more members in it"
+        assert made is not None
+        before, after = (layouts(ElfFile.read(path)) for path in types)
+        if others := [n for n, _ in changed_layouts(before, after) if n != name]:
+            return f"it is part of {others[0]}"
+        functions, rest = _differing(old, ElfFile.read(made))
+        if rest:
+            return f"{rest} of {command.target} depends on its size"
+        source = Path(command.source.removeprefix(f"{compiler.tree.source}/"))
+        texts = [file.original or b"", (compiler.tree.source / source).read_bytes()]
+        why = _why_not_cleared(texts, name, functions, exactly=sizes[0] != sizes[1])
+        if why:
+            return why
+        is_allocated = is_allocated or bool(functions)
+    return "" if is_allocated else "nothing that was compiled allocates it"
+
+
+def _grown(file: PatchedFile, name: str) -> PatchedFile | None:
+    """The original file with one member more behind the structure's others."""
+    original = file.original or b""
+    plain = code_alone(original)
+    tag = re.escape(name.encode()).replace(rb"\ ", rb"\s+")
+    found = list(re.finditer(rb"\b%b\s*\{" % tag, plain))
+    if len(found) != 1:
+        return None
+    end = closing_braces(plain).get(found[0].end() - 1)
+    if end is None:
+        return None
+    text = original[: end - 1] + _GROWN + original[end - 1 :]
+    lines = tuple(SourceLine(line, n) for n, line in enumerate(text.splitlines(True), 1))
+    return replace(file, lines=lines)
+
+
+def _differing(old: ElfFile, new: ElfFile) -> tuple[set[str], str]:
+    """The functions that differ in two objects, and any other section that does."""
+    before, after = _contents(old), _contents(new)
+    functions = set()
+    for section in sorted(before.keys() | after.keys()):
+        if before.get(section) == after.get(section) or _TABLES.fullmatch(section):
+            continue
+        match = _FUNCTION.fullmatch(section)
+        if match is None:
+            return set(), section
+        functions.add(match[1])
+    return functions, ""
+
+
+def _contents(elf: ElfFile) -> dict[str, list[object]]:
+    """What is in each section: bytes, size, and what relocations lead to."""
+    found: dict[str, list[object]] = {}
+    names = {}
+    for section in elf.sections:
+        if section.sh_flags & SHF.ALLOC:
+            data = b"" if section.sh_type == SHT.NOBITS else bytes(elf.contents(section))
+            found.setdefault(section.name, []).append((section.sh_size, data))
+            names[section.index] = section.name
+    for relocations in elf.relocation_sections:
+        if relocations.sh_info not in names:
+            continue
+        for row in elf.relocations(relocations):
+            symbol = elf.symbol_list[int(row["r_sym"])]
+            aim = symbol.name or elf.sections[symbol.st_shndx].name
+            place = int(row["r_offset"]), int(row["r_type"]), aim, int(row["r_addend"])
+            found[names[relocations.sh_info]].append(place)
+    return found
+
+
+def _why_not_cleared(
+    texts: Sequence[bytes], name: str, functions: set[str], *, exactly: bool
+) -> str:
+    """Why functions that depend on a structure's size do more than allocate zeroed ones.
+
+    What they call in these texts counts with them, since it may be inlined.
+    """
+    bodies: dict[str, bytes] = {}
+    for text in texts:
+        plain = code_alone(text)
+        bodies |= _bodies(plain)
+        tag = re.escape(name.encode()).replace(rb"\ ", rb"\s+")
+        if functions and re.search(rb"\b%b\s+\w+\s*[;,=\[]|\(\s*%b\s*\)\s*\{" % (tag, tag), plain):
+            return "one is on the stack, or copied whole"
+    for function in sorted(functions):
+        called: set[str] = set()
+        waiting, whole = [function], b""
+        while waiting:
+            one = waiting.pop()
+            if one in bodies and one not in called:
+                called.add(one)
+                body = _MADE_ZERO.sub(b"", bodies[one])
+                whole += body
+                waiting += [word.decode() for word in _NAMED.findall(body)]
+        cleared = _CLEARS.findall(whole)
+        other = next((m[0] for m in _OTHERS.finditer(whole) if not _CLEARS.fullmatch(m[0])), None)
+        if not cleared:
+            return f"{function}() depends on its size, and allocates none"
+        if other is not None:
+            return f"{function}() uses {other.decode()}()"
+        if exactly and len(re.findall(_EXACTLY, whole)) != len(cleared):
+            return f"{function}() allocates more than one of it"
+    return ""
+
+
+def _bodies(plain: bytes) -> dict[str, bytes]:
+    """The text of the functions of a file, by their names."""
+    closing = closing_braces(plain)
+    found = {}
+    done = 0
+    for match in re.finditer(rb"^\{", plain, re.MULTILINE):
+        head = re.split(rb"[;}]", plain[done : match.start()])[-1]
+        end = closing.get(match.start())
+        if end is None:
+            break
+        if called := _NAMED.search(head):
+            found[called[1].decode()] = plain[match.start() : end]
+        done = end
+    return found

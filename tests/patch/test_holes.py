@@ -1,0 +1,134 @@
+"""New members of structures where nothing was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from klpbuild.elf.types import Layout, Member
+from klpbuild.patch.holes import new_members
+from tests.patch.small_kernel import SmallKernel, make_kernel
+from tests.patch.test_pair import compiled, refusal
+
+SOURCE = """\
+void *kzalloc(unsigned long size, int flags);
+void *kmalloc(unsigned long size, int flags);
+void *kcalloc(unsigned long n, unsigned long size, int flags);
+void *memcpy(void *to, const void *from, unsigned long size);
+void add(void *what);
+
+struct filter {
+	int handle;
+	struct filter *next;
+	char kind[24];
+	int last;
+};
+
+struct pool {
+	int n;
+};
+
+struct filter *make_filter(int n)
+{
+	struct filter *f = kzalloc(sizeof(*f), 3);
+
+	f->handle = n;
+	return f;
+}
+
+int use_filter(struct filter *f)
+{
+	return f->handle;
+}
+"""
+HOLE = ("\tint handle;\n", "\tint handle;\n\tchar dying;\n")
+SLACK = ("\tint last;\n", "\tint last;\n\tint more;\n\tlong rest[2];\n")
+USE = ("return f->handle;", "return f->handle + f->NEW;")
+MAKE = "struct filter *make_filter("
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallKernel:
+    return make_kernel(tmp_path / "kernel")
+
+
+def patched(small: SmallKernel, source: str, change: tuple[str, str], new: str) -> str:
+    path = small.source / "fs/read.c"
+    path.write_text(source)
+    text = source.replace(*change).replace(USE[0], USE[1].replace("NEW", new))
+    return small.patch("fs/read.c", source, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "new", "told"),
+    [(HOLE, "dying", "dying"), (SLACK, "more", "more, rest")],
+    ids=["hole", "slack"],
+)
+def test_it_is_zero_where_all_are_allocated_as_zeros(
+    small: SmallKernel, tmp_path: Path, change: tuple[str, str], new: str, told: str
+) -> None:
+    result = compiled(small, tmp_path, patched(small, SOURCE, change, new))
+    assert (
+        f"struct filter gets {told} where nothing was: taken to be zero in each one that exists,"
+        " since all of them are allocated as zeros"
+    ) in result.notes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("= kzalloc(sizeof(*f)", "= kmalloc(sizeof(*f)", "make_filter() depends on its size, and"),
+        (MAKE, "struct filter *other(void)\n{\n\treturn kmalloc(sizeof(struct filter), 1);\n}\n\n"
+         + MAKE, "other() depends on its size, and allocates none"),
+        # through a function that is inlined
+        (MAKE, "static void *get(unsigned long size)\n{\n\treturn kmalloc(size, 1);\n}\n\n"
+         "void *both(int n)\n{\n\tadd(kzalloc(n, 1));\n\treturn get(sizeof(struct filter));\n}\n\n"
+         + MAKE,
+         "both() uses kmalloc()"),
+        (MAKE, "void copy(struct filter *f)\n{\n\tstruct filter *g = kzalloc(sizeof(*g), 1);\n\n"
+         "\tmemcpy(g, f, sizeof(*g));\n\tadd(g);\n}\n\n" + MAKE, "copy() uses memcpy()"),
+        (MAKE, "void all(struct filter *f, int n)\n{\n\tadd(f + n);\n}\n\n" + MAKE,
+         "all() depends on its size, and allocates none"),
+        (MAKE, "void stack(void)\n{\n\tstruct filter one;\n\n\tone.next = 0;\n\tadd(&one);\n}\n\n"
+         + MAKE,
+         "one is on the stack, or copied whole"),
+        (MAKE, "struct filter kept;\n\n" + MAKE, ".bss.kept of fs/read.o depends on its size"),
+        ("\tint n;\n", "\tstruct filter f;\n\tint n;\n", "it is part of struct pool"),
+    ],
+)  # fmt: skip
+def test_it_is_refused_where_it_may_be_anything(
+    small: SmallKernel, tmp_path: Path, old: str, new: str, why: str
+) -> None:
+    assert SOURCE.count(old) == 1
+    source = SOURCE.replace(old, new)
+    text = refusal(small, tmp_path, patched(small, source, HOLE, "dying"))
+    assert "struct filter gets dying" in text
+    assert f"  What it gets may hold anything in those: {why}" in text
+
+
+def test_slack_is_there_behind_one_only(small: SmallKernel, tmp_path: Path) -> None:
+    source = SOURCE.replace("kzalloc(sizeof(*f), 3)", "kcalloc(n, sizeof(*f), 3)")
+    text = refusal(small, tmp_path, patched(small, source, SLACK, "more"))
+    assert "make_filter() allocates more than one of it" in text
+
+
+def layout(size: int, *members: tuple[int, str, int]) -> Layout:
+    return Layout(size, tuple(Member(8 * at, name, size) for at, name, size in members))
+
+
+@pytest.mark.parametrize(
+    ("after", "names"),
+    [
+        (layout(24, (0, "a", 4), (4, "b", 4), (8, "c", 8), (16, "d", 4)), ["b"]),
+        (layout(24, (0, "a", 4), (8, "c", 8), (16, "d", 4), (20, "e", 4)), ["e"]),
+        (layout(32, (0, "a", 4), (8, "c", 8), (16, "d", 4), (24, "e", 8)), ["e"]),
+        (layout(40, (0, "a", 4), (8, "c", 8), (16, "d", 4), (24, "e", 16)), []),  # kmalloc-64
+        (layout(24, (0, "a", 4), (8, "c", 8), (12, "b", 4), (16, "d", 4)), []),  # in another one
+        (layout(24, (0, "a", 4), (8, "c", 8), (16, "d", 8)), []),  # one grows
+        (layout(24, (0, "a", 4), (4, "b", 4), (16, "d", 4)), []),  # one goes
+    ],
+)
+def test_what_counts_as_a_place_where_nothing_was(after: Layout, names: list[str]) -> None:
+    before = layout(24, (0, "a", 4), (8, "c", 8), (16, "d", 4))
+    assert [member.name for member in new_members(before, after)] == names
