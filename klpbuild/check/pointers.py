@@ -247,8 +247,11 @@ class Pointers:
                 return start, size
         return place[1], 0
 
-    def is_text(self, place: Place) -> bool:
-        """Whether a text begins at a place: printable bytes behind a zero, up to another one."""
+    def is_text(self, place: Place, *, is_format: bool = False) -> bool:
+        """Whether a text begins at a place: printable bytes behind a zero, up to another one.
+
+        :param is_format: whether it is one of printk, which may be empty and end its line.
+        """
         section = self.elf.sections[place[0]]
         if not place[0] or not section.sh_flags & SHF.ALLOC or self.holds_code(place[0]):
             return False
@@ -256,4 +259,6 @@ class Pointers:
         if not 0 <= place[1] < len(data) or (place[1] and data[place[1] - 1]):
             return False
         text, end, _ = data[place[1] :].partition(b"\0")
+        if is_format:
+            text = text.translate(None, b"\n\t\x01") or b"%"
         return bool(end and text) and text.isascii() and text.decode().isprintable()

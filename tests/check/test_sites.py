@@ -230,6 +230,55 @@ def test_a_return_that_is_in_no_table(miniature: KernelSide, good: dict[str, byt
     assert missing not in found(miniature, data)
 
 
+def formatted(flags: int, addend: int = 0, text: bytes = b"bad mode: %u\n\0") -> Edit:
+    """Give struct bug_entry a format before the file's name, as Linux 6.19 and later have.
+
+    :param addend: is added to where the code is.
+    :param text: the format.
+    """
+
+    def edit(e: Editor) -> None:
+        table, rows = e.section("__bug_table"), e.rows(".rela__bug_table")
+        assert rows["r_offset"].tolist() == [0, 4]
+        table.data = bytes(12) + struct.pack("<HH", 7, flags)
+        rows = rows[[0, 1, 1]]
+        rows["r_offset"] = 0, 4, 8
+        rows["r_addend"][0] += addend
+        rows["r_sym"][1], rows["r_addend"][1] = e.add_data("format", text), 0
+        e.set_rows(".rela__bug_table", rows)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("flags", "addend", "said"),
+    [
+        (0x901, 0, []),
+        (0, 0, []),
+        (0x911, 2, []),  # BUGFLAG_ARGS: the code goes on from there
+        (0x911, 1, ["an entry of __bug_table leads to .text N, where no instruction begins"]),
+        (0x901, 2, ["an entry of __bug_table leads to .text N, which is no ud2"]),
+        (0x921, 0, ["an entry of __bug_table has the flags 0x921"]),
+    ],
+)
+def test_entries_of_bugs_that_have_a_format(
+    miniature: KernelSide, good: dict[str, bytes], flags: int, addend: int, said: list[str]
+) -> None:
+    side = KernelSide(replace(miniature.kernel, version=(7, 3, 4)), None)
+    data = edited(formatted(flags, addend))(good["tables"])
+    what = [masked(what) for _, what in found(side, data) if "__bug_table" in what]
+    assert [each for each in what if "in no entry" not in each] == [masked(each) for each in said]
+
+
+@pytest.mark.parametrize(("text", "count"), [(b"\0", 0), (b"\x90\0", 1), (b"%u", 1)])
+def test_formats_of_bugs(
+    miniature: KernelSide, good: dict[str, bytes], text: bytes, count: int
+) -> None:
+    side = KernelSide(replace(miniature.kernel, version=(7, 3, 4)), None)
+    data = edited(formatted(0x901, text=text))(good["tables"])
+    assert sum("where no text begins" in what for _, what in found(side, data)) == count
+
+
 def alternatives(
     lengths: tuple[int, int] = (5, 3), size: int = 12, at: int = 0, number: int = 2
 ) -> Edit:

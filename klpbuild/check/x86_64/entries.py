@@ -110,6 +110,8 @@ _LAYOUTS = {
     "__jump_table": Layout(16, (*_PAIR, Field(8, R_PC64))),
 }
 _ALTERNATIVES = ".altinstructions"
+#: The first one whose struct bug_entry has a format (HAVE_ARCH_BUG_FORMAT of x86).
+_FORMATTED = (6, 19)
 #: Tables of which section_objs() and its like count the whole entries; others end at their end.
 _COUNTED = ("__bug_table", "__ex_table", "__param", "__jump_table", ".static_call_sites")
 
@@ -127,6 +129,8 @@ def layouts(version: Version | None, size: int) -> dict[str, Layout]:
         # v5.13 took the length of the padding out, v6.3 put flags in.
         length = 14 if version >= (6, 3) else 12 if version >= (5, 13) else 13
     known[_ALTERNATIVES] = Layout(length, _PAIR)
+    if version is not None and version >= _FORMATTED:
+        known["__bug_table"] = Layout(16, (*_PAIR, Field(8)))  # the second one is the format
     if version is not None and version < (4, 20):
         del known["__jump_table"]  # whole addresses until then
     if version is not None and version < (5, 16):

@@ -22,7 +22,8 @@ _THUNK, _INDIRECT, _TRAMPOLINE, _KEY = (
     "__x86_return_thunk", "__x86_indirect_", "__SCT__", "__SCK__",
 )  # fmt: skip
 #: BUGFLAG_WARNING of include/asm-generic/bug.h; with it BUGFLAG_ONCE, BUGFLAG_NO_CUT_HERE, a taint.
-_WARNING, _OTHERS, _TAINT_MAX = 1, 2 | 8, 18
+#: Where entries have a format, also BUGFLAG_ARGS: the code goes on to __WARN_trap() from there.
+_WARNING, _OTHERS, _ARGS, _TAINT_MAX = 1, 2 | 8, 16, 18
 #: Types of arch/x86/include/asm/extable_fixup_types.h in v6.12, by the instructions they are for.
 _FIXUPS = range(1, 22)
 _FOR = {
@@ -151,14 +152,23 @@ def _features(subject: Subject) -> int:
 
 
 def _bugs(tables: Tables, entry: Entry) -> Faults:
-    code, text = entry.targets
-    flags = entry.number(10, 2)
-    yield from _site(tables, code, lambda i: i.name == "ud2", "which is no ud2")
-    if not tables.subject.pointers.is_text(text.place):
-        yield catalogue.KEY, 4, f"leads to {called(tables.subject, text)}, where no text begins"
-    known = flags & _WARNING and not flags & 0xFF & ~(_WARNING | _OTHERS)
+    code, *texts = entry.targets
+    at = len(entry.data) - 2
+    flags = entry.number(at, 2)
+    others = _OTHERS | (_ARGS if len(texts) > 1 else 0)
+    if flags & others & _ARGS:  # the code hands the entry to __WARN_trap()
+        if astray := tables.strays(code):
+            yield catalogue.SITE, 0, astray
+    else:
+        yield from _site(tables, code, lambda i: i.name == "ud2", "which is no ud2")
+    for number, text in enumerate(texts, 1):
+        is_format = len(texts) > number
+        if not tables.subject.pointers.is_text(text.place, is_format=is_format):
+            what = f"leads to {called(tables.subject, text)}, where no text begins"
+            yield catalogue.KEY, 4 * number, what
+    known = flags & _WARNING and not flags & 0xFF & ~(_WARNING | others)
     if flags and not (known and flags >> 8 <= _TAINT_MAX):
-        yield catalogue.SITE, 10, f"has the flags {flags:#x}"
+        yield catalogue.SITE, at, f"has the flags {flags:#x}"
 
 
 def _faults(tables: Tables, entry: Entry) -> Faults:
