@@ -109,6 +109,7 @@ class Assembly:
         self.by_name: dict[Atom, dict[str, OutputSymbol]] = defaultdict(dict)
         self.literals: dict[tuple[str, bytes], OutputSymbol] = {}
         self.literal_outputs: dict[str, Output] = {}
+        self.entries: dict[tuple[int, int], OutputSymbol] = {}
         self.undefined: dict[object, tuple[OutputSymbol, UndefinedReference]] = {}
         self.addresses: set[object] = set()
         self.names: set[str] = set()
@@ -157,15 +158,8 @@ class Assembly:
     def _define(self, atom: Atom, symbol: Symbol, output: Output, delta: int, is_new: bool) -> None:
         # a replaced global becomes local, else others would bind to it before it is in use
         bind = symbol.bind if is_new else STB.LOCAL
-        made = OutputSymbol(
-            symbol.name,
-            bind,
-            symbol.type,
-            output.index,
-            symbol.st_value + delta,
-            symbol.st_size,
-            symbol.st_other,
-        )
+        value, size, other = symbol.st_value + delta, symbol.st_size, symbol.st_other
+        made = OutputSymbol(symbol.name, bind, symbol.type, output.index, value, size, other)
         (self.locals if bind == STB.LOCAL else self.globals).append(made)
         self.by_name[atom][symbol.name] = made
         self.names.add(symbol.name)
@@ -207,6 +201,8 @@ class Assembly:
     def _write_entry(self, entry: Entry, output: Output) -> None:
         assert entry.owner is not None
         offset = len(output.data)
+        if used := self.entries.get((entry.section.index, entry.offset)):
+            used.section, used.value = output.index, offset
         output.data += self.tables.contents(entry).ljust(self._stride(entry), b"\0")
         for reference in entry.references:
             is_key = reference.offset == self.patched.sizes.jump_key
@@ -352,6 +348,9 @@ class Assembly:
 
     def _literal(self, literal: Literal) -> OutputSymbol:
         section = self.patched.elf.sections[literal.section]
+        if literal.entry >= 0:  # its place comes when it is written
+            made = OutputSymbol(f".LE{literal.entry}", STB.LOCAL, STT.NOTYPE, 0)
+            return self.entries.setdefault((literal.section, literal.entry), made)
         key = section.name, literal.content
         if key not in self.literals:
             output = self.literal_outputs.get(section.name)
@@ -359,9 +358,8 @@ class Assembly:
                 output = self.literal_outputs[section.name] = self.output(section)
             offset = output.place(len(literal.content))
             output.data[offset : offset + len(literal.content)] = literal.content
-            symbol = OutputSymbol(
-                f".LC{len(self.literals)}", STB.LOCAL, STT.NOTYPE, output.index, offset
-            )
+            name = f".LC{len(self.literals)}"
+            symbol = OutputSymbol(name, STB.LOCAL, STT.NOTYPE, output.index, offset)
             self.locals.append(symbol)
             self.literals[key] = symbol
         return self.literals[key]
@@ -414,7 +412,9 @@ class Assembly:
     def finish(self) -> None:
         """Number the symbols, and put relocations and bytes into their sections."""
         add = self.object.add_symbol
-        symbols = [*self.locals[:1], *(o.symbol for o in self.outputs), *self.locals[1:]]
+        assert all(entry.section for entry in self.entries.values())
+        own = (output.symbol for output in self.outputs)
+        symbols = [*self.locals[:1], *own, *self.locals[1:], *self.entries.values()]
         for symbol in [*symbols, *self.globals]:
             symbol.index = add(
                 symbol.name,

@@ -68,10 +68,16 @@ class Atom:
 
 
 class Literal(NamedTuple):
-    """A string or a constant of a mergeable section, known by its content."""
+    """A string or a constant of a mergeable section, known by its content.
+
+    :ivar entry: offset of an entry of a table that code refers to: since Linux 6.19 a WARN() with
+        a format hands over that of ``__bug_table``.  Its content is then where it stands in the
+        code; -1 for no entry.
+    """
 
     section: int
     content: bytes
+    entry: int = -1
 
 
 class Reference(NamedTuple):
@@ -144,14 +150,8 @@ class CodeObject:
             if self.kinds[section.sh_info] is SectionKind.DROPPED:
                 continue
             table = self.elf.relocations(section)
-            rows = zip(
-                table["r_offset"].tolist(),
-                table["r_type"].tolist(),
-                table["r_sym"].tolist(),
-                table["r_addend"].tolist(),
-                strict=True,
-            )
-            found[section.sh_info] = sorted(_Raw(*row) for row in rows)
+            columns = (table[f"r_{name}"].tolist() for name in ("offset", "type", "sym", "addend"))
+            found[section.sh_info] = sorted(map(_Raw, *columns))
         return found
 
     # -- atoms
@@ -377,6 +377,13 @@ class CodeObject:
                 begin = place + self._bias(section, raw, True)
             literal = self._literal(symbol.st_shndx, begin, symbol.st_size)
             return Reference(offset, raw.type, raw.symbol, literal, place - begin)
+        size = entry_size(self.elf.sections[symbol.st_shndx].name, self.sizes)
+        if size and kind is SectionKind.TABLE and self.kinds[section] is SectionKind.CODE:
+            begin = (place + self._bias(section, raw, True)) // size * size
+            if about := self.raw_between(symbol.st_shndx, begin, begin + 1):
+                at = self.elf.symbol_list[about[0].symbol].st_value + about[0].addend - start
+                entry = Literal(symbol.st_shndx, b"entry at %d" % at, begin)
+                return Reference(offset, raw.type, raw.symbol, entry, place - begin)
         if symbol.type == STT.SECTION:
             several = len(self._in_section.get(symbol.st_shndx, ())) > 1
             target = self.locate(symbol.st_shndx, place + self._bias(section, raw, several))

@@ -261,3 +261,46 @@ def test_a_load_goes_to_the_same_register(register: int) -> None:
 def test_only_a_constant_becomes_a_load() -> None:
     assert x86_64.as_load(b"\x90\x48\x8b" + bytes(8), 3) is None
     assert x86_64.as_load(bytes(8), 0) is None
+
+
+#: A WARN() with a format, as Linux 6.19 and later have it: the code hands its entry over.
+TRAPS = r"""
+#define WARN_WITH(fmt) do { void *bug; asm volatile("lea (2f)(%%rip), %0\n1:\n" \
+    ".pushsection __bug_table, \"aw\"\n2: .long 1b - .\n .long %c1 - .\n" \
+    ".word %c2\n .word 0\n .org 2b + 12\n.popsection" \
+    : "=r" (bug) : "i" (fmt), "i" (__LINE__)); trap(bug); } while (0)
+void trap(void *bug);
+int first(int n) { if (n) WARN(); return n + 1; }
+int second(int n) { if (n > 7) WARN_WITH("second"); return n + 2; }
+int third(int n) { if (n > 8) WARN_WITH("third"); if (n > 9) WARN_WITH("also"); return n + 3; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("return n + 1", "WARN(); return n + 1", "first"),
+        ('"second"', '"other"', "second"),
+        ("return n + 3", "return n - 3", "third"),
+    ],
+)
+def test_code_that_hands_over_its_entry(tmp_path: Path, old: str, new: str, changed: str) -> None:
+    """Entries move with others of the file; each reference leads to the copy of its own."""
+    found = Pair(tmp_path, TRAPS, {old: new}).extract()
+    assert [each.symbol for each in found.changed] == [changed]
+    elf = ElfFile(found.object.to_bytes(), "code.o")
+    table = elf.section("__bug_table")
+    assert table is not None
+    symbols, texts = elf.symbol_list, {}
+    entries = {}
+    for section in elf.relocation_sections:
+        for row in elf.relocations(section):
+            symbol = symbols[int(row["r_sym"])]
+            place = symbol.st_value + int(row["r_addend"])
+            if section.sh_info == table.index:
+                entries[int(row["r_offset"])] = symbol.st_shndx, place
+            elif symbol.is_defined and symbol.st_shndx == table.index:
+                texts[int(row["r_offset"]) + 4] = place + 4
+    # The code behind the lea is where its entry says that it is.
+    assert texts == {entries[entry][1]: entry for entry in texts.values()}
+    assert len(texts) == {"first": 0, "second": 1, "third": 2}[changed]
