@@ -30,6 +30,7 @@ from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import check_name
 from klpbuild.patch.fix import PatchesError
 from klpbuild.patch.series import SERIES, read_series
+from klpbuild.pipeline.documents import write_index
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.fixes import left_out
 from klpbuild.pipeline.from_patch import build_from_patches
@@ -163,6 +164,7 @@ def _build(arguments: argparse.Namespace) -> KlpError | None:
             module = arguments.output
         if arguments.sarif is not None:
             write_file(arguments.sarif, as_sarif([], left.problems if left else ()).encode())
+        write_index(arguments.build)
         seconds = time.monotonic() - start
         if arguments.json:
             print(json.dumps(_as_json(module, paths, extracted, seconds), indent=1))

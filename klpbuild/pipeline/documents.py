@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from klpbuild.compiler.driver import read_files
 from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
-from klpbuild.files import read_output, write_file
+from klpbuild.files import from_json, read_output, read_record, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline import steps
 from klpbuild.pipeline.extracted import NOTHING, Extracted
-from klpbuild.pipeline.paths import Paths
+from klpbuild.pipeline.paths import RESULT, Paths
 from klpbuild.pipeline.table import Said
 from klpbuild.report import provenance
 from klpbuild.report.facts import Facts, read_fates
@@ -26,6 +27,7 @@ from klpbuild.report.inputs import (
 from klpbuild.report.references import claims, embedded_references, read_patch_header
 from klpbuild.report.timings import read_timings
 from klpbuild.request.chosen import Chosen
+from klpbuild.request.matrix import Result
 
 
 def compile_inputs(
@@ -113,6 +115,25 @@ def _divided(chosen: Chosen, extracted: Extracted) -> tuple[tuple[Path, ...], tu
     bad = {fix.patch for fix in extracted.fixes if not fix.good}
     left = (*(patch for patch in chosen.patches if patch.name in bad), *chosen.skipped)
     return tuple(patch for patch in chosen.patches if patch.name not in bad), left
+
+
+def write_index(build: Path) -> None:
+    """Write ``index.html`` of a directory of outputs: all kernels and livepatches in it.
+
+    What is damaged is left out.
+    """
+    from klpbuild.report.index import Entry, index
+
+    entries = []
+    for path in sorted(build.glob(f"*/*/{RESULT}")):
+        result = read_record(path, partial(from_json, Result))
+        module = path.parent.name
+        if result is not None and (path.parent.parent / f"{module}.ko").is_file():
+            page = (path.parent.parent / f"{module}.html").is_file()
+            kernel = path.parent.parent.name
+            entries.append(Entry(kernel, module, result.text, result.good, page))
+    if entries:
+        write_file(build / "index.html", index(entries))
 
 
 def _dependencies(data: bytes) -> dict[str, str]:

@@ -11,6 +11,8 @@ from klpbuild.report.names import INPUTS, SUFFIXES
 
 #: The directories in it are those of single livepatches.
 SYMBOLS = "symbols.klp"
+#: What became of a livepatch, in its directory of outputs.
+RESULT = "result.json"
 
 #: Objects that klpbuild makes itself; of the user's sources those of such names are elsewhere.
 _MADE = ("tables", "inputs")
@@ -82,7 +84,7 @@ class Paths:
     @property
     def result(self) -> Path:
         """What `klpbuild.check` says of the module, see `klpbuild.request.matrix.Result`."""
-        return self.work / "result.json"
+        return self.work / RESULT
 
     @property
     def digest(self) -> Path:

@@ -1,5 +1,9 @@
 "use strict";
+
+// -- the picture
+
 (() => {
+  if (!document.getElementById("details")) return;
   const pictures = [...document.querySelectorAll(".picture")];
   const panel = document.getElementById("details");
   const search = document.getElementById("search");
@@ -207,4 +211,114 @@
     choose(number);
     reveal(number);
   });
+})();
+
+// -- diffs: words of C told apart, old and new side by side
+
+(() => {
+  const words = /\b(?:break|case|const|continue|default|do|else|enum|extern|for|goto|if|inline|return|sizeof|static|struct|switch|typedef|union|unsigned|void|volatile|while|bool|char|int|long|short|signed|u8|u16|u32|u64|NULL)\b|"(?:[^"\\]|\\.)*"|\/\/.*|\/\*.*?(?:\*\/|$)/g;
+
+  function colour(line) {
+    if (line.className === "file" || line.className === "hunk") return;
+    const text = line.textContent;
+    const parts = [];
+    let end = 0;
+    for (const match of text.matchAll(words)) {
+      const name = match[0][0] === '"' ? "i" : match[0][0] === "/" ? "em" : "b";
+      const part = document.createElement(name);
+      part.textContent = match[0];
+      parts.push(text.slice(end, match.index), part);
+      end = match.index + match[0].length;
+    }
+    if (parts.length) line.replaceChildren(...parts, text.slice(end));
+  }
+
+  const diffs = [...document.querySelectorAll("pre.diff")];
+  for (const diff of diffs) for (const line of diff.children) colour(line);
+
+  const button = document.getElementById("sides");
+  if (!button) return;
+
+  function empty(className) {
+    const line = document.createElement("span");
+    line.className = className;
+    line.textContent = " ";
+    return line;
+  }
+
+  function split(diff) {
+    const sides = document.createElement("div");
+    const [old, now] = [document.createElement("div"), document.createElement("div")];
+    sides.className = "diff sides";
+    for (const [side, title] of [[old, "before"], [now, "after"]]) {
+      side.tabIndex = 0;
+      side.setAttribute("role", "region");
+      side.setAttribute("aria-label", title);
+    }
+    const even = () => {
+      while (old.childElementCount < now.childElementCount) old.append(empty("none"));
+      while (now.childElementCount < old.childElementCount) now.append(empty("none"));
+    };
+    for (const line of diff.children) {
+      if (line.className === "del") old.append(line.cloneNode(true));
+      else if (line.className === "add") now.append(line.cloneNode(true));
+      else {
+        even();
+        old.append(line.cloneNode(true));
+        now.append(line.cloneNode(true));
+      }
+    }
+    even();
+    sides.append(old, now);
+    return sides;
+  }
+
+  button.addEventListener("click", () => {
+    const wanted = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(wanted));
+    for (const diff of diffs) {
+      diff.hidden = wanted;
+      if (wanted) diff.after(split(diff));
+      else diff.nextElementSibling.remove();
+    }
+  });
+})();
+
+// -- tables: sorted by a click on a heading, filtered by words
+
+(() => {
+  const tables = [...document.querySelectorAll("table.sortable")];
+  for (const table of tables) {
+    const [body] = table.tBodies;
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = head.textContent;
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        for (const other of heads) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const key = (row) => row.cells[column].textContent;
+        const rows = [...body.rows].sort((a, b) => key(a).localeCompare(key(b), "en", { numeric: true }));
+        body.append(...(down ? rows.reverse() : rows));
+      });
+    });
+  }
+  for (const filter of document.querySelectorAll("input.filter")) {
+    const section = filter.closest("section");
+    filter.addEventListener("input", () => {
+      const text = filter.value.trim().toLowerCase();
+      for (const table of section.querySelectorAll("table")) {
+        let shown = 0;
+        for (const row of table.tBodies[0].rows) {
+          row.hidden = !row.textContent.toLowerCase().includes(text);
+          shown += !row.hidden;
+        }
+        const fold = table.closest("details");
+        if (fold && text) fold.open = shown > 0;
+      }
+    });
+  }
 })();

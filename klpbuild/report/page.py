@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 import klpbuild
 from klpbuild.names import VMLINUX
@@ -17,13 +19,15 @@ from klpbuild.report.drawing import HEIGHT, Role
 from klpbuild.report.facts import Facts, Fate
 from klpbuild.report.inputs import inputs_digest
 from klpbuild.report.picture import References
-from klpbuild.report.references import PatchHeader
+from klpbuild.report.references import PatchHeader, ReferenceKind
 from klpbuild.report.timings import Timing
 
 _DIRECTORY = Path(__file__).parent
 
 #: Longer patches are cut on the page.
 _LINES_MAX = 2000
+#: Of more patches the diffs are folded, and of more names there is no picture.
+_PATCHES_MAX, _NAMES_MAX = 12, 400
 
 #: What the parts of the picture are called, in the order of the legend.
 _LEGEND = {
@@ -51,6 +55,11 @@ class ShownPatch:
     lines: tuple[DiffLine, ...]
     cut: int
 
+    @property
+    def cves(self) -> list[str]:
+        """The CVE numbers that it names."""
+        return [r.id for r in self.header.references if r.kind is ReferenceKind.CVE]
+
 
 @dataclass(frozen=True)
 class SymbolRow:
@@ -69,26 +78,35 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
 
     :param timings: of the build; they differ from build to build, and so does the page.
     """
-    style, script = ((_DIRECTORY / name).read_text() for name in ("page.css", "page.js"))
+    style, script = read_style(), (_DIRECTORY / "page.js").read_text()
     references = References(facts)
+    few = len(references.nodes) <= _NAMES_MAX
+    symbols = [_row(fate, facts) for fate in facts.fates]
     numbers = {node.key: number for number, node in enumerate(references.nodes)}
     text = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             facts=facts,
             contents=facts.contents,
             references=references,
-            pictures={"wide": references.wide, "tall": references.tall},
+            pictures={"wide": references.wide, "tall": references.tall} if few else {},
+            open=len(facts.patches) <= _PATCHES_MAX,
             numbers=numbers,
             node_height=HEIGHT,
             legend=_LEGEND,
             details=[
                 {"label": node.label, "role": _LEGEND[node.role], "details": node.details}
                 for node in references.nodes
-            ],
+            ]
+            if few
+            else [],
             patches=[_shown(*pair) for pair in zip(facts.patches, facts.headers, strict=True)],
-            symbols=[_row(fate, facts) for fate in facts.fates],
+            symbols=symbols,
+            tables={
+                "livepatch symbol": [row for row in symbols if row.fate == "livepatch"],
+                "ordinary symbol": [row for row in symbols if row.fate != "livepatch"],
+            },
             fates=Counter(fate.fate for fate in facts.fates),
             unchecked=Counter(u.why for u in facts.check.unchecked if not u.about),
             inputs_digest=inputs_digest(facts.inputs),
@@ -98,24 +116,37 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
             version=klpbuild.__version__,
             style=style,
             script=script,
-            style_hash=_source_hash(style),
-            script_hash=_source_hash(script),
+            style_hash=source_hash(style),
+            script_hash=source_hash(script),
         )
     )
     return text.encode(errors="backslashreplace")
 
 
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates of this room; names are escaped."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_DIRECTORY),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["breakable"] = _breakable
+    return environment
 
 
-def _source_hash(text: str) -> str:
+def _breakable(name: object) -> Markup:
+    """A name that breaks between its words: behind ``_``, ``.``, ``/`` and the like."""
+    return Markup("<wbr>").join(re.findall(r"[^_./:,-]*[_./:,-]*", str(name))[:-1])
+
+
+def read_style() -> str:
+    """The style sheet of all pages."""
+    return (_DIRECTORY / "page.css").read_text()
+
+
+def source_hash(text: str) -> str:
     """How a Content-Security-Policy names a piece of inline code."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

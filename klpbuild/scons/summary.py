@@ -71,7 +71,11 @@ class Summary:
             print(rate)
 
     def _write(self, results: list[Result]) -> None:
-        """Write what continuous integration reads, if it is asked for."""
+        """Write the index of outputs, and what continuous integration reads, if asked for."""
+        if results:
+            from klpbuild.pipeline.documents import write_index
+
+            write_index(Path(self._env["KLP_BUILD"]))
         if self._env["junit"]:
             cases = [_case(result) for result in results]
             write_file(Path(self._env["junit"]), junit("klpbuild", cases))

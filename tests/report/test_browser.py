@@ -240,3 +240,50 @@ def test_the_search(browser: Browser, large: Path) -> None:
     assert browser.value(chosen).startswith("an_exported_19")
     assert centre(browser, browser.value(chosen))[2] > width
     assert browser.complaints == []
+
+
+def test_diffs_side_by_side(browser: Browser, plain: Path) -> None:
+    browser.show(plain, 1400, 900, dark=False)
+    sides = "[...document.querySelectorAll('.sides > div')].map((e) => e.textContent)"
+    assert browser.value(sides) == []
+    browser.value("document.getElementById('sides').click()")
+    before, after = browser.value(sides)
+    assert before.endswith("-old") and after.endswith("+new")
+    assert browser.value("document.querySelector('pre.diff').hidden") is True
+    if SHOTS:
+        browser.screenshot(Path(SHOTS) / "sides.png", whole=False)
+    browser.value("document.getElementById('sides').click()")
+    assert browser.value(sides) == []
+    assert browser.complaints == []
+
+
+def test_tables_are_sorted_and_filtered(browser: Browser, plain: Path) -> None:
+    browser.show(plain, 1400, 900, dark=False)
+    ordinary = "#symbols details:nth-of-type(2)"
+    names = f"[...document.querySelectorAll('{ordinary} tbody tr:not([hidden]) td:first-child')]"
+    names += ".map((cell) => cell.textContent)"
+    first = browser.value(names)
+    assert len(first) == 2
+    heading = f"document.querySelector('{ordinary} th')"
+    browser.value(f"{heading}.firstChild.click()")
+    assert browser.value(f"{heading}.getAttribute('aria-sort')") == "ascending"
+    ascending = browser.value(names)
+    browser.value(f"{heading}.firstChild.click()")
+    assert browser.value(names) == ascending[::-1]
+
+    browser.value("document.querySelector('input.filter').focus()")
+    browser.call("Input.insertText", text="SI_MEM")
+    assert browser.value(names) == ["si_meminfo"]
+    assert browser.value(f"document.querySelector('{ordinary}').open") is True
+    assert browser.complaints == []
+
+
+def test_printed_on_paper(browser: Browser, plain: Path) -> None:
+    browser.show(plain, 800, 1000, dark=False)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        shown = "getComputedStyle(document.querySelector('nav')).display"
+        assert browser.value(shown) == "none"
+        assert browser.value("document.documentElement.scrollWidth") <= 800
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")

@@ -1,0 +1,52 @@
+"""The page of a directory of outputs: every kernel with its livepatches and their state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from urllib.parse import quote
+
+import klpbuild
+from klpbuild.report.page import environment, read_style, source_hash
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A livepatch that was built for a kernel.
+
+    :ivar kernel: the directory of its outputs.
+    :ivar module: ``livepatch-NAME``.
+    :ivar state: what became of it.
+    :ivar good: whether nothing is wrong.
+    :ivar page: whether it has a report page beside it.
+    """
+
+    kernel: str
+    module: str
+    state: str
+    good: bool
+    page: bool
+
+    @property
+    def link(self) -> str:
+        """Where its report page is, from the directory of outputs."""
+        return quote(f"{self.kernel}/{self.module}.html")
+
+
+def index(entries: Sequence[Entry]) -> bytes:
+    """The page; the same entries give the same bytes."""
+    ordered = sorted(entries, key=lambda entry: (entry.kernel, entry.module))
+    style = read_style()
+    text = (
+        environment()
+        .get_template("index.html.j2")
+        .render(
+            kernels={k: list(found) for k, found in groupby(ordered, key=lambda e: e.kernel)},
+            entries=ordered,
+            version=klpbuild.__version__,
+            style=style,
+            style_hash=source_hash(style),
+        )
+    )
+    return text.encode(errors="backslashreplace")
