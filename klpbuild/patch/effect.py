@@ -16,7 +16,7 @@ from klpbuild.kernel.cache import locked
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.patchfile import files_after
-from klpbuild.patch.recompile import Recompiler
+from klpbuild.patch.recompile import SECTION_FLAGS, Recompiler
 from klpbuild.patch.shadow import make_shadow
 
 
@@ -165,7 +165,8 @@ class _Effects:
         compiler = self._compiler(patches)
         try:
             with locked(compiler.workdir):
-                return compiler.patched(pair.command, False)
+                patched = compiler.patched(pair.command, False)
+                return patched or compiler.kept(pair.command, "sections", SECTION_FLAGS)
         except KlpError:
             return None
 

@@ -336,6 +336,7 @@ def _pair(
         return None
     old = old or compiler.kept(command, "sections", SECTION_FLAGS)
     if new.read_bytes() == old.read_bytes():
+        compiler.keep_same(command)
         new.unlink()
         if many:  # a header's: thousands are not worth keeping
             old.unlink()

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from klpbuild.compiler.launcher import launched, launcher_environment
@@ -23,6 +24,7 @@ from klpbuild.kernel.kbuild import shortened
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.patch.commands import CompileCommand, make_objects
 from klpbuild.patch.fix import Fault, Standing
+from klpbuild.patch.keptobjects import KeptObjects
 from klpbuild.patch.layout import BTF_FLAGS
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.shadow import make_shadow
@@ -110,15 +112,24 @@ class Recompiler:
         return output
 
     def patched(self, command: CompileCommand, unsure: bool) -> Path | None:
-        """The patched object.
+        """The patched object; None if it is known to be the original.
 
-        :param unsure: whether to look first if the preprocessor makes any difference;
-            None if it does not.
+        :param unsure: whether to look first if the preprocessor makes any difference.
         :raises KlpError: with the compiler's errors, by the lines of the patches.
         """
-        if unsure and self._same_to_the_compiler(command):
-            return None
         path = self.workdir / f"{command.target[:-2]}.patched.o"
+        line = self._line(command)
+        if (found := self._kept_objects.find(command.target, line)) is not None:
+            if found.data is None:
+                return None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(found.data)
+            names = [*(str(self.shadow / name) for name in found.files), *found.others]
+            path.with_suffix(".d").write_text(" ".join(names), errors="surrogateescape")
+            return path
+        if unsure and self._same_to_the_compiler(command):
+            self._keep(command, "preprocessed", None)
+            return None
         flags = (*SECTION_FLAGS, f"-Wp,-MD,{path.with_suffix('.d')}")
         error = self._compile(command, path, flags, self.shadow)
         if error and "No such file or directory" in error:
@@ -126,8 +137,30 @@ class Recompiler:
             error = self._compile(command, path, flags, self.shadow)
         if error:
             raise self._explained(command, error)
-        self.files_read(command)
+        self._keep(command, "patched", path.read_bytes())
         return path
+
+    def keep_same(self, command: CompileCommand) -> None:
+        """Note that the patched object is the original, for the next time."""
+        self._keep(command, "patched", None)
+
+    def _keep(self, command: CompileCommand, kind: str, data: bytes | None) -> None:
+        files = self.files_read(command, kind)
+        dependencies = self.workdir / f"{command.target[:-2]}.{kind}.d"
+        read = dependencies.read_text(errors="surrogateescape").split()
+        self._kept_objects.keep(command.target, self._line(command), read, files, data)
+
+    def _line(self, command: CompileCommand) -> list[str]:
+        return command.compile(Path(), *SECTION_FLAGS, source=self.tree.source, shadow=None)
+
+    @cached_property
+    def _kept_objects(self) -> KeptObjects:
+        contents = {file.path: (self.shadow / file.path).read_bytes() for file in self.files}
+        return KeptObjects(
+            self.tree.kept / "patched",
+            {path: hashlib.sha256(data).hexdigest() for path, data in contents.items()},
+            frozenset(file.path for file in self.files if file.original is None),
+        )
 
     def files_read(self, command: CompileCommand, kind: str = "patched") -> frozenset[str]:
         """The paths of the patched files that the compiler read for a patched object.

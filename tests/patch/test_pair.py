@@ -140,7 +140,7 @@ def test_a_patched_file_that_the_compiler_finds_as_it_was(
     """A path through a link and back leads out of the shadow tree."""
     without = "klpbuild.patch.pair.make_shadow"
     monkeypatch.setattr(without, lambda *given: make_shadow(*given[:3]))
-    found = refusal(small, tmp_path, small.patch("lib/near.h", "NEAR 5", "NEAR 6"))
+    found = refusal(small, tmp_path, small.patch("lib/near.h", "NEAR 5", "NEAR 8"))
     assert found == (
         "net/socket.c: net/socket.o is compiled with lib/near.h as it was\n"
         f"  The compiler found it as {tmp_path}/work/shadow/net/../lib/near.h, "
@@ -481,17 +481,14 @@ def test_the_source_tree_stays_as_it_is(small: SmallKernel, tmp_path: Path) -> N
     assert before == {path: path.read_bytes() for path in small.source.rglob("*") if path.is_file()}
 
 
-def test_the_second_time_only_the_patched_file_is_compiled(
-    small: SmallKernel, tmp_path: Path
-) -> None:
+def test_the_second_time_nothing_is_compiled(small: SmallKernel, tmp_path: Path) -> None:
     patch = tmp_path / "fix.patch"
     patch.write_text(small.patch("fs/open.c", "number > LIMIT", "number > 7"))
     log: list[str] = []
     for _ in range(2):
         log.clear()
         compile_patch(small.kernel, [patch], tmp_path / "work", log.append)
-    assert len([line for line in log if line.startswith("gcc ")]) == 1
-    assert not [line for line in log if line.startswith("make ")]
+    assert not [line for line in log if line.startswith(("gcc ", "make "))]
 
 
 def test_without_debug_symbols(small: SmallKernel, tmp_path: Path) -> None:
