@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import klpbuild
+from klpbuild.compiler.entry import entry_offsets
+from klpbuild.elf.reader import ElfFile
 
 HEADER = Path(klpbuild.__file__).parent / "compiler/include/klpbuild/livepatch.h"
 
@@ -51,3 +53,8 @@ def module_symvers(directory: Path, **exports: str) -> Path:
     path = directory / "Module.symvers"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def functions_with_entry(elf: ElfFile) -> frozenset[str]:
+    """The names of the functions with an entry call."""
+    return frozenset(elf.symbol_name(index) for index in entry_offsets(elf))

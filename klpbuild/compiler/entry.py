@@ -41,11 +41,6 @@ def entry_offsets(elf: ElfFile) -> dict[int, int]:
     return found
 
 
-def functions_with_entry(elf: ElfFile) -> frozenset[str]:
-    """The names of the functions with an entry call."""
-    return frozenset(elf.symbol_name(index) for index in entry_offsets(elf))
-
-
 def _recorded_places(elf: ElfFile, architecture: Architecture) -> set[tuple[int, int]]:
     """(section index, offset) of each entry in ``__mcount_loc`` and its kin."""
     places: set[tuple[int, int]] = set()

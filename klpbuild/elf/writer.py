@@ -146,11 +146,6 @@ class ElfObject:
         copy._strings = _Strings(bytearray(elf.strtab or b"\0"))
         return copy
 
-    @property
-    def symtab_index(self) -> int:
-        """Section index of the symbol table."""
-        return self._symtab
-
     def add_section(self, section: WritableSection) -> int:
         """Append a section and return its index."""
         self.sections.append(section)

@@ -220,21 +220,6 @@ def unguarded(graph: Graph, livepatch: str) -> tuple[Unguarded, ...]:
     return tuple(sorted(found))
 
 
-def gates_for(graph: Graph, owner: str, patched: Iterable[str]) -> tuple[str, ...]:
-    """The patched objects that can be the gate of an owner's symbols.
-
-    :param patched: the objects that a livepatch patches.
-    :returns: those that are the owner, or cannot be loaded without it.
-    """
-    return tuple(
-        sorted(
-            name
-            for name in patched
-            if owner in (name, VMLINUX) or (name in graph and owner in _all_needed(graph, name))
-        )
-    )
-
-
 def load_order(graph: Graph, names: Iterable[str]) -> tuple[str, ...]:
     """The order in which objects can be loaded, with all that they need.
 

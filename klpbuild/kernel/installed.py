@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.errors import KlpError
-
 #: Debian's linux-image packages hold this one line instead of symbols.
 _STUB = b"The real System.map is in the linux-image-"
 
@@ -82,16 +80,3 @@ def is_stub(system_map: Path) -> bool:
             return _STUB in file.read(200)
     except OSError:
         return False
-
-
-def check_system_map(system_map: Path) -> None:
-    """:raises KlpError: when a System.map is Debian's stub."""
-    if is_stub(system_map):
-        release = system_map.name.removeprefix("System.map-")
-        raise KlpError(
-            "is a stub without symbols",
-            where=str(system_map),
-            why="Debian ships the real System.map in the kernel's debug package.",
-            hint=f"Use /usr/lib/debug/boot/System.map-{release} of linux-image-{release}-dbg, or\n"
-            f"run `klpbuild kernel fetch {release} --debug-symbols`.",
-        )

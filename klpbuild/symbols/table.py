@@ -102,13 +102,6 @@ class ObjectSymbols:
         """All names: for tests and reports."""
         return self.names.decode(errors="surrogateescape").split("\n")[:-1]
 
-    def first_address(self, name: str) -> int | None:
-        """The address of the first symbol of a name."""
-        place = (b"\n" + self.names).find(b"\n%s\n" % name.encode())
-        if place < 0:
-            return None
-        return int(self.rows["address"][np.searchsorted(self.name_starts, place)])
-
     def to_bytes(self, key: str) -> bytes:
         """The symbols without their object's name, to be kept in a cache.
 

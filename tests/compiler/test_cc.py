@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from klpbuild import cli
-from klpbuild.compiler.entry import functions_with_entry
 from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.tree import Kernel
+from tests.objects import functions_with_entry
 
 SOURCE = """\
 extern int value KLP_RELOC_SYMBOL(vmlinux, vmlinux, value);

@@ -16,12 +16,12 @@ from klpbuild.compiler.driver import (
     missing_ftrace_flags,
     read_dependencies,
 )
-from klpbuild.compiler.entry import functions_with_entry
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
+from tests.objects import functions_with_entry
 
 SOURCE = """\
 #include <linux/kernel.h>

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.compiler.entry import check_new_functions, entry_offsets, functions_with_entry
+from klpbuild.compiler.entry import check_new_functions, entry_offsets
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
-from tests.objects import compile_c
+from tests.objects import compile_c, functions_with_entry
 
 SOURCE = """
 #define notrace __attribute__((no_instrument_function))

@@ -169,7 +169,7 @@ def test_section_and_symbol_indexes_stay(tmp_path: Path) -> None:
     assert appended == len(first.sections)
     assert added == len(first.symbols)
     before, after = meaning(first), meaning(second)
-    symtab = copy.symtab_index
+    symtab = first.symtab.index
     assert [s for i, s in enumerate(after[4][:appended]) if i != symtab] == [
         s for i, s in enumerate(before[4]) if i != symtab
     ]

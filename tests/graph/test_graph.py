@@ -239,15 +239,6 @@ def test_an_owner_that_the_gate_does_not_need(small: SmallKernel) -> None:
     )
 
 
-def test_which_patched_object_can_be_the_gate(small: SmallKernel) -> None:
-    graph = build_graph(small.exports, [*MODULES, module("overlay", depends=("ext4",))])
-    patched = ["overlay", "vmlinux", "btrfs", "ext4", "not_a_module"]
-    assert queries.gates_for(graph, "jbd2", patched) == ("ext4", "overlay")
-    assert queries.gates_for(graph, "btrfs", patched) == ("btrfs",)
-    assert queries.gates_for(graph, "9p", patched) == ()
-    assert queries.gates_for(graph, "vmlinux", ["vmlinux", "ext4"]) == ("ext4", "vmlinux")
-
-
 def test_two_livepatches_of_one_name(small: SmallKernel) -> None:
     elf = small.link()
     with pytest.raises(KlpError) as caught:

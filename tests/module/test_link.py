@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from klpbuild.compiler.driver import compile_source
-from klpbuild.compiler.entry import functions_with_entry
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
@@ -18,7 +17,7 @@ from klpbuild.module.link import link_module, missing_namespaces
 from klpbuild.symbols.symvers import Exports
 from tests.compiler.kernels import SOURCE
 from tests.module.livepatches import CMDLINE, CMDLINE_TOML, link_livepatch, write_livepatch
-from tests.objects import compile_c
+from tests.objects import compile_c, functions_with_entry
 
 
 def _modinfo(elf: ElfFile) -> dict[str, list[str]]:
