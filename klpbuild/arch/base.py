@@ -7,9 +7,12 @@ arch/*/kernel/module*.c).
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+
+from klpbuild.errors import KlpError
 
 
 class Field(NamedTuple):
@@ -23,6 +26,93 @@ class Field(NamedTuple):
     size: int
     relative: bool
     signed: bool
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A direct jump or call.
+
+    :ivar start: offset of the instruction.
+    :ivar end: offset behind it.
+    :ivar target: offset that it goes to, before relocation.
+    :ivar is_call: whether it is a call.
+    """
+
+    start: int
+    end: int
+    target: int
+    is_call: bool
+
+    @property
+    def field(self) -> int:
+        """Offset of its displacement, which is 1 byte wide in a short jump, else 4."""
+        return self.end - (1 if self.is_short else 4)
+
+    @property
+    def is_short(self) -> bool:
+        return self.end - self.start == 2
+
+
+class Instructions(ABC):
+    """What code is, as extraction and the gates of relocations ask for it.
+
+    :cvar relative: the relocation type of a 32-bit field that counts from its own place.
+    :cvar branch: that of a direct branch.
+    :cvar signed: that of a 32-bit address that is extended by its sign.
+    :cvar return_thunk: the function that returns jump to, if the compiler makes them do so.
+    """
+
+    relative: ClassVar[int]
+    branch: ClassVar[int]
+    signed: ClassVar[int]
+    return_thunk: ClassVar[str]
+
+    @property
+    def counted(self) -> frozenset[int]:
+        """The relocation types whose fields count from where the instruction ends."""
+        return frozenset((self.relative, self.branch))
+
+    @abstractmethod
+    def decode(self, code: bytes) -> Iterator[tuple[int, int, str, str]]:
+        """Give offset, length, mnemonic and operands of each instruction."""
+
+    @abstractmethod
+    def branches(self, code: bytes) -> list[Branch]:
+        """Give the direct jumps and calls of a piece of code, in order."""
+
+    @abstractmethod
+    def is_branch_field(self, code: bytes | memoryview, offset: int) -> bool:
+        """Whether the field at an offset is the displacement of a direct branch."""
+
+    @abstractmethod
+    def is_call_field(self, code: bytes, offset: int) -> bool:
+        """Whether the field at an offset is the displacement of a direct call."""
+
+    @abstractmethod
+    def is_memory_operand(self, code: bytes, field: int) -> bool:
+        """Whether the field at an offset is the address of memory that is accessed."""
+
+    @abstractmethod
+    def as_load(self, code: bytes, field: int) -> bytes | None:
+        """Make a load from memory of the instruction with a 64-bit constant at an offset.
+
+        :returns: an instruction of the same length; None for one that has no such constant.
+        """
+
+    @abstractmethod
+    def returns(self, code: bytes, thunks: frozenset[int], calls_out: frozenset[int]) -> bool:
+        """Whether a function may come back to its caller.
+
+        :param thunks: offsets of displacements that lead to `return_thunk`.
+        :param calls_out: offsets of displacements that lead to other functions which return.
+        """
+
+    def at(self, code: bytes, field: int) -> tuple[str, str]:
+        """Mnemonic and operands of the instruction that has a field at an offset."""
+        for offset, size, mnemonic, operands in self.decode(code):
+            if offset <= field < offset + size:
+                return mnemonic, operands
+        return "", ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +162,8 @@ class Architecture:
     :ivar none: relocation type that does nothing.
     :ivar fields: what each relocation type writes; empty where this is not known, and
         code cannot be extracted from patches.
+    :ivar instructions: its instructions; None where they are not known: then source patches are
+        refused, and a relocation's gate is not found by who runs its code.
     :ivar qemu: how to boot it; None where this is not known.
     """
 
@@ -93,7 +185,23 @@ class Architecture:
     entry_farthest: int = 16
     entry_before: int = 0
     fields: Mapping[int, Field] = field(default_factory=dict, hash=False)
+    instructions: Instructions | None = None
     qemu: Qemu | None = None
+
+    def decoded(self, where: str) -> Instructions:
+        """The instructions, for who must have them.
+
+        :param where: the object that is in question.
+        :raises KlpError: where they are not known.
+        """
+        if self.instructions is None:
+            raise KlpError(
+                "is not an x86-64 object",
+                where=where,
+                why="Source patches are built for x86-64 only.",
+                hint="Write the livepatch by hand: that works on every architecture.",
+            )
+        return self.instructions
 
     @property
     def is_native(self) -> bool:

@@ -13,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 
-from klpbuild.arch import x86_64
 from klpbuild.elf.constants import SHF, SHN_ABS, SHT, STB, STT
 from klpbuild.elf.reader import Section, Symbol
 from klpbuild.elf.tables import rela_dtype
@@ -218,7 +217,7 @@ class Assembly:
         The kernel does that for vmlinux only; modules load the variable too
         (arch/x86/include/asm/runtime-const.h).
         """
-        load = x86_64.as_load(bytes(output.data), field)
+        load = self.patched.instructions.as_load(bytes(output.data), field)
         if load is None:
             raise ValueError(f"no constant at {output.section.name}+{field:#x}")
         output.data[field - 2 : field - 2 + len(load)] = load
@@ -227,7 +226,7 @@ class Assembly:
         original = next(known, None)
         like = original or self.patched.elf.symbol_list[0]
         symbol = self.undefined_symbol(name, original, like)
-        output.relocations.append((field + 1, x86_64.R_PC32, symbol, -4))
+        output.relocations.append((field + 1, self.patched.instructions.relative, symbol, -4))
 
     def _key_that_is_off(self) -> OutputSymbol:
         """A static key that nobody enables, like DEFINE_STATIC_KEY_FALSE: all zeros."""
@@ -291,7 +290,7 @@ class Assembly:
         if is_first or target.name in self.correlation.ties.taken:
             return False  # taken for the first time: there is none to keep or to compare
         bias = 0
-        if atom.kind is SectionKind.CODE and reference.type in x86_64.PC_RELATIVE:
+        if atom.kind is SectionKind.CODE and reference.type in self.patched.instructions.counted:
             bias = -4
         return reference.addend == bias
 
@@ -385,18 +384,18 @@ class Assembly:
                 if not isinstance(target, Atom) or target in self.places or not target.is_function:
                     continue
                 field_at = atom.start + reference.offset
-                if self.patched.contents(atom)[
-                    reference.offset - 1
-                ] == 0xE8 and not self.returns.comes_back(target):
+                code = self.patched.contents(atom)
+                is_call = self.patched.instructions.is_call_field(code, reference.offset)
+                if is_call and not self.returns.comes_back(target):
                     found.append((output, field_at + 4 + delta))
         if found:
             like = Section(0, _UNREACHABLE, SHT.PROGBITS, 0, 0, 0, 0, 0, 0, 1, 0)
             hints = next((o for o in self.outputs if o.section.name == _UNREACHABLE), None)
-            hints = hints or self.output(like)
+            hints, relative = hints or self.output(like), self.patched.instructions.relative
             for output, place in found:
                 offset = len(hints.data)
                 hints.data += bytes(4)
-                hints.relocations.append((offset, x86_64.R_PC32, output.symbol, place))
+                hints.relocations.append((offset, relative, output.symbol, place))
 
     # -- the rest
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from klpbuild.arch import x86_64
 from klpbuild.extract.linkage import Origin, Ties
 from klpbuild.extract.names import UBSAN, base_name, is_special_static, source_name, static_number
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
@@ -301,7 +300,8 @@ class Identities:
         The two types of a branch are one to the kernel, Linux commit b21ebf2fb4cd ("x86: Treat
         R_X86_64_PLT32 as R_X86_64_PC32"), v4.16; as(1) takes the other for static functions.
         """
-        kind = x86_64.R_PC32 if reference.type == x86_64.R_PLT32 else reference.type
+        code = self.correlation.patched.instructions
+        kind = code.relative if reference.type == code.branch else reference.type
         return (reference.offset, kind, *self.target(patched, reference))
 
     def target(self, patched: bool, reference: Reference) -> tuple[Hashable, int]:

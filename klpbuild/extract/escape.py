@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from klpbuild.arch import x86_64
+from klpbuild.arch.base import Instructions
 
 #: Registers of arguments, and what else a call may change (psABI x86-64, 3.2.3).
 _ARGUMENTS = frozenset({"rdi", "rsi", "rdx", "rcx", "r8", "r9"})
@@ -34,7 +34,11 @@ _State = frozenset[str]
 
 
 def passes_on(
-    code: bytes, taken: Collection[int], relocated: Collection[int], entries: Collection[int]
+    instructions: Instructions,
+    code: bytes,
+    taken: Collection[int],
+    relocated: Collection[int],
+    entries: Collection[int],
 ) -> bool:
     """Whether a function may store, hand on or return an address that it takes.
 
@@ -43,7 +47,7 @@ def passes_on(
     :param relocated: offsets of all fields that lead elsewhere.
     :param entries: offsets where code goes on that no branch shows, as tables say.
     """
-    steps = {step[0]: step for step in x86_64.instructions(code)}
+    steps = {step[0]: step for step in instructions.decode(code)}
     states: dict[int, _State] = {0: frozenset()}
     pending, left = [0], set(taken)
     while pending:

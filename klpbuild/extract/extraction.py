@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from klpbuild.arch import X86_64, Architecture
+from klpbuild.arch import Architecture, by_machine
 from klpbuild.elf.constants import ET
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
@@ -204,13 +204,9 @@ def _check_kind(original: ElfFile, patched: ElfFile, arch: Architecture) -> None
     for elf in (original, patched):
         if elf.e_type != ET.REL or elf.symtab is None:
             raise KlpError("is not a relocatable object with symbols", where=elf.name)
-        if elf.e_machine != X86_64.machine or arch is not X86_64:
-            raise KlpError(
-                "is not an x86-64 object",
-                where=elf.name,
-                why="Source patches are built for x86-64 only.",
-                hint="Write the livepatch by hand: that works on every architecture.",
-            )
+        arch.decoded(elf.name)
+        if by_machine(elf.e_machine, elf.name) is not arch:
+            raise KlpError(f"is not an object for {arch.name}", where=elf.name)
 
 
 class UnchangedError(KlpError):

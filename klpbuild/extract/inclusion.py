@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from klpbuild.arch import Architecture, x86_64
+from klpbuild.arch import Architecture
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import Symbol
 from klpbuild.extract.case import Case
@@ -178,7 +178,7 @@ class _Choice:
         That does no harm where both variables stand as they did.
         """
         named = self.patched.elf.symbol_list[reference.symbol]
-        if named.type != STT.SECTION or reference.type != x86_64.R_32S:
+        if named.type != STT.SECTION or reference.type != self.patched.instructions.signed:
             return False
         if target.kind is not SectionKind.DATA or atom.kind is not SectionKind.CODE:
             return False
@@ -241,7 +241,7 @@ class _Choice:
         """Allow a constant that the kernel writes into its code if a load can stand there."""
         name = entry.section.name
         code, place = self.patched.contents(atom), entry.place - atom.start
-        if name.startswith(RUNTIME_SHIFT) or x86_64.as_load(code, place) is None:
+        if name.startswith(RUNTIME_SHIFT) or self.patched.instructions.as_load(code, place) is None:
             self.refuse(
                 f"{atom.name} uses {name}",
                 atom,

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from klpbuild.arch import x86_64
+from klpbuild.arch import by_machine
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
@@ -110,6 +110,7 @@ class CodeObject:
     """A relocatable object of one source file, from before objtool ran.
 
     :ivar elf: the file.
+    :ivar instructions: those of its architecture.
     :ivar atoms: all atoms, by section and offset.
     """
 
@@ -118,9 +119,9 @@ class CodeObject:
 
         :raises KlpError: when objtool ran over it, or a table does not fit its entry size.
         """
-        self.elf = elf
+        self.elf, self.sizes = elf, sizes
+        self.instructions = by_machine(elf.e_machine, elf.name).decoded(elf.name)
         self._tree = f"{tree}/".encode() if tree else b""
-        self.sizes = sizes
         for section in elf.sections:
             if section.name in OBJTOOL_TABLES:
                 raise KlpError(
@@ -254,7 +255,7 @@ class CodeObject:
                     entries.add(symbol.st_value + raw.addend + bias)
         code = bytes(self.elf.contents(section))
         stops = {0}
-        for offset, size, mnemonic, _ in x86_64.instructions(code):
+        for offset, size, mnemonic, _ in self.instructions.decode(code):
             if mnemonic.split()[-1] in ("jmp", "ret", "ud2", "int3"):
                 stops.add(offset + size)
         starts = sorted(entries & stops)
@@ -274,7 +275,7 @@ class CodeObject:
             known = {raw.offset for raw in self._raw.get(index, ())}
             added = []
             for atom in functions:
-                for branch in x86_64.branches(data[atom.start : atom.end]):
+                for branch in self.instructions.branches(data[atom.start : atom.end]):
                     field, to = atom.start + branch.field, atom.start + branch.target
                     if atom.start <= to < atom.end or field in known:
                         continue
@@ -284,7 +285,7 @@ class CodeObject:
                         continue
                     symbol = target.symbols[0]
                     addend = to - symbol.st_value - 4
-                    added.append(_Raw(field, x86_64.R_PLT32, symbol.index, addend))
+                    added.append(_Raw(field, self.instructions.branch, symbol.index, addend))
                     code[field : field + 4] = bytes(4)
             if added:
                 self._raw[index] = sorted([*self._raw.get(index, ()), *added])
@@ -318,10 +319,10 @@ class CodeObject:
 
     def _bias(self, section: int, raw: _Raw, several: bool) -> int:
         """How far the address that a PC-relative field counts from lies behind the field."""
-        if self.kinds[section] is not SectionKind.CODE or raw.type not in x86_64.PC_RELATIVE:
+        if self.kinds[section] is not SectionKind.CODE or raw.type not in self.instructions.counted:
             return 0
         data = self.elf.contents(self.elf.sections[section])
-        if not several or x86_64.is_branch_field(data, raw.offset):
+        if not several or self.instructions.is_branch_field(data, raw.offset):
             return 4
         ends = self._instruction_ends.get(section)
         if ends is None:
@@ -333,7 +334,7 @@ class CodeObject:
         ends: list[int] = []
         for atom in self._in_section.get(section, ()):
             code = bytes(self.elf.contents(atom.section)[atom.start : atom.end])
-            ends += [atom.start + end for end in x86_64.instruction_ends(code).tolist()]
+            ends += [atom.start + step[0] + step[1] for step in self.instructions.decode(code)]
         return sorted(ends)
 
     # -- references
@@ -422,22 +423,22 @@ class CodeObject:
 
     def is_branch(self, atom: Atom, reference: Reference) -> bool:
         """Whether a reference of a code atom is a direct jump or call."""
-        if reference.type == x86_64.R_PLT32:
+        if reference.type == self.instructions.branch:
             return True
         if (
-            reference.type != x86_64.R_PC32
+            reference.type != self.instructions.relative
             or self.kinds[atom.section.index] is not SectionKind.CODE
         ):
             return False
-        return x86_64.is_branch_field(self.contents(atom), reference.offset)
+        return self.instructions.is_branch_field(self.contents(atom), reference.offset)
 
     def is_memory_operand(self, atom: Atom, reference: Reference) -> bool:
         """Whether code accesses what a reference leads to, and does not take its address."""
-        return x86_64.is_memory_operand(self.contents(atom), reference.offset)
+        return self.instructions.is_memory_operand(self.contents(atom), reference.offset)
 
     def is_compared(self, atom: Atom, reference: Reference) -> bool:
         """Whether code compares something with the address that a reference leads to."""
-        return x86_64.instruction_at(self.contents(atom), reference.offset)[0] == "cmp"
+        return self.instructions.at(self.contents(atom), reference.offset)[0] == "cmp"
 
     def undefined(self, reference: Reference) -> Symbol | None:
         """The undefined symbol that a reference names, if it does."""

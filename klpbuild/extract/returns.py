@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from klpbuild.arch import x86_64
 from klpbuild.extract.objects import Atom, CodeObject
 
 
@@ -20,12 +19,13 @@ class Returns:
             thunks, out = set(), set()
             for reference in self._code.references(atom):
                 name = self._code.elf.symbol_list[reference.symbol].name
-                if name == x86_64.RETURN_THUNK:
+                if name == self._code.instructions.return_thunk:
                     thunks.add(reference.offset)
                 elif not isinstance(reference.target, Atom) or (
                     reference.target is not atom and self.comes_back(reference.target)
                 ):
                     out.add(reference.offset)
             data = self._code.contents(atom)
-            self._known[atom] = x86_64.returns(data, frozenset(thunks), frozenset(out))
+            known = self._code.instructions.returns(data, frozenset(thunks), frozenset(out))
+            self._known[atom] = known
         return self._known[atom]

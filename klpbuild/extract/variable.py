@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
 
-from klpbuild.arch import x86_64
 from klpbuild.elf.vartypes import VariableType
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.names import base_name, is_special_static, source_name, static_number
@@ -216,7 +215,9 @@ def _steps(variable: Variable, users: set[str]) -> list[_Step]:
         if atom.kind is not SectionKind.CODE or source_name(atom.name) not in users:
             continue
         references = list(version.code.references(atom))
-        for offset, size, mnemonic, operands in x86_64.instructions(version.code.contents(atom)):
+        for offset, size, mnemonic, operands in version.code.instructions.decode(
+            version.code.contents(atom)
+        ):
             aims = [r for r in references if offset <= r.offset < offset + size]
             uses = any(r.target is variable.atom for r in aims)
             words = "" if operands.startswith("0x") else _REGISTER.sub("%", operands)

@@ -103,4 +103,6 @@ def _passes_on(code: CodeObject, user: Atom, atom: Atom) -> bool:
     aims = [r for entry in Tables(code).of(user) for r in entry.references[1:]]
     aims = [aim for aim in aims if aim.target is user]
     entries = {user.entry + aim.addend - user.start for aim in aims}
-    return passes_on(code.contents(user), taken, [r.offset for r in references], entries)
+    return passes_on(
+        code.instructions, code.contents(user), taken, [r.offset for r in references], entries
+    )

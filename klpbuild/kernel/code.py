@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from klpbuild.arch import x86_64
-from klpbuild.elf.constants import EM, ET, SHF, SHN_LORESERVE, STB, STT
+from klpbuild.arch import by_machine
+from klpbuild.elf.constants import ET, SHF, SHN_LORESERVE, STB, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.flow import (
@@ -53,8 +53,10 @@ class Code:
 
     def __init__(self, elf: ElfFile) -> None:
         """:raises KlpError: for another architecture."""
-        if elf.e_machine != EM.X86_64:
+        self._architecture = by_machine(elf.e_machine, elf.name)
+        if self._architecture.instructions is None:
             raise KlpError("is not an x86-64 binary", where=elf.name)
+        self._code = self._architecture.instructions
         self._elf = elf
         self._linked = elf.e_type != ET.REL
         self._sections = [s for s in elf.sections if s.sh_flags & SHF.EXECINSTR]
@@ -150,7 +152,7 @@ class Code:
             if not self._linked:
                 start = section.index << _SECTION_SHIFT
             _, rows = self._relocations(section.index)
-            rows = rows[np.isin(rows["r_type"], list(x86_64.PC_RELATIVE))]
+            rows = rows[np.isin(rows["r_type"], list(self._code.counted))]
             offsets: _Numbers = rows["r_offset"].astype(np.int64)
             targets = self._places[rows["r_sym"]]
             inside = targets + rows["r_addend"].astype(np.int64) + 4
@@ -203,7 +205,7 @@ class Code:
         return bytes(self._elf.contents(section)[start : start + int(row["st_size"])])
 
     def _instructions(self, place: int) -> Iterator[Instruction]:
-        for offset, size, mnemonic, operands in x86_64.instructions(self._bytes(place)):
+        for offset, size, mnemonic, operands in self._code.decode(self._bytes(place)):
             at = place + offset
             named = self._relocated(at, size)
             target = address = None
@@ -235,11 +237,11 @@ class Code:
         for number in range(bisect_left(offsets, start), bisect_left(offsets, start + size)):
             offset, kind, symbol, addend = rows[number].tolist()
             target = int(self._places[symbol])
-            if kind == x86_64.X86_64.none:
+            if kind == self._architecture.none:
                 continue
             if target < 0:
                 return target
-            relative = kind in x86_64.PC_RELATIVE
+            relative = kind in self._code.counted
             return target + int(addend) + (start + size - offset if relative else 0)
         return None
 
@@ -269,7 +271,7 @@ class Code:
 
     @cached_property
     def _entry_calls(self) -> frozenset[int]:
-        return self.named([x86_64.X86_64.entry_symbol])
+        return self.named([self._architecture.entry_symbol])
 
     @cached_property
     def _thunks(self) -> dict[int, str]:

@@ -17,8 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
-from klpbuild.arch.x86_64 import PC_RELATIVE, R_32S, instructions
-from klpbuild.elf.constants import EM, SHF, STT
+from klpbuild.arch import by_machine
+from klpbuild.elf.constants import SHF, STT
 from klpbuild.elf.reader import ElfFile
 
 #: Section index and offset.
@@ -72,6 +72,7 @@ class Reach:
         :param pointers: what its tables say; they are followed for their objects alone.
         """
         self._elf = elf
+        self._code = by_machine(elf.e_machine, elf.name).instructions
         self._pointers = pointers
         self._cut = {pointer.place for pointer in pointers}
         self._edges: dict[Place, list[Place]] = {}
@@ -79,7 +80,7 @@ class Reach:
     @property
     def traced(self) -> bool:
         """Whether the instructions of the module's machine can be followed."""
-        return self._elf.e_machine == EM.X86_64
+        return self._code is not None
 
     def entries(self, section: int, offset: int) -> tuple[Entry, ...]:
         """What makes a place run, one entry for each object, sorted; none for dead code.
@@ -194,8 +195,9 @@ class Reach:
         index, start = piece
         end, size = self._end(piece), self._elf.sections[index].sh_size
         code = bytes(self._elf.contents(self._elf.sections[index])[start:end])
-        rows = deque(self._rows(piece))
-        for offset, length, mnemonic, operands in instructions(code):
+        rows, instructions = deque(self._rows(piece)), self._code
+        assert instructions is not None  # see `traced`
+        for offset, length, mnemonic, operands in instructions.decode(code):
             behind = start + offset + length
             resolved = not rows or rows[0][0] >= behind
             while rows and rows[0][0] < behind:
@@ -203,7 +205,11 @@ class Reach:
                 for target in self._referred(row, behind - row[0]):
                     yield target
                     immediate = row[0] + 4 == behind and operands.endswith(", 0")
-                    if row[1] == R_32S and _INDEXED.search(operands) and not immediate:
+                    if (
+                        row[1] == instructions.signed
+                        and _INDEXED.search(operands)
+                        and not immediate
+                    ):
                         # table[i - 1]: the address may lie before the table.
                         yield target[0], self._end(self._piece(*target))
             if resolved and (target_offset := _target(mnemonic, operands, behind)) is not None:
@@ -219,7 +225,7 @@ class Reach:
         """
         symbol = self._elf.symbol(row[2])
         if symbol.is_defined and symbol.st_shndx in self._bounds:
-            shift = row[3] + (behind if row[1] in PC_RELATIVE else 0)
+            shift = row[3] + (behind if self._code and row[1] in self._code.counted else 0)
             yield symbol.st_shndx, symbol.st_value + (0 if symbol.st_size else shift)
 
     @cached_property

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.arch import X86_64, x86_64
+from klpbuild.arch import X86_64
+from klpbuild.arch.x86_64 import X86Instructions
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.extraction import extract
@@ -249,18 +250,18 @@ def test_sizes_are_read_from_the_probe(tmp_path: Path) -> None:
 def test_a_load_goes_to_the_same_register(register: int) -> None:
     rex, number = 0x48 | register >> 3, register & 7
     constant = bytes([rex, 0xB8 | number]) + (0x0123456789ABCDEF).to_bytes(8, "little")
-    load = x86_64.as_load(b"\x90" + constant, 3)
+    load = X86Instructions().as_load(b"\x90" + constant, 3)
     assert load is not None
-    (_, _, _, before), *_ = x86_64.instructions(constant)
-    (_, size, name, after), (_, rest, nop, _) = x86_64.instructions(load)
+    (_, _, _, before), *_ = X86Instructions().decode(constant)
+    (_, size, name, after), (_, rest, nop, _) = X86Instructions().decode(load)
     assert (name, nop, size + rest) == ("mov", "nop", len(constant))
     assert before.split(",")[0] == after.split(",")[0]
     assert after.endswith("qword ptr [rip]")
 
 
 def test_only_a_constant_becomes_a_load() -> None:
-    assert x86_64.as_load(b"\x90\x48\x8b" + bytes(8), 3) is None
-    assert x86_64.as_load(bytes(8), 0) is None
+    assert X86Instructions().as_load(b"\x90\x48\x8b" + bytes(8), 3) is None
+    assert X86Instructions().as_load(bytes(8), 0) is None
 
 
 #: A WARN() with a format, as Linux 6.19 and later have it: the code hands its entry over.
