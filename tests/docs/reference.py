@@ -12,10 +12,12 @@ from klpbuild.compiler.driver import HEADER
 from klpbuild.module import config
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import CALLBACKS, Function, Livepatch, PatchedObject
-from klpbuild.terminal.manual import ENVIRONMENT, EXIT_STATUSES, markdown
+from klpbuild.terminal.manual import ENVIRONMENT, EXIT_STATUSES, man_page, markdown
 from tests.docs.session import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"
+#: What is installed for man(1).
+MANUAL = ROOT / "docs" / "klpbuild.1"
 
 #: Keys whose field has another name.
 _FIELDS = {
@@ -104,3 +106,4 @@ def _table(rows: Iterable[tuple[str, str]]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    MANUAL.write_text(man_page(make_parser()))

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.cli import make_parser
 from klpbuild.kernel.tree import Kernel
+from klpbuild.terminal.manual import man_page
 from tests.docs.document import Command, Kind, difference, missing_lines, read_document
-from tests.docs.reference import PAGE, page
+from tests.docs.reference import MANUAL, PAGE, page
 from tests.docs.session import ROOT, Session
 
 DOCUMENTS = (
@@ -117,6 +119,17 @@ def test_a_document_is_read(tmp_path: Path) -> None:
 
 def test_the_reference_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "write it: python -m tests.docs.reference"
+    manual = man_page(make_parser())
+    assert MANUAL.read_text() == manual, "write it: python -m tests.docs.reference"
+
+
+@pytest.mark.parametrize("name", ["action.yml", "templates/livepatches.yml"])
+def test_recipes_for_others_use_words_that_there_are(name: str) -> None:
+    text = (ROOT / name).read_text()
+    declared = set(re.findall(r"^  (\w+) +[^ ]", PAGE.read_text(), re.MULTILINE))
+    used = set(re.findall(r" (\w+)=[\"$a-z]", text.partition("./scons -Q")[2]))
+    assert {"livepatches", "livepatch", "kernel", "cache", "junit"} <= used
+    assert used <= declared, used - declared
 
 
 def test_the_recipes_run_what_the_guide_runs() -> None:
