@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 
 from klpbuild.cli import command_names, main, make_parser
 from klpbuild.terminal.manual import commands
+from tests.docs.session import ROOT
 
 
 def test_without_words_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,3 +181,19 @@ def test_an_option_that_is_not_known(word: str, capsys: pytest.CaptureFixture[st
     assert ended.value.code == 2
     said = f"klpbuild: error: unrecognized arguments: {word}  Did you mean --kernel?\n"
     assert capsys.readouterr().err.endswith(said)
+
+
+def test_json_of_what_is_looked_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {"heading", "state", "name", "package"} <= found[0].keys()
+    assert {each["state"] for each in found} <= {"ok", "missing", "wrong", "absent"}
+    shutil.copytree(ROOT / "kernel-fixtures", tmp_path / "kernel-fixtures")
+    monkeypatch.chdir(tmp_path)
+    assert main(["symbols", "si_meminfo", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (symbol,) = document["found"]
+    assert (symbol["object"], symbol["symbol"]) == ("vmlinux", "si_meminfo")
+    assert (tmp_path / document["file"]).is_file()

@@ -5,14 +5,16 @@ Exit status: 0 when all that is required is there, 1 when something is missing.
 Examples:
 
     klpbuild doctor
-    klpbuild doctor --kernel 6.1.0-47-cloud-amd64
+    klpbuild doctor --kernel 6.1.0-47-cloud-amd64 --json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import groupby
 
 from klpbuild.doctor.examine import Finding, State, examine
@@ -24,14 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel", help="also look at this kernel: release of a fetched one, or a path"
     )
+    parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Examine and show; 0 when nothing required is missing."""
     system = System()
     findings = examine(system, arguments.kernel)
-    for line in report(system, findings):
-        print(line)
+    if arguments.json:
+        rows = [asdict(finding) | {"state": finding.state.name.lower()} for finding in findings]
+        print(json.dumps(rows, indent=1))
+    else:
+        print("\n".join(report(system, findings)))
     return 0 if all(finding.state.good for finding in findings) else 1
 
 

@@ -13,7 +13,9 @@ Example:
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name, default="", metavar="FILE", help=f"{what}, in place of the kernel's own"
         )
+    parser.add_argument("--json", action="store_true", help="write JSON")
     add_modules_argument(parser)
 
 
@@ -56,27 +59,39 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or build / kernel.name / "symbols.klp"
     said = Said()
     written = symbol_steps.write_symbols(kernel, output, said)
-    print(*(f"{line}\n" for line in said.lines()), sep="", end="")
-    print(f"{output}: {written.symbols:,} symbols of {written.objects:,} objects")
-    if arguments.name:
-        print("\n".join(_listing(SymbolDatabase.read(output), arguments.name, kernel.name)))
+    if not arguments.json:
+        print(*(f"{line}\n" for line in said.lines()), sep="", end="")
+        print(f"{output}: {written.symbols:,} symbols of {written.objects:,} objects")
+    found = _found(SymbolDatabase.read(output), arguments.name, kernel.name)
+    if arguments.json:
+        counts = {"symbols": written.symbols, "objects": written.objects}
+        document = {"file": str(output), **counts, "found": [asdict(each) for each in found]}
+        print(json.dumps(document, indent=1))
+    elif found:
+        print("\n".join(_listing(found)))
     return 0
 
 
-def _listing(database: SymbolDatabase, names: Sequence[str], kernel: str) -> list[str]:
-    """A line for each symbol of the names, in columns.
+def _found(database: SymbolDatabase, names: Sequence[str], kernel: str) -> list[Candidate]:
+    """The symbols of the names.
 
     :raises KlpError: with every name that the kernel does not have.
     """
     problems = Problems()
-    rows: list[tuple[str, ...]] = [_COLUMNS]
+    found: list[Candidate] = []
     for name in names:
         candidates = database.candidates(name)
-        rows += map(_row, candidates)
+        found += candidates
         if not candidates:
             near = did_you_mean(name, database.names())
             problems.add(f"symbol {name!r} is not in kernel {kernel}", why=near, hint=_HINT)
     problems.check()
+    return found
+
+
+def _listing(found: Sequence[Candidate]) -> list[str]:
+    """A line for each symbol, in columns."""
+    rows = [_COLUMNS, *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

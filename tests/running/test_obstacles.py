@@ -88,7 +88,10 @@ def test_a_transition_is_waited_for(machine: Machine) -> None:
 
 
 ENABLED = "sys/kernel/debug/tracing/enabled_functions"
-HELD = "meminfo_proc_show (1) R I  \ttramp: 0xffffffffc05d5000 (kprobe_ftrace_handler+0x0/0x1c0)\n"
+HELD = (
+    "meminfo_proc_show (1)   I  \ttramp: 0xffffffffc020c000 (klp_ftrace_handler+0x0/0x110) "
+    "->klp_ftrace_handler+0x0/0x110\n"
+)
 IN_MODULE = "ext4_sync [ext4] (2) R I   M \ttramp: ERROR!\n"
 PROBES = (
     "ffffffff8151f4b4  k  meminfo_proc_show+0x4    [FTRACE]\n"
