@@ -19,8 +19,8 @@ from tests.campaign.exercise import Observed, Verdict, group_of, judge
 from tests.campaign.matrix import Outcome, Predicted, predicted
 from tests.campaign.mutate import Mutant, mutants
 
-#: Mutants in one boot, as far as it survives them.
-BATCH = 100
+#: Mutants in one boot, as far as it survives them: what an interruption loses.
+BATCH = 20
 #: Seconds without a word of the guest after which it hangs: a mutant takes a few.
 QUIET = 90.0
 #: What was observed, by the digest of the mutant: check may be asked again, later.
