@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from klpbuild.errors import KlpError
-from klpbuild.files import note_damage, remove_tree
+from klpbuild.files import SETTLED_NS, note_damage, remove_tree
 from klpbuild.symbols.table import ObjectSymbols
 from klpbuild.symbols.tables import FileState, state_of
 
@@ -25,9 +26,6 @@ _FORMAT = "3"
 
 #: How long to wait for another build that writes, in seconds.
 _PATIENCE = 30
-
-#: A file that changes again this soon may keep its times: they are not finer.
-_SETTLED_NS = 2_000_000_000
 
 _TABLES = """
 create table if not exists fragments (key text primary key, data blob not null);
@@ -46,6 +44,22 @@ def fragment_key(kind: str, digest: str) -> str:
 
 def _prefix(kind: str) -> str:
     return f"{_FORMAT} {kind} "
+
+
+def is_settled(file: Path) -> bool:
+    """Whether a file's size and times tell of any change from now on."""
+    try:
+        return _is_old(state_of(file.stat()))
+    except OSError:
+        return False
+
+
+def _is_old(state: FileState) -> bool:
+    return max(state[1:3]) + SETTLED_NS < time.time_ns()
+
+
+#: Behind an output's name: the row that says what it was made from.
+_RESULT = "\n"
 
 
 class FragmentCache:
@@ -141,6 +155,30 @@ class FragmentCache:
                 return {file: [state, key] for file, (state, key) in found.items()}
         return {}
 
+    def finished(self, files: Sequence[tuple[Path, str]], state: object) -> tuple[int, int] | None:
+        """What `finish` noted, if no file has changed since.
+
+        :param files: all that the output is made from, each with how it is read.
+        :param state: of all else, and of the output.
+        """
+        if self._seen.keys() != {str(path) for path, _ in files}:
+            return None
+        with suppress(sqlite3.Error, ValueError, TypeError, KeyError):
+            query = "select files from seen where output = ?"
+            for (text,) in self._database.execute(query, (self._output + _RESULT,)):
+                noted = json.loads(text)
+                same = noted["state"] == json.loads(json.dumps(state))
+                if same and all(self.seen(path, kind) for path, kind in files):
+                    objects, symbols = noted["result"]
+                    return int(objects), int(symbols)
+        return None
+
+    def finish(self, state: object, result: tuple[int, int]) -> None:
+        """Note that the output was made: see `finished`."""
+        row = self._output + _RESULT, json.dumps({"state": state, "result": result})
+        with suppress(sqlite3.Error), self._database:
+            self._database.execute("insert or replace into seen values (?, ?)", row)
+
     def _read_keys(self) -> set[str]:
         with suppress(sqlite3.Error):
             return {key for (key,) in self._database.execute("select key from fragments")}
@@ -190,5 +228,5 @@ class FragmentCache:
 
         :param state: from before it was read.
         """
-        if max(state[1:3]) + _SETTLED_NS < time.time_ns():
+        if _is_old(state):
             self._known[str(file)] = [list(state), key]

@@ -31,7 +31,7 @@ from klpbuild.symbols.table import ROW, Flag, ObjectSymbols, Rows, joined
 #: Bytes of a file, mapped or not.
 Buffer = bytes | memoryview
 
-_MAGIC = b"klpbuild-symbol-index-2\n"
+MAGIC = b"klpbuild-symbol-index-2\n"
 _ALIGNMENT = 8
 _HASH_BITS = 32
 #: The bit in which ``t`` differs from ``T``.
@@ -102,10 +102,10 @@ class Index:
             raise ValueError("is damaged") from error
 
     def _read(self, view: memoryview, text: Buffer) -> None:
-        body = view[len(_MAGIC) + 4 :]
-        if bytes(view[: len(_MAGIC)]) != _MAGIC:
+        body = view[len(MAGIC) + 4 :]
+        if bytes(view[: len(MAGIC)]) != MAGIC:
             raise ValueError("is not an index of this version")
-        if int.from_bytes(view[len(_MAGIC) :][:4], "little") != zlib.crc32(body):
+        if int.from_bytes(view[len(MAGIC) :][:4], "little") != zlib.crc32(body):
             raise ValueError("is damaged")
         size = int.from_bytes(body[:4], "little")
         header: dict[str, Any] = json.loads(bytes(body[4 : 4 + size]))
@@ -114,7 +114,7 @@ class Index:
         self.text = text
         self.objects = tuple(IndexedObject(*fields) for fields in header["objects"])
 
-        at = len(_MAGIC) + 8 + size
+        at = len(MAGIC) + 8 + size
         parts: list[npt.NDArray[Any]] = []
         for dtype, count in zip(_DTYPES, header["counts"], strict=True):
             parts.append(np.frombuffer(view, dtype, count, at))
@@ -245,7 +245,7 @@ def build(
         "objects": described,
     }
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-(len(_MAGIC) + 8 + len(encoded)) % _ALIGNMENT)
+    encoded += b" " * (-(len(MAGIC) + 8 + len(encoded)) % _ALIGNMENT)
     body = [len(encoded).to_bytes(4, "little"), encoded]
     for part, dtype in zip(parts, _DTYPES, strict=True):
         data = part.astype(dtype, copy=False).tobytes()
@@ -253,7 +253,7 @@ def build(
     checksum = 0
     for piece in body:
         checksum = zlib.crc32(piece, checksum)
-    return b"".join([_MAGIC, checksum.to_bytes(4, "little"), *body])
+    return b"".join([MAGIC, checksum.to_bytes(4, "little"), *body])
 
 
 def _buckets(

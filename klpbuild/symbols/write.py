@@ -18,7 +18,8 @@ from klpbuild.files import write_file
 from klpbuild.names import VMLINUX, index_path, object_name
 from klpbuild.symbols.database import MAGIC
 from klpbuild.symbols.exported import ExportedNames
-from klpbuild.symbols.fragments import FragmentCache, fragment_key
+from klpbuild.symbols.fragments import FragmentCache, fragment_key, is_settled
+from klpbuild.symbols.index import MAGIC as INDEX_MAGIC
 from klpbuild.symbols.index import build, locked
 from klpbuild.symbols.lines import Numbers
 from klpbuild.symbols.objects import read_symbols
@@ -49,6 +50,22 @@ class SymbolSources:
     system_map: Path | None = None
     kallsyms: Path | None = None
     module_symvers: Path | None = None
+
+    @property
+    def files(self) -> list[tuple[Path, str]]:
+        """What is read, and how."""
+        series = f"{self.version[0]}.{self.version[1]}"
+        first = (
+            (self.vmlinux, f"vmlinux {series}"),
+            (self.system_map, f"System.map {series}"),
+            (self.kallsyms, "kallsyms"),
+        )
+        of_vmlinux = [(path, kind) for path, kind in first if path is not None][:1]
+        return [*of_vmlinux, *((path, _MODULE) for path in self.modules)]
+
+
+#: The kind of a module's fragment.
+_MODULE = "module"
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,9 @@ def write_symbols(
         is broken or has no symbols, or when the output cannot be written.
     """
     with FragmentCache(cache, str(output.absolute())) as fragments:
+        before = fragments.finished(sources.files, _state(output, sources))
+        if before is not None:
+            return Written(*before, scanned=0)
         collected = _Collected(fragments)
         collected.add_vmlinux(sources)
         collected.add_modules(sources.modules, progress)
@@ -98,7 +118,22 @@ def write_symbols(
             kept = pool.submit(fragments.write)
             symbols = write_objects(output, [vmlinux, *modules], exported)
             kept.result()
+        if sources.module_symvers is None or is_settled(sources.module_symvers):
+            fragments.finish(_state(output, sources), (1 + len(modules), symbols))
     return Written(1 + len(modules), symbols, collected.scanned)
+
+
+def _state(output: Path, sources: SymbolSources) -> list[object]:
+    """What else symbols.klp is made from, and the state of it and its index."""
+    files = (sources.module_symvers, output, index_path(output))
+    return [INDEX_MAGIC.decode(), list(sources.version), *(_state_of(path) for path in files)]
+
+
+def _state_of(path: Path | None) -> FileState | None:
+    try:
+        return state_of(path.stat()) if path is not None else None
+    except OSError:
+        return None
 
 
 def write_objects(
@@ -280,10 +315,6 @@ class _Source:
     path: Path
     state: FileState
     key: str
-
-
-#: The kind of a module's fragment.
-_MODULE = "module"
 
 
 def _state_and_digest(path: Path) -> tuple[FileState, str]:

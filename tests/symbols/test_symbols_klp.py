@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
+from klpbuild.files import SETTLED_NS
 from klpbuild.names import index_path
+from klpbuild.symbols import fragments as fragment_cache
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.lines import Lines, hash_of
 from klpbuild.symbols.table import ROW, Flag, ObjectSymbols
@@ -353,6 +356,37 @@ def test_a_changed_module_costs_one_scan(tree: Tree) -> None:
     link_module(tree.directory, "ext4.ko", tree.directory / "ext4.o")
     assert tree.write().scanned == 1
     assert SymbolDatabase.read(tree.output).candidates("ext4_new_show")
+
+
+def test_what_is_unchanged_is_not_put_together(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = fragment_cache.time.time_ns() + 10 * SETTLED_NS
+    monkeypatch.setattr(fragment_cache.time, "time_ns", lambda: later)
+    symvers = tree.directory / "Module.symvers"
+    symvers.write_text("0x1\text4_show\text4\tEXPORT_SYMBOL\t\n")
+    puts: list[Path] = []
+
+    def put(output: Path, *words: object) -> int:
+        puts.append(output)
+        return write_objects(output, *words)
+
+    monkeypatch.setattr("klpbuild.symbols.write.write_objects", put)
+    first = tree.write(module_symvers=symvers)
+    text = tree.output.read_bytes()
+    assert tree.write(module_symvers=symvers) == replace(first, scanned=0)
+    assert len(puts) == 1
+
+    symvers.write_text("")
+    tree.write(module_symvers=symvers)
+    assert len(puts) == 2
+    for path in (tree.output, index_path(tree.output)):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+        tree.write(module_symvers=symvers)
+        assert tree.output.read_bytes() == text
+    index_path(tree.output).unlink()
+    tree.write(module_symvers=symvers)
+    assert len(puts) == 5
+    assert tree.write(modules=tuple(tree.modules[:2]), module_symvers=symvers).objects == 3
+    assert len(puts) == 6
 
 
 def test_a_touched_module_changes_nothing(tree: Tree) -> None:
