@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from SCons.Action import Action
-from SCons.Script import COMMAND_LINE_TARGETS
+from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS
 
 from klpbuild.scons import literal
 from klpbuild.scons.actions import guarded
@@ -49,6 +49,8 @@ def _runner(name: str, words: list[str]) -> Any:
         if name == "test-kernel":
             needs.provide()
             environment["KLPBUILD_REQUIRE_KERNEL"] = "1"
-        return subprocess.run([sys.executable, *words], env=environment, check=False).returncode
+        named = ["--kernel", ARGUMENTS["kernel"]] if "kernel" in ARGUMENTS else []
+        whole = [*words, *(named if name == "benchmark" else ())]
+        return subprocess.run([sys.executable, *whole], env=environment, check=False).returncode
 
     return Action(guarded(run), literal.announcement("TEST", name))

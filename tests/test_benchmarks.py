@@ -82,14 +82,26 @@ def test_the_small_form_gives_right_answers(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     written = json.loads((tmp_path / "build" / "benchmark.json").read_text())
     assert written["not_run"] == {}
-    assert all(isinstance(written[key], float | int) for key in KEYS)
+    fetched = [key for key in KEYS if key.startswith(("patch_", "check_"))]
+    assert [key for key in KEYS if written[key] is None] == fetched
     assert {row["benchmark"] for row in written["results"]} == {
+        "cli",
         "conversion",
         "elf",
         "scons",
         "symbols",
         "tree",
     }
+
+
+def test_a_kernel_that_is_not_fetched(tmp_path: Path) -> None:
+    done = run(tmp_path, "patch", "--kernel", "9.9.9-none")
+    said = "9.9.9-none is not fetched with source and debug symbols"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"not run: patch: {said}" in done.stdout
+    written = json.loads((tmp_path / "build" / "benchmark.json").read_text())
+    assert written["not_run"] == {"patch": said}
+    assert written["patch_small_over_gcc"] is None
 
 
 def test_an_unknown_benchmark(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from klpbuild.check import catalogue
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.subject import Subject
-from klpbuild.kernel.threads import ACCEPT_TAG, Threads
+from klpbuild.kernel.accepting import ACCEPT_TAG
+from klpbuild.kernel.threads import Threads
 from klpbuild.names import VMLINUX
 
 

@@ -15,16 +15,6 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.code import Code
 from klpbuild.kernel.flow import Body, Call
 
-#: Why a function in which a thread stays is not replaced, and what to do.
-WHY = "A transition to the livepatch does not end while such a thread runs"
-HINT = (
-    "Change a function that it calls.  If none runs when the livepatch is loaded, accept it:\n"
-    '--accept-thread {function}, or accept_threads = ["{function}"] in livepatch.toml.'
-)
-
-#: Tag of modinfo: a function that the module's author accepts.
-ACCEPT_TAG = "klpbuild_accept_thread"
-
 #: What starts a kernel thread with a function (kernel/kthread.c, kernel/fork.c).
 _STARTERS = (
     "__kthread_create_on_node", "_do_fork", "copy_process", "create_io_thread", "kernel_clone",

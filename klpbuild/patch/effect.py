@@ -13,23 +13,12 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import locked
+from klpbuild.patch.idle import Idle
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.patchfile import files_after
 from klpbuild.patch.recompile import SECTION_FLAGS, Recompiler
 from klpbuild.patch.shadow import make_shadow
-
-
-@dataclass(frozen=True)
-class Idle:
-    """Why a patch changes nothing in the kernel that it is built for.
-
-    :ivar sure: whether the kernel has nothing at all of it; False for a header that is
-        also part of what no livepatch changes, such as assembly.
-    """
-
-    why: str
-    sure: bool = True
 
 
 @dataclass(frozen=True)

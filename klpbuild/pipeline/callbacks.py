@@ -9,8 +9,8 @@ from klpbuild.errors import Problems, printable
 from klpbuild.extract.result import Extraction
 from klpbuild.module.livepatch import PatchedObject
 from klpbuild.names import VMLINUX
-from klpbuild.patch.effect import Idle
 from klpbuild.patch.fix import IdleError
+from klpbuild.patch.idle import Idle
 from klpbuild.patch.pair import ObjectPair
 
 

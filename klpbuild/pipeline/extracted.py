@@ -13,8 +13,8 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
-from klpbuild.patch.effect import Idle
 from klpbuild.patch.fix import Fix
+from klpbuild.patch.idle import Idle
 
 #: Where `Extracted` is kept, in the livepatch's directory of outputs.
 RECORD = "extracted.json"

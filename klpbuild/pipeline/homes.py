@@ -8,7 +8,8 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
 from klpbuild.extract.result import ChangedFunction, Extraction
-from klpbuild.kernel.threads import HINT, WHY, Threads
+from klpbuild.kernel.accepting import HINT, WHY
+from klpbuild.kernel.threads import Threads
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Function
 from klpbuild.patch.pair import CompiledPatch, ObjectPair

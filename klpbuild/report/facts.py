@@ -19,8 +19,8 @@ from klpbuild.kernel.cache import FetchedPackage, cached_kernel
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
 from klpbuild.names import LivepatchSymbol
-from klpbuild.patch.effect import Idle
 from klpbuild.patch.fix import Fix
+from klpbuild.patch.idle import Idle
 from klpbuild.report.contents import Contents, read_contents
 from klpbuild.report.inputs import Input
 from klpbuild.report.references import (

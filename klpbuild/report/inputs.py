@@ -15,7 +15,7 @@ import klpbuild
 from klpbuild.compiler.driver import HEADER, INCLUDE
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
-from klpbuild.kernel.threads import ACCEPT_TAG
+from klpbuild.kernel.accepting import ACCEPT_TAG
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.module.tables import c_string

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from klpbuild.errors import KlpError
 from klpbuild.module.livepatch import FILE_NAME
-from klpbuild.patch.effect import Idle
+from klpbuild.patch.idle import Idle
 
 
 class ReferenceKind(StrEnum):

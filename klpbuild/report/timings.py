@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from klpbuild.files import from_json, read_record, write_file
@@ -42,9 +43,14 @@ def timed(build: Path, step: str, output: Path) -> Iterator[None]:
     seconds = round(time.monotonic() - start, 3)
     name = output.relative_to(build) if output.is_relative_to(build) else output.name
     with _lock:
-        others = [timing for timing in _read(build) if timing.output != str(name)]
-        lines = (json.dumps(asdict(one)) for one in (*others, Timing(step, str(name), seconds)))
+        others = read_record(build / FILE_NAME, partial(_without, str(name))) or ()
+        lines = (*others, json.dumps(asdict(Timing(step, str(name), seconds))))
         write_file(build / FILE_NAME, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _without(output: str, data: bytes) -> list[str]:
+    """The lines but for that of an output."""
+    return [line for line in data.decode().splitlines() if json.loads(line)["output"] != output]
 
 
 def read_timings(build: Path, module: str) -> tuple[Timing, ...]:

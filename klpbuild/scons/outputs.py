@@ -20,7 +20,6 @@ import SCons.SConsign
 from SCons.Script import GetOption, SetOption
 from SCons.Util import hash_file_signature
 
-from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.files import UNNOTED, note, read_record, remove_tree, working_in, write_file
 from klpbuild.scons import literal
@@ -93,6 +92,8 @@ class Outputs:
 
 
 def _is_elf(path: Path) -> bool:
+    from klpbuild.elf.reader import ElfFile  # imports numpy, for which most builds need not wait
+
     try:
         return bool(ElfFile.read(path).sections)
     except KlpError:

@@ -19,10 +19,12 @@ from rich.table import Table
 import tests.benchmarks
 from klpbuild.errors import KlpError
 from klpbuild.files import write_file
+from tests.benchmarks.inputs import RELEASE
 from tests.benchmarks.measure import (
     BENCHMARKS,
     SMALL,
     Figure,
+    NotMeasured,
     Result,
     Setting,
     UnavailableError,
@@ -38,6 +40,15 @@ KEYS = (
     "unchanged_build_s_over_empty",
     "one_object_s_over_empty",
     "convert_100k_relocations_s",
+    "patch_small_over_gcc",
+    "patch_large_over_gcc",
+    "patch_small_first_over_two_gcc",
+    "patch_large_first_over_two_gcc",
+    "patch_small_peak_mb",
+    "patch_large_peak_mb",
+    "check_vmlinux_s",
+    "check_module_s",
+    "cli_start_s",
 )
 
 Measured = Result | Figure
@@ -50,6 +61,12 @@ def main() -> int:
             importlib.import_module(f"tests.benchmarks.{module.name}")
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("name", nargs="*", help=f"of: {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument(
+        "--kernel",
+        default=RELEASE,
+        metavar="RELEASE",
+        help="a fetched kernel, with source and debug symbols for all of it (default: %(default)s)",
+    )
     parser.add_argument(
         "--small",
         action="store_true",
@@ -66,7 +83,7 @@ def main() -> int:
 
     load = os.getloadavg()[0]
     console = Console() if sys.stdout.isatty() else Console(width=180)
-    measured, absent = _run(names, arguments.small, console)
+    measured, absent = _run(names, arguments, console)
     console.print(_table(measured))
     for name, why in absent.items():
         console.print(f"not run: {name}: {why}", soft_wrap=True, highlight=False)
@@ -78,7 +95,7 @@ def main() -> int:
 
 
 def _run(
-    names: Sequence[str], small: bool, console: Console
+    names: Sequence[str], arguments: argparse.Namespace, console: Console
 ) -> tuple[list[Measured], dict[str, str]]:
     """What was measured, and why the rest was not."""
     measured: list[Measured] = []
@@ -88,9 +105,13 @@ def _run(
             status.update(name)
             try:
                 with TemporaryDirectory() as directory:
-                    for one in BENCHMARKS[name](Setting(Path(directory), small)):
+                    setting = Setting(Path(directory), arguments.kernel, arguments.small)
+                    for one in BENCHMARKS[name](setting):
                         status.update(f"{name}: {one.name}")
-                        rounds = {"rounds": 1} if small else {}
+                        rounds = {"rounds": 1} if setting.small else {}
+                        if isinstance(one, NotMeasured):
+                            absent[f"{name}: {one.name}"] = one.why
+                            continue
                         measured.append(
                             one if isinstance(one, Figure) else measure(name, one, **rounds)
                         )

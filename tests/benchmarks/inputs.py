@@ -16,6 +16,7 @@ from klpbuild.symbols.write import SymbolSources
 from tests.benchmarks.measure import UnavailableError
 
 ROOT = Path(__file__).parent.parent.parent
+#: What is measured unless another one is named.
 RELEASE = "6.1.0-47-cloud-amd64"
 
 #: Functions of each made module; some are called as those of other modules are.
@@ -23,18 +24,19 @@ FUNCTIONS = 20
 _NUMBER = b"00000000"
 
 
-def whole_kernel() -> SymbolSources:
+def whole_kernel(release: str) -> SymbolSources:
     """vmlinux and all modules of a debug package.
 
+    :param release: of a fetched kernel.
     :raises UnavailableError: when it was not fetched.
     """
     try:
-        kernel = locate(RELEASE)
+        kernel = locate(release)
     except KlpError as error:
         raise UnavailableError(str(error)) from error
     if kernel.vmlinux is None:
-        raise UnavailableError(f"the debug symbols of {RELEASE} are not fetched")
-    directory = kernel.vmlinux.parent.parent / "lib" / "modules" / RELEASE
+        raise UnavailableError(f"the debug symbols of {release} are not fetched")
+    directory = kernel.vmlinux.parent.parent / "lib" / "modules" / release
     return SymbolSources(
         kernel.version,
         tuple(sorted(directory.rglob("*.ko"))),
@@ -91,16 +93,16 @@ def checkout(directory: Path) -> Path:
     return directory
 
 
-def own_cache(directory: Path) -> tuple[Path, Path]:
+def own_cache(directory: Path, release: str) -> tuple[Path, Path]:
     """A cache with the fetched kernel in it, of links, so that a module can be changed.
 
     :returns: the cache, and the directory of the kernel's modules.
     :raises UnavailableError: when the kernel was not fetched.
     """
-    fetched = kernel_directory(RELEASE)
-    modules = Path("root", "lib", "modules", RELEASE, "kernel")
+    fetched = kernel_directory(release)
+    modules = Path("root", "lib", "modules", release, "kernel")
     if not (fetched / modules).is_dir():
-        raise UnavailableError(f"{RELEASE} is not fetched")
+        raise UnavailableError(f"{release} is not fetched")
     own = directory / fetched.relative_to(cache_directory())
     for depth in range(len(modules.parts)):
         place = Path(*modules.parts[:depth])

@@ -20,10 +20,10 @@ from enum import Enum
 from pathlib import Path
 from statistics import median
 
-ROUNDS = 7
+ROUNDS = 5
 
 #: What takes longer is done once, in seconds.
-LONG = 4.0
+LONG = 20.0
 
 
 class UnavailableError(Exception):
@@ -35,10 +35,12 @@ class Setting:
     """Where and how a benchmark runs.
 
     :ivar directory: empty, and its own.
+    :ivar kernel: release of the fetched kernel.
     :ivar small: whether answers count and times do not: small inputs, the miniature kernel.
     """
 
     directory: Path
+    kernel: str
     small: bool = False
 
 
@@ -97,6 +99,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class NotMeasured:
+    """What could not be measured, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Spent:
     """Time in seconds: on the wall's clock, and of all processors, children included."""
 
@@ -151,7 +161,7 @@ class Result:
         return tuple(found)
 
 
-Benchmark = Callable[[Setting], Iterator[Comparison | Figure]]
+Benchmark = Callable[[Setting], Iterator[Comparison | Figure | NotMeasured]]
 
 #: Name to function, in the order of registration.
 BENCHMARKS: dict[str, Benchmark] = {}

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from klpbuild.symbols.database import SymbolDatabase
 from tests.benchmarks.inputs import (
-    RELEASE,
     checkout,
     miniature,
     module_with,
@@ -72,8 +71,8 @@ def scons(setting: Setting) -> Iterator[Comparison]:
         kernel, cache = str(_with_made(miniature(directory), 10)), directory / "cache"
         modules, name = Path(kernel) / "made", kernel
     else:
-        cache, modules = own_cache(directory / "cache")
-        kernel, name = RELEASE, RELEASE
+        cache, modules = own_cache(directory / "cache", setting.kernel)
+        kernel, name = setting.kernel, setting.kernel
     words = (f"kernel={kernel}", "livepatch=meminfo", "symbols", "livepatch")
     changing, numbers = modules / CHANGED, itertools.count()
     changing.write_bytes(module_with("before"))
@@ -107,7 +106,7 @@ def scons(setting: Setting) -> Iterator[Comparison]:
         changed,
         "empty SConstruct",
         builds.empty,
-        excess_max=0.5,
+        excess_max=0.25,
         key="one_object_s_over_empty",
         quantity=Quantity.EXCESS,
     )

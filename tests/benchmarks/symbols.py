@@ -68,7 +68,7 @@ def symbols(setting: Setting) -> Iterator[Comparison | Figure]:
         exports = tree / "Module.symvers"
         sources = SymbolSources((6, 1, 0), modules, tree / "vmlinux", module_symvers=exports)
     else:
-        sources = whole_kernel()
+        sources = whole_kernel(setting.kernel)
     paths = [path for path in (sources.vmlinux, *sources.modules) if path]
     output, cache = directory / "symbols.klp", directory / "cache"
     numbers = itertools.count()

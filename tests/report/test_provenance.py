@@ -15,7 +15,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.errors import KlpError
 from klpbuild.package.compression import Compression
-from klpbuild.patch.effect import Idle
+from klpbuild.patch.idle import Idle
 from klpbuild.report.comparison import compare, provenance_beside
 from klpbuild.report.contents import read_contents
 from klpbuild.report.facts import Facts, build_id, read_fates

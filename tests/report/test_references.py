@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
-from klpbuild.patch.effect import Idle
+from klpbuild.patch.idle import Idle
 from klpbuild.report.references import (
     Claims,
     PatchHeader,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,9 @@ def test_both_ways_write_the_same_files(
     assert {"livepatch-meminfo.ko", "livepatch-meminfo.json", "result.json", "sha256"} <= {
         path.name for path in outputs
     }
+
+
+def test_a_build_that_does_nothing_imports_little() -> None:
+    code = "import sys, klpbuild.scons; print(sorted({'numpy', 'jinja2'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

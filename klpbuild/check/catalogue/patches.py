@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from klpbuild.check.catalogue.words import DAMAGED, X86_64, says
 from klpbuild.check.rule import Effect, Needs, Rule, Severity
-from klpbuild.kernel.threads import HINT, WHY
+from klpbuild.kernel.accepting import HINT, WHY
 
 # fmt: off
 NO_TABLES = Rule(

@@ -1,0 +1,17 @@
+"""What is said of a patch that changes nothing; imported by builds that compile nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Why a patch changes nothing in the kernel that it is built for.
+
+    :ivar sure: whether the kernel has nothing at all of it; False for a header that is
+        also part of what no livepatch changes, such as assembly.
+    """
+
+    why: str
+    sure: bool = True
