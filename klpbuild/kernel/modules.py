@@ -33,6 +33,7 @@ from klpbuild.names import object_name
 #: Notes of the modules in a directory of decompressed ones.
 _KEPT = ".klpbuild-modules.json"
 _COMPRESSED = (".ko.xz", ".ko.gz", ".ko.zst")
+_MODULES = (".ko", *_COMPRESSED)
 #: Links from the modules' directory to the kernel's headers and source.
 _TREES = ("build", "source")
 #: Where livepatches are installed, which are no livepatch's objects.
@@ -48,18 +49,19 @@ def module_files(directory: Path, without: Sequence[str] = ()) -> list[Path]:
     for parent, directories, names in os.walk(directory):
         if without and parent == str(directory):
             directories[:] = [name for name in directories if name not in without]
-        found += [path for name in names if is_module_file(path := Path(parent, name))]
+        found += [Path(parent, name) for name in names if name.endswith(_MODULES)]
     return found
 
 
 def is_module_file(path: Path) -> bool:
     """Whether a file is called like a module, compressed or not."""
-    return path.name.endswith((".ko", *_COMPRESSED))
+    return path.name.endswith(_MODULES)
 
 
 def debug_files(directory: Path) -> tuple[Path, ...]:
     """List the modules' debug files, sorted by path: ``x.ko``, or ``x.ko.debug``."""
-    return tuple(sorted([*directory.rglob("*.ko"), *directory.rglob("*.ko.debug")]))
+    found = (Path(at, name) for at, _, names in os.walk(directory) for name in names)
+    return tuple(sorted(path for path in found if path.name.endswith((".ko", ".ko.debug"))))
 
 
 def shipped_modules(directory: Path, decompressed: Path) -> tuple[Path, ...]:

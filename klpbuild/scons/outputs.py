@@ -86,9 +86,9 @@ class Outputs:
         status = path.stat()
         if (status.st_mtime, status.st_size) == (noted.timestamp, noted.size):
             return False
-        if path.suffix == ".ko" and not self._unnoted and _is_elf(path):
+        if hash_file_signature(str(path)) == noted.csig:
             return False
-        return bool(hash_file_signature(str(path)) != noted.csig)
+        return path.suffix != ".ko" or self._unnoted or not _is_elf(path)
 
 
 def _is_elf(path: Path) -> bool:
