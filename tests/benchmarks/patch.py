@@ -115,8 +115,9 @@ def _measured(
             )
 
     def first_time() -> None:
-        for path in (tree.kept / "objects").glob(f"{command.target[:-2]}.*"):
-            path.unlink()
+        for name in ("objects/{}.*", "patched/{}-*"):
+            for path in tree.kept.glob(name.format(command.target[:-2])):
+                path.unlink()
         _klpbuild(words)
 
     _klpbuild(words)
@@ -131,7 +132,7 @@ def _measured(
         key=f"patch_{case.name}_over_gcc",
     )
     yield Comparison(
-        "the same, original not compiled yet",
+        "the same, nothing of the file compiled yet",
         first_time,
         "compiling it twice",
         lambda: gcc(2),
