@@ -20,15 +20,17 @@ TARGETS = {
     "test": "run the tests that need no kernel",
     "test-hardening": "damage, kill and fuzz, for up to ten minutes",
     "test-kernel": "fetch Debian kernels, build the samples for them and boot them",
+    "test-machines": "build small kernels for other machines, and boot livepatches there",
     "benchmark": "measure, and write build/benchmark.json",
 }
 
 _LONG = "kernel or boot or browser or slow"
 _PYTEST = ["-m", "pytest", "-n", "auto", "--dist", "worksteal"]
 _WORDS = {
-    "test": [*_PYTEST, "-m", f"not ({_LONG} or hardening)"],
+    "test": [*_PYTEST, "-m", f"not ({_LONG} or hardening or machines)"],
     "test-hardening": [*_PYTEST, "-m", "hardening"],
     "test-kernel": ["-m", "pytest", "-n", "2", "-m", f"({_LONG}) and not hardening"],
+    "test-machines": ["-m", "pytest", "-m", "machines"],
     "benchmark": ["-m", "tests.benchmarks"],
 }
 

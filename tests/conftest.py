@@ -18,7 +18,7 @@ def cache_dir(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path | None:
     """An empty cache directory; the real one (None) for tests of a Debian kernel."""
-    if any(request.node.get_closest_marker(name) for name in ("kernel", "boot")):
+    if any(request.node.get_closest_marker(name) for name in ("kernel", "boot", "machines")):
         return None
     directory = tmp_path_factory.mktemp("cache")
     request.getfixturevalue("monkeypatch").setenv("KLPBUILD_CACHE", str(directory))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from klpbuild.arch import X86_64
 from klpbuild.kernel.tree import Kernel
 
 ROOT = Path(__file__).parent.parent
@@ -28,14 +29,25 @@ class Built:
         return self.directory / f"livepatch-{name}.ko"
 
 
-def build(kernel: Kernel, directory: Path, names: Sequence[str] = SAMPLES) -> Built:
-    """Build in a checkout of its own: two runs of SCons must not share one."""
+def build(
+    kernel: Kernel, directory: Path, names: Sequence[str] = SAMPLES, more: Path = MORE
+) -> Built:
+    """Build in a checkout of its own: two runs of SCons must not share one.
+
+    :param more: a directory of livepatches beside those of kernel-fixtures.
+    """
     for name in ("klpbuild", "kernel-fixtures", "site_scons"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, directory / name, ignore=ignored)
-    shutil.copytree(MORE, directory / "kernel-fixtures" / "livepatches", dirs_exist_ok=True)
+    shutil.copytree(more, directory / "kernel-fixtures" / "livepatches", dirs_exist_ok=True)
     shutil.copy(ROOT / "SConstruct", directory)
-    command = [sys.executable, "-m", "SCons", "-Q", f"kernel={kernel.name}"]
+    command = [
+        sys.executable,
+        "-m",
+        "SCons",
+        "-Q",
+        f"kernel={kernel.build if kernel.arch != X86_64 else kernel.name}",
+    ]
     done = subprocess.run(
         [*command, f"livepatch={','.join(names)}"],
         cwd=directory,

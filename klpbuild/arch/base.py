@@ -124,8 +124,10 @@ class Qemu:
     :ivar emulated_cpu: ``-cpu`` under emulation.
     :ivar devices: options for a machine without devices other than serial ports.
     :ivar console: the kernel's name of the first serial port, for its log.
-    :ivar channel: the guest's device file of the second serial port, for the results.
+    :ivar channel: the guest's device file for the results.
     :ivar parameters: kernel parameters that only this architecture needs.
+    :ivar results: options that connect QEMU's character device ``results`` with that file; a
+        second serial port where the machine has two.
     """
 
     program: str
@@ -135,6 +137,7 @@ class Qemu:
     console: str
     channel: str
     parameters: tuple[str, ...] = ()
+    results: tuple[str, ...] = ("-serial", "chardev:results")
 
 
 @dataclass(frozen=True)

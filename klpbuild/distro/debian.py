@@ -250,12 +250,15 @@ def _satisfying(
     return lowest
 
 
-def other_suites(directory: Path, suites: Iterable[str], report: Report) -> Apt:
+def other_suites(
+    directory: Path, suites: Iterable[str], report: Report, architecture: str = ""
+) -> Apt:
     """Make an apt that knows other suites of the machine's own mirror.
 
     :param directory: gets its configuration and state; what is kept there of these suites is
         brought up to date.
     :param suites: names or code names; all that a mirror of Debian has if there are none.
+    :param architecture: Debian's name of the packages' architecture; the machine's own if empty.
     :raises KlpError: when the machine has no source of Debian, or none of them can be read.
     """
     named = tuple(suites)
@@ -282,7 +285,7 @@ def other_suites(directory: Path, suites: Iterable[str], report: Report) -> Apt:
                 lines.append(f"deb {signed}{uri} {suite} main\n")
     for part in ("lists/partial", "archives/partial"):
         (directory / part).mkdir(parents=True, exist_ok=True)
-    settings = {
+    settings: dict[str, str | Path] = {
         "Dir::State": directory,
         "Dir::State::lists": directory / "lists",
         "Dir::State::status": directory / "status",  # as on a machine without any package
@@ -296,6 +299,8 @@ def other_suites(directory: Path, suites: Iterable[str], report: Report) -> Apt:
         "APT::Install-Recommends": "false",
         "Acquire::Languages": "none",
     }
+    if architecture:
+        settings["APT::Architecture"] = settings["APT::Architectures"] = architecture
     write_file(directory / "status", b"")
     write_file(directory / "sources.list", "".join(lines).encode())
     text = "".join(f'{name} "{value}";\n' for name, value in settings.items())

@@ -73,11 +73,18 @@ def symbol_dtype(order: str) -> np.dtype[Any]:
 
 
 def rela_dtype(order: str) -> np.dtype[Any]:
-    """A relocation with addend, 24 bytes; type and symbol index are the halves of r_info."""
-    halves = [("r_type", order + "u4"), ("r_sym", order + "u4")]
-    if order == ">":
-        halves.reverse()
-    return np.dtype([("r_offset", order + "u8"), *halves, ("r_addend", order + "i8")])
+    """A relocation with addend, 24 bytes; type and symbol index are the halves of r_info.
+
+    In either byte order a row is (offset, type, symbol, addend).
+    """
+    kind, symbol = (8, 12) if order == "<" else (12, 8)
+    return np.dtype(
+        {
+            "names": ["r_offset", "r_type", "r_sym", "r_addend"],
+            "formats": [order + "u8", order + "u4", order + "u4", order + "i8"],
+            "offsets": [0, kind, symbol, 16],
+        }
+    )
 
 
 def distinct(numbers: npt.NDArray[_Number]) -> npt.NDArray[_Number]:

@@ -131,7 +131,7 @@ def find_compiler(kernel: Kernel) -> Compiler:
             why=f"{kernel.release} was built by {wanted}.  Looked for: {', '.join(names)}.",
             hint="CROSS_COMPILE says what their names begin with."
             if kernel.toolchain.cross_compile
-            else f"Install {' '.join(compiler_packages(wanted)) or names[0]}.",
+            else f"Install {_packages(kernel, wanted) or names[0]}.",
         )
     major = _major(wanted)
     # kbuild warns of another compiler when only the name that it was called by differs.
@@ -139,6 +139,13 @@ def find_compiler(kernel: Kernel) -> Compiler:
         found,
         key=lambda c: (c.version != wanted, not c.is_kernels, _major(c.version) != major),
     )
+
+
+def _packages(kernel: Kernel, wanted: str) -> str:
+    """Debian's names of the packages with a kernel's compiler, such as gcc-12-s390x-linux-gnu."""
+    prefix = "" if "clang" in wanted else cross_prefix(kernel).replace("_", "-").removesuffix("-")
+    packages = compiler_packages(wanted)
+    return " ".join(f"{package}-{prefix}" if prefix else package for package in packages)
 
 
 def is_here(kernel: Kernel) -> bool:

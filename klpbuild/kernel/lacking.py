@@ -6,6 +6,7 @@ from klpbuild.distro.parts import Part
 from klpbuild.kernel.tree import Kernel
 
 _FETCH = {Part.IMAGE: "", Part.DEBUG: " --debug-symbols", Part.SOURCE: " --source"}
+_DEBUG = "CONFIG_DEBUG_INFO=y"
 _NAMED = {
     Part.IMAGE: "--image",
     Part.DEBUG: "--vmlinux (scons: VMLINUX=)",
@@ -40,7 +41,8 @@ def how_to_get(kernel: Kernel, *parts: Part) -> str:
         return f"Run `klpbuild kernel fetch {kernel.release}{options}`."
     named = "name it with " + ", ".join(_NAMED[part] for part in parts)
     if kernel.packaging is None:
-        return f"{named.capitalize()}, or build the kernel with CONFIG_DEBUG_INFO=y."
+        built = {Part.IMAGE: ", or build it", Part.DEBUG: f", or build the kernel with {_DEBUG}"}
+        return f"{named.capitalize()}{''.join(built.get(part, '') for part in parts)}."
     packages = [kernel.packaging.package(part, kernel.release) for part in parts]
     wanted = " and ".join(package for package in dict.fromkeys(packages) if package)
     if not wanted:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from klpbuild.arch import Architecture
+from klpbuild.distro.apt import Apt, unpack
+from klpbuild.distro.debian import other_suites
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import cache_directory
@@ -56,13 +57,17 @@ def is_usable(path: Path, arch: Architecture) -> bool:
 def _download(arch: Architecture, kept: Path) -> Path:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise _missing("This system has no apt-get to download it with.")
+    offering = Apt() if arch.is_native else _foreign(arch)
     with tempfile.TemporaryDirectory(prefix="klpbuild-busybox-") as name:
         directory = Path(name)
-        _run(directory, "apt-get", "download", f"{PACKAGE}:{arch.debian_name}")
+        done = offering.run(
+            "apt-get", "download", f"{PACKAGE}:{arch.debian_name}", directory=directory
+        )
         packages = list(directory.glob("*.deb"))
-        if len(packages) != 1:
-            raise _missing("apt-get downloaded nothing.")
-        _run(directory, "dpkg-deb", "-x", str(packages[0]), "root")
+        if done.returncode or len(packages) != 1:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise _missing(f"apt-get download: {lines[-1]}")
+        unpack(packages[0], directory / "root")
         for place in ("root/usr/bin/busybox", "root/bin/busybox"):
             if is_usable(directory / place, arch):
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -73,11 +78,11 @@ def _download(arch: Architecture, kept: Path) -> Path:
     raise _missing(f"The package {PACKAGE} holds no busybox that can be used.")
 
 
-def _run(directory: Path, *command: str) -> None:
-    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-        raise _missing(f"{' '.join(command[:2])}: {lines[-1]}")
+def _foreign(arch: Architecture) -> Apt:
+    """apt with the machine's own suites, for another architecture."""
+    own = sorted({s.suite for s in Apt().sources() if (s.origin, s.label) == ("Debian", "Debian")})
+    directory = cache_directory() / "apt" / f"{arch.debian_name}-guest"
+    return other_suites(directory, own, lambda line: None, arch.debian_name)
 
 
 def _missing(why: str) -> KlpError:
@@ -93,8 +98,7 @@ def check_applets(busybox: Path) -> tuple[str, ...]:
 
     :raises KlpError: when busybox lacks one that the guest cannot do without.
     """
-    result = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=False)
-    present = set(result.stdout.split())
+    present = applets(busybox.read_bytes())
     if lacking := sorted(_NEEDED - present):
         raise KlpError(
             "lacks what the guest needs: " + ", ".join(lacking),
@@ -102,3 +106,10 @@ def check_applets(busybox: Path) -> tuple[str, ...]:
             hint=f"Run: apt-get install {PACKAGE}",
         )
     return tuple(name for name in APPLETS if name in present)
+
+
+def applets(program: bytes) -> frozenset[str]:
+    """List the names in a busybox's table of applets, which need not run here."""
+    begin = program.find(b"[\0[[\0")
+    table, _, _ = program[max(begin, 0) :].partition(b"\0\0") if begin >= 0 else (b"", b"", b"")
+    return frozenset(name.decode(errors="replace") for name in table.split(b"\0"))

@@ -12,8 +12,9 @@ mount -t sysfs sys /sys
 mount -t debugfs debug /sys/kernel/debug
 mount -t tracefs trace /sys/kernel/tracing
 mkdir -p /run /tmp
-stty -F "$channel" raw -echo
 exec 3>"$channel" </dev/null >/dev/null 2>&1
+# Some drivers forget it when no process has the device open.
+stty -F "$channel" raw -echo
 echo 8 >/proc/sys/kernel/printk
 
 # record WORD NUMBER VALUE FILE: a line "WORD NUMBER VALUE SIZE", the file, a newline.

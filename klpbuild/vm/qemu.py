@@ -85,7 +85,7 @@ def qemu_command(
         "-cpu", cpu, "-smp", str(processors), "-m", f"{memory}M",
         "-no-reboot",
         "-chardev", f"file,id=console,path={_escape(console)}", "-serial", "chardev:console",
-        "-chardev", "stdio,id=results,signal=off", "-serial", "chardev:results",
+        "-chardev", "stdio,id=results,signal=off", *machine.qemu.results,
         "-kernel", str(image), "-initrd", str(initramfs), "-append", parameters,
     )  # fmt: skip
 

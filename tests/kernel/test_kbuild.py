@@ -196,8 +196,14 @@ def test_another_architectures_kernel_takes_a_cross_compiler(
     config = CONFIG.replace("X86_64", "ARM64")
     kernel = locate(str(prepared_tree(tmp_path / "arm", "6.1.170-arm64", config)))
     add_compiler(programs, "gcc-12", GCC_12)
-    with pytest.raises(KlpError, match="no compiler for aarch64"):
+    with pytest.raises(KlpError) as caught:
         find_compiler(kernel)
+    assert str(caught.value) == (
+        "no compiler for aarch64 is on this machine\n"
+        f"  6.1.170-arm64 was built by gcc-12 {GCC_12}.  Looked for: "
+        "aarch64-linux-gnu-gcc-12, aarch64-linux-gnu-gcc.\n"
+        "  Install gcc-12-aarch64-linux-gnu."
+    )
     add_compiler(programs, "aarch64-linux-gnu-gcc-12", GCC_12)
     output = run_make(kernel, tmp_path / "module", "modules")
     assert output.startswith("CC=aarch64-linux-gnu-gcc-12 ARCH=arm64 ")

@@ -36,10 +36,10 @@ PlayQemu = Callable[[str], None]
 
 @pytest.fixture(scope="session")
 def static_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A statically linked program that lists applets, as ``busybox --list`` does."""
+    """A statically linked program with a table of applets, as busybox has it."""
     source = tmp_path_factory.mktemp("busybox") / "busybox.c"
-    lines = "\\n".join(_APPLETS.split())
-    source.write_text(f'#include <stdio.h>\nint main(void) {{ puts("{lines}"); return 0; }}\n')
+    table = "".join(f"{name}\\0" for name in ("[", "[[", *_APPLETS.split()))
+    source.write_text(f'const char applets[] = "{table}";\nint main(void) {{ return 0; }}\n')
     program = source.with_suffix("")
     subprocess.run(["gcc", "-static", source, "-o", program], check=True)
     return program

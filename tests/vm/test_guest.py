@@ -196,7 +196,7 @@ def test_a_kernel_without_image(kernel: Kernel) -> None:
         Guest(replace(kernel, image=None)).boot([group("a", "x")])
     assert str(caught.value) == (
         f"{RELEASE}: has no bootable image\n"
-        f"  Run `klpbuild kernel fetch {RELEASE}`, or install the kernel."
+        "  Name it with --image, or build it."
     )
 
 

@@ -1,0 +1,65 @@
+"""Hand-written livepatches, built here for other machines and booted there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from klpbuild.kernel.locate import locate
+from klpbuild.vm.guest import Guest
+from klpbuild.vm.scenario import Group, Modprobe, Planned, Rmmod, Shell
+from tests.machines.kernels import MACHINES, built
+from tests.samples import Built, build
+from tests.test_real_kernel import lacks, load, shows, unload
+
+pytestmark = pytest.mark.machines
+
+_LIVEPATCHES = Path(__file__).parent / "livepatches"
+_DEPTH = "/sys/module/loop/parameters/hw_queue_depth"
+
+
+def _groups(built: Built) -> list[Group]:
+    loop = Planned(Shell("modprobe loop hw_queue_depth=64"))
+    return [
+        Group(
+            "patch, unpatch, unload",
+            (lacks("/proc/meminfo", "Livepatch:"), *load(built, "meminfo"),
+             shows("/proc/meminfo", "Livepatch:       meminfo\n"),
+             Planned(Rmmod("livepatch_meminfo"), fails=True),
+             *unload("meminfo"), lacks("/proc/meminfo", "Livepatch:")),
+        ),
+        Group(
+            "atomic replace",
+            (*load(built, "meminfo"), *load(built, "meminfo-2"),
+             shows("/proc/meminfo", "Livepatch:       meminfo-2\n"),
+             Rmmod("livepatch_meminfo"), *unload("meminfo-2"),
+             lacks("/proc/meminfo", "Livepatch:")),
+        ),
+        Group(
+            "annotated",
+            (*load(built, "cmdline"), shows("/proc/cmdline", " livepatch=1\n"),
+             *unload("cmdline"), lacks("/proc/cmdline", "livepatch=1")),
+        ),
+        Group(
+            "module loaded after the livepatch, twice",
+            (Modprobe("loop"), lacks(_DEPTH, "65"), Rmmod("loop"),
+             *load(built, "loop"), loop, shows(_DEPTH, "65"), Rmmod("loop"),
+             loop, shows(_DEPTH, "65"), *unload("loop"), Rmmod("loop"),
+             loop, shows(_DEPTH, "64"), Rmmod("loop")),
+        ),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_livepatches_of_another_machine(name: str, tmp_path: Path) -> None:
+    machine = MACHINES[name]
+    if machine.missing:
+        assert os.environ.get("KLPBUILD_REQUIRE_MACHINES") != "1", machine.missing
+        pytest.skip(machine.missing)
+    kernel = locate(str(built(machine)))
+    made = build(kernel, tmp_path, ("meminfo", "meminfo-2", "cmdline", "loop"), _LIVEPATCHES)
+    results = Guest(kernel, tmp_path / "boot").run(_groups(made))
+    assert [(r.group.name, r.problem) for r in results if not r.passed] == []
+    assert len(results) == len(_groups(made))
