@@ -42,7 +42,7 @@ def how_to_get(kernel: Kernel, *parts: Part) -> str:
     named = "name it with " + ", ".join(_NAMED[part] for part in parts)
     if kernel.packaging is None:
         built = {Part.IMAGE: ", or build it", Part.DEBUG: f", or build the kernel with {_DEBUG}"}
-        return f"{named.capitalize()}{''.join(built.get(part, '') for part in parts)}."
+        return f"{named[0].upper()}{named[1:]}{''.join(built.get(part, '') for part in parts)}."
     packages = [kernel.packaging.package(part, kernel.release) for part in parts]
     wanted = " and ".join(package for package in dict.fromkeys(packages) if package)
     if not wanted:

@@ -499,7 +499,7 @@ def test_without_debug_symbols(small: SmallKernel, tmp_path: Path) -> None:
     assert text == (
         "small: the kernel's debug symbols are not at hand\n"
         "  They say which objects a source file is in, and prove that it compiles to what runs.\n"
-        "  Name it with --vmlinux (scons: vmlinux=), --source (scons: ksrc=), or build the kernel"
+        "  Name it with --vmlinux (scons: VMLINUX=), --source (scons: KSRC=), or build the kernel"
         " with CONFIG_DEBUG_INFO=y."
     )
 

@@ -195,8 +195,7 @@ def test_a_kernel_without_image(kernel: Kernel) -> None:
     with pytest.raises(KlpError) as caught:
         Guest(replace(kernel, image=None)).boot([group("a", "x")])
     assert str(caught.value) == (
-        f"{RELEASE}: has no bootable image\n"
-        "  Name it with --image, or build it."
+        f"{RELEASE}: has no bootable image\n  Name it with --image, or build it."
     )
 
 
