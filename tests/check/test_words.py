@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,20 @@ def test_what_is_said(miniature: KernelSide, good: dict[str, bytes], rule: str) 
     side = newer(miniature) if rule == "KLP114" else miniature
     report = check_bytes(broken.change(good[broken.base]), "livepatch.ko", side)
     assert WORDS[rule] in [f.what for f in report.findings if f.rule.identifier == rule]
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [((6, 12, 0), "is not marked as a livepatch symbol"), ((7, 3, 4), "at rela sec")],
+)
+def test_the_words_are_those_of_the_kernel(
+    miniature: KernelSide, good: dict[str, bytes], version: tuple[int, int, int], said: str
+) -> None:
+    (broken,) = [each for each in BREAKS if each.rule == "KLP402"]
+    side = KernelSide(replace(miniature.kernel, version=version), None)
+    report = check_bytes(broken.change(good[broken.base]), "livepatch.ko", side)
+    assert report.refused is not None
+    assert report.refused.says == f"symbol .klp.sym.vmlinux.si_swapinfo,0 {said}"
 
 
 MODULE = ".rela.gnu.linkonce.this_module"

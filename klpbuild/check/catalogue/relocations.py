@@ -15,7 +15,8 @@ SECTION_FORMAT = Rule(
 NOT_LIVEPATCH_SYMBOL = Rule(
     "KLP402", "a livepatch relocation names a symbol that is not SHN_LIVEPATCH",
     "klp_resolve_symbols() takes symbols with st_shndx 0xff20 only.", DAMAGED,
-    says("symbol {symbol} is not marked as a livepatch symbol"),
+    (Wording("symbol {symbol} is not marked as a livepatch symbol"),
+     Wording("symbol {symbol} at rela sec", (6, 19))),
 )
 SYMBOL_FORMAT = Rule(
     "KLP403", "a livepatch symbol has an unreadable name",
