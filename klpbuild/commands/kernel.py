@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from klpbuild.distro.debian import Report
 from klpbuild.distro.parts import Part
+from klpbuild.errors import printable
 from klpbuild.kernel.added import AddedKernel, add, added_kernels
 from klpbuild.kernel.cache import CachedKernel, cache_directory, cached_kernels
 from klpbuild.kernel.fetch import fetch
@@ -162,26 +160,29 @@ def _progress() -> Iterator[tuple[Report, Callable[[int, int], None]]]:
 
     :returns: what tells of a step, and of how many bytes of a download are there.
     """
-    console = Console(stderr=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        yield lambda line: console.print(line, soft_wrap=True), lambda arrived, total: None
+    if not sys.stderr.isatty():
+        yield lambda line: print(line, file=sys.stderr, flush=True), lambda arrived, total: None
         return
-    done: list[str] = []
+    begun = ""
+
+    def show(text: str) -> None:
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     def report(line: str) -> None:
-        if done:
-            console.print(done[-1])
-        done.append(line)
-        status.update(escape(line))
+        nonlocal begun
+        if begun:
+            show(f"{begun}\n")
+        begun = printable(line)
+        show(begun)
 
     def progress(arrived: int, total: int) -> None:
-        status.update(
-            escape(f"{done[-1]}: {arrived / 1e6:,.1f} MB are there, {arrived / total:.0%}")
-        )
+        show(f"{begun}: {arrived / 1e6:,.1f} MB are there, {arrived / total:.0%}")
 
-    with console.status("asking apt") as status:
+    show("asking apt")
+    try:
         yield report, progress
-        console.print(done[-1] if done else "")
+    finally:
+        show(f"{begun}\n" if begun else "")
 
 
 def _as_json(kernel: CachedKernel) -> dict[str, object]:
@@ -239,17 +240,16 @@ def _size(directory: Path) -> int:
 
 
 def _show(kernels: tuple[CachedKernel, ...], added: tuple[AddedKernel, ...]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("release", "version", "has", "size", "path"):
-        table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
+    rows = [("release", "version", "has", "size", "path")]
     for kernel in kernels:
         size = f"{_size(kernel.path) / 1e6:,.0f} MB"
         has = ", ".join(_has(kernel))
-        table.add_row(kernel.release, kernel.version, has, size, str(kernel.path))
+        rows.append((kernel.release, kernel.version, has, size, str(kernel.path)))
     for one in added:
         size = f"{_size(one.path) / 1e6:,.0f} MB"
-        table.add_row(one.name, one.release, ", ".join(_added_has(one)), size, str(one.path))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 240  # a pipe does not wrap
-    console.print(table)
+        rows.append((one.name, one.release, ", ".join(_added_has(one)), size, str(one.path)))
+    widths = [max(len(printable(row[column])) for row in rows) for column in range(5)]
+    for row in rows:
+        cells = [printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[3] = cells[3].strip().rjust(widths[3])
+        print("  ".join(cells).rstrip())
