@@ -161,7 +161,9 @@ class Linker:
                 return ""
         line = _filled(command.line, module, here)
         shell = ["/bin/sh", "-c", f"set -e; {line}"]
-        place, environment = here if kept.inside else self.kernel.build, build_environment()
+        place = here if kept.inside else self.kernel.build
+        # kbuild exports it, and objtool of 6.12 asks for it.
+        environment = {**build_environment(), "SRCARCH": self.kernel.arch.kernel_name}
         done = subprocess.run(
             shell,
             cwd=place,
