@@ -20,6 +20,7 @@ DOCUMENTS = (
     "docs/authors-guide.md",
     "docs/caching.md",
     "docs/packagers-guide.md",
+    "docs/cumulative.md",
     "docs/packages.md",
     "docs/release.md",
     "docs/provenance.md",
@@ -27,6 +28,10 @@ DOCUMENTS = (
 
 #: The commands that no test can run: they need root, or a network beside that of packages.
 NOT_RUN = {
+    "docs/cumulative.md": {
+        "./scons -Q -k livepatches=fixes kernel=6.1.0-47-cloud-amd64,6.1.0-50-cloud-amd64"
+        " packages=deb dist",
+    },
     # These run the tests themselves.
     "README.md": {"./scons test"},
     "docs/tutorial.md": {
