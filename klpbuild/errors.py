@@ -1,4 +1,4 @@
-"""What klpbuild says when the user's input cannot be used.
+"""Define the errors of the user's input, and how they are shown.
 
 `KlpError` is for the user: a patch, a kernel tree, a tool chain.  Every other
 exception is a bug of klpbuild and keeps its traceback.

@@ -1,4 +1,4 @@
-"""What files of a user's side may be called, and how large ones are that are read whole."""
+"""Check names and sizes of the user's files."""
 
 from __future__ import annotations
 

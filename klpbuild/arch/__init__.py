@@ -1,4 +1,4 @@
-"""What differs between architectures: one file each, looked up by ``e_machine``."""
+"""Architectures: one record for each, looked up by ``e_machine``."""
 
 from __future__ import annotations
 

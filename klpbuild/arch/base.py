@@ -1,4 +1,4 @@
-"""What every architecture is asked for: one record each.
+"""Define the record that every architecture has, and the class of its instructions.
 
 Entry calls, flags and relocation numbers are the kernel's (arch/*/Makefile,
 arch/*/kernel/module*.c).

@@ -1,4 +1,4 @@
-"""x86-64: its record, and its instructions as extraction sees them."""
+"""x86-64: its record, and a decoder of its instructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the instructions of a function refer to, once they are in memory."""
+"""Resolve what the instructions of a function refer to once they are in memory."""
 
 from __future__ import annotations
 

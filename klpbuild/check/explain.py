@@ -1,4 +1,4 @@
-"""A patched function and the one that it replaces, side by side: the proof of each reference."""
+"""Compare a patched function with the one that it replaces, reference by reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shipped copies of patched functions inside of others, which a livepatch does not replace.
+"""Find inline copies of patched functions that a livepatch does not replace.
 
 Debug information has them as DW_TAG_inlined_subroutine (DWARF 5, section 3.3.8).  Without
 link-time optimisation a function is inlined in its own compile unit only, so one unit is

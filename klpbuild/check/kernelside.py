@@ -1,4 +1,4 @@
-"""What a check must know of the kernel, each read when it is first asked for."""
+"""Read what a check needs of the kernel, each file when it is first asked for."""
 
 from __future__ import annotations
 

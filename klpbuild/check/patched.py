@@ -1,4 +1,4 @@
-"""What a livepatch patches."""
+"""List the objects and functions that a livepatch patches."""
 
 from __future__ import annotations
 

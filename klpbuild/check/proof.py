@@ -1,4 +1,4 @@
-"""Unchanged code of a patched function must lead where the shipped function does."""
+"""Check that unchanged code of a patched function leads where the shipped function does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes code of a livepatch run: its replacements, its callbacks, its own init and exit.
+"""Find what makes code of a livepatch run: replacements, callbacks, init and exit.
 
 The module is laid out as in memory, and every place that leads into it gets its address.
 From each function that the kernel enters, addresses are followed: those that instructions

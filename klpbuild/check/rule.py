@@ -1,4 +1,4 @@
-"""What a rule, a finding and a report are."""
+"""Define rules, findings and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patched functions in which kernel threads stay: the transition waits for these."""
+"""Find patched functions that kernel threads never leave: a transition waits for them."""
 
 from __future__ import annotations
 

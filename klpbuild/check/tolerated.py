@@ -1,4 +1,4 @@
-"""Section headers as the kernel reads them: what it passes over is made sound for other readers."""
+"""Repair section headers that the kernel ignores, so that other readers accept the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which functions of an object begin with an ftrace entry call.
+"""Find the functions of an object that begin with an ftrace entry call.
 
 ftrace redirects a function through the call at its entry, so the kernel patches
 only functions that have one (kernel/livepatch/patch.c, klp_patch_func), and the

@@ -1,4 +1,4 @@
-"""Where a linked module uses symbols that it does not define, and with which gates."""
+"""List where a linked module uses undefined symbols, and choose the gate of each use."""
 
 from __future__ import annotations
 

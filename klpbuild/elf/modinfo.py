@@ -1,4 +1,4 @@
-"""What a module says of itself: the tags of ``.modinfo``."""
+"""Read the tags of ``.modinfo``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file of the kernel's source defines a function."""
+"""Find the file of the kernel's source that defines a function."""
 
 from __future__ import annotations
 

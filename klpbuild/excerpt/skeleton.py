@@ -1,4 +1,4 @@
-"""A function without a body, for a kernel whose source is not at hand."""
+"""Write a function without a body, for a kernel whose source is not at hand."""
 
 from __future__ import annotations
 

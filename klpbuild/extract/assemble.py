@@ -1,4 +1,4 @@
-"""Write what was chosen as an object of its own.
+"""Assemble the extracted object: sections, symbols and relocations of all that was chosen.
 
 Names and sections stay those of the patched object.  What the running kernel has becomes
 an undefined symbol, and so does the address of a replaced function where it is kept or

@@ -1,4 +1,4 @@
-"""The patch at hand: both objects, who uses what, and the problems found so far."""
+"""State of one object's extraction: both versions, references between functions, problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between the original and the patched object."""
+"""Compare the original with the patched object: changed functions, data and tables."""
 
 from __future__ import annotations
 

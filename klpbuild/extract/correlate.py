@@ -1,4 +1,4 @@
-"""Which atom of the patched object is which atom of the original one.
+"""Match the functions and variables of the patched object with those of the original.
 
 Compilers number static variables and clones anew in every compilation, so a name alone
 does not tell.  What cannot be told is left ambiguous: a livepatch that uses it is refused.

@@ -1,4 +1,4 @@
-"""Tell whether an address that a function of x86-64 takes stays in its registers.
+"""Decide whether an address that a function takes may leave it (escape analysis, x86-64).
 
 Each instruction is followed with the set of registers that may hold the address, or one that
 was computed from it.  Whatever is not known to keep it there counts as passing it on.

@@ -1,4 +1,4 @@
-"""Two compilations of one source file in, an object with what changed out."""
+"""Extract what changed between two compilations of one source file into an object."""
 
 from __future__ import annotations
 

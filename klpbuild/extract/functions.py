@@ -1,4 +1,4 @@
-"""Changed functions: which a livepatch can replace, and why not the others."""
+"""Decide which changed functions a livepatch can replace, and say why not the others."""
 
 from __future__ import annotations
 

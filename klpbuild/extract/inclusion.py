@@ -1,4 +1,4 @@
-"""What goes into the livepatch, and what keeps a patch from being one.
+"""Decide what an extracted object holds, and refuse what no livepatch can do.
 
 Included are the changed functions, and what they reach that the running kernel does not
 have.  What it has is referred to, never copied, so that the livepatch works on the

@@ -1,4 +1,4 @@
-"""Where indirect calls may land: IBT, indirect branch tracking.
+"""Find the landing pads of indirect calls (IBT, indirect branch tracking).
 
 With CONFIG_X86_KERNEL_IBT (v5.18) a function whose address is taken begins with
 ``endbr64``.  objtool lists those whose address the linked kernel takes nowhere, and the

@@ -1,4 +1,4 @@
-"""Entries that the build, the boot or the loader reads, and of which a livepatch has none.
+"""Leave out table entries that only the build, the boot or the module loader reads.
 
 Whatever of a patch is not taken over is refused, or said: nothing is left out without a word.
 """

@@ -1,4 +1,4 @@
-"""What a patch moves from one object to another: the running kernel's, or refused."""
+"""Handle functions and variables that a patch moves to another object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiler and the kernel's macros do to names, undone."""
+"""Undo what the compiler and the kernel's macros do to names (suffixes, prefixes)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A compiled object as atoms, and the references between them.
+"""Read a compiled object as functions, variables and the references between them.
 
 An atom is what is extracted whole or not at all: a function, a variable, or a piece
 without a symbol that others refer to.  Compiled with ``-ffunction-sections

@@ -1,4 +1,4 @@
-"""One of the objects that a patch changes, read before and after, compared when asked."""
+"""One object that a patch changes, in both versions, compared when first asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an extraction hands on."""
+"""Records of what an extraction gives."""
 
 from __future__ import annotations
 

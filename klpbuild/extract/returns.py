@@ -1,4 +1,4 @@
-"""Which functions of an object may come back to their callers."""
+"""Find the functions of an object that may return to their callers."""
 
 from __future__ import annotations
 

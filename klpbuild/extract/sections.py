@@ -1,4 +1,4 @@
-"""What the sections of a kernel object hold, by name and flags."""
+"""Classify the sections of a kernel object by name and flags."""
 
 from __future__ import annotations
 

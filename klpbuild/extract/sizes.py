@@ -1,4 +1,4 @@
-"""How large the entries of the kernel's special tables are: asked of the kernel's headers."""
+"""Measure the entries of the kernel's special tables by compiling a probe against its headers."""
 
 from __future__ import annotations
 

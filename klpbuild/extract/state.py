@@ -1,4 +1,4 @@
-"""Variables that a patch renames: the running kernel's, or none that can be told.
+"""Match variables that a patch renames with those of the running kernel; refuse ambiguous ones.
 
 A livepatch works on the state that the kernel has.  A variable whose name is new may be
 one that the kernel has under another: it is when both have one type, size, memory and

@@ -1,4 +1,4 @@
-"""Changed variables: a copy where nobody can tell, else no livepatch.
+"""Copy a changed constant if its address is never observed; refuse other changed variables.
 
 A livepatch replaces functions.  A variable that the kernel uses stays the kernel's, with
 the content and the layout that it has.

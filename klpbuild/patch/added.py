@@ -1,4 +1,4 @@
-"""C files that a patch adds: which objects they would be part of, and how kbuild makes them.
+"""Find the objects that C files added by a patch belong to, and how kbuild makes them.
 
 kbuild itself is asked: it reads the patched Makefile in the shadow tree.
 """

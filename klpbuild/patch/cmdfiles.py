@@ -1,4 +1,4 @@
-"""The compile units of a build tree without debug information: kbuild's own notes.
+"""Find the compile units of a build tree from kbuild's ``.cmd`` files.
 
 Beside each object kbuild writes a ``.cmd`` file with its source and all files that went
 into it (scripts/basic/fixdep.c), for vmlinux a list of its objects (``.vmlinux.objs``,

@@ -1,4 +1,4 @@
-"""How kbuild compiles an object: asked of kbuild, once for each object."""
+"""Ask kbuild for an object's compile command."""
 
 from __future__ import annotations
 

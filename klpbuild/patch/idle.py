@@ -1,4 +1,4 @@
-"""What is said of a patch that changes nothing; imported by builds that compile nothing."""
+"""Records of patches that change nothing in a kernel; cheap to import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makefiles that a patch changes: only to put C files that it adds into objects."""
+"""Read changes of Makefiles: only those are accepted that add new C files to objects."""
 
 from __future__ import annotations
 

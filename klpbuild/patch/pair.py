@@ -1,4 +1,4 @@
-"""From patches to pairs of objects: what an object was, and what the patches make of it."""
+"""Compile each object that patches touch twice: as it was, and as the patches make it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Source patches, applied in memory: exactly, or not at all."""
+"""Apply source patches in memory, exactly or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which compile units of the kernel patched files go into."""
+"""Find the kernel's compile units that patched files go into."""
 
 from __future__ import annotations
 

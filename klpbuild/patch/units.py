@@ -1,4 +1,4 @@
-"""Which objects of a kernel a source file goes into, and who owns them.
+"""Find the objects of a kernel that a source file goes into, and their owners.
 
 The answer is in the shipped kernel's debug information, or in kbuild's notes in a build
 tree: nothing is guessed from Makefiles, and a file that is in no compile unit is in no

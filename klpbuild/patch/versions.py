@@ -1,4 +1,4 @@
-"""Whether a patch changes the interface of an exported symbol.
+"""Detect changes of the interface of exported symbols.
 
 Its version (CRC) is computed from the types that its declaration reaches
 (scripts/genksyms).  Modules that were built against the old one know those types;

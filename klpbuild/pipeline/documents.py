@@ -1,4 +1,4 @@
-"""The steps that tell of a livepatch: what it is made from goes into it, the rest beside it."""
+"""Embed the digest of inputs; write provenance, bill of materials and report page."""
 
 from __future__ import annotations
 

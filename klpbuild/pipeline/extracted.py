@@ -1,4 +1,4 @@
-"""What was taken out of the kernel's patched objects, kept between two steps of a build."""
+"""The record of extracted objects, kept between two steps of a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From source patches to a livepatch module, without building the kernel."""
+"""Build a livepatch module from source patches, without building the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's objects that a patch's objects are part of, and their functions."""
+"""Find the kernel's objects that patched objects are part of, and their functions there."""
 
 from __future__ import annotations
 

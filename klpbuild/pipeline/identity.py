@@ -1,4 +1,4 @@
-"""What stands for a kernel and for the tools when a build decides what is out of date.
+"""Cache keys of kernel, compiler and klpbuild: short texts that change with their content.
 
 Short texts that change with the content of what they stand for, and with nothing
 else: not with times, and not with the machine or the directory, so that builds can

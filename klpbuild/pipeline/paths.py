@@ -1,4 +1,4 @@
-"""Where a build writes: the files of one livepatch for one kernel."""
+"""Names of the files that a build writes for one livepatch and one kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The functions of the steps: compile, link, convert, check, sign, draw, boot."""
+"""Functions of the steps: compile, link, convert, check, sign, draw, boot."""
 
 from __future__ import annotations
 

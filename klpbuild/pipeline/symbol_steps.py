@@ -1,4 +1,4 @@
-"""The steps that read symbols: all that is done again when one of the kernel's modules changes.
+"""Steps that read symbols: those that are done again when one of the kernel's modules changes.
 
 They import little, for they are most of such a build.
 """

@@ -1,4 +1,4 @@
-"""The steps of a build as a table: what each reads and writes, what counts for it, its function.
+"""The table of build steps: inputs, outputs, further dependencies and a function for each.
 
 SCons makes nodes of it (`klpbuild.scons.nodes`); `klpbuild build` and `klpbuild new` run it in
 order.  A step imports what it calls: a build in which nothing is done does not wait for it.

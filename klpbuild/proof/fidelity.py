@@ -1,4 +1,4 @@
-"""Proof that an object compiled here is the one that runs, and where each symbol of it is.
+"""Prove that an object compiled here is the one that runs, and find its symbols there.
 
 The linker keeps each section of an object in one piece.  So a section of ours is found
 in the shipped binary when all its symbols stand there, at the same distances; its bytes

@@ -1,4 +1,4 @@
-"""Which static keys and static calls a livepatch may use."""
+"""Decide which static keys and static calls a livepatch may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say of each undefined symbol of an extracted object where the running kernel has it."""
+"""Find where the running kernel has each undefined symbol of an extracted object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The binary that runs, read as the linker left it: vmlinux by address, modules by section.
+"""Read the shipped binary: vmlinux by address, modules by section.
 
 A place is one number: the address in vmlinux; in a module the section's index in the
 high bits and the offset in it in the low ones, so that differences within a section

@@ -1,4 +1,4 @@
-"""Everything that is known of one build, gathered once for all that is written about it."""
+"""Gather all facts of one build, for all that is written about it."""
 
 from __future__ import annotations
 

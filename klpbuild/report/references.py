@@ -1,4 +1,4 @@
-"""Which fault a livepatch mends: what its patches and its description refer to."""
+"""Find which CVE or fault a livepatch mends, from its patches and its description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build starts from: the kernel that is named, and the symbols that stand for it.
+"""Find the kernel that is named, and the symbols that the user gives for it.
 
 Also for a build in which nothing is to be done, so that this imports little.
 """

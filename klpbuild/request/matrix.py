@@ -1,4 +1,4 @@
-"""Many kernels and many livepatches: what is built for which, and what came of it."""
+"""Combine kernels and livepatches: what is built for which, and the table of results."""
 
 from __future__ import annotations
 

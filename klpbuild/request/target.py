@@ -1,4 +1,4 @@
-"""The kernel as the variables want it: of the right release, with the user's source and tools."""
+"""Apply the variables to a kernel: check its release, set source and tools."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The one place that decides what becomes of a reference."""
+"""Decide the fate of each undefined reference, in one place."""

@@ -1,4 +1,4 @@
-"""Run the steps of the table as actions of SCons: a short line, then what the step says."""
+"""Make SCons nodes of build steps, run them, and show what they say."""
 
 from __future__ import annotations
 

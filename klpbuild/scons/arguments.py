@@ -1,4 +1,4 @@
-"""The words on scons' command line: explained, and checked."""
+"""Options and targets of scons' command line: read, checked and explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache of everything that is built, shared by whoever names the same directory."""
+"""A sealed cache of build outputs that several checkouts share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nodes of one kernel: the table of steps, as what SCons builds from what."""
+"""Make the SCons nodes of one kernel from the table of steps."""
 
 from __future__ import annotations
 

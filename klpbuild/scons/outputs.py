@@ -1,4 +1,4 @@
-"""The directory of outputs: one run at a time, and what is damaged in it is made again.
+"""Lock the directory of outputs, and remove outputs that were changed since they were built.
 
 SCons looks at what an output is made from, never at the output.  So it would take for good
 what is damaged, what `klpbuild build` wrote in its place, and what a killed run made of

@@ -1,4 +1,4 @@
-"""What is said when a run has ended: what became of each livepatch for each kernel."""
+"""Show the result of each livepatch for each kernel when a run ends."""
 
 from __future__ import annotations
 

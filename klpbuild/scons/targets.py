@@ -1,4 +1,4 @@
-"""From options to targets: each of them is for all kernels that are named."""
+"""Make all nodes and targets that scons' command line can name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Which symbols a kernel has, where kallsyms counts them, who exports them."""
+"""Symbols of a kernel: their positions in kallsyms, and who exports them."""

@@ -1,4 +1,4 @@
-"""Which functions ftrace can enter: those, and no others, a livepatch can replace.
+"""Find the functions that ftrace can enter: only those can be replaced.
 
 The compiler makes the entry and a table of all entries, ``__mcount_loc``.  The
 running kernel's word is tracefs' ``available_filter_functions``.

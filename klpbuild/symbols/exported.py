@@ -1,4 +1,4 @@
-"""Which symbols of a kernel are exported, for all of them at once.
+"""Find the exported symbols of a kernel, all at once.
 
 Module.symvers has thousands of lines; `klpbuild.symbols.symvers.Exports` makes a
 list of each, which is right for questions and slow for an index.

@@ -1,4 +1,4 @@
-"""What was read from each object, kept so that a changed module costs one module's scan.
+"""Keep the symbols of each object, so that a changed module costs one scan.
 
 A fragment is named by a digest of what it was read from, so builds and kernels
 share one cache.  It is an SQLite file: a thousand files would take longer to

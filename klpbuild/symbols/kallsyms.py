@@ -1,4 +1,4 @@
-"""Which symbols of vmlinux kallsyms holds, and in which order.
+"""Select and order the symbols of vmlinux as scripts/kallsyms.c does.
 
 The build lists vmlinux with ``nm -n``, drops lines (scripts/mksysmap), drops
 more and sorts the rest (scripts/kallsyms.c).  The rules here are those of

@@ -1,4 +1,4 @@
-"""What the guest says: records on a serial port that nothing else writes to.
+"""Read the records that a guest writes to its second serial port.
 
 A record is a line ``WORD NUMBER VALUE SIZE``, SIZE bytes and a newline.
 """

@@ -1,4 +1,4 @@
-"""The kernel's log as it came over the console, and the faults that it reports."""
+"""Read the kernel's log from the console, and the faults that it reports."""
 
 from __future__ import annotations
 

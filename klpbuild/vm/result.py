@@ -1,4 +1,4 @@
-"""What a guest did: the outcome of each step, as the guest and its kernel told it."""
+"""Results of a guest: the outcome of each step, from the guest and from its kernel."""
 
 from __future__ import annotations
 

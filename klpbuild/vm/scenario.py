@@ -1,4 +1,4 @@
-"""What a guest is to do: groups of steps, and what each step must show."""
+"""Define what a guest does: groups of steps, and what each step must show."""
 
 from __future__ import annotations
 

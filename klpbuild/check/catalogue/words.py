@@ -1,4 +1,4 @@
-"""What several rules say."""
+"""Texts that several rules share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instructions that need an entry in a table."""
+"""Find instructions that need an entry in a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code that nothing leads to: where a table's entry led, and is gone."""
+"""Find unreachable code, which tells that a table entry led there and is gone."""
 
 from __future__ import annotations
 
