@@ -122,6 +122,8 @@ class ElfFile:
         :raises KlpError: when the file cannot be read or is not ELF64.
         """
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise KlpError("is not a file", where=str(path))
             with path.open("rb") as file:
                 return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), str(path))
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -267,10 +268,12 @@ def test_a_symbol_that_is_not_there(index: int) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     empty = tmp_path / "empty.o"
     empty.touch()
+    os.mkfifo(tmp_path / "pipe.o")
     for path, message in (
         (empty, "is empty"),
         (tmp_path / "absent.o", "cannot be read: No such file or directory"),
-        (tmp_path, "cannot be read: Is a directory"),
+        (tmp_path, "is not a file"),
+        (tmp_path / "pipe.o", "is not a file"),
     ):
         with pytest.raises(KlpError) as caught:
             ElfFile.read(path)
