@@ -48,12 +48,12 @@ def use_cache(env: Environment) -> None:
     cache = type("LivepatchCache", (SealedCache,), {"directory": str(directory)})
     try:
         env.CacheDir("cache", cache)
-        env.get_CacheDir()
-    except SCons.Errors.SConsEnvironmentError as error:
+        env.get_CacheDir().check_config()
+    except (SCons.Errors.SConsEnvironmentError, RecursionError) as error:
         raise KlpError(
             "is no cache of SCons",
             where=where,
-            why=str(error),
+            why="It is nested too deep." if isinstance(error, RecursionError) else str(error),
             hint="Remove the file config in it, or name another directory.",
         ) from error
 
@@ -72,6 +72,14 @@ class SealedCache(SCons.CacheDir.CacheDir):  # type: ignore[misc]
     def __init__(self, path: object) -> None:
         super().__init__(self.directory)
         self.given: set[Node] = set()
+
+    def check_config(self) -> None:
+        """:raises SConsEnvironmentError: when the cache's file config is not SCons' own."""
+        length = self.config.get("prefix_len") if isinstance(self.config, dict) else None
+        if type(length) is not int or not 0 < length < 32:  # digits of 32, or of 64
+            raise SCons.Errors.SConsEnvironmentError(
+                f"Its file config names no prefix_len: {self.config!r:.100}"
+            )
 
     def retrieve(self, node: Node) -> bool:
         """Get a file, if it is there and as it was stored."""

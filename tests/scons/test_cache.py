@@ -209,12 +209,19 @@ def test_entries_are_bound_to_their_names() -> None:
 def test_a_directory_that_is_no_cache(shared: Checkout) -> None:
     directory = shared.directory / "no-cache"
     directory.mkdir()
-    (directory / "config").write_text("{")
-    assert shared.scons("cache=no-cache", status=2) == (
-        "scons: error: cache=no-cache: is no cache of SCons\n"
-        f"  Failed to read cache configuration for {directory}\n"
-        "  Remove the file config in it, or name another directory.\n"
-    )
+    for text, why in {
+        "{": f"Failed to read cache configuration for {directory}",
+        "[" * 100_000: "It is nested too deep.",
+        '{"prefix_lem": 2}': "Its file config names no prefix_len: {'prefix_lem': 2}",
+        '{"prefix_len": -9}': "Its file config names no prefix_len: {'prefix_len': -9}",
+        "[2]": "Its file config names no prefix_len: [2]",
+    }.items():
+        (directory / "config").write_text(text)
+        assert shared.scons("cache=no-cache", status=2) == (
+            "scons: error: cache=no-cache: is no cache of SCons\n"
+            f"  {why}\n"
+            "  Remove the file config in it, or name another directory.\n"
+        )
 
 
 @pytest.mark.kernel
