@@ -72,6 +72,11 @@ def directive_lines(text: bytes) -> set[int]:
     return {number for numbers in found for number in numbers}
 
 
+def directives(text: bytes) -> Iterator[re.Match[bytes]]:
+    """A file's preprocessor lines, each with those that continue it."""
+    return _DIRECTIVE.finditer(text)
+
+
 def blank_lines(text: bytes) -> set[int]:
     """Numbers of lines with nothing but white space."""
     return {number for number, line in enumerate(text.split(b"\n"), 1) if not line.strip()}

@@ -76,6 +76,16 @@ class IncludeGraph:
         first = files if reached & set(forced) else [path for path in files if path in reached]
         return [*first, *sorted(reached.difference(files))]
 
+    def closure(self, files: Iterable[str]) -> list[str]:
+        """C files and all that they may include, sorted."""
+        seen = {*files, *(f"include/{name}" for name in _FORCED)}
+        waiting = list(seen)
+        while waiting:
+            more = set(self._includes(waiting.pop())) - seen
+            seen |= more
+            waiting += more
+        return sorted(seen)
+
     def _includes(self, path: str) -> list[str]:
         if path not in self._included:
             try:

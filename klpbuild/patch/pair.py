@@ -23,6 +23,7 @@ from klpbuild.patch.added import added_units, listing_directories
 from klpbuild.patch.commands import CompileCommand, compile_commands
 from klpbuild.patch.fix import at_fault, faults
 from klpbuild.patch.holes import new_members, why_not_zero
+from klpbuild.patch.identifiers import without_blind
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.layout import (
     changed_enumerators,
@@ -147,6 +148,7 @@ def compile_patch(
     includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")
     units = Units.read(kernel)
     touched = touched_units(units, includes, patched, notes)
+    touched = without_blind(touched, includes, patched, tree, notes)
     commands = _commands(tree, touched.units, log)
     if only is not None:
         commands = [each for each in commands if each[1].target in only]

@@ -1,0 +1,186 @@
+"""Objects that name nothing of what patches change in headers are not compiled."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from klpbuild.compiler.log import BuildLog
+from klpbuild.elf.reader import ElfFile
+from klpbuild.extract.changes import compare
+from klpbuild.extract.objects import Atom
+from klpbuild.extract.part import Part
+from klpbuild.kernel.source import source_tree
+from klpbuild.kernel.tree import Kernel
+from klpbuild.patch import identifiers
+from klpbuild.patch.identifiers import changed_names, seen_by
+from klpbuild.patch.includes import IncludeGraph
+from klpbuild.patch.pair import ObjectPair, compile_patch
+from klpbuild.patch.patched import PatchedFile
+from klpbuild.patch.patchfile import apply_patches
+from klpbuild.pipeline.steps import entry_sizes
+
+HEADER = """\
+#ifndef SOCK_H
+#define SOCK_H
+struct sock { int a; int state; };
+enum kind { FIRST, SECOND = 4,
+	THIRD };
+#define LIMIT 3
+#define WIDE(x) \\
+	((x) + LIMIT)
+
+/* set_sock() is told here. */
+extern int declared(struct sock *sk, int (*done)(int));
+static inline void set_sock(struct sock *sk, int n)
+{
+	sk->a = n;
+}
+
+static inline int graft(struct sock *sk) { set_sock(sk, 1); return 2; }
+static inline int apart(struct sock *sk)
+{
+	return sk->state;
+}
+_Static_assert(THIRD == 5, "");
+#endif
+"""
+
+
+def changed(directory: Path, old: str, new: str, header: str = HEADER) -> PatchedFile:
+    assert header.count(old) == 1
+    source = directory / "source"
+    (source / "include/net").mkdir(parents=True, exist_ok=True)
+    (source / "include/net/sock.h").write_text(header)
+    before, after = (t.splitlines(keepends=True) for t in (header, header.replace(old, new)))
+    patch = directory / "fix.patch"
+    patch.write_text(
+        "".join(difflib.unified_diff(before, after, "a/include/net/sock.h", "b/include/net/sock.h"))
+    )
+    return apply_patches([patch], source).files[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("sk->a = n;", "sk->a = n + 1;", {"set_sock"}),
+        ("int n)\n", "long n)\n", {"set_sock"}),
+        ("return 2;", "return 3;", {"graft"}),
+        ("#define LIMIT 3", "#define LIMIT 4", {"LIMIT"}),
+        ("((x) + LIMIT)", "((x) - LIMIT)", {"WIDE"}),
+        ("SECOND = 4", "SECOND = 5", {"FIRST", "SECOND", "THIRD"}),
+        ("(struct sock *sk, int (", "(struct sock *sk, long (", {"declared"}),
+        ("extern int declared", "int fresh(void);\nextern int declared", {"fresh"}),
+    ],
+)
+def test_the_names_that_a_header_changes(
+    tmp_path: Path, old: str, new: str, names: set[str]
+) -> None:
+    found = changed_names(changed(tmp_path, old, new))
+    assert found == frozenset(name.encode() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("int state;", "long state;"),
+        ("SECOND = 4", "SECOND = 1 << 4"),
+        ("#define LIMIT 3", "#include <linux/limit.h>\n#define LIMIT 3"),
+        ("#define LIMIT 3", "#ifdef X\n#define LIMIT 3\n#endif"),
+        ("extern int declared", "static int kept = 3;\nextern int declared"),
+        ("extern int declared", "DEFINE_KEY(kept);\nextern int declared"),
+        ("extern int declared", "/*\nextern int declared"),  # the rest becomes a comment
+        ("#define LIMIT 3", "#define LIMIT 3 \\"),  # and here a part of the macro
+    ],
+)
+def test_where_it_cannot_be_told(tmp_path: Path, old: str, new: str) -> None:
+    assert changed_names(changed(tmp_path, old, new)) is None
+
+
+#: By file: whether it can see a difference in set_sock().
+FILES = {
+    "net/calls.c": ("#include <net/sock.h>\nvoid f(void *p) { set_sock(p, 1); }\n", True),
+    "net/inlines.c": ("#include <net/sock.h>\nint f(void *p) { return graft(p); }\n", True),
+    "net/apart.c": ("#include <net/sock.h>\n// set_sock\nint f(void) { return 1; }\n", True),
+    "net/other.c": ("#include <net/sock.h>\nint f(void *p) { return apart(p); }\n", False),
+    "net/macro.c": ("#include <net/more.h>\nint f(void *p) { GRAFT(p); return 1; }\n", True),
+    "net/plain.c": ("#include <net/more.h>\nint f(void *p) { return apart(p); }\n", False),
+    "net/whole.c": ("#include <net/whole.h>\nint f(void) { return 1; }\n", True),
+    "net/piece.c": ('#include "piece.inc"\n', True),
+    "net/pasted.c": ("#include <net/sock.h>\n#define DO(x) set_##x\n"
+                     "void f(void) { DO(sock)(0, 1); }\n",
+                     True),
+    "net/three.c": ("#include <net/sock.h>\n#define DO(x) set##x##sock\n"
+                    "void f(void) { DO(_)(0, 1); }\n", True),
+    "net/computed.c": ("#include <net/sock.h>\n#include WHICH\n", True),
+}  # fmt: skip
+HEADERS = {
+    "include/net/more.h": "#include <net/sock.h>\n#define GRAFT(p) graft(p)\n"
+    "int set_sock_more(int);\n",
+    "include/net/whole.h": "#include <net/sock.h>\n"
+    "static void (*const set)(void *, int) = set_sock;\n",
+    "net/piece.inc": "#include <net/sock.h>\nvoid f(void) { set_sock(0, 1); }\n",
+}
+
+
+def test_only_what_names_a_change_sees_it(tmp_path: Path) -> None:
+    file = changed(tmp_path, "sk->a = n;", "sk->a = n + 1;")
+    source = tmp_path / "source"
+    for path, text in (HEADERS | {path: text for path, (text, _) in FILES.items()}).items():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_text(text)
+    includes = IncludeGraph(source, "x86", tmp_path / "includes.json")
+    names = changed_names(file)
+    assert names is not None
+    seen = seen_by(source, includes, [], names, {file.path: file}, FILES)
+    assert set(seen or ()) == {path for path, (_, sees) in FILES.items() if sees}
+
+
+@pytest.mark.kernel
+def test_a_sample_of_what_is_left_out_differs_in_nothing(
+    debian_source_kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kernel = "include/net/sock.h", debian_source_kernel
+    old = (source_tree(kernel) / path).read_text()
+    new = old.replace("\tsk->sk_socket = sock;\n", "\tWRITE_ONCE(sk->sk_socket, sock);\n")
+    assert old != new
+    before, after = (text.splitlines(keepends=True) for text in (old, new))
+    patch = tmp_path / "fix.patch"
+    patch.write_text("".join(difflib.unified_diff(before, after, f"a/{path}", f"b/{path}")))
+    left = (
+        "net/ipv4/tcp_vegas.o",
+        "net/core/stream.o",
+        "net/ipv6/udplite.o",
+        "net/sched/act_api.o",
+    )
+    kept = ("net/core/sock.o", "net/ipv4/af_inet.o")
+    filtered = compile_patch(
+        kernel, [patch], tmp_path / "some", lambda line: None, only={*left, *kept}
+    )
+    assert {pair.target for pair in filtered.pairs} == set(kept)
+    assert any("name nothing that changes in headers" in note for note in filtered.notes)
+    monkeypatch.setattr(identifiers, "MANY", 1 << 20)
+    whole = compile_patch(kernel, [patch], tmp_path / "all", lambda line: None, only={*left, *kept})
+    by_target = {pair.target: pair for pair in whole.pairs}
+    assert set(by_target) >= set(kept)
+    for target in left:
+        # WRITE_ONCE() counts __COUNTER__ on, which is in names that count for nothing.
+        pair = by_target.get(target)
+        assert pair is None or not differences(kernel, pair)
+
+
+def differences(kernel: Kernel, pair: ObjectPair) -> dict[Atom, str]:
+    """What differs in an object."""
+    part = Part(
+        number=0,
+        owner=pair.owner,
+        where=pair.where,
+        original=ElfFile.read(pair.original),
+        patched=ElfFile.read(pair.patched),
+        source=pair.source,
+        sizes=entry_sizes(kernel, BuildLog(pair.patched.with_suffix(".log"))),
+    )
+    found = compare(part.correlation, part.old.tables, part.new.tables)
+    return {**found.functions, **found.data, **dict.fromkeys((*found.new, *found.removed), "")}
