@@ -364,7 +364,7 @@ def symbol_info(good: Good, rng: random.Random) -> Made:
 
 
 def symbol_name(good: Good, rng: random.Random) -> Made:
-    """One letter of a name; of a livepatch symbol's anywhere in it."""
+    """One letter of a name; what the module itself defines may be called so."""
     number = rng.choice(_symbols(good))
     name = good.elf.symbol_name(number)
     if not name:
@@ -373,7 +373,8 @@ def symbol_name(good: Good, rng: random.Random) -> Made:
     changed = name[:at] + rng.choice("_x0,.") + name[at + 1 :]
     editor = Editor(good.data)
     editor.object.rename_symbol(number, changed)
-    return Made(f"symbol {name}: called {changed}", editor.data())
+    own = 0 < int(good.elf.symbols[number]["st_shndx"]) < len(good.elf.sections)
+    return Made(f"symbol {name}: called {changed}", editor.data(), own)
 
 
 def modinfo(good: Good, rng: random.Random) -> Made:
