@@ -135,7 +135,7 @@ def has_entry_call(case: Case, atom: Atom) -> bool:
 
 
 def _callers(case: Case, atom: Atom) -> set[Atom]:
-    """The functions to replace along with one; none if that is not all there is to it."""
+    """Callers to replace with it; empty if anything but direct calls uses it."""
     if not _is_only_called(case, atom):
         return set()
     found: set[Atom] = set()

@@ -172,7 +172,7 @@ class _Choice:
         return doubt is not None
 
     def _may_mean_a_neighbour(self, atom: Atom, reference: Reference, target: Atom) -> bool:
-        """Whether an offset in a section may be meant from a variable beside the one there.
+        """May a section offset belong to the neighbouring variable (``a[i - 1]``)?
 
         ``array[i - 1]`` names a place before the array, ``p < array + n`` the one behind it.
         That does no harm where both variables stand as they did.
