@@ -10,7 +10,7 @@ from klpbuild.check.code import Instruction, disassemble
 from klpbuild.check.memory import Code, Loaded, Memory
 from klpbuild.check.patched import PatchedFunction
 from klpbuild.check.subject import Subject
-from klpbuild.elf.constants import EM, SHF, SHN_LIVEPATCH, SHN_UNDEF
+from klpbuild.elf.constants import EM, ET, SHF, SHN_LIVEPATCH, SHN_UNDEF
 from klpbuild.elf.reader import ElfFile, Symbol
 from klpbuild.errors import KlpError, did_you_mean
 from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
@@ -86,9 +86,11 @@ class Explainer:
     """Explains the functions of one livepatch."""
 
     def __init__(self, subject: Subject) -> None:
-        """:raises KlpError: without the kernel's symbols, or for another architecture."""
+        """:raises KlpError: without the kernel's symbols, or for another kind of file."""
         if subject.kernel is None:
             raise KlpError("a kernel must be named", hint="--kernel RELEASE")
+        if subject.elf.e_type != ET.REL:  # of another kind relocations may lead out of the file
+            raise KlpError("is no module: it is not relocatable", where=subject.elf.name)
         if subject.elf.e_machine != EM.X86_64:
             raise KlpError("only code of x86-64 can be explained", where=subject.elf.name)
         self.subject = subject

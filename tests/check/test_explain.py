@@ -57,6 +57,15 @@ def test_unchanged_code_leads_to_the_same_symbol(
         assert f"at {second.address:#x}" in findings[0].what
 
 
+def test_a_file_of_another_kind(miniature: KernelSide, tmp_path: Path) -> None:
+    """Only of modules is all checked that relocations name."""
+    data = bytearray(again(tmp_path, 1))
+    data[16] = 0x3F
+    with pytest.raises(KlpError) as caught:
+        explainer(bytes(data), miniature)
+    assert str(caught.value) == "again.ko: is no module: it is not relocatable"
+
+
 def test_every_relocation_leads_where_its_symbol_is(miniature: KernelSide, tmp_path: Path) -> None:
     """An independent reader says which relocations there are; the code must agree."""
     data = again(tmp_path, 2)
