@@ -188,7 +188,8 @@ class Architecture:
     entry_farthest: int = 16
     entry_before: int = 0
     fields: Mapping[int, Field] = field(default_factory=dict, hash=False)
-    instructions: Instructions | None = None
+    #: Not part of what tells two descriptions of a package apart, which is its text.
+    instructions: Instructions | None = field(default=None, repr=False)
     qemu: Qemu | None = None
 
     def decoded(self, where: str) -> Instructions:

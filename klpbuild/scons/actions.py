@@ -68,16 +68,17 @@ def complete(env: Environment, record: Node) -> Node:
 
     :param record: the node of what was extracted.
     """
-    from klpbuild.pipeline.fixes import left_out
 
     def action(target: list[Path], source: list[Path], env: Environment) -> None:
+        from klpbuild.pipeline.fixes import left_out
+
         if (error := left_out(Extracted.read(source[0]).fixes)) is not None:
             raise error
 
     run = SCons.Action.Action(guarded(action), None)
     node: Node = env.Alias(literal.alias(env, f"patches of {record}"), [record], run)[0]
     with suppress(KlpError):  # it is missing or damaged, and made in this run
-        if left_out(Extracted.read(Path(record.get_internal_path())).fixes):
+        if not all(fix.good for fix in Extracted.read(Path(record.get_internal_path())).fixes):
             env.AlwaysBuild(node)  # else all could be up to date
     return node
 

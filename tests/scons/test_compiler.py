@@ -51,13 +51,16 @@ def _ccache(checkout: Checkout, option: str) -> str:
 
 
 def test_ccache(launched: Checkout) -> None:
-    """It sees our own sources, the kernel's before and after the patch, and the probe."""
+    """It sees our own sources, the kernel's before and after the patch, and the probe.
+
+    Anew, klpbuild has three of them itself: tables, inputs, and what the patch changes.
+    """
     module = launched.directory / "build/fixtures/livepatch-banner.ko"
     first = build_anew(launched, "launcher=ccache", "-j2")
     bytes_with = module.read_bytes()
     assert (first["cache_miss"], first["direct_cache_hit"]) == (6, 0)
     second = build_anew(launched, "launcher=ccache", "-j1")
-    assert (second["cache_miss"], second["direct_cache_hit"]) == (0, 6)
+    assert (second["cache_miss"], second["direct_cache_hit"]) == (0, 3)
     assert module.read_bytes() == bytes_with
     assert launched.scons(*WORDS) == "scons: `livepatch' is up to date.\n"
     without = build_anew(launched)
