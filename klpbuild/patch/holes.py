@@ -27,6 +27,8 @@ from klpbuild.patch.shadow import make_shadow
 _KMALLOC = (8, 16, 32, 64, 96, 128, 192, *(1 << n for n in range(8, 14)))
 #: How many objects are compiled for a proof.
 _OBJECTS_MAX = 40
+#: What fills the memory behind an allocation with a pattern, and reports who writes there.
+_WATCHING = (b"KASAN", b"KFENCE", b"SLUB_DEBUG_ON")
 _GROWN = b" char klpbuild_grown[16384]; "
 #: Allocators that clear what they give; the slack behind it too, if they are kmalloc()'s.
 _CLEARS = re.compile(rb"\b(?:k[zc]alloc|kzalloc_node|kcalloc_node|devm_k[zc]alloc)\b")
@@ -86,8 +88,9 @@ def why_not_zero(
     if grown is None:
         return f"{file.path} does not declare it once"
     config = compiler.tree.build / ".config"
-    if sizes[0] != sizes[1] and config.is_file() and b"\nCONFIG_KASAN=y" in config.read_bytes():
-        return "KASAN watches the memory behind it"
+    text = config.read_bytes() if sizes[0] != sizes[1] and config.is_file() else b""
+    if watching := re.search(rb"^CONFIG_(%b)=y" % b"|".join(_WATCHING), text, re.MULTILINE):
+        return f"{watching[1].decode()} watches the memory behind it"
     if len(commands) > _OBJECTS_MAX:
         return f"{len(commands)} objects know it"
     shadow = compiler.workdir / "grown" / name.split()[-1] / "shadow"

@@ -113,6 +113,14 @@ def test_slack_is_there_behind_one_only(small: SmallKernel, tmp_path: Path) -> N
     assert "make_filter() allocates more than one of it" in text
 
 
+@pytest.mark.parametrize("option", ["KASAN", "KFENCE", "SLUB_DEBUG_ON"])
+def test_slack_that_the_kernel_watches(small: SmallKernel, tmp_path: Path, option: str) -> None:
+    config = small.kernel.config
+    config.write_text(f"{config.read_text()}\nCONFIG_{option}=y\n")
+    text = refusal(small, tmp_path, patched(small, SOURCE, SLACK, "more"))
+    assert f"{option} watches the memory behind it" in text
+
+
 def layout(size: int, *members: tuple[int, str, int]) -> Layout:
     return Layout(size, tuple(Member(8 * at, name, size) for at, name, size in members))
 
