@@ -350,7 +350,7 @@ def _held(lock: Path, what: str, hint: str = "") -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(file, 1000, 0).decode(errors="replace") or "another process"
+            holder = _holder(file)
             if holder != _ourselves():  # else another thread
                 print(f"klpbuild: waiting for {holder}: {what}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -364,6 +364,15 @@ def _held(lock: Path, what: str, hint: str = "") -> Iterator[int]:
     finally:
         held.remove(file)
         os.close(file)
+
+
+def _holder(file: int) -> str:
+    """Who holds a lock: it is written a moment after the lock is taken."""
+    for _ in range(20):
+        if text := os.pread(file, 1000, 0).decode(errors="replace"):
+            return text
+        time.sleep(0.01)
+    return "another process"
 
 
 def held_locks() -> tuple[int, ...]:
