@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,7 @@ _NUMBERS = st.one_of(
 )
 
 
+@pytest.mark.hardening
 @given(
     changes=st.lists(
         st.tuples(st.integers(0, 60), st.sampled_from(_SECTION_FIELDS), _NUMBERS), max_size=4
@@ -107,6 +109,7 @@ def test_changed_headers(
     check(bytes(data), miniature)
 
 
+@pytest.mark.hardening
 @given(
     changes=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 200), st.integers(0, 5), _NUMBERS),
                      min_size=1, max_size=4),

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +73,7 @@ def test_changed_bytes(kind: str, changes: list[tuple[float, int]]) -> None:
     use_in_bounds(bytes(data))
 
 
+@pytest.mark.hardening
 @settings(deadline=None, max_examples=300)
 @given(
     KINDS,

@@ -41,6 +41,7 @@ def new(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str
     return said
 
 
+@pytest.mark.slow
 def test_functions_of_the_fixtures_build(
     checkout: Checkout, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -299,6 +299,7 @@ def test_two_processes_that_fetch_at_once_make_one_kernel(debian: Machine) -> No
     assert sum("download" in call for call in debian.calls) == 4
 
 
+@pytest.mark.hardening
 def test_a_killed_fetch_leaves_nothing_that_looks_complete(debian: Machine) -> None:
     last = next(o for o in debian.offers if o["Version"] == "6.1.176-1")
     last["fake-seconds"] = 10

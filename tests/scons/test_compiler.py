@@ -50,6 +50,7 @@ def _ccache(checkout: Checkout, option: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_ccache(launched: Checkout) -> None:
     """It sees our own sources, the kernel's before and after the patch, and the probe.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scons.checkout import Checkout
 
 LIVEPATCH = "kernel-fixtures/livepatches/meminfo/livepatch.toml"
@@ -26,6 +28,7 @@ def test_a_package_needs_a_version(checkout: Checkout) -> None:
     assert not (checkout.directory / DIST).exists()
 
 
+@pytest.mark.slow
 def test_packages_are_made_when_something_changed(checkout: Checkout) -> None:
     toml = checkout.directory / LIVEPATCH
     toml.write_text('version = "1"\n' + toml.read_text())

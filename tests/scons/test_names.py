@@ -57,6 +57,7 @@ def add_source(directory: Path, name: str = "meminfo.c", before: str = "") -> Pa
     return source
 
 
+@pytest.mark.hardening
 def test_names_are_taken_as_they_are(hostile: Checkout) -> None:
     """Of C files, headers, patches, of the directories that hold them, of a cache and DESTDIR."""
     top = hostile.directory / "hostile" / f"#{PYTHON}"
@@ -109,6 +110,7 @@ def test_names_that_are_refused(hostile: Checkout) -> None:
     assert set(text.split("scons: error: hostile/")[1:]) == {e + "  Rename it.\n" for e in errors}
 
 
+@pytest.mark.hardening
 def test_livepatches_and_kernels_with_such_names(hostile: Checkout) -> None:
     names = (PYTHON, MAKE, "$HOME", "a\x1bb", "#x")
     for name in names:

@@ -46,6 +46,7 @@ def restored(shared: Checkout) -> Iterator[None]:
     shared.scons("livepatch=meminfo")
 
 
+@pytest.mark.slow
 def test_a_module_that_was_changed_is_neither_signed_nor_described(
     checkout: Checkout, keys: Keys
 ) -> None:
@@ -169,6 +170,7 @@ def test_the_exit_status_tells(checkout: Checkout, tmp_path: Path) -> None:
     ) in text
 
 
+@pytest.mark.slow
 def test_a_variable_rebuilds_what_depends_on_it(checkout: Checkout, keys: Keys) -> None:
     work = "livepatch-meminfo"
     objects = {f"{work}/{name}.o" for name in ("meminfo", "tables", "inputs")}
@@ -195,6 +197,7 @@ def without_network() -> tuple[str, ...]:
     return () if tried.returncode else words
 
 
+@pytest.mark.slow
 def test_builds_are_the_same_everywhere(checkout: Checkout, keys: Keys, tmp_path: Path) -> None:
     """In another directory, time, without network, with other jobs, with debug data, too."""
     options: tuple[str, ...] = ("livepatch=meminfo", "COMPRESS=zstd", "STRIP=0")

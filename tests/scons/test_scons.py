@@ -62,6 +62,7 @@ def test_a_changed_description_compiles_only_the_tables(checkout: Checkout) -> N
     assert "symbols.klp" not in built
 
 
+@pytest.mark.slow
 def test_a_module_that_the_livepatch_does_not_use(shared: Checkout) -> None:
     shared.scons("livepatch=meminfo")
     module = shared.directory / "build/fixtures/kernel/sound/core/snd-pcm.ko"
@@ -110,6 +111,7 @@ def test_a_touched_source_builds_nothing(checkout: Checkout) -> None:
     assert checkout.built("livepatch=meminfo") == set()
 
 
+@pytest.mark.slow
 def test_a_header_of_the_livepatch_counts(checkout: Checkout) -> None:
     directory = checkout.directory / "kernel-fixtures/livepatches/meminfo"
     source, header = directory / "meminfo.c", directory / "meminfo.h"
@@ -217,6 +219,7 @@ struct ext4_attr { struct attribute attr; short attr_id; };
 """
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_private_structure(shared: Checkout, tmp_path: Path) -> None:
     directory = tmp_path / "attr"
     directory.mkdir()
@@ -238,6 +241,7 @@ def test_a_copy_of_a_private_structure(shared: Checkout, tmp_path: Path) -> None
     assert "not compared" not in shared.scons(*words)
 
 
+@pytest.mark.slow
 def test_a_module_beside_the_kernel_s_own(shared: Checkout, tmp_path: Path) -> None:
     """Without its file it may come later; with it its symbols count."""
     build = tmp_path / "driver"
