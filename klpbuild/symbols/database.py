@@ -1,4 +1,4 @@
-"""Every symbol of a kernel, by name: symbols.klp and the index beside it."""
+"""The database of all symbols of a kernel, by name: symbols.klp and the index beside it."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ class SymbolDatabase:
         return cls(Index(data, text))
 
     def candidates(self, name: str) -> tuple[Candidate, ...]:
-        """All symbols of a name, vmlinux' first, then by module and position."""
+        """Return all symbols of a name, vmlinux' first, then by module and position."""
         return self._candidates(name, self._index.find(name))
 
     def in_object(self, object: str, name: str) -> tuple[Candidate, ...]:
-        """All symbols of a name in one object, by position; none for an unknown object."""
+        """Return the symbols of a name in one object, by position; none for an unknown object."""
         number = self._index.object_numbers.get(object)
         if number is None:
             return ()
@@ -108,14 +108,14 @@ class SymbolDatabase:
         return self._candidates(name, [r for r in self._index.find(name) if first <= r < end])
 
     def symbols(self, object: str) -> ObjectSymbols:
-        """All symbols of an object, in the order in which the kernel counts them.
+        """Return all symbols of an object, in the order in which the kernel counts them.
 
         :raises KeyError: when there is no such object.
         """
         return self._index.symbols(self._index.object_numbers[object])
 
     def rows(self, object: str) -> Rows:
-        """The rows of `symbols`, without the names, which take longest.
+        """Return the rows of `symbols`, without the names, which take longest.
 
         :raises KeyError: when there is no such object.
         """
@@ -123,15 +123,15 @@ class SymbolDatabase:
         return self._index.rows[first:end]
 
     def section_names(self, object: str) -> list[str]:
-        """The sections that rows number; none when they are not known."""
+        """List the sections that rows number; none when they are not known."""
         return self._labels_of(self._index.object_numbers[object])[0]
 
     def addressed(self, object: str) -> bool:
-        """Whether the addresses of an object's symbols are known."""
+        """Tell whether the addresses of an object's symbols are known."""
         return self._index.objects[self._index.object_numbers[object]].addressed
 
     def names(self, *objects: str) -> frozenset[str]:
-        """The names of all symbols of objects; of every object when none is named."""
+        """Collect the names of all symbols of objects; of every object when none is named."""
         texts = (self.symbols(name).names for name in objects or self.objects)
         return frozenset(
             line for text in texts for line in text.decode(errors="surrogateescape").split("\n")
@@ -185,7 +185,7 @@ class SymbolDatabase:
 
 
 def has_index(path: Path) -> bool:
-    """Whether a symbols.klp has the index beside it that was made with it: it is as written."""
+    """Tell whether a symbols.klp has a whole index beside it that belongs to it."""
     with suppress(KlpError, ValueError):
         _mapped(path)
         return True
@@ -193,7 +193,9 @@ def has_index(path: Path) -> bool:
 
 
 def _mapped(path: Path) -> Index:
-    """:raises KlpError: when a file cannot be read.
+    """Map a symbols.klp and its index into memory.
+
+    :raises KlpError: when a file cannot be read.
     :raises ValueError: when the index does not belong to the text.
     """
     text = _map(path)
@@ -201,7 +203,10 @@ def _mapped(path: Path) -> Index:
 
 
 def _map(path: Path) -> Buffer:
-    """:raises KlpError: when it cannot be read."""
+    """Map a file into memory.
+
+    :raises KlpError: when it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -265,7 +270,7 @@ def parse(text: bytes, where: str) -> tuple[list[ObjectSymbols], Numbers]:
 
 
 def _fields(data: Bytes) -> tuple[Numbers, Numbers]:
-    """Where each line begins, and how long it is up to the first blank."""
+    """Find where each line begins, and how long it is up to the first blank."""
     ends = np.flatnonzero(data == ord("\n"))
     if data[-1] != ord("\n"):
         ends = np.append(ends, len(data))

@@ -37,7 +37,7 @@ _Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class _Entries:
-    """Where an object's functions with an entry begin.
+    """Where an object's functions with an ftrace entry begin.
 
     :ivar known: set of places, in vmlinux' case the addresses in order.
     :ivar unclear: functions of which it cannot be told, `why` says why.
@@ -48,7 +48,7 @@ class _Entries:
     why: str = ""
 
     def has(self, place: _Place) -> bool:
-        """Whether the function at a place has an entry."""
+        """Tell whether the function at a place has an entry."""
         if isinstance(self.known, frozenset):
             return place in self.known
         at = int(np.searchsorted(self.known, np.uint64(place[1])))
@@ -56,7 +56,7 @@ class _Entries:
 
 
 class EntryPoints:
-    """Tells which functions of a kernel have an ftrace entry."""
+    """Looks up which functions of a kernel have an ftrace entry."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class EntryPoints:
         vmlinux: Path | None = None,
         modules: Sequence[Path] = (),
     ) -> None:
-        """Nothing is read before it is asked for.
+        """Note the sources; nothing is read before it is asked for.
 
         :param database: of the same kernel.
         :param filter_functions: a copy of tracefs' ``available_filter_functions``;
@@ -81,7 +81,7 @@ class EntryPoints:
         self._entries: dict[str, _Entries | str] = {}
 
     def has(self, object: str, symbol: str, position: int) -> bool | None:
-        """Whether a function has an entry; None when that cannot be told.
+        """Tell whether a function has an entry; None when that is not known.
 
         :param position: 1-based, or 0 for a unique symbol.
         :raises KlpError: when a file that tells is broken or another kernel's.
@@ -89,7 +89,7 @@ class EntryPoints:
         return self._answer(object, symbol, position)[0]
 
     def why_unknown(self, object: str, symbol: str, position: int) -> str:
-        """Why `has` gives None; empty when it does not."""
+        """Say why `has` gives None; empty when it does not."""
         return self._answer(object, symbol, position)[1]
 
     def _answer(self, object: str, symbol: str, position: int) -> tuple[bool | None, str]:
@@ -117,13 +117,13 @@ class EntryPoints:
 
     @cached_property
     def _listing(self) -> str:
-        """The list of functions, enough to answer for a name that is unique and in it."""
+        """The text of ``available_filter_functions``, enough for a unique name that is in it."""
         if self._filter_functions is None:
             return ""
         return "\n" + _read_text(self._filter_functions)
 
     def _read(self, object: str) -> _Entries | str:
-        """The entries of an object, or why they cannot be told."""
+        """Read the entries of an object; a text says why they cannot be had."""
         if object != VMLINUX:
             module = self._modules.get(object)
             return _of_module(module) if module else f"the file of module {object} is not at hand"
@@ -139,7 +139,7 @@ def _place(object: str, candidate: Candidate) -> _Place:
 
 
 def _of_vmlinux(path: Path, database: SymbolDatabase) -> _Entries | str:
-    """From the table between ``__start_mcount_loc`` and ``__stop_mcount_loc``."""
+    """Read the table between ``__start_mcount_loc`` and ``__stop_mcount_loc``."""
     with broken(_BROKEN, str(path)):
         return _between_marks(path, database)
 
@@ -162,13 +162,13 @@ def _between_marks(path: Path, database: SymbolDatabase) -> _Entries | str:
 
 
 def _first_address(elf: ElfFile, name: str) -> int | None:
-    """The address of the first defined symbol of a name."""
+    """Find the address of the first defined symbol of a name."""
     found = [row for row in elf.symbols[elf.symbols_named(name)] if row["st_shndx"]]
     return int(found[0]["st_value"]) if found else None
 
 
 def _table(elf: ElfFile, begin: int, end: int) -> Addresses:
-    """The addresses in a part of the linked file, also those that relocations make."""
+    """Read the addresses in a part of a linked file, also those that relocations write."""
     for section in elf.sections:
         first = begin - section.sh_addr
         if section.sh_addr <= begin < section.sh_addr + section.sh_size and section.sh_addr:
@@ -187,7 +187,7 @@ def _table(elf: ElfFile, begin: int, end: int) -> Addresses:
 
 
 def _starts_with_entry(starts: Addresses, entries: Addresses, machine: int) -> Addresses:
-    """Which of these function starts have an entry.
+    """Select the function starts that have an entry.
 
     :param starts: sorted, without repeats.
     """
@@ -203,7 +203,7 @@ def _starts_with_entry(starts: Addresses, entries: Addresses, machine: int) -> A
 
 
 def _of_module(path: Path) -> _Entries:
-    """From the relocations of ``__mcount_loc``, one for each entry."""
+    """Read the relocations of ``__mcount_loc``, one for each entry."""
     with broken(_BROKEN, str(path)):
         return _from_relocations(path)
 
@@ -235,7 +235,7 @@ def _target(elf: ElfFile, relocations: Section) -> Section:
 
 
 def _listed(path: Path, symbols: ObjectSymbols) -> _Entries:
-    """From the names in ``available_filter_functions``.
+    """Match the names in ``available_filter_functions`` with the functions of vmlinux.
 
     They come by address, and for each address the first name that kallsyms has
     there.  So a name that several functions have is settled by its neighbours.

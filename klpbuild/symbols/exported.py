@@ -21,7 +21,7 @@ _EXPORT = b"EXPORT_"
 
 @dataclass(frozen=True, eq=False)
 class ExportedNames:
-    """What Module.symvers says of who exports what.
+    """All exported symbols with their owners, as Module.symvers lists them.
 
     :ivar names: n exported symbols.
     :ivar owners: the object that exports each, n names.
@@ -53,7 +53,7 @@ class ExportedNames:
 
 
 def _columns(data: Bytes) -> tuple[Lines, Lines] | None:
-    """Second and third column, if each line is CRC, symbol, object, EXPORT_... and more.
+    """Cut out the second and third column, if each line is CRC, symbol, object, EXPORT_...
 
     :returns: None when there is another line.
     """

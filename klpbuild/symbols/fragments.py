@@ -1,4 +1,4 @@
-"""Keep the symbols of each object, so that a changed module costs one scan.
+"""Cache of the symbols of each object, so that a changed module costs one scan.
 
 A fragment is named by a digest of what it was read from, so builds and kernels
 share one cache.  It is an SQLite file: a thousand files would take longer to
@@ -34,7 +34,7 @@ create table if not exists seen (output text primary key, files text not null);
 
 
 def fragment_key(kind: str, digest: str) -> str:
-    """The name of a fragment.
+    """Make the cache key of a fragment.
 
     :param kind: how the source is read, with everything else that counts.
     :param digest: of the source's content.
@@ -47,7 +47,7 @@ def _prefix(kind: str) -> str:
 
 
 def is_settled(file: Path) -> bool:
-    """Whether a file's size and times tell of any change from now on."""
+    """Tell whether any further change to a file will show in its size and times."""
     try:
         return _is_old(state_of(file.stat()))
     except OSError:
@@ -63,7 +63,7 @@ _RESULT = "\n"
 
 
 class FragmentCache:
-    """The fragments, and which of them each file had when it was last read.
+    """Cache of fragments, and which of them each file had when it was last read.
 
     The latter is believed only while a file's size, times and inode stay as they
     were: a file that was merely touched is read again and found unchanged.
@@ -72,7 +72,9 @@ class FragmentCache:
     """
 
     def __init__(self, directory: Path, output: str) -> None:
-        """:param output: whose files are remembered.
+        """Open the cache.
+
+        :param output: whose files are remembered.
         :raises KlpError: when the directory cannot be made.
         """
         self._path = directory / "symbols.sqlite"
@@ -156,7 +158,7 @@ class FragmentCache:
         return {}
 
     def finished(self, files: Sequence[tuple[Path, str]], state: object) -> tuple[int, int] | None:
-        """What `finish` noted, if no file has changed since.
+        """Return what `finish` noted, if no file has changed since.
 
         :param files: all that the output is made from, each with how it is read.
         :param state: of all else, and of the output.
@@ -185,7 +187,7 @@ class FragmentCache:
         return set()
 
     def load(self, key: str, object: str) -> ObjectSymbols | None:
-        """A fragment, or None when it is not there or damaged."""
+        """Load a fragment; None when it is not there or damaged."""
         if key not in self._keys:
             return None
         with suppress(sqlite3.Error, ValueError, TypeError):
@@ -200,7 +202,7 @@ class FragmentCache:
         return None
 
     def _read_ahead(self) -> dict[str, bytes]:
-        """The fragments that the files had last, in one query: most still have them."""
+        """Load the fragments that the files had last in one query: most still have them."""
         keys = json.dumps([key for _, key in self._seen.values()])
         query = "select key, data from fragments where key in (select value from json_each(?))"
         return dict(self._database.execute(query, (keys,)))
@@ -210,7 +212,7 @@ class FragmentCache:
         self._new.append((key, symbols.to_bytes(key)))
 
     def seen(self, file: Path, kind: str) -> str | None:
-        """The fragment of a file that has not changed since it was read in this way."""
+        """Return the key of a file that has not changed since it was read in this way."""
         state, key = self._seen.get(str(file), (None, ""))
         if not str(key).startswith(_prefix(kind)):
             return None

@@ -43,13 +43,13 @@ _BUCKET_BITS_MAX = 16
 
 
 def digest_of(text: Buffer) -> str:
-    """What an index knows its symbols.klp by."""
+    """Compute the digest by which an index knows its symbols.klp."""
     return hashlib.sha256(text).hexdigest()
 
 
 @contextmanager
 def locked(symbols_klp: Path) -> Iterator[None]:
-    """While symbols.klp and its index are replaced: together, and by one process at a time.
+    """Hold a lock while symbols.klp and its index are replaced together.
 
     The lock is on their directory, so that no file of it is left.  Readers need none:
     they see by the digest that the two do not belong together.
@@ -92,7 +92,9 @@ class Index:
     """
 
     def __init__(self, data: Buffer, text: Buffer) -> None:
-        """:param data: what `build` made.
+        """Read an index and check it.
+
+        :param data: what `build` made.
         :param text: the symbols.klp that it belongs to.
         :raises ValueError: when it is damaged, of another version or of another text.
         """
@@ -126,7 +128,10 @@ class Index:
         self._first_rows = [o.first_row for o in self.objects]
 
     def _check(self) -> None:
-        """:raises ValueError: when a number leads out of the file."""
+        """Check that every number in the index leads to a place inside the file.
+
+        :raises ValueError: when a number leads out of the file.
+        """
         rows, buckets = len(self.rows), self._buckets.astype(np.int64)
         ends = self._name_at.astype(np.int64) + self.rows["length"]
         firsts = [0, *(o.first_row for o in self.objects), rows]
@@ -146,7 +151,7 @@ class Index:
             raise ValueError("has a number that leads nowhere")
 
     def find(self, name: str) -> list[int]:
-        """The rows of a name in all objects, in order."""
+        """Find the rows of a name in all objects, in order."""
         encoded = name.encode(errors="surrogateescape")
         number = hash_of(encoded)
         bucket = number >> self._shift
@@ -162,7 +167,7 @@ class Index:
         return bytes(self.text[at : at + int(self.rows["length"][row])])
 
     def object_of(self, row: int) -> int:
-        """The number of the object that a row is in."""
+        """Find the number of the object that a row is in."""
         return bisect_right(self._first_rows, row) - 1
 
     @cached_property
@@ -171,12 +176,12 @@ class Index:
         return {o.name: number for number, o in enumerate(self.objects)}
 
     def row_range(self, number: int) -> tuple[int, int]:
-        """First row of an object and of the next one."""
+        """Return the first row of an object and of the next one."""
         end = self.objects[number + 1].first_row if number + 1 < len(self.objects) else None
         return self.objects[number].first_row, len(self.rows) if end is None else end
 
     def labels(self, number: int) -> tuple[bytes, bytes]:
-        """The section names and the source files of an object, a line each."""
+        """Return the section names and the source files of an object, a line each."""
         found = self.objects[number]
         middle = found.labels_at + found.sections_size
         labels = self._labels
@@ -186,7 +191,7 @@ class Index:
         )
 
     def symbols(self, number: int) -> ObjectSymbols:
-        """All symbols of an object."""
+        """Return all symbols of an object."""
         first, end = self.row_range(number)
         rows = self.rows[first:end]
         names = Lines.gather(
@@ -210,7 +215,7 @@ def build(
     name_at: Numbers,
     exported: ExportedNames | None = None,
 ) -> bytes:
-    """The index of a symbols.klp.
+    """Build the index of a symbols.klp.
 
     :param text: the symbols.klp.
     :param objects: its objects in its order.
@@ -259,7 +264,7 @@ def build(
 def _buckets(
     hashes: npt.NDArray[np.uint32],
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """Row numbers by hash, and where each bucket of equal leading bits begins in them."""
+    """Sort row numbers by hash, and find where each bucket of equal leading bits begins."""
     bits = min(max(len(hashes) // _BUCKET_ROWS, 1).bit_length(), _BUCKET_BITS_MAX)
     numbers = (hashes >> np.uint32(_HASH_BITS - bits)).astype(np.uint16)
     firsts = np.zeros((1 << bits) + 1, np.uint32)
@@ -277,7 +282,7 @@ def _exported_rows(
     order: npt.NDArray[np.uint32],
     buckets: npt.NDArray[np.uint32],
 ) -> Numbers:
-    """The rows that are exported: the owner's global symbols of these names."""
+    """Find the rows that are exported: the owner's global symbols of these names."""
     hashes = exported.names.hashes()
     bucket = hashes >> np.uint32(_HASH_BITS - (len(buckets) - 1).bit_length() + 1)
     first = buckets[bucket].astype(np.int64)

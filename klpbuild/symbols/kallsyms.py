@@ -50,7 +50,7 @@ def select(
     kinds: npt.NDArray[np.bytes_],
     version: tuple[int, ...],
 ) -> Numbers:
-    """The symbols that kallsyms holds, in its order.
+    """Select the symbols that kallsyms holds, and put them in its order.
 
     :param names: n names.
     :param addresses: shape (n,).
@@ -68,7 +68,7 @@ def select(
 
 
 def _ignored(names: Lines, version: tuple[int, ...]) -> Numbers:
-    """The names that are left out whatever they name."""
+    """Find the names that kallsyms leaves out, whatever their address and kind."""
     prefixes = _IGNORED + (_OWN if version < (6, 12) else ())
     places = []
     if b"Thunk_" in names.text:

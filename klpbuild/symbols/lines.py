@@ -1,4 +1,4 @@
-"""Many names at once, as one block of bytes: a name on each line.
+"""A list of many names as one block of bytes: a name on each line.
 
 A kernel has some hundred thousand names; a Python string for each would cost
 more than reading them.  They are copied, compared and hashed eight bytes at a
@@ -38,7 +38,9 @@ class Lines:
 
     @classmethod
     def of(cls, text: bytes) -> Lines:
-        """:param text: whole lines.
+        """Split a text into names.
+
+        :param text: whole lines.
         :raises ValueError: when a name holds a zero byte.
         """
         block = np.frombuffer(text, np.uint8)
@@ -104,7 +106,7 @@ class Lines:
         return found
 
     def take(self, rows: Numbers) -> Lines:
-        """The names of these rows, in their order."""
+        """Select the names of these rows, in their order."""
         lengths = self.lengths[rows]
         counts = _word_counts(lengths)
         places = np.repeat(self.first_words[rows] - np.cumsum(counts) + counts, counts)
@@ -112,7 +114,7 @@ class Lines:
         return self._of_words(self.words[places], lengths)
 
     def beginning_with(self, prefix: bytes) -> Numbers:
-        """The rows of names that begin so.
+        """Find the rows of names with a prefix.
 
         :param prefix: ends with a line end if it is a whole name.
         """
@@ -129,13 +131,13 @@ class Lines:
         return self.words[self.first_words]
 
     def cut(self, counts: Numbers) -> list[bytes]:
-        """The text in pieces of so many lines each."""
+        """Cut the text into pieces of so many lines each."""
         sizes = np.concatenate([[0], np.cumsum(self.lengths + 1)])
         ends = sizes[np.cumsum(counts)].tolist()
         return [self.text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
     def hashes(self) -> npt.NDArray[np.uint32]:
-        """`hash_of` each name, shape (n,)."""
+        """Hash each name with `hash_of`, shape (n,)."""
         if not len(self):
             return np.zeros(0, np.uint32)
         mixed = self.words * np.uint64(_FACTOR)
@@ -152,7 +154,7 @@ _MASK = 2**64 - 1
 
 
 def hash_of(name: bytes) -> int:
-    """What the index finds a name by: 32 bits, the same on every machine.
+    """Hash a name for the index: 32 bits, the same on every machine.
 
     The sum of its mixed words; the index compares names as well.
     """
@@ -171,5 +173,5 @@ def _begin_with(words: Words, part: bytes) -> npt.NDArray[np.bool_]:
 
 
 def _word_counts(lengths: Numbers) -> Numbers:
-    """How many words each name takes with its line end."""
+    """Compute how many words each name takes with its line end."""
     return lengths // _WORD + 1

@@ -59,7 +59,7 @@ class Scanned:
     source_counts: Numbers
 
     def objects(self) -> Iterator[ObjectSymbols]:
-        """Those of each file; called as the file."""
+        """Split the symbols by file, and name each object after its file."""
         bounds = [0, *np.cumsum(self.counts).tolist()]
         each = zip(
             self.tables,
@@ -75,7 +75,7 @@ class Scanned:
 
 
 def scan(tables: Sequence[SymbolTables]) -> Scanned:
-    """Each file's defined and named symbols, in symbol-table order.
+    """Scan each file's defined and named symbols, in symbol-table order.
 
     Flags are those of a module's symbols.  STT_FILE symbols are left out, although
     a module's count while it loads: nothing else is called ``ctree.c``.
@@ -112,7 +112,7 @@ def scan(tables: Sequence[SymbolTables]) -> Scanned:
 
 
 def read_symbols(tables: Sequence[SymbolTables]) -> Iterator[ObjectSymbols]:
-    """What `scan` finds, file by file."""
+    """Read the symbols of each file: `scan`, split by file."""
     return scan(tables).objects()
 
 
@@ -153,7 +153,10 @@ class _Files:
         self.section_names = self.lines(np.frombuffer(names, np.uint8), starts)
 
     def lines(self, table: Bytes, starts: Numbers) -> Lines:
-        """:raises KlpError: when a name holds a line end."""
+        """Read strings of a string table.
+
+        :raises KlpError: when a name holds a line end.
+        """
         try:
             return Lines.of_strings(table, starts)
         except ValueError as error:
@@ -179,7 +182,7 @@ class _Files:
         rows["kind"] = _LETTERS[letter]
 
     def _section_flags(self) -> npt.NDArray[np.uint8]:
-        """What becomes of the symbols in each section of a module."""
+        """Compute the flags of the symbols in each section of a module."""
         flags = np.zeros(len(self.sections), np.uint8)
         flags[self.sections["sh_flags"].astype(np.int64) & SHF.ALLOC != 0] = Flag.LIVE
         for name, flag in _BY_NAME.items():
@@ -227,6 +230,6 @@ def _sizes(parts: Iterable[bytes]) -> Numbers:
 
 
 def _firsts(counts: Numbers) -> Numbers:
-    """Where each part begins when all stand one after the other."""
+    """Compute where each part begins when all stand one after the other."""
     found: Numbers = np.cumsum(counts) - counts
     return found

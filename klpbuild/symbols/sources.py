@@ -28,7 +28,7 @@ _TOGETHER = 128
 
 
 def read_vmlinux(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
-    """The symbols of vmlinux from the linked ELF file.
+    """Read the symbols of vmlinux from the linked ELF file.
 
     :param version: the kernel's, which decides what kallsyms leaves out.
     :raises KlpError: when the file is broken or has no symbol table.
@@ -37,7 +37,7 @@ def read_vmlinux(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
 
 
 def vmlinux_symbols(tables: SymbolTables, version: tuple[int, ...]) -> ObjectSymbols:
-    """`read_vmlinux` for tables that are read already."""
+    """Select the symbols of vmlinux from tables that are read already."""
     if not tables.linked:
         raise KlpError(
             "is not linked",
@@ -51,7 +51,7 @@ def vmlinux_symbols(tables: SymbolTables, version: tuple[int, ...]) -> ObjectSym
 
 
 def read_modules(paths: Sequence[Path]) -> Iterator[ObjectSymbols]:
-    """The symbols of modules from their ``.ko`` files, in the order of the paths.
+    """Read the symbols of modules from their ``.ko`` files, in the order of the paths.
 
     :raises KlpError: when a file is broken or has no symbol table.
     """
@@ -60,7 +60,7 @@ def read_modules(paths: Sequence[Path]) -> Iterator[ObjectSymbols]:
 
 
 def read_system_map(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
-    """The symbols of vmlinux from ``System.map``, which ``nm -n`` made.
+    """Read the symbols of vmlinux from ``System.map``, which ``nm -n`` made.
 
     :param version: the kernel's, which decides what kallsyms leaves out.
     :raises KlpError: when it is Debian's stub, or no System.map.
@@ -86,7 +86,7 @@ def read_system_map(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
 
 
 def read_kallsyms(path: Path) -> ObjectSymbols:
-    """The symbols of vmlinux from a copy of ``/proc/kallsyms``.
+    """Read the symbols of vmlinux from a copy of ``/proc/kallsyms``.
 
     The modules in it are those that happened to be loaded, without the symbols that
     counted while they were loading: take them from their ``.ko`` files.
@@ -126,7 +126,7 @@ def _as_kallsyms_has_them(
 
 
 def _with_flags(vmlinux: ObjectSymbols, names: Lines) -> ObjectSymbols:
-    """vmlinux keeps all its symbols; those between two marks lose their memory."""
+    """Set the flags of vmlinux: all symbols stay, those between two marks lose their memory."""
     addresses, flags = vmlinux.rows["address"], vmlinux.rows["flags"]
     flags[:] = Flag.LIVE
     begin, end = (names.beginning_with(mark) for mark in (b"__init_begin\n", b"__init_end\n"))
@@ -162,7 +162,10 @@ class _Listing:
 
     @classmethod
     def parse(cls, text: bytes, path: Path) -> _Listing:
-        """:raises KlpError: with the number of the first other line."""
+        """Parse a listing into its columns.
+
+        :raises KlpError: with the number of the first other line.
+        """
         data = np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(data == ord("\n"))
         if len(data) and data[-1] != ord("\n"):
@@ -188,7 +191,7 @@ class _Listing:
         return cls(data, addresses, kinds, starts, name_ends - starts, module_lines, path)
 
     def symbols(self, object: str, chosen: npt.NDArray[np.bool_]) -> tuple[ObjectSymbols, Lines]:
-        """The symbols of these lines, in their order, and their names."""
+        """Return the symbols of these lines, in their order, and their names."""
         try:
             names = Lines.gather(self.data, self.starts[chosen], self.lengths[chosen])
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Module.symvers: what is exported, and by whom."""
+"""Read Module.symvers: which symbols are exported, and by which object."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ class Exports:
         return map(_export, self._lines.values())
 
     def find(self, symbol: str) -> Export | None:
-        """The export of a name; modpost refuses two of one name."""
+        """Find the export of a name; modpost refuses two of one name."""
         fields = self._lines.get(symbol)
         return None if fields is None else _export(fields)
 
     def of(self, owner: str) -> tuple[Export, ...]:
-        """What an object exports, in the file's order."""
+        """List the exports of an object, in the file's order."""
         return tuple(e for e in self if e.owner == owner)
 
 
 def _is_export(fields: list[str]) -> bool:
-    """CRC, symbol, object, kind and namespace.
+    """Tell whether these are CRC, symbol, object, kind and perhaps namespace.
 
     From v5.4 to v5.6 the namespace stood third (scripts/mod/modpost.c, write_dump).
     """

@@ -20,7 +20,7 @@ _CHECKSUM = struct.Struct("<I")
 
 
 class Flag(IntFlag):
-    """What becomes of a symbol.
+    """How long a symbol stays, and whether it is exported.
 
     INIT: it lies in memory that is freed once its object runs.
     LIVE: kallsyms still holds it then.  A module's other symbols count only
@@ -34,7 +34,7 @@ class Flag(IntFlag):
 
 
 def _checksum(key: str, data: bytes) -> int:
-    """CRC32 of a fragment's key and all its bytes: one changed bit is always found."""
+    """Compute the CRC32 of a fragment's key and all its bytes: one changed bit is always found."""
     return zlib.crc32(data, zlib.crc32(key.encode()))
 
 
@@ -57,7 +57,7 @@ Rows = npt.NDArray[np.void]
 
 
 def joined(parts: Iterable[Rows]) -> Rows:
-    """A copy of all rows of several objects; numpy's own concatenate compares types each time."""
+    """Join the rows of objects in a copy; numpy's own concatenate compares types each time."""
     return np.frombuffer(bytearray().join(part.tobytes() for part in parts), ROW)
 
 
@@ -103,7 +103,7 @@ class ObjectSymbols:
         return self.names.decode(errors="surrogateescape").split("\n")[:-1]
 
     def to_bytes(self, key: str) -> bytes:
-        """The symbols without their object's name, to be kept in a cache.
+        """Serialise the symbols without their object's name, for a cache.
 
         :param key: what they are kept under; the checksum covers it.
         """
@@ -115,7 +115,7 @@ class ObjectSymbols:
 
     @classmethod
     def from_bytes(cls, object: str, key: str, data: bytes) -> ObjectSymbols:
-        """What `to_bytes` gave.
+        """Parse what `to_bytes` made.
 
         :raises ValueError: when it is damaged, kept under another key or of another version.
         """

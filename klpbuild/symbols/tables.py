@@ -35,13 +35,13 @@ FileState = tuple[int, int, int, int]
 
 
 def state_of(status: os.stat_result) -> FileState:
-    """What `os.stat` says, as far as it counts."""
+    """Pick the fields of `os.stat` that change when a file is written."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @dataclass(frozen=True)
 class SymbolTables:
-    """What of an ELF file says which symbols it has.
+    """The sections of an ELF file that hold its symbols.
 
     :ivar path: the file.
     :ivar order: ``"<"`` or ``">"``.
@@ -66,12 +66,12 @@ class SymbolTables:
 
     @property
     def livepatch(self) -> bool:
-        """Whether the module says that it is a livepatch (MODULE_INFO(livepatch, "Y"))."""
+        """Whether the module is marked as a livepatch (MODULE_INFO(livepatch, "Y"))."""
         return b"livepatch=Y" in self.modinfo and b"livepatch=Y" in self.modinfo.split(b"\0")
 
     @cached_property
     def digest(self) -> str:
-        """Changes when the symbols do."""
+        """A digest that changes when the symbols do."""
         parts = (self.sections, self.section_names, self.symbols, self.strings, self.modinfo)
         sizes = ",".join(str(len(part)) for part in parts)
         digest = hashlib.sha256(f"{self.order}{self.linked},{sizes}\n".encode())
@@ -152,7 +152,7 @@ def _tables(path: Path, file: int) -> SymbolTables:
 
 
 def _explanation(elf: ElfFile) -> KlpError:
-    """Why `_tables` could not use a file.
+    """Explain why `_tables` could not use a file.
 
     :raises KlpError: by the reader, when it finds the reason.
     """

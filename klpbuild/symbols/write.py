@@ -53,7 +53,7 @@ class SymbolSources:
 
     @property
     def files(self) -> list[tuple[Path, str]]:
-        """What is read, and how."""
+        """The files that are read, each with how it is read."""
         series = f"{self.version[0]}.{self.version[1]}"
         first = (
             (self.vmlinux, f"vmlinux {series}"),
@@ -124,7 +124,7 @@ def write_symbols(
 
 
 def _state(output: Path, sources: SymbolSources) -> list[object]:
-    """What else symbols.klp is made from, and the state of it and its index."""
+    """Describe the output's other inputs, and the state of it and its index."""
     files = (sources.module_symvers, output, index_path(output))
     return [INDEX_MAGIC.decode(), list(sources.version), *(_state_of(path) for path in files)]
 
@@ -168,7 +168,7 @@ def write_objects(
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file, unless it holds just this."""
+    """Write a file, unless it holds just this already."""
     try:
         same = path.stat().st_size == len(data) and path.read_bytes() == data
     except OSError:
@@ -216,7 +216,10 @@ class _Collected:
         self.scanned = 0
 
     def add_vmlinux(self, sources: SymbolSources) -> None:
-        """:raises KlpError: when there is no source."""
+        """Add the symbols of vmlinux from the first source that is there.
+
+        :raises KlpError: when there is no source.
+        """
         version = sources.version
         series = f"{version[0]}.{version[1]}"
         with self.problems.collect():
@@ -256,7 +259,7 @@ class _Collected:
             self._keep(source, symbols)
 
     def add_modules(self, paths: Sequence[Path], progress: Callable[[int, int], None]) -> None:
-        """Modules may come in another order than their paths."""
+        """Add the symbols of modules; they may come in another order than their paths."""
         pending = [
             path for path in paths if not self._remembered(path, object_name(path.name), _MODULE)
         ]
