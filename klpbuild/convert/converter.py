@@ -41,7 +41,7 @@ class LivepatchRelocation:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted module.
+    """A converted module, and how it was converted.
 
     :ivar data: the bytes of the file.
     :ivar decisions: what became of each undefined symbol, in symbol-table order; one for
@@ -62,7 +62,7 @@ def convert(
     entries: Sequence[Pointer] = (),
     name_max: int = SYMBOL_NAME_MAX,
 ) -> Conversion:
-    """Convert a linked module.  Converted input comes out as it is.
+    """Convert a linked module.  A converted one is returned unchanged.
 
     :param resolver: decides the references.
     :param entries: the functions and callbacks that its tables name.
@@ -159,7 +159,7 @@ def _move(
 def _neutralise_entries(
     elf: ElfFile, out: ElfObject, section: int, architecture: Architecture
 ) -> None:
-    """The entries stay where they are and mean nothing any more."""
+    """Make annotation entries meaningless, and leave them in place."""
     for rela in elf.relocation_sections:
         if rela.sh_info == section:
             rows = elf.relocations(rela).copy()

@@ -82,7 +82,7 @@ class Uses:
 
 
 class Placed:
-    """The decisions about livepatch symbols with their gates, and which records they are for.
+    """Decisions about livepatch symbols with their gates, and which records they are for.
 
     :ivar decided: symbol index to what it is, its gate not chosen yet.
     :ivar decisions: one for each symbol and gate.

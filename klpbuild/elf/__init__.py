@@ -1,1 +1,1 @@
-"""ELF in and out: `reader.ElfFile` reads, `writer.ElfObject` changes and writes."""
+"""Read ELF files (`reader.ElfFile`), change and write them (`writer.ElfObject`)."""

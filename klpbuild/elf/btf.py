@@ -1,4 +1,4 @@
-"""Types in BTF: of vmlinux, of a module over vmlinux', or as gcc writes them (``-gbtf``).
+"""Read types in BTF: of vmlinux, of a module over vmlinux', or as gcc writes them (``-gbtf``).
 
 The format is that of Documentation/bpf/btf.rst and include/uapi/linux/btf.h.  A module's types
 and strings are counted on from where vmlinux' end.
@@ -63,7 +63,7 @@ _POINTER = 8
 
 
 class BtfType(NamedTuple):
-    """A type.
+    """A type's record.
 
     :ivar members: how many it has.
     :ivar other: its size, or the type that it is made of.
@@ -86,7 +86,7 @@ class Btf(Types):
     """
 
     def __init__(self, data: bytes | memoryview, base: Btf | None = None, where: str = "") -> None:
-        """Read a section.
+        """Read a section and find where each type begins.
 
         :param base: vmlinux' for a module's.
         :raises KlpError: when it is not BTF, or damaged.
@@ -109,7 +109,7 @@ class Btf(Types):
 
     @classmethod
     def of(cls, elf: ElfFile, base: Btf | None = None) -> Btf | None:
-        """The types of a file, None when it has no BTF.
+        """Read the types of a file; None when it has no BTF.
 
         :raises KlpError: when they are damaged.
         """
@@ -118,12 +118,12 @@ class Btf(Types):
 
     @property
     def strings_end(self) -> int:
-        """The offset of the first string that is not known here."""
+        """The end of the known strings: a module's offsets count on from here."""
         return self._first_string + len(self._strings)
 
     @property
     def end(self) -> int:
-        """The number of the first type that is not known here."""
+        """The end of the known type numbers: a module's count on from here."""
         return self._first + len(self._at)
 
     def _read(self, at: int, end: int) -> None:
@@ -141,14 +141,14 @@ class Btf(Types):
             raise ValueError("a type ends behind the others")
 
     def string(self, offset: int) -> str:
-        """The string at an offset."""
+        """Read the string at an offset."""
         if self.base and offset < self._first_string:
             return self.base.string(offset)
         start = offset - self._first_string
         return self._strings[start : self._strings.index(b"\0", start)].decode(errors="replace")
 
     def type(self, number: int) -> BtfType:
-        """A type by its number."""
+        """Read a type's record by its number."""
         if number == 0:
             return BtfType("", BtfKind.VOID, 0, False, 0, self._data[:0])
         holder, place = self._holder(number)
@@ -158,7 +158,7 @@ class Btf(Types):
         return BtfType(self.name(number), kind, info & 0xFFFF, bool(info >> 31), other, behind)
 
     def _holder(self, number: int) -> tuple[Btf, int]:
-        """Where a type is: here or in vmlinux', and its place there."""
+        """Find whether a type is here or in vmlinux', and its place there."""
         holder = self
         while holder.base and number < holder._first:
             holder = holder.base
@@ -167,14 +167,14 @@ class Btf(Types):
         return holder, number - holder._first
 
     def numbers(self, name: str, kinds: frozenset[BtfKind]) -> Iterator[int]:
-        """The types of a name, vmlinux' left out."""
+        """Find the types of a name, vmlinux' left out."""
         offsets = set(self._texts(name.encode()))
         for place, (kind, offset) in enumerate(zip(self._kinds, self._names, strict=True)):
             if kind in kinds and offset in offsets:
                 yield self._first + place
 
     def _texts(self, name: bytes) -> Iterator[int]:
-        """Offsets of a string, here and in vmlinux'."""
+        """Find the offsets of a string, here and in vmlinux'."""
         at = self._strings.find(name + b"\0")
         while at >= 0:
             yield at + self._first_string
@@ -185,21 +185,21 @@ class Btf(Types):
     # -- as Types
 
     def kind(self, number: int) -> Kind:
-        """What a type is."""
+        """Return the kind of a type."""
         if number == 0:
             return Kind.OTHER
         holder, place = self._holder(number)
         return _KINDS.get(holder._kinds[place], Kind.OTHER)
 
     def name(self, number: int) -> str:
-        """A type's name."""
+        """Read the name of a type."""
         if number == 0:
             return ""
         holder, place = self._holder(number)
         return holder.string(holder._names[place])
 
     def inner(self, number: int) -> int:
-        """What a typedef, a qualifier or an array is made of."""
+        """Return the type that a typedef, a qualifier or an array is made of."""
         holder, place = self._holder(number)
         at = holder._at[place]
         if holder._kinds[place] is BtfKind.ARRAY:
@@ -207,18 +207,18 @@ class Btf(Types):
         return int(_TYPE.unpack_from(holder._data, at)[2])
 
     def count(self, number: int) -> int:
-        """How many elements an array has."""
+        """Return the number of elements of an array."""
         return int(_TYPE.unpack_from(self.type(number).behind)[2])
 
     def bytes(self, number: int) -> int:
-        """The size that a type says of itself."""
+        """Return the size that a type states itself."""
         found = self.type(number)
         if found.kind is BtfKind.PTR:
             return _POINTER
         return found.other if found.kind in _SIZED else 0
 
     def fields(self, number: int) -> Iterator[Field]:
-        """The members of a structure or union."""
+        """List the members of a structure or union."""
         found = self.type(number)
         for place in range(found.members):
             name, aim, offset = _TYPE.unpack_from(found.behind, _TYPE.size * place)
@@ -228,7 +228,7 @@ class Btf(Types):
             yield Field(self.string(name), aim, offset, bits)
 
     def enumerators(self, number: int) -> Iterator[tuple[str, int]]:
-        """The enumerators of an enumeration with their numbers, as its size holds them."""
+        """List the enumerators of an enumeration with their values, signed in its size."""
         found = self.type(number)
         each = _MEMBER[found.kind]
         for place in range(found.members):
@@ -237,12 +237,12 @@ class Btf(Types):
             yield self.string(name), int.from_bytes(value, "little", signed=True)
 
     def named(self, name: str, kinds: frozenset[Kind]) -> Iterator[int]:
-        """The types of a name."""
+        """Find the types of a name."""
         wanted = frozenset(btf for btf, kind in _KINDS.items() if kind in kinds)
         yield from self.numbers(name, wanted)
 
     def enumerations(self) -> Iterator[int]:
-        """All enumerations, vmlinux' left out."""
+        """List all enumerations, vmlinux' left out."""
         for place, kind in enumerate(self._kinds):
             if kind in (BtfKind.ENUM, BtfKind.ENUM64):
                 yield self._first + place

@@ -42,7 +42,7 @@ Form = tuple[int, int]
 
 @dataclass(frozen=True)
 class Abbreviation:
-    """What entries of one code have: tag, whether they have children, attribute to form."""
+    """An abbreviation: tag, whether there are children, attribute to form."""
 
     tag: int
     children: bool
@@ -69,7 +69,10 @@ class Dwarf:
     """The debug information of a file."""
 
     def __init__(self, elf: ElfFile) -> None:
-        """:raises KlpError: when it has none that can be read."""
+        """Note the file; nothing is decoded before it is asked for.
+
+        :raises KlpError: when it has none that can be read.
+        """
         self.elf = elf
         self._units: dict[int, Unit] = {}
         if not self._has(".debug_info") or not self._has(".debug_abbrev"):
@@ -80,7 +83,7 @@ class Dwarf:
         return section is not None and section.sh_size > 0
 
     def _data(self, name: str) -> memoryview:
-        """A section, relocated: ld leaves that to the reader of a relocatable file."""
+        """Read a section and relocate it: ld leaves that to the reader of a relocatable file."""
         section = self.elf.section(name) if self._has(name) else None
         if section is None:
             return memoryview(b"")
@@ -111,12 +114,12 @@ class Dwarf:
         return {_STRP: self._data(".debug_str"), _LINE_STRP: self._data(".debug_line_str")}
 
     def mentions(self, name: str) -> bool:
-        """Whether a text may be in it; one shorter than an offset need not be in a table."""
+        """Tell whether a string may be in it; one shorter than an offset need not be in a table."""
         text = name.encode() + b"\0"
         return len(text) <= 4 or b"\0" + text in bytes(self._strings[_STRP])
 
     def unit_at(self, address: int, section: int = 0) -> Unit | None:
-        """The compile unit whose code has an address; None when none has.
+        """Find the compile unit whose code has an address; None when none has.
 
         :param section: in a relocatable file the section that `address` counts from.
         :raises KlpError: when ``.debug_aranges`` is missing or broken.
@@ -129,7 +132,7 @@ class Dwarf:
         return None
 
     def unit(self, offset: int) -> Unit:
-        """The compile unit at an offset of ``.debug_info``.
+        """Read the compile unit at an offset of ``.debug_info``.
 
         :raises KlpError: when it is not DWARF 4 or 5, or is broken.
         """
@@ -138,7 +141,7 @@ class Dwarf:
         return self._units[offset]
 
     def addresses(self) -> dict[int, tuple[int, int]]:
-        """In a relocatable file the addresses in ``.debug_info``: section and offset, by place."""
+        """Map the addresses in ``.debug_info`` of a relocatable file to section and offset."""
         found: dict[int, tuple[int, int]] = {}
         for relocations in self.elf.relocation_sections:
             if self.elf.sections[relocations.sh_info].name == ".debug_info":
@@ -179,13 +182,13 @@ class Dwarf:
         return found
 
     def text(self, form: int, offset: int) -> str:
-        """A text of a table of texts."""
+        """Read a string of a string table."""
         table = self._strings[form]
         end = min(offset + 4096, len(table))
         return string_at(bytes(table[offset:end]), 0)
 
     def abbreviations(self, offset: int) -> dict[int, Abbreviation]:
-        """A unit's abbreviations by their codes."""
+        """Read a unit's abbreviations by their codes."""
         data = self._abbrev
         found: dict[int, Abbreviation] = {}
         at = offset
@@ -224,7 +227,10 @@ class Unit:
     """
 
     def __init__(self, dwarf: Dwarf, offset: int) -> None:
-        """:raises KlpError: when it is not DWARF 4 or 5, or is broken."""
+        """Read the unit's header and abbreviations.
+
+        :raises KlpError: when it is not DWARF 4 or 5, or is broken.
+        """
         self._dwarf, self.offset = dwarf, offset
         self._listed: tuple[dict[int, frozenset[int]], tuple[Entry, ...]] | None = None
         data = dwarf._info
@@ -244,7 +250,7 @@ class Unit:
         self._end = min(offset + 4 + length, len(data))
 
     def entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
-        """All entries of the unit in order, with what is asked for.
+        """Walk through the entries of the unit in order, and decode what is asked for.
 
         :param wanted: tag to its attributes; entries of other tags are passed over.
         :raises KlpError: when the unit is broken.
@@ -253,7 +259,7 @@ class Unit:
             yield from self._entries(wanted)
 
     def listed(self, wanted: dict[int, frozenset[int]]) -> tuple[Entry, ...]:
-        """What `entries` gives, kept until others are asked for.
+        """List what `entries` gives, kept until others are asked for.
 
         :raises KlpError: when the unit is broken.
         """
@@ -315,7 +321,7 @@ class Unit:
         raise ValueError(f"form {kind:#x}")
 
     def file_names(self) -> tuple[str, ...]:
-        """The files that DW_AT_call_file numbers; empty when their table cannot be read."""
+        """Read the files that DW_AT_call_file numbers; empty when their table cannot be read."""
         try:
             unit = next(self._entries({0x11: frozenset({_STMT_LIST})}))
             start = unit.values.get(_STMT_LIST)
@@ -336,7 +342,7 @@ class Unit:
         return tuple(_joined([name for name, _ in directories], *each) for each in files)
 
     def _names(self, data: memoryview, at: int) -> tuple[list[tuple[str, int]], int]:
-        """A table of names with their directories (DWARF 5, section 6.2.4.1)."""
+        """Read a table of names with their directories (DWARF 5, section 6.2.4.1)."""
         count, at = data[at], at + 1
         formats: list[tuple[int, int]] = []
         for _ in range(count):
@@ -357,7 +363,7 @@ class Unit:
         return found, at
 
     def _old_files(self, data: memoryview, start: int) -> tuple[str, ...]:
-        """As DWARF 4 has them: numbered from 1, directory 0 is the compiler's."""
+        """Read the file table of DWARF 4: numbered from 1, directory 0 is the compiler's."""
         at = start + 10 + 6
         at += data[at - 1] - 1
         directories = [""]
@@ -385,7 +391,7 @@ _Plan = tuple[tuple[int, int, Form | None], ...]
 
 
 def _plan(abbreviation: Abbreviation, wanted: frozenset[int]) -> _Plan:
-    """How to step through an entry: bytes to skip, then an attribute to keep or pass over."""
+    """Plan how to step through an entry: bytes to skip, then an attribute to keep or pass over."""
     steps: list[tuple[int, int, Form | None]] = []
     skip = 0
     for attribute, form in abbreviation.forms:

@@ -1,4 +1,4 @@
-"""Types in a compile unit of DWARF 4 or 5 (DWARF 5, section 5)."""
+"""Read types in a compile unit of DWARF 4 or 5 (DWARF 5, section 5)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ class DwarfTypes(Types):
     """The types of a unit, by their offsets in ``.debug_info``."""
 
     def __init__(self, unit: Unit) -> None:
-        """:raises KlpError: when the unit is broken."""
+        """Read the entries that describe types.
+
+        :raises KlpError: when the unit is broken.
+        """
         super().__init__()
         self._unit = unit
         self._nodes: dict[int, _Node] = {}
@@ -78,7 +81,7 @@ class DwarfTypes(Types):
                 self._by_name.setdefault(node.name, []).append(number)
 
     def declared(self, is_wanted: Callable[[str], bool]) -> Iterator[Declared]:
-        """The types with names that some files define.
+        """List the named types that are defined in some files.
 
         :param is_wanted: asked for each file's name.
         """
@@ -104,19 +107,19 @@ class DwarfTypes(Types):
         return self._nodes.get(number, _VOID)
 
     def kind(self, number: int) -> Kind:
-        """What a type is."""
+        """Return the kind of a type."""
         return _KINDS.get(self._node(number).tag, Kind.OTHER)
 
     def name(self, number: int) -> str:
-        """A type's name."""
+        """Return the name of a type."""
         return self._node(number).name
 
     def inner(self, number: int) -> int:
-        """What a typedef, a qualifier or an array is made of."""
+        """Return the type that a typedef, a qualifier or an array is made of."""
         return self._node(number).value(_TYPE)
 
     def count(self, number: int) -> int:
-        """How many elements an array has, in all its dimensions."""
+        """Compute the number of elements of an array, in all its dimensions."""
         found = 1
         for child in self._node(number).children:
             if _COUNT in child.values:
@@ -126,11 +129,11 @@ class DwarfTypes(Types):
         return found
 
     def bytes(self, number: int) -> int:
-        """The size that a type says of itself."""
+        """Return the size that a type states itself."""
         return self._node(number).value(_BYTES)
 
     def fields(self, number: int) -> Iterator[Field]:
-        """The members of a structure or union."""
+        """List the members of a structure or union."""
         for member in self._node(number).children:
             if member.tag != _MEMBER:
                 continue
@@ -143,7 +146,7 @@ class DwarfTypes(Types):
             yield Field(member.name, member.value(_TYPE), offset, bits)
 
     def enumerators(self, number: int) -> Iterator[tuple[str, int]]:
-        """The enumerators of an enumeration with their numbers, as its size holds them."""
+        """List the enumerators of an enumeration with their values, signed in its size."""
         half = 1 << 8 * max(self.bytes(number), 4) - 1
         for child in self._node(number).children:
             if child.tag == _ENUMERATOR:
@@ -151,13 +154,13 @@ class DwarfTypes(Types):
                 yield child.name, (value + half) % (2 * half) - half
 
     def named(self, name: str, kinds: frozenset[Kind]) -> Iterator[int]:
-        """The types of a name that are defined."""
+        """Find the types of a name that are defined."""
         for number in self._by_name.get(name, ()):
             if self.kind(number) in kinds:
                 yield number
 
     def enumerations(self) -> Iterator[int]:
-        """All enumerations."""
+        """List all enumerations."""
         yield from (n for n, node in self._nodes.items() if self.kind(n) is Kind.ENUM)
 
 

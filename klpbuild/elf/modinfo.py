@@ -6,7 +6,7 @@ from klpbuild.elf.reader import ElfFile
 
 
 def modinfo(elf: ElfFile) -> dict[str, list[str]]:
-    """The tags of a module's ``.modinfo``, each with its values in order."""
+    """Parse a module's ``.modinfo``: each tag with its values in order."""
     section = elf.section(".modinfo")
     tags: dict[str, list[str]] = {}
     if section is not None:

@@ -79,7 +79,7 @@ class Symbol:
 
     @property
     def is_defined(self) -> bool:
-        """Whether it stands in a section of this file."""
+        """Whether it is defined in a section of this file."""
         return 0 < self.st_shndx < SHN_LORESERVE
 
     @property
@@ -100,7 +100,10 @@ class ElfFile:
     """
 
     def __init__(self, data: bytes | mmap.mmap, name: str) -> None:
-        """:raises KlpError: when the headers are not those of a whole ELF64 file."""
+        """Read the header and the section headers.
+
+        :raises KlpError: when the headers are not those of a whole ELF64 file.
+        """
         self.name = name
         self.data = memoryview(data)
         if len(data) < EHDR_SIZE or bytes(self.data[:4]) != b"\x7fELF":
@@ -176,7 +179,7 @@ class ElfFile:
             raise self._broken(f"section {index} holds relocations for section {target[index - 1]}")
 
     def _check_names(self, table: bytes, offsets: npt.NDArray[np.unsignedinteger[Any]]) -> None:
-        """Every name lies in its string table and is short."""
+        """Check that every name lies in its string table and is short."""
         if len(offsets) and int(offsets.max()) >= max(len(table), 1):
             raise self._broken("has a name that is not in its string table")
         zeros = np.flatnonzero(np.frombuffer(table, np.uint8) == 0)
@@ -229,13 +232,13 @@ class ElfFile:
         return bytes(self.data[offset : offset + int(header["sh_size"])])
 
     def contents(self, section: Section) -> memoryview:
-        """A section's bytes; empty for NOBITS."""
+        """Return a section's bytes; empty for NOBITS."""
         if section.sh_type in (SHT.NOBITS, SHT.NULL):
             return self.data[:0]
         return self.data[section.sh_offset : section.sh_offset + section.sh_size]
 
     def uncompressed(self, section: Section) -> memoryview:
-        """A section's bytes, as they were before SHF_COMPRESSED; debug information often is.
+        """Return a section's bytes, decompressed; debug information often is compressed.
 
         :raises KlpError: when they are damaged, or compressed by another method than zlib.
         """
@@ -267,7 +270,7 @@ class ElfFile:
         return memoryview(plain)
 
     def section(self, name: str) -> Section | None:
-        """The first section of a name.  Names repeat: work by index where it matters."""
+        """Find the first section of a name.  Names repeat: work by index where it matters."""
         return self._by_name.get(name)
 
     @cached_property
@@ -326,7 +329,7 @@ class ElfFile:
             raise self._broken(f"names symbol {index}, and has {len(self.symbols)}")
 
     def symbol_name(self, index: int) -> str:
-        """A symbol's name by its index.
+        """Read a symbol's name by its index.
 
         :raises KlpError: when the table has no such index.
         """
@@ -334,7 +337,7 @@ class ElfFile:
         return string_at(self.strtab, int(self.symbols[index]["st_name"]))
 
     def symbol(self, index: int) -> Symbol:
-        """A symbol by its index.
+        """Read a symbol by its index.
 
         :raises KlpError: when the table has no such index.
         """
@@ -343,7 +346,7 @@ class ElfFile:
         return Symbol(index, string_at(self.strtab, row[0]), *row[1:])
 
     def symbols_named(self, *names: str) -> npt.NDArray[np.int64]:
-        """The indexes of the symbols of these names, ascending: no list of all names is made."""
+        """Find the indexes of symbols by name, ascending, without a list of all names."""
         starts: list[int] = []
         for name in names:
             text = name.encode(errors="surrogateescape") + b"\0"
@@ -370,7 +373,7 @@ class ElfFile:
         )
 
     def relocations(self, section: Section) -> Table:
-        """The records of an SHT_RELA section, shape (n,).
+        """Read the records of an SHT_RELA section, shape (n,).
 
         :raises KlpError: for another kind of section, entries of a wrong size, or
             records that name a symbol or a place that is not there.

@@ -16,7 +16,7 @@ EHDR_SIZE = 64
 
 
 def ehdr_dtype(order: str) -> np.dtype[Any]:
-    """The ELF header, 64 bytes.
+    """Describe the ELF header, 64 bytes.
 
     :param order: ``"<"`` or ``">"``.
     """
@@ -41,7 +41,7 @@ def ehdr_dtype(order: str) -> np.dtype[Any]:
 
 
 def section_dtype(order: str) -> np.dtype[Any]:
-    """A section header, 64 bytes."""
+    """Describe a section header, 64 bytes."""
     return np.dtype(
         [
             ("sh_name", order + "u4"),
@@ -59,7 +59,7 @@ def section_dtype(order: str) -> np.dtype[Any]:
 
 
 def symbol_dtype(order: str) -> np.dtype[Any]:
-    """A symbol, 24 bytes."""
+    """Describe a symbol, 24 bytes."""
     return np.dtype(
         [
             ("st_name", order + "u4"),
@@ -73,7 +73,7 @@ def symbol_dtype(order: str) -> np.dtype[Any]:
 
 
 def rela_dtype(order: str) -> np.dtype[Any]:
-    """A relocation with addend, 24 bytes; type and symbol index are the halves of r_info.
+    """Describe a relocation with addend, 24 bytes; type and symbol index are the halves of r_info.
 
     In either byte order a row is (offset, type, symbol, addend).
     """
@@ -88,7 +88,7 @@ def rela_dtype(order: str) -> np.dtype[Any]:
 
 
 def distinct(numbers: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
-    """The numbers in order, each once: `numpy.unique` since 2.3 hashes, ten times as slowly."""
+    """Sort numbers and drop repeats: `numpy.unique` since 2.3 hashes, ten times as slowly."""
     in_order = np.sort(numbers)
     kept = np.ones(len(in_order), np.bool_)
     kept[1:] = in_order[1:] != in_order[:-1]
@@ -96,7 +96,7 @@ def distinct(numbers: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
 
 
 def string_at(table: bytes | memoryview, offset: int) -> str:
-    """The zero-terminated string at an offset; what lies past the end is empty."""
+    """Read the zero-terminated string at an offset; what lies past the end is empty."""
     view = bytes(table) if isinstance(table, memoryview) else table
     end = view.find(b"\0", offset)
     return view[offset : end if end >= 0 else len(view)].decode(errors="surrogateescape")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Kind(Enum):
-    """What a type is; the value is C's word for it."""
+    """Kind of a type; the value is C's keyword for it."""
 
     STRUCT = "struct"
     UNION = "union"
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
 
 
 class TypeName(NamedTuple):
-    """What a type is called.
+    """Name of a type, as C writes it.
 
     :ivar word: ``struct``, ``union`` or ``enum``; ``enumerator`` for one of an enumeration
         without a name; empty for the name that a typedef gives.
@@ -94,46 +94,46 @@ class Types(ABC):
 
     @abstractmethod
     def kind(self, number: int) -> Kind:
-        """What a type is."""
+        """Return the kind of a type."""
 
     @abstractmethod
     def name(self, number: int) -> str:
-        """A type's tag or name, empty when it has none."""
+        """Return a type's tag or name, empty when it has none."""
 
     @abstractmethod
     def inner(self, number: int) -> int:
-        """What a typedef, a qualifier or an array is made of."""
+        """Return the type that a typedef, a qualifier or an array is made of."""
 
     @abstractmethod
     def count(self, number: int) -> int:
-        """How many elements an array has."""
+        """Return the number of elements of an array."""
 
     @abstractmethod
     def bytes(self, number: int) -> int:
-        """The size that a type says of itself; 0 when it does not."""
+        """Return the size that a type states itself; 0 when it does not."""
 
     @abstractmethod
     def fields(self, number: int) -> Iterator[Field]:
-        """The members of a structure or union."""
+        """List the members of a structure or union."""
 
     @abstractmethod
     def enumerators(self, number: int) -> Iterator[tuple[str, int]]:
-        """The enumerators of an enumeration with their numbers."""
+        """List the enumerators of an enumeration with their values."""
 
     @abstractmethod
     def named(self, name: str, kinds: frozenset[Kind]) -> Iterator[int]:
-        """The types of a name that are defined, not only declared."""
+        """Find the types of a name that are defined, not only declared."""
 
     @abstractmethod
     def enumerations(self) -> Iterator[int]:
-        """All enumerations."""
+        """List all enumerations."""
 
     def plain(self, number: int) -> int:
-        """A type without typedefs and qualifiers."""
+        """Strip typedefs and qualifiers from a type."""
         return self._without(number, frozenset({Kind.TYPEDEF, Kind.QUALIFIER}))
 
     def bare(self, number: int) -> int:
-        """A type without qualifiers."""
+        """Strip qualifiers from a type."""
         return self._without(number, frozenset({Kind.QUALIFIER}))
 
     def _without(self, number: int, kinds: frozenset[Kind]) -> int:
@@ -144,7 +144,7 @@ class Types(ABC):
         raise ValueError("a type is made of itself")
 
     def size(self, number: int) -> int:
-        """Size of a type in bytes; 0 of what has none."""
+        """Compute the size of a type in bytes; 0 of what has none."""
         if number not in self._sizes:
             plain = self.plain(number)
             if self.kind(plain) is Kind.ARRAY:
@@ -154,7 +154,7 @@ class Types(ABC):
         return self._sizes[number]
 
     def layout(self, number: int) -> Layout:
-        """The layout of a structure, union or enumeration."""
+        """Compute the layout of a structure, union or enumeration."""
         if self.kind(number) is Kind.ENUM:
             members = [Member(value, name, 0) for name, value in self.enumerators(number)]
         else:
@@ -181,7 +181,7 @@ class Types(ABC):
                 yield from self._members(inner, offset, text)
 
     def find(self, name: TypeName) -> frozenset[Described]:
-        """The types of a name; its word does not count, for tags have one name space."""
+        """Find the types of a name; its keyword does not count, for tags have one name space."""
         kinds = TAGGED if name.word else frozenset({Kind.TYPEDEF})
         numbers = self.named(name.name, kinds)
         if name.word == ENUMERATOR:
@@ -191,7 +191,9 @@ class Types(ABC):
         return frozenset(each for each in described if each[0] != ENUMERATOR or each[1].members)
 
     def described(self, name: TypeName, number: int) -> Described:
-        """A structure, union or enumeration; of the latter one enumerator if that is named."""
+        """Describe a structure, union or enumeration; of the latter one enumerator if that is
+        named.
+        """
         if name.word == ENUMERATOR:
             found = [(n, value) for n, value in self.enumerators(number) if n == name.name]
             return name.word, Layout(0, tuple(Member(value, n, 0) for n, value in found))

@@ -1,4 +1,4 @@
-"""Types of an object's variables and global functions, from its debug information."""
+"""Read the types of an object's variables and global functions from its debug information."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class VariableType:
 
 
 def variable_types(elf: ElfFile) -> dict[str, VariableType]:
-    """The types of the variables that a compiled object of one unit defines.
+    """Read the types of the variables that a compiled object of one unit defines.
 
     :return: by symbol.
     :raises KlpError: when the object has no debug information that can be read.
@@ -74,7 +74,7 @@ def variable_types(elf: ElfFile) -> dict[str, VariableType]:
 
 
 def function_types(elf: ElfFile) -> dict[str, tuple[str, ...]]:
-    """How the global functions that a compiled object of one unit defines are called.
+    """Read how the global functions that a compiled object of one unit defines are called.
 
     :return: by name what a caller must know: the result's kind, then each parameter's. Types
         that are passed alike are of one kind: ``int`` and ``unsigned int``, all pointers.
@@ -92,7 +92,7 @@ def function_types(elf: ElfFile) -> dict[str, tuple[str, ...]]:
 
 
 def _names(elf: ElfFile) -> Mapping[tuple[int, int], list[str]]:
-    """The variables by section and offset."""
+    """Map section and offset to the variables there."""
     found: dict[tuple[int, int], list[str]] = defaultdict(list)
     for symbol in elf.symbol_list:
         if symbol.is_defined and symbol.type == STT.OBJECT:
@@ -106,7 +106,7 @@ class _Types:
 
     @classmethod
     def read(cls, dwarf: Dwarf, wanted: dict[int, frozenset[int]]) -> _Types:
-        """The entries of a file's only unit."""
+        """Read the entries of a file's only unit."""
         entries: dict[int, Entry] = {}
         children: dict[int, list[Entry]] = defaultdict(list)
         above: list[int] = []
@@ -118,7 +118,7 @@ class _Types:
         return cls(entries, children)
 
     def passed(self, function: Entry) -> tuple[str, ...]:
-        """The kinds of a function's result and parameters."""
+        """Tell in what form a function's result and parameters are passed."""
         parameters = (
             c for c in self._children[function.offset] if c.tag in (_PARAMETER, _ELLIPSIS)
         )
@@ -126,7 +126,7 @@ class _Types:
         return self._kind(function), *kinds
 
     def _kind(self, entry: Entry) -> str:
-        """How a value of an entry's type is passed."""
+        """Tell in what form a value of an entry's type is passed."""
         aim = self._aim(entry)
         while aim is not None and aim.tag in _QUALIFIERS:
             aim = self._aim(aim)
@@ -141,12 +141,12 @@ class _Types:
         return f"{narrow if size < _WORD else ''}{size} bytes"
 
     def of(self, entry: Entry) -> str:
-        """The type of a variable, member or parameter, or what a type is made from."""
+        """Write the type of a variable, member or parameter in C."""
         aim = self._aim(entry)
         return self._told(aim) if aim is not None else "void"
 
     def _aim(self, entry: Entry) -> Entry | None:
-        """The type that an entry names, itself or where it was declared."""
+        """Find the type that an entry names, itself or where it was declared."""
         for attribute in (_TYPE, _SPECIFICATION, _ABSTRACT):
             aim = self.entries.get(int(entry.values.get(attribute, -1)))
             if aim is not None:
@@ -154,7 +154,7 @@ class _Types:
         return None
 
     def members(self, entry: Entry) -> dict[str, str]:
-        """The members of a variable that is a structure, with their types."""
+        """List the members of a variable that is a structure, with their types."""
         aim = self._aim(entry)
         while aim is not None and aim.tag in _QUALIFIERS:
             aim = self._aim(aim)
@@ -185,7 +185,7 @@ class _Types:
 
 
 def _elements(subrange: Entry) -> str:
-    """How many elements an array has, empty if that is not known."""
+    """Return the number of elements of an array, empty if that is not known."""
     for attribute, more in ((_COUNT, 0), (_UPPER, 1)):
         number = subrange.values.get(attribute)
         if isinstance(number, int):

@@ -89,7 +89,7 @@ class ElfObject:
     def __init__(
         self, machine: int, order: str = "<", flags: int = 0, e_ident: bytes = b""
     ) -> None:
-        """An empty object: null section, ``.symtab``, ``.strtab`` and ``.shstrtab``."""
+        """Make an empty object: null section, ``.symtab``, ``.strtab`` and ``.shstrtab``."""
         self.order = order
         self.e_machine = machine
         self.e_flags = flags
@@ -108,7 +108,7 @@ class ElfObject:
 
     @classmethod
     def from_elf(cls, elf: ElfFile) -> ElfObject:
-        """A copy of a relocatable file, to be changed.
+        """Copy a relocatable file, to be changed.
 
         :raises KlpError: when it is not relocatable, or its symbol table or its
             section names are missing or out of order.
@@ -202,7 +202,7 @@ class ElfObject:
         self.sections[self._strtab].data = bytes(self._strings.data)
 
     def to_bytes(self) -> bytes:
-        """The file's bytes: the same object gives the same bytes.
+        """Serialise the file: the same object gives the same bytes.
 
         :raises KlpError: when it has more sections than a symbol can name.
         """

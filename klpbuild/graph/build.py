@@ -50,7 +50,7 @@ Graph: TypeAlias = "nx.MultiDiGraph[str]"
 
 
 class Kind(StrEnum):
-    """What a node is."""
+    """Kind of a node."""
 
     VMLINUX = "vmlinux"
     MODULE = "module"
@@ -59,7 +59,7 @@ class Kind(StrEnum):
 
 
 class Edge(StrEnum):
-    """What an edge says."""
+    """Kind of an edge."""
 
     DEFINES = "defines"
     EXPORTS = "exports"
@@ -69,7 +69,7 @@ class Edge(StrEnum):
 
 
 class Fate(StrEnum):
-    """What is known of a reference.
+    """How a reference is, or would be, resolved.
 
     The last four are of livepatches before the conversion.
     """
@@ -116,7 +116,7 @@ class Livepatch:
 
 
 def symbol_node(owner: str, symbol: str, sympos: int | None = None) -> str:
-    """The node of a symbol: ``ext4:ext4_attr_store,0``."""
+    """Name the node of a symbol: ``ext4:ext4_attr_store,0``."""
     return f"{owner}:{symbol}" if sympos is None else f"{owner}:{symbol},{sympos}"
 
 
@@ -183,7 +183,7 @@ def _add_unresolved(graph: Graph, source: str, name: str, fate: Fate) -> None:
 
 
 class _Builder:
-    """Adds one livepatch."""
+    """Adds one livepatch with its references."""
 
     def __init__(
         self,
@@ -236,7 +236,7 @@ class _Builder:
             _add_edge(self.graph, self.name, node, Edge.PATCHES, sympos=patched.sympos)
 
     def _symbol(self, owner: str, symbol: str, sympos: int | None) -> str:
-        """The node of a symbol that an object defines."""
+        """Add the node of a symbol that an object defines."""
         node = symbol_node(owner, symbol, sympos)
         position = {} if sympos is None else {"sympos": sympos}
         _add_object(self.graph, owner)
@@ -254,7 +254,7 @@ class _Builder:
     def _refer(
         self, owner: str, symbol: str, sympos: int | None, fate: Fate, gate: str = ""
     ) -> None:
-        """One reference to a symbol of an object; several gates are written as one word list."""
+        """Add one reference to a symbol of an object; several gates become one word list."""
         node = self._symbol(owner, symbol, sympos)
         known = self.graph.get_edge_data(self.name, node, key=str(Edge.REFERENCES))
         gates = {*known["gate"].split(), gate} if known else {gate}
@@ -271,7 +271,7 @@ class _Builder:
         self.needs[reference.owner][gate] += 1
 
     def _gate(self, owner: str) -> str:
-        """The gate of an annotation that leaves it open, as far as it is plain."""
+        """Choose the gate of an annotation that leaves it open, if that is unambiguous."""
         modules = sorted(self.livepatch.touched - {VMLINUX})
         if owner == VMLINUX or owner in modules:
             return owner
@@ -295,7 +295,7 @@ class _Builder:
             self.needs[owner][owner] += 1
 
     def _reachable(self, name: str) -> list[Candidate]:
-        """The symbols of a name in vmlinux and the patched objects."""
+        """Find the symbols of a name in vmlinux and the patched objects."""
         if self.database is None:
             return []
         reachable = self.livepatch.touched | {VMLINUX}
@@ -303,7 +303,7 @@ class _Builder:
 
 
 def in_order(graph: Graph) -> Graph:
-    """A copy with nodes and edges sorted, objects before symbols."""
+    """Copy a graph with nodes and edges sorted, objects before symbols."""
     import networkx as nx
 
     ordered: Graph = nx.MultiDiGraph()

@@ -1,4 +1,4 @@
-"""The files that a graph can be written as."""
+"""Formats that a graph can be written in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Format(StrEnum):
-    """The files that a graph can be written as."""
+    """Format of a graph's file."""
 
     GRAPHML = "graphml"
     DOT = "dot"
@@ -16,10 +16,10 @@ class Format(StrEnum):
 
 
 def can_draw() -> bool:
-    """Whether graphviz is installed."""
+    """Tell whether graphviz is installed."""
     return shutil.which("dot") is not None
 
 
 def possible_formats() -> tuple[Format, ...]:
-    """What can be written on this machine: a picture only where graphviz is."""
+    """List the formats that this machine can write: a picture only where graphviz is."""
     return tuple(kind for kind in Format if kind is not Format.SVG or can_draw())

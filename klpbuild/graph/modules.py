@@ -1,4 +1,4 @@
-"""Read from a module's file what it wants of other objects."""
+"""Read from a module's file which symbols of other objects it uses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LivepatchReference:
 
 @dataclass(frozen=True)
 class Module:
-    """What the file of a module wants of other objects.
+    """The symbols and modules that a module uses.
 
     :ivar name: the kernel's name of the module.
     :ivar livepatch: whether it says ``livepatch=Y``.
@@ -77,7 +77,7 @@ def read_module(path: Path) -> Module:
 
 
 def module_from_elf(elf: ElfFile, file_name: str) -> Module:
-    """As `read_module`, from a file that is read already.
+    """Read a module as `read_module` does, from an ELF file that is open already.
 
     :param file_name: names the module where ``.modinfo`` does not.
     :raises KlpError: as `read_module`.
@@ -107,7 +107,7 @@ def _modinfo(elf: ElfFile) -> dict[str, str]:
 def _undefined(
     elf: ElfFile,
 ) -> tuple[tuple[str, ...], frozenset[str], tuple[LivepatchReference, ...]]:
-    """The undefined symbols, the weak ones, and those that are annotated.
+    """List the undefined symbols, the weak ones, and those that are annotated.
 
     The kernel resolves all that have a name, used or not (kernel/module/main.c,
     simplify_symbols).

@@ -1,4 +1,4 @@
-"""Questions to the graph.  All answers are sorted."""
+"""Ask the graph.  All answers are sorted."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ class Unguarded:
 
 
 def livepatches(graph: Graph) -> tuple[str, ...]:
-    """The livepatches of the graph."""
+    """List the livepatches of the graph."""
     return _of_kind(graph, Kind.LIVEPATCH)
 
 
 def objects(graph: Graph) -> tuple[str, ...]:
-    """vmlinux and the modules of the graph, without livepatches."""
+    """List vmlinux and the modules of the graph, without livepatches."""
     return tuple(sorted(_of_kind(graph, Kind.VMLINUX) + _of_kind(graph, Kind.MODULE)))
 
 
 def touched(graph: Graph, livepatch: str) -> tuple[str, ...]:
-    """The objects that a livepatch patches."""
+    """List the objects that a livepatch patches."""
     _check(graph, livepatch)
     return tuple(
         node for node in _targets(graph, livepatch, Edge.PATCHES) if not _is_symbol(graph, node)
@@ -74,7 +74,7 @@ def touched(graph: Graph, livepatch: str) -> tuple[str, ...]:
 
 
 def patched_functions(graph: Graph, livepatch: str) -> tuple[str, ...]:
-    """The nodes of the functions that a livepatch replaces."""
+    """List the nodes of the functions that a livepatch replaces."""
     _check(graph, livepatch)
     return tuple(
         node for node in _targets(graph, livepatch, Edge.PATCHES) if _is_symbol(graph, node)
@@ -82,13 +82,13 @@ def patched_functions(graph: Graph, livepatch: str) -> tuple[str, ...]:
 
 
 def needed(graph: Graph, livepatch: str) -> tuple[str, ...]:
-    """The objects whose symbols a livepatch refers to, and those it depends on."""
+    """List the objects whose symbols a livepatch refers to, and those it depends on."""
     _check(graph, livepatch)
     return _targets(graph, livepatch, Edge.NEEDS)
 
 
 def needed_first(graph: Graph, name: str) -> tuple[str, ...]:
-    """The objects that must be loaded before an object or a livepatch can be."""
+    """List the objects that must be loaded before an object or a livepatch can be."""
     _check(graph, name)
     return tuple(
         target
@@ -98,14 +98,14 @@ def needed_first(graph: Graph, name: str) -> tuple[str, ...]:
 
 
 def users(graph: Graph, name: str) -> tuple[str, ...]:
-    """The objects and livepatches that need or patch an object."""
+    """List the objects and livepatches that need or patch an object."""
     _check(graph, name)
     wanted = {str(Edge.NEEDS), str(Edge.PATCHES)}
     return tuple(sorted({s for s, _, key in graph.in_edges(name, keys=True) if key in wanted}))
 
 
 def dependencies(graph: Graph, livepatch: str) -> tuple[str, ...]:
-    """The objects that the conversion of a livepatch depends on.
+    """List the objects whose symbols count for the conversion of a livepatch.
 
     A name that nothing annotates is looked for in vmlinux and in all objects that
     the livepatch patches: a new namesake in one of them changes the answer.
@@ -117,7 +117,7 @@ def dependencies(graph: Graph, livepatch: str) -> tuple[str, ...]:
 
 
 def uses(graph: Graph, livepatch: str) -> tuple[Use, ...]:
-    """Every symbol that a livepatch refers to, one `Use` each.
+    """List every symbol that a livepatch refers to, one `Use` each.
 
     An ambiguous symbol has all its candidates in one `Use`; symbols of one name
     that were told apart have one each.
@@ -143,22 +143,22 @@ def uses(graph: Graph, livepatch: str) -> tuple[Use, ...]:
 
 
 def exported(graph: Graph, livepatch: str) -> tuple[Use, ...]:
-    """Its references to symbols that stay ordinary: an object exports them."""
+    """List a livepatch's references to exported symbols, which stay ordinary relocations."""
     return _with_fate(graph, livepatch, Fate.EXPORTED)
 
 
 def ambiguous(graph: Graph, livepatch: str) -> tuple[Use, ...]:
-    """Its references that several symbols could answer."""
+    """List a livepatch's references that several symbols match."""
     return _with_fate(graph, livepatch, Fate.AMBIGUOUS)
 
 
 def unresolved(graph: Graph, livepatch: str) -> tuple[Use, ...]:
-    """Its references that no symbol of vmlinux or of a patched object answers."""
+    """List a livepatch's references that no symbol of vmlinux or of a patched object matches."""
     return _with_fate(graph, livepatch, Fate.UNRESOLVED)
 
 
 def rebuilds(graph: Graph, name: str) -> tuple[Rebuild, ...]:
-    """The livepatches that must be built again when an object changes, and why.
+    """List the livepatches that must be built again when an object changes, and why.
 
     :param name: ``vmlinux`` or a module.
     :raises KlpError: when the graph has no such object.
@@ -205,7 +205,7 @@ def _some(names: list[str]) -> str:
 
 
 def unguarded(graph: Graph, livepatch: str) -> tuple[Unguarded, ...]:
-    """References whose owner need not be loaded when their gate is.
+    """Find references whose owner need not be loaded when their gate is.
 
     The kernel resolves a livepatch symbol when the gate loads; if its owner is not
     there then, the gate is refused.  An owner is there when it is vmlinux, the gate
@@ -221,7 +221,7 @@ def unguarded(graph: Graph, livepatch: str) -> tuple[Unguarded, ...]:
 
 
 def load_order(graph: Graph, names: Iterable[str]) -> tuple[str, ...]:
-    """The order in which objects can be loaded, with all that they need.
+    """Sort objects and all that they need in an order in which they can be loaded.
 
     What a livepatch reaches through livepatch relocations need not be loaded and
     is left out.
@@ -251,7 +251,7 @@ def load_order(graph: Graph, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def cycles(graph: Graph) -> tuple[tuple[str, ...], ...]:
-    """Groups of objects that need each other to be loaded first; empty in a sound kernel.
+    """Find groups of objects that need each other to be loaded first; empty in a sound kernel.
 
     Each begins with its first name and follows the needs around.
     """
@@ -275,7 +275,7 @@ def cycles(graph: Graph) -> tuple[tuple[str, ...], ...]:
 
 
 def _around(group: nx.DiGraph[str], start: str) -> tuple[str, ...]:
-    """A shortest way from an object back to itself."""
+    """Find a shortest cycle through an object."""
     import networkx as nx
 
     ways = [nx.shortest_path(group, after, start) for after in sorted(group.successors(start))]
@@ -284,7 +284,7 @@ def _around(group: nx.DiGraph[str], start: str) -> tuple[str, ...]:
 
 
 def neighbourhood(graph: Graph, names: Iterable[str]) -> Graph:
-    """The part of the graph that is about some objects or livepatches.
+    """Cut out the part of the graph that is about some objects or livepatches.
 
     Theirs are all edges that begin or end at them, and the edges between the nodes reached.
 
@@ -299,7 +299,7 @@ def neighbourhood(graph: Graph, names: Iterable[str]) -> Graph:
 
 
 def _all_needed(graph: Graph, name: str) -> set[str]:
-    """What must be loaded before an object, directly and through others."""
+    """Collect what must be loaded before an object, directly and through others."""
     found: set[str] = set()
     waiting = [name]
     while waiting:

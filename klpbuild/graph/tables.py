@@ -28,7 +28,7 @@ _Place = tuple[int, int]
 
 
 def read_patches(elf: ElfFile) -> tuple[PatchedFunction, ...]:
-    """What the static tables of a livepatch patch, sorted.
+    """Read which objects and functions the static tables of a livepatch patch, sorted.
 
     ``struct klp_patch`` begins with ``mod, objs``, ``struct klp_object`` with ``name,
     funcs``, ``struct klp_func`` with ``old_name, new_func, old_sympos``
@@ -46,7 +46,7 @@ def read_patches(elf: ElfFile) -> tuple[PatchedFunction, ...]:
 
 
 def read_entries(elf: ElfFile) -> tuple[Pointer, ...]:
-    """The functions and callbacks that the static tables of a livepatch name, sorted by place.
+    """Read the functions and callbacks that the static tables of a livepatch name, by place.
 
     :param elf: as `read_patches`.
     :raises KlpError: as `read_patches`.
@@ -66,7 +66,7 @@ def read_entries(elf: ElfFile) -> tuple[Pointer, ...]:
 def read_livepatch(
     elf: ElfFile, file_name: str, annotations: tuple[LivepatchReference, ...] = ()
 ) -> Livepatch:
-    """A livepatch with what its static tables say.
+    """Read a livepatch with its static tables.
 
     :param file_name: names the module where ``.modinfo`` does not.
     :param annotations: what KLP_SYMPOS says of an unconverted one.
@@ -83,7 +83,7 @@ def read_livepatch(
 
 
 def _objects(pointers: _Pointers) -> Iterator[_Place]:
-    """The field ``funcs`` of each ``struct klp_object`` of a ``struct klp_patch``."""
+    """Find the field ``funcs`` of each ``struct klp_object`` of a ``struct klp_patch``."""
     for place, target in pointers.targets.items():
         objects = pointers.targets.get(_after(place))
         if pointers.elf.sections[target[0]].name == THIS_MODULE and objects is not None:
@@ -93,7 +93,7 @@ def _objects(pointers: _Pointers) -> Iterator[_Place]:
 
 
 def _object(pointers: _Pointers, field: _Place) -> set[PatchedFunction]:
-    """What is patched by an object with the field ``funcs``."""
+    """Read what a ``struct klp_object`` patches, from its field ``funcs``."""
     functions = pointers.targets[field]
     owner = pointers.string(_after(field, -1)) or VMLINUX
     found = {PatchedFunction(owner)}
@@ -116,7 +116,7 @@ class _Pointers:
 
     @cached_property
     def targets(self) -> dict[_Place, _Place]:
-        """Where a pointer is, and where it leads: into this file only."""
+        """The pointers that lead into this file: place to target."""
         elf = self.elf
         absolute = by_machine(elf.e_machine, elf.name).absolute_64
         found = {}
@@ -135,20 +135,20 @@ class _Pointers:
 
     @cached_property
     def _extents(self) -> dict[_Place, int]:
-        """The variables of the file: where they begin, and their sizes."""
+        """The variables of the file: start to size."""
         rows = self.elf.symbols
         rows = rows[(rows["st_info"] & 0xF == STT.OBJECT) & (rows["st_size"] > 0)]
         fields = (rows[name].tolist() for name in ("st_shndx", "st_value", "st_size"))
         return {(section, value): size for section, value, size in zip(*fields, strict=True)}
 
     def inside(self, start: _Place) -> list[_Place]:
-        """The places of the pointers in the variable that begins at a place."""
+        """List the pointers in the variable that begins at a place."""
         section, offset = start
         end = offset + self._extents.get(start, 0)
         return sorted(p for p in self.targets if p[0] == section and offset <= p[1] < end)
 
     def function(self, target: _Place) -> str:
-        """The name of the function that begins at a place; a global one where there are several."""
+        """Name the function that begins at a place; a global one where there are several."""
         return self._functions.get(target, "")
 
     @cached_property
@@ -162,7 +162,7 @@ class _Pointers:
         return target is not None and bool(self.elf.sections[target[0]].sh_flags & SHF.EXECINSTR)
 
     def string(self, place: _Place) -> str:
-        """The text that the pointer at a place leads to, empty if it leads to none."""
+        """Read the text that the pointer at a place leads to, empty if it leads to none."""
         target = self.targets.get(place)
         if target is None or target[1] < 0:
             return ""
@@ -174,6 +174,6 @@ class _Pointers:
         return text.decode() if end and text.isascii() and text.decode().isprintable() else ""
 
     def number(self, place: _Place) -> int:
-        """The 64-bit number at a place."""
+        """Read the 64-bit number at a place."""
         data = self.elf.contents(self.elf.sections[place[0]])[place[1] : place[1] + _POINTER]
         return int.from_bytes(data, "little" if self.elf.order == "<" else "big")

@@ -1,4 +1,4 @@
-"""Tell what the graph knows in plain lines."""
+"""Write answers of the graph in plain lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from klpbuild.graph.build import Fate, Graph
 
 
 def kernel_text(graph: Graph) -> str:
-    """How many objects there are, and who is needed most."""
+    """Count the objects, and list who is needed most."""
     names = queries.objects(graph)
     modules = [name for name in names if graph.nodes[name]["kind"] == "module"]
     users = {name: len(queries.users(graph, name)) for name in modules}
@@ -26,7 +26,7 @@ def kernel_text(graph: Graph) -> str:
 
 
 def livepatch_text(graph: Graph, livepatch: str) -> str:
-    """What a livepatch patches, needs and refers to, and what is wrong with it."""
+    """Describe what a livepatch patches, needs and refers to, and what is wrong with it."""
     uses = queries.uses(graph, livepatch)
     functions = [node.replace(",0", "") for node in queries.patched_functions(graph, livepatch)]
     rows = [("symbol", "fate", "owner", "sympos", "gate")]
@@ -52,7 +52,7 @@ def livepatch_text(graph: Graph, livepatch: str) -> str:
 
 
 def object_text(graph: Graph, name: str) -> str:
-    """What an object needs, who needs it, and which livepatches care."""
+    """Describe what an object needs, who needs it, and which livepatches depend on it."""
     order = queries.load_order(graph, [name]) if name != "vmlinux" else (name,)
     rebuilds = [rebuild.livepatch for rebuild in queries.rebuilds(graph, name)]
     users = [user for user in queries.users(graph, name) if user not in rebuilds]
@@ -68,7 +68,7 @@ def object_text(graph: Graph, name: str) -> str:
 
 
 def rebuild_text(graph: Graph, name: str) -> str:
-    """Which livepatches must be built again when an object changes, and why."""
+    """List the livepatches that must be built again when an object changes, and why."""
     rebuilds = queries.rebuilds(graph, name)
     if not rebuilds:
         return f"No livepatch must be built again when {name} changes."

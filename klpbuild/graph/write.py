@@ -28,7 +28,7 @@ SVG_ABSENT = "no SVG: graphviz is not installed (its program is dot)"
 
 
 def render(graph: Graph, format: Format) -> bytes:
-    """The bytes of a graph file.
+    """Render a graph in a format.
 
     :raises KlpError: for an SVG without graphviz, or of a graph too large to draw.
     """
@@ -42,7 +42,7 @@ def render(graph: Graph, format: Format) -> bytes:
 
 
 def write_graph(graph: Graph, path: Path, format: Format) -> None:
-    """Write one file, whole or not at all.
+    """Write one file of a graph, whole or not at all.
 
     :raises KlpError: when it cannot be made or written.
     """
@@ -66,7 +66,7 @@ def write_all(graph: Graph, directory: Path, stem: str) -> tuple[Path, ...]:
 
 
 def _text(name: str) -> str:
-    """A name with what XML and UTF-8 cannot hold written as ``\\xNN``."""
+    """Escape what XML and UTF-8 cannot hold in a name as ``\\xNN``."""
     decoded = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", lambda found: f"\\x{ord(found[0]):02x}", decoded)
 
@@ -79,7 +79,7 @@ def _attributes(data: Mapping[str, object]) -> dict[str, object]:
 
 
 def _printable(graph: Graph) -> Graph:
-    """The graph with names that any file can hold, and a number on each edge."""
+    """Copy the graph with names that any file can hold, and a number on each edge."""
     import networkx as nx
 
     copy: Graph = nx.MultiDiGraph()
@@ -125,13 +125,13 @@ _BAD = (Fate.AMBIGUOUS, Fate.UNRESOLVED)
 
 
 def _quoted(*lines: str) -> str:
-    """A string of DOT; several lines are centred."""
+    """Quote a string for DOT; several lines are centred."""
     escaped = (line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
     return '"' + "\\n".join(escaped) + '"'
 
 
 def _dot(graph: Graph) -> str:
-    """Each object is drawn around what it defines; what it exports has a thick blue line."""
+    """Draw each object around what it defines; what it exports has a thick blue line."""
     printable = _printable(graph)
     exported = {t for _, t, key in printable.edges(keys=True) if key == Edge.EXPORTS}
     boxes: dict[str, list[str]] = {}

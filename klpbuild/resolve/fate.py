@@ -1,4 +1,4 @@
-"""The table that decides what becomes of each undefined reference of a livepatch.
+"""Decide by a table how each undefined reference of a livepatch is resolved.
 
 For hand-written sources the first match wins (docs/relocations.md has the same
 table for people):
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 class Fate(Enum):
-    """What becomes of a reference."""
+    """How a reference is resolved."""
 
     EXPORTED = "exported"
     LIVEPATCH = "livepatch"
@@ -63,7 +63,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Annotation:
-    """What the author, or the extraction of a patch, says about a symbol.
+    """Which symbol is meant, as the author or the extraction of a patch says.
 
     :ivar symbol: name in its owner.
     :ivar owner: object that defines it.
@@ -110,7 +110,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a reference, and why.
+    """How a reference is resolved, and why.
 
     :ivar gate: of a livepatch relocation; empty otherwise, and before it is chosen.
     :ivar target: of a livepatch relocation; None otherwise.
@@ -142,11 +142,11 @@ class Resolver:
 
     @property
     def gates(self) -> Gates:
-        """Chooses the gates."""
+        """The choice of gates for this livepatch."""
         return Gates(self.patched, self.dependencies)
 
     def place(self, decision: Decision, use: Use) -> Decision:
-        """The decision with the gate for the places of a use.
+        """Choose or check the gate of a decision for the places of a use.
 
         :raises KlpError: when no gate is right there, or the annotated one is not.
         """
@@ -227,7 +227,7 @@ class Resolver:
         )
 
     def owner(self, name: str, home: str) -> str:
-        """The object that defines a global symbol which code of ``home`` uses; may be empty."""
+        """Find the object that defines a global symbol used in ``home``; empty if none does."""
         if self.linked(home, name) is not None:
             return home
         export = self.exports.find(name)
@@ -236,7 +236,7 @@ class Resolver:
         return VMLINUX if self.linked(VMLINUX, name) is not None else ""
 
     def at(self, name: str, where: str, home: str, place: Place | None) -> Candidate:
-        """The symbol of an object at a place; without a place the only one of its name.
+        """Find the symbol of an object at a place; without a place the only one of its name.
 
         :raises KlpError: when there is none.
         """
@@ -265,7 +265,7 @@ class Resolver:
         )
 
     def linked(self, owner: str, name: str) -> Candidate | None:
-        """The symbol that the linker would bind a name to in an object."""
+        """Find the symbol that the linker would bind a name to in an object."""
         bound = [c for c in self.database.in_object(owner, name) if c.kind.isupper()]
         return bound[0] if len(bound) == 1 else None
 
@@ -295,7 +295,7 @@ class Resolver:
         return Decision(reference, Fate.LIVEPATCH, "annotated", annotation.gate or "", target)
 
     def _check_position(self, annotation: Annotation) -> None:
-        """The annotation must name a symbol that is there."""
+        """Check that the annotation names a symbol that is there."""
         name = f"{annotation.owner}:{annotation.symbol}"
         if annotation.owner in self.patched - set(self.database.objects):
             return  # a module that may come later: only the author knows what it has

@@ -21,7 +21,7 @@ _INSTEAD = "What is exported with EXPORT_SYMBOL_GPL can be asked for while runni
 
 @dataclass(frozen=True)
 class Use:
-    """Places that use one symbol and run for the same reasons.
+    """Places that use one symbol and are reached from the same entries.
 
     :ivar where: the first of them, ``object:section+0xoffset``.
     :ivar name: the function or variable that it is in; may be empty.
@@ -46,7 +46,7 @@ class Gates:
     dependencies: Dependencies
 
     def choose(self, target: LivepatchSymbol, use: Use) -> str:
-        """The gate of the relocations at some places that lead to a symbol.
+        """Choose the gate of the relocations at some places that lead to a symbol.
 
         :raises KlpError: when no patched object can be it.
         """
@@ -117,7 +117,7 @@ class Gates:
             )
 
     def of_owner(self, owner: str) -> list[str]:
-        """The patched modules at whose loading an owner's symbols can be found, or may be."""
+        """List the patched modules at whose loading an owner's symbols can be found, or may be."""
         modules = sorted(self.patched - {VMLINUX})
         return [gate for gate in modules if self.dependencies.needs(gate, owner) is not False]
 
@@ -130,7 +130,7 @@ class Gates:
             raise self._too_late(target, use, [gate])
 
     def unchecked(self, gate: str, target: LivepatchSymbol, use: Use) -> str:
-        """What of a gate cannot be told; empty when all can."""
+        """Say what could not be checked about a gate; empty when all was."""
         if self.dependencies.needs(gate, target.owner) is None:
             return f"whether {gate} depends on {target.owner}: its file is not at hand"
         if self._in_time(gate, use) is None:
@@ -141,7 +141,7 @@ class Gates:
         return ""
 
     def _in_time(self, gate: str, use: Use) -> bool | None:
-        """Whether code runs only after its gate is loaded; None when that cannot be told."""
+        """Tell whether code runs only after its gate is loaded; None when that is not known."""
         if gate == VMLINUX:
             return True
         if use.entries is None:
@@ -180,7 +180,7 @@ class Gates:
 
 
 def _how(name: str, entries: tuple[Entry, ...]) -> str:
-    """How code is reached, as a sentence without a full stop."""
+    """Say how code is reached, as a sentence without a full stop."""
     said = _list([f"{e.name} of {e.object or 'the livepatch itself'}" for e in entries])
     if [entry.name for entry in entries] == [name]:
         return f"It is in {said}"

@@ -1,4 +1,4 @@
-"""Find what makes each place of a linked livepatch run, or be read: which entries reach it.
+"""Find which entries of a linked livepatch reach each place of it (call and data flow).
 
 The kernel enters a livepatch through its tables: a replacement runs with the object whose
 function it replaces, a callback with the object that has it.  From there calls, jumps and
@@ -63,10 +63,10 @@ class Pointer:
 
 
 class Reach:
-    """Which entries reach each function and variable of a module."""
+    """Reachability of each function and variable of a module from its entries."""
 
     def __init__(self, elf: ElfFile, pointers: Sequence[Pointer]) -> None:
-        """Nothing is followed before it is asked for.
+        """Note the module; nothing is followed before it is asked for.
 
         :param elf: a linked module, converted or not.
         :param pointers: what its tables say; they are followed for their objects alone.
@@ -83,14 +83,14 @@ class Reach:
         return self._code is not None
 
     def entries(self, section: int, offset: int) -> tuple[Entry, ...]:
-        """What makes a place run, one entry for each object, sorted; none for dead code.
+        """List the entries that reach a place, one for each object, sorted; none for dead code.
 
         :raises KlpError: when relocations are broken.
         """
         return self._reached.get(self._piece(section, offset), ())
 
     def name(self, section: int, offset: int) -> str:
-        """The name of the function or variable at a place; empty when it has none."""
+        """Name the function or variable at a place; empty when it has none."""
         return self._names.get(self._piece(section, offset), "")
 
     @cached_property
@@ -121,7 +121,7 @@ class Reach:
 
     @cached_property
     def _bounds(self) -> dict[int, list[int]]:
-        """Where the pieces of each section that is in memory begin."""
+        """Where the functions and variables of each section that is in memory begin."""
         elf, symbols = self._elf, self._elf.symbols
         kinds = symbols["st_info"] & 0xF
         found = {}
@@ -218,7 +218,7 @@ class Reach:
             yield index, end  # code of which only the beginning is known may run on
 
     def _referred(self, row: tuple[int, int, int, int], behind: int) -> Iterator[Place]:
-        """The place in the module that a relocation leads to, if it leads to one.
+        """Find the place in the module that a relocation leads to, if it leads to one.
 
         :param behind: distance from its field to the end of its instruction, which is what
             the processor counts from.
@@ -230,7 +230,7 @@ class Reach:
 
     @cached_property
     def _elsewhere(self) -> dict[Place, list[Place]]:
-        """Where code goes on that the tables of the module name."""
+        """Where code goes on by the module's tables (static branches, faults, alternatives)."""
         found: dict[Place, list[Place]] = {}
         for section in self._elf.sections:
             count = _GOING_ON.get(section.name, 0)
@@ -242,7 +242,7 @@ class Reach:
 
 
 def _target(mnemonic: str, operands: str, behind: int) -> int | None:
-    """Where an instruction without relocation leads, from the beginning of its piece.
+    """Compute where an instruction without relocation leads, from the beginning of its piece.
 
     :param behind: where the next instruction begins.
     """
