@@ -155,7 +155,7 @@ def compile_source(
 
 
 def _made(command: CompileCommand, flags: Sequence[str], source: Path, text: str) -> Made:
-    """What an object is made from: neither the directory of its source nor that of klpbuild."""
+    """Collect what an object is made from: no directories of its source or of klpbuild."""
     words = (command.version, *flags, *(command.objtool or ()), source.name)
     plain = (word.replace(str(source.parent), ".") for word in words)
     # clang writes a digest of the whole source into the debug data.
@@ -164,7 +164,7 @@ def _made(command: CompileCommand, flags: Sequence[str], source: Path, text: str
 
 
 def compile_arguments(kernel: Kernel, source: Path, module_name: str) -> list[str]:
-    """The compiler and all flags for one C file of a module, but for what it writes and where.
+    """Build the command line that compiles one C file of a module, without its output.
 
     :param source: absolute.
     :param module_name: KBUILD_MODNAME: no ``-``.
@@ -185,7 +185,7 @@ def compile_arguments(kernel: Kernel, source: Path, module_name: str) -> list[st
 
 
 def compile_commands(kernel: Kernel, sources: Sequence[Path], module_name: str) -> list[Entry]:
-    """How C files of a module are compiled, for compile_commands.json.
+    """List how C files of a module are compiled, for compile_commands.json.
 
     Its format is that of https://clang.llvm.org/docs/JSONCompilationDatabase.html.
     """
@@ -205,7 +205,7 @@ def compile_commands(kernel: Kernel, sources: Sequence[Path], module_name: str) 
 
 
 def missing_ftrace_flags(flags: Sequence[str], arch: Architecture) -> tuple[str, ...]:
-    """The flags that make an entry call in every function, as far as they are not there.
+    """List the flags that make an entry call in every function and are missing.
 
     A kernel may reserve more instructions at an entry than we would
     (``-fpatchable-function-entry=4,2`` on arm64): that is its choice.
@@ -219,7 +219,7 @@ def missing_ftrace_flags(flags: Sequence[str], arch: Architecture) -> tuple[str,
 
 
 def module_flags(source: Path, module_name: str) -> tuple[str, ...]:
-    """The names that kbuild gives to each object (scripts/Makefile.lib, basename_flags)."""
+    """Make the names that kbuild gives to each object (scripts/Makefile.lib, basename_flags)."""
     basename = re.sub(r'(["\\])', r"\\\1", source.stem.replace("-", "_"))
     return (
         f'-DKBUILD_BASENAME="{basename}"',
@@ -290,7 +290,7 @@ def _run(
 
 
 def read_dependencies(rule: str, directory: Path) -> tuple[Path, ...]:
-    """The files that a compiler's ``-MD`` rule names, absolute.
+    """Parse the files that a compiler's ``-MD`` rule names, absolute.
 
     :param directory: where the compiler ran.
     """
@@ -301,7 +301,7 @@ def read_dependencies(rule: str, directory: Path) -> tuple[Path, ...]:
 
 
 def read_files(rule: Path) -> list[Path]:
-    """What a rule names, as far as it is there and below the working directory.
+    """Read the files that a rule names, if they are there and below the working directory.
 
     :param rule: beside the object; it may not exist yet.
     """

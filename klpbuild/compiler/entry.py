@@ -19,7 +19,7 @@ from klpbuild.errors import Problems
 
 
 def entry_offsets(elf: ElfFile) -> dict[int, int]:
-    """The functions with an entry call.
+    """Find the functions that have an entry call.
 
     :param elf: a relocatable object, as compiled or after objtool.
     :returns: symbol index to the offset of the entry call from the symbol, bytes.
@@ -42,7 +42,7 @@ def entry_offsets(elf: ElfFile) -> dict[int, int]:
 
 
 def _recorded_places(elf: ElfFile, architecture: Architecture) -> set[tuple[int, int]]:
-    """(section index, offset) of each entry in ``__mcount_loc`` and its kin."""
+    """Find the place of each entry in ``__mcount_loc`` and sections like it."""
     places: set[tuple[int, int]] = set()
     for section, target in _relocated(elf):
         if target.name not in architecture.entry_sections:
@@ -55,7 +55,7 @@ def _recorded_places(elf: ElfFile, architecture: Architecture) -> set[tuple[int,
 
 
 def _called_places(elf: ElfFile, architecture: Architecture) -> set[tuple[int, int]]:
-    """(section index, offset) of each call of ``__fentry__``, where nothing records them."""
+    """Find the place of each call of ``__fentry__``, where no section records them."""
     if architecture.entry_opcode is None:
         return set()
     calls = [s.index for s in elf.symbol_list if s.name == architecture.entry_symbol]

@@ -1,4 +1,4 @@
-"""The kernel's own compile command, asked of kbuild once and kept.
+"""Get the kernel's own compile command from kbuild, and keep it.
 
 kbuild compiles a module of one line; the ``.cmd`` file that it leaves behind
 holds the command that a module of this kernel is compiled with, and objtool's
@@ -53,7 +53,7 @@ class CompileCommand:
     warning: str = ""
 
     def header(self, name: str) -> Path | None:
-        """The header that ``#include <name>`` finds, for instance ``linux/livepatch.h``."""
+        """Find the header that ``#include <name>`` finds, such as ``linux/livepatch.h``."""
         for flag in self.flags:
             if flag.startswith("-I") and (path := self.directory / flag[2:] / name).is_file():
                 return path
@@ -61,7 +61,7 @@ class CompileCommand:
 
 
 def compile_command(kernel: Kernel) -> CompileCommand:
-    """How this kernel compiles a module's sources, from `Kernel.cache` or from kbuild.
+    """Read how this kernel compiles a module's sources, from `Kernel.cache` or from kbuild.
 
     :raises KlpError: when kbuild cannot build a module for this kernel.
     """
@@ -138,7 +138,7 @@ def _probe(kernel: Kernel, compiler: Compiler, path: Path) -> CompileCommand:
 
 
 def _recorded(path: Path) -> str:
-    """The command in a ``.cmd`` file, ``cmd_`` before v6.3 and ``savedcmd_`` since."""
+    """Read the command in a ``.cmd`` file, ``cmd_`` before v6.3 and ``savedcmd_`` since."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -150,7 +150,7 @@ def _recorded(path: Path) -> str:
 
 
 def unescape_recorded(text: str) -> str:
-    """The shell's text of a recorded command (scripts/Kbuild.include, make-cmd)."""
+    """Undo make's quoting in a recorded command (scripts/Kbuild.include, make-cmd)."""
     return re.sub(r"\$\$|\$\(pound\)", lambda m: "$" if m[0] == "$$" else "#", text)
 
 
@@ -189,7 +189,7 @@ def _compiler_and_flags(words: list[str], probe: str) -> tuple[tuple[str, ...], 
 
 
 def _is_file_flag(word: str, probe: str) -> bool:
-    """Whether a word tells of the file and not of the kernel."""
+    """Tell whether a word depends on the file and not only on the kernel."""
     of_module = ("-DKBUILD_BASENAME=", "-DKBUILD_MODNAME=", "-DKBUILD_MODFILE=")
     dependencies = ("-Wp,-MMD,", "-Wp,-MD,", "-MMD", "-MD")
     return (

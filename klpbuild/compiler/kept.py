@@ -1,4 +1,4 @@
-"""Keep the objects of C files that klpbuild generates: for one kernel each is compiled once.
+"""Cache the objects of C files that klpbuild generates: for one kernel each is compiled once.
 
 An object is found by all that it is made from: the source, the command lines and the compiler's
 version.  It counts as long as every file that the compiler read, and objtool, has its size and
@@ -29,7 +29,7 @@ _FILLER = b"~"
 
 @dataclass(frozen=True)
 class _Record:
-    """What stands beside a kept object.
+    """Record of a cached object.
 
     :ivar sha256: of the object.
     :ivar files: that were read, a line each: a list takes longer to read.
@@ -43,7 +43,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class Made:
-    """What an object is made from.
+    """Cache key of an object: what it is made from.
 
     :ivar source: the C source.
     :ivar command: the command lines and the compiler's version, without the directories of
@@ -64,7 +64,7 @@ class Made:
         return digest.hexdigest()[:32]
 
     def find(self, kernel: Kernel) -> tuple[bytes, tuple[Path, ...]] | None:
-        """The kept object, and the files that the compiler read; None if there is none."""
+        """Load the cached object, and list the files that the compiler read; None if not cached."""
         path = kernel.cache / _DIRECTORY / f"{self._name}.json"
         record = read_record(path, partial(from_json, _Record))
         if record is None or _state(record.files.splitlines()) != record.state:
@@ -102,7 +102,7 @@ def _without(text: bytes, data: bytes) -> bytes:
 
 
 def _state(files: Sequence[str]) -> str | None:
-    """A digest of the files' sizes and times; None when one is gone or was written just now."""
+    """Compute a digest of the files' sizes and times; None if one is gone or was just written."""
     digest = hashlib.sha256()
     latest = time.time_ns() - SETTLED_NS
     try:

@@ -1,4 +1,4 @@
-"""Programs that start the compiler, to cache what it makes or to let other machines make it."""
+"""Compiler launchers: programs that cache what a compiler makes, or run it on other machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _THEIRS = re.compile(r"(CCACHE|DISTCC|ICECC|SCCACHE|XDG|AWS|ACTIONS)_\w+")
 
 
 def with_launcher(kernel: Kernel, launcher: str) -> Kernel:
-    """A kernel whose compiler a program starts.
+    """Set the program that starts a kernel's compiler.
 
     The results are the same as without it, so nothing is built anew for its sake.
 
@@ -45,19 +45,19 @@ def with_launcher(kernel: Kernel, launcher: str) -> Kernel:
 
 
 def launched(launcher: str, command: Sequence[str]) -> list[str]:
-    """A compiler's command line, with the launcher before it if it has none."""
+    """Put the launcher before a compiler's command line if it has none."""
     if not launcher or Path(command[0]).name in LAUNCHERS:
         return list(command)
     return [launcher, *command]
 
 
 def unlaunched(command: Sequence[str]) -> list[str]:
-    """A compiler's command line without a launcher."""
+    """Strip the launcher from a compiler's command line."""
     return list(command[1:] if Path(command[0]).name in LAUNCHERS else command)
 
 
 def launcher_environment(launcher: str) -> dict[str, str]:
-    """What of the user's environment the launcher sees, beside what the compiler sees."""
+    """Select the user's environment variables that a launcher reads, beside the compiler's."""
     if not launcher:
         return {}
     return {name: value for name, value in os.environ.items() if _THEIRS.fullmatch(name)}

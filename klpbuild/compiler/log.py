@@ -22,7 +22,10 @@ class BuildLog:
     """
 
     def __init__(self, path: Path, *, echo: bool = False) -> None:
-        """:param echo: show the text on the terminal, too."""
+        """Name the two files; they are opened for each line.
+
+        :param echo: show the text on the terminal, too.
+        """
         self.path = path
         self.echo = echo
         self.lines = path.with_name("commands.jsonl")

@@ -1,4 +1,4 @@
-"""Keep what a compiler quotes of files that are none of a livepatch's out of messages and logs.
+"""Hide what a compiler quotes from files that are neither the livepatch's nor the kernel's.
 
 A source that includes an absolute path makes the compiler show that file's lines in its
 errors; in continuous integration they would be read by whoever wrote the source.
@@ -29,7 +29,7 @@ _MESSAGE = re.compile(
 def quotable(
     said: str, read: Sequence[Path] | None, source: Path, kernel: Kernel, command: CompileCommand
 ) -> str:
-    """What a compiler said, or why it is not shown.
+    """Return what a compiler said, or why it is not shown.
 
     :param read: the files that it read; None if it did not say, since it stopped early.
     :param source: what it compiled, absolute.
@@ -50,7 +50,7 @@ def quotable(
 
 
 def _trees(source: Path, kernel: Kernel, command: CompileCommand) -> Iterable[Path]:
-    """The directories of which everything may be shown."""
+    """List the directories of which everything may be shown."""
     livepatches = source.parent.parent
     included = (flag[2:] for flag in command.flags if flag.startswith("-I"))
     trees = [
@@ -72,7 +72,7 @@ def _trees(source: Path, kernel: Kernel, command: CompileCommand) -> Iterable[Pa
 
 
 def without_foreign(said: str, directory: Path, roots: Iterable[Path]) -> str:
-    """What a compiler says, or which file it is about that is below none of the roots.
+    """Return a compiler's messages, or name the file below none of the roots that they quote.
 
     :param said: its messages.
     :param directory: where it ran.
@@ -99,7 +99,7 @@ def without_foreign(said: str, directory: Path, roots: Iterable[Path]) -> str:
 
 
 def _file(directory: Path, name: str) -> Path | None:
-    """The file that a message names; None if there is none."""
+    """Find the file that a message names; None if there is none."""
     try:
         path = (directory / name).resolve()
         return path if path.exists() else None

@@ -80,18 +80,18 @@ class Apt:
         return _run(command, directory, self.configuration)
 
     def sources(self) -> tuple[Source, ...]:
-        """The suites that apt knows, each once."""
+        """List the suites that apt knows, each once."""
         line = "$(REPO_URI)\t$(CODENAME)\t$(ORIGIN)\t$(LABEL)"
         done = self.run("apt-get", "indextargets", "--format", line, "Created-By: Packages")
         rows = (text.split("\t") for text in done.stdout.splitlines())
         return tuple(dict.fromkeys(Source(*row) for row in rows if len(row) == 4))
 
     def package_names(self, prefix: str) -> frozenset[str]:
-        """The names that apt knows; some may stand for no package that it offers."""
+        """List the package names that apt knows; some may have no package that it offers."""
         return frozenset(self.run("apt-cache", "pkgnames", prefix).stdout.split())
 
     def offers(self, names: Iterable[str]) -> dict[str, tuple[Offer, ...]]:
-        """All versions of some packages that apt offers, each name's newest first.
+        """List all versions of some packages that apt offers, each name's newest first.
 
         :param names: names of packages; those that apt does not offer are left out.
         """
@@ -164,7 +164,7 @@ class Apt:
 
 @contextmanager
 def _watching(directory: Path, arrived: Callable[[int], None]) -> Iterator[None]:
-    """Tell now and then how many bytes the files of a directory have."""
+    """Report now and then how many bytes the files of a directory have."""
     done = Event()
 
     def watch() -> None:
@@ -201,12 +201,12 @@ def _run(
 
 @cache
 def native_architecture() -> str:
-    """Debian's name of this machine's architecture, such as ``amd64``."""
+    """Read Debian's name of this machine's architecture, such as ``amd64``."""
     return _run(["dpkg", "--print-architecture"]).stdout.strip()
 
 
 def _parse(stanza: str) -> Offer | None:
-    """None for what is installed but not offered, and for other architectures."""
+    """Parse an offer; None for what is only installed, and for other architectures."""
     fields = dict(re.findall(r"^([A-Za-z0-9-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
     if not fields.get("Filename") or not fields.get("SHA256"):
         return None
@@ -224,7 +224,7 @@ def _parse(stanza: str) -> Offer | None:
 
 
 def nothing_offered() -> KlpError:
-    """The error for a machine whose apt knows no kernel at all."""
+    """Make the error for a machine whose apt knows no kernel at all."""
     return KlpError(
         "apt offers no kernel package",
         why="Its package lists are empty or name no kernel of Debian.",

@@ -128,7 +128,7 @@ def _extract(package: Path, members: tarfile.TarFile, member: tarfile.TarInfo, r
 
 
 def _place(package: Path, name: str, root: Path) -> Path:
-    """Where a member goes.
+    """Compute where a member goes.
 
     :raises KlpError: when that is not below the directory, or behind a link.
     """
@@ -165,7 +165,7 @@ def _make_room(package: Path, path: Path, *, directory: bool = False) -> None:
 
 
 def _inside(path: Path, target: str, root: Path) -> str:
-    """A link's target; an absolute one is that below the directory."""
+    """Turn a link's absolute target into one below the directory."""
     if not target.startswith("/"):
         return target
     return os.path.relpath(root / target.lstrip("/"), path.parent)
@@ -177,7 +177,7 @@ def _broken(package: Path, why: str) -> KlpError:
 
 @contextmanager
 def _opened(package: Path) -> Iterator[IO[bytes]]:
-    """A package's files as a tar archive, compressed in a way that Python reads, or not."""
+    """Open a package's files as a tar archive, compressed in a way that Python reads, or not."""
     with package.open("rb") as file:
         if package.name.endswith(".rpm"):
             with _filtered(package, _rpm_reader(package), file) as stream:
@@ -231,7 +231,7 @@ def _data_of(package: Path, file: IO[bytes]) -> tuple[str, IO[bytes]]:
 
 
 class _Section(io.BufferedIOBase):
-    """The next bytes of a file, as a file of its own."""
+    """A part of a file, as a file of its own."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._left = file, size
@@ -245,7 +245,7 @@ class _Section(io.BufferedIOBase):
 
 @contextmanager
 def _filtered(package: Path, command: list[str], source: IO[bytes]) -> Iterator[IO[bytes]]:
-    """What a program makes of a file.
+    """Run a program over a file, and give what it writes.
 
     :raises KlpError: when the program fails.
     """

@@ -87,7 +87,7 @@ def newest_release(offering: Apt) -> str:
 
 
 def offers_kernel(offering: Apt, release: str) -> bool:
-    """Whether apt's sources offer an image of a release with its headers."""
+    """Tell whether apt's sources offer an image of a release with its headers."""
     return bool(_images(release, offering.offers(_first_names(release))))
 
 
@@ -97,7 +97,7 @@ def _first_names(release: str) -> list[str]:
 
 
 def _images(release: str, offered: dict[str, tuple[Offer, ...]]) -> list[Offer]:
-    """The images whose headers are offered in the same version, the unsigned ones first."""
+    """List the images whose headers are offered in the same version, the unsigned ones first."""
     image = f"linux-image-{release}"
     headers = {offer.version for offer in offered.get(f"linux-headers-{release}", ())}
     return [
@@ -143,7 +143,7 @@ def choose_more(
 
 
 def _files_of(offering: Apt, release: str, image: Offer) -> dict[Part, Offer]:
-    """The packages with the files of an image.
+    """Choose the packages with the files of an image.
 
     Since 6.19 linux-image-RELEASE is empty and depends on those that have them.
     """
@@ -163,7 +163,7 @@ def _files_of(offering: Apt, release: str, image: Offer) -> dict[Part, Offer]:
 
 
 def unknown_release(release: str, *offering: Apt) -> KlpError:
-    """The error for a release that is not offered: it names the near ones and their suites."""
+    """Make the error for a release that is not offered: it names near ones and their suites."""
     found: dict[str, str] = {}
     for each in offering:
         releases = offered_releases(each)
@@ -199,7 +199,7 @@ def _exact(
 
 
 def _needed_by(offering: Apt, headers: Offer, report: Report) -> dict[Part, Offer]:
-    """The common headers and kbuild that a headers package depends on."""
+    """Find the common headers and kbuild that a headers package depends on."""
     patterns = {Part.COMMON: r"linux-headers-\S+-common\S*", Part.KBUILD: r"linux-kbuild-\S+"}
     needs: dict[Part, tuple[str, str, str]] = {}
     for part, pattern in patterns.items():
@@ -226,7 +226,7 @@ def _satisfying(
     offered: tuple[Offer, ...],
     report: Report,
 ) -> Offer:
-    """The offer of the headers' own version, else the lowest that they allow."""
+    """Choose the offer of the headers' own version, else the lowest that they allow."""
     allowed = [
         offer
         for offer in offered

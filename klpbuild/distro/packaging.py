@@ -1,4 +1,4 @@
-"""Say how distributions call the packages that a kernel comes in."""
+"""Names that distributions give to the packages of a kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Packaging:
     source: str
 
     def package(self, part: Part, release: str) -> str:
-        """The package that has a part of a kernel; empty if none has."""
+        """Name the package that has a part of a kernel; empty if none has."""
         names = {
             Part.HEADERS: self.headers,
             Part.IMAGE: self.image,

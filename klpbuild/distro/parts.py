@@ -1,4 +1,4 @@
-"""Name the parts that a kernel is packaged in."""
+"""Parts that a kernel is packaged in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Part(StrEnum):
-    """What a package brings to a kernel."""
+    """Part of a kernel that comes in a package."""
 
     IMAGE = "image"
     MODULES = "modules"

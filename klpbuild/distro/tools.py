@@ -98,7 +98,7 @@ def bring_tools(
 
 
 def runs_here(program: Path) -> bool:
-    """Whether this machine's C library is new enough for a program."""
+    """Tell whether this machine's C library is new enough for a program."""
     done = subprocess.run(
         [program, "-V"], stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
@@ -106,7 +106,7 @@ def runs_here(program: Path) -> bool:
 
 
 def _suite(offering: Apt, compiler: KernelCompiler) -> tuple[str, str]:
-    """The version of the compiler's package that is offered, and the suite that has it."""
+    """Find the version of the compiler's package that is offered, and the suite that has it."""
     offered = offering.suites([compiler.package])
     rows = [(version, suite) for (_, version), suite in offered.items()]
     same = [row for row in rows if row[0] == compiler.revision]
@@ -123,7 +123,7 @@ def _suite(offering: Apt, compiler: KernelCompiler) -> tuple[str, str]:
 
 
 def wrap_programs(directories: Iterable[Path], root: Path, final: Path) -> None:
-    """Let dynamically linked programs run with the libraries of a directory.
+    """Wrap dynamically linked programs in scripts that use the libraries of a directory.
 
     LD_LIBRARY_PATH would reach the programs that these start, too, so each program becomes a
     script that names the dynamic linker.
@@ -158,7 +158,7 @@ def wrap_programs(directories: Iterable[Path], root: Path, final: Path) -> None:
 
 
 def is_dynamic(path: Path) -> bool:
-    """Whether a file is a program for the dynamic linker, by its ELF program headers."""
+    """Tell whether a file is a program for the dynamic linker, by its ELF program headers."""
     if not path.is_file() or not os.access(path, os.X_OK):
         return False
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Debian's order of package versions (deb-version(7))."""
+"""Compare package versions as Debian does (deb-version(7))."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _part(text: str) -> _Part:
 
 
 def version_key(version: str) -> VersionKey:
-    """What to sort versions by: ``6.12.117-1~deb12u1`` comes before ``6.12.117-1``.
+    """Make a sort key of a version: ``6.12.117-1~deb12u1`` comes before ``6.12.117-1``.
 
     :param version: ``[epoch:]upstream[-revision]``.
     """

@@ -1,1 +1,1 @@
-"""What this machine lacks for building livepatches, and how to get it."""
+"""Check what this machine lacks for building livepatches, and how to get it."""

@@ -1,4 +1,4 @@
-"""Look at a machine and a kernel, and note what is there and what is not."""
+"""Examine a machine and a kernel for what klpbuild uses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SOURCE, _DEBUG, _PREPARED = 1.7e9, 2.3e9, 0.3e9
 
 
 class State(Enum):
-    """What was found out of something."""
+    """Result of looking for something."""
 
     OK = "ok"
     MISSING = "missing"
@@ -63,7 +63,7 @@ class Finding:
 
 
 def examine(system: System, kernel: str | None = None) -> tuple[Finding, ...]:
-    """Everything that klpbuild uses on a machine.
+    """Look for everything that klpbuild uses on a machine.
 
     :param kernel: as `klpbuild.kernel.locate.locate` takes it; None: no kernel is looked at.
     """
@@ -111,7 +111,7 @@ def _space() -> Finding:
 
 
 def _kernel(text: str) -> Iterator[Finding]:
-    """What a kernel has and needs; nothing of it is unpacked or read whole."""
+    """Check what a kernel has and needs; nothing of it is unpacked or read whole."""
     heading = f"kernel {text}"
     try:
         kernel = locate(text)
@@ -143,14 +143,14 @@ def _kernel(text: str) -> Iterator[Finding]:
 
 
 def _source_archive(kernel: Kernel) -> Path | None:
-    """The source package of a fetched kernel, which the first patch unpacks."""
+    """Find the source package of a fetched kernel, which the first patch unpacks."""
     cached = cached_kernel(kernel.release)
     package = cached.package(Part.SOURCE) if cached and kernel.package_version else None
     return cached.root / "usr/src" / f"{package.name}.tar.xz" if cached and package else None
 
 
 def _room(heading: str, kernel: Kernel, there: Mapping[Part, Path | None]) -> Finding:
-    """The disk space that patches for a kernel still take."""
+    """Check the disk space that patches for a kernel still need."""
     unpacked = kernel.source is not None
     needed = _PREPARED + (0 if unpacked else _SOURCE) + (0 if there[Part.DEBUG] else _DEBUG)
     cache = next(path for path in (kernel.cache, *kernel.cache.parents) if path.is_dir())
@@ -178,7 +178,7 @@ def _compiler(heading: str, kernel: Kernel) -> Iterator[Finding]:
 
 
 def _wanted(heading: str, state: State, kernel: Kernel, text: str) -> Finding:
-    """A compiler that is not here, and what brings it."""
+    """Report a compiler that is not here, and what brings it."""
     packages = compiler_packages(Config.read(kernel.config).value("CC_VERSION_TEXT"))
     # Debian's other suites have it; the fetch unpacks it into the cache.
     if kernel.package_version:
@@ -188,7 +188,7 @@ def _wanted(heading: str, state: State, kernel: Kernel, text: str) -> Finding:
 
 
 def _binutils(heading: str, kernel: Kernel) -> Finding:
-    """The linker: kbuild takes any that it finds, so another version is only noted."""
+    """Check the linker: kbuild takes any that it finds, so another version is only noted."""
     llvm = Config.read(kernel.config).enabled("LD_IS_LLD")
     name = "ld.lld" if llvm else f"{cross_prefix(kernel)}ld"
     found = version_line(name)
@@ -204,7 +204,7 @@ def _binutils(heading: str, kernel: Kernel) -> Finding:
 
 
 def _own_programs(heading: str, kernel: Kernel) -> Iterator[Finding]:
-    """The kernel's own programs, which may need a newer C library than this machine's."""
+    """Check the kernel's own programs, which may need a newer C library than this machine's."""
     for name in ("scripts/mod/modpost", "tools/objtool/objtool"):
         program = kernel.build / name
         if program.is_file() and not runs_here(program):

@@ -16,7 +16,7 @@ class Manager(Enum):
 
 
 class Purpose(Enum):
-    """What something is needed for, as the heading says it."""
+    """Purpose of a program or header; the value is the report's heading."""
 
     BUILD = "to build livepatches"
     PATCH = "to build them from source patches"
@@ -32,7 +32,7 @@ class Purpose(Enum):
 
 @dataclass(frozen=True)
 class Need:
-    """Something that must be on the machine.
+    """A program or header that klpbuild uses.
 
     :ivar name: a program, or a header file below an include directory (``libelf.h``).
     :ivar packages: the package that has it, by `Manager` in the order of that class; empty
@@ -51,7 +51,7 @@ class Need:
         return self.name.endswith(".h")
 
     def package(self, manager: Manager) -> str:
-        """The package that has it."""
+        """Name the package that has it."""
         return self.packages[list(Manager).index(manager)]
 
 

@@ -1,4 +1,4 @@
-"""The machine that is examined: its distribution, programs and headers."""
+"""Examine a machine: its distribution, programs and headers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class System:
     path: str | None = None
 
     def os_release(self) -> dict[str, str]:
-        """What os-release(5) says; empty without that file."""
+        """Read os-release(5); empty without that file."""
         for name in ("etc/os-release", "usr/lib/os-release"):
             try:
                 text = (self.root / name).read_text(errors="replace")
@@ -60,7 +60,7 @@ class System:
         return None
 
     def find(self, need: Need) -> Path | None:
-        """Where a program or header is, None where it is missing."""
+        """Find a program or header; None where it is missing."""
         if not need.is_header:
             found = shutil.which(need.name, path=self.path)
             return Path(found) if found else None
@@ -68,7 +68,7 @@ class System:
         return next((p / need.name for p in places if (p / need.name).is_file()), None)
 
     def install_command(self, packages: Iterable[str]) -> str:
-        """The line that installs packages; empty without any, or a known manager."""
+        """Write the line that installs packages; empty without any, or a known manager."""
         manager, names = self.manager, sorted({name for name in packages if name})
         if manager is None or not names:
             return ""

@@ -1,1 +1,1 @@
-"""The livepatches of the running kernel: load, unload, and show what holds them up."""
+"""Load, unload and watch the livepatches of the running kernel."""

@@ -1,4 +1,4 @@
-"""Look at the running kernel before a livepatch is loaded: what would stop it, what may."""
+"""Examine the running kernel before a livepatch is loaded: what would stop it, what may."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Something that is in the way.
+    """A condition that stops or may stop a load.
 
     :ivar stops: whether the load would fail; else it may go wrong, or wait.
     """
@@ -56,11 +56,11 @@ class Machine:
 
     @classmethod
     def this(cls) -> Machine:
-        """This machine; LIVEPATCH_ROOT as for the program ``livepatch``."""
+        """Return this machine; LIVEPATCH_ROOT works as for the program ``livepatch``."""
         return cls(Path(os.environ.get("LIVEPATCH_ROOT") or "/"), platform.release())
 
     def text(self, *places: str) -> str:
-        """The first of some small files that can be read; empty if none can."""
+        """Read the first of some small files that can be read; empty if none can."""
         for place in places:
             try:
                 return (self.root / place).read_text(errors="replace").strip()
@@ -69,18 +69,18 @@ class Machine:
         return ""
 
     def livepatched(self) -> frozenset[tuple[str, str]]:
-        """Object and name of the functions that livepatches replace now."""
+        """List object and name of the functions that livepatches replace now."""
         found = (self.root / "sys/kernel/livepatch").glob("*/*/*,*")
         return frozenset((path.parent.name, path.name.partition(",")[0]) for path in found)
 
     def transitions(self) -> list[str]:
-        """The livepatches whose transition is under way."""
+        """List the livepatches whose transition is under way."""
         found = sorted((self.root / "sys/kernel/livepatch").glob("*/transition"))
         return [path.parent.name for path in found if self.text(str(path)) == "1"]
 
 
 def find_obstacles(wanted: Wanted, machine: Machine) -> tuple[Obstacle, ...]:
-    """What stands in the way of a livepatch, as far as files of the kernel show it.
+    """Find what stands in the way of a livepatch, as far as files of the kernel show it.
 
     What only root can read is left out for others.
     """
@@ -188,6 +188,6 @@ def _probed(text: str) -> frozenset[tuple[str, str]]:
 
 
 def _named(text: str) -> frozenset[str]:
-    """The first word of each line."""
+    """Collect the first word of each line."""
     lines: Iterable[list[str]] = (line.split() for line in text.splitlines())
     return frozenset(words[0] for words in lines if words)

@@ -17,7 +17,7 @@ DONE, FAILED, MISUSED, NOT_ENDED = range(4)
 
 
 def program_text() -> str:
-    """The script."""
+    """Read the script."""
     return files("klpbuild.running").joinpath("livepatch.sh").read_text()
 
 
@@ -32,7 +32,7 @@ def run_program(words: Sequence[str]) -> int:
 
 
 def status_text(name: str = "") -> str:
-    """What the script's ``status`` says.
+    """Run the script's ``status`` and return what it prints.
 
     :param name: a module; else all livepatches.
     :raises KlpError: when the livepatch is not loaded, or the kernel has no livepatch support.

@@ -1,4 +1,4 @@
-"""What the running kernel has of livepatches, read from the words of ``livepatch status``.
+"""Parse the output of ``livepatch status``: the livepatches of the running kernel.
 
 ::
 
@@ -21,7 +21,7 @@ from klpbuild.errors import broken
 
 
 class State(StrEnum):
-    """How far a livepatch is."""
+    """State of a livepatch."""
 
     ENABLED = "enabled"
     DISABLED = "disabled"
@@ -66,7 +66,7 @@ class LivepatchStatus:
 
 
 def parse_status(text: str) -> tuple[LivepatchStatus, ...]:
-    """Read the words of ``livepatch status``.
+    """Parse the output of ``livepatch status``.
 
     :raises KlpError: when they are other words.
     """
@@ -102,7 +102,7 @@ def _tasks(lines: list[str]) -> Iterator[BlockingTask]:
 
 
 def as_json(livepatches: tuple[LivepatchStatus, ...]) -> list[dict[str, Any]]:
-    """The livepatches for programs: what can be written as JSON."""
+    """Turn the livepatches into what can be written as JSON."""
     return [asdict(livepatch) for livepatch in livepatches]
 
 
@@ -116,7 +116,7 @@ _METRICS = (
 
 
 def as_metrics(livepatches: tuple[LivepatchStatus, ...]) -> str:
-    """The livepatches as text that Prometheus reads.
+    """Write the livepatches as metrics that Prometheus reads.
 
     https://prometheus.io/docs/instrumenting/exposition_formats/
     """
@@ -129,7 +129,7 @@ def as_metrics(livepatches: tuple[LivepatchStatus, ...]) -> str:
 
 
 def _values(livepatch: LivepatchStatus) -> tuple[int, int, int, int]:
-    """What `_METRICS` are, in their order."""
+    """Compute the values of `_METRICS`, in their order."""
     switching = livepatch.state in (State.ENABLING, State.DISABLING)
     return (
         int(livepatch.state in (State.ENABLED, State.ENABLING)),
