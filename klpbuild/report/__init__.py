@@ -1,1 +1,1 @@
-"""What is known of a finished livepatch: provenance, bill of materials, report page."""
+"""Describe a finished livepatch: provenance, bill of materials, report page."""

@@ -18,7 +18,7 @@ from klpbuild.report.provenance import PREDICATE, SCHEMA_VERSION, STATEMENT
 
 @dataclass(frozen=True)
 class Statement:
-    """What is read of a provenance file; the rest is in `predicate`.
+    """The fields of a provenance file that are compared or shown; the rest is in `predicate`.
 
     :ivar modules: digest of each module that it is about.
     :ivar klpbuild: the version of klpbuild that made it.
@@ -36,7 +36,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a module and its provenance agree.
+    """Result of comparing a module with its provenance.
 
     :ivar file_matches: whether the provenance is about these very bytes.
     :ivar inputs_match: whether its inputs have the digest that the module carries; None
@@ -54,7 +54,7 @@ class Comparison:
 
 
 def provenance_beside(file: ModuleFile) -> Path | None:
-    """The provenance file of a module; None when there is none.
+    """Find the provenance file of a module; None when there is none.
 
     A build keeps signed and compressed modules in ``finished/``, a directory below.
     """

@@ -1,4 +1,4 @@
-"""What a finished livepatch module holds, read back from its file."""
+"""Read back what a finished livepatch module contains."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Contents:
     externals: tuple[External, ...]
 
     def says(self, tag: str) -> str:
-        """The first value of a tag; empty when it is missing."""
+        """Return the first value of a tag; empty when it is missing."""
         return self.information.get(tag, [""])[0]
 
 

@@ -1,4 +1,4 @@
-"""Place the reference graph on a plane: what is replaced, by what, and what that uses.
+"""Lay out the reference graph as a picture: what is replaced, by what, and what that uses.
 
 Three bands, in each a frame for every object.  For a screen they stand side by side, and
 a frame with many names is broken into columns, so that the whole has a screen's shape.
@@ -31,7 +31,7 @@ _TALL_WIDTH, _TALL_GAP = 400, 70
 
 
 class Role(StrEnum):
-    """What a node is."""
+    """Role of a node in the picture."""
 
     REPLACED = "replaced"
     NEW = "new"
@@ -126,7 +126,7 @@ _BANDS = ((Role.REPLACED,), (Role.NEW, Role.OWN), (Role.LIVEPATCH, Role.EXPORTED
 
 
 def draw(nodes: Sequence[Node], edges: Sequence[Edge]) -> Picture:
-    """The picture for a screen; the same input gives the same picture."""
+    """Lay out the picture for a screen; the same input gives the same picture."""
     bands = _bands(nodes, edges)
     pictures = (_draw(bands, room) for room in range(200, _WIDTH_MAX, 100))
     picture = min(pictures, key=_distance)
@@ -135,7 +135,7 @@ def draw(nodes: Sequence[Node], edges: Sequence[Edge]) -> Picture:
 
 
 def draw_tall(nodes: Sequence[Node], edges: Sequence[Edge]) -> Picture:
-    """The picture for a narrow screen."""
+    """Lay out the picture for a narrow screen."""
     picture = Picture()
     y = 0.0
     for band in filter(None, _bands(nodes, edges)):
@@ -153,7 +153,7 @@ def draw_tall(nodes: Sequence[Node], edges: Sequence[Edge]) -> Picture:
 
 
 def _bands(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[list[Node]]:
-    """The nodes of each band: what the same functions use stands together."""
+    """Sort the nodes into bands: what the same functions use stands together."""
     first: dict[str, int] = {}
     for number, edge in enumerate(edges):
         first.setdefault(edge.source, number)
@@ -166,13 +166,16 @@ def _bands(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[list[Node]]:
 
 
 def _distance(picture: Picture) -> tuple[float, float]:
-    """How much too wide a picture is, and how far its shape is from a screen's."""
+    """Measure how much too wide a picture is, and how far its shape is from a screen's."""
     shape = picture.width / max(picture.height, 1)
     return max(picture.width - _WIDTH_MAX, 0), max(shape / _SHAPE, _SHAPE / max(shape, 0.01))
 
 
 def _draw(bands: Sequence[Sequence[Node]], room: float) -> Picture:
-    """:param room: how wide the frames of the last band may be."""
+    """Lay out frames side by side, a stack for each band.
+
+    :param room: how wide the frames of the last band may be.
+    """
 
     def rows_in_room(nodes: Sequence[Node]) -> int:
         widest = max(node.width for node in nodes)
@@ -195,7 +198,7 @@ def _draw(bands: Sequence[Sequence[Node]], room: float) -> Picture:
 
 
 def _stack(band: Sequence[Node], rows: Callable[[Sequence[Node]], int]) -> Picture:
-    """The frames of a band, below each other.
+    """Stack the frames of a band below each other.
 
     :param rows: how many names may stand below each other in the frame of these.
     """
@@ -213,7 +216,7 @@ def _stack(band: Sequence[Node], rows: Callable[[Sequence[Node]], int]) -> Pictu
 
 
 def _frame(title: str, nodes: Sequence[Node], y: float, rows: int) -> tuple[Frame, list[Placed]]:
-    """A frame with columns of names."""
+    """Lay out a frame with columns of names."""
     count = -(-len(nodes) // rows)
     rows = -(-len(nodes) // count)
     x = float(PADDING)
@@ -230,7 +233,7 @@ def _frame(title: str, nodes: Sequence[Node], y: float, rows: int) -> tuple[Fram
 
 
 def _lines(title: str, nodes: Sequence[Node], y: float) -> tuple[Frame, list[Placed]]:
-    """A frame with lines of names."""
+    """Lay out a frame with lines of names."""
     placed: list[Placed] = []
     x, row = float(PADDING), 0
     for node in nodes:
@@ -259,7 +262,7 @@ def _curve(*points: float) -> str:
 
 
 def _path(source: Placed, target: Placed) -> str:
-    """From the side of one name to the side of another."""
+    """Draw a curve from the side of one name to the side of another."""
     y, end_y = source.y + HEIGHT / 2, target.y + HEIGHT / 2
     right, target_right = source.x + source.width, target.x + target.width
     if right <= target.x:
@@ -275,7 +278,7 @@ def _path(source: Placed, target: Placed) -> str:
 
 
 def _tall_path(source: Placed, target: Placed) -> str:
-    """From the lower edge of one name to the upper edge of another, or back up."""
+    """Draw a curve from the lower edge of one name to the upper edge of another, or back up."""
     x, end_x = source.x + source.width / 2, target.x + target.width / 2
     if abs(source.y - target.y) < HEIGHT:  # they stand in one line
         y = source.y + HEIGHT

@@ -37,7 +37,7 @@ _NT_GNU_BUILD_ID = 3
 
 @dataclass(frozen=True)
 class Fate:
-    """What the conversion made of one undefined symbol: an entry of ``relocations.json``.
+    """How one undefined symbol was converted: an entry of ``relocations.json``.
 
     :ivar fate: ``livepatch``, ``exported``, ...
     :ivar gate: object whose loading applies the relocations; empty for an ordinary one.
@@ -56,7 +56,7 @@ class Fate:
 
 
 def read_fates(path: Path, whys: Mapping[str, str] = MappingProxyType({})) -> tuple[Fate, ...]:
-    """Read what the conversion wrote, sorted by symbol.
+    """Read the ``relocations.json`` of a conversion, sorted by symbol.
 
     :param whys: by a livepatch symbol's name in the file, what an extraction knows better.
     :raises KlpError: when it is missing or damaged.
@@ -119,7 +119,7 @@ class Facts:
 
     @cached_property
     def contents(self) -> Contents:
-        """What the module holds."""
+        """What the module contains, read back."""
         return read_contents(self.data, self.module.name)
 
     @cached_property
@@ -129,32 +129,32 @@ class Facts:
 
     @cached_property
     def check(self) -> Report:
-        """The second opinion on the module."""
+        """The report of `check` on the module."""
         return self.checked or check_bytes(self.data, self.module.name, self.side)
 
     @cached_property
     def headers(self) -> tuple[PatchHeader, ...]:
-        """What the patches say of themselves."""
+        """The headers of the patches: subject, references."""
         return tuple(map(read_patch_header, self.patches))
 
     @cached_property
     def claims(self) -> Claims:
-        """What the description and the patches say that it mends."""
+        """The faults that the description and the patches say that it mends."""
         left = [read_patch_header(patch) for patch in self.left]
         return claims(self.livepatch.references, self.headers, self.idle, left)
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """What it mends."""
+        """The faults that it mends."""
         return self.claims.mended
 
     def changes_nothing(self, patch: str) -> str | None:
-        """Why a patch changes nothing in this kernel; None if it changes something."""
+        """Say why a patch changes nothing in this kernel; None if it changes something."""
         idle = self.idle.get(patch)
         return idle.why if idle else None
 
     def not_affected(self) -> Iterator[tuple[Reference, PatchHeader, str]]:
-        """CVE numbers that are not mended, each with the patch that names it and the reason."""
+        """List CVE numbers that are not mended, with the patch that names each and the reason."""
         for reference in self.claims.not_affected:
             if reference.kind is ReferenceKind.CVE:
                 header = next(h for h in self.headers if reference in h.references)
@@ -172,7 +172,7 @@ class Facts:
         return build_id(ElfFile.read(self.kernel.vmlinux)) if self.kernel.vmlinux else ""
 
     def why(self, symbol: str, owner: str, sympos: int) -> str:
-        """Why the conversion decided about a reference as it did; empty if it did not."""
+        """Say why the conversion decided about a reference as it did; empty if it did not."""
         return self._whys.get((symbol, owner, sympos), "")
 
     @cached_property
@@ -188,13 +188,13 @@ class Facts:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Compute the SHA-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build_id(elf: ElfFile) -> str:
-    """The GNU build id in hexadecimal digits (elf(5), NT_GNU_BUILD_ID); empty without one."""
+    """Read the GNU build id in hexadecimal digits (elf(5), NT_GNU_BUILD_ID); empty without one."""
     order = "little" if elf.order == "<" else "big"
     for section in elf.sections:
         if section.sh_type != SHT.NOTE:

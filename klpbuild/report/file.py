@@ -96,7 +96,7 @@ def _xz(data: bytes) -> bytes:
 
 
 def _bounded(read: Callable[[int], bytes]) -> bytes:
-    """Read in pieces: Python takes the memory for all that is asked for at once."""
+    """Read a stream in pieces: Python takes the memory for all that is asked for at once."""
     parts: list[bytes] = []
     while sum(map(len, parts)) <= _SIZE_MAX and (part := read(1 << 20)):
         parts.append(part)
@@ -104,7 +104,7 @@ def _bounded(read: Callable[[int], bytes]) -> bytes:
 
 
 def _zstd(data: bytes) -> bytes:
-    """By the program that kbuild compresses modules with (scripts/Makefile.modinst)."""
+    """Decompress by the program that kbuild compresses modules with (scripts/Makefile.modinst)."""
     program = shutil.which("zstd")
     if program is None:
         raise OSError("the program zstd is not installed")

@@ -1,4 +1,4 @@
-"""The page of a directory of outputs: every kernel with its livepatches and their state."""
+"""Write the index page of a directory of outputs: every kernel with its livepatches."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Entry:
 
     @property
     def link(self) -> str:
-        """Where its report page is, from the directory of outputs."""
+        """The address of its report page, from the directory of outputs."""
         return quote(f"{self.kernel}/{self.module}.html")
 
 
 def index(entries: Sequence[Entry]) -> bytes:
-    """The page; the same entries give the same bytes."""
+    """Render the index page; the same entries give the same bytes."""
     ordered = sorted(entries, key=lambda entry: (entry.kernel, entry.module))
     style = read_style()
     text = (

@@ -1,4 +1,4 @@
-"""What a module is compiled from, and the digest of it that the module carries."""
+"""List the inputs of a module, and compute the digest of them that the module carries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from klpbuild.report.names import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
 
 
 class InputKind(StrEnum):
-    """What an input is."""
+    """Kind of an input."""
 
     SOURCE = "source"
     PATCH = "patch"
@@ -57,7 +57,7 @@ def read_inputs(
     patches: Sequence[Path] = (),
     included: Iterable[Path] = (),
 ) -> tuple[Input, ...]:
-    """The inputs of a livepatch, in the order in which they are linked or applied.
+    """List the inputs of a livepatch, in the order in which they are linked or applied.
 
     The compiler and the kernel's headers are no inputs: its configuration, exports and
     release stand for them.
@@ -94,7 +94,7 @@ def read_inputs(
 
 
 def meaning(description: Path) -> str:
-    """What a ``livepatch.toml`` says, as JSON: comments and layout do not count.
+    """Read a ``livepatch.toml`` as JSON: comments and layout do not count.
 
     :raises KlpError: when it cannot be read.
     """
@@ -117,7 +117,7 @@ def _input(kind: InputKind, path: Path, name: str) -> Input:
 
 
 def inputs_digest(inputs: Iterable[Input]) -> str:
-    """SHA-256 of the inputs as ``sha256sum`` lists them: digest, two blanks, name."""
+    """Compute the SHA-256 of the inputs as ``sha256sum`` lists them: digest, two blanks, name."""
     lines = "".join(f"{entry.sha256}  {entry.name}\n" for entry in inputs)
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
@@ -125,7 +125,7 @@ def inputs_digest(inputs: Iterable[Input]) -> str:
 def modinfo_source(
     inputs: Iterable[Input], references: Iterable[str] = (), threads: Iterable[str] = ()
 ) -> str:
-    """A C file that puts klpbuild's version and the digest of the inputs into ``.modinfo``.
+    """Write a C file that puts klpbuild's version and the digest of the inputs into ``.modinfo``.
 
     It is linked to every livepatch, also to one that brings its own tables: after the
     conversion nothing may rewrite the module.
@@ -145,7 +145,7 @@ def modinfo_source(
 
 
 def write_inputs(path: Path, inputs: Iterable[Input]) -> None:
-    """Keep the inputs, in their order."""
+    """Write the list of inputs, in their order."""
     write_file(path, to_json(tuple(inputs)))
 
 

@@ -1,4 +1,4 @@
-"""Results as JUnit XML, which every continuous integration shows."""
+"""Write results as JUnit XML, which every continuous integration shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that was tried.
+    """A test case.
 
     :ivar group: what it belongs to; a kernel.
     :ivar failure: what went wrong; empty if nothing did.
@@ -31,7 +31,7 @@ class Case:
 
 
 def junit(title: str, cases: Sequence[Case]) -> bytes:
-    """The cases as JUnit XML: a suite for each group, in the order of their names.
+    """Write test cases as JUnit XML: a suite for each group, in the order of their names.
 
     :param title: of the whole.
     """

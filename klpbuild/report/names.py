@@ -1,4 +1,4 @@
-"""Names of what is written about a module: beside it, and in its modinfo."""
+"""Names of the files that are written about a module, and of its modinfo tags."""
 
 #: Where the inputs are kept, in the livepatch's directory of outputs.
 INPUTS = "inputs.json"

@@ -1,4 +1,4 @@
-"""The report page: one HTML file that needs nothing else, not even a network."""
+"""Write the report page: one HTML file that needs nothing else, not even a network."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class SymbolRow:
 
 
 def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
-    """The page of a livepatch.
+    """Render the report page of a livepatch.
 
     :param timings: of the build; they differ from build to build, and so does the page.
     """
@@ -124,7 +124,7 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
 
 
 def environment() -> jinja2.Environment:
-    """The templates of this room; names are escaped."""
+    """Load the templates of this room; names are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_DIRECTORY),
         autoescape=True,
@@ -137,17 +137,17 @@ def environment() -> jinja2.Environment:
 
 
 def _breakable(name: object) -> Markup:
-    """A name that breaks between its words: behind ``_``, ``.``, ``/`` and the like."""
+    """Let a name break between its words: behind ``_``, ``.``, ``/`` and the like."""
     return Markup("<wbr>").join(re.findall(r"[^_./:,-]*[_./:,-]*", str(name))[:-1])
 
 
 def read_style() -> str:
-    """The style sheet of all pages."""
+    """Read the style sheet of all pages."""
     return (_DIRECTORY / "page.css").read_text()
 
 
 def source_hash(text: str) -> str:
-    """How a Content-Security-Policy names a piece of inline code."""
+    """Hash a piece of inline code as a Content-Security-Policy names it."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 

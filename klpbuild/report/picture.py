@@ -1,4 +1,4 @@
-"""The reference graph of a livepatch as nodes and edges of a picture."""
+"""Turn the references of a livepatch into nodes and edges of a picture."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Part:
 
 
 class References:
-    """Who uses what in a livepatch: the lists and the picture of its report page."""
+    """References between the functions and variables of a livepatch, for its report page."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -55,7 +55,7 @@ class References:
 
     @cached_property
     def replacements(self) -> tuple[Replacement, ...]:
-        """What the tables say, in their order."""
+        """The replaced functions, in the order of the tables."""
         found = []
         for patched in self.facts.contents.patched or ():
             for function in patched.functions or ():
@@ -107,7 +107,7 @@ class References:
 
     @cached_property
     def of_tables(self) -> tuple[str, ...]:
-        """What no function of the picture uses: the module's tables and the like name it."""
+        """The symbols that no function uses: the module's tables and the like name them."""
         used = {u.used.symbol for u in self.uses.reached() if isinstance(u.used, External)}
         return tuple(fate.symbol for fate in self.facts.fates if fate.symbol not in used)
 
@@ -123,7 +123,7 @@ class References:
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """What the pictures show."""
+        """The nodes of both pictures."""
         return self._graph[0]
 
     @cached_property

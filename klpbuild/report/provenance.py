@@ -1,4 +1,4 @@
-"""The provenance of a module: a JSON file beside it, in the form of an in-toto statement.
+"""Write the provenance of a module: a JSON file beside it, as an in-toto statement.
 
 The statement names the module by its digest, and says of it what `docs/provenance.md`
 lists.  in-toto's form is what tools that sign and store such statements take
@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 
 
 def source_date_epoch() -> int | None:
-    """``SOURCE_DATE_EPOCH``: the only time that may stand in what can be reproduced.
+    """Read ``SOURCE_DATE_EPOCH``: the only time that may stand in what can be reproduced.
 
     :raises KlpError: when it is no number of seconds.
     """
@@ -33,7 +33,7 @@ def source_date_epoch() -> int | None:
 
 
 def provenance(facts: Facts) -> dict[str, Any]:
-    """The statement on a module; see docs/provenance.md for its fields."""
+    """Make the in-toto statement on a module; see docs/provenance.md for its fields."""
     predicate = {
         "schema_version": SCHEMA_VERSION,
         "klpbuild": klpbuild.__version__,
@@ -77,7 +77,7 @@ def provenance(facts: Facts) -> dict[str, Any]:
 
 
 def as_json(document: dict[str, Any]) -> bytes:
-    """A document as bytes, the same each time."""
+    """Serialise a document as JSON, the same bytes each time."""
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(
         errors="backslashreplace"
     )

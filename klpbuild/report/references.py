@@ -1,4 +1,4 @@
-"""Find which CVE or fault a livepatch mends, from its patches and its description."""
+"""Find the CVE numbers and commits that a livepatch mends, from its patches and description."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from klpbuild.patch.idle import Idle
 
 
 class ReferenceKind(StrEnum):
-    """What a reference names."""
+    """Kind of a reference."""
 
     CVE = "cve"
     UPSTREAM = "upstream commit"
@@ -30,7 +30,7 @@ class ReferenceKind(StrEnum):
 
 @dataclass(frozen=True)
 class Reference:
-    """A fault, or a commit that a patch has to do with.
+    """A fault that is mended, or a commit that a patch names.
 
     :ivar id: ``CVE-2024-1234``, a commit's digits, or the author's own text.
     :ivar where: what says so: ``fix.patch:12``, ``livepatch.toml``.
@@ -43,7 +43,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class PatchHeader:
-    """What stands before the first file of a patch.
+    """The text before the first file of a patch.
 
     :ivar name: the patch file's name.
     :ivar subject: its first line, without ``[PATCH]``; empty when there is none.
@@ -96,7 +96,7 @@ def read_patch_header(path: Path) -> PatchHeader:
 
 
 def find_references(text: str, name: str) -> Iterator[Reference]:
-    """The CVE numbers and commits in a text, each once, with the lines that name them."""
+    """Find the CVE numbers and commits in a text, each once, with the lines that name them."""
     seen: set[tuple[ReferenceKind, str]] = set()
     for number, line in enumerate(text.splitlines(), 1):
         found = [(ReferenceKind.CVE, match[0].upper()) for match in _CVE.finditer(line)]
@@ -111,7 +111,7 @@ def find_references(text: str, name: str) -> Iterator[Reference]:
 
 
 def described_references(texts: Iterable[str]) -> tuple[Reference, ...]:
-    """The references of a ``livepatch.toml``."""
+    """Make references of those that a ``livepatch.toml`` lists."""
     return tuple(
         Reference(ReferenceKind.CVE, text.upper(), FILE_NAME)
         if _CVE.fullmatch(text)
@@ -137,7 +137,7 @@ def _subject(text: str) -> tuple[str, str]:
 
 
 def _decoded(text: str) -> str:
-    """A mail's header with RFC 2047's encoded words as plain text."""
+    """Decode RFC 2047's encoded words in a mail's header."""
     if len(text) > _LONG_HEADER:
         return text
     try:
@@ -148,7 +148,7 @@ def _decoded(text: str) -> str:
 
 @dataclass(frozen=True)
 class Claims:
-    """What a livepatch mends.
+    """The faults that a livepatch mends.
 
     :ivar mended: what it refers to, each once, the description's first.
     :ivar not_affected: what only patches name that change nothing in this kernel.
@@ -164,7 +164,7 @@ def claims(
     idle: Mapping[str, Idle] = MappingProxyType({}),
     left: Sequence[PatchHeader] = (),
 ) -> Claims:
-    """What a description and patches refer to, without what is not mended.
+    """Collect what a description and patches refer to, without what is not mended.
 
     A cover letter speaks of all patches of its series: it counts only if all of them do.  What
     a patch names that is left out is not mended, whatever else names it.
@@ -197,6 +197,6 @@ def _once(references: Iterable[Reference]) -> dict[tuple[ReferenceKind, str], Re
 
 
 def embedded_references(references: Iterable[Reference]) -> tuple[str, ...]:
-    """Those that the module itself tells: CVE numbers and the author's own, no commits."""
+    """Select the references that the module carries: CVE numbers and the author's, no commits."""
     kinds = (ReferenceKind.CVE, ReferenceKind.OTHER)
     return tuple(reference.id for reference in references if reference.kind in kinds)

@@ -1,4 +1,4 @@
-"""A bill of materials: the module, what it is made of and what it mends, as CycloneDX."""
+"""Write a bill of materials as CycloneDX: the module, its inputs and what it mends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LICENCES = {
 
 
 def bill_of_materials(facts: Facts) -> bytes:
-    """The document, in JSON as CycloneDX 1.6; the same bytes each time.
+    """Write the document, in JSON as CycloneDX 1.6; the same bytes each time.
 
     Its serial number is made of the module's digest, its time is
     SOURCE_DATE_EPOCH, or missing.
@@ -86,7 +86,7 @@ def _licence(said: str) -> DisjunctiveLicense:
 
 
 def _patches(facts: Facts) -> Iterable[Patch]:
-    """What is mended.  A commit's hash is no issue: only CVE numbers and the author's words."""
+    """Describe what is mended: CVE numbers and the author's words; a commit's hash is no issue."""
     issues = [_issue(reference) for reference in facts.references]
     kinds = {reference.kind for reference in facts.references}
     backport = kinds & {ReferenceKind.UPSTREAM, ReferenceKind.CHERRY_PICKED}
@@ -103,7 +103,7 @@ def _issue(reference: Reference) -> IssueType | None:
 
 
 def _not_affected(reference: Reference, header: PatchHeader, why: str) -> Vulnerability:
-    """That the kernel does not have what a patch mends (VEX)."""
+    """State that the kernel does not have what a patch mends (VEX)."""
     return Vulnerability(
         bom_ref=reference.id,
         id=reference.id,
@@ -117,7 +117,7 @@ def _not_affected(reference: Reference, header: PatchHeader, why: str) -> Vulner
 
 
 def kernel_purl(facts: Facts) -> str:
-    """The package URL of the kernel's image; empty for a kernel that was not fetched."""
+    """Make the package URL of the kernel's image; empty for a kernel that was not fetched."""
     image = next((p for p in facts.packages if p.part == "image"), None)
     if image is None:
         return ""

@@ -1,4 +1,4 @@
-"""Who signed a module: the PKCS#7 message that scripts/sign-file appends."""
+"""Read who signed a module: the PKCS#7 message that scripts/sign-file appends."""
 
 from __future__ import annotations
 

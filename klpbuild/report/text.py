@@ -1,4 +1,4 @@
-"""What is read back from a module, as text for people and as JSON for machines."""
+"""Describe what a module contains, as text for people and as JSON for machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = 1
 
 
 def as_text(file: ModuleFile, contents: Contents, comparison: Comparison | None) -> str:
-    """A few lines a subject; names in a module may hold anything, a terminal must not obey it."""
+    """Describe a module in a few lines a subject, with control characters escaped."""
     return "\n".join(printable(line) for line in _lines(file, contents, comparison)) + "\n"
 
 
@@ -88,7 +88,7 @@ def _provenance(contents: Contents, comparison: Comparison | None) -> Iterator[s
 def as_document(
     file: ModuleFile, contents: Contents, comparison: Comparison | None
 ) -> dict[str, Any]:
-    """The stable schema that docs/provenance.md describes."""
+    """Describe a module in the stable schema of docs/provenance.md."""
     signature = file.signature
     return {
         "version": VERSION,

@@ -1,4 +1,4 @@
-"""How long each step of a build took, kept beside the build's log."""
+"""Record how long each step of a build took, beside the build's log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Timing:
 
 @contextmanager
 def timed(build: Path, step: str, output: Path) -> Iterator[None]:
-    """Note how long the block takes, if it succeeds.
+    """Measure how long the block takes, and record it if the block succeeds.
 
     :param build: the kernel's directory of outputs.
     """
@@ -49,12 +49,12 @@ def timed(build: Path, step: str, output: Path) -> Iterator[None]:
 
 
 def _without(output: str, data: bytes) -> list[str]:
-    """The lines but for that of an output."""
+    """Drop the line of an output."""
     return [line for line in data.decode().splitlines() if json.loads(line)["output"] != output]
 
 
 def read_timings(build: Path, module: str) -> tuple[Timing, ...]:
-    """The last time of each step that made a livepatch, in the order in which they were done.
+    """Read the last time of each step that made a livepatch, in the order in which they ran.
 
     :param module: ``livepatch-NAME``.
     """

@@ -1,4 +1,4 @@
-"""Which function and variable of a livepatch uses what, as its file says."""
+"""Find which function and variable of a livepatch uses what, in its finished file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class External:
 
 @dataclass(frozen=True)
 class Use:
-    """That an own function or variable refers to something, so many times."""
+    """A use: an own function or variable refers to something, so many times."""
 
     user: Own
     used: Own | External
@@ -67,13 +67,16 @@ class Uses:
     """The references within a module and out of it."""
 
     def __init__(self, elf: ElfFile, prefer: frozenset[str] = frozenset()) -> None:
-        """:param prefer: the names of symbols to take where several are at one place."""
+        """Note the module.
+
+        :param prefer: the names of symbols to take where several are at one place.
+        """
         self.elf = elf
         self.prefer = prefer
 
     @cached_property
     def own(self) -> tuple[Own, ...]:
-        """What the module defines, in the order of its sections, without its plumbing."""
+        """The module's functions and variables, in the order of its sections, no plumbing."""
         found: dict[Place, Own] = {}
         for symbol in self.elf.symbol_list:
             known = symbol.type in (STT.FUNC, STT.OBJECT) and symbol.is_defined
@@ -90,7 +93,7 @@ class Uses:
 
     @cached_property
     def by_name(self) -> dict[str, Own]:
-        """What the module defines, by name."""
+        """The functions and variables of the module, by name."""
         return {own.name: own for own in self.own}
 
     @cached_property
@@ -98,7 +101,7 @@ class Uses:
         return [own.place for own in self.own]
 
     def at(self, section: int, offset: int) -> Own | None:
-        """What stands at a place."""
+        """Find the function or variable at a place."""
         number = bisect_right(self._starts, (section, offset)) - 1
         if number < 0:
             return None
@@ -117,7 +120,7 @@ class Uses:
         return tuple(Use(user, used, count) for (user, used), count in found.items())
 
     def reached(self) -> tuple[Use, ...]:
-        """The uses by functions, and by what they reach; not those by the tables."""
+        """Select the uses by functions, and by what they reach; not those by the tables."""
         users = {own for own in self.own if own.is_function}
         waiting = list(users)
         by_user: dict[Own, list[Own]] = defaultdict(list)
@@ -167,7 +170,7 @@ class Uses:
         return self.at(symbol.st_shndx, symbol.st_value)
 
     def _resolved(self) -> Iterator[tuple[Own, Own]]:
-        """Calls and jumps within a section, which the assembler resolved."""
+        """Find calls and jumps within a section, which the assembler resolved."""
         if self.elf.e_machine != EM.X86_64:
             return
         for own in self.own:
@@ -183,7 +186,7 @@ class Uses:
                     yield own, used
 
     def _instructions(self, own: Own) -> list[tuple[tuple[int, int | None], int]]:
-        """Offset in the function and target of each instruction, and its end in the section."""
+        """Decode a function: offset and target of each instruction, and its end in the section."""
         if own not in self._decoded:
             section = self.elf.sections[own.place[0]]
             start = own.place[1]
@@ -199,7 +202,7 @@ class Uses:
         return {}
 
     def _end(self, user: Own, offset: int) -> int:
-        """The end of the instruction that a field belongs to; of the field in data."""
+        """Find the end of the instruction that a field belongs to; of the field in data."""
         if user.is_function and self.elf.sections[user.place[0]].sh_flags & SHF.EXECINSTR:
             ends = [end for _, end in self._instructions(user)]
             number = bisect_right(ends, offset)

@@ -1,4 +1,4 @@
-"""An OpenVEX document: what a scanner need not report of a kernel with this livepatch."""
+"""Write an OpenVEX document: CVE numbers that do not affect a kernel with this livepatch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTEXT = "https://openvex.dev/ns/v0.2.0"
 
 
 def vex(facts: Facts) -> bytes:
-    """The document, in JSON as OpenVEX 0.2.0; the same bytes each time.
+    """Write the document, in JSON as OpenVEX 0.2.0; the same bytes each time.
 
     It speaks of a kernel that has the livepatch loaded.  Its time, which the format wants, is
     SOURCE_DATE_EPOCH, or 1970.
