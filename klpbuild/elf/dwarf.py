@@ -69,10 +69,7 @@ class Dwarf:
     """The debug information of a file."""
 
     def __init__(self, elf: ElfFile) -> None:
-        """Note the file; nothing is decoded before it is asked for.
-
-        :raises KlpError: when it has none that can be read.
-        """
+        """Note the file; refuse one without debug information."""
         self.elf = elf
         self._units: dict[int, Unit] = {}
         if not self._has(".debug_info") or not self._has(".debug_abbrev"):
@@ -216,7 +213,7 @@ class Dwarf:
 
     @cached_property
     def lines(self) -> memoryview:
-        """``.debug_line``."""
+        """The bytes of ``.debug_line``."""
         return self._data(".debug_line")
 
 
@@ -227,10 +224,7 @@ class Unit:
     """
 
     def __init__(self, dwarf: Dwarf, offset: int) -> None:
-        """Read the unit's header and abbreviations.
-
-        :raises KlpError: when it is not DWARF 4 or 5, or is broken.
-        """
+        """Read the unit's header; refuse what is not DWARF 4 or 5, or is broken."""
         self._dwarf, self.offset = dwarf, offset
         self._listed: tuple[dict[int, frozenset[int]], tuple[Entry, ...]] | None = None
         data = dwarf._info
