@@ -1,1 +1,1 @@
-"""From a converted module to a release: signed, compressed, installed, packaged."""
+"""Turn a converted module into a release: signed, compressed, installed, packaged."""

@@ -30,7 +30,7 @@ class Compression(StrEnum):
 
 
 def configured_compression(kernel: Kernel) -> Compression:
-    """How ``make modules_install`` of a kernel compresses.
+    """Tell how ``make modules_install`` of a kernel compresses.
 
     Since 6.12 a kernel may choose a compression and yet leave its modules as they are:
     then CONFIG_MODULE_COMPRESS_ALL is not set.
@@ -47,7 +47,7 @@ def configured_compression(kernel: Kernel) -> Compression:
 
 
 def compress(data: bytes, compression: Compression) -> bytes:
-    """The compressed bytes; the same bytes give the same, on any day and under any name.
+    """Compress a module; the same bytes give the same, on any day and under any name.
 
     :raises KlpError: when zstd is needed and not on this machine.
     """
@@ -79,5 +79,5 @@ def _zstd(data: bytes) -> bytes:
 
 
 def check_compression(compression: Compression) -> None:
-    """:raises KlpError: when the machine cannot compress so; asked before anything is built."""
+    """Refuse a compression that this machine lacks the program for, before anything is built."""
     compress(b"", compression)

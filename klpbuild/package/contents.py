@@ -1,4 +1,4 @@
-"""What a package of a livepatch is called, what it needs, and which files it brings."""
+"""Describe a package of a livepatch: its names, what it needs, and its files."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ class Package:
 
     @property
     def version(self) -> str:
-        """The version; a greater one upgrades it, and its livepatch replaces this one."""
+        """The package's version; a greater one upgrades it, and its livepatch replaces this one."""
         return self.livepatch.version
 
     @property
     def virtual_name(self) -> str:
-        """What every package for this kernel provides: only one of them can be installed."""
+        """The name that every package for this kernel provides: only one can be installed."""
         return package_name(f"livepatch-{self.release}")
 
     @property
     def module_name(self) -> str:
-        """What modprobe calls the module."""
+        """The module's name for modprobe."""
         return self.livepatch.module_name
 
     @property
@@ -87,7 +87,7 @@ class Package:
 
     @property
     def program(self) -> str:
-        """Where the package has the program ``livepatch``."""
+        """The path of the program ``livepatch`` in the package."""
         return f"/usr/libexec/{self.name}/livepatch"
 
     @property
@@ -97,13 +97,13 @@ class Package:
 
     @property
     def about(self) -> tuple[str, ...]:
-        """What it is for, in paragraphs: its description, and what it mends."""
+        """The package's description in paragraphs: the livepatch's, and what it mends."""
         about = self.livepatch.description or f"Livepatch {self.livepatch.name}."
         return (about, f"Fixes {', '.join(self.mended)}.") if self.mended else (about,)
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What its changelog says: what it is, each fix, and what no fix names."""
+        """The changelog's entry: what it is, each fix, and what no fix names."""
         fixes = self._fixes()
         named = {reference for _, references in fixes for reference in references}
         rest = [reference for reference in self.mended if reference not in named]
@@ -134,7 +134,7 @@ class Package:
         )
 
     def _left_out(self) -> list[str]:
-        """What is said of each patch that is not in it, but could be."""
+        """Describe each patch that is not in it, but could be."""
         return [
             printable(": ".join(each for each in ("Without " + fix["patch"], fix["why"]) if each))
             for fix in self._provenance.get("fixes", ())
@@ -142,7 +142,7 @@ class Package:
         ]
 
     def _fixes(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The subject of each patch that changes something, and the CVE numbers that it names."""
+        """List the subject of each patch that changes something, and the CVE numbers in it."""
         references = self._provenance.get("references", ())
         return [
             (
@@ -160,7 +160,7 @@ class Package:
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:
-        """What the module's provenance says of it; empty without one."""
+        """The predicate of the module's provenance; empty without one."""
         for document in self.documents:
             if document.name.endswith(_PROVENANCE):
                 predicate: dict[str, Any] = json.loads(read(document))["predicate"]
@@ -174,13 +174,13 @@ class Package:
 
     @property
     def debian_date(self) -> str:
-        """The same as changelogs of Debian have it."""
+        """The time as Debian's changelogs write it."""
         from email.utils import format_datetime  # its import takes 5 ms of each build
 
         return format_datetime(self.date)
 
     def files(self, units: str) -> tuple[PackagedFile, ...]:
-        """What every kind of package brings: module, unit, program, documents.
+        """Collect what every kind of package brings: module, unit, program, documents.
 
         :param units: the distribution's directory of systemd units.
         :raises KlpError: when an input cannot be read.
@@ -206,7 +206,7 @@ def package_livepatch(
     epoch: int,
     documents: tuple[Path, ...] = (),
 ) -> Package:
-    """What to package.
+    """Describe the package of a livepatch.
 
     :raises KlpError: for a livepatch that cannot be upgraded once it is installed.
     """
@@ -242,7 +242,7 @@ def package_livepatch(
 
 
 def installed_version(kernel: Kernel) -> str:
-    """The version of the Debian package that a kernel's headers are of; empty if of none.
+    """Ask dpkg for the version of a kernel's headers package; empty if they are of none.
 
     Image and headers are made from one source package and have one version.
     """
@@ -258,7 +258,7 @@ def installed_version(kernel: Kernel) -> str:
 
 
 def check_packageable(livepatch: Livepatch) -> None:
-    """:raises KlpError: for a livepatch that cannot be upgraded once it is installed."""
+    """Refuse a livepatch that cannot be upgraded once it is installed."""
     if not livepatch.version:
         raise KlpError(
             f"livepatch {livepatch.name} has no version",
@@ -278,13 +278,13 @@ def check_packageable(livepatch: Livepatch) -> None:
 
 
 def _says_replace(livepatch: Livepatch) -> bool:
-    """Whether a source with tables of its own asks for atomic replace."""
+    """Tell whether a source with tables of its own asks for atomic replace."""
     texts = (read(source).decode(errors="replace") for source in livepatch.sources)
     return any(re.search(r"\.replace\s*=\s*true\b", text) for text in texts)
 
 
 def read(path: Path) -> bytes:
-    """:raises KlpError: when a file cannot be read."""
+    """Read a file; refuse with its name if that fails."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -292,12 +292,12 @@ def read(path: Path) -> bytes:
 
 
 def package_name(text: str) -> str:
-    """A text as a package's name (Debian policy 5.6.1; rpm takes it, too)."""
+    """Turn a text into a package's name (Debian policy 5.6.1; rpm takes it, too)."""
     return re.sub(r"[^a-z0-9+.-]", "-", text.lower())
 
 
 def maintainer(environment: Mapping[str, str] = os.environ) -> str:
-    """Who makes the packages, from the variables that Debian's tools read.
+    """Read who makes the packages from the variables that Debian's tools read.
 
     :param environment: ``DEBFULLNAME``, ``DEBEMAIL``, ``NAME``, ``EMAIL`` (see debchange(1)).
     """
@@ -317,7 +317,7 @@ def maintainer(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def source_date(directory: Path, given: int | None = None) -> int:
-    """The time that packages of a livepatch bear, seconds since 1970.
+    """Find the time that packages of a livepatch bear, seconds since 1970.
 
     ``SOURCE_DATE_EPOCH``; else the last commit that changed the livepatch's directory;
     else, outside of git, the newest time of its files.
@@ -344,7 +344,7 @@ def source_date(directory: Path, given: int | None = None) -> int:
 
 
 def render(template: str, package: Package, **more: object) -> str:
-    """Fill in one of the templates of this room."""
+    """Render one of the templates of this room."""
     import jinja2  # a build in which nothing is done has no use for it
 
     environment = jinja2.Environment(

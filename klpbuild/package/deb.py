@@ -23,7 +23,7 @@ _SCRIPTS = ("postinst", "prerm", "postrm")
 
 
 def deb_name(package: Package) -> str:
-    """The package's file name."""
+    """Name the package's file."""
     return f"{package.name}_{package.version}_{package.arch.debian_name}.deb"
 
 
@@ -122,7 +122,7 @@ def _control(package: Package, files: Iterable[PackagedFile]) -> str:
 
 
 def _kernels(package: Package) -> list[str]:
-    """The kernel's package under the names that Debian and Ubuntu have for it."""
+    """List the kernel's package under the names that Debian and Ubuntu have for it."""
     exact = f" (= {package.kernel_version})" if package.kernel_version else ""
     release = package.release.lower().replace("_", "-")
     names = f"linux-image-{release}", f"linux-image-{release}-unsigned"
@@ -130,7 +130,7 @@ def _kernels(package: Package) -> list[str]:
 
 
 def _long(package: Package) -> list[str]:
-    """The extended description, without the space before each line."""
+    """Write the extended description, without the space before each line."""
     paragraphs = (
         *package.about,
         "The livepatch replaces functions of the running kernel, without a reboot. It is"

@@ -1,4 +1,4 @@
-"""Make a checked module what is installed: signed, then compressed.
+"""Finish a checked module for installation: signed, then compressed.
 
 Nothing may rewrite the ELF file after the conversion: a signature is put behind it, and a
 compression goes around both.
@@ -31,7 +31,7 @@ class Finish:
     place: Place
 
     def file_name(self, module: str) -> str:
-        """The finished file of a module, ``livepatch-meminfo.ko.xz`` of ``livepatch-meminfo``."""
+        """Name the finished file of a module: ``livepatch-meminfo.ko.xz``."""
         return f"{module}.ko{self.compression.suffix}"
 
 

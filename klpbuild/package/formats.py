@@ -1,4 +1,4 @@
-"""The kinds of packages, and which of them are made."""
+"""List the kinds of packages, and choose which are made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Format(StrEnum):
     RPM = "rpm"
 
     def file_names(self, package: Package) -> tuple[str, ...]:
-        """The files that are made."""
+        """Name the files that are made."""
         match self:
             case Format.DEB:
                 return (deb_name(package),)
@@ -30,7 +30,7 @@ class Format(StrEnum):
                 return (rpm_name(package),)
 
     def make(self, package: Package, directory: Path) -> None:
-        """Make them.
+        """Make the package's files.
 
         :param directory: gets them; for an rpm it has the spec file already.
         :raises KlpError: when a program is missing or fails, or an input cannot be read.
@@ -45,7 +45,7 @@ class Format(StrEnum):
 
 
 def wanted_formats(text: str) -> tuple[Format, ...]:
-    """The kinds of packages that an option names.
+    """Parse the kinds of packages that an option names.
 
     :param text: names with commas between; empty: a spec file, and what can be made with the
         programs of this machine.

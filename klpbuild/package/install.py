@@ -1,4 +1,4 @@
-"""Put modules where depmod and modprobe look for them, and take them away again.
+"""Install modules where depmod and modprobe look for them, and uninstall them.
 
 Everything is written aside first, on the same file system, and renamed when all of it is
 there: a full disk, an interrupt or a crash leaves what was there before.  A manifest in the
@@ -51,11 +51,11 @@ class Place:
         return Path(f"{self.prefix}/lib/modules/{self.release}") / DIRECTORY
 
     def path(self, module: str) -> Path:
-        """Where a module is when it is installed, for instance ``livepatch-meminfo.ko.xz``."""
+        """Compute where a module is when it is installed."""
         return self.directory / module
 
     def staged(self, module: str) -> Path:
-        """Where `install` writes it: with DESTDIR."""
+        """Compute where `install` writes it: with DESTDIR."""
         return self.root / self.path(module).relative_to("/")
 
     @property
@@ -69,7 +69,7 @@ class Place:
 
 @dataclass(frozen=True)
 class _Record:
-    """A manifest's file."""
+    """A file listed by a manifest."""
 
     files: dict[str, list[str]]
     directories: list[str]
@@ -91,7 +91,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Read it; empty when nothing was installed.
+        """Read the manifest; empty when nothing was installed.
 
         :raises KlpError: when it cannot be read or is broken.
         """
@@ -110,7 +110,7 @@ class Manifest:
             ) from error
 
     def write(self) -> None:
-        """Write it whole; no file when it lists nothing."""
+        """Write the manifest whole; no file when it lists nothing."""
         if not self.files and not self.directories:
             self.path.unlink(missing_ok=True)
             return
@@ -165,7 +165,9 @@ def install(
 
 
 def check_inside(place: Place) -> None:
-    """:raises KlpError: when a symbolic link leads out of DESTDIR, as ``lib -> /usr/lib`` does.
+    """Refuse a symbolic link that leads out of DESTDIR, as ``lib -> /usr/lib`` does.
+
+    :raises KlpError: when a symbolic link leads out of DESTDIR, as ``lib -> /usr/lib`` does.
 
     In the system that DESTDIR stands for it means another directory than here.
     """
@@ -210,7 +212,7 @@ def _write_aside(target: Path, data: bytes, epoch: int | None) -> Path:
 
 
 def _aside(target: Path) -> Path:
-    """Where a file is written before it is renamed; modprobe looks at `.ko` and its kin only."""
+    """Name the file that is written and then renamed; modprobe ignores such a suffix."""
     return target.with_name(f".{target.name}.klpbuild-new")
 
 
@@ -229,7 +231,7 @@ def _not_written(error: OSError, place: Place) -> KlpError:
 
 
 def _of_same_module(target: Path, files: Sequence[str] | dict[str, list[str]]) -> list[Path]:
-    """Other files of a module in its directory."""
+    """List other files of a module in its directory."""
     return [
         path
         for path in map(Path, list(files))
@@ -238,12 +240,12 @@ def _of_same_module(target: Path, files: Sequence[str] | dict[str, list[str]]) -
 
 
 def _stem(path: Path) -> str:
-    """``livepatch-meminfo`` of ``livepatch-meminfo.ko.xz``."""
+    """Strip ``.ko`` and what follows: ``livepatch-meminfo`` of ``livepatch-meminfo.ko.xz``."""
     return path.name.partition(".ko")[0]
 
 
 def _remove_own(path: Path, known: Manifest) -> bool:
-    """Remove a file if it is the one that was installed; whether it is gone."""
+    """Remove a file if it is the one that was installed; tell whether it is gone."""
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest not in known.files[str(path)]:

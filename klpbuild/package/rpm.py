@@ -32,22 +32,22 @@ _REPRODUCIBLE = {
 
 
 def rpm_arch(package: Package) -> str:
-    """What rpm calls the package's architecture."""
+    """Return rpm's name of the package's architecture."""
     return package.arch.rpm_name
 
 
 def rpm_name(package: Package) -> str:
-    """The package's file name."""
+    """Name the package's file."""
     return f"{package.name}-{package.version}-1.{rpm_arch(package)}.rpm"
 
 
 def spec_name(package: Package) -> str:
-    """The spec file's name."""
+    """Name the spec file."""
     return f"{package.name}.spec"
 
 
 def source_name(package: Package) -> str:
-    """The name of the source archive."""
+    """Name the source archive."""
     return f"{package.name}-{package.version}.tar.gz"
 
 
@@ -125,19 +125,21 @@ def _spec(package: Package, files: tuple[PackagedFile, ...]) -> str:
 
 
 def _kernel(release: str) -> str:
-    """What the kernel's package provides: of Fedora and RHEL `kernel-uname-r`, of `make
-    rpm-pkg` (scripts/package/mkspec) a name, since rpm takes one ``-`` in a version at most.
+    """Name what the kernel's package provides.
+
+    ``kernel-uname-r`` of Fedora and RHEL; of `make rpm-pkg` (scripts/package/mkspec) a name, since
+    rpm takes one ``-`` in a version at most.
     """
     return f"kernel-uname-r = {release}" if release.count("-") <= 1 else f"kernel-{release}"
 
 
 def _literal(text: str) -> str:
-    """A text without macros of rpm."""
+    """Escape rpm's macros in a text."""
     return text.replace("%", "%%")
 
 
 def _inside(text: str) -> str:
-    """Lines of which none begins with ``%``.
+    """Keep lines of a text from beginning with ``%``.
 
     rpm expands ``%%`` before it looks whether a line begins a section or is a condition
     (build/parseSpec.c, readLine); a no-break space keeps it from that.

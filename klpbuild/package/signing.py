@@ -39,12 +39,12 @@ HASHES = ("sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384"
 
 
 def is_token(key: str) -> bool:
-    """Whether a key is in a token: named by a URI (RFC 7512), not by a path."""
+    """Tell whether a key is in a token: named by a URI (RFC 7512), not by a path."""
     return key.startswith("pkcs11:")
 
 
 def check_hash(name: str) -> None:
-    """:raises KlpError: when no kernel knows the digest; empty is the kernel's own."""
+    """Refuse a digest that no kernel knows; empty is the kernel's own."""
     if name and name not in HASHES:
         raise KlpError(
             "is not a digest that a kernel knows",
@@ -80,7 +80,7 @@ class Signer:
 
 
 def find_signer(kernel: Kernel, key: str, certificate: Path, digest: str = "") -> Signer:
-    """Find out that a key can sign, before anything is built.
+    """Check that a key can sign, before anything is built.
 
     That the key of a token belongs to the certificate shows when it has signed.
 
@@ -132,7 +132,7 @@ def _read_certificate(certificate: Path, key: str) -> str:
 
 
 def _check_key(key: Path, certificate: Path, text: str) -> None:
-    """:raises KlpError: when a key file cannot sign for a certificate."""
+    """Refuse a key file that cannot sign for a certificate."""
     where = f"SIGN_KEY={key}"
     try:
         begins = re.findall(rb"^(?:-----BEGIN .*-----|Proc-Type:.*)$", key.read_bytes(), re.M)
@@ -240,7 +240,7 @@ def sign(
 
 
 def signature_of(data: bytes, name: str) -> tuple[bytes, bytes] | None:
-    """A module's own bytes and its PKCS#7 message; None when it is not signed.
+    """Split a module into its own bytes and its PKCS#7 message; None when it is not signed.
 
     :param name: what messages call the module.
     :raises KlpError: when what follows the module is not what the kernel reads

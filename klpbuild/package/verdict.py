@@ -1,4 +1,4 @@
-"""Check finished modules once more: what the target ``check`` does."""
+"""Check finished modules once more, for the target ``check``."""
 
 from __future__ import annotations
 
