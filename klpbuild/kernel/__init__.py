@@ -1,1 +1,1 @@
-"""A kernel and its parts: fetched, found, configured, prepared."""
+"""Fetch, find, configure and prepare a kernel and its parts."""

@@ -1,4 +1,4 @@
-"""What is said of functions in which kernel threads stay, and how their author accepts one.
+"""Messages on functions in which kernel threads stay, and the tag by which an author accepts one.
 
 Apart from `klpbuild.kernel.threads`, which reads code: to say it takes no such import.
 """

@@ -83,12 +83,12 @@ class AddedKernel:
 
     @property
     def packaging(self) -> Packaging:
-        """How its distribution calls its packages."""
+        """The names that its distribution gives to packages."""
         return packaging_of(Path(self.headers), self.release)
 
 
 def added_kernel(name: str) -> AddedKernel | None:
-    """The kernel that was added under a name, None without one."""
+    """Find the kernel that was added under a name, None without one."""
     if not _NAME.fullmatch(name):
         return None
     record = kernel_directory(name) / _RECORD
@@ -97,7 +97,7 @@ def added_kernel(name: str) -> AddedKernel | None:
 
 
 def added_kernels() -> tuple[AddedKernel, ...]:
-    """All kernels that were added, by name."""
+    """List all kernels that were added, by name."""
     names = sorted(path.parent.name for path in kernel_directory("").glob(f"[!.]*/{_RECORD}"))
     return tuple(kernel for name in names if (kernel := added_kernel(name)))
 
@@ -162,7 +162,7 @@ def _digest(package: Path) -> str:
 
 
 def _headers(root: Path, folder: Path, packages: tuple[Path, ...]) -> tuple[Path, str]:
-    """The one headers tree, and the release that it is for.
+    """Find the one headers tree, and the release that it is for.
 
     :raises KlpError: when there are none, or those of several kernels.
     """
@@ -204,7 +204,7 @@ def _headers(root: Path, folder: Path, packages: tuple[Path, ...]) -> tuple[Path
 
 
 def _check_whole(headers: Path, root: Path, folder: Path) -> None:
-    """:raises KlpError: when the headers are links to what no package has."""
+    """Refuse headers that are links to what no package has."""
     lost = [path for path in sorted(headers.iterdir()) if path.is_symlink() and not path.exists()]
     named = [path.readlink() for path in lost]
     missing = next((p for link in named for p in link.parts if p.startswith("linux-")), "")
@@ -230,7 +230,7 @@ def _releases_of_modules(root: Path) -> Iterable[str]:
 
 
 def _check_modules(root: Path, release: str, headers: Path, folder: Path) -> None:
-    """:raises KlpError: when the modules are missing, or are those of another kernel."""
+    """Refuse packages without modules, or with those of another kernel."""
     if module_files(Installed(root, release).modules):
         return
     others = list(_releases_of_modules(root))
@@ -246,13 +246,13 @@ def _check_modules(root: Path, release: str, headers: Path, folder: Path) -> Non
 
 
 def _source_tree(root: Path) -> Path | None:
-    """The whole source as files of a package: openSUSE's kernel-source."""
+    """Find the whole source as files of a package: openSUSE's kernel-source."""
     trees = [path.parents[1] for path in sorted(root.glob("usr/src/*/init/main.c"))]
     return next((t for t in trees if (t / "Kconfig").is_file() and not t.is_symlink()), None)
 
 
 def _source_archive(root: Path) -> Path | None:
-    """The whole source as an archive in a package: Debian's and Ubuntu's linux-source."""
+    """Find the whole source as an archive in a package: Debian's and Ubuntu's linux-source."""
     places = ("usr/src/linux-source-*.tar.*", "usr/src/linux-source-*/linux-source-*.tar.*")
     found = [path for place in places for path in sorted(root.glob(place))]
     return next((path for path in found if path.is_file() and not path.is_symlink()), None)

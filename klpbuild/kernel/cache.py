@@ -1,4 +1,4 @@
-"""The cache directory: fetched kernels, and what klpbuild learns of any kernel.
+"""The cache directory: fetched kernels, and records that klpbuild keeps of any kernel.
 
 ::
 
@@ -69,15 +69,15 @@ class CachedKernel:
 
     @property
     def learned(self) -> Path:
-        """Where klpbuild keeps what it learns of the kernel; may not exist yet."""
+        """The directory of what klpbuild keeps of the kernel; may not exist yet."""
         return self.path / "learned"
 
     def package(self, part: Part) -> FetchedPackage | None:
-        """The package that brought a part."""
+        """Find the package that brought a part."""
         return next((package for package in self.packages if package.part is part), None)
 
     def package_of(self, part: Part) -> FetchedPackage:
-        """The package that brought a part that every kernel has."""
+        """Find the package that brought a part that every kernel has."""
         return next(package for package in self.packages if package.part is part)
 
     @property
@@ -92,12 +92,12 @@ class CachedKernel:
         return self.package_of(Part.IMAGE).version
 
     def write_record(self) -> None:
-        """Declare the packages to be there."""
+        """Record the packages as fetched."""
         write_file(self.path / _RECORD, to_json(self.packages))
 
 
 def cache_directory() -> Path:
-    """``$KLPBUILD_CACHE``, else ``$XDG_CACHE_HOME/klpbuild``, else ``~/.cache/klpbuild``.
+    """Find the cache: ``$KLPBUILD_CACHE``, ``$XDG_CACHE_HOME/klpbuild`` or ``~/.cache/klpbuild``.
 
     :raises KlpError: when its name cannot be used with make, or it is no directory.
     """
@@ -130,12 +130,12 @@ def cache_directory() -> Path:
 
 
 def kernel_directory(release: str) -> Path:
-    """Where a fetched kernel stands or would stand."""
+    """Compute where a fetched kernel stands or would stand."""
     return cache_directory() / "kernels" / release
 
 
 def cached_kernel(release: str) -> CachedKernel | None:
-    """The fetched kernel of this release, None if it is not (wholly) there.
+    """Find the fetched kernel of this release, None if it is not (wholly) there.
 
     One whose record is damaged counts as not there: `klpbuild kernel fetch` makes both again.
     """
@@ -149,7 +149,7 @@ def cached_kernel(release: str) -> CachedKernel | None:
 
 
 def cached_kernels() -> tuple[CachedKernel, ...]:
-    """All fetched kernels, the newest first."""
+    """List all fetched kernels, the newest first."""
     directory = cache_directory() / "kernels"
     found = [cached_kernel(path.parent.name) for path in directory.glob(f"[!.]*/{_RECORD}")]
     kernels = [kernel for kernel in found if kernel]
@@ -158,7 +158,7 @@ def cached_kernels() -> tuple[CachedKernel, ...]:
 
 
 def tree_directory(release: str, *identity: Path, under: Path | None = None) -> Path:
-    """Where to keep what is learned of a kernel that was named by its path.
+    """Compute the directory of what is kept of a kernel that was named by its path.
 
     :param under: the directory of such kernels, None for the cache's.
     :param identity: files that change when the kernel is built anew; each counts
@@ -210,7 +210,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A new directory on the file system of ``path``, to make its contents in.
+    """Make a new directory on the file system of ``path``, to make its contents in.
 
     It goes when the block ends; what is wanted, or all of it, is renamed before.  The
     caller holds the lock of ``path``: what a killed process left goes too.

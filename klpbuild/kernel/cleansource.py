@@ -1,4 +1,4 @@
-"""A source tree in which the kernel was built, without what was built.
+"""Make a source tree without build outputs from one in which the kernel was built.
 
 kbuild does not work with ``O=`` on a source tree that holds a build of its own: make would
 find there what it is to make, and the Makefile refuses.
@@ -21,7 +21,7 @@ _HEADERS = re.compile(r"(arch/\w+/)?include")
 
 
 def is_clean(source: Path, architecture: str) -> bool:
-    """Whether kbuild takes it as the source of a build elsewhere (rule ``outputmakefile``).
+    """Tell whether kbuild takes it as the source of a build elsewhere (rule ``outputmakefile``).
 
     :param architecture: the kernel's name for it, such as ``x86``.
     """
@@ -43,7 +43,7 @@ def link_sources(source: Path, place: Path) -> None:
 
 
 def _sources(source: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each directory below the tree, with the files in it that were not built."""
+    """Walk through the directories of the tree, with the files in each that were not built."""
     for place, directories, files in os.walk(source):
         directory = os.path.relpath(place, source)
         linked = [name for name in directories if Path(place, name).is_symlink()]

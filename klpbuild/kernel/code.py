@@ -1,4 +1,4 @@
-"""Functions of vmlinux or of a module as they are shipped: what they call, and where they loop.
+"""Decode functions of a shipped vmlinux or module: their calls and loops.
 
 A place is one number: the address in vmlinux, which is negative as a signed one; in a module
 the section's index in the high bits and the offset in it in the low ones, and for what another
@@ -52,7 +52,7 @@ class Code:
     """The functions of a binary."""
 
     def __init__(self, elf: ElfFile) -> None:
-        """:raises KlpError: for another architecture."""
+        """Index the functions; refuse another architecture."""
         self._architecture = by_machine(elf.e_machine, elf.name)
         if self._architecture.instructions is None:
             raise KlpError("is not an x86-64 binary", where=elf.name)
@@ -63,7 +63,7 @@ class Code:
         self._bodies: dict[int, Body] = {}
 
     def place(self, section: str, offset: int) -> int:
-        """The place of an address in vmlinux, or of an offset in a module's section."""
+        """Return the place of an address in vmlinux, or of an offset in a module's section."""
         if self._linked:
             return _signed(offset)
         found = self._elf.section(section)
@@ -91,28 +91,28 @@ class Code:
         return places, indexes[first]
 
     def named(self, names: Iterable[str]) -> frozenset[int]:
-        """The places of symbols by their names, here or in other objects."""
+        """Find the places of symbols by their names, here or in other objects."""
         return frozenset(self._places[self._elf.symbols_named(*names)].tolist())
 
     def name(self, place: int) -> str:
-        """The name of the function that starts at a place, empty when there is none."""
+        """Name the function that starts at a place; empty when there is none."""
         index = self._index(place)
         if index is None and place < 0 and not self._linked:
             index = -place
         return "" if index is None else self._elf.symbol_name(index)
 
     def defines(self, place: int) -> bool:
-        """Whether a function of this binary starts at a place."""
+        """Tell whether a function of this binary starts at a place."""
         return self._index(place) is not None
 
     def _index(self, place: int) -> int | None:
-        """The index of the symbol of the function that starts at a place."""
+        """Find the symbol of the function that starts at a place."""
         places, indexes = self._functions
         at = int(np.searchsorted(places, place))
         return int(indexes[at]) if at < len(places) and places[at] == place else None
 
     def is_local(self, place: int) -> bool:
-        """Whether only its own source file can call a function by its name."""
+        """Tell whether only its own source file can call a function by its name."""
         at = int(np.searchsorted(self._locals, place))
         return at < len(self._locals) and bool(self._locals[at] == place)
 
@@ -123,11 +123,11 @@ class Code:
         return np.setdiff1d(self._functions[0], self._places[is_global])
 
     def is_exported(self, place: int) -> bool:
-        """Whether modules can call a function by its name."""
+        """Tell whether modules can call a function by its name."""
         return bool(self.named([f"__ksymtab_{self.name(place)}"]))
 
     def _holding(self, sites: _Numbers) -> _Numbers:
-        """Where the functions start that places are in; -1 for none."""
+        """Find the functions that contain places, by their starts; -1 for none."""
         places, indexes = self._functions
         if not len(places):
             return np.full(len(sites), -1)
@@ -136,7 +136,7 @@ class Code:
         return np.where((at >= 0) & (sites < places[at] + sizes), places[at], -1)
 
     def callers(self, targets: Collection[int]) -> frozenset[int]:
-        """The functions that call one of these by name, or jump there."""
+        """Find the functions that call one of these by name, or jump there."""
         called, sites = self._branches
         found = sites[np.isin(called, np.array(sorted(targets), dtype=np.int64))]
         holding = frozenset(self._holding(found).tolist()) - {-1}
@@ -145,7 +145,7 @@ class Code:
 
     @cached_property
     def _branches(self) -> tuple[_Numbers, _Numbers]:
-        """Where calls and jumps may lead to functions, and where each is."""
+        """Calls and jumps that may lead to functions: target and place of each."""
         called, sites = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for section in self._sections:
             start = _signed(section.sh_addr)
@@ -165,7 +165,7 @@ class Code:
         return np.concatenate(called), np.concatenate(sites)
 
     def _relocations(self, section: int) -> tuple[list[int], npt.NDArray[np.void]]:
-        """Offsets, ascending, and records; none for vmlinux, where they are applied."""
+        """Read offsets, ascending, and records; none for vmlinux, where they are applied."""
         if section not in self._sorted:
             holders = [
                 s
@@ -186,7 +186,7 @@ class Code:
     # -- one function
 
     def body(self, place: int) -> Body:
-        """The code of the function that starts at a place; empty when there is none."""
+        """Decode the function that starts at a place; empty when there is none."""
         if place not in self._bodies:
             found = list(self._instructions(place))
             calls = tuple(self._calls(found))
@@ -221,7 +221,7 @@ class Code:
             yield Instruction(at, mnemonic.split()[-1], operands, target, address)
 
     def _loaded(self, end: int, operands: str) -> int | None:
-        """The address that an instruction of vmlinux loads."""
+        """Parse the address that an instruction of vmlinux loads."""
         if match := _IMMEDIATE.search(operands):
             return _signed(int(match[1], 16))
         if match := _RELATIVE.search(operands):
@@ -229,7 +229,7 @@ class Code:
         return None
 
     def _relocated(self, place: int, size: int) -> int | None:
-        """Where the relocated field of a module's instruction leads."""
+        """Find where the relocated field of a module's instruction leads."""
         if self._linked:
             return None
         section, start = place >> _SECTION_SHIFT, place & ((1 << _SECTION_SHIFT) - 1)
@@ -288,12 +288,12 @@ class Code:
 
 
 def _signed(value: int) -> int:
-    """A 64-bit number as a signed one."""
+    """Convert a 64-bit number to a signed one."""
     return value - (value >> 63 << 64)
 
 
 def _branches(code: memoryview) -> tuple[_Numbers, _Numbers]:
-    """Where all that looks like a direct call or jump ends, and where it leads."""
+    """Find all that looks like a direct call or jump: where each ends, and where it leads."""
     data = np.frombuffer(bytes(code) + bytes(4), np.uint8)
     first, second = data[:-5], data[1:-4]
     near = np.flatnonzero((first == 0xE8) | (first == 0xE9)) + 1

@@ -1,4 +1,4 @@
-"""A kernel's ``.config``: what it was built with."""
+"""Read a kernel's ``.config``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Config:
 
     @classmethod
     def read(cls, path: Path) -> Config:
-        """:raises KlpError: when it cannot be read or holds no option."""
+        """Read a configuration; refuse one without options."""
         try:
             text = path.read_text(errors="replace")
         except OSError as error:
@@ -40,18 +40,18 @@ class Config:
         return cls(path, values)
 
     def enabled(self, option: str) -> bool:
-        """Whether an option is ``y`` or ``m``."""
+        """Tell whether an option is ``y`` or ``m``."""
         return self.values.get(option) in ("y", "m")
 
     def value(self, option: str) -> str:
-        """An option's value without quotes, empty when it is not set."""
+        """Return an option's value without quotes, empty when it is not set."""
         text = self.values.get(option, "")
         if len(text) >= 2 and text[0] == text[-1] == '"':
             return re.sub(r"\\(.)", r"\1", text[1:-1])
         return text
 
     def architecture(self) -> Architecture:
-        """:raises KlpError: when the kernel's architecture has no livepatch."""
+        """Find the kernel's architecture; refuse one without livepatch."""
         for architecture in ARCHITECTURES:
             if all(map(self.enabled, architecture.options)):
                 return architecture
@@ -84,5 +84,5 @@ class Config:
 
 
 def check_livepatch(kernel: Kernel) -> None:
-    """:raises KlpError: when the kernel cannot load livepatches."""
+    """Refuse a kernel that cannot load livepatches."""
     Config.read(kernel.config).check_livepatch()

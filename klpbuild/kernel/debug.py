@@ -1,4 +1,4 @@
-"""What describes a kernel's code and types: DWARF of debug packages, BTF of what is shipped."""
+"""Find a kernel's debug information: DWARF of debug packages, BTF of what is shipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RUNNING = Path("/sys/kernel/btf/vmlinux")
 
 
 def debug_information(kernel: Kernel, owner: str) -> Dwarf:
-    """The debug information of vmlinux or of a module.
+    """Open the debug information of vmlinux or of a module.
 
     :raises KlpError: when it is not at hand or cannot be read.
     """
@@ -55,7 +55,7 @@ def _module(kernel: Kernel, owner: str) -> Path | None:
 
 
 def type_information(kernel: Kernel, owner: str) -> Btf | None:
-    """The types of vmlinux, or of a module over these; None when they are not at hand.
+    """Read the types of vmlinux, or of a module over these; None when they are not at hand.
 
     :raises KlpError: when they are damaged.
     """
@@ -89,7 +89,7 @@ def _read(path: Path) -> Btf | None:
 
 @lru_cache(maxsize=2)
 def _types_in(path: Path, size: int, changed: int) -> Btf | None:
-    """The types in a file that is ELF or BTF itself; the same file is read once."""
+    """Read the types in a file that is ELF or BTF itself; the same file is read once."""
     with path.open("rb") as file:
         if file.read(4) == b"\x7fELF":
             return Btf.of(ElfFile.read(path))
@@ -97,7 +97,7 @@ def _types_in(path: Path, size: int, changed: int) -> Btf | None:
 
 
 def _image_types(image: Path) -> bytes | None:
-    """The ``.BTF`` section of the vmlinux that a bzImage holds; None for another image."""
+    """Read the ``.BTF`` section of the vmlinux in a bzImage; None for another image."""
     data = image.read_bytes()
     if data[0x202:0x206] != b"HdrS" or len(data) < 0x250:
         return None
@@ -125,7 +125,7 @@ def _unxz(payload: bytes) -> bytes:
 
 
 def _program(*words: str) -> Callable[[bytes], bytes]:
-    """A program that decompresses; the kernel's build appends the size (``size_append``)."""
+    """Make a decompressor of a program; the kernel's build appends the size (``size_append``)."""
 
     def decompress(payload: bytes) -> bytes:
         if shutil.which(words[0]) is None:

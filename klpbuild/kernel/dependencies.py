@@ -1,4 +1,4 @@
-"""Which modules are loaded whenever a module is: ``depends`` of its ``.modinfo``."""
+"""Find which modules a module depends on: ``depends`` of its ``.modinfo``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DEPENDS = b"depends="
 
 
 class Dependencies:
-    """What the modules of a kernel need; a module is read when it is first asked for.
+    """Dependencies of a kernel's modules; a module is read when it is first asked for.
 
     The module loader refuses a module whose symbols are not there (kernel/module/main.c,
     resolve_symbol), and keeps those that define them (use_module); modpost writes who they
@@ -20,12 +20,15 @@ class Dependencies:
     """
 
     def __init__(self, modules: Iterable[Path] = ()) -> None:
-        """:param modules: the ``.ko`` files."""
+        """Note the modules' files.
+
+        :param modules: the ``.ko`` files.
+        """
         self._files = {object_name(path.name): path for path in modules}
         self._direct: dict[str, tuple[str, ...] | None] = {}
 
     def needs(self, name: str, other: str) -> bool | None:
-        """Whether a module is loaded only while another one is; None when that cannot be told.
+        """Tell whether a module is loaded only while another one is; None when that is not known.
 
         An object needs itself, and all need vmlinux.
 
@@ -37,14 +40,14 @@ class Dependencies:
         return True if other in needed else False if whole else None
 
     def all_of(self, name: str) -> tuple[str, ...]:
-        """The modules that a module needs, directly and through others, sorted.
+        """List the modules that a module needs, directly and through others, sorted.
 
         :raises KlpError: when a module's file is broken.
         """
         return tuple(sorted(self._needed(name)[0]))
 
     def _needed(self, name: str) -> tuple[set[str], bool]:
-        """What a module needs, as far as is known, and whether that is all."""
+        """Collect what a module needs, as far as is known, and tell whether that is all."""
         found: set[str] = set()
         whole, waiting = True, [name]
         while waiting:
@@ -56,7 +59,7 @@ class Dependencies:
         return found, whole
 
     def _read(self, name: str) -> tuple[str, ...] | None:
-        """What a module says that it needs; None when its file is not at hand."""
+        """Read a module's ``depends``; None when its file is not at hand."""
         if name == VMLINUX:
             return ()
         if name not in self._direct:

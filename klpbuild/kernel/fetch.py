@@ -1,4 +1,4 @@
-"""Bring a distribution's kernel into the cache as packages."""
+"""Fetch a distribution's kernel into the cache as packages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fetch(
     report: Report = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CachedKernel:
-    """Bring a Debian kernel into the cache, without root: only what is missing.
+    """Fetch a Debian kernel into the cache, without root: only what is missing.
 
     A release that apt's sources do not offer is looked for in the other suites of the
     machine's own mirror; the machine's sources are not touched.
@@ -104,7 +104,7 @@ def fetch(
 
 
 def _elsewhere(release: str, report: Report) -> Apt:
-    """The other suites of the machine's mirror.
+    """Open the other suites of the machine's mirror.
 
     :raises KlpError: when they cannot be asked; with the releases that apt does offer.
     """
@@ -172,7 +172,7 @@ def _bring(
 
 
 def _place(present: CachedKernel) -> Path:
-    """Where the packages of a fetched kernel stand.
+    """Resolve where the packages of a fetched kernel stand.
 
     Somebody may have moved them to another disk, with a symbolic link in their place.
     """
@@ -182,8 +182,7 @@ def _place(present: CachedKernel) -> Path:
 def _bring_tools(
     kernel: CachedKernel, offering: Apt | None, suites: Sequence[str], report: Report
 ) -> None:
-    """Bring the compiler that built a kernel, and libraries for its tools, where this machine
-    has others.
+    """Fetch the compiler that built a kernel, and libraries, where this machine has others.
 
     :param offering: where the kernel is from; None: every suite of the mirror.
     :raises KlpError: when apt does not offer them.
@@ -217,7 +216,7 @@ def _bring_tools(
 
 
 def _libraries(offering: Apt, kernel: CachedKernel) -> list[str]:
-    """The packages that the kernel's own programs need, by its kbuild package."""
+    """List the packages that the kernel's own programs need, by its kbuild package."""
     package = kernel.package_of(Part.KBUILD)
     offers = offering.offers([package.name]).get(package.name, ())
     depends = next((o.depends for o in offers if o.version == package.version), "")
@@ -225,7 +224,7 @@ def _libraries(offering: Apt, kernel: CachedKernel) -> list[str]:
 
 
 def _check_whole(root: Path, release: str, fetched: Sequence[FetchedPackage]) -> None:
-    """:raises KlpError: when the packages bring no image or no modules."""
+    """Refuse packages that bring no image or no modules."""
     installed = Installed(root, release)
     missing = [] if installed.image() else ["no bootable image"]
     missing += [] if module_files(installed.modules) else ["no modules"]

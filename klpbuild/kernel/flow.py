@@ -1,4 +1,4 @@
-"""What one function of x86-64 does: its calls with their arguments, and its loops."""
+"""Analyse one function of x86-64: its calls with their arguments, and its loops."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Body:
 
     @cached_property
     def targets(self) -> frozenset[int]:
-        """What it calls by name."""
+        """The functions that it calls by name."""
         return frozenset(call.target for call in self.calls if call.target is not None)
 
     def called_in_loops(self) -> Iterator[tuple[Call, ...]]:
-        """The calls of each loop."""
+        """List the calls of each loop."""
         for loop in self.loops:
             yield tuple(call for call in self.calls if call.at in loop)
 
@@ -78,7 +78,7 @@ class Instruction:
 
 
 def is_branch(mnemonic: str) -> bool:
-    """Whether a mnemonic, with prefixes, is that of a call or a jump."""
+    """Tell whether a mnemonic, with prefixes, is that of a call or a jump."""
     name = mnemonic.split()[-1]
     return name == "call" or name.startswith("j")
 
@@ -88,7 +88,7 @@ def _ends(instruction: Instruction) -> bool:
 
 
 def loops(code: Sequence[Instruction], dead_ends: Collection[int]) -> Iterator[frozenset[int]]:
-    """Numbers of the instructions of each piece of a function that can run again and again.
+    """Find the loops of a function, each as numbers of its instructions.
 
     :param dead_ends: places of functions that do not return.
     """
@@ -105,7 +105,7 @@ def loops(code: Sequence[Instruction], dead_ends: Collection[int]) -> Iterator[f
 
 
 class Registers:
-    """What is known of the registers on the way through a function, branches left aside."""
+    """Known contents of the registers on the way through a function, branches left aside."""
 
     def __init__(self) -> None:
         self._functions: dict[str, set[int]] = {}
@@ -113,7 +113,7 @@ class Registers:
         self._argument, self._fields = {"rdi"}, set[str]()
 
     def given(self) -> frozenset[int]:
-        """The functions whose addresses are arguments now."""
+        """Collect the functions whose addresses are arguments now."""
         return frozenset(f for name in ARGUMENTS for f in self._functions.get(name, ()))
 
     @property
@@ -122,12 +122,12 @@ class Registers:
         return self._constants.get("rdx")
 
     def is_field(self, pointer: str) -> bool:
-        """Whether a register, or memory, holds a field of what the first argument points to."""
+        """Tell whether a register, or memory, holds a field of the first argument's pointee."""
         match = _FIELD.match(pointer)
         return match[1] in self._argument if match else pointer in self._fields
 
     def follow(self, instruction: Instruction) -> None:
-        """Take notice of what an instruction writes."""
+        """Update the registers that an instruction writes."""
         if instruction.mnemonic == "call":
             for name in SCRATCH:
                 self._forget(name)
@@ -165,7 +165,7 @@ class Registers:
 
 
 def _components(following: list[list[int]]) -> Iterator[frozenset[int]]:
-    """Strongly connected pieces of what can be reached from the first node (Tarjan)."""
+    """Find strongly connected components among what the first node reaches (Tarjan)."""
     order: dict[int, int] = {}
     low: dict[int, int] = {}
     stack: list[int] = []

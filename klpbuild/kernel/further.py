@@ -1,4 +1,4 @@
-"""Modules that the user names beside those that a kernel has."""
+"""Add modules that the user names to those that a kernel has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from klpbuild.names import object_name
 
 
 def with_modules(kernel: Kernel, named: Sequence[Path]) -> Kernel:
-    """The kernel with further modules, in the place of its own of the same names.
+    """Add further modules to a kernel, in the place of its own of the same names.
 
     :param named: module files, compressed or not, and directories.  What a directory holds for
         other kernels, and livepatches in it, are left out.
@@ -72,7 +72,7 @@ def _modules(kernel: Kernel, named: Path) -> list[Path]:
 
 
 def _release(path: Path) -> str:
-    """The release of the kernel that a module is for; empty for none, and for a livepatch."""
+    """Read the release that a module is for; empty for none, and for a livepatch."""
     from klpbuild.elf.modinfo import modinfo  # numpy takes longer than all the rest here
     from klpbuild.elf.reader import ElfFile
 

@@ -14,7 +14,7 @@ _INCLUDE = re.compile(r"^include\s+/(\S+)/Makefile\s*$", re.MULTILINE)
 
 
 def usable_build_tree(headers: Path, root: Path, shadow: Path) -> Path:
-    """A tree that ``make -C`` takes for external modules.
+    """Find or make a tree that ``make -C`` takes for external modules.
 
     Debian's headers tree is a Makefile that includes the common headers' one by an
     absolute path.  Where such a tree was unpacked, `shadow` becomes a directory of
@@ -49,7 +49,7 @@ def usable_build_tree(headers: Path, root: Path, shadow: Path) -> Path:
 
 
 def common_headers(headers: Path, root: Path) -> Path | None:
-    """The headers that a Debian headers tree needs, there or not; None for another tree."""
+    """Find the headers that a Debian headers tree needs, there or not; None for another tree."""
     match = _INCLUDE.search((headers / "Makefile").read_text(errors="replace"))
     return root / match[1] if match else None
 

@@ -1,4 +1,4 @@
-"""Where a Linux system keeps the parts of an installed kernel."""
+"""Find the parts of an installed kernel in a Linux system."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Installed:
         return next((place for place in places if place.is_dir()), places[0])
 
     def image(self) -> Path | None:
-        """The bootable image."""
+        """Find the bootable image."""
         boot = self.root / "boot"
         return _first(
             [
@@ -39,7 +39,7 @@ class Installed:
         )
 
     def vmlinux(self) -> Path | None:
-        """vmlinux with its symbols."""
+        """Find vmlinux with its symbols."""
         debug = self.root / "usr" / "lib" / "debug"
         places = [
             debug / "boot" / f"vmlinux-{self.release}",  # Debian, Ubuntu
@@ -54,7 +54,7 @@ class Installed:
         return [debug / lib / "modules" / self.release for lib in ("lib", "usr/lib")]
 
     def system_map(self) -> Path | None:
-        """The real System.map, never Debian's stub."""
+        """Find the real System.map, never Debian's stub."""
         name = f"System.map-{self.release}"
         places = [
             self.root / "usr" / "lib" / "debug" / "boot" / name,
@@ -64,7 +64,7 @@ class Installed:
         return _first(place for place in places if not is_stub(place))
 
     def debug_modules(self) -> Path | None:
-        """The modules' debug files."""
+        """Find the directory of the modules' debug files."""
         places = self._debug_directories()
         return next((place for place in places if (place / "kernel").is_dir()), None)
 
@@ -74,7 +74,7 @@ def _first(places: Iterable[Path]) -> Path | None:
 
 
 def is_stub(system_map: Path) -> bool:
-    """Whether a System.map is the one line that Debian's image packages hold."""
+    """Tell whether a System.map is the one line that Debian's image packages hold."""
     try:
         with system_map.open("rb") as file:
             return _STUB in file.read(200)

@@ -36,7 +36,7 @@ _LINE_MAX = 400
 
 
 def read_epoch(text: str) -> int | None:
-    """What ``SOURCE_DATE_EPOCH`` says, in seconds since 1970; None when it is empty.
+    """Parse ``SOURCE_DATE_EPOCH``, in seconds since 1970; None when it is empty.
 
     :raises KlpError: when it is no such number, or too large for an archive.
     """
@@ -53,7 +53,7 @@ def read_epoch(text: str) -> int | None:
 
 
 def build_environment() -> dict[str, str]:
-    """The environment of every program that a build runs.
+    """Make the environment of every program that a build runs.
 
     Nothing in it tells the time of the build: SOURCE_DATE_EPOCH does, and without it 1970.
 
@@ -90,7 +90,7 @@ class Compiler:
 
     @property
     def warning(self) -> str:
-        """What to tell the user, empty when there is nothing."""
+        """A warning for the user, empty when there is nothing."""
         if self.is_kernels:
             return ""
         packages = " and ".join(compiler_packages(self.kernel_version))
@@ -107,12 +107,12 @@ def _number(version: str) -> str:
 
 
 def _identity(version: str) -> str:
-    """A version line without the name that the compiler was called by."""
+    """Strip the name that the compiler was called by from a version line."""
     return version if "clang" in version else version.partition(" ")[2]
 
 
 def find_compiler(kernel: Kernel) -> Compiler:
-    """The compiler that the user names, else the one nearest to that which built the kernel.
+    """Find the compiler that the user names, else the one nearest to that which built the kernel.
 
     :raises KlpError: when the machine has none for the kernel's architecture.
     """
@@ -142,14 +142,14 @@ def find_compiler(kernel: Kernel) -> Compiler:
 
 
 def _packages(kernel: Kernel, wanted: str) -> str:
-    """Debian's names of the packages with a kernel's compiler, such as gcc-12-s390x-linux-gnu."""
+    """Name Debian's packages with a kernel's compiler, such as gcc-12-s390x-linux-gnu."""
     prefix = "" if "clang" in wanted else cross_prefix(kernel).replace("_", "-").removesuffix("-")
     packages = compiler_packages(wanted)
     return " ".join(f"{package}-{prefix}" if prefix else package for package in packages)
 
 
 def is_here(kernel: Kernel) -> bool:
-    """Whether the very compiler that built a kernel is on this machine."""
+    """Tell whether the very compiler that built a kernel is on this machine."""
     try:
         return find_compiler(kernel).is_kernels
     except KlpError:
@@ -194,19 +194,19 @@ def _compiler_names(kernel: Kernel, wanted: str) -> list[str]:
 
 
 def cross_prefix(kernel: Kernel) -> str:
-    """``CROSS_COMPILE`` of the user, or for a kernel of another architecture, else empty."""
+    """Choose ``CROSS_COMPILE``: the user's, or that of another architecture; else empty."""
     if kernel.toolchain.cross_compile:
         return kernel.toolchain.cross_compile
     return "" if kernel.arch.is_native else f"{kernel.arch.name}-linux-gnu-"
 
 
 def version_line(name: str) -> str:
-    """The first line that a program says for --version, empty when it is not there."""
+    """Read the first line that a program prints for --version, empty when it is not there."""
     return _said(name, "--version")
 
 
 def _said(compiler: str, option: str) -> str:
-    """The first line that a compiler says, empty when it is not there or fails."""
+    """Read the first line that a compiler prints, empty when it is not there or fails."""
     try:
         words = shlex.split(compiler)
     except ValueError:
@@ -225,7 +225,7 @@ def _said(compiler: str, option: str) -> str:
 
 
 def check_toolchain(kernel: Kernel) -> None:
-    """:raises KlpError: when ARCH, CC, CROSS_COMPILE or KCFLAGS cannot be for the kernel."""
+    """Refuse ARCH, CC, CROSS_COMPILE or KCFLAGS that cannot be for the kernel."""
     problems = Problems()
     tools = {"CC": kernel.toolchain.cc, "CROSS_COMPILE": kernel.toolchain.cross_compile,
              "KCFLAGS": kernel.toolchain.kcflags}  # fmt: skip
@@ -252,7 +252,7 @@ def check_toolchain(kernel: Kernel) -> None:
 
 
 def make_variables(kernel: Kernel) -> dict[str, str]:
-    """The variables that every make for a kernel is given."""
+    """Collect the variables that every make for a kernel is given."""
     arch = kernel.toolchain.arch or kernel.arch.kernel_name
     variables = {"ARCH": arch, "CC": find_compiler(kernel).command}
     if kernel.toolchain.kcflags:
@@ -264,7 +264,7 @@ def make_variables(kernel: Kernel) -> dict[str, str]:
 
 
 def llvm_variables(kernel: Kernel, compiler: str) -> dict[str, str]:
-    """``LLVM=`` for a kernel that was linked by lld; empty for others.
+    """Set ``LLVM=`` for a kernel that was linked by lld; empty for others.
 
     :param compiler: its name: behind ``clang-19`` the other programs end in -19, too
         (Documentation/kbuild/llvm.rst).
@@ -313,7 +313,7 @@ def run_make(
 
 
 def check_make_path(directory: Path) -> None:
-    """:raises KlpError: for a path that make or a shell of kbuild would take apart or run."""
+    """Refuse a path that make or a shell of kbuild would take apart or run."""
     if UNFIT_FOR_MAKE.search(str(directory.absolute())):
         raise KlpError(
             "kbuild cannot work in this directory",
@@ -378,12 +378,12 @@ def _failed(directory: Path, words: Sequence[str], output: str, log: Path | None
 
 
 def telling_lines(lines: Sequence[str]) -> list[str]:
-    """Keep the lines that tell of a fault, not command lines with options such as -Werror."""
+    """Select the lines that name a fault, not command lines with options such as -Werror."""
     return [line for line in lines if _FAULT.search(_NO_WORDS.sub("", line))]
 
 
 def shortened(line: str) -> str:
-    """A line of a program's output without what is too long to be read."""
+    """Cut a line of a program's output that is too long to be read."""
     return line if len(line) <= _LINE_MAX else f"{line[:_LINE_MAX]} [...]"
 
 

@@ -1,4 +1,4 @@
-"""Say how a part that a kernel lacks is brought, and what works without it."""
+"""Explain how a part that a kernel lacks is brought, and what works without it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITHOUT = {
 
 
 def lacking_parts(kernel: Kernel) -> tuple[Part, ...]:
-    """The parts that are not at hand, of image, debug symbols and source."""
+    """List the parts that are not at hand, of image, debug symbols and source."""
     there = {
         Part.IMAGE: kernel.image is not None,
         Part.DEBUG: kernel.vmlinux is not None,
@@ -32,7 +32,7 @@ def lacking_parts(kernel: Kernel) -> tuple[Part, ...]:
 
 
 def how_to_get(kernel: Kernel, *parts: Part) -> str:
-    """What to do for parts that are not at hand: image, debug symbols, source.
+    """Explain how to get parts that are not at hand: image, debug symbols, source.
 
     :returns: one line for each way, for a hint.
     """

@@ -43,7 +43,7 @@ def locate(
     output: Path | None = None,
     learned: Path | None = None,
 ) -> Kernel:
-    """The kernel that the user names.
+    """Find the kernel that the user names.
 
     :param text: ``fixtures``, the release of a fetched kernel or of one whose headers are
         installed, the name of an added one, or the path of a headers tree
@@ -75,7 +75,7 @@ def locate(
 
 
 def _is_there(path: Path) -> bool:
-    """Whether it is a directory, or a link that may mean one in another root."""
+    """Tell whether it is a directory, or a link that may mean one in another root."""
     try:
         return path.is_dir() or path.is_symlink()
     except OSError:  # no file system takes such a name
@@ -133,7 +133,7 @@ def _from_path(path: Path, learned: Path | None) -> Kernel:
 
 
 def _follow(path: Path) -> tuple[Path, Path | None]:
-    """The real tree, and the root of the system that it is installed in, if it is.
+    """Resolve a path to the real tree, and find the root of the system that has it, if any.
 
     In an unpacked root, ``lib/modules/RELEASE/build`` is an absolute link that
     means the place inside of the root.
@@ -152,7 +152,7 @@ def _follow(path: Path) -> tuple[Path, Path | None]:
 
 
 def _has_code(vmlinux: Path) -> bool:
-    """False for the file of type information that Debian's 6.12 headers call vmlinux."""
+    """Tell a real vmlinux from the file of type information in Debian's 6.12 headers."""
     if not vmlinux.is_file():
         return False
     from klpbuild.elf.reader import ElfFile  # numpy takes longer than all the rest here
@@ -161,7 +161,7 @@ def _has_code(vmlinux: Path) -> bool:
 
 
 def _release(tree: Path) -> str:
-    """UTS_RELEASE; Debian's include/config/kernel.release has the upstream version."""
+    """Read UTS_RELEASE; Debian's include/config/kernel.release has the upstream version."""
     path = tree / _UTS_RELEASE
     match = re.search(r'#define UTS_RELEASE "([^"]+)"', _text(path))
     if not match:
@@ -205,7 +205,7 @@ def _text(path: Path) -> str:
 
 
 def _checked(tree: Path) -> tuple[str, tuple[int, int, int], Config]:
-    """What every kernel must have; all that is missing is told together."""
+    """Read what every kernel must have; all that is missing is told together."""
     problems = Problems()
     with problems.collect():
         release = _release(tree)
@@ -227,7 +227,7 @@ def _checked(tree: Path) -> tuple[str, tuple[int, int, int], Config]:
 
 
 def _check_seed(tree: Path, config: Config) -> None:
-    """:raises KlpError: when structures are laid out at random, and the seed is not at hand."""
+    """Refuse a kernel with structures laid out at random whose seed is not at hand."""
     if config.enabled("RANDSTRUCT") and not (tree / _SEED).is_file():
         raise KlpError(
             "CONFIG_RANDSTRUCT is set, and its seed is not here",
@@ -282,7 +282,7 @@ def _from_headers(
 
 
 def _fetched_tools(cached: CachedKernel, config: Config) -> Toolchain:
-    """The compiler and binutils that were fetched with a kernel."""
+    """Name the compiler and binutils that were fetched with a kernel."""
     assert cached.tools is not None
     compiler = KernelCompiler.parse(config.value("CC_VERSION_TEXT"))
     prefix = str(cached.tools / "usr" / "bin" / f"{config.architecture().name}-linux-gnu-")

@@ -1,4 +1,4 @@
-"""The files of a kernel's modules, decompressed where they are not."""
+"""List the files of a kernel's modules, and decompress those that are compressed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def module_files(directory: Path, without: Sequence[str] = ()) -> list[Path]:
 
 
 def is_module_file(path: Path) -> bool:
-    """Whether a file is called like a module, compressed or not."""
+    """Tell whether a file is called like a module, compressed or not."""
     return path.name.endswith(_MODULES)
 
 
@@ -65,7 +65,7 @@ def debug_files(directory: Path) -> tuple[Path, ...]:
 
 
 def shipped_modules(directory: Path, decompressed: Path) -> tuple[Path, ...]:
-    """The modules of an installed kernel, sorted by path.
+    """List the modules of an installed kernel, sorted by path.
 
     Of several with one name it is the one that modprobe loads.
 
@@ -87,7 +87,7 @@ def shipped_modules(directory: Path, decompressed: Path) -> tuple[Path, ...]:
 
 
 def _loaded(directory: Path, plain: dict[Path, Path]) -> list[Path]:
-    """Of several modules with one name the one that modprobe loads.
+    """Choose, of several modules with one name, the one that modprobe loads.
 
     :param plain: the modules, and as they are installed.
     """
@@ -107,7 +107,7 @@ def _loaded(directory: Path, plain: dict[Path, Path]) -> list[Path]:
 
 
 def builtin_modules(build: Path, image: Path | None, release: str) -> frozenset[str]:
-    """The modules that are part of a kernel's image, as ``modules.builtin`` lists them.
+    """Read which modules are part of a kernel's image, from ``modules.builtin``.
 
     :param build: the kernel's build tree.
     :param image: its bootable image, beside which it may be installed.
@@ -124,7 +124,7 @@ def builtin_modules(build: Path, image: Path | None, release: str) -> frozenset[
 
 
 def plain_module(path: Path, kept: Path) -> Path:
-    """A module that is not compressed: the file itself, or one that is kept.
+    """Decompress a module once; one that is not compressed is returned as it is.
 
     :param kept: where decompressed modules are kept.
     :raises KlpError: when it cannot be decompressed.
@@ -161,7 +161,7 @@ def _own_modules(directory: Path, shipped: list[Path], decompressed: Path) -> tu
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is noted of a decompressed module: its time of change saves reading it."""
+    """Record of a decompressed module: its time of change saves reading it."""
 
     path: str
     size: int
@@ -170,7 +170,7 @@ class _Kept:
 
 
 def _is_whole(decompressed: Path, modules: Iterable[Path]) -> bool:
-    """Whether all decompressed modules are there, as they were written.
+    """Tell whether all decompressed modules are there, as they were written.
 
     Those without notes, of an older klpbuild, are taken as they are.
     """
@@ -210,7 +210,7 @@ def _decompress_all(directory: Path, files: list[Path], target: Path) -> None:
 
 
 def decompress(path: Path) -> bytes:
-    """The contents of a compressed file.
+    """Decompress a file.
 
     :param path: its suffix names the compression: ``.xz``, ``.gz`` or ``.zst``.
     :raises KlpError: when it is broken, or zstd is not on this machine.
@@ -235,7 +235,7 @@ def decompress(path: Path) -> bytes:
 
 
 def built_modules(tree: Path) -> tuple[Path, ...]:
-    """The modules of a build tree, sorted by path, as its ``modules.order`` lists them.
+    """List the modules of a build tree, sorted by path, as its ``modules.order`` does.
 
     Its lines end in ``.ko`` or, since 6.2, in ``.o``; before 5.3 they begin with
     ``kernel/``.

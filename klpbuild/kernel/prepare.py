@@ -1,4 +1,4 @@
-"""The kernel's source made ready to compile one object at a time, as the kernel was built."""
+"""Prepare the kernel's source to compile one object at a time, as the kernel was built."""
 
 from __future__ import annotations
 
@@ -78,24 +78,24 @@ class PreparedTree:
 
     @property
     def kept(self) -> Path:
-        """A directory for what is learned of this tree; it goes when the tree is made anew."""
+        """A directory for records of this tree; it goes when the tree is made anew."""
         return self.build / _KEPT
 
     @property
     def environment(self) -> dict[str, str]:
-        """What kbuild's top Makefile hands to the one that makes objects."""
+        """The variables that kbuild's top Makefile exports to the one that makes objects."""
         words = (self.build / _EXPORTED).read_text(errors="surrogateescape").split("\0")
         pairs = (word.partition("=") for word in words)
         return {name: value for name, _, value in pairs if name and not name.startswith(_MAKES_OWN)}
 
     def make(self, *targets: str) -> list[str]:
-        """The command line that makes targets."""
+        """Build the command line that makes targets."""
         command = ["make", "-C", str(self.source), f"O={self.build}", "--no-print-directory"]
         return [*command, *self.variables, *targets]
 
 
 def build_environment() -> dict[str, str]:
-    """The environment that kbuild and the compiler are started in."""
+    """Select the environment that kbuild and the compiler are started in."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return kept | {"LC_ALL": "C"}
 
@@ -142,7 +142,7 @@ def prepare(kernel: Kernel, log: Log) -> PreparedTree:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What is noted of a tree that is ready: all that it depends on, and of `PreparedTree`."""
+    """Record of a prepared tree: all that it depends on, and the fields of `PreparedTree`."""
 
     key: str
     differences: tuple[str, ...]
@@ -173,7 +173,7 @@ def kernel_compiler(kernel: Kernel) -> str:
 
 
 def _digest(toolchain: Toolchain) -> str:
-    """What tells the trees of several tool chains apart; nothing for the kernel's own."""
+    """Compute what tells the trees of several tool chains apart; empty for the kernel's own."""
     named = replace(toolchain, launcher="")
     if named == Toolchain():
         return ""
@@ -210,7 +210,7 @@ def _variables(kernel: Kernel, compiler: str, build: Path) -> tuple[str, ...]:
 
 
 def _defined(header: Path, name: str) -> str:
-    """The string that a generated header defines, empty without one."""
+    """Read the string that a generated header defines, empty without one."""
     if not header.is_file():
         return ""
     match = re.search(rf'^#define\s+{name}\s+"(.*)"$', header.read_text(), re.MULTILINE)
@@ -251,7 +251,7 @@ def _has_rust(kernel: Kernel) -> bool:
 
 
 def _define_rust(kernel: Kernel, build: Path) -> None:
-    """Let C code see the options of Rust that the kernel has, without a Rust compiler at hand.
+    """Define the options of Rust that the kernel has for C code, without a Rust compiler.
 
     kbuild leaves them out then, and C code asks for CONFIG_RUST (``%pA`` in lib/vsprintf.c).
     Nothing of Rust is compiled.
@@ -289,7 +289,7 @@ klpbuild: ; @echo objtool $(objtool) $(objtool-args-y) && echo late $(delay-objt
 
 
 def _objtool(tree: PreparedTree) -> tuple[tuple[str, ...], bool]:
-    """How the kernel's build runs objtool on the objects of a module."""
+    """Ask kbuild how it runs objtool on the objects of a module."""
     if not (tree.build / "tools/objtool/objtool").is_file():
         return (), False
     values = {"srctree": str(tree.source), "objtree": ".", "obj": "klpbuild", "src": "klpbuild"}
@@ -301,7 +301,7 @@ def _objtool(tree: PreparedTree) -> tuple[tuple[str, ...], bool]:
 
 
 def _differences(kernel: Kernel, build: Path) -> tuple[str, ...]:
-    """How the configuration that kbuild settled on differs from the kernel's own."""
+    """List how the configuration that kbuild settled on differs from the kernel's own."""
     ours = _settings(build / ".config")
     theirs = _settings(kernel.config)
     return tuple(

@@ -14,7 +14,7 @@ from klpbuild.run import run
 
 
 def source_tree(kernel: Kernel) -> Path:
-    """The kernel's whole source, unpacked once (about 15 s).
+    """Unpack the kernel's whole source, once (about 15 s).
 
     :param kernel: a fetched kernel with its source package, or one with `source`.
     :raises KlpError: when its source is not at hand.

@@ -1,4 +1,4 @@
-"""Functions in which kernel threads stay, from how the shipped code starts them.
+"""Find functions in which kernel threads stay, from how the shipped code starts them.
 
 While a task is in a replaced function its transition does not end
 (Documentation/livepatch/livepatch.rst, "Consistency model"), and the kernel can wake a kernel
@@ -69,7 +69,7 @@ class Threads:
 
     @classmethod
     def read(cls, path: Path) -> Threads:
-        """The threads of a binary; the same file is read once.
+        """Read the threads of a binary; the same file is read once.
 
         :raises KlpError: when it cannot be read, or is for another architecture than x86-64.
         """
@@ -77,7 +77,7 @@ class Threads:
         return _read(path, status.st_size, status.st_mtime_ns)
 
     def stay(self, section: str, offset: int) -> str:
-        """How a kernel thread comes to stay in a function; empty when none does.
+        """Explain how a kernel thread comes to stay in a function; empty when none does.
 
         :param section: the function's section in a module; vmlinux' functions need none.
         :param offset: in the section, in vmlinux the address.
@@ -101,7 +101,7 @@ class Threads:
         return ""
 
     def _may_stay(self, place: int) -> bool:
-        """Whether a thread that runs a function could stay in it: quickly told of most."""
+        """Tell quickly whether a thread that runs a function could stay in it."""
         return (
             self._sleeps_in_loop(place)
             or not self._code.body(place).returns
@@ -111,7 +111,7 @@ class Threads:
         )
 
     def _sleeps_in_loop(self, place: int) -> bool:
-        """Whether a function has a loop that sleeps or asks whether the thread is to end."""
+        """Tell whether a function has a loop that sleeps or asks whether the thread is to end."""
         for calls in self._code.body(place).called_in_loops():
             targets = {call.target for call in calls if call.target is not None}
             if targets & (self._sleeps | self._asks):
@@ -141,7 +141,7 @@ class Threads:
 
     @staticmethod
     def _given(body: Body, starters: frozenset[int]) -> frozenset[int]:
-        """The functions that a function starts threads with: arguments, or what it stores."""
+        """Collect the functions that threads are started with: arguments, or what is stored."""
         calls = [call for call in body.calls if call.target in starters]
         return frozenset(f for call in calls for f in call.given) or body.addresses
 
@@ -153,7 +153,7 @@ class Threads:
         return frozenset(function for call in calls for function in call.given)
 
     def _stays_in_thread(self, thread: int) -> bool:
-        """Whether a thread stays in the function that it begins with."""
+        """Tell whether a thread stays in the function that it begins with."""
         body = self._code.body(thread)
         if self._sleeps_in_loop(thread):
             return True
@@ -166,7 +166,7 @@ class Threads:
     # -- what these call
 
     def _below(self, place: int) -> Iterator[int]:
-        """The functions of the same source file that a function calls, and those below them."""
+        """Walk down the calls to functions of the same source file."""
         seen, level = {place}, {place}
         for _ in range(_DEPTH):
             bodies = map(self._code.body, sorted(level))
@@ -176,7 +176,7 @@ class Threads:
             yield from sorted(level)
 
     def _threads_above(self, place: int) -> Iterator[int]:
-        """The functions of threads that reach a function by calls in its source file."""
+        """Find the functions of threads that reach a function by calls in its source file."""
         seen, level = {place}, {place}
         for _ in range(_DEPTH):
             level = {each for each in level if self._code.is_local(each)}
@@ -186,7 +186,7 @@ class Threads:
             level -= self._begun.keys()
 
     def _waits_for(self, thread: int, place: int) -> bool:
-        """Whether a thread waits for work in a function that it calls.
+        """Tell whether a thread waits for work in a function that it calls.
 
         It does not if it waits for work in the function that it begins with, unless the
         other one asks while it waits whether the thread is to end.
@@ -197,7 +197,7 @@ class Threads:
         return bool(waits) and not self._waits(thread)
 
     def _waits(self, place: int) -> list[tuple[Call, ...]]:
-        """The loops in which a function sleeps until there is something to do."""
+        """Find the loops in which a function sleeps until there is something to do."""
         return [
             calls
             for calls in self._code.body(place).called_in_loops()
@@ -209,7 +209,7 @@ class Threads:
         return bool(states) and all(state == _UNINTERRUPTIBLE for state in states)
 
     def _asks_unnamed(self, place: int) -> bool:
-        """Whether a function that is only reached through a pointer is one of a thread."""
+        """Tell whether a function that is only reached through a pointer is one of a thread."""
         loops = self._code.body(place).called_in_loops()
         if not any(self._asks & {call.target for call in calls} for calls in loops):
             return False

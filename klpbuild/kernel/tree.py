@@ -1,4 +1,4 @@
-"""A kernel that livepatches are built for, and where its parts are."""
+"""The record of a kernel that livepatches are built for, and of where its parts are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from klpbuild.distro.packaging import Packaging
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What the user says of the tools, in kbuild's own variables; empty: klpbuild chooses.
+    """The user's choice of tools, in kbuild's own variables; empty: klpbuild chooses.
 
     :ivar arch: ``ARCH``.
     :ivar cross_compile: ``CROSS_COMPILE``, what the names of the tools begin with.

@@ -1,4 +1,4 @@
-"""The livepatches that a user asks for by name."""
+"""Read the livepatches that a user asks for by name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Chosen:
 
 
 def known_livepatches(directory: Path) -> tuple[str, ...]:
-    """The names of the livepatches in a directory, sorted.
+    """List the names of the livepatches in a directory, sorted.
 
     :raises KlpError: when it cannot be read, or has a name that cannot be shown.
     """
@@ -76,12 +76,12 @@ class Named:
     error: KlpError | None = None
 
     def is_for(self, kernel: Kernel) -> bool:
-        """Whether it is for a kernel, as far as it can be read."""
+        """Tell whether it is for a kernel, as far as it can be read."""
         return self.chosen is None or self.chosen.livepatch.is_for(kernel.name, kernel.release)
 
 
 def named_livepatches(directory: Path, names: str) -> tuple[Named, ...]:
-    """The livepatches that an option names, for whatever kernel.
+    """Read the livepatches that an option names, for whatever kernel.
 
     :param names: names with commas between, or ``all``.
     :raises KlpError: when the directory cannot be read, or none is named.
@@ -101,7 +101,7 @@ def named_livepatches(directory: Path, names: str) -> tuple[Named, ...]:
 
 
 def with_replace(named: Sequence[Named], replaces: bool) -> tuple[Named, ...]:
-    """The livepatches with REPLACE in place of what they say themselves.
+    """Set REPLACE in livepatches, in place of their own setting.
 
     Where a source brings its own tables, nothing can be put in place: that is an error.
     """
@@ -149,7 +149,7 @@ def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
 
 
 def _skipped(livepatch: Livepatch, patches: Sequence[Path]) -> dict[Path, str]:
-    """The patches that a description leaves out, each with the reason.
+    """List the patches that a description leaves out, each with the reason.
 
     :raises KlpError: for a name that no patch has, or when none is left.
     """
@@ -172,7 +172,7 @@ def _skipped(livepatch: Livepatch, patches: Sequence[Path]) -> dict[Path, str]:
 
 
 def _patches(directory: Path) -> tuple[Path, ...]:
-    """The patches of a livepatch, in the order of its series file, or of their names.
+    """List the patches of a livepatch, in the order of its series file, or of their names.
 
     :raises KlpError: for a series file that leaves out patches, or names what is not there.
     """

@@ -1,4 +1,4 @@
-"""Find out how the modules for a kernel are signed, compressed and installed."""
+"""Plan how the modules for a kernel are signed, compressed and installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from klpbuild.request.variables import Variables
 
 
 def plan(kernel: Kernel, variables: Variables) -> Finish:
-    """Find out how modules are finished, before anything is built.
+    """Plan how modules are finished, before anything is built.
 
     :raises KlpError: with every reason why they could not be.
     """

@@ -42,7 +42,7 @@ class Parts:
 
 
 def with_parts(kernel: Kernel, parts: Parts) -> Kernel:
-    """A kernel with the parts that the user names.
+    """Set the parts of a kernel that the user names.
 
     :raises KlpError: for each that is not there, and for a source of another version.
     """
@@ -67,7 +67,7 @@ def locate_kernel(
     variables: Variables = NO_VARIABLES,
     modules: Sequence[Path] = (),
 ) -> Kernel:
-    """The kernel that ``kernel=`` names; the fixtures are built when they changed.
+    """Find the kernel that ``kernel=`` names; the fixtures are built when they changed.
 
     Nothing is written outside of `build`, unless KLPBUILD_CACHE says where, or into the place
     of a fetched kernel.
@@ -105,7 +105,7 @@ def locate_kernel(
 
 
 def newest_kernel() -> str:
-    """The newest of the fetched kernels, for who names none.
+    """Name the newest of the fetched kernels, for users who name none.
 
     :raises KlpError: when no kernel is fetched.
     """

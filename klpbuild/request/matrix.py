@@ -42,7 +42,7 @@ def locate_kernels(
     variables: Variables = NO_VARIABLES,
     modules: Sequence[Path] = (),
 ) -> tuple[Located, ...]:
-    """The kernels that ``kernel=`` names, with commas between.
+    """Find the kernels that ``kernel=`` names, with commas between.
 
     :param given: sources of symbols; they are one kernel's.
     :param variables: KSRC is one kernel's, too.
@@ -71,7 +71,7 @@ def locate_kernels(
 
 
 def _check_distinct(word: str, kernel: Kernel, others: Sequence[Located]) -> None:
-    """:raises KlpError: when two words name one kernel: both would write the same files."""
+    """Refuse two words that name one kernel: both would write the same files."""
     for other in others:
         if other.kernel is not None and other.kernel.name == kernel.name:
             raise KlpError(
@@ -82,7 +82,7 @@ def _check_distinct(word: str, kernel: Kernel, others: Sequence[Located]) -> Non
 
 
 class Outcome(StrEnum):
-    """What became of a livepatch for a kernel."""
+    """Outcome of building a livepatch for a kernel."""
 
     LOADS = "would load"
     REFUSED = "refused"
@@ -97,7 +97,7 @@ _BAD = (Outcome.REFUSED, Outcome.FAILED, Outcome.NOT_BUILT)
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a livepatch for a kernel.
+    """Result of building a livepatch for a kernel.
 
     :ivar kernel: as its directory of results is called.
     :ivar livepatch: its name.
@@ -119,7 +119,7 @@ class Result:
     def of_check(
         cls, kernel: str, livepatch: str, report: Report, fixes: tuple[Fix, ...] = ()
     ) -> Result:
-        """The result of a module that was checked."""
+        """Make the result of a module that was checked."""
         counts = tuple((s.word, count) for s, count in report.counts.items())
         refused = report.at_least(Severity.ERROR)
         outcome = Outcome.REFUSED if refused else Outcome.LOADS
@@ -127,7 +127,7 @@ class Result:
 
     @classmethod
     def of_error(cls, kernel: str, livepatch: str, error: KlpError) -> Result:
-        """The result of a build that ended with an error."""
+        """Make the result of a build that ended with an error."""
         if isinstance(error, RefusedError):
             return cls.of_check(kernel, livepatch, error.report)
         first, *others = error.problems
@@ -138,7 +138,7 @@ class Result:
         return cls(kernel, livepatch, Outcome.FAILED, detail, fixes=fixes)
 
     def after_boot(self, passed: bool) -> Result:
-        """The same, once the kernel was booted with it."""
+        """Add whether the kernel booted with it."""
         return replace(self, booted=passed)
 
     @property
@@ -148,7 +148,7 @@ class Result:
         return self.outcome not in _BAD and self.booted is not False and whole
 
     def write(self, path: Path) -> None:
-        """Keep it beside the module."""
+        """Write the result beside the module."""
         write_file(path, to_json(self))
 
     @classmethod
@@ -161,7 +161,7 @@ class Result:
 
     @property
     def text(self) -> str:
-        """What the table says."""
+        """The result's words in the table."""
         booted = {None: "", True: ", loaded in QEMU", False: ", failed in QEMU"}[self.booted]
         detail = f": {self.detail}" if self.detail else ""
         left = sum(not fix.good for fix in self.fixes) if self.outcome is not Outcome.FAILED else 0
@@ -171,7 +171,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Cell:
-    """A livepatch for a kernel, as it is asked for.
+    """A livepatch for a kernel, as the user asks for it.
 
     :ivar chosen: what to build; None if there is nothing to build.
     :ivar error: why it cannot be built; None if it need not.
@@ -183,7 +183,7 @@ class Cell:
 
 
 def cells(named: Sequence[Named], kernel: Kernel, kernels: Sequence[Kernel]) -> tuple[Cell, ...]:
-    """What is asked for of one kernel.
+    """List what is asked for of one kernel.
 
     A livepatch that is named must be for one of the kernels at least.
 
@@ -204,7 +204,7 @@ def cells(named: Sequence[Named], kernel: Kernel, kernels: Sequence[Kernel]) -> 
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """The results, a line each, with a heading and a count."""
+    """Write the results as a table, a line each, with a heading and a count."""
     rows = [("kernel", "livepatch", "result")]
     rows += [(printable(r.kernel), printable(r.livepatch), printable(r.text)) for r in results]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))

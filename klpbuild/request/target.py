@@ -13,7 +13,7 @@ from klpbuild.request.variables import Variables
 
 
 def with_variables(kernel: Kernel, variables: Variables) -> Kernel:
-    """A kernel with KSRC, ARCH, CROSS_COMPILE, CC and KCFLAGS.
+    """Apply KSRC, ARCH, CROSS_COMPILE, CC and KCFLAGS to a kernel.
 
     :raises KlpError: with everything of it that is not for the kernel.
     """
@@ -41,7 +41,7 @@ def with_variables(kernel: Kernel, variables: Variables) -> Kernel:
 
 
 def _check_source(kernel: Kernel, source: Path | None) -> None:
-    """:raises KlpError: when a source tree is of another version."""
+    """Refuse a source tree of another version."""
     if source is None:
         return
     text = (source / "Makefile").read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""The variables that packagers know, from the command line or the environment."""
+"""Read the variables that packagers know, from the command line or the environment."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ NAMES = tuple(variable.name for variable in VARIABLES)
 
 @dataclass(frozen=True)
 class Variables:
-    """What the variables say, understood.
+    """The parsed variables.
 
     :ivar kernel: what ``kernel=`` would say, None when KVER and KDIR are not given.
     :ivar release: the release that KDIR must have, empty for any.
@@ -244,7 +244,7 @@ def read_variables(
 
 
 def _check_said_once(command_line: Mapping[str, str], problems: Problems) -> None:
-    """KVER and KDIR may stand together; an option in lower case and its variable may not."""
+    """Refuse an option in lower case beside its variable; KVER and KDIR may stand together."""
     for variable in VARIABLES:
         if variable.option in command_line and variable.name in command_line:
             problems.add(
@@ -319,7 +319,7 @@ def _source(text: str) -> Path | None:
 
 
 def read_boolean(name: str, text: str) -> bool | None:
-    """What a variable says that is 1 or 0, None for nothing.
+    """Parse a variable that is 1 or 0; None for nothing.
 
     :raises KlpError: for another word.
     """
