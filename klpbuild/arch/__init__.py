@@ -20,7 +20,7 @@ ARCHITECTURES = (X86_64, ARM64, PPC64LE, S390X, LOONGARCH64, RISCV64)
 
 
 def by_machine(machine: int, where: str = "") -> Architecture:
-    """The architecture of an ELF file.
+    """Look up the architecture of an ELF file.
 
     :param machine: ``e_machine``.
     :raises KlpError: when it has no livepatch.

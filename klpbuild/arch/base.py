@@ -16,7 +16,7 @@ from klpbuild.errors import KlpError
 
 
 class Field(NamedTuple):
-    """What a relocation type writes.
+    """The field that a relocation type writes.
 
     :ivar size: in bytes.
     :ivar relative: whether the field's own place is subtracted.
@@ -54,7 +54,7 @@ class Branch:
 
 
 class Instructions(ABC):
-    """What code is, as extraction and the gates of relocations ask for it.
+    """Decoder of an architecture's instructions, for extraction and the choice of gates.
 
     :cvar relative: the relocation type of a 32-bit field that counts from its own place.
     :cvar branch: that of a direct branch.
@@ -74,23 +74,23 @@ class Instructions(ABC):
 
     @abstractmethod
     def decode(self, code: bytes) -> Iterator[tuple[int, int, str, str]]:
-        """Give offset, length, mnemonic and operands of each instruction."""
+        """Decode offset, length, mnemonic and operands of each instruction."""
 
     @abstractmethod
     def branches(self, code: bytes) -> list[Branch]:
-        """Give the direct jumps and calls of a piece of code, in order."""
+        """Find the direct jumps and calls in a piece of code, in order."""
 
     @abstractmethod
     def is_branch_field(self, code: bytes | memoryview, offset: int) -> bool:
-        """Whether the field at an offset is the displacement of a direct branch."""
+        """Tell whether the field at an offset is the displacement of a direct branch."""
 
     @abstractmethod
     def is_call_field(self, code: bytes, offset: int) -> bool:
-        """Whether the field at an offset is the displacement of a direct call."""
+        """Tell whether the field at an offset is the displacement of a direct call."""
 
     @abstractmethod
     def is_memory_operand(self, code: bytes, field: int) -> bool:
-        """Whether the field at an offset is the address of memory that is accessed."""
+        """Tell whether the field at an offset is the address of memory that is accessed."""
 
     @abstractmethod
     def as_load(self, code: bytes, field: int) -> bytes | None:
@@ -101,14 +101,14 @@ class Instructions(ABC):
 
     @abstractmethod
     def returns(self, code: bytes, thunks: frozenset[int], calls_out: frozenset[int]) -> bool:
-        """Whether a function may come back to its caller.
+        """Tell whether a function may return to its caller.
 
         :param thunks: offsets of displacements that lead to `return_thunk`.
         :param calls_out: offsets of displacements that lead to other functions which return.
         """
 
     def at(self, code: bytes, field: int) -> tuple[str, str]:
-        """Mnemonic and operands of the instruction that has a field at an offset."""
+        """Decode mnemonic and operands of the instruction that has a field at an offset."""
         for offset, size, mnemonic, operands in self.decode(code):
             if offset <= field < offset + size:
                 return mnemonic, operands
@@ -117,7 +117,7 @@ class Instructions(ABC):
 
 @dataclass(frozen=True)
 class Qemu:
-    """How QEMU runs a kernel, and how the kernel talks.
+    """How QEMU runs a kernel of the architecture, and the guest's devices.
 
     :ivar program: QEMU's program.
     :ivar package: the Debian package that holds it.
@@ -193,7 +193,7 @@ class Architecture:
     qemu: Qemu | None = None
 
     def decoded(self, where: str) -> Instructions:
-        """The instructions, for who must have them.
+        """Return the instructions; refuse an architecture without a decoder.
 
         :param where: the object that is in question.
         :raises KlpError: where they are not known.
@@ -209,7 +209,7 @@ class Architecture:
 
     @property
     def is_native(self) -> bool:
-        """Whether this computer is of it."""
+        """Whether this computer has this architecture."""
         return platform.machine() in (self.name, self.rpm_name)
 
 

@@ -29,7 +29,7 @@ def _disassembler() -> capstone.Cs:
 
 
 def _displacement(instruction: bytes) -> int:
-    """Offset of an instruction's displacement, 0 if it has none."""
+    """Find the offset of an instruction's displacement, 0 if it has none."""
     import capstone
 
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
@@ -47,11 +47,11 @@ class X86Instructions(Instructions):
     return_thunk = "__x86_return_thunk"
 
     def decode(self, code: bytes) -> Iterator[tuple[int, int, str, str]]:
-        """Offset, length, mnemonic and operands of each instruction, from the first byte on."""
+        """Decode offset, length, mnemonic and operands of each instruction, from byte 0 on."""
         yield from _disassembler().disasm_lite(code, 0)
 
     def branches(self, code: bytes) -> list[Branch]:
-        """The direct jumps and calls of a piece of code, in order."""
+        """Find the direct jumps and calls in a piece of code, in order."""
         found = []
         for offset, size, mnemonic, operands in self.decode(code):
             name = mnemonic.split()[-1]
@@ -62,7 +62,7 @@ class X86Instructions(Instructions):
         return found
 
     def is_branch_field(self, code: bytes | memoryview, offset: int) -> bool:
-        """Whether the 4 bytes at an offset are the displacement of a direct branch.
+        """Tell whether the 4 bytes at an offset are the displacement of a direct branch.
 
         The ModRM byte before a RIP-relative displacement has mod 0 and r/m 5, which no
         opcode of a direct branch (e8, e9, 0f 80 to 0f 8f) has.
@@ -72,11 +72,11 @@ class X86Instructions(Instructions):
         return offset >= 2 and code[offset - 2] == 0x0F and code[offset - 1] & 0xF0 == 0x80
 
     def is_call_field(self, code: bytes, offset: int) -> bool:
-        """Whether the 4 bytes at an offset are the displacement of a call."""
+        """Tell whether the 4 bytes at an offset are the displacement of a call."""
         return offset >= 1 and code[offset - 1] == _CALL_NEAR
 
     def as_load(self, code: bytes, field: int) -> bytes | None:
-        """An instruction that loads from memory the 64-bit constant of the one with this field.
+        """Make a load from memory of the instruction with a 64-bit constant at an offset.
 
         ``movabs $constant, %reg`` becomes ``mov variable(%rip), %reg`` of the same length; its
         displacement is one byte behind the field.  None for another instruction.
@@ -88,7 +88,7 @@ class X86Instructions(Instructions):
         return bytes([rex, 0x8B, 0x05 | register << 3, 0, 0, 0, 0, 0x0F, 0x1F, 0x00])
 
     def is_memory_operand(self, code: bytes, field: int) -> bool:
-        """Whether the field at an offset is the address of memory that an instruction accesses.
+        """Tell whether the field at an offset is the address of memory that is accessed.
 
         Not so for ``lea`` and immediates: these take the address itself.
         """
@@ -100,7 +100,7 @@ class X86Instructions(Instructions):
         return False
 
     def returns(self, code: bytes, thunks: frozenset[int], calls_out: frozenset[int]) -> bool:
-        """Whether a function may come back to its caller.
+        """Tell whether a function may return to its caller.
 
         :param thunks: offsets of displacements that lead to the return thunk.
         :param calls_out: offsets of displacements that lead to other functions which return.

@@ -1,1 +1,1 @@
-"""A function, and what it needs, taken out of the kernel's source for a new livepatch."""
+"""Take a function, and what it needs, out of the kernel's source for a new livepatch."""

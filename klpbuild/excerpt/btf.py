@@ -1,4 +1,4 @@
-"""The heads of functions, from the kernel's type information (BTF)."""
+"""Write the heads of functions from the kernel's type information (BTF)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TAGGED = {
 
 
 def head(types: Btf, function: str, new: str) -> str | None:
-    """A function's head in C, None when it is not known.
+    """Write a function's head in C, None when it is not known.
 
     :param function: its name.
     :param new: the name to write.
@@ -38,7 +38,7 @@ def head(types: Btf, function: str, new: str) -> str | None:
 
 
 def _declared(types: Btf, number: int, name: str, named: bool = False) -> str:
-    """The C declaration of a name with a type, from the inside out."""
+    """Write the C declaration of a name with a type, from the inside out."""
     if len(name) > _DECLARATION_MAX:
         raise ValueError("a type is part of itself")
     own, kind, count, _, other, behind = types.type(number)

@@ -42,7 +42,7 @@ _EXPORTS = re.compile(r"EXPORT_\w+|module_\w+|MODULE_\w+|ALLOW_ERROR_INJECTION|N
 
 
 class Kind(Enum):
-    """What an item is."""
+    """Kind of a top-level item."""
 
     INCLUDE = "include"
     MACRO = "macro"
@@ -80,13 +80,13 @@ class Item:
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """The tokens of C text, comments and directives among them."""
+    """Split C text into tokens, comments and directives among them."""
     for match in _TOKEN.finditer(text):
         yield Token(match.lastgroup or "", match[0], match.start())
 
 
 def words(text: str) -> frozenset[str]:
-    """The identifiers that text uses, but for the names of members."""
+    """Collect the identifiers that text uses, but for the names of members."""
     found: set[str] = set()
     before = ""
     for token in tokens(text):
@@ -101,7 +101,7 @@ def words(text: str) -> frozenset[str]:
 
 
 def renamed(text: str, names: dict[str, str]) -> str:
-    """C text with identifiers replaced, outside of strings, comments and members."""
+    """Replace identifiers in C text, outside of strings, comments and members."""
     parts, end, before = [], 0, ""
     for token in tokens(text):
         if token.kind == "word" and token.text in names and before not in (".", "->"):
@@ -113,7 +113,7 @@ def renamed(text: str, names: dict[str, str]) -> str:
 
 
 def signature(item: Item) -> str:
-    """A function's text before its body."""
+    """Cut out a function's text before its body."""
     depth = 0
     for token in tokens(item.text):
         if token.text == "{" and depth == 0:
@@ -123,7 +123,7 @@ def signature(item: Item) -> str:
 
 
 def items(text: str) -> tuple[Item, ...]:
-    """The top-level items of a C file, in order."""
+    """Split a C file into its top-level items, in order."""
     return tuple(_Splitter(text).split())
 
 
@@ -163,7 +163,7 @@ class _Splitter:
                 yield self._item(token)
 
     def _inside(self, token: Token) -> None:
-        """Each branch of a condition begins at the same depth."""
+        """Restore the depth at ``#elif`` and ``#else``: each branch begins at the same one."""
         word = _directive_word(token)
         if word.startswith("if"):
             self.depths.append(self.depth)
@@ -224,7 +224,7 @@ def _directive_word(token: Token) -> str:
 
 
 def _top(found: list[Token]) -> list[Token]:
-    """The tokens outside of all brackets; of brackets only the opening ones."""
+    """Select the tokens outside of all brackets; of brackets only the opening ones."""
     depth, top = 0, []
     for token in found:
         step = _step(token)
@@ -271,7 +271,7 @@ def _other() -> tuple[Kind, frozenset[str]]:
 
 
 def _macro_names(found: list[Token], macro: str) -> frozenset[str]:
-    """What a macro such as ``DEFINE_MUTEX(name)`` or ``DEFINE_PER_CPU(type, name)`` defines."""
+    """Name what a macro such as ``DEFINE_MUTEX(name)`` or DEFINE_PER_CPU() defines."""
     texts = [token.text for token in found]
     arguments: list[list[Token]] = [[]]
     depth = 0
@@ -288,7 +288,7 @@ def _macro_names(found: list[Token], macro: str) -> frozenset[str]:
 
 
 def _is_pointer(found: list[Token]) -> bool:
-    """Whether a declaration is of a pointer to a function, ``int (*name)(void)``."""
+    """Tell whether a declaration is of a pointer to a function, ``int (*name)(void)``."""
     texts = [token.text for token in found]
     return any(a == "(" and b == "*" for a, b in itertools.pairwise(texts))
 
@@ -308,7 +308,7 @@ def _typedef_names(found: list[Token], top: list[Token]) -> frozenset[str]:
 
 
 def _type_names(found: list[Token], top: list[Token]) -> frozenset[str]:
-    """The tag, an enum's constants, and variables declared with the type."""
+    """Name the tag, an enum's constants, and variables declared with the type."""
     names = {token.text for token in top if token.kind == "word"}
     names -= {"static", "const", "struct", "union", "enum", "extern", "__packed"}
     if any(token.text == "enum" for token in top):
@@ -319,7 +319,7 @@ def _type_names(found: list[Token], top: list[Token]) -> frozenset[str]:
 
 
 def _data_names(found: list[Token], top: list[Token]) -> frozenset[str]:
-    """The words before ``=``, ``[``, ``,`` and ``;``, outside of brackets."""
+    """Find the words before ``=``, ``[``, ``,`` and ``;``, outside of brackets."""
     names = set()
     top = [token for token in top if not _DATA_ATTRIBUTES.fullmatch(token.text)]
     initialiser = False

@@ -1,4 +1,4 @@
-"""A function of a C file with all that it needs of that file, as a file of its own."""
+"""Extract a function of a C file with all that it needs of that file, as a file of its own."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Reach(Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """What becomes of one name.
+    """How a name of the original file is provided in the livepatch's file.
 
     :ivar annotation: behind the declaration, when the name alone is not enough.
     """
@@ -60,7 +60,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A C file for a livepatch.
+    """A C file extracted for a livepatch.
 
     :ivar text: all of it.
     :ivar doubts: what the author should look at, one sentence each.
@@ -96,7 +96,7 @@ def excerpt(
     local_headers: bool,
     without: frozenset[str] = frozenset(),
 ) -> Excerpt:
-    """Take functions out of a file.
+    """Extract functions of a file.
 
     :param functions: name to new name.
     :param place: says what becomes of a name of the file; told whether it is static code.
@@ -136,7 +136,7 @@ class _Excerpt:
         return Excerpt("\n".join(lines) + "\n", tuple(self.doubts))
 
     def _settle(self, needed: Iterable[str]) -> None:
-        """Take what is needed, and what that needs."""
+        """Choose what is needed, and what that needs."""
         todo = sorted(needed)
         while todo:
             name = todo.pop()
@@ -180,7 +180,7 @@ class _Excerpt:
             self._before_use(numbers)
 
     def _before_use(self, numbers: list[int]) -> None:
-        """A declaration stands where the file first declared the function."""
+        """Move a declaration to where the file first declared the function."""
         first, defined = numbers[0], next(n for n in numbers if n in self.chosen)
         if first < defined and self.items[first].conditions == self.items[defined].conditions:
             self.chosen[first] = self.chosen.pop(defined)
@@ -235,7 +235,7 @@ def _license(text: str) -> list[str]:
 
 
 def _global(text: str) -> str:
-    """A function that the livepatch's tables can name."""
+    """Make a function global, so that the livepatch's tables can name it."""
     head, brace, body = text.partition("{")
     return re.sub(r"\b(?:static|inline|__always_inline)\b[ \t]*", "", head) + brace + body
 
@@ -246,7 +246,7 @@ def _declared(text: str, place: Place) -> str:
 
 
 def _declared_data(item: Item, name: str, annotation: str) -> str:
-    """A declaration of what an item defines; empty where that is not known."""
+    """Write a declaration of what an item defines; empty where that is not known."""
     if match := _PER_CPU.match(item.text):
         return f"DECLARE_{match[1]}({match[2]});"
     match = _MACRO_DATA.match(item.text)
@@ -268,7 +268,7 @@ def _is_for_headers(item: Item) -> bool:
 
 
 def _found(name: str, directory: str, tree: Path) -> str:
-    """The path of a header: beside its source, or where Makefiles let directories below look."""
+    """Find a header: beside its source, or where Makefiles let directories below look."""
     place = directory
     while place:
         for path in (posixpath.join(place, name), posixpath.join(place, "include", name)):
@@ -279,7 +279,7 @@ def _found(name: str, directory: str, tree: Path) -> str:
 
 
 def _included(text: str, directory: str, tree: Path, local_headers: bool) -> str:
-    """An ``#include`` as a livepatch writes it; empty to leave it out."""
+    """Rewrite an ``#include`` for a livepatch; empty to leave it out."""
     match = re.match(r'\s*#\s*include\s+"([^"]+)"', text)
     if not match:
         return text

@@ -18,7 +18,7 @@ _ELSEWHERE = ("Documentation", "LICENSES", "samples", "scripts", "tools", "usr",
 
 
 def find_definition(kernel: Kernel, owner: str, function: str, file: str | None) -> str:
-    """The file that defines a function, relative to `source_tree`.
+    """Find the file that defines a function, relative to `source_tree`.
 
     :param owner: vmlinux or a module; a module's file tells the directory.
     :param file: its name without directories, if the symbols tell; None: any.
@@ -44,7 +44,7 @@ def find_definition(kernel: Kernel, owner: str, function: str, file: str | None)
 
 
 def _directories(kernel: Kernel, owner: str) -> list[str]:
-    """Where to look, the likeliest first."""
+    """List the directories to search, the likeliest first."""
     if owner == VMLINUX:
         return [""]
     for path in kernel.modules:

@@ -13,7 +13,7 @@ _TAGGED = re.compile(r"\b(?:struct|union) \w+")
 
 
 def skeleton(kernel: Kernel, owner: str, function: str, new: str) -> str:
-    """A C file with the function's head, if the kernel's type information has it.
+    """Write a C file with the function's head, if the kernel's type information has it.
 
     It compiles, with a warning that it does nothing yet; without the head it does not, for
     a function with wrong arguments would be worse than none.

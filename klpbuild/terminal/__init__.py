@@ -1,1 +1,1 @@
-"""Tell people: how far a job is, and the manual page."""
+"""Print for people: progress, errors in colour, the manual page."""

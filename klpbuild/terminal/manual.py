@@ -1,4 +1,4 @@
-"""The commands' reference as a man page and as Markdown, both made from the parser."""
+"""Write the commands' reference as a man page and as Markdown, both made from the parser."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Command:
 
 
 def commands(parser: argparse.ArgumentParser, summary: str = "") -> Iterator[Command]:
-    """The commands of a parser, each before the words below it; the parser itself first.
+    """List the commands of a parser, each before the words below it; the parser itself first.
 
     :param summary: what to say of a parser without description.
     """
@@ -91,7 +91,7 @@ def _command(parser: argparse.ArgumentParser, summary: str) -> Command:
 
 
 def man_page(parser: argparse.ArgumentParser) -> str:
-    """The page ``klpbuild.1``, for man(1)."""
+    """Write the page ``klpbuild.1``, for man(1)."""
     whole, *below = commands(parser)
     purpose = whole.text.rstrip(".")
     lines = [
@@ -125,7 +125,7 @@ def _list(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Text as it stands: what is indented keeps its lines."""
+    """Write text in roff: what is indented keeps its lines."""
     for number, paragraph in enumerate(text.split("\n\n")):
         if number:
             yield ".PP"
@@ -137,7 +137,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _line(text: str) -> str:
-    """A line of text; it never begins with what roff takes for a request."""
+    """Escape a line of text, so that roff never takes its beginning for a request."""
     plain = _roff(text.rstrip()) or r"\&"
     return rf"\&{plain}" if plain[0] in ".' " else plain
 
@@ -148,7 +148,7 @@ def _roff(text: str) -> str:
 
 
 def markdown(parser: argparse.ArgumentParser) -> str:
-    """The commands as chapters of a Markdown document."""
+    """Write the commands as chapters of a Markdown document."""
     lines = []
     for command in list(commands(parser))[1:]:
         lines += [f"### {command.name}", "", "```", command.usage, "```", "", command.text, ""]

@@ -1,4 +1,7 @@
-"""How far a job with many parts is: a line written over on a terminal, plain lines elsewhere."""
+"""Show the progress of a job with many parts.
+
+It is a line written over on a terminal, plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _SILENCE = 2.0
 
 
 class Progress:
-    """Called with the number of parts that are done and of all, says so now and then.
+    """Callback that shows now and then how many parts of how many are done.
 
     On a terminal it is one line, elsewhere a line for each tenth.
     """
@@ -28,7 +31,7 @@ class Progress:
         patience: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is said of jobs with fewer parts than `least`, nor before `patience` is over.
+        """Set up; small and quick jobs show nothing (`least`, `patience`).
 
         :param what: the parts, with what is done to them: ``objects read``.
         :param patience: in seconds.
@@ -41,7 +44,7 @@ class Progress:
         self._begun = False
 
     def __call__(self, done: int, total: int) -> None:
-        """Say it, if it is time to."""
+        """Show the numbers, if it is time to."""
         tenth = done * 10 // total
         last = done == total and self._begun
         if total < self._least or (self._clock() < self._next and not last):

@@ -19,7 +19,7 @@ _PLACE = re.compile(r"(?P<file>.+?):(?P<line>[1-9]\d*)(?P<rest>:.*)?", re.DOTALL
 
 
 def use_colour(when: str) -> None:
-    """Let the variables that this and other programs go by say when colour is used.
+    """Choose when colour is used, by the variables that other programs obey, too.
 
     :param when: one of `WHEN`.
     """
@@ -31,7 +31,7 @@ def use_colour(when: str) -> None:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether what goes there is coloured: a terminal, unless NO_COLOR or FORCE_COLOR is set."""
+    """Tell whether a stream is coloured: a terminal, unless NO_COLOR or FORCE_COLOR is set."""
     if os.environ.get("NO_COLOR"):  # https://no-color.org
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -56,7 +56,7 @@ class Place:
 
 
 def place_of(where: str) -> Place | None:
-    """The file that a problem's place begins with, if there is one of that name."""
+    """Find the file that a problem's place begins with, if there is one of that name."""
     match = _PLACE.fullmatch(where)
     text, line = (match["file"], int(match["line"])) if match else (where.partition(":")[0], 0)
     try:
@@ -66,7 +66,7 @@ def place_of(where: str) -> Place | None:
 
 
 def shown(problem: Problem, stream: TextIO | None = None, kind: str = "error") -> str:
-    """A problem behind its kind; coloured, and its file a link, where the stream is a terminal.
+    """Format a problem behind its kind; coloured, and its file a link, on a terminal.
 
     :param stream: where it goes; the standard error output if None.
     """
@@ -80,7 +80,7 @@ def shown(problem: Problem, stream: TextIO | None = None, kind: str = "error") -
 
 
 def _linked(where: str) -> str:
-    """A place that a terminal opens by a click (the escape sequence OSC 8)."""
+    """Make a place a link that a terminal opens by a click (the escape sequence OSC 8)."""
     place = place_of(where)
     if place is None:
         return where
@@ -88,7 +88,7 @@ def _linked(where: str) -> str:
 
 
 def annotation(problem: Problem, kind: str = "error") -> str:
-    """A problem as GitHub's actions show it beside the line of the file that it is about.
+    """Format a problem as GitHub's actions show it beside the line of its file.
 
     :returns: empty, unless GITHUB_ACTIONS says that this runs there.
     """

@@ -35,5 +35,5 @@ def flush_output() -> OSError | None:
 
 
 def close_output() -> None:
-    """Let all that is printed from here on go nowhere."""
+    """Discard all that is printed from here on."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

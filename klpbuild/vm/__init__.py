@@ -1,1 +1,1 @@
-"""Boot a kernel in QEMU and see what a livepatch does to it."""
+"""Boot a kernel in QEMU and watch what a livepatch does to it."""

@@ -22,7 +22,7 @@ _KVM_BOOTS: dict[str, bool] = {}
 
 
 def choose_accelerator(machine: Machine, image: Path) -> str:
-    """``kvm`` if it can boot this kernel here, else ``tcg``; ``$KLPBUILD_ACCEL`` overrides.
+    """Choose ``kvm`` if it can boot this kernel here, else ``tcg``; ``$KLPBUILD_ACCEL`` overrides.
 
     Nested KVM may hang or abort when a kernel boots, though ``/dev/kvm`` is there and small
     programs run: so it is tried on the kernel itself, once in the life of this process.
@@ -45,7 +45,7 @@ def choose_accelerator(machine: Machine, image: Path) -> str:
 
 
 def kvm_boots(machine: Machine, image: Path) -> bool:
-    """Whether a kernel reaches its init with KVM, within a few seconds."""
+    """Tell whether a kernel reaches its init with KVM, within a few seconds."""
     heard = bytearray()
     with tempfile.TemporaryDirectory("-klpbuild-kvm") as name:
         directory = Path(name)

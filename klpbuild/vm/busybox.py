@@ -1,4 +1,4 @@
-"""The guest's user space: busybox, from the system or from Debian's package."""
+"""Find the guest's user space: busybox, from the system or from Debian's package."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ _NEEDED = frozenset(
 
 
 def find_busybox(arch: Architecture) -> Path:
-    """A statically linked busybox: the one on PATH, the one in the cache, or one downloaded
-    (which needs no root).
+    """Find a statically linked busybox: on PATH, in the cache, or by download without root.
 
     :param arch: the guest's architecture.
     :raises KlpError: when there is none and it cannot be downloaded.
@@ -46,7 +45,7 @@ def find_busybox(arch: Architecture) -> Path:
 
 
 def is_usable(path: Path, arch: Architecture) -> bool:
-    """Whether a program needs nothing else to run on an architecture."""
+    """Tell whether a program needs nothing else to run on an architecture."""
     try:
         file = ElfFile.read(path)
     except KlpError:
@@ -79,7 +78,7 @@ def _download(arch: Architecture, kept: Path) -> Path:
 
 
 def _foreign(arch: Architecture) -> Apt:
-    """apt with the machine's own suites, for another architecture."""
+    """Make an apt with the machine's own suites, for another architecture."""
     own = sorted({s.suite for s in Apt().sources() if (s.origin, s.label) == ("Debian", "Debian")})
     directory = cache_directory() / "apt" / f"{arch.debian_name}-guest"
     return other_suites(directory, own, lambda line: None, arch.debian_name)
@@ -94,7 +93,7 @@ def _missing(why: str) -> KlpError:
 
 
 def check_applets(busybox: Path) -> tuple[str, ...]:
-    """The applets to link in the guest.
+    """List the applets to link in the guest.
 
     :raises KlpError: when busybox lacks one that the guest cannot do without.
     """

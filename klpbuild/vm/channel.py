@@ -16,7 +16,7 @@ _HEADER_MAX = 64
 
 
 class Word(Enum):
-    """What a record tells.
+    """Kind of a record.
 
     The number is the step's, but for `READY`, `DONE` and `UNCLEAN`, where it is 0.
     """
@@ -33,7 +33,7 @@ class Word(Enum):
 
 @dataclass(frozen=True)
 class Record:
-    """One record.
+    """One record of the channel.
 
     :ivar number: the step.
     :ivar value: the exit status of an `Word.END`, else 0.
@@ -45,7 +45,7 @@ class Record:
     payload: bytes = b""
 
     def format(self) -> bytes:
-        """The record as it goes over the channel."""
+        """Serialise the record as it goes over the channel."""
         header = f"{self.word.value} {self.number} {self.value} {len(self.payload)}\n"
         return header.encode() + self.payload + b"\n"
 
@@ -62,7 +62,7 @@ class RecordReader:
         return bytes(self._pending)
 
     def feed(self, data: bytes) -> list[Record]:
-        """Take what came and return the records that are now whole.
+        """Add what arrived, and return the records that are now whole.
 
         :raises KlpError: when it is not what the guest's init writes.
         """

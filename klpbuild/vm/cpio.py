@@ -64,7 +64,7 @@ class Archive:
         self._entry(_name(path), stat.S_IFCHR | 0o600, b"", (major, minor))
 
     def finish(self) -> bytes:
-        """The whole archive, with its end mark."""
+        """Return the whole archive, with its end mark."""
         data = bytearray(self._data)
         _append(data, _END, 0, 0, b"", (0, 0))
         return bytes(data)

@@ -1,4 +1,4 @@
-"""Boot a guest, have it do the steps, and tell what became of each."""
+"""Boot a guest, have it do the steps, and report the result of each."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Guest:
 
 
 def memory_for(size: int) -> int:
-    """The memory of a guest, MiB.
+    """Compute the memory of a guest, MiB.
 
     The archive is there twice while it is unpacked, and the root file system may fill half
     of the memory (fs/ramfs and mm/shmem.c: the default size limit of tmpfs).
@@ -152,7 +152,7 @@ def _first_steps(groups: tuple[Group, ...]) -> dict[int, Group]:
 
 @dataclass
 class _Told:
-    """What the guest told over the channel.
+    """Records that the guest sent over the channel.
 
     :ivar first_steps: number of a group's first step to the group.
     """
@@ -193,7 +193,7 @@ class _Told:
 
 @dataclass(frozen=True)
 class _Report:
-    """Puts together what the guest told and what its kernel logged."""
+    """Combines the guest's records and its kernel's log into results."""
 
     guest: Guest
     groups: tuple[Group, ...]
@@ -256,7 +256,7 @@ class _Report:
         return StepResult(planned, Status.NOT_RUN, problem=f"{title}: not run: {reason}")
 
     def _end(self) -> tuple[End, str]:
-        """How the guest ended, and the same in words."""
+        """Tell how the guest ended, and say it in words."""
         if self.told.last is Word.DONE:
             return End.DONE, ""
         if self.told.last is Word.UNCLEAN:
@@ -283,7 +283,7 @@ class _Report:
 
 
 def _fatal(log: tuple[LogLine, ...]) -> Fault | None:
-    """What killed the kernel: the first oops, else the panic."""
+    """Find what killed the kernel: the first oops, else the panic."""
     found = faults(log)
     if not any(fault.kind in (FaultKind.PANIC, FaultKind.OOPS) for fault in found):
         return None

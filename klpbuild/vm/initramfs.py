@@ -1,4 +1,4 @@
-"""The guest's root file system: busybox, its init, the steps and the modules they load."""
+"""Build the guest's root file system: busybox, its init, the steps and the modules they load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DIRECTORIES = ("/dev", "/proc", "/sys", "/tmp", "/run", "/mnt")
 def build_initramfs(
     kernel: Kernel, machine: Machine, groups: tuple[Group, ...], modules: GuestModules
 ) -> bytes:
-    """The archive that a guest boots from; the same input gives the same bytes.
+    """Build the archive that a guest boots from; the same input gives the same bytes.
 
     It is not compressed: QEMU copies it into the guest's memory faster than the guest would
     uncompress it.
@@ -44,7 +44,7 @@ def build_initramfs(
 
 
 def base_archive(machine: Machine) -> Archive:
-    """What every guest needs; `/klpbuild/steps` is still missing.
+    """Build what every guest needs; `/klpbuild/steps` is still missing.
 
     :param machine: the machine that the guest boots on.
     :raises KlpError: when busybox is missing.
@@ -73,9 +73,7 @@ def _add_busybox(archive: Archive, busybox: Path) -> None:
 def _add_modules(
     archive: Archive, kernel: Kernel, names: tuple[str, ...], modules: GuestModules
 ) -> dict[str, str]:
-    """Add modules with what they need, and the tables by which modprobe finds them when the
-    kernel asks for one; the guest's path of each.
-    """
+    """Add modules with what they need and modprobe's tables; return the guest's path of each."""
     directory = f"/lib/modules/{kernel.release}"
     places = {name: f"{directory}/{name}.ko" for name in modules.closure(names)}
     dependencies, aliases = [], []

@@ -36,7 +36,7 @@ class LogLine:
 
 
 class FaultKind(Enum):
-    """How bad a fault is that the kernel reports of itself."""
+    """Kind of a fault that the kernel reports of itself."""
 
     WARNING = "warning"
     STALL = "stall"
@@ -82,7 +82,7 @@ class Fault:
 
 
 def parse(console: bytes) -> tuple[LogLine, ...]:
-    """The kernel's log from what the console printed; what is not of the log is left out.
+    """Parse the kernel's log from what the console printed; what is not of the log is left out.
 
     A line that the end of the machine cut off is kept.
     """
@@ -96,7 +96,7 @@ def parse(console: bytes) -> tuple[LogLine, ...]:
 
 
 def by_step(lines: Iterable[LogLine]) -> dict[int | None, tuple[LogLine, ...]]:
-    """The lines by the step during which, or after which, they came.
+    """Group the lines by the step during which, or after which, they came.
 
     :returns: step number to lines; None stands for the boot and the power-off.
     """
@@ -113,7 +113,7 @@ def by_step(lines: Iterable[LogLine]) -> dict[int | None, tuple[LogLine, ...]]:
 
 
 def faults(lines: Iterable[LogLine]) -> tuple[Fault, ...]:
-    """The faults that the kernel reports in its log, in order.
+    """Find the faults that the kernel reports in its log, in order.
 
     A report's further lines (registers, call trace) belong to its first.  A second line that
     names the same trouble (``Oops:`` after ``BUG: kernel NULL pointer``) starts no new fault.

@@ -1,4 +1,4 @@
-"""The virtual machine that runs a kernel."""
+"""Choose the virtual machine that runs a kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Machine:
 
 
 def machine_for(arch: Architecture) -> Machine:
-    """The machine that runs kernels of an architecture.
+    """Choose the machine that runs kernels of an architecture.
 
     :raises KlpError: when klpbuild cannot boot it.
     """

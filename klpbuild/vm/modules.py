@@ -1,4 +1,4 @@
-"""The kernel's own modules as its loader needs them: which file, and what to load before it."""
+"""Load the kernel's own modules in a guest: which file, and which modules before it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from klpbuild.names import object_name
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """What a module says of itself in ``.modinfo``.
+    """The fields of a module's ``.modinfo``.
 
     :ivar name: the kernel's name of it.
     :ivar depends: modules that define symbols it uses.
@@ -49,7 +49,7 @@ class ModuleInfo:
 
 
 def modinfo(data: bytes, name: str) -> dict[str, list[str]]:
-    """The tags of a module's ``.modinfo``, each with its values in order.
+    """Parse a module's ``.modinfo``: each tag with its values in order.
 
     :param data: the module, not compressed.
     :param name: what messages call it.
@@ -59,7 +59,7 @@ def modinfo(data: bytes, name: str) -> dict[str, list[str]]:
 
 
 def read_module(path: Path) -> bytes:
-    """A module's bytes, decompressed if its name says that it is compressed.
+    """Read a module's bytes, decompressed if its name says that it is compressed.
 
     :raises KlpError: when it cannot be read.
     """
@@ -75,7 +75,7 @@ class GuestModules:
     """The modules of a kernel, by name."""
 
     def __init__(self, files: Iterable[Path], builtin: Iterable[str] = ()) -> None:
-        """
+        """Index the modules by name.
         :param files: module files that can be loaded.
         :param builtin: names of modules that are part of the image.
         """
@@ -86,12 +86,12 @@ class GuestModules:
 
     @classmethod
     def of(cls, kernel: Kernel) -> GuestModules:
-        """The modules of a kernel."""
+        """List the modules of a kernel."""
         builtin = builtin_modules(kernel.build, kernel.image, kernel.release)
         return cls(kernel.modules, builtin)
 
     def read(self, name: str) -> bytes:
-        """A module's bytes, uncompressed.
+        """Read a module's bytes, uncompressed.
 
         :raises KlpError: when the kernel has no such module.
         """
@@ -105,7 +105,7 @@ class GuestModules:
         return self._contents[name]
 
     def info(self, name: str) -> ModuleInfo:
-        """What a module says of itself.
+        """Read a module's ``.modinfo``.
 
         :raises KlpError: when the kernel has no such module.
         """
@@ -114,8 +114,7 @@ class GuestModules:
         return self._info[name]
 
     def load_order(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The modules to load for these, each after those whose symbols it uses; without
-        those that are built in.
+        """Sort modules and those whose symbols they use for loading, without built-in ones.
 
         :param names: as `modprobe` takes them; ``-`` and ``_`` are the same.
         :raises KlpError: when one is missing, or they depend on each other in a circle.
@@ -135,8 +134,9 @@ class GuestModules:
         order[name] = None
 
     def closure(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The modules that a guest needs to load these: `load_order`, and what they ask for
-        by softdep, found by name or alias.
+        """Collect all that a guest needs to load modules: `load_order`, and their softdeps.
+
+        Softdeps are found by name or alias.
 
         :raises KlpError: as `load_order`.
         """

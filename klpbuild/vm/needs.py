@@ -1,4 +1,4 @@
-"""The programs that boots, source patches and packages need, installed where that is allowed."""
+"""Install the programs that boots, source patches and packages need, where that is allowed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HEADERS = {"/usr/include/libelf.h": "libelf-dev", "/usr/include/openssl/ssl.h":
 
 
 def missing_packages() -> tuple[str, ...]:
-    """The Debian packages that are needed and not there, sorted."""
+    """List the Debian packages that are needed and not there, sorted."""
     absent = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
     absent |= {package for path, package in _HEADERS.items() if not Path(path).exists()}
     return tuple(sorted(absent))

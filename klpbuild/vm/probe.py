@@ -35,7 +35,7 @@ _SYMBOL = re.compile(rb"[0-9a-f]{8,16} [A-Za-z?] [^\s]+\n?")
 
 @dataclass(frozen=True)
 class Learned:
-    """What a kernel said of itself; both hold only what belongs to vmlinux.
+    """Files that a kernel wrote about itself; both hold only what belongs to vmlinux.
 
     :ivar kallsyms: lines ``address type name``, by address, which is the linked one.
     :ivar filter_functions: a function that ftrace can hook a line.
@@ -46,7 +46,7 @@ class Learned:
 
 
 def learn(kernel: Kernel) -> Learned:
-    """A kernel's symbols and hookable functions; boots it unless they are in its cache.
+    """Read a kernel's symbols and traceable functions; boot it unless they are in its cache.
 
     Nothing is written unless both are there.
 

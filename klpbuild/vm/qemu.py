@@ -44,7 +44,7 @@ class QemuExit:
 
 
 def find_qemu(machine: Machine) -> str:
-    """QEMU's program for a machine.
+    """Find QEMU's program for a machine.
 
     :raises KlpError: when it is not installed.
     """
@@ -67,7 +67,7 @@ def qemu_command(
     memory: int,
     processors: int,
 ) -> tuple[str, ...]:
-    """QEMU's command line; the guest's results come on its standard output.
+    """Build QEMU's command line; the guest's results come on its standard output.
 
     :param accelerator: ``tcg`` or ``kvm``.
     :param image: the kernel's bootable image.

@@ -53,7 +53,7 @@ class Livepatch:
 
 @dataclass(frozen=True)
 class GuestState:
-    """What the kernel shows after a step.
+    """State of the kernel after a step.
 
     :ivar taint: /proc/sys/kernel/tainted.
     """
@@ -63,7 +63,7 @@ class GuestState:
 
     @classmethod
     def parse(cls, text: str) -> GuestState:
-        """Read what `livepatches` of guest.sh wrote."""
+        """Parse what `livepatches` of guest.sh wrote."""
         taint = 0
         found: list[Livepatch] = []
         for line in text.splitlines():
@@ -83,7 +83,7 @@ class GuestState:
         return cls(taint, tuple(found))
 
     def livepatch(self, name: str) -> Livepatch | None:
-        """A livepatch by its name."""
+        """Find a livepatch by its name."""
         return next((each for each in self.livepatches if each.name == name), None)
 
     @property
@@ -95,7 +95,7 @@ class GuestState:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of a step.
+    """Result of a step.
 
     :ivar exit_status: None when it did not come to an end.
     :ivar output: what it printed; for `Modprobe` and `Insmod` the error text.
@@ -125,7 +125,7 @@ class StepResult:
 
 
 def judge(planned: Planned, exit_status: int, output: str, log: tuple[LogLine, ...]) -> str:
-    """Why a step that came to its end is not what was asked for; empty when it is."""
+    """Say why a step that ended is not as was asked for; empty when it is."""
     title = planned.step.title
     if planned.fails is False and exit_status != 0:
         said = [line.text for line in log if line.level <= _WARNING and "taint" not in line.text]
@@ -148,7 +148,7 @@ def judge(planned: Planned, exit_status: int, output: str, log: tuple[LogLine, .
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What became of a group.
+    """Result of a group.
 
     :ivar end: how the guest ended, if it did during this group.
     """
@@ -175,7 +175,7 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class BootResult:
-    """What became of one boot.
+    """Result of one boot.
 
     :ivar groups: the groups that were begun, in order; those after them were not run.
     :ivar boot_log: the kernel's log before the first step.

@@ -31,7 +31,7 @@ class GuestFiles:
 
 
 class Step(ABC):
-    """One thing that the guest does; it passes when its exit status is 0."""
+    """One command for the guest; it passes when its exit status is 0."""
 
     @property
     @abstractmethod
@@ -40,7 +40,7 @@ class Step(ABC):
 
     @abstractmethod
     def command(self, files: GuestFiles) -> tuple[str, ...]:
-        """The guest's function (see guest.sh) and its arguments."""
+        """Return the guest's function (see guest.sh) and its arguments."""
 
     @property
     def module_file(self) -> Path | None:
@@ -223,7 +223,7 @@ class Shell(Step):
 
 @dataclass(frozen=True)
 class Planned:
-    """A step of a group and what is asked of it.
+    """A step of a group with its expected outcome.
 
     :param fails: True when it must fail, None when either is right.
     :param output: texts that its output must hold.
@@ -260,7 +260,7 @@ class Group:
 
 
 def load_and_unload(module: Path, modules: tuple[str, ...] = ()) -> Group:
-    """The group that tries one livepatch: load, end of transition, disable, unload.
+    """Make the group that tries one livepatch: load, end of transition, disable, unload.
 
     :param module: the livepatch.
     :param modules: modules of the kernel to load before it.
@@ -279,7 +279,7 @@ def load_and_unload(module: Path, modules: tuple[str, ...] = ()) -> Group:
 
 
 def unload(path: Path, name: str) -> tuple[Planned, ...]:
-    """The steps that disable and unload a livepatch; that may fail for one that stays."""
+    """List the steps that disable and unload a livepatch; that may fail for one that stays."""
     stays = STAYS_TAG in modinfo(path.read_bytes(), str(path))
     return (
         # One with `replace` has disabled those before it.
@@ -290,7 +290,7 @@ def unload(path: Path, name: str) -> tuple[Planned, ...]:
 
 
 def module_name(path: Path) -> str:
-    """What the kernel calls the module in a file: its ``.modinfo`` says so, else the file name.
+    """Read the kernel's name of a module file: from its ``.modinfo``, else from the file name.
 
     :raises KlpError: when the file cannot be read or is not ELF.
     """
@@ -303,7 +303,7 @@ def module_name(path: Path) -> str:
 
 
 def script(groups: tuple[Group, ...], files: GuestFiles) -> str:
-    """The guest's ``steps``: one call of a function of guest.sh a line.
+    """Write the guest's ``steps``: one call of a function of guest.sh a line.
 
     Steps are numbered from 0 through all groups.
     """
@@ -322,13 +322,13 @@ def script(groups: tuple[Group, ...], files: GuestFiles) -> str:
 
 
 def module_files(groups: tuple[Group, ...]) -> tuple[Path, ...]:
-    """The module files of the host that the steps load, each once."""
+    """List the module files of the host that the steps load, each once."""
     found = (planned.step.module_file for planned in _all(groups))
     return tuple(dict.fromkeys(path for path in found if path is not None))
 
 
 def kernel_modules(groups: tuple[Group, ...]) -> tuple[str, ...]:
-    """The modules of the kernel that the steps load, each once."""
+    """List the modules of the kernel that the steps load, each once."""
     found = (planned.step.kernel_module for planned in _all(groups))
     return tuple(dict.fromkeys(name for name in found if name is not None))
 

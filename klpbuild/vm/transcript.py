@@ -1,4 +1,4 @@
-"""Tell a trial as a person would have seen it at the guest's console."""
+"""Write a trial as a person would have seen it at the guest's console."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIGNS = {
 
 
 def transcript(trial: Trial) -> Iterator[str]:
-    """The trial, line by line: each step, what it showed, the kernel's log, the verdict."""
+    """Write the trial, line by line: each step, what it showed, the kernel's log, the verdict."""
     seen = {file.path: file for file in trial.files}
     times: dict[str, int] = {}
     for step in trial.result.steps:
@@ -46,7 +46,7 @@ def transcript(trial: Trial) -> Iterator[str]:
 
 
 def _file(seen: FileSeen, time: int, text: str) -> Iterator[str]:
-    """The file itself the first time, later what differs from then."""
+    """Show the file itself the first time, later what differs from then."""
     if time == 0:
         lines = text.splitlines()
         yield from (f"          | {line}" for line in lines[:_LINES_MAX])
@@ -64,7 +64,7 @@ def _file(seen: FileSeen, time: int, text: str) -> Iterator[str]:
 
 
 def _changes(before: list[str], after: list[str]) -> tuple[list[str], list[str]]:
-    """The lines that came and those that went."""
+    """Compare two texts: the lines that came and those that went."""
     added: list[str] = []
     removed: list[str] = []
     old, new = masked("\n".join(before)), masked("\n".join(after))
@@ -83,7 +83,7 @@ def _states(result: GroupResult) -> Iterator[str]:
 
 
 def as_json(trial: Trial) -> dict[str, Any]:
-    """The trial for programs: what can be written as JSON."""
+    """Turn the trial into what can be written as JSON."""
     return {
         "livepatches": [str(path) for path in trial.wanted.livepatches],
         "passed": trial.passed,

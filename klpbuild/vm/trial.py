@@ -29,7 +29,7 @@ _SPACE = re.compile(r"[ \t]+")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a trial is to do and to show.
+    """Plan of a trial: what to load, what to read, and what must change.
 
     :ivar livepatches: module files, loaded in this order and unloaded in the reverse one.
     :ivar watch: files of the guest to read before, with and after the livepatches.
@@ -49,7 +49,7 @@ class Wanted:
     must_change: bool = False
 
     def group(self) -> Group:
-        """The steps that a guest does for it.
+        """List the steps that a guest does for it.
 
         :raises KlpError: when a file is not a module, or nothing is there to see a change in.
         """
@@ -96,7 +96,7 @@ class FileSeen:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a trial.
+    """Result of a trial.
 
     :ivar problems: why it failed, in order; empty when all went as wanted.
     """
@@ -184,6 +184,6 @@ def _unseen(wanted: Wanted, files: tuple[FileSeen, ...]) -> list[str]:
 
 
 def masked(text: str) -> list[str]:
-    """A file's lines without what changes by itself: each number is ``0``."""
+    """Mask what changes by itself in a file's lines: each number is ``0``."""
     lines = text.splitlines()
     return [_SPACE.sub(" ", _NUMBER.sub("0", line)).rstrip() for line in lines]
