@@ -1,4 +1,4 @@
-"""Find what in the shipped kernel refers to a function: who calls it, who keeps its address."""
+"""Find what refers to a function in the shipped kernel: its callers, and pointers to it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_callers(
 
 
 def _users_in_vmlinux(kernel: Kernel, owner: str, name: str) -> Iterator[tuple[str, str, int]]:
-    """Object, function and place of what refers to a function of vmlinux.
+    """Find object, function and place of what refers to a function of vmlinux.
 
     vmlinux keeps no relocations: any field is taken for a reference that leads to the
     function, counted from its end or as an address.  Short jumps, which the assembler makes
@@ -92,7 +92,7 @@ def _has_run(section: str) -> bool:
 
 
 def _users_in_modules(kernel: Kernel, owner: str, name: str) -> Iterator[tuple[str, str, int]]:
-    """Object, function and place of what refers to it in the modules."""
+    """Find object, function and place of what refers to it in the modules."""
     wanted = b"\0%b\0" % name.encode()
     for path in kernel.modules:
         elf = ElfFile.read(path)
@@ -118,7 +118,7 @@ def _users_in_modules(kernel: Kernel, owner: str, name: str) -> Iterator[tuple[s
 def _function(
     elf: ElfFile, owner: str, site: int, value: int, section: int | None, name: str
 ) -> Iterator[tuple[str, str, int]]:
-    """The function, or the variable, around a place; not the function that is looked for."""
+    """Find the function, or the variable, around a place; not the one that is looked for."""
     rows = elf.symbols
     place = np.uint64(value)
     covers = (rows["st_value"] <= place) & (rows["st_value"] + rows["st_size"] > place)

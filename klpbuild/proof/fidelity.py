@@ -38,7 +38,7 @@ _DISCARDED = (".discard", ".exitcall.exit", ".modinfo", ".comment", ".note")
 
 
 class Proof(Enum):
-    """How a symbol's place in the shipped binary is known."""
+    """How a symbol's place in the shipped binary was found."""
 
     SECTION = "its section stands there, symbol for symbol"
     REFERENCE = "the shipped code refers to it"
@@ -80,7 +80,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How an object compares with the shipped binary.
+    """Result of comparing an object with the shipped binary.
 
     :ivar located: by symbol name, what was found; an object's names are its own.
     :ivar imported: names of symbols that the shipped module also takes from elsewhere.
@@ -94,11 +94,11 @@ class Fidelity:
     differences: tuple[Difference, ...]
 
     def find(self, name: str) -> Located | None:
-        """Where a symbol of the object is in the shipped binary."""
+        """Look up where a symbol of the object is in the shipped binary."""
         return self.located.get(name)
 
     def difference(self, name: str) -> Difference | None:
-        """The first difference in a function or variable."""
+        """Look up the first difference in a function or variable."""
         return next((found for found in self.differences if found.symbol == name), None)
 
 
@@ -124,7 +124,7 @@ def prove(kernel: Kernel, compiled: CompiledPatch, pair: ObjectPair, log: Log) -
 
 
 def shipped_file(kernel: Kernel, owner: str) -> Path:
-    """The file of vmlinux or of a module, with its symbol table.
+    """Find the file of vmlinux or of a module, with its symbol table.
 
     :raises KlpError: when it is not at hand.
     """
@@ -186,7 +186,7 @@ class _Comparison:
         return self._result()
 
     def _is_placed(self, section: Section) -> bool:
-        """Whether the linker keeps a section in one piece."""
+        """Tell whether the linker keeps a section in one piece."""
         return (
             bool(section.sh_flags & SHF.ALLOC)
             and not section.sh_flags & SHF.MERGE
@@ -195,7 +195,7 @@ class _Comparison:
         )
 
     def _places(self, section: Section) -> list[int]:
-        """Where all symbols of a section stand in the shipped binary."""
+        """Find where all symbols of a section stand in the shipped binary."""
         votes: Counter[int] = Counter()
         voters = 0
         symbols = self._symbols[section.index]
@@ -212,7 +212,7 @@ class _Comparison:
         return [place for place, count in votes.items() if count == voters]
 
     def _follow(self, section: Section, base: int) -> dict[int, int]:
-        """Compare a section at its place; where its references lead, by section index."""
+        """Compare a section at its place; return where its references lead, by section index."""
         for symbol in self._symbols[section.index]:
             if symbol.bind != STB.WEAK and not self._stands(symbol, base):
                 self._differ(section, symbol.st_value, self._instead(symbol))
@@ -261,7 +261,7 @@ class _Comparison:
         return result
 
     def _same_string(self, symbol: Symbol, addend: int, target: Target) -> bool:
-        """Whether a pointer leads to the same text, if it leads to text at all.
+        """Tell whether a pointer leads to the same text, if it leads to text at all.
 
         The linker merges strings, so that their sections are not in one piece.  Code is
         not asked: it compares with addresses behind a string's end.
@@ -275,7 +275,7 @@ class _Comparison:
         return shipped is not None and bytes(shipped) == text
 
     def _doubt_references(self) -> None:
-        """Whoever refers to a symbol that stands elsewhere differs as well."""
+        """Note a difference for whoever refers to a symbol that stands elsewhere."""
         for number in self.bases if self._astray else ():
             section = self.plain.sections[number]
             for offset, kind, index, addend in self._fields(section):
@@ -294,7 +294,7 @@ class _Comparison:
         return None
 
     def _linked(self, symbol: Symbol, place: int) -> int:
-        """Where the linker must have found a symbol that our object does not define."""
+        """Find where the linker must have found a symbol that our object does not define."""
         places = [f.place for f in self.shipped.named(symbol.name) if f.is_global]
         if place in places or (symbol.bind == STB.WEAK and not places):
             return place
@@ -332,14 +332,14 @@ class _Comparison:
             self.differences.append(Difference(name, section.name, offset - start, what))
 
     def _stands(self, symbol: Symbol, base: int) -> bool:
-        """Whether the shipped binary has a symbol of this name and size in its place."""
+        """Tell whether the shipped binary has a symbol of this name and size in its place."""
         return any(
             found.place == base + symbol.st_value and found.size == symbol.st_size
             for found in self.shipped.named(symbol.name)
         )
 
     def _instead(self, symbol: Symbol) -> str:
-        """What the shipped binary has of a symbol that is not in its place."""
+        """Say what the shipped binary has of a symbol that is not in its place."""
         sizes = sorted({found.size for found in self.shipped.named(symbol.name)})
         if not sizes:
             return "is not in the shipped binary"
@@ -349,7 +349,7 @@ class _Comparison:
         return f"has {symbol.st_size} bytes here and {shipped} in the shipped binary"
 
     def _one_by_one(self, section: Section, several: bool) -> None:
-        """A section that is not found, or at several places: its symbols each alone."""
+        """Look up each symbol of a section that is found nowhere, or at several places."""
         for symbol in self._symbols[section.index]:
             found = self.shipped.named(symbol.name)
             same = [f for f in found if f.size == symbol.st_size and f.type == symbol.type]

@@ -15,7 +15,7 @@ _TRACEPOINT = "__tracepoint_"
 def key_policy(
     resolver: Resolver, home: str, is_new: Callable[[str], bool] = lambda name: False
 ) -> KeyPolicy:
-    """The rule for the keys that code from an object uses.
+    """Make the rule for the keys that code from an object uses.
 
     The kernel reads ``__jump_table`` and ``.static_call_sites`` of the livepatch when it
     loads, and a module that owns a key need not be there then (kernel/jump_label.c,

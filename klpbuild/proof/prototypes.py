@@ -1,4 +1,4 @@
-"""Refuse to replace a function that is called otherwise now, while old callers stay."""
+"""Refuse to replace a function whose parameters or result change while old callers stay."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_prototypes(
 def _called_otherwise(
     compiled: CompiledPatch, pair: ObjectPair, extraction: Extraction
 ) -> Iterator[str]:
-    """The replaced functions whose parameters or result are passed in another way."""
+    """Find the replaced functions whose parameters or result are passed in another way."""
     files = [
         (code_alone(file.original), code_alone(file.patched))
         for file in compiled.patched.files
@@ -76,13 +76,13 @@ def _called_otherwise(
 
 
 def _heads(name: str, text: bytes) -> set[bytes]:
-    """The definitions of a function, up to the brace."""
+    """Find the definitions of a function, up to the brace."""
     found = re.finditer(rb"[^;{}]*\b%b\s*\([^;{}]*(?=\{)" % re.escape(name.encode()), text)
     return {b" ".join(match[0].split()) for match in found}
 
 
 def _in_unchanged(compiled: CompiledPatch) -> Callable[[str], bool]:
-    """Whether a function is in an object that was compiled with the patch and came out the same."""
+    """Make a test for functions in objects that were compiled with the patch and did not change."""
     paths = [compiled.tree.source / f"{target[:-2]}.c" for target in compiled.unchanged]
     texts = [path.read_bytes() for path in paths if path.is_file()]
 

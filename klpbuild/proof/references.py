@@ -40,7 +40,7 @@ class Home:
         return sealed_places(self.shipped)
 
     def is_sealed(self, decision: Decision, resolver: Resolver) -> bool:
-        """Whether a reference leads to a function that cannot be called by its address."""
+        """Tell whether a reference leads to a function that cannot be called by its address."""
         target = decision.target
         if target is None or target.owner != self.owner or not self.sealed:
             return False
@@ -53,7 +53,7 @@ class Home:
         )
 
     def place(self, name: str) -> Place | None:
-        """Where a symbol of the compiled object stands in the shipped binary."""
+        """Find where a symbol of the compiled object stands in the shipped binary."""
         found = self.fidelity.find(name)
         if found is None:
             return None
@@ -101,7 +101,7 @@ class OwnNames:
         return cls(owners)
 
     def bind(self, name: str, owner: str, resolver: Resolver) -> bool:
-        """Whether code of an object of the kernel means with a name what the livepatch brings."""
+        """Tell whether code of an object means with a name what the livepatch brings."""
         holder = self.owners.get(name)
         return holder is not None and (holder == owner or not resolver.owner(name, owner))
 
@@ -158,7 +158,7 @@ def decide_references(
 def name_references(
     elf: ElfFile, decisions: Mapping[str, Decision], late: LateNames | None = None
 ) -> ElfObject:
-    """The object with its decisions in its symbols' names, for the converter.
+    """Write decisions into the names of an object's symbols, for the converter.
 
     To be done after objtool, which knows some functions by their names.
 
@@ -184,7 +184,7 @@ def name_references(
 
 @dataclass(frozen=True)
 class LateNames:
-    """Names that symbols keep until objtool has read the linked module.
+    """Annotations that wait until objtool has read the linked module.
 
     objtool knows functions that do not return, and some others, by their names, and an
     annotation hides these.  Where it reads the module and not each object, symbols are
@@ -198,14 +198,14 @@ class LateNames:
     names: dict[str, str] = field(default_factory=dict)
 
     def keep(self, plain: str, name: str) -> str:
-        """The name that a symbol has for the link: its plain one if it can."""
+        """Choose the name that a symbol has for the link: its plain one if it can."""
         if self.taken(plain) or self.names.setdefault(plain, name) != name:
             return name
         return plain
 
 
 def rename_undefined(elf: ElfFile, names: Mapping[str, str]) -> ElfObject:
-    """The object with other names for undefined symbols.
+    """Rename undefined symbols of an object.
 
     :raises ValueError: when the object defines one of them itself.
     """

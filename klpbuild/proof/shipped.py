@@ -42,7 +42,7 @@ class ShippedSymbol:
 
 
 class Target(NamedTuple):
-    """What a field of the shipped binary leads to, less the addend.
+    """Target of a field of the shipped binary, less the addend.
 
     :ivar place: of the symbol, None when another object defines it.
     :ivar name: of the symbol, if another object defines it.
@@ -56,7 +56,7 @@ class ShippedBinary:
     """vmlinux or a module as the kernel's package has it, with its symbol table."""
 
     def __init__(self, elf: ElfFile) -> None:
-        """:raises KlpError: for an architecture whose relocations are not known here."""
+        """Note the file; refuse an architecture whose relocations are not known here."""
         self.elf = elf
         architecture = by_machine(elf.e_machine, elf.name)
         self.fields = architecture.fields
@@ -91,7 +91,7 @@ class ShippedBinary:
         return (sections << np.uint64(SECTION_SHIFT)) + values
 
     def named(self, name: str) -> list[ShippedSymbol]:
-        """All defined symbols of a name, by index."""
+        """Find all defined symbols of a name, by index."""
         if name not in self._named:
             places = self.elf.symbols["st_shndx"]
             found = [
@@ -109,7 +109,7 @@ class ShippedBinary:
         return frozenset(self.elf.symbol_name(index) for index in undefined) - {""}
 
     def symbol(self, index: int, name: str) -> ShippedSymbol:
-        """A symbol by its index, with the name that it is known to have."""
+        """Read a symbol by its index, with the name that it is known to have."""
         row = self.elf.symbols[index]
         place = int(self.places[index])
         info = int(row["st_info"])
@@ -117,7 +117,7 @@ class ShippedBinary:
         return ShippedSymbol(index, name, place, int(row["st_size"]), info & 0xF, is_global)
 
     def section_at(self, place: int) -> tuple[Section, int] | None:
-        """The section in which a place is, and the offset in it."""
+        """Find the section in which a place is, and the offset in it."""
         if not self.linked:
             index, offset = place >> SECTION_SHIFT, place & ((1 << SECTION_SHIFT) - 1)
             if 0 < index < len(self.elf.sections) and offset <= self.elf.sections[index].sh_size:
@@ -129,7 +129,7 @@ class ShippedBinary:
         return None
 
     def bytes_at(self, place: int, size: int) -> memoryview | None:
-        """Bytes of the file, None where it has none."""
+        """Read bytes of the file, None where it has none."""
         found = self.section_at(place)
         if found is None or found[0].sh_type == SHT.NOBITS:
             return None
@@ -138,7 +138,7 @@ class ShippedBinary:
         return data if len(data) == size else None
 
     def target(self, place: int, type: int, addend: int) -> Target | None:
-        """What the field at a place leads to, if it is relocated as an object says.
+        """Find what the field at a place leads to, if it is relocated as an object says.
 
         :param type: relocation type in the object.
         :param addend: the object's addend, which is taken off again.
