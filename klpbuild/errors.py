@@ -80,7 +80,7 @@ class KlpError(Exception):
 
     @classmethod
     def together(cls, problems: Iterable[Problem]) -> Self:
-        """One error that carries all the problems, each one once.
+        """Join problems into one error, each one once.
 
         :raises ValueError: when there is no problem.
         """
@@ -122,7 +122,7 @@ class Problems:
             self.note(error)
 
     def check(self) -> None:
-        """:raises KlpError: with all problems noted so far, if there are any."""
+        """Raise an error with all problems noted so far, if there are any."""
         if self._found:
             raise KlpError.together(self._found)
 
@@ -171,7 +171,7 @@ def broken(what: str, where: str) -> Iterator[None]:
 
 
 def explained(error: BaseException) -> KlpError | None:
-    """The user's error for what a machine refuses: files, programs, memory, threads.
+    """Make the user's error for what a machine refuses: files, programs, memory, threads.
 
     :returns: None for what is a bug of klpbuild.
     """

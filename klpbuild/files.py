@@ -52,7 +52,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def unfinished(path: Path) -> Path:
-    """The name that a file has, in the same directory, until it is whole.
+    """Name a file, in the same directory, until it is whole.
 
     No other process or thread takes the same one; `remove_unfinished` knows it.
     """
@@ -107,7 +107,7 @@ def remove_unfinished(directory: Path, depth: int | None = None) -> None:
 
 
 def _is_left(path: Path, process: int) -> bool:
-    """Whether nobody writes it any more; a process of another container has it locked."""
+    """Tell whether nobody writes it any more; a process of another container has it locked."""
     with suppress(OSError):
         os.kill(process, 0)
         return False
@@ -248,7 +248,7 @@ def _tell_once(text: str, kind: str = "note") -> None:
 
 
 def to_json(record: object) -> bytes:
-    """A record, or a tuple of records, as JSON that `from_json` reads."""
+    """Serialise a record, or a tuple of records, as JSON that `from_json` reads."""
     return (json.dumps(_plain(record), indent=1, default=os.fspath) + "\n").encode()
 
 
@@ -367,7 +367,7 @@ def _held(lock: Path, what: str, hint: str = "") -> Iterator[int]:
 
 
 def _holder(file: int) -> str:
-    """Who holds a lock: it is written a moment after the lock is taken."""
+    """Read who holds a lock: it is written a moment after the lock is taken."""
     for _ in range(20):
         if text := os.pread(file, 1000, 0).decode(errors="replace"):
             return text

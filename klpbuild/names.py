@@ -1,4 +1,4 @@
-"""The names that the kernel parses: objects, livepatch sections and symbols.
+"""Format and parse the names that the kernel parses: objects, livepatch sections and symbols.
 
 The kernel reads them with ``sscanf``; each ``parse`` here accepts what the
 kernel accepts, and each ``format`` produces only what it accepts
@@ -65,7 +65,7 @@ def _text(name: bytes) -> str:
 
 @lru_cache(4096)  # Module.symvers names the same owners thousands of times
 def object_name(path: str) -> str:
-    """The kernel's name of the object in a file: ``fs/snd-pcm.ko`` is ``snd_pcm``.
+    """Derive the kernel's name of an object from its file: ``fs/snd-pcm.ko`` is ``snd_pcm``.
 
     kbuild turns ``-`` and ``,`` into ``_`` in KBUILD_MODNAME (scripts/Makefile.lib,
     name-fix-token).
@@ -81,7 +81,7 @@ def object_name(path: str) -> str:
 
 
 def symbol_name_max(version: tuple[int, int]) -> int:
-    """The longest symbol name that a kernel of this version can look up, in bytes."""
+    """Return the longest symbol name that a kernel of this version can look up, in bytes."""
     return SYMBOL_NAME_MAX if version >= (6, 1) else SYMBOL_NAME_MAX_BEFORE_6_1
 
 
@@ -100,7 +100,7 @@ class LivepatchSymbol:
     sympos: int
 
     def format(self, name_max: int = SYMBOL_NAME_MAX) -> str:
-        """The symbol's name in the ELF file.
+        """Format the symbol's name in the ELF file.
 
         :param name_max: longest symbol name in bytes, see `symbol_name_max`.
         :raises KlpError: for a name that the kernel would not parse.
@@ -130,7 +130,7 @@ class LivepatchSymbol:
 
     @classmethod
     def parse(cls, name: str, name_max: int = SYMBOL_NAME_MAX) -> LivepatchSymbol | None:
-        """What the kernel reads from a symbol's name, None if it would refuse it.
+        """Parse a symbol's name as the kernel does, None if it would refuse it.
 
         The pattern is ``.klp.sym.%55[^.].%511[^,],%lu``.
         """
@@ -155,12 +155,12 @@ class AnnotatedSymbol:
     sympos: int
 
     def format(self) -> str:
-        """The name that `parse` reads."""
+        """Format the name that `parse` reads."""
         return f"{ANNOTATION_PREFIX}{self.gate}.{self.owner}.{self.symbol},{self.sympos}"
 
     @classmethod
     def parse(cls, name: str) -> AnnotatedSymbol | None:
-        """Read such a name, None for another one.  ``-`` in objects becomes ``_``."""
+        """Parse such a name, None for another one.  ``-`` in objects becomes ``_``."""
         match = _ANNOTATION.fullmatch(name)
         if match is None:
             return None
@@ -180,7 +180,7 @@ class LivepatchSection:
     section: str
 
     def format(self) -> str:
-        """The section's name in the ELF file.
+        """Format the section's name in the ELF file.
 
         The kernel's document writes ``.klp.rela.ext4.text.ext4_attr_store`` for
         ``.text.ext4_attr_store``: one dot, which a name like ``__jump_table``
@@ -193,7 +193,7 @@ class LivepatchSection:
 
     @classmethod
     def parse(cls, name: str) -> LivepatchSection | None:
-        """What the kernel reads from a section's name, None if it would refuse it.
+        """Parse a section's name as the kernel does, None if it would refuse it.
 
         The pattern is ``.klp.rela.%55[^.]``; what follows is not looked at, so
         the section is known from sh_info alone.
@@ -203,7 +203,7 @@ class LivepatchSection:
 
 
 def check_object_name(name: str) -> None:
-    """:raises KlpError: when the kernel cannot have an object of this name."""
+    """Refuse the name of an object that the kernel cannot have."""
     if name and not set(name) & set(".-/\0") and len(_bytes(name)) <= MODULE_NAME_MAX:
         return
     raise KlpError(
@@ -214,5 +214,5 @@ def check_object_name(name: str) -> None:
 
 
 def index_path(symbols_klp: Path) -> Path:
-    """Where the index of a symbols.klp is."""
+    """Compute where the index of a symbols.klp is."""
     return symbols_klp.with_name(symbols_klp.name + ".index")

@@ -44,7 +44,7 @@ def run(
 
 
 def _shared(command: Sequence[str]) -> tuple[int, ...]:
-    """The locks that a program keeps; sccache leaves a server running, which would keep them."""
+    """List the locks that a program keeps; none for sccache, whose server would keep them."""
     if any("sccache" in word for word in command):
         return ()
     return tuple(dict.fromkeys(held_locks()))

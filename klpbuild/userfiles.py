@@ -39,7 +39,7 @@ def check_file_name(path: Path) -> None:
 
 
 def check_file_names(paths: Iterable[Path]) -> None:
-    """:raises KlpError: for each name that `check_file_name` refuses."""
+    """Refuse each name that `check_file_name` refuses, all of them together."""
     problems = Problems()
     for path in paths:
         with problems.collect():
@@ -48,7 +48,7 @@ def check_file_names(paths: Iterable[Path]) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; of a name that no file system takes there is none."""
+    """Tell whether there is such a file; of a name that no file system takes there is none."""
     try:
         return path.is_file()
     except OSError:
