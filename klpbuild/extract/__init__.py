@@ -1,1 +1,1 @@
-"""From a source patch to objects that hold only what it changes."""
+"""Extract from two versions of an object what a patch changes, into an object of its own."""

@@ -63,7 +63,7 @@ class Output:
     relocations: list[tuple[int, int, OutputSymbol, int]] = field(default_factory=list)
 
     def place(self, size: int, start: int = 0) -> int:
-        """Make room for bytes that stood at an offset; keeps their alignment."""
+        """Append bytes that stood at an offset; keeps their alignment."""
         align = max(self.section.sh_addralign, 1)
         offset = -(-len(self.data) // align) * align + start % align if self.data else 0
         self.data += bytes(offset + size - len(self.data))
@@ -73,7 +73,7 @@ class Output:
 def assemble(
     correlation: Correlation, chosen: Inclusion, tables: Tables, source_file: str
 ) -> tuple[ElfObject, tuple[UndefinedReference, ...], dict[Atom, str]]:
-    """Write the object.
+    """Write the extracted object.
 
     :param tables: those of the patched object.
     :param source_file: name for the STT_FILE symbol.
@@ -92,7 +92,7 @@ def assemble(
 
 
 class Assembly:
-    """An object that is being written."""
+    """State of an object that is being written."""
 
     def __init__(
         self, correlation: Correlation, chosen: Inclusion, tables: Tables, source_file: str
@@ -121,7 +121,7 @@ class Assembly:
     # -- places
 
     def output(self, like: Section, name: str = "", link: int = 0) -> Output:
-        """A new section like one of the patched object."""
+        """Add a section like one of the patched object."""
         flags = like.sh_flags & ~(SHF.GROUP | SHF.INFO_LINK)
         section = WritableSection(
             name or like.name,
@@ -138,7 +138,7 @@ class Assembly:
         return output
 
     def place_atoms(self) -> None:
-        """Give every included atom its place and its symbols."""
+        """Assign every included atom its place and its symbols."""
         shared: dict[int, Output] = {}
         for atom in sorted(self.chosen.atoms, key=lambda a: a.index):
             if atom.is_function and not atom.section.name.startswith(_OWN_SECTION):
@@ -177,7 +177,7 @@ class Assembly:
                 )
 
     def define(self, name: str, output: Output, size: int) -> None:
-        """Name what is in a section as a variable."""
+        """Define a variable that is the content of a section."""
         self.locals.append(OutputSymbol(name, STB.LOCAL, STT.OBJECT, output.index, 0, size))
 
     def write_tables(self) -> None:
@@ -212,7 +212,8 @@ class Assembly:
             output.relocations.append((offset + reference.offset, reference.type, symbol, addend))
 
     def _load_constant(self, entry: Entry, output: Output, field: int) -> None:
-        """Load from its variable what the kernel writes into its own code at boot.
+        """Replace a constant that the kernel writes into its code at boot by a load.
+        variable.
 
         The kernel does that for vmlinux only; modules load the variable too
         (arch/x86/include/asm/runtime-const.h).
@@ -229,7 +230,7 @@ class Assembly:
         output.relocations.append((field + 1, self.patched.instructions.relative, symbol, -4))
 
     def _key_that_is_off(self) -> OutputSymbol:
-        """A static key that nobody enables, like DEFINE_STATIC_KEY_FALSE: all zeros."""
+        """Add a static key that nobody enables, like DEFINE_STATIC_KEY_FALSE: all zeros."""
         if self._off is None:
             size = self.patched.sizes.static_key or 0
             flags = SHF.ALLOC | SHF.WRITE
@@ -247,7 +248,7 @@ class Assembly:
     # -- references
 
     def bind(self, atom: Atom, reference: Reference, is_entry: bool) -> tuple[OutputSymbol, int]:
-        """Symbol and addend for a reference, in the output.
+        """Choose symbol and addend for a reference, in the output.
 
         :param is_entry: whether a table entry makes it, which is always about the code
             at hand.
@@ -281,7 +282,7 @@ class Assembly:
         return self.undefined_symbol(symbol.name, symbol, named, pointer, is_address), addend
 
     def _is_kept_address(self, atom: Atom, reference: Reference, target: Atom) -> bool:
-        """Whether a function's address is that of the kernel's version, which is replaced."""
+        """Tell whether a function's address must stay that of the kernel's, replaced version."""
         twin = self.correlation.to_original.get(target)
         if self.correlation.is_new(target) or not target.is_function:
             return False
@@ -301,7 +302,7 @@ class Assembly:
     def _foreign(
         self, origin: Origin, like: Symbol, pointer: bool = False, is_address: bool = False
     ) -> OutputSymbol:
-        """A symbol that the kernel has in another object of the patch, or had in this one."""
+        """Add a symbol that the kernel has in another object of the patch, or had in this one."""
         if origin.part == self.correlation.number:
             return self.undefined_symbol(origin.name, origin.symbol, like, pointer, is_address)
         return self.undefined_symbol(origin.name, origin.symbol, like, pointer, is_address, origin)
@@ -315,7 +316,7 @@ class Assembly:
         is_address: bool = False,
         origin: Origin | None = None,
     ) -> OutputSymbol:
-        """A symbol of something that the kernel has; see `klpbuild.extract.result.Reference`."""
+        """Add an undefined symbol of the kernel; see `klpbuild.extract.result.Reference`."""
         part = origin.part if origin is not None else None
         key = (part, original.index if original is not None else name)
         if is_address:
@@ -442,7 +443,7 @@ class Assembly:
         self.object.add_section(WritableSection(".note.GNU-stack", SHT.PROGBITS))
 
     def references(self) -> tuple[UndefinedReference, ...]:
-        """The undefined symbols, in the order of the symbol table."""
+        """List the undefined symbols, in the order of the symbol table."""
         return tuple(
             replace(reference, is_address=key in self.addresses)
             for key, (_, reference) in self.undefined.items()

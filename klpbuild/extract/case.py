@@ -13,7 +13,7 @@ from klpbuild.extract.objects import Atom, CodeObject
 
 
 class Case:
-    """What the decisions about a patch share.
+    """State of one object's extraction.
 
     :ivar functions: changed functions with what differs; decisions may add to them.
     :ivar accepted_data: names of variables whose content may change.
@@ -58,22 +58,22 @@ class Case:
         self.startup[atom] = Problem(what, self.place(atom), why, hint)
 
     def place(self, atom: Atom | None) -> str:
-        """Where an atom is, for messages."""
+        """Name where an atom is, for messages."""
         return f"{self.where}:{atom.name}" if atom is not None else self.where
 
     def twin(self, atom: Atom) -> Atom | None:
-        """The original twin of an atom of the patched object."""
+        """Look up the original twin of an atom of the patched object."""
         return self.correlation.to_original.get(atom)
 
     def users(self, atom: Atom) -> set[Atom]:
-        """Atoms of the patched object that refer to one, or whose twins refer to its twin."""
+        """List atoms of the patched object that refer to one, or whose twins refer to its twin."""
         twin = self.twin(atom)
         olds = self.users_original[twin] if twin is not None else set()
         twins = self.correlation.to_patched
         return self.users_patched[atom] | {twins[old] for old in olds if old in twins}
 
     def both(self, atom: Atom) -> tuple[tuple[CodeObject, Atom, set[Atom]], ...]:
-        """An atom that has a twin, and that twin, each with its object and its users."""
+        """Return an atom that has a twin, and that twin, each with its object and its users."""
         twin = self.correlation.to_original[atom]
         return (
             (self.original, twin, self.users_original[twin]),

@@ -15,7 +15,7 @@ from klpbuild.extract.special import Tables
 
 @dataclass(frozen=True)
 class Changes:
-    """The differences, each with what differs.
+    """Differences between the two objects, each described.
 
     :ivar functions: changed functions and other code of the patched object.
     :ivar data: changed variables of the patched object that the original has.
@@ -75,7 +75,7 @@ class _Comparison:
         self.identities = Identities(correlation)
 
     def difference(self, original: Atom, patched: Atom) -> str:
-        """The first difference of two twins in words, empty if there is none."""
+        """Describe the first difference of two twins, empty if there is none."""
         old_code, new_code = self.original.contents(original), self.patched.contents(patched)
         if patched.kind is SectionKind.DATA and len(original) != len(patched):
             return f"its size was {len(original)} bytes and is {len(patched)}"
@@ -104,7 +104,7 @@ class _Comparison:
         return ""
 
     def _other(self, old: Reference, new: Reference) -> str:
-        """What a reference leads to now and led to before, in words."""
+        """Describe what a reference leads to now and led to before."""
         former, present = _named(self.original, old), _named(self.patched, new)
         if former != present:
             return f"{present} instead of {former}"
@@ -115,7 +115,7 @@ class _Comparison:
 
 
 def _is_reached_otherwise(original: Atom, patched: Atom) -> bool:
-    """Whether code does with a variable what the memory of the kernel's does not allow."""
+    """Tell whether a variable moves to memory that is reached or protected in another way."""
     old, new = memory_of(original.section), memory_of(patched.section)
     if is_init(original.section.name) != is_init(patched.section.name):
         return True
@@ -148,7 +148,7 @@ def _named(code: CodeObject, reference: Reference) -> str:
 
 
 def families(code: CodeObject) -> dict[Atom, frozenset[Atom]]:
-    """The pieces of code that only work together: a function and its cold parts.
+    """Group the pieces of code that only work together: a function and its cold parts.
 
     They belong together by name, and where one jumps into the middle of another.
     """
@@ -180,7 +180,7 @@ def families(code: CodeObject) -> dict[Atom, frozenset[Atom]]:
 
 
 def _spread(correlation: Correlation, changes: Changes) -> None:
-    """A change in one member of a family is one of all its members."""
+    """Mark a function as changed when another member of its family is."""
     olds, news = families(correlation.original), families(correlation.patched)
     for atom, family in news.items():
         twin = correlation.to_original.get(atom)

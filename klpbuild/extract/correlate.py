@@ -23,7 +23,7 @@ _LOCATION = 16
 
 
 class Doubt(NamedTuple):
-    """Why a variable of the patched object is not one that the kernel has for sure.
+    """A variable of the patched object that may or may not be one that the kernel has.
 
     :ivar name: what messages call it.
     :ivar kernels: what messages call those of the kernel that it may be.
@@ -36,7 +36,7 @@ class Doubt(NamedTuple):
 
 @dataclass(frozen=True)
 class Correlation:
-    """Twins of two objects.
+    """Matching atoms (twins) of two objects.
 
     :ivar original: the original object.
     :ivar patched: the patched object.
@@ -61,23 +61,23 @@ class Correlation:
     ambiguous: dict[Atom, Doubt] = field(default_factory=dict)
 
     def pair(self, original: Atom, patched: Atom) -> None:
-        """Make two atoms twins."""
+        """Record two atoms as twins."""
         self.to_original[patched] = original
         self.to_patched.setdefault(original, patched)
 
     def rename(self, original: Atom, patched: Atom) -> None:
-        """Make two variables twins that have different names or users."""
+        """Record two variables as twins that have different names or users."""
         self.pair(original, patched)
         if base_name(original.name) != base_name(patched.name):
             self.renamed[patched] = original
 
     def origins(self, patched: Atom) -> tuple[Origin, ...]:
-        """The kernel's symbols that an atom of the patched object had in other objects."""
+        """List the kernel's symbols that an atom of the patched object had in other objects."""
         moved = self.ties.moved
         return next((moved[s.name] for s in patched.symbols if s.name in moved), ())
 
     def is_new(self, patched: Atom) -> bool:
-        """Whether the running kernel has nothing that an atom of the patched object was."""
+        """Tell whether the running kernel has no version of an atom of the patched object."""
         return patched not in self.to_original and not self.origins(patched)
 
     @cached_property
@@ -108,7 +108,7 @@ def _function_names(code: CodeObject) -> frozenset[str]:
 def correlate(
     original: CodeObject, patched: CodeObject, number: int = 0, ties: Ties | None = None
 ) -> Correlation:
-    """Find the twins.
+    """Match the atoms of two objects.
 
     Functions and variables go by name; clones by name without numbers where that is
     unique; static variables of functions by the functions that use them and their order;
@@ -186,7 +186,7 @@ class _Statics:
 
     @staticmethod
     def _users(code: CodeObject) -> dict[Atom, frozenset[str]]:
-        """The functions, by their names in the source, that refer to each static variable."""
+        """Map each static variable to the functions, by their names in the source, that use it."""
         found: dict[Atom, set[str]] = defaultdict(set)
         for atom in code.atoms:
             if atom.kind is SectionKind.METADATA:
@@ -250,14 +250,14 @@ class _Statics:
 
 
 class Identities:
-    """What a reference leads to, said so that it can be compared between the two objects."""
+    """Names for targets of references that can be compared between the two objects."""
 
     def __init__(self, correlation: Correlation) -> None:
         self.correlation = correlation
         self._contents: dict[tuple[bool, Atom], Hashable] = {}
 
     def of_original(self, atom: Atom, by_content: bool = False) -> Hashable:
-        """The identity of an atom of the original object."""
+        """Identify an atom of the original object."""
         if not by_content and (
             atom in self.correlation.to_patched or atom in self.correlation.departed.values()
         ):
@@ -267,7 +267,7 @@ class Identities:
         return self._content(False, atom)
 
     def of_patched(self, atom: Atom, by_content: bool = False) -> Hashable:
-        """The identity of an atom of the patched object: its twin's, if it has one."""
+        """Identify an atom of the patched object: as its twin, if it has one."""
         twin = self.correlation.to_original.get(atom)
         if twin is not None and not by_content:
             return twin.index
@@ -295,7 +295,7 @@ class Identities:
         return self._contents[key]
 
     def reference(self, patched: bool, reference: Reference) -> Hashable:
-        """A reference: where it stands, its type, what it leads to and the addend.
+        """Identify a reference: where it stands, its type, what it leads to and the addend.
 
         The two types of a branch are one to the kernel, Linux commit b21ebf2fb4cd ("x86: Treat
         R_X86_64_PLT32 as R_X86_64_PC32"), v4.16; as(1) takes the other for static functions.
@@ -305,7 +305,7 @@ class Identities:
         return (reference.offset, kind, *self.target(patched, reference))
 
     def target(self, patched: bool, reference: Reference) -> tuple[Hashable, int]:
-        """What a reference leads to, and the addend."""
+        """Identify what a reference leads to, and return the addend."""
         target = reference.target
         if isinstance(target, Literal):
             return target.content, reference.addend

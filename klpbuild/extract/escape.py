@@ -40,7 +40,7 @@ def passes_on(
     relocated: Collection[int],
     entries: Collection[int],
 ) -> bool:
-    """Whether a function may store, hand on or return an address that it takes.
+    """Tell whether a function may store, hand on or return an address that it takes.
 
     :param code: the function's.
     :param taken: offsets of the fields that are the address, not accesses to what is there.
@@ -74,7 +74,7 @@ def passes_on(
 def _next(
     inside: range, mnemonic: str, operands: str, relocated: Collection[int]
 ) -> tuple[list[int], bool]:
-    """Where code goes on in the function, and whether it may go on in another one."""
+    """Find where code goes on in the function, and tell whether it may go on in another one."""
     if mnemonic in ("ret", "ud2", "int3"):
         return [], False
     if not mnemonic.startswith("j"):
@@ -85,7 +85,7 @@ def _next(
 
 
 def _after(mnemonic: str, operands: str, held: _State, takes: bool) -> _State | None:
-    """The registers with the address behind an instruction, None if it may pass it on."""
+    """Compute the registers with the address behind an instruction, None if it may pass it on."""
     first, *others = operands.split(", ") if operands else [""]
     target = _WIDE.get(first, first)
     if mnemonic == "call":

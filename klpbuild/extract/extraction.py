@@ -30,7 +30,7 @@ from klpbuild.names import VMLINUX
 
 
 def keep_all_keys(key: Key) -> KeyUse:
-    """The key policy for an object of vmlinux: all its keys are known when a module loads."""
+    """Keep all keys: the key policy for vmlinux, whose keys are known when a module loads."""
     return KeyUse.SWITCHED
 
 
@@ -165,7 +165,7 @@ def extract_part(
 
 
 def _separate(correlation: Correlation, names: frozenset[str], where: str) -> None:
-    """Take functions of the patched object for new ones, which the original does not have.
+    """Treat functions of the patched object as new ones, which the original does not have.
 
     :raises KlpError: when one's address is kept, for the kernel would go on with its own.
     """
@@ -188,7 +188,7 @@ def _separate(correlation: Correlation, names: frozenset[str], where: str) -> No
 
 
 def _replaced(correlation: Correlation, chosen: Inclusion) -> Iterator[ChangedFunction]:
-    """The functions of the kernel that are replaced, and by what."""
+    """List the functions of the kernel that are replaced, and by what."""
     for atom in sorted(chosen.changed, key=lambda a: a.index):
         why = chosen.atoms[atom].removeprefix("changed: ")
         twin = correlation.to_original.get(atom)
@@ -210,8 +210,8 @@ def _check_kind(original: ElfFile, patched: ElfFile, arch: Architecture) -> None
 
 
 class UnchangedError(KlpError):
-    """Both versions of an object are the same to a running kernel."""
+    """The patch changes nothing of an object in a running kernel."""
 
 
 class OnlyStartError(KlpError):
-    """Nothing but code that has run changes."""
+    """The patch changes nothing but ``__init`` code, which has run."""

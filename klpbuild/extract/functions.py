@@ -1,4 +1,4 @@
-"""Decide which changed functions a livepatch can replace, and say why not the others."""
+"""Decide which changed functions a livepatch can replace, and explain why not the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Replaced:
 
 
 class _Obstacle(Enum):
-    """Why ftrace cannot lead a function's callers elsewhere."""
+    """Reason why ftrace cannot redirect a function's callers."""
 
     INIT = (
         "__init code changed",
@@ -92,7 +92,7 @@ def settle_functions(case: Case) -> Replaced:
 
 
 def _overridden(case: Case, atom: Atom) -> str:
-    """Why a function never runs, or the one that it is a part of; empty if it does."""
+    """Explain why a function never runs, or the one that it is a part of; empty if it does."""
     overridden = case.correlation.ties.overridden
     names = (s.name for member in case.families[atom] for s in member.symbols)
     return next((overridden[name] for name in names if name in overridden), "")
@@ -121,7 +121,7 @@ def _obstacle(case: Case, atom: Atom, section: str) -> _Obstacle | None:
 
 
 def has_entry_call(case: Case, atom: Atom) -> bool:
-    """Whether the original of a function calls ftrace where it begins."""
+    """Tell whether the original of a function calls ftrace where it begins."""
     twin = case.twin(atom)
     if twin is None:
         return False
@@ -135,7 +135,7 @@ def has_entry_call(case: Case, atom: Atom) -> bool:
 
 
 def _callers(case: Case, atom: Atom) -> set[Atom]:
-    """Callers to replace with it; empty if anything but direct calls uses it."""
+    """List callers to replace with it; empty if anything but direct calls uses it."""
     if not _is_only_called(case, atom):
         return set()
     found: set[Atom] = set()
@@ -149,7 +149,7 @@ def _callers(case: Case, atom: Atom) -> set[Atom]:
 
 
 def _is_only_called(case: Case, atom: Atom) -> bool:
-    """Whether a function is local, and nothing holds its address, in both versions."""
+    """Tell whether a function is local, and nothing holds its address, in both versions."""
     return all(
         not one.is_global
         and all(

@@ -1,4 +1,4 @@
-"""Decide what an extracted object holds, and refuse what no livepatch can do.
+"""Decide what an extracted object includes, and refuse what no livepatch can do.
 
 Included are the changed functions, and what they reach that the running kernel does not
 have.  What it has is referred to, never copied, so that the livepatch works on the
@@ -40,7 +40,7 @@ TRAMPOLINE, CALL_KEY = "__SCT__", "__SCK__"
 
 @dataclass(frozen=True)
 class Inclusion:
-    """The choice.
+    """What the extracted object includes.
 
     :ivar atoms: included atoms of the patched object, each with the reason.
     :ivar changed: those that replace a function of the original.
@@ -172,7 +172,7 @@ class _Choice:
         return doubt is not None
 
     def _may_mean_a_neighbour(self, atom: Atom, reference: Reference, target: Atom) -> bool:
-        """May a section offset belong to the neighbouring variable (``a[i - 1]``)?
+        """Tell whether a section offset may belong to the neighbouring variable (``a[i - 1]``).
 
         ``array[i - 1]`` names a place before the array, ``p < array + n`` the one behind it.
         That does no harm where both variables stand as they did.
@@ -268,7 +268,7 @@ class _Choice:
     # -- keys
 
     def _detach(self, atom: Atom, entry: Entry) -> bool:
-        """Whether to detach a jump label's entry from its key."""
+        """Decide whether to detach a jump label's entry from its key."""
         at = self.patched.sizes.jump_key
         for reference in entry.references:
             if reference.offset != at:
@@ -301,7 +301,7 @@ class _Choice:
         return answer
 
     def _kernel_symbol(self, target: Atom) -> Symbol | None:
-        """The kernel's symbol of an atom, None for a new one."""
+        """Find the kernel's symbol of an atom, None for a new one."""
         twin = self.correlation.to_original.get(target)
         if twin is not None:
             return twin.symbols[0]
@@ -313,7 +313,7 @@ class _Choice:
 
 
 def holds_or_runs(atom: Atom) -> bool:
-    """Whether a new global can be of use to other objects of the livepatch."""
+    """Tell whether a new global can be of use to other objects of the livepatch."""
     name = atom.section.name
     if is_init(name) or is_exit(name):
         return False

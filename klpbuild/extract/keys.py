@@ -1,4 +1,4 @@
-"""Static keys that changed code of an object switches by, as far as the kernel has them."""
+"""Find the kernel's static keys that changed code of an object branches by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from klpbuild.extract.special import JUMP_TABLE
 
 
 def changed_functions(part: Part) -> dict[Atom, str]:
-    """The functions of the patched object that differ or are new, and their former names."""
+    """List the functions of the patched object that differ or are new, and their former names."""
     changes = compare(part.correlation, part.old.tables, part.new.tables)
     twins = part.correlation.to_original
     changed = {atom: twins[atom].name for atom in changes.functions}
@@ -20,7 +20,7 @@ def changed_functions(part: Part) -> dict[Atom, str]:
 
 
 def branch_keys(part: Part, functions: dict[Atom, str]) -> set[Key]:
-    """The static keys of the kernel that functions of the patched object branch by."""
+    """Find the static keys of the kernel that functions of the patched object branch by."""
     found = set()
     code, at = part.new.code, part.sizes.jump_key
     entries = (entry for atom in functions for entry in part.new.tables.of(atom))
@@ -41,7 +41,7 @@ def branch_keys(part: Part, functions: dict[Atom, str]) -> set[Key]:
 
 
 def outline(elf: ElfFile) -> tuple[set[str], set[tuple[str, int]]]:
-    """The names of an object's functions; those of its variables, with sizes in bytes.
+    """List the names of an object's functions; those of its variables, with sizes in bytes.
 
     Parts that the compiler moves out of the way (``f.cold``) do not count.
     """

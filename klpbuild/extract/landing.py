@@ -21,13 +21,13 @@ _SEALED = ".ibt_endbr_seal"
 
 
 def is_landing_place(code: CodeObject, function: Atom) -> bool:
-    """Whether a function begins with ``endbr64``."""
+    """Tell whether a function begins with ``endbr64``."""
     at = function.entry - function.start
     return code.contents(function)[at : at + len(ENDBR64)] == ENDBR64
 
 
 def sealed_places(elf: ElfFile) -> frozenset[Place]:
-    """The functions of vmlinux or a module that lose their landing place when it starts."""
+    """Read which functions of vmlinux or a module lose their landing pad when it starts."""
     section = elf.section(_SEALED)
     if section is None:
         return frozenset()
@@ -49,7 +49,7 @@ def sealed_places(elf: ElfFile) -> frozenset[Place]:
 
 
 def no_landing(name: str, where: str) -> KlpError:
-    """Why a function's address cannot be taken."""
+    """Make the refusal for a function whose address cannot be taken."""
     return KlpError(
         f"the address of {name} cannot be taken",
         where=where,

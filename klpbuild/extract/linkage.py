@@ -45,7 +45,7 @@ class Origin:
 
 @dataclass
 class Ties:
-    """What an object of the patch shares with the others.
+    """Names that an object of the patch shares with the others.
 
     :ivar moved: symbols that it defines now, each with the kernel's: one, but for a function
         that several objects had.
@@ -65,7 +65,7 @@ class Ties:
 
 @dataclass(eq=False, kw_only=True)
 class LinkedObject:
-    """The names of an object, before and after the patch.
+    """Symbol names of an object, before and after the patch.
 
     :ivar number: its place among the patch's objects.
     :ivar owner: vmlinux or the module that it is part of.
@@ -100,7 +100,7 @@ class LinkedObject:
         return _undefined(self.original)
 
     def origin(self, symbol: Symbol) -> Origin:
-        """The kernel's symbol that this object defined."""
+        """Make the origin of a symbol that this object defined."""
         return Origin(self.number, symbol.name, self.where, symbol)
 
     def _defined(self, elf: ElfFile) -> dict[str, Symbol]:
@@ -133,7 +133,7 @@ def link(
     weak_in: Callable[[str], str] = lambda name: "",
     is_known: Callable[[str, str], bool] = lambda owner, name: False,
 ) -> None:
-    """Find out what the objects of a patch share, and note it in their `Ties`.
+    """Match the names that the objects of a patch share, and note them in their `Ties`.
 
     :param kernel_symbol: whether an object of the kernel has a global symbol of a name,
         None if not, and whether that is weak.
@@ -155,7 +155,7 @@ def link(
 def _lead_to_other_owners(
     objects: Sequence[LinkedObject], is_known: Callable[[str, str], bool]
 ) -> None:
-    """Lead to what was static in one object of the kernel and is exported to others now."""
+    """Bind names that were static in one object of the kernel and are exported to others now."""
     for holder in objects:
         for name, symbol in holder.after.items():
             old = holder.before.get(name)
@@ -168,7 +168,7 @@ def _lead_to_other_owners(
 
 
 def new_globals(objects: Iterable[LinkedObject]) -> dict[str, str]:
-    """The globals that a patch adds to the kernel, each with the object that gets it."""
+    """List the globals that a patch adds to the kernel, each with the object that gets it."""
     return {
         name: member.owner
         for member in objects
@@ -213,7 +213,7 @@ class _Owner:
                 self._leave(name, [h for h in holders if name not in h.after])
 
     def _give_way(self, member: LinkedObject, symbol: Symbol) -> None:
-        """Leave a new weak function out where the kernel has one that the patch does not move."""
+        """Drop a new weak function where the kernel has one that the patch does not move."""
         weak = symbol.bind == STB.WEAK and symbol.is_function
         if not weak or symbol.name in member.before:
             return
@@ -239,7 +239,7 @@ class _Owner:
         self._move(name, olds, holder)
 
     def _take_over(self, holder: LinkedObject, symbol: Symbol) -> None:
-        """A new definition of what the kernel has in an object that the patch leaves alone."""
+        """Handle a new definition of what the kernel has outside of the patch."""
         if symbol.is_function and self.kernel_symbol(self.name, symbol.name):
             holder.ties.moved[symbol.name] = (Origin(None, symbol.name),)
             return
@@ -274,14 +274,14 @@ class _Owner:
     def _lead(
         self, name: str, olds: Sequence[LinkedObject], origin: Origin, holder: LinkedObject
     ) -> None:
-        """Lead the uses of a name in other objects to the kernel's symbol."""
+        """Bind the uses of a name in other objects to the kernel's symbol."""
         for member in self.members:
             if member is not holder and name in member.used:
                 own = member.before.get(name) if member in olds else None
                 member.ties.bound[name] = member.origin(own) if own is not None else origin
 
     def _leave(self, name: str, olds: Sequence[LinkedObject]) -> None:
-        """Find out what becomes of a global of the kernel that no object defines as one now."""
+        """Decide a global of the kernel that no object defines as a global now."""
         if not olds:
             return
         old = olds[0].before[name]
@@ -304,7 +304,7 @@ class _Owner:
 
 
 def _gives(member: LinkedObject, symbol: Symbol) -> bool:
-    """Whether an object had what another one defines now: it was global, or is still used."""
+    """Tell whether an object had what another defines now: it was global, or is still used."""
     old = member.before.get(symbol.name)
     if old is None or old.type != symbol.type:
         return False

@@ -116,7 +116,7 @@ def _look_at_tables(case: Case, included: Collection[Atom]) -> None:
 
 
 def _collected(code: CodeObject, named: bool) -> dict[str, list[Atom]]:
-    """What is in sections that hold no variables: entries for something to read."""
+    """Collect what is in sections that hold no variables: entries for something to read."""
     found: dict[str, list[Atom]] = defaultdict(list)
     for atom in code.atoms:
         name = atom.section.name
@@ -174,7 +174,7 @@ def _without_equals(
     others: list[Atom],
     other_identity: Callable[[Atom, bool], Hashable],
 ) -> list[Atom]:
-    """Those of the atoms for which there is no other one with the same name and content."""
+    """Select the atoms for which there is no other one with the same name and content."""
     there = Counter((base_name(a.name), other_identity(a, True)) for a in others)
     found = []
     for atom in atoms:
@@ -186,7 +186,7 @@ def _without_equals(
 
 
 def _hint(case: Case, atom: Atom) -> str:
-    """What to do instead; kpatch's macros (kpatch-macros.h) are said otherwise here."""
+    """Advise what to do instead; kpatch's macros (kpatch-macros.h) have counterparts here."""
     kpatch = _KPATCH.match(atom.section.name)
     if kpatch is None:
         return "Do from a callback of the livepatch what the entry asks for."
@@ -214,7 +214,7 @@ def _look_at_unread_sections(case: Case) -> None:
 
 
 def _unread_sections(code: CodeObject) -> dict[str, list[Hashable]]:
-    """Content of the sections that nothing is taken from, by name."""
+    """Collect the content of the sections that nothing is taken from, by name."""
     found: dict[str, list[Hashable]] = defaultdict(list)
     places = {}
     for section, kind in zip(code.elf.sections, code.kinds, strict=True):
@@ -236,7 +236,7 @@ def _unread_sections(code: CodeObject) -> dict[str, list[Hashable]]:
 
 
 def _is_left_out(case: Case, atom: Atom) -> bool:
-    """Whether a new function or variable that the compiler kept is not in the livepatch."""
+    """Tell whether a new function or variable that the compiler kept is not in the livepatch."""
     name = atom.section.name
     return (
         bool(atom.symbols)

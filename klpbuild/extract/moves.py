@@ -40,7 +40,7 @@ def settle_moved(parts: Sequence[Part]) -> None:
 
 
 def _lead_to_renamed(parts: Sequence[Part]) -> None:
-    """Lead other objects to the kernel's symbol of a variable that is global by a new name."""
+    """Bind uses in other objects to the kernel's variable that is global by a new name."""
     for part in parts:
         new = {
             name: symbol
@@ -123,7 +123,7 @@ def _settle_static(parts: Sequence[Part]) -> None:
 
 
 def _written(part: Part, elf: ElfFile, symbols: Mapping[str, Symbol]) -> Counter[str]:
-    """The names of an object's written variables, without numbers."""
+    """Count an object's writable variables by their names without numbers."""
     known = part.ties.moved.keys() | part.ties.left.keys()
     return Counter(
         base_name(name)
@@ -135,7 +135,7 @@ def _written(part: Part, elf: ElfFile, symbols: Mapping[str, Symbol]) -> Counter
 
 
 def _may_have_moved(old: Variable, new: Variable, parts: Sequence[Part]) -> bool:
-    """Whether a new variable of one object may be another object's.
+    """Tell whether a new variable of one object may be another object's.
 
     Unless the names say so, a function must have used the one and use the other now, or code
     must have moved: a function that used the old one is gone, or one that uses the new one
@@ -155,7 +155,7 @@ def _may_have_moved(old: Variable, new: Variable, parts: Sequence[Part]) -> bool
 
 
 def _users(variable: Variable, others: Sequence[Part]) -> frozenset[str]:
-    """The functions that use a variable, those of other objects included, by their names."""
+    """List the functions that use a variable, those of other objects included, by their names."""
     found = variable.users
     for part in others if variable.atom.is_global else ():
         version = part.new if variable.version.is_patched else part.old

@@ -47,12 +47,12 @@ _SPECIAL = frozenset(
 
 
 def is_for_modpost(name: str) -> bool:
-    """Whether a symbol is a second name that only modpost reads, of a table."""
+    """Tell whether a symbol is an alias of a table that only modpost reads."""
     return _FOR_MODPOST.match(name) is not None
 
 
 def base_name(name: str) -> str:
-    """The name without the numbers that change from one compilation to the next.
+    """Strip the numbers that change from one compilation to the next.
 
     ``count.12`` is ``count``, ``f.isra.0`` is ``f.isra``, ``__UNIQUE_ID_ddebug241.3`` is
     ``__UNIQUE_ID_ddebug``.
@@ -64,24 +64,24 @@ def base_name(name: str) -> str:
 
 
 def source_name(name: str) -> str:
-    """The function's name in the source: ``f.isra.0.cold`` is ``f``."""
+    """Strip suffixes to the function's name in the source: ``f.isra.0.cold`` is ``f``."""
     return _STATIC_NUMBER.sub("", _CLONE.sub("", name))
 
 
 def static_number(name: str) -> int | None:
-    """The number of a static variable inside a function: 12 for ``count.12``."""
+    """Parse the number of a static variable inside a function: 12 for ``count.12``."""
     match = _STATIC_NUMBER.search(name)
     return int(match[0][1:]) if match else None
 
 
 def cold_parent(name: str) -> str | None:
-    """The function that a cold part was split off from, None for other names."""
+    """Name the function that a cold part was split off from, None for other names."""
     match = _COLD.search(name)
     return name[: match.start()] if match else None
 
 
 def is_special_static(name: str) -> bool:
-    """Whether it is a static variable of which a livepatch takes its own copy."""
+    """Tell whether it is a static variable of which a livepatch takes its own copy."""
     if _CONSTANT.match(name) or name.startswith(UBSAN):
         return True
     base = base_name(name)

@@ -115,7 +115,7 @@ class CodeObject:
     """
 
     def __init__(self, elf: ElfFile, sizes: EntrySizes, tree: str = "") -> None:
-        """:param tree: the directory of the source, which is left out of names of files.
+        """Cut the object into atoms; file names leave out `tree`, the source's directory.
 
         :raises KlpError: when objtool ran over it, or a table does not fit its entry size.
         """
@@ -194,7 +194,7 @@ class CodeObject:
         return atom
 
     def _paddings(self) -> dict[int, set[int]]:
-        """Per section the offsets where padding for a call before the function starts."""
+        """Find, per section, where padding for a call before the function starts."""
         found: dict[int, set[int]] = defaultdict(set)
         for section in self.elf.sections:
             if section.name == _PADDING_TABLE:
@@ -224,7 +224,7 @@ class CodeObject:
             self._add(section, start, end, entry, members)
 
     def _cut_replacements(self, section: Section) -> None:
-        """One atom for each replacement that an entry of .altinstructions names."""
+        """Cut one atom for each replacement that an entry of .altinstructions names."""
         found: set[tuple[int, int]] = set()
         length_at = self.sizes.alt_replacement_length
         for table in self.elf.sections:
@@ -242,7 +242,7 @@ class CodeObject:
             self.replacements[start, length] = atom
 
     def _cut_out_of_line(self, section: Section) -> None:
-        """Cut where code jumps in and what stands before does not run on."""
+        """Cut where code jumps in and what stands before does not fall through."""
         entries = {0}
         for index, raws in self._raw.items():
             kind, name = self.kinds[index], self.elf.sections[index].name
@@ -292,25 +292,25 @@ class CodeObject:
                 self._code[index] = code
 
     def atom_of(self, symbol: int) -> Atom:
-        """The atom of a symbol, by its index."""
+        """Look up the atom of a symbol, by its index."""
         return self._of_symbol[symbol]
 
     def locate(self, section: int, offset: int) -> Atom | None:
-        """The atom at an offset of a section, or the one before it when none covers it."""
+        """Find the atom at an offset of a section, or the one before it when none covers it."""
         starts = self._starts.get(section)
         if not starts:
             return None
         return self._in_section[section][max(bisect_right(starts, offset) - 1, 0)]
 
     def neighbours(self, atom: Atom) -> tuple[Atom | None, Atom | None]:
-        """The atoms of the same section before and behind one."""
+        """Find the atoms of the same section before and behind one."""
         atoms = self._in_section[atom.section.index]
         place = bisect_right(self._starts[atom.section.index], atom.start) - 1
         before = atoms[place - 1] if place > 0 else None
         return before, atoms[place + 1] if place + 1 < len(atoms) else None
 
     def contents(self, atom: Atom) -> bytes:
-        """An atom's bytes; zeros for one without bytes in the file."""
+        """Return an atom's bytes; zeros for one without bytes in the file."""
         if atom.section.sh_type == SHT.NOBITS:
             return bytes(len(atom))
         code = self._code.get(atom.section.index)
@@ -318,7 +318,7 @@ class CodeObject:
         return bytes(data[atom.start : atom.end])
 
     def _bias(self, section: int, raw: _Raw, several: bool) -> int:
-        """How far the address that a PC-relative field counts from lies behind the field."""
+        """Compute how far behind a PC-relative field the address lies that it counts from."""
         if self.kinds[section] is not SectionKind.CODE or raw.type not in self.instructions.counted:
             return 0
         data = self.elf.contents(self.elf.sections[section])
@@ -340,7 +340,7 @@ class CodeObject:
     # -- references
 
     def references(self, atom: Atom) -> tuple[Reference, ...]:
-        """The relocations inside an atom, by offset."""
+        """Resolve the relocations inside an atom, by offset."""
         found = self._references.get(atom)
         if found is None:
             found = tuple(
@@ -351,7 +351,7 @@ class CodeObject:
         return found
 
     def raw_between(self, section: int, start: int, end: int) -> list[_Raw]:
-        """A section's relocations with ``start <= offset < end``."""
+        """Select a section's relocations with ``start <= offset < end``."""
         raws = self._raw.get(section)
         if not raws:
             return []
@@ -360,7 +360,7 @@ class CodeObject:
         return raws[first:last]
 
     def table_references(self, section: int, start: int, end: int) -> tuple[Reference, ...]:
-        """The references of one table entry, offsets from its start."""
+        """Resolve the references of one table entry, offsets from its start."""
         return tuple(
             self._resolve(section, raw, start) for raw in self.raw_between(section, start, end)
         )
@@ -422,7 +422,7 @@ class CodeObject:
         return self._literals[index]
 
     def is_branch(self, atom: Atom, reference: Reference) -> bool:
-        """Whether a reference of a code atom is a direct jump or call."""
+        """Tell whether a reference of a code atom is a direct jump or call."""
         if reference.type == self.instructions.branch:
             return True
         if (
@@ -433,18 +433,18 @@ class CodeObject:
         return self.instructions.is_branch_field(self.contents(atom), reference.offset)
 
     def is_memory_operand(self, atom: Atom, reference: Reference) -> bool:
-        """Whether code accesses what a reference leads to, and does not take its address."""
+        """Tell whether code accesses a reference's target, and does not take its address."""
         return self.instructions.is_memory_operand(self.contents(atom), reference.offset)
 
     def is_compared(self, atom: Atom, reference: Reference) -> bool:
-        """Whether code compares something with the address that a reference leads to."""
+        """Tell whether code compares something with the address that a reference leads to."""
         return self.instructions.at(self.contents(atom), reference.offset)[0] == "cmp"
 
     def undefined(self, reference: Reference) -> Symbol | None:
-        """The undefined symbol that a reference names, if it does."""
+        """Return the undefined symbol that a reference names, if it does."""
         symbol = self.elf.symbol_list[reference.symbol]
         return symbol if reference.target is None and symbol.st_shndx == 0 else None
 
     def is_weak(self, index: int) -> bool:
-        """Whether a symbol is weak."""
+        """Tell whether a symbol is weak."""
         return self.elf.symbol_list[index].bind == STB.WEAK

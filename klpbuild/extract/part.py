@@ -1,4 +1,4 @@
-"""One object that a patch changes, in both versions, compared when first asked for."""
+"""Represent one object that a patch changes, in both versions, compared when first asked for."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ VariableTypes = Callable[[bool], Mapping[str, VariableType]]
 
 
 def no_types(patched: bool) -> Mapping[str, VariableType]:
-    """The types of variables where nobody knows them."""
+    """Return no types, where nobody knows those of variables."""
     return {}
 
 
 @dataclass(eq=False, kw_only=True)
 class Part(LinkedObject):
-    """An object of a patch, with its contents.
+    """An object of a patch, with both versions' contents.
 
     :ivar source: its source file.
     :ivar sizes: sizes of the table entries of this kernel.
@@ -42,7 +42,10 @@ class Part(LinkedObject):
 
     @cached_property
     def _versions(self) -> tuple[Version, Version]:
-        """:raises KlpError: for an object that cannot be read."""
+        """Both versions, read and matched.
+
+        :raises KlpError: for an object that cannot be read.
+        """
         both = zip((self.original, self.patched), self.trees, strict=True)
         old_code, new_code = (CodeObject(elf, self.sizes, tree) for elf, tree in both)
         codes = old_code, new_code
@@ -64,11 +67,11 @@ class Part(LinkedObject):
 
     @property
     def correlation(self) -> Correlation:
-        """Which atom is which in the two."""
+        """The matching atoms of the two."""
         return self.old.correlation
 
     def kernel_symbol(self, symbol: Symbol) -> Origin | None:
-        """The symbol that the kernel has of one that the patched object defines."""
+        """Find the kernel's symbol of one that the patched object defines."""
         atom = self.new.code.atom_of(symbol.index)
         twin = self.correlation.to_original.get(atom)
         if twin is not None:

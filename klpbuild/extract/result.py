@@ -1,4 +1,4 @@
-"""Records of what an extraction gives."""
+"""Records of an extraction's result."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class Reference:
 
 
 class KeyKind(Enum):
-    """What a key switches."""
+    """Kind of a key."""
 
     STATIC_BRANCH = "static branch"
     STATIC_CALL = "static call"
 
 
 class KeyUse(Enum):
-    """What becomes of the code that a key switches.
+    """Treatment of the code that a key switches.
 
     A DETACHED branch is off for ever, as a tracepoint or pr_debug() that nobody enables.  A
     DETACHED call goes through the call's trampoline, which the kernel keeps up to date.

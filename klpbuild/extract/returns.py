@@ -6,14 +6,14 @@ from klpbuild.extract.objects import Atom, CodeObject
 
 
 class Returns:
-    """Answers for one object, each read once."""
+    """Answers for one object whether its functions return; each is read once."""
 
     def __init__(self, code: CodeObject) -> None:
         self._code = code
         self._known: dict[Atom, bool] = {}
 
     def comes_back(self, atom: Atom) -> bool:
-        """Whether a function may return."""
+        """Tell whether a function may return."""
         if atom not in self._known:
             self._known[atom] = True  # while it is being read
             thunks, out = set(), set()

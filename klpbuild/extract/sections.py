@@ -11,7 +11,7 @@ from klpbuild.extract.sizes import EntrySizes
 
 
 class SectionKind(Enum):
-    """What extraction does with a section.
+    """How extraction treats a section.
 
     CODE and DATA are cut into atoms.  LITERALS are strings and constants, used by
     content.  A TABLE has entries that belong to functions.  METADATA is read by the
@@ -28,7 +28,7 @@ class SectionKind(Enum):
 
 
 class Memory(Enum):
-    """What a running kernel lets code do with a variable, and how code reaches it."""
+    """Kind of a variable's memory: how it is protected, and how code reaches it."""
 
     ORDINARY = "written"
     PER_CPU = "one for each processor"
@@ -99,7 +99,7 @@ _VARIABLES = re.compile(
 
 
 def kind_of(section: Section) -> SectionKind:
-    """What kind of section it is."""
+    """Classify a section."""
     name, flags = section.name, section.sh_flags
     if section.sh_type not in (SHT.PROGBITS, SHT.NOBITS):
         return SectionKind.DROPPED
@@ -115,7 +115,7 @@ def kind_of(section: Section) -> SectionKind:
 
 
 def entry_size(name: str, sizes: EntrySizes) -> int | None:
-    """Size in bytes of a table's entries.
+    """Return the size in bytes of a table's entries.
 
     None for a table where each entry has one relocation, so that these tell it
     (``.discard.*``), and for one that this kernel does not have.
@@ -128,22 +128,22 @@ def entry_size(name: str, sizes: EntrySizes) -> int | None:
 
 
 def is_init(name: str) -> bool:
-    """Whether the kernel frees the section once it or the module has started."""
+    """Tell whether the kernel frees the section once it or the module has started."""
     return _INIT.match(name) is not None
 
 
 def is_exit(name: str) -> bool:
-    """Whether the section is left out of vmlinux, and run once when a module is removed."""
+    """Tell whether the section is left out of vmlinux, and run once when a module is removed."""
     return _EXIT.match(name) is not None
 
 
 def holds_variables(name: str) -> bool:
-    """Whether the section holds variables, rather than entries that something collects."""
+    """Tell whether the section holds variables, rather than entries that something collects."""
     return _VARIABLES.match(name) is not None
 
 
 def memory_of(section: Section) -> Memory:
-    """What memory a section of variables is in."""
+    """Classify the memory of a section of variables."""
     if section.name.startswith(".data..percpu"):
         return Memory.PER_CPU
     if section.name.startswith(".data..ro_after_init"):

@@ -1,4 +1,4 @@
-"""The kernel's tables about code: alternatives, bugs, exceptions, jump labels, ...
+"""Read the kernel's tables about code: alternatives, bugs, exceptions, jump labels, ...
 
 An entry belongs to the function that its first reference into code leads to.  What
 others do is told apart from what is known here: a table that is not known and refers to
@@ -24,7 +24,7 @@ _NOT_COMPARED = (".discard.", "__mcount_loc", "__patchable_function_entries", ".
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One entry of a table.
+    """An entry of a table.
 
     :ivar section: the table.
     :ivar offset: where it starts in the table, in bytes.
@@ -52,7 +52,10 @@ class Tables:
     """All table entries of an object, by the code they are about."""
 
     def __init__(self, code: CodeObject) -> None:
-        """:raises KlpError: when a table does not fit its entry size."""
+        """Read the entries of all tables.
+
+        :raises KlpError: when a table does not fit its entry size.
+        """
         self.code = code
         self.by_owner: dict[Atom, list[Entry]] = defaultdict(list)
         for section, kind in zip(code.elf.sections, code.kinds, strict=True):
@@ -62,7 +65,7 @@ class Tables:
                         self.by_owner[entry.owner].append(entry)
 
     def of(self, atom: Atom) -> list[Entry]:
-        """The entries about an atom, in the order of the object."""
+        """Return the entries about an atom, in the order of the object."""
         return self.by_owner.get(atom, [])
 
     def _entries(self, section: Section) -> list[Entry]:
@@ -107,7 +110,7 @@ class Tables:
     def _with_replacement(
         self, section: Section, offset: int, references: tuple[Reference, ...]
     ) -> tuple[Reference, ...]:
-        """The references, each replacement found by its length too: some are empty."""
+        """Resolve each replacement by its length too: some are empty."""
         length_at = self.code.sizes.alt_replacement_length
         data = self.code.elf.contents(section)
         found = []
@@ -122,14 +125,14 @@ class Tables:
         return tuple(found)
 
     def contents(self, entry: Entry) -> bytes:
-        """An entry's bytes."""
+        """Return an entry's bytes."""
         data = self.code.elf.contents(entry.section)
         return bytes(data[entry.offset : entry.offset + entry.size])
 
     def meaning(
         self, atom: Atom, identities: Identities, patched: bool
     ) -> dict[str, list[tuple[int, bytes, Hashable]]]:
-        """What each table says of an atom, but line numbers, so that it can be compared."""
+        """Describe what each table says of an atom, without line numbers, for comparison."""
         said: dict[str, list[tuple[int, bytes, Hashable]]] = defaultdict(list)
         for entry in self.of(atom):
             name = entry.section.name

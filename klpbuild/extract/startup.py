@@ -1,4 +1,4 @@
-"""Leave out changed ``__init`` code and data where nothing that the livepatch runs depends on it.
+"""Leave out changed ``__init`` code and data that nothing in the livepatch depends on.
 
 It has run, and runs as it was in a module that is loaded later.  The livepatch depends on it
 where both use the same state, where it hands one of the livepatch's functions on, and where
@@ -73,13 +73,13 @@ def settle_startup(
 
 
 def state_in_use(case: Case, included: Collection[Atom], tables: Tables) -> frozenset[str]:
-    """The global names of the state that included code uses, with all of the object around it."""
+    """Collect the global names of the state that included code and its callers use."""
     running = _running(case, included)
     return _global_names(running | _used(case.patched, running, tables))
 
 
 def _running(case: Case, included: Collection[Atom]) -> set[Atom]:
-    """Included functions, and those that call or are called by them, at any depth."""
+    """Collect included functions, and those that call or are called by them, at any depth."""
     found = {atom for atom in included if atom.is_function}
     pending = list(found)
     while pending:
@@ -93,7 +93,7 @@ def _running(case: Case, included: Collection[Atom]) -> set[Atom]:
 
 
 def _startup(code: CodeObject, atom: Atom, users: Collection[Atom]) -> set[Atom]:
-    """``__init`` code, or the functions that use ``__init`` data, and all that they call."""
+    """Collect ``__init`` code, or the users of ``__init`` data, and all that they call."""
     found = {atom} if atom.is_function else {user for user in users if user.is_function}
     pending = list(found)
     while pending:
@@ -111,7 +111,7 @@ def _startup(code: CodeObject, atom: Atom, users: Collection[Atom]) -> set[Atom]
 def _used(
     code: CodeObject, functions: Collection[Atom], tables: Tables | None = None
 ) -> set[Atom | str]:
-    """The state that functions use, and the functions that they hand on.
+    """Collect the state that functions use, and the functions that they hand on.
 
     Constants count with what they refer to, variables with themselves and that.
     """
@@ -146,7 +146,7 @@ def _is_startup(atom: Atom) -> bool:
 
 
 def _says_otherwise(case: Case, atom: Atom) -> bool:
-    """Whether two versions of code differ in nothing but texts, as of messages."""
+    """Tell whether two versions of code differ in nothing but texts, as of messages."""
     (original, old, _), (patched, new, _) = case.both(atom)
     if not atom.is_function or original.contents(old) != patched.contents(new):
         return False
@@ -171,7 +171,7 @@ def _is_text(code: CodeObject, reference: Reference) -> bool:
 
 
 def _of_patched(case: Case, used: Atom | str) -> Atom | str:
-    """What the original uses, as the patched object has it."""
+    """Map what the original uses to the patched object's version of it."""
     return case.correlation.to_patched.get(used, used) if isinstance(used, Atom) else used
 
 

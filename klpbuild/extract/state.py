@@ -60,7 +60,7 @@ def _pair_constants(gone: Sequence[Variable], come: Sequence[Variable]) -> None:
 
 
 def several(olds: Sequence[Variable], rivals: Sequence[Variable]) -> str:
-    """Why of several variables none can be told to be the kernel's, empty for one of each."""
+    """Explain why of several variables none is surely the kernel's, empty for one of each."""
     if len(olds) == len(rivals) == 1:
         return ""
     return (
@@ -70,17 +70,17 @@ def several(olds: Sequence[Variable], rivals: Sequence[Variable]) -> str:
 
 
 def names(variables: Sequence[Variable]) -> str:
-    """The names of variables, for messages."""
+    """Join the names of variables, for messages."""
     return " and ".join(sorted(variable.told for variable in variables))
 
 
 def named_alike(old: Variable, new: Variable) -> bool:
-    """Whether two variables have one name in the source."""
+    """Tell whether two variables have one name in the source."""
     return base_name(old.name) == base_name(new.name)
 
 
 def may_be(old: Variable, new: Variable) -> bool:
-    """Whether a new variable may be one of the kernel's, to judge by what both hold.
+    """Tell whether a new variable may be one of the kernel's, to judge by what both hold.
 
     An array may have grown.  If one function uses both, a number of one size or a pointer may
     have got another type, and a variable may have become a member, or a member a variable.
@@ -103,7 +103,7 @@ def may_be(old: Variable, new: Variable) -> bool:
 
 
 def _holds(structure: VariableType, variable: VariableType, name: str) -> bool:
-    """Whether a variable may have become a member of a structure.
+    """Tell whether a variable may have become a member of a structure.
 
     Many structures have some number: one counts if it has the variable's name, or if the
     structure has none, as it was made for this.
@@ -142,7 +142,7 @@ def choose(
 def difference(
     old: Variable, new: Variable, before: Sequence[Version], after: Sequence[Version]
 ) -> str:
-    """Why a new variable is not the kernel's for sure, empty if it is.
+    """Explain why a new variable is not the kernel's for sure, empty if it is.
 
     :param before: the versions of the objects at hand that the kernel has.
     :param after: those that the patch makes of them.
@@ -170,7 +170,7 @@ def _is_related(
     before: Sequence[Version],
     after: Sequence[Version],
 ) -> bool:
-    """Whether code may have taken a variable along.
+    """Tell whether code may have taken a variable along.
 
     A function uses it in both versions; or one that used it calls a new one that does, as
     when it was split; or one that is gone was called by one that does now, as when it is
@@ -187,7 +187,7 @@ def _is_related(
 
 
 def _reached(start: frozenset[str], versions: Sequence[Version], among: set[str]) -> set[str]:
-    """The functions among some that a few reach through calls of these."""
+    """Collect the functions among some that a few reach through calls of these."""
     found: set[str] = set()
     pending = list(start)
     while pending:

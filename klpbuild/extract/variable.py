@@ -1,4 +1,4 @@
-"""Variables of one version of an object: what they hold, and how code uses them."""
+"""Describe variables of one version of an object: what they hold, and how code uses them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNKNOWN = VariableType("")
 
 
 def no_types() -> Mapping[str, VariableType]:
-    """The types of variables where they are not known."""
+    """Return no types, where those of variables are not known."""
     return {}
 
 
@@ -56,11 +56,11 @@ class Version:
         return found.patched if self.is_patched else found.original
 
     def written(self) -> list[Variable]:
-        """Its variables that code may write, and that the other version does not have."""
+        """List its variables that code may write, and that the other version does not have."""
         return [v for v in self._alone() if v.memory is not Memory.READ_ONLY]
 
     def constants(self) -> list[Variable]:
-        """Its constants that the other version does not have."""
+        """List its constants that the other version does not have."""
         return [v for v in self._alone() if v.memory is Memory.READ_ONLY]
 
     def _alone(self) -> list[Variable]:
@@ -120,7 +120,7 @@ class Version:
 
 
 def _holds_state(atom: Atom) -> bool:
-    """Whether a variable may hold state: not those that macros make for a place in the code."""
+    """Tell whether a variable may hold state: not those that macros make for a place in code."""
     name = atom.section.name
     if not holds_variables(name) or name.startswith("__"):  # __dyndbg, __tracepoints
         return False
@@ -155,19 +155,19 @@ class Variable:
 
     @property
     def told(self) -> str:
-        """What messages call it: of a function's static variables several have one name."""
+        """Its name for messages: of a function's static variables several have one name."""
         if static_number(self.name) is None:
             return self.name
         return f"{base_name(self.name)} (in {listed(self.users)})"
 
 
 def listed(users: frozenset[str]) -> str:
-    """Names of functions, for messages."""
+    """Join names of functions, for messages."""
     return ", ".join(sorted(users)[:3]) or "none"
 
 
 def same_content(old: Variable, new: Variable) -> bool:
-    """Whether two variables begin with the same content, references included."""
+    """Tell whether two variables begin with the same content, references included."""
     before, after = old.version, new.version
     olds, news = before.code.references(old.atom), after.code.references(new.atom)
     if before.code.contents(old.atom) != after.code.contents(new.atom) or len(olds) != len(news):
@@ -180,7 +180,7 @@ def same_content(old: Variable, new: Variable) -> bool:
 
 
 def used_alike(old: Variable, new: Variable) -> bool:
-    """Whether code and other variables use two variables in the same way.
+    """Tell whether code and other variables use two variables in the same way.
 
     In the code that uses them, one version beside the other, each instruction with the old
     variable has its counterpart with the new one.
@@ -194,7 +194,7 @@ def used_alike(old: Variable, new: Variable) -> bool:
 
 
 def held(variable: Variable) -> Counter[Hashable]:
-    """How often other variables and tables of code refer to a variable, and how."""
+    """Count how often, and how, other variables and tables of code refer to a variable."""
     version, found = variable.version, Counter[Hashable]()
     for atom in version.code.atoms:
         held = version.code.references(atom) if atom.kind is SectionKind.DATA else ()
@@ -209,7 +209,7 @@ _Step = tuple[bool, Hashable]
 
 
 def _steps(variable: Variable, users: set[str]) -> list[_Step]:
-    """The instructions of functions, but for registers, and whether each uses a variable."""
+    """Decode functions without register names, and note which instructions use a variable."""
     version, found = variable.version, list[_Step]()
     for atom in version.code.atoms:
         if atom.kind is not SectionKind.CODE or source_name(atom.name) not in users:
@@ -227,7 +227,7 @@ def _steps(variable: Variable, users: set[str]) -> list[_Step]:
 
 
 def _align(old: list[_Step], new: list[_Step]) -> bool:
-    """Whether the uses in two pieces of code stand side by side."""
+    """Tell whether the uses in two pieces of code stand side by side."""
     matched = sum(
         uses
         for block in SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
@@ -237,7 +237,7 @@ def _align(old: list[_Step], new: list[_Step]) -> bool:
 
 
 def _meaning(version: Version, reference: Reference, itself: Atom) -> Hashable:
-    """What a reference leads to in the running kernel, to be compared between any objects."""
+    """Identify what a reference leads to in the running kernel, to compare it between objects."""
     target, found = reference.target, version.correlation
     if isinstance(target, Literal):
         return target.content

@@ -60,7 +60,7 @@ def settle_variables(case: Case) -> set[Atom]:
 
 
 def _obstacle(case: Case, atom: Atom) -> str:
-    """Why a changed variable cannot be replaced by a copy, empty if it can."""
+    """Explain why a changed variable cannot be replaced by a copy, empty if it can."""
     for _, one, _ in case.both(atom):
         section = one.section.name
         if is_init(section) or is_exit(section):
@@ -81,7 +81,7 @@ def _obstacle(case: Case, atom: Atom) -> str:
 
 
 def _has_functions(code: CodeObject, atom: Atom) -> bool:
-    """Whether a variable holds addresses of functions, or of what may be functions."""
+    """Tell whether a variable holds addresses of functions, or of what may be functions."""
     return any(
         code.undefined(reference) is not None
         or (isinstance(reference.target, Atom) and reference.target.kind is SectionKind.CODE)
@@ -90,7 +90,7 @@ def _has_functions(code: CodeObject, atom: Atom) -> bool:
 
 
 def _passes_on(code: CodeObject, user: Atom, atom: Atom) -> bool:
-    """Whether code may let others see a variable's address, and not only its content."""
+    """Tell whether code may let others see a variable's address, and not only its content."""
     references = code.references(user)
     taken = [
         reference.offset

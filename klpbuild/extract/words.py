@@ -1,4 +1,4 @@
-"""The words of a changed variable that a callback of the livepatch writes."""
+"""List the words of a changed variable that a callback of the livepatch writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORD = 8
 
 @dataclass(frozen=True)
 class Word:
-    """An aligned piece of a variable whose content changes.
+    """An aligned word of a variable whose content changes.
 
     :ivar offset: from the variable's first byte.
     :ivar size: 1, 2, 4 or 8 bytes.
@@ -41,7 +41,7 @@ class Word:
 
 
 def why_not_written(correlation: Correlation, atom: Atom) -> str:
-    """Why no callback can write what changes in a variable of the patched object; else empty."""
+    """Explain why no callback can write what changes in a variable; empty if one can."""
     twin = correlation.to_original[atom]
     memory = memory_of(twin.section)
     if len(twin) != len(atom):
@@ -64,7 +64,7 @@ def why_not_written(correlation: Correlation, atom: Atom) -> str:
 
 
 def words(correlation: Correlation, atom: Atom) -> tuple[Word, ...]:
-    """What changes in a variable of the patched object, by offset."""
+    """List what changes in a variable of the patched object, by offset."""
     twin = correlation.to_original[atom]
     identities = Identities(correlation)
     codes = (correlation.original, twin, False), (correlation.patched, atom, True)
@@ -95,7 +95,7 @@ def words(correlation: Correlation, atom: Atom) -> tuple[Word, ...]:
 
 
 def _alignment(atom: Atom) -> int:
-    """How a variable is aligned for certain, up to a word."""
+    """Compute how a variable is surely aligned, up to a word."""
     align = max(atom.section.sh_addralign, 1)
     return gcd(align, atom.entry or align, _WORD)
 

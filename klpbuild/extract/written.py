@@ -53,7 +53,7 @@ def write_words(assembly: Assembly) -> None:
 def _former(
     assembly: Assembly, index: int, target: object, addend: int
 ) -> tuple[OutputSymbol, int]:
-    """Symbol and addend of a pointer that the original object has."""
+    """Choose symbol and addend of a pointer that the original object has."""
     symbol, is_replaced = assembly.original.elf.symbol_list[index], False
     if isinstance(target, Atom):
         symbol = target.symbols[0]
