@@ -1,1 +1,1 @@
-"""The second opinion: what the kernel will say of a finished module."""
+"""Check a finished module a second time: what the kernel will say of it."""

@@ -46,7 +46,7 @@ class Instruction:
 
 
 def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction, ...]:
-    """The instructions of a function on x86-64, without the padding behind them.
+    """Disassemble a function of x86-64, without the padding behind it.
 
     :param name_of: what to call an address.
     """
@@ -64,7 +64,7 @@ def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction,
 
 
 def addresses(code: bytes, start: int) -> Iterator[tuple[int, bool]]:
-    """Every address in the instructions of x86-64 code, and whether a register is added to it.
+    """Find every address in x86-64 code, and whether a register is added to it.
 
     :param start: the address of the code.
     """
@@ -108,7 +108,7 @@ def _instruction(
 
 
 def _target(decoded: capstone.CsInsn) -> tuple[Use, int, int, int] | None:
-    """How it refers to which address, and where its bytes are in the instruction."""
+    """Find which address an instruction refers to, how, and where in it the address stands."""
     import capstone
     from capstone import x86 as x86_64
 
@@ -130,7 +130,7 @@ def _target(decoded: capstone.CsInsn) -> tuple[Use, int, int, int] | None:
 
 
 def _memory(decoded: capstone.CsInsn, memory: x86_64.X86OpMem) -> int | None:
-    """The address in a memory operand; of a per-CPU variable its offset."""
+    """Compute the address in a memory operand; of a per-CPU variable its offset."""
     from capstone import x86 as x86_64
 
     shift = int(memory.disp)

@@ -24,7 +24,7 @@ _LABEL = ".L"
 
 @dataclass(frozen=True)
 class Reference:
-    """What one symbol became that the function's relocations name.
+    """A symbol that the function's relocations name, and what it resolved to.
 
     :ivar symbol: its name in the file.
     :ivar what: where it leads.
@@ -86,7 +86,7 @@ class Explainer:
     """Explains the functions of one livepatch."""
 
     def __init__(self, subject: Subject) -> None:
-        """:raises KlpError: without the kernel's symbols, or for another kind of file."""
+        """Note the livepatch; refuse one without the kernel's symbols, or another kind of file."""
         if subject.kernel is None:
             raise KlpError("a kernel must be named", hint="--kernel RELEASE")
         if subject.elf.e_type != ET.REL:  # of another kind relocations may lead out of the file
@@ -104,7 +104,7 @@ class Explainer:
         return tuple(f.new for p in patched for f in p.functions or () if f.new)
 
     def mismatches(self, owner: str, function: PatchedFunction) -> tuple[Mismatch, ...] | None:
-        """Where unchanged code leads elsewhere; None when the shipped function is not at hand."""
+        """Find where unchanged code leads elsewhere; None without the shipped function."""
         old = self.memory.shipped(owner, function.old, function.sympos)
         if old is None or function.new_place is None:
             return None
@@ -114,7 +114,9 @@ class Explainer:
         return self._mismatches(self._pairs(old, new, named=False))
 
     def explain(self, name: str) -> Explanation:
-        """:param name: of a function of the livepatch, or of one that it replaces.
+        """Explain one function.
+
+        :param name: of a function of the livepatch, or of one that it replaces.
         :raises KlpError: when it has none of that name.
         """
         for patched in self.subject.patched or ():
@@ -167,7 +169,7 @@ class Explainer:
         return {self.memory.name_of(target).removeprefix(own) for target in names}
 
     def _name(self, address: int) -> str:
-        """What an address is called: a text of an object's own by what it says."""
+        """Name an address: a string of an object's own by its text."""
         for loaded in self.memory.loaded.values():
             for index, start in loaded.addresses.items():
                 section = loaded.elf.sections[index]
@@ -177,7 +179,7 @@ class Explainer:
         return text or self.memory.name_of(address)
 
     def _text_of_vmlinux(self, address: int) -> str:
-        """The text at an address of vmlinux that no symbol begins at."""
+        """Read the string at an address of vmlinux that no symbol begins at."""
         elf = self._vmlinux
         if elf is None or self.memory.owner_of(address) != VMLINUX:
             return ""
@@ -218,7 +220,7 @@ class Explainer:
         return tuple(found)
 
     def _mismatches(self, pairs: tuple[Pair, ...]) -> tuple[Mismatch, ...]:
-        """Unchanged references: a symbol of the same name at an address that is new.
+        """Find unchanged references to a symbol of the same name at another address.
 
         An address that the old function refers to elsewhere is left alone: instructions
         may have been moved, and the wrong ones compared.

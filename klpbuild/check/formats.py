@@ -1,4 +1,4 @@
-"""A report as text for people, JSON for machines and SARIF for dashboards."""
+"""Write a report as text for people, JSON for machines and SARIF for dashboards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def as_text(reports: Sequence[Report], *, colour: bool = False, verbose: bool = False) -> str:
-    """One line a finding, then what the kernel says and what to do, then a summary.
+    """Write one line a finding, then what the kernel says and what to do, then a summary.
 
     :param verbose: list every rule that could not be checked.
     """
@@ -59,7 +59,7 @@ def _not_checked(report: Report, verbose: bool) -> Iterable[str]:
 
 
 def as_json(reports: Sequence[Report]) -> str:
-    """The stable schema that docs/check.md describes."""
+    """Write the stable schema that docs/check.md describes."""
     document = {"version": 1, "reports": [_report(report) for report in reports]}
     return json.dumps(document, indent=1) + "\n"
 
@@ -97,7 +97,7 @@ def _unchecked(unchecked: Unchecked) -> dict[str, str]:
 
 
 def as_sarif(reports: Sequence[Report], problems: Sequence[Problem] = ()) -> str:
-    """SARIF 2.1.0, one run.
+    """Write SARIF 2.1.0, one run.
 
     :param problems: why there is no module, or none that can be read: results of the rule
         ``refused``.

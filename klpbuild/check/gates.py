@@ -1,4 +1,4 @@
-"""Relocations that wait for an object: is all there when it loads, and does nothing run before?"""
+"""Check relocations that wait for an object: all is there when it loads, nothing runs before."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_gates(subject: Subject) -> None:
 def _foreign(
     subject: Subject, waiting: list[_Waiting]
 ) -> Iterator[tuple[str, LivepatchSymbol, str]]:
-    """Each gate with a symbol of another module, and where it is first used."""
+    """List each gate with a symbol of another module, and where it is first used."""
     for section, target, gate in waiting:
         seen = set()
         for offset, _, index, _ in subject.elf.relocations(section).tolist():
@@ -57,7 +57,7 @@ def _foreign(
 def _check_owners(
     subject: Subject, kernel: KernelSide, foreign: list[tuple[str, LivepatchSymbol, str]]
 ) -> None:
-    """The owner of each symbol must be there whenever the gate is."""
+    """Check that the owner of each symbol is there whenever the gate is."""
     rule = catalogue.OWNER_ABSENT
     if foreign and not kernel.modules:
         subject.not_checked(rule, "the kernel's modules are not at hand")
@@ -76,7 +76,7 @@ def _check_owners(
 
 
 def _check_code(subject: Subject, patched: tuple[Patched, ...], waiting: list[_Waiting]) -> None:
-    """No code that waits for an object may run with another one that can be there without it."""
+    """Check that code that waits for a gate cannot run before the gate is loaded."""
     try:
         reach = Reach(subject.elf, patched)
     except KlpError as error:
@@ -111,7 +111,7 @@ def _check_code(subject: Subject, patched: tuple[Patched, ...], waiting: list[_W
 
 
 def _is_early(subject: Subject, user: str, gate: str) -> bool | None:
-    """Whether code that runs with an object can run before its gate is loaded."""
+    """Tell whether code that runs with an object can run before its gate is loaded."""
     if user in ("", VMLINUX):
         return True
     if user == gate:

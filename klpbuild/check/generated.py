@@ -23,7 +23,7 @@ _CALLBACKS = {2: "pre_patch", 3: "post_patch", 4: "pre_unpatch", 5: "post_unpatc
 
 
 def read_generated(elf: ElfFile) -> tuple[Patched, ...] | None:
-    """The objects that it patches, None when neither tool made the module.
+    """Read the objects that it patches, None when neither tool made the module.
 
     :raises KlpError: when relocations or symbols are broken.
     """

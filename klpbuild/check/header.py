@@ -1,5 +1,7 @@
-"""What the module loader checks before it looks at anything else: kernel/module/main.c,
-elf_validity_check() and setup_load_info(), elf_validity_cache_copy() in newer kernels.
+"""Check the ELF headers as the module loader does before it looks at anything else.
+
+See kernel/module/main.c: elf_validity_check() and setup_load_info(), in newer kernels
+elf_validity_cache_copy().
 
 It works on bytes, for `klpbuild.elf.reader` is stricter in some places and the
 kernel's words depend on the first fault that the kernel sees.
@@ -45,7 +47,7 @@ class Fault:
 def header_faults(
     data: bytes, machine: int | None, version: Version | None = None
 ) -> tuple[Fault, ...]:
-    """The first fault of a file's headers, if there is one: nothing behind it can be read.
+    """Find the first fault of a file's headers: nothing behind it can be read.
 
     :param machine: ``e_machine`` of the kernel; None takes each that has livepatch.
     :param version: of the kernel; None for the newest.
@@ -76,7 +78,7 @@ def _faults(data: bytes, machine: int | None, version: Version) -> Iterator[Faul
 
 
 def foreign_identity(data: bytes, machine: int | None) -> bytes | None:
-    """The file with the ELF class and byte order of its machine, None when it has them.
+    """Correct a file's ELF class and byte order to its machine's; None when they are right.
 
     The kernel looks at neither; other programs cannot read such a file.
 
@@ -102,7 +104,7 @@ def _order(arch: Architecture) -> str:
 
 
 def _architecture(data: bytes, known: list[Architecture]) -> Architecture | None:
-    """Whose module it is: the kernel looks at e_machine alone."""
+    """Find whose module it is: the kernel looks at e_machine alone."""
     found = [a for a in known if _header(data, a)["e_machine"] == a.machine]
     said = [a for a in found if data[EI_DATA] == (2 if a.big_endian else 1)]
     return next(iter(said or found), None)
@@ -152,7 +154,7 @@ def _name_table_faults(
 
 
 def _names_fault(data: bytes, headers: Table, index: int, version: Version) -> str:
-    """What the kernel says of the table of section names; empty when it takes it."""
+    """Check the table of section names; return the kernel's words, empty when it accepts it."""
     if index == 0 or index >= len(headers):
         return f"Invalid ELF section name index: {index}"
     table = headers[index]
@@ -180,7 +182,7 @@ def _null_faults(data: bytes, headers: Table, offset: int) -> Iterator[Fault]:
 
 
 def _ends_outside(data: bytes, headers: Table) -> _Mask:
-    """Which sections do not lie in the file, as validate_section_offset() reckons."""
+    """Find which sections do not lie in the file, as validate_section_offset() reckons."""
     ends = headers["sh_offset"] + headers["sh_size"]
     outside: _Mask = (ends > len(data)) | (ends < headers["sh_offset"])
     return outside
@@ -242,14 +244,14 @@ class _Sections:
         return len(self.headers)
 
     def called(self, name: str) -> list[int]:
-        """Numbers of the sections of a name that the kernel finds: before 6.4 only loaded ones."""
+        """List the sections of a name that the kernel finds: before 6.4 only loaded ones."""
         found = [n for n, each in enumerate(self.names) if each == name]
         if self.version < _ONE_MODULE:
             found = [n for n in found if self.headers[n]["sh_flags"] & _ALLOC]
         return found
 
     def module(self) -> str:
-        """What the kernel calls the module in its first messages."""
+        """Name the module as the kernel does in its first messages."""
         for number in self.called(".modinfo")[:1]:
             for text in _contents(self.data, self.headers[number]).split(b"\0"):
                 if text.startswith(b"name="):
@@ -258,7 +260,7 @@ class _Sections:
 
 
 def _unique_faults(sections: _Sections) -> Iterator[Fault]:
-    """Sections of which the kernel wants exactly one."""
+    """Check the sections of which the kernel wants exactly one."""
     if sections.version >= _STRICT and len(sections.called(".modinfo")) > 1:
         yield Fault(catalogue.TWO_MODINFO, "has more than one section .modinfo", {})
     if sections.version < _STRICT:
@@ -298,7 +300,7 @@ def _symbol_table_faults(sections: _Sections) -> Iterator[Fault]:
 
 
 def _symbol_faults(sections: _Sections, arch: Architecture) -> Iterator[Fault]:
-    """Symbols in sections that are not there; `klpbuild.elf.reader` reads no such table."""
+    """Check for symbols in sections that do not exist; `klpbuild.elf.reader` refuses them."""
     headers, dtype = sections.headers, symbol_dtype(_order(arch))
     number = int(np.flatnonzero(headers["sh_type"] == SHT.SYMTAB)[0])
     table = _contents(sections.data, headers[number])

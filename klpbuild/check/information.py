@@ -1,4 +1,4 @@
-"""What a module says of itself: signature, .modinfo, licence."""
+"""Check what a module states about itself: .modinfo, licence, layout."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _EXECUTABLE = SHF.ALLOC | SHF.EXECINSTR
 
 
 def is_gpl(subject: Subject) -> bool:
-    """Whether the module may use symbols that are for the GPL only."""
+    """Tell whether the module may use symbols that are for the GPL only."""
     return subject.info.get("license", ["unspecified"])[0] in _GPL
 
 
 def is_livepatch(subject: Subject) -> bool:
-    """Whether the module says so, or acts as one."""
+    """Tell whether the module is marked as a livepatch, or acts as one."""
     return "livepatch" in subject.info or ENABLE in undefined_names(subject)
 
 
 def undefined_names(subject: Subject) -> frozenset[str]:
-    """The names of the module's undefined symbols."""
+    """List the names of the module's undefined symbols."""
     elf = subject.elf
     undefined = elf.symbols["st_shndx"] == SHN_UNDEF
     return frozenset(elf.symbol_name(n) for n in undefined.nonzero()[0].tolist())
 
 
 def check_information(subject: Subject) -> None:
-    """Check everything that the module says of itself."""
+    """Check everything that the module states about itself."""
     elf, info = subject.elf, subject.info
     size = elf.section(THIS_MODULE)
     _check_flags(subject)
@@ -64,7 +64,7 @@ def check_information(subject: Subject) -> None:
 
 
 def _check_flags(subject: Subject) -> None:
-    """As module_enforce_rwx_sections() of kernel/module/strict_rwx.c."""
+    """Check section flags as module_enforce_rwx_sections() of kernel/module/strict_rwx.c."""
     kernel = subject.kernel
     if kernel and not kernel.config.enabled("STRICT_MODULE_RWX"):
         return
@@ -76,7 +76,7 @@ def _check_flags(subject: Subject) -> None:
 
 
 def _check_layout(subject: Subject) -> None:
-    """As module_get_offset() of kernel/module/main.c adds up sizes and alignments."""
+    """Check sizes and alignments, which module_get_offset() of kernel/module/main.c adds up."""
     for section in subject.elf.sections:
         align = section.sh_addralign
         if not section.sh_flags & SHF.ALLOC:
@@ -139,7 +139,7 @@ def _has_code(subject: Subject) -> bool:
 
 
 def _check_vermagic(subject: Subject, kernel: KernelSide, found: str) -> None:
-    """As same_magic() of kernel/module/version.c."""
+    """Compare vermagic as same_magic() of kernel/module/version.c does."""
     wanted = kernel.vermagic
     versions = found_section(subject.elf, "__versions")
     with_crcs = kernel.config.enabled("MODVERSIONS") and versions is not None

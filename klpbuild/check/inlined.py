@@ -44,7 +44,7 @@ class Copy:
 
 
 def copies(unit: Unit, name: str, address: int) -> tuple[Copy, ...]:
-    """The copies of a function in its compile unit, each call in each holder once.
+    """Find the inline copies of a function in its compile unit, each call in each holder once.
 
     :param address: of the function, as the unit has it.
     :raises KlpError: when the unit is broken.
@@ -74,7 +74,7 @@ def copies(unit: Unit, name: str, address: int) -> tuple[Copy, ...]:
 
 
 def _root(entry: Entry, functions: dict[int, Entry]) -> int:
-    """The entry that an out-of-line copy or a definition refers to."""
+    """Find the entry that an out-of-line copy or a definition refers to."""
     for _ in range(4):
         origin = entry.values.get(_ORIGIN, entry.values.get(_SPECIFICATION))
         if not isinstance(origin, int) or origin not in functions:
@@ -94,7 +94,7 @@ def _call(entry: Entry, files: tuple[str, ...]) -> str:
 
 
 def check_inlined(subject: Subject) -> None:
-    """Find the copies of each patched function in functions that are not patched, too."""
+    """Find inline copies of each patched function in functions that are not patched."""
     if not subject.applies(catalogue.INLINED) or not subject.patched or not subject.kernel:
         return
     for patched in subject.patched:
@@ -146,7 +146,7 @@ def _check_function(
 
 
 def _replaced(kernel: KernelSide, patched: Patched, copy: Copy) -> bool:
-    """Whether the livepatch replaces the holder of a copy, or nobody runs it after boot."""
+    """Tell whether the livepatch replaces the holder of a copy, or nobody runs it after boot."""
     for function in patched.functions or ():
         if function.old.split(".")[0] != copy.holder:
             continue

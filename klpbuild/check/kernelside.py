@@ -1,4 +1,4 @@
-"""Read what a check needs of the kernel, each file when it is first asked for."""
+"""Read the kernel's files for the checks, each when it is first asked for."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _MODULES_READ = 20
 
 
 def found_section(elf: ElfFile, name: str) -> Section | None:
-    """The section that find_sec() of the module loader finds: the first one with SHF_ALLOC."""
+    """Find the section that find_sec() of the module loader finds: the first with SHF_ALLOC."""
     same = (s for s in elf.sections if s.name == name and s.sh_flags & SHF.ALLOC)
     return next(same, None)
 
 
 def modinfo(elf: ElfFile, version: Version | None = None) -> dict[str, list[str]]:
-    """The tags of ``.modinfo``, each with its values in order.
+    """Parse ``.modinfo``: each tag with its values in order.
 
     :param version: of the kernel that reads it: old ones want the flag SHF_ALLOC.
     """
@@ -54,13 +54,16 @@ def modinfo(elf: ElfFile, version: Version | None = None) -> dict[str, list[str]
 
 
 class KernelSide:
-    """A kernel as a module meets it.
+    """A kernel, as the checks of a module ask about it.
 
     :ivar kernel: the kernel.
     """
 
     def __init__(self, kernel: Kernel, symbols: Path | None) -> None:
-        """:param symbols: its symbols.klp, None when only its headers are at hand."""
+        """Note the kernel; nothing is read before it is asked for.
+
+        :param symbols: its symbols.klp, None when only its headers are at hand.
+        """
         self.kernel = kernel
         self._symbols = symbols
         self._known: dict[tuple[str, str], npt.NDArray[np.uint64]] = {}
@@ -72,12 +75,20 @@ class KernelSide:
 
     @cached_property
     def config(self) -> Config:
-        """:raises KlpError: when it cannot be read."""
+        """Its configuration.
+
+        :raises KlpError: when it cannot be read.
+
+        :raises KlpError: when it cannot be read.
+        """
         return Config.read(self.kernel.config)
 
     @cached_property
     def exports(self) -> Exports:
-        """:raises KlpError: when Module.symvers cannot be read."""
+        """Its exported symbols.
+
+        :raises KlpError: when Module.symvers cannot be read.
+        """
         return Exports.read(self.kernel.module_symvers)
 
     @cached_property
@@ -98,7 +109,7 @@ class KernelSide:
         return Vmlinux(path, self.database) if path and self.database else None
 
     def address_of(self, symbol: str, owner: str = "", sympos: int = 0) -> int | None:
-        """The address of a symbol of vmlinux, None when it is not known.
+        """Look up the address of a symbol of vmlinux, None when it is not known.
 
         :param owner: empty when its export says so.
         """
@@ -109,7 +120,7 @@ class KernelSide:
         return found[number].address if number < len(found) else None
 
     def extent(self, symbol: str, owner: str = "", sympos: int = 0) -> int:
-        """Bytes from a symbol to the next one behind it; 0 when not known."""
+        """Compute the bytes from a symbol to the next one behind it; 0 when not known."""
         if self.database is None:
             return 0
         owner = owner or self.exporter(symbol)
@@ -123,12 +134,12 @@ class KernelSide:
         return int(after[place]) - (start or 0) if place < len(after) else 0
 
     def exporter(self, symbol: str) -> str:
-        """The object that exports a symbol; vmlinux if none does."""
+        """Name the object that exports a symbol; vmlinux if none does."""
         export = self.exports.find(symbol)
         return export.owner if export else VMLINUX
 
     def _addresses(self, owner: str, section: str) -> npt.NDArray[np.uint64]:
-        """Where symbols begin: all of vmlinux, those of one section of a module."""
+        """List where symbols begin: all of vmlinux, those of one section of a module."""
         if (owner, section) not in self._known:
             assert self.database is not None
             rows = self.database.rows(owner)
@@ -140,7 +151,7 @@ class KernelSide:
         return self._known[owner, section]
 
     def old_function(self, owner: str, function: PatchedFunction) -> Candidate | None:
-        """The function that is replaced; None when it is not there, or without symbols."""
+        """Find the function that is replaced; None when it is not there, or without symbols."""
         if self.database is None or owner not in self.database.objects:
             return None
         found = self.database.in_object(owner, function.old)
@@ -167,7 +178,7 @@ class KernelSide:
 
     @cached_property
     def dependencies(self) -> Dependencies:
-        """What its modules need."""
+        """The dependencies of its modules."""
         return Dependencies(self.kernel.modules)
 
     @cached_property
@@ -182,7 +193,7 @@ class KernelSide:
 
     @cached_property
     def vermagic(self) -> str:
-        """What its modules say; without one what include/linux/vermagic.h makes of its options."""
+        """The vermagic of its modules; without one as include/linux/vermagic.h makes it."""
         if self._a_module is not None:
             said = modinfo(self._a_module).get("vermagic")
             if said:
@@ -207,7 +218,7 @@ class KernelSide:
 
     @cached_property
     def module_entries(self) -> dict[str, int]:
-        """Where struct module has ``init_module`` and ``cleanup_module``, as far as is known."""
+        """The offsets of ``init_module`` and ``cleanup_module`` in struct module, if known."""
         found: dict[str, int] = {}
         for path in self.kernel.modules[:_MODULES_READ]:
             if {INIT, EXIT} <= found.keys():

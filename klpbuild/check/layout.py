@@ -1,4 +1,4 @@
-"""Where the module loader puts sections: as layout_sections() of kernel/module/main.c adds up."""
+"""Lay out sections in memory as layout_sections() of kernel/module/main.c does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _AFTER_INIT = (".data..ro_after_init", "__jump_table")
 
 
 def offsets_in_memory(elf: ElfFile) -> dict[int, int]:
-    """Offset of each section that is loaded from the page where its kind begins, by index."""
+    """Compute the offset of each loaded section from the page where its kind begins."""
     sizes: dict[tuple[bool, int], int] = {}
     found = {}
     for section in elf.sections:

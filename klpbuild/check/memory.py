@@ -1,4 +1,4 @@
-"""A livepatch and the objects that it refers to, as they lie in the kernel's memory.
+"""Lay out a livepatch and the objects that it refers to in the kernel's memory.
 
 Everything gets an address; relocations are applied as apply_relocate_add() of
 arch/x86/kernel/module.c does.  What is read from the result depends on nothing that
@@ -96,7 +96,7 @@ class Loaded:
         return [address for address, _ in named], [name for _, name in named]
 
     def function(self, section: int, offset: int, name: str) -> Code:
-        """The code of a function, up to the next symbol or what its symbol says."""
+        """Read the code of a function, up to its symbol's end or the next symbol."""
         rows = self.elf.symbols
         here = (rows["st_shndx"] == section) & (rows["st_value"] == offset)
         size = int(rows["st_size"][here].max(initial=0))
@@ -107,7 +107,7 @@ class Loaded:
         return Code(self.name, name, self.addresses.get(section, 0) + offset, data)
 
     def read(self, section: int, start: int, end: int) -> bytes:
-        """A part of a section, relocated: a module has a hundred times as many relocations."""
+        """Read a part of a section, relocated: a module has a hundred times as many relocations."""
         if section not in self.contents:
             return b""
         for rows in self.relocations.get(section, ()):
@@ -151,7 +151,7 @@ class Memory:
     """The kernel, the livepatch, and the modules that are asked for."""
 
     def __init__(self, kernel: KernelSide) -> None:
-        """:raises KlpError: when the kernel's symbols or their addresses are not at hand."""
+        """Note the kernel; refuse one whose symbols or their addresses are not at hand."""
         if kernel.database is None:
             raise KlpError(
                 "the kernel's symbols are not at hand",
@@ -174,7 +174,7 @@ class Memory:
         return module
 
     def module(self, name: str) -> Loaded | None:
-        """A module of the kernel, None when its file is not at hand."""
+        """Load a module of the kernel, None when its file is not at hand."""
         if name not in self.loaded:
             path = self.kernel.modules.get(name)
             if path is None:
@@ -196,7 +196,7 @@ class Memory:
         return None if start is None else start + symbol.st_value
 
     def address(self, owner: str, symbol: str, sympos: int) -> int | None:
-        """The address that klp_find_object_symbol() gives; None when it finds none."""
+        """Look up an address as klp_find_object_symbol() does; None when it finds none."""
         found = self.database.in_object(owner, symbol)
         if not found or (sympos == 0 and len(found) > 1 and owner != VMLINUX):
             return None
@@ -226,14 +226,14 @@ class Memory:
         return addresses, [names[n] for n in order.tolist()]
 
     def owner_of(self, address: int) -> str:
-        """The object that has an address."""
+        """Find the object that has an address."""
         number = (address - FIRST) // ROOM
         if address < FIRST or number >= len(self.loaded):
             return VMLINUX
         return list(self.loaded)[number]
 
     def name_of(self, address: int) -> str:
-        """``object:symbol+0xoffset``, from the symbol tables alone."""
+        """Name an address, ``object:symbol+0xoffset``, from the symbol tables alone."""
         owner = self.owner_of(address)
         addresses, names = self._vmlinux if owner == VMLINUX else self.loaded[owner].symbols
         number = bisect_right(addresses, address) - 1
@@ -245,7 +245,7 @@ class Memory:
         return f"{owner}:{names[number]}" + (f"+{offset:#x}" if offset else "")
 
     def shipped(self, owner: str, symbol: str, sympos: int) -> Code | None:
-        """The code of a function of the kernel as it is shipped; None when not at hand."""
+        """Read the code of a function of the kernel as it is shipped; None when not at hand."""
         address = self.address(owner, symbol, sympos)
         if address is None:
             return None

@@ -48,7 +48,7 @@ _SIZE_MAX = 1 << 30
 
 
 def check_module(path: Path, kernel: Kernel | None = None, symbols: Path | None = None) -> Report:
-    """Say what a kernel will say of a livepatch module.
+    """Check what a kernel will say of a livepatch module.
 
     The file is read as the kernel would; neither what made it nor what it was made
     from is looked at.
@@ -75,7 +75,7 @@ def _read(path: Path) -> bytes:
 
 
 def open_module(path: Path, side: KernelSide) -> Subject:
-    """A module whose headers are sound, to be explained.
+    """Open a module with sound headers, to be explained.
 
     :raises KlpError: when it cannot be read, or is broken or for another machine.
     """
@@ -86,7 +86,7 @@ def open_module(path: Path, side: KernelSide) -> Subject:
 
 
 def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
-    """As `check_module`, for a file that is read already."""
+    """Check a module as `check_module` does, whose file is read already."""
     machine = side.kernel.arch.machine if side else None
     version = side.version if side else None
     signature = read_signature(data)
@@ -129,7 +129,7 @@ def _unreadable(
     path: str,
     side: KernelSide | None,
 ) -> Report:
-    """The report of a file of which nothing behind its headers can be read."""
+    """Make the report of a file of which nothing behind its headers can be read."""
     version = side.version if side else None
     says, hint = rule.message(version, values), hint_for(rule, values)
     findings = tuple(Finding(rule, what, "", says, rule.effect, hint) for what in faults)

@@ -1,4 +1,4 @@
-"""What the livepatch patches, as klp_enable_patch() of kernel/livepatch/core.c takes it."""
+"""Check what the livepatch patches, as klp_enable_patch() of kernel/livepatch/core.c does."""
 
 from __future__ import annotations
 

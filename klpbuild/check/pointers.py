@@ -1,4 +1,4 @@
-"""The pointers in a module's data: relocations that make whole addresses of the module's own."""
+"""Read the pointers in a module's data: relocations that write whole addresses in the module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Place = tuple[int, int]
 
 
 def after(place: Place, pointers: int) -> Place:
-    """The place so many pointers behind another one."""
+    """Return the place so many pointers behind another one."""
     return place[0], place[1] + pointers * POINTER
 
 
@@ -65,20 +65,20 @@ class Pointers:
         return found
 
     def names_module(self, place: Place) -> bool:
-        """Whether the pointer at a place is THIS_MODULE."""
+        """Tell whether the pointer at a place is THIS_MODULE."""
         target = self.targets.get(place)
         return target is not None and (
             self.elf.sections[target[0]].name == THIS_MODULE and target[1] == 0
         )
 
     def is_patch(self, place: Place) -> bool:
-        """Whether a struct klp_patch begins at a place, as far as pointers tell."""
+        """Tell whether a struct klp_patch begins at a place, to judge by pointers."""
         objects = self.targets.get(after(place, 1)) if self.names_module(place) else None
         return objects is not None and any(self.is_table(f) for f in self.inside(objects))
 
     @cached_property
     def extents(self) -> dict[Place, int]:
-        """The variables of the file: where they begin, and their sizes."""
+        """The variables of the file: start to size."""
         rows = self.elf.symbols
         rows = rows[(rows["st_info"] & 0xF == STT.OBJECT) & (rows["st_size"] > 0)]
         fields = (rows[name].tolist() for name in ("st_shndx", "st_value", "st_size"))
@@ -98,11 +98,11 @@ class Pointers:
         return found
 
     def function_at(self, place: Place) -> str:
-        """The name of the function that begins at a place."""
+        """Name the function that begins at a place."""
         return self._functions.get(place, "")
 
     def inside(self, start: Place) -> list[Place]:
-        """The places of the pointers in the variable that begins at a place."""
+        """List the places of the pointers in the variable that begins at a place."""
         section, offset = start
         end = offset + self.extents.get(start, 0)
         return sorted(p for p in self.targets if p[0] == section and offset <= p[1] < end)
@@ -115,7 +115,7 @@ class Pointers:
         overwritten: Collection[int],
         pointers: Collection[int],
     ) -> Iterator[Stray]:
-        """What some bytes at a place hold beside whole pointers and known numbers.
+        """Find what some bytes at a place hold beside whole pointers and known numbers.
 
         :param number: where a 64-bit number may be, in pointers from the place.
         :param overwritten: offsets of bytes that the kernel does not read before it writes them.
@@ -151,7 +151,7 @@ class Pointers:
         return found
 
     def is_code(self, place: Place) -> bool:
-        """Whether the pointer at a place leads to code."""
+        """Tell whether the pointer at a place leads to code."""
         target = self.targets.get(place)
         return target is not None and self.holds_code(target[0])
 
@@ -160,22 +160,22 @@ class Pointers:
         return frozenset(section for section, _ in self._functions)
 
     def holds_code(self, section: int) -> bool:
-        """Whether a section has functions: the flag alone makes no code of data."""
+        """Tell whether a section has functions: the flag alone makes no code of data."""
         return section in self._with_functions
 
     def begins_entry(self, place: Place) -> bool:
-        """Whether a pointer is the first one of an entry: a name, or what stands behind none."""
+        """Tell whether a pointer is the first of an entry: a name, or one without any before it."""
         if self.string(place):
             return True
         before = after(place, -1) in self.targets
         return not before and (self.is_table(place) or self.is_code(place))
 
     def is_table(self, place: Place) -> bool:
-        """Whether the pointer at a place leads to data that is no text."""
+        """Tell whether the pointer at a place leads to data that is no text."""
         return place in self.targets and not self.is_code(place) and not self.string(place)
 
     def string(self, place: Place) -> str:
-        """The text that the pointer at a place leads to, empty if it leads to none."""
+        """Read the text that the pointer at a place leads to, empty if it leads to none."""
         target = self.targets.get(place)
         if target is None or target[1] < 0:
             return ""
@@ -187,7 +187,7 @@ class Pointers:
         return text.decode() if end and text.isascii() and text.decode().isprintable() else ""
 
     def number(self, place: Place) -> int:
-        """The 64-bit number at a place."""
+        """Read the 64-bit number at a place."""
         data = self.elf.contents(self.elf.sections[place[0]])[place[1] : place[1] + POINTER]
         return int.from_bytes(data, "little" if self.elf.order == "<" else "big")
 
@@ -202,7 +202,7 @@ class Pointers:
 
     @cached_property
     def bodies(self) -> dict[int, list[tuple[int, int]]]:
-        """Where the functions of each section begin and end, in order, as symbols tell."""
+        """Start and end of the functions of each section, in order, by the symbols."""
         rows = self.elf.symbols
         rows = rows[(rows["st_info"] & 0xF == STT.FUNC) & (rows["st_size"] > 0)]
         found: dict[int, set[tuple[int, int]]] = {}
@@ -212,7 +212,7 @@ class Pointers:
         return {section: sorted(ranges) for section, ranges in found.items()}
 
     def in_function(self, place: Place) -> bool:
-        """Whether a place is in a function, as symbols tell."""
+        """Tell whether a place is in a function, by the symbols."""
         ranges = self.bodies.get(place[0], [])
         number = bisect_right(ranges, (place[1], 1 << 63)) - 1
         return number >= 0 and place[1] < ranges[number][1]
@@ -225,21 +225,21 @@ class Pointers:
         return frozenset(self.elf.symbol_name(n) for n in numbers.tolist())
 
     def begins_code(self, place: Place) -> bool:
-        """Whether a function or a label of assembly begins at a place, as symbols tell."""
+        """Tell whether a function or a label of assembly begins at a place, by the symbols."""
         return place in self._functions
 
     @cached_property
     def has_locals(self) -> bool:
-        """Whether symbols tell of static functions and variables: strip takes them off."""
+        """Whether there are symbols of static functions and variables: strip takes them off."""
         info = self.elf.symbols["st_info"]
         return bool(np.isin(info, (STT.FUNC, STT.OBJECT)).any())  # of binding STB_LOCAL, 0
 
     def name_at(self, place: Place) -> str:
-        """The name of the function or variable that begins at a place, empty without one."""
+        """Name the function or variable that begins at a place, empty without one."""
         return self._named.get(place, "")
 
     def variable_at(self, place: Place) -> tuple[int, int]:
-        """Offset and size of the variable that a place is in; no size when there is none."""
+        """Return offset and size of the variable that a place is in; no size when there is none."""
         rows = self.elf.symbols
         rows = rows[(rows["st_shndx"] == place[0]) & (rows["st_info"] & 0xF == STT.OBJECT)]
         for start, size in zip(rows["st_value"].tolist(), rows["st_size"].tolist(), strict=True):
@@ -248,7 +248,7 @@ class Pointers:
         return place[1], 0
 
     def is_text(self, place: Place, *, is_format: bool = False) -> bool:
-        """Whether a text begins at a place: printable bytes behind a zero, up to another one.
+        """Tell whether a text begins at a place: printable bytes behind a zero, up to another one.
 
         :param is_format: whether it is one of printk, which may be empty and end its line.
         """

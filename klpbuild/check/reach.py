@@ -1,4 +1,4 @@
-"""Find what makes code of a livepatch run: replacements, callbacks, init and exit.
+"""Find which replacements, callbacks, init and exit functions reach code of a livepatch.
 
 The module is laid out as in memory, and every place that leads into it gets its address.
 From each function that the kernel enters, addresses are followed: those that instructions
@@ -32,10 +32,13 @@ _CONTINUED = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
 
 
 class Reach:
-    """Which objects' replacements and callbacks lead to each place of a module."""
+    """Reachability of each place of a module from its replacements and callbacks."""
 
     def __init__(self, elf: ElfFile, patched: tuple[Patched, ...]) -> None:
-        """:raises KlpError: when relocations or symbols are broken."""
+        """Lay out the module, and relocate it.
+
+        :raises KlpError: when relocations or symbols are broken.
+        """
         self._elf = elf
         self._patched = patched
         self._module = Loaded("", elf, FIRST)
@@ -45,14 +48,14 @@ class Reach:
                 apply_relocations(self._module, section.sh_info, rows, self._address)
 
     def users(self, section: int, offset: int) -> dict[str, str]:
-        """The objects with which a place is used, each with a function that leads there.
+        """Find the objects with which a place is used, each with a function that leads there.
 
         The empty name stands for the module itself: init, exit and parameters.
         """
         return self._reached.get(self._start(self._module.addresses[section] + offset), {})
 
     def name(self, section: int, offset: int) -> str:
-        """The function or variable at a place; empty when it has no name."""
+        """Name the function or variable at a place; empty when it has no name."""
         return self._names.get(self._start(self._module.addresses[section] + offset), "")
 
     def _address(self, symbol: int) -> int:
@@ -73,7 +76,7 @@ class Reach:
         return found
 
     def _entered(self) -> Iterator[tuple[str, int]]:
-        """Each object, and where the kernel enters code that runs with it."""
+        """List each object, and where the kernel enters code that runs with it."""
         for patched in self._patched:
             for section, offset in patched.entries:
                 at = self._module.addresses.get(section, 0) + offset
@@ -103,7 +106,7 @@ class Reach:
         return sorted(found | {inside})
 
     def _extents(self) -> Iterator[tuple[int, int]]:
-        """Where each symbol and section begins and ends."""
+        """List where each symbol and section begins and ends."""
         ends = {
             index: start + self._elf.sections[index].sh_size
             for index, start in self._module.addresses.items()
@@ -124,7 +127,7 @@ class Reach:
     # Where they lead.
 
     def _next(self, start: int) -> Iterator[int]:
-        """The addresses in the module that a function or variable leads to."""
+        """Find the addresses in the module that a function or variable leads to."""
         end = self._end(start)
         for base, code in self._code:
             if base <= start < base + len(code):
@@ -157,7 +160,7 @@ class Reach:
         return {self._module.addresses.get(section, 0) + offset for section, offset in places}
 
     def _pointers(self, first: int, end: int) -> list[tuple[int, int]]:
-        """The addresses in data, from one address to another: where they are, where they lead."""
+        """List the pointers in data from one address to another: place and target."""
         return self._data[bisect_left(self._data, (first,)) : bisect_left(self._data, (end,))]
 
     @cached_property
@@ -168,7 +171,7 @@ class Reach:
         return [(at, target) for at, target in sorted(found) if FIRST <= target < FIRST + ROOM]
 
     def _written(self, index: int) -> list[tuple[int, int]]:
-        """What relocations write into a section: where, and which address that means."""
+        """List what relocations write into a section: place, and the address that is meant."""
         start, data = self._module.addresses[index], self._module.contents[index]
         found = []
         for offset, kind in self._relocated[index]:

@@ -1,4 +1,4 @@
-"""Livepatch relocations, as klp_apply_section_relocs() of kernel/livepatch/core.c reads them."""
+"""Check livepatch relocations as klp_apply_section_relocs() of kernel/livepatch/core.c does."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_relocations(subject: Subject) -> None:
 
 
 def _check_flagged(subject: Subject, gates: set[str] | None) -> None:
-    """The kernel goes by SHF_RELA_LIVEPATCH alone, whatever the section is."""
+    """Check all sections with SHF_RELA_LIVEPATCH: the kernel goes by that flag alone."""
     sections = subject.elf.sections
     for section in sections:
         if not is_livepatch_section(section) or section.sh_type == SHT.RELA:
@@ -73,7 +73,11 @@ def _check_flagged(subject: Subject, gates: set[str] | None) -> None:
 
 
 def _bad_name(subject: Subject, section: Section, gates: set[str] | None) -> None:
-    """Read when the livepatch loads, if its target is in memory, and with each other object."""
+    """Report a section name that the kernel cannot parse.
+
+    It reads the name when the livepatch loads, if the target is in memory, and with each other
+    object.
+    """
     sections = subject.elf.sections
     target = sections[section.sh_info] if section.sh_info < len(sections) else sections[0]
     effect = Effect.REFUSED
@@ -132,7 +136,7 @@ def _check_placement(subject: Subject, section: Section, target: Section, late: 
 
 
 def _first_uses(rows: Table) -> list[tuple[int, int]]:
-    """Each symbol's index and the offset of its first use, in the file's order."""
+    """Find each symbol's index and the offset of its first use, in the file's order."""
     _, first = np.unique(rows["r_sym"], return_index=True)
     return [(int(rows[n]["r_sym"]), int(rows[n]["r_offset"])) for n in np.sort(first).tolist()]
 

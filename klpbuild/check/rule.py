@@ -14,7 +14,7 @@ _NAMED = 5
 
 
 class Severity(IntEnum):
-    """How bad a finding is; `--fail-on` names one."""
+    """Severity of a finding; `--fail-on` names one."""
 
     NOTE = 1
     WARNING = 2
@@ -27,7 +27,7 @@ class Severity(IntEnum):
 
 
 class Effect(Enum):
-    """What the kernel does with a module that breaks a rule."""
+    """Effect of a broken rule: what the kernel does with the module."""
 
     REFUSED = "refuses the module"
     LATE = "refuses the patched module when that loads"
@@ -37,7 +37,7 @@ class Effect(Enum):
 
 
 class Needs(IntEnum):
-    """What must be at hand to check a rule; each includes those before it."""
+    """Inputs that are needed to check a rule; each includes those before it."""
 
     MODULE = 0
     HEADERS = 1
@@ -61,7 +61,7 @@ class Needs(IntEnum):
 
 @dataclass(frozen=True)
 class Wording:
-    """What the kernel writes to its log, from one version on.
+    """Words that the kernel writes to its log, from one version on.
 
     :ivar text: the message with ``{field}`` for what differs; the part that is always
         the same, if it ends in values that nobody can foresee.
@@ -101,17 +101,17 @@ class Rule:
     machines: frozenset[int] = frozenset()
 
     def knows(self, machine: int) -> bool:
-        """Whether it can be checked for an architecture."""
+        """Tell whether it can be checked for an architecture."""
         return not self.machines or machine in self.machines
 
     def holds_for(self, version: Version | None) -> bool:
-        """Whether a kernel has the rule; an unknown kernel (None) has them all."""
+        """Tell whether a kernel has the rule; an unknown kernel (None) has them all."""
         if version is None:
             return True
         return self.since <= version and (self.until is None or version < self.until)
 
     def message(self, version: Version | None, values: dict[str, object]) -> str:
-        """The kernel's words, empty when it says nothing.
+        """Format the kernel's words, empty when it says nothing.
 
         :param version: None for the newest words.
         :param values: what stands for the ``{fields}``.
@@ -150,7 +150,7 @@ class Unchecked:
 
 @dataclass(frozen=True)
 class Report:
-    """What `klpbuild.check.module.check_module` found.
+    """Report of `klpbuild.check.module.check_module`.
 
     :ivar file: the module's path as it was given.
     :ivar kernel: the kernel's release; empty without a kernel.
@@ -166,7 +166,7 @@ class Report:
     checked: int
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
-        """The findings that are as bad or worse."""
+        """List the findings that are as bad or worse."""
         return tuple(f for f in self.findings if f.rule.severity >= severity)
 
     @property
@@ -194,7 +194,7 @@ class Report:
 
     @property
     def would_load(self) -> bool | None:
-        """Whether the kernel would load the module itself; None when nobody can say."""
+        """Whether the kernel would load the module itself; None when that is not known."""
         if self.refused:
             return False
         return None if any(f.effect is Effect.UNFORESEEN for f in self.findings) else True
@@ -230,7 +230,7 @@ class Report:
 
 
 class RefusedError(KlpError):
-    """The second opinion finds that the kernel would refuse a module, or worse.
+    """Refusal by the second opinion: the kernel would refuse a module, or worse.
 
     :ivar report: all that it finds.
     """

@@ -1,4 +1,4 @@
-"""What sections must be: loaded, writable, executable, where the kernel relies on it."""
+"""Check sections that must be loaded, writable or executable because the kernel relies on it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLES = frozenset({
 
 
 def check_sections(subject: Subject) -> None:
-    """Check each section by what it is for."""
+    """Check each section by its purpose."""
     names: set[str] = set()
     for section in subject.elf.sections[1:]:
         if section.sh_flags & SHF.ALLOC and section.sh_size:
@@ -56,7 +56,7 @@ def _check_loaded(subject: Subject, section: Section) -> None:
 
 
 def _check_relocations(subject: Subject, section: Section) -> None:
-    """What is called relocations is applied, and leads into memory."""
+    """Check that what is called relocations is applied, and leads into memory."""
     sections = subject.elf.sections
     called = section.name.startswith((".rela.", ".rela_")) and not section.sh_flags & SHF.ALLOC
     called |= section.name.startswith(SECTION_PREFIX)
@@ -92,7 +92,7 @@ def _check_functions(subject: Subject) -> None:
 
 
 def _check_extents(subject: Subject) -> None:
-    """No function or variable that something refers to ends behind its section."""
+    """Check that no function or variable that something refers to ends behind its section."""
     rows = subject.elf.symbols
     sections = subject.elf.sections
     applied = (found for at, found in subject.applied.items() if is_relocated(sections[at]))

@@ -1,4 +1,4 @@
-"""The signature behind a module, as mod_verify_sig() of kernel/module/signing.c takes it off.
+"""Read the signature behind a module as mod_verify_sig() of kernel/module/signing.c does.
 
 Whether the kernel knows the key is in the kernel's keyrings, not in a file.
 """
@@ -18,7 +18,7 @@ _SEQUENCE = 0x30
 
 @dataclass(frozen=True)
 class Signature:
-    """What stands behind the module's own bytes.
+    """The signature behind the module's own bytes.
 
     :ivar module_size: how many bytes the module has without it.
     :ivar problem: why the kernel cannot read it; empty when it can.
@@ -31,7 +31,7 @@ class Signature:
 
 
 def read_signature(data: bytes) -> Signature | None:
-    """The signature of a module file, None when there is none.
+    """Read the signature of a module file, None when there is none.
 
     Only PKCS#7 counts: with another kind a module is taken for an unsigned one.
     """

@@ -30,14 +30,14 @@ class Entry:
 
 
 def name_in(elf: ElfFile, section: Section) -> str | None:
-    """The module's name in its struct module, None when none ends there."""
+    """Read the module's name in its struct module, None when none ends there."""
     data = bytes(elf.contents(section)[NAME : NAME + NAME_SIZE])
     name, end, _ = data.partition(b"\0")
     return name.decode(errors="surrogateescape") if end else None
 
 
 def entries_of(elf: ElfFile, section: Section) -> tuple[Entry, ...]:
-    """The relocations of struct module.
+    """Read the relocations of struct module.
 
     :raises KlpError: when they are broken.
     """
@@ -65,7 +65,7 @@ def _functions_at(elf: ElfFile, place: tuple[int, int]) -> list[str]:
 
 
 def places_in(elf: ElfFile) -> dict[str, int]:
-    """Where the struct module of a sound module has init and exit."""
+    """Find where the struct module of a sound module has init and exit."""
     section = elf.section(THIS_MODULE)
     if section is None:
         return {}

@@ -1,4 +1,4 @@
-"""The module under check: read once, and all that was found about it."""
+"""The record of a module under check: read once, with all that was found about it."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ class Subject:
 
     @cached_property
     def name(self) -> str:
-        """What the kernel calls the module: struct module says it."""
+        """The module's name for the kernel, from struct module."""
         section = self.elf.section(THIS_MODULE)
         return (section and name_in(self.elf, section)) or self.information_name
 
     @cached_property
     def information_name(self) -> str:
-        """What the kernel's first messages call it: they go by ``.modinfo``."""
+        """The module's name in the kernel's first messages, from ``.modinfo``."""
         names = self.info.get("name")
         return names[0] if names else object_name(self.file_name)
 
     @cached_property
     def patched(self) -> tuple[Patched, ...] | None:
-        """What its tables patch, None when it has none."""
+        """The objects that its tables patch, None when it has none."""
         return self.tables.objects if self.tables else read_generated(self.elf)
 
     @cached_property
@@ -92,7 +92,7 @@ class Subject:
 
     @property
     def level(self) -> Needs:
-        """What is at hand."""
+        """The inputs that are at hand."""
         if self.kernel is None:
             return Needs.MODULE
         if self.kernel.database is None:
@@ -101,7 +101,7 @@ class Subject:
         return Needs.CODE if code else Needs.SYMBOLS
 
     def applies(self, rule: Rule) -> bool:
-        """Whether a rule holds for the kernel and can be checked with what is at hand."""
+        """Tell whether a rule holds for the kernel and can be checked with what is at hand."""
         known = rule.knows(self.elf.e_machine)
         return known and rule.needs <= self.level and rule.holds_for(self.version)
 
@@ -212,7 +212,7 @@ class Subject:
         return Pointers(self.elf)
 
     def levels_unchecked(self) -> Iterator[Unchecked]:
-        """The rules for which too little is at hand, or nothing known of the architecture."""
+        """List the rules for which too little is at hand, or the architecture is not known."""
         machine = self.elf.e_machine
         for rule in RULES:
             if not rule.holds_for(self.version):
@@ -230,7 +230,7 @@ class _Values(dict[str, object]):
 
 
 def hint_for(rule: Rule, values: dict[str, object]) -> str:
-    """A rule's hint with its fields filled; those that are not known become dots."""
+    """Fill in a rule's hint; fields that are not known become dots."""
     return rule.hint.format_map(_Values(values))
 
 
@@ -238,7 +238,7 @@ _SET_ASIDE = (".modinfo", "__versions", ".data..percpu")
 
 
 def is_relocated(section: Section) -> bool:
-    """Whether the module loader applies relocations to a section.
+    """Tell whether the module loader applies relocations to a section.
 
     It takes SHF_ALLOC off some (rewrite_section_headers(), layout_and_allocate()), and
     gives it to the symbol table (layout_symtab()).
@@ -249,10 +249,10 @@ def is_relocated(section: Section) -> bool:
 
 
 def is_livepatch_section(section: Section) -> bool:
-    """Whether the module loader leaves a section to livepatch."""
+    """Tell whether the module loader leaves a section to livepatch."""
     return bool(section.sh_flags & SHF.RELA_LIVEPATCH)
 
 
 def place(section: Section, offset: int, symbol: str = "") -> str:
-    """``.text+0x12:printk``."""
+    """Format a place: ``.text+0x12:printk``."""
     return f"{section.name}+{offset:#x}" + (f":{symbol}" if symbol else "")

@@ -1,4 +1,4 @@
-"""Ordinary symbols, as simplify_symbols() and resolve_symbol() of kernel/module/main.c see them."""
+"""Check ordinary symbols as simplify_symbols() and resolve_symbol() of kernel/module/main.c do."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _annotated(elf: ElfFile) -> list[str]:
 
 
 def versions_of(elf: ElfFile) -> dict[str, int] | None:
-    """The CRCs in ``__versions``, None when there is no such section.
+    """Read the CRCs in ``__versions``, None when there is no such section.
 
     With CONFIG_EXTENDED_MODVERSIONS (6.14) two sections hold those of long names too.
     """

@@ -1,4 +1,4 @@
-"""Read from a livepatch's own tables what it patches, as klp_enable_patch() would.
+"""Read a livepatch's own tables as klp_enable_patch() would: what it patches.
 
 ``struct klp_patch`` begins with ``mod, objs, states, replace``; ``struct klp_object`` with
 ``name, funcs`` and four callbacks; ``struct klp_func`` with ``old_name, new_func, old_sympos``
@@ -36,7 +36,7 @@ _PATCH, _OBJECT, _FUNCTION, _STATE = 200, 168, 152, 24
 
 
 def _overwritten(kobject: int, read: Collection[int], size: int, first: int) -> frozenset[int]:
-    """Offsets of a structure's bytes that klp_init_patch_early() and its like write themselves.
+    """List the offsets of a structure's bytes that klp_init_patch_early() and others write.
 
     :param kobject: where its kobject is: name, kset and state_initialized are read.
     :param read: other bytes that are read.
@@ -55,7 +55,7 @@ _KEPT = {
 
 @dataclass(frozen=True)
 class Tables:
-    """What the static ``struct klp_patch`` leads to.
+    """The static ``struct klp_patch`` and what it leads to.
 
     :ivar objects: in order.
     :ivar strays: what does not belong into the tables.
@@ -70,7 +70,7 @@ class Tables:
 
 
 def read_tables(elf: ElfFile) -> tuple[Patched, ...] | None:
-    """The objects that a livepatch patches, in order; None when no table says so.
+    """Read the objects that a livepatch patches, in order; None when no table names them.
 
     :raises KlpError: when relocations or symbols are broken.
     """
@@ -79,7 +79,7 @@ def read_tables(elf: ElfFile) -> tuple[Patched, ...] | None:
 
 
 def find_tables(pointers: Pointers) -> Tables | None:
-    """The static ``struct klp_patch`` and its tables; None when there is none.
+    """Find the static ``struct klp_patch`` and its tables; None when there is none.
 
     :raises KlpError: when relocations or symbols are broken.
     """
@@ -108,7 +108,7 @@ def find_tables(pointers: Pointers) -> Tables | None:
 
 
 def _enabled(elf: ElfFile) -> Place | None:
-    """What x86 code gives to klp_enable_patch(); None when that cannot be seen."""
+    """Find what x86 code gives to klp_enable_patch(); None when that cannot be seen."""
     for section in elf.relocation_sections:
         target = elf.sections[section.sh_info]
         if elf.e_machine != EM.X86_64 or not target.sh_flags & SHF.EXECINSTR:
@@ -144,20 +144,20 @@ def _patch_strays(pointers: Pointers, patch: Place) -> Iterator[Stray]:
 
 
 def _is_object(pointers: Pointers, start: Place) -> bool:
-    """As klp_for_each_object_static() goes on."""
+    """Tell whether an object follows, as klp_for_each_object_static() does."""
     fields = [after(start, n) for n in (0, 1)]
     return any(field in pointers.targets or pointers.number(field) for field in fields)
 
 
 def _is_function(pointers: Pointers, start: Place) -> bool:
-    """As klp_for_each_func_static() goes on."""
+    """Tell whether a function follows, as klp_for_each_func_static() does."""
     return _is_object(pointers, start) or pointers.number(after(start, 2)) > 0
 
 
 def _entries(
     pointers: Pointers, field: Place, size: int, goes_on: Callable[[Pointers, Place], bool]
 ) -> tuple[list[Place], int, list[Stray]]:
-    """The entries of the array that a pointer leads to, up to the empty one at its end.
+    """Find the entries of the array that a pointer leads to, up to the empty one at its end.
 
     :param size: of an entry, where the array has a multiple of it; else the array is divided.
     :returns: where they begin, their size, and what is wrong with the array.

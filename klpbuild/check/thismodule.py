@@ -1,4 +1,4 @@
-"""The section that becomes ``struct module`` must lead to init_module() and cleanup_module()."""
+"""Check that the section of ``struct module`` leads to init_module() and cleanup_module()."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _ALLOC, _LATE = np.uint64(SHF.ALLOC), np.uint64(SHF.RELA_LIVEPATCH)
 
 
 def made_sound(data: bytes, order: str) -> tuple[bytes, tuple[str, ...]]:
-    """The file with section headers that say what the kernel makes of them.
+    """Repair section headers to what the kernel makes of them.
 
     apply_relocations() and klp_apply_section_relocs() take sh_info, sh_size and flags; the
     symbol table that they use is the first one, whatever sh_link says, and a record has its

@@ -1,4 +1,4 @@
-"""An explanation as text: what each reference became, then old and new side by side."""
+"""Write an explanation as text: what each reference resolved to, then old and new code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WIDTH = 64
 
 
 def lines(explanation: Explanation, *, changes_only: bool = False) -> Iterator[str]:
-    """The lines of a function's explanation.
+    """Write the lines of a function's explanation.
 
     :param changes_only: leave out instructions that are the same in both.
     """

@@ -1,4 +1,4 @@
-"""The shipped vmlinux as the linker laid it out: its bytes by address, and its static keys."""
+"""Read the shipped vmlinux by address, and its static keys."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ class Vmlinux:
     """
 
     def __init__(self, path: Path, database: SymbolDatabase) -> None:
-        """:raises KlpError: when the file cannot be read."""
+        """Open the file.
+
+        :raises KlpError: when the file cannot be read.
+        """
         self.elf = ElfFile.read(path)
         self._database = database
 
     def address(self, name: str) -> int | None:
-        """The address of the first symbol of a name."""
+        """Look up the address of the first symbol of a name."""
         found = self._database.in_object(VMLINUX, name)
         return found[0].address if found else None
 
     @cached_property
     def in_place(self) -> bool:
-        """Whether its symbols' addresses are the file's: a running kernel moves them."""
+        """Whether its symbols' addresses are the file's: a running kernel moves them (KASLR)."""
         text = self.elf.section(".text")
         return text is not None and text.sh_addr == self.address("_text")
 
     def read(self, address: int, size: int) -> bytes | None:
-        """The bytes at an address, zeros where the file holds none; None outside of it."""
+        """Read bytes at an address, zeros where the file holds none; None outside of it."""
         for section in self.elf.sections:
             start = address - section.sh_addr
             if section.sh_addr and start >= 0 and start + size <= section.sh_size:

@@ -1,4 +1,4 @@
-"""Every rule that `klpbuild check` knows, in the order in which the kernel comes to them.
+"""List every rule that `klpbuild check` knows, in the order in which the kernel checks them.
 
 1xx the file, 2xx what it says of itself, 3xx its symbols, 4xx livepatch
 relocations, 5xx what it patches, 6xx what works on one day and not on another.

@@ -12,5 +12,5 @@ X86_64 = frozenset({int(EM.X86_64)})
 
 
 def says(*texts: str) -> tuple[Wording, ...]:
-    """The kernel's words, the same in all versions."""
+    """Make the kernel's words, the same in all versions."""
     return tuple(Wording(text) for text in texts)

@@ -1,1 +1,1 @@
-"""What the module loader of x86-64 reads: relocations, instructions, tables about them."""
+"""Model what the module loader of x86-64 reads: relocations, instructions, tables about them."""

@@ -35,7 +35,7 @@ def check_code(subject: Subject, tables: Tables) -> None:
 
 
 def _check_bugs(subject: Subject, tables: Tables, section: Section) -> None:
-    """BUG() and WARN() are a ud2; what it means stands in ``__bug_table``.
+    """Check that each ud2, which BUG() and WARN() are, has an entry in ``__bug_table``.
 
     Behind a BUG() the compiler may put another one, which nobody comes to, and one alone where
     it knows that nobody comes.
@@ -56,7 +56,7 @@ def _check_bugs(subject: Subject, tables: Tables, section: Section) -> None:
 
 
 def _check_replacements(subject: Subject, tables: Tables, section: Section) -> None:
-    """Each replacement is that of an entry of ``.altinstructions``."""
+    """Check that each replacement is that of an entry of ``.altinstructions``."""
     here = [a for a in tables.alternatives if a.by and a.replacement.section == section.index]
     at = 0
     for start, length in sorted((a.replacement.offset, a.by) for a in here):
@@ -69,7 +69,7 @@ def _check_replacements(subject: Subject, tables: Tables, section: Section) -> N
 
 
 def _check_user_access(subject: Subject, tables: Tables) -> None:
-    """Between stac and clac code reaches for the user's memory, which may not be there."""
+    """Check that accesses to user memory, between stac and clac, are in ``__ex_table``."""
     known = tables.listed.get("__ex_table", set())
     closed = {a.site.place for a in tables.alternatives if tables.replacement(a) == _CLAC}
     for opened in tables.alternatives:

@@ -1,4 +1,4 @@
-"""Entries of the loader's tables: where their fields are, and where relocations lead them.
+"""Read entries of the loader's tables: where their fields are, and where relocations lead.
 
 Sizes and fields are those of arch/x86/include/asm and include/linux in v5.16 and later; an
 entry holds distances from its own fields, one relocation each.
@@ -23,7 +23,7 @@ _TYPES = {R_64: "R_X86_64_64", R_PC32: "R_X86_64_PC32", R_PC64: "R_X86_64_PC64"}
 
 @dataclass(frozen=True)
 class Target:
-    """Where a relocation leads.
+    """Target of a relocation.
 
     :ivar section: index of a section of the module; 0 for elsewhere.
     :ivar offset: in the section; elsewhere from the symbol.
@@ -45,7 +45,7 @@ class Target:
 
 
 def target_of(subject: Subject, row: Relocation) -> Target:
-    """Where a relocation leads: the symbol's place and the addend."""
+    """Find where a relocation leads: the symbol's place and the addend."""
     symbol = subject.elf.symbol(row.symbol)
     if symbol.is_defined:
         return Target(symbol.st_shndx, symbol.st_value + row.addend)
@@ -56,7 +56,7 @@ def target_of(subject: Subject, row: Relocation) -> Target:
 
 
 def called(subject: Subject, target: Target) -> str:
-    """What to call a target in messages."""
+    """Name a target in messages."""
     name = target.symbol or "an absolute address"
     if target.section:
         name = subject.elf.sections[target.section].name
@@ -78,7 +78,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table's entries are made.
+    """Layout of a table's entries.
 
     :ivar size: of an entry, in bytes.
     :ivar fields: those that hold addresses.
@@ -117,7 +117,7 @@ _COUNTED = ("__bug_table", "__ex_table", "__param", "__jump_table", ".static_cal
 
 
 def layouts(version: Version | None, size: int) -> dict[str, Layout]:
-    """The tables of a kernel, by name.
+    """List the tables of a kernel, by name.
 
     :param version: None when it is not known.
     :param size: of ``.altinstructions`` for each two relocations, taken without a version.
@@ -154,13 +154,13 @@ class Entry:
     more: dict[int, Target]
 
     def number(self, at: int, width: int) -> int:
-        """A number among its bytes."""
+        """Read a number among its bytes."""
         return int.from_bytes(self.data[at : at + width], "little")
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """What is wrong with the structure of a table, and where.
+    """A fault in the structure of a table, and where it is.
 
     :ivar harmless: whether the kernel does not come to it.
     """
@@ -171,7 +171,7 @@ class Malformed:
 
 
 def entries(subject: Subject, table: Section, layout: Layout) -> Iterator[Entry | Malformed]:
-    """The entries of a table in order, and what keeps others from being read."""
+    """Read the entries of a table in order, and what keeps others from being read."""
     if not table.sh_size or table.index in subject.unreadable:
         return
     if not table.sh_flags & SHF.ALLOC:

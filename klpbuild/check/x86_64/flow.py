@@ -1,4 +1,4 @@
-"""Find unreachable code, which tells that a table entry led there and is gone."""
+"""Find unreachable code, which tells that a table's entry that led there is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PADDING = ("nop", "int3")
 
 
 def check_flow(tables: Tables) -> None:
-    """Find blocks of functions that no instruction runs into, jumps to, or is sent to."""
+    """Find blocks of functions that nothing falls through, jumps or leads to."""
     subject = tables.subject
     led = _led_to(tables)
     jumps = tables.listed.get(_JUMP_TABLE, set())
@@ -54,7 +54,7 @@ def _check_function(
 
 
 def _led_to(tables: Tables) -> set[tuple[int, int]]:
-    """The places that symbols, branches, pointers and tables lead to."""
+    """Collect the places that symbols, branches, pointers and tables lead to."""
     subject = tables.subject
     found = {(s.st_shndx, s.st_value) for s in subject.elf.symbol_list if s.is_defined}
     for section in subject.elf.sections:

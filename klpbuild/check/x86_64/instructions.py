@@ -1,4 +1,4 @@
-"""Where the instructions of a module's code begin, and what they are."""
+"""Disassemble a module's code."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class Instruction:
 
 
 def is_call(found: Instruction) -> bool:
-    """Whether an instruction calls."""
+    """Tell whether an instruction calls."""
     return found.name == "call"
 
 
 def is_branch(found: Instruction) -> bool:
-    """Whether an instruction jumps or calls."""
+    """Tell whether an instruction jumps or calls."""
     word = found.name.split()[-1]
     return word == "call" or word.startswith("j")
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Where an instruction's address or number stands, in bytes from its beginning; 0 for none."""
+    """Offsets of an instruction's address and number, in bytes from its beginning; 0 for none."""
 
     displacement: int
     immediate: int
@@ -64,7 +64,7 @@ class Instructions:
     _sections: dict[int, dict[int, Instruction]] = field(default_factory=dict)
 
     def of(self, section: int) -> dict[int, Instruction]:
-        """The instructions of a section by their offsets, in order.
+        """Disassemble a section: its instructions by their offsets, in order.
 
         Each function is disassembled from its beginning, and what lies between functions from
         where the one before ends.
@@ -74,11 +74,11 @@ class Instructions:
         return self._sections[section]
 
     def at(self, section: int, offset: int) -> Instruction | None:
-        """The instruction that begins at an offset."""
+        """Find the instruction that begins at an offset."""
         return self.of(section).get(offset)
 
     def fields(self, section: int, found: Instruction) -> Fields:
-        """Where the parts of an instruction stand."""
+        """Find where the parts of an instruction stand."""
         data = self.elf.contents(self.elf.sections[section])[found.offset : found.end]
         for decoded in self._detailed.disasm(bytes(data), 0):
             return Fields(decoded.disp_offset, decoded.imm_offset)

@@ -1,4 +1,4 @@
-"""Static keys: what the entries of ``__jump_table`` change with (include/linux/jump_label.h)."""
+"""Check static keys, which ``__jump_table`` entries depend on (include/linux/jump_label.h)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _FAR = 1 << 16
 
 @dataclass(frozen=True)
 class Keys:
-    """What is known of the static keys that a module uses."""
+    """The static keys that a module uses."""
 
     subject: Subject
 
     def faults(self, target: Target, jump: bool) -> Iterator[str]:
-        """What is wrong with an entry's key.
+        """Find what is wrong with an entry's key.
 
         :param target: what the entry holds: the key with two bits.
         :param jump: whether a jump stands in the code, or a nop.
@@ -68,7 +68,7 @@ class Keys:
         return self._contents(key) in (_FALSE, _TRUE)
 
     def _contents(self, key: Target) -> bytes:
-        """A key of the module as it begins."""
+        """Read a key of the module as it begins."""
         section = self.subject.elf.sections[key.section]
         if section.sh_type == SHT.NOBITS:
             return _FALSE

@@ -1,4 +1,4 @@
-"""What each entry of a table about code must lead to."""
+"""Check where each entry of a table about code must lead."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SEGMENTS = ("ds", "es", "fs", "gs", "ss", "cs")
 
 
 def _site(tables: Tables, target: Target, good: Callable[[Instruction], bool], what: str) -> Faults:
-    """A place in the code, and what stands there."""
+    """Check a place in the code, and what stands there."""
     astray = tables.astray(target)
     found = tables.instruction(target)
     if astray:
@@ -71,7 +71,7 @@ def _retpolines(tables: Tables, entry: Entry) -> Faults:
 
 
 def _calls(tables: Tables, entry: Entry) -> Faults:
-    """Read with retbleed=stuff alone: patch_call() leaves what is no call as it is."""
+    """Check sites of calls; only retbleed=stuff reads them, and patch_call() skips others."""
     for _, at, what in _site(tables, entry.targets[0], is_call, "which is no call"):
         yield catalogue.NO_EFFECT, at, what
 
@@ -89,7 +89,7 @@ def _unwinds(tables: Tables, entry: Entry) -> Faults:
 
 
 def _locks(tables: Tables, entry: Entry) -> Faults:
-    """alternatives_smp_unlock() changes a byte that is a lock prefix, and leaves others alone."""
+    """Check lock prefixes: alternatives_smp_unlock() changes a byte that is one, and no other."""
     (target,) = entry.targets
     found = tables.instruction(target)
     if found is not None and found.name.startswith("lock "):
@@ -146,7 +146,7 @@ def _alternatives(tables: Tables, entry: Entry) -> Faults:
 
 
 def _features(subject: Subject) -> int:
-    """How many features of processors there are: BUG_ON() for others."""
+    """Return the number of processor features that the kernel knows: BUG_ON() for others."""
     kernel = subject.kernel
     return 8 * (kernel.extent(_CAPABILITIES) if kernel else 0) or 1 << 16
 
@@ -182,7 +182,7 @@ def _faults(tables: Tables, entry: Entry) -> Faults:
 
 
 def _handles(kind: int, found: Instruction) -> bool:
-    """Whether a fault of an instruction is one for a type of fixup."""
+    """Tell whether a type of fixup handles the faults of an instruction."""
     if kind in _ACCESSES and "[" not in found.operands:
         return False
     return kind in _FIXUPS and found.name in _FOR.get(kind, (found.name,))
@@ -198,7 +198,7 @@ def _may_fault(found: Instruction) -> bool:
 
 
 def _static_calls(tables: Tables, entry: Entry) -> Faults:
-    """__static_call_validate() has a BUG() for anything but a call or a jump to the trampoline."""
+    """Check calls of trampolines: __static_call_validate() has a BUG() for anything else."""
     code, key = entry.targets
     if astray := tables.astray(code):
         yield catalogue.SITE, 0, astray
@@ -221,7 +221,7 @@ def _static_calls(tables: Tables, entry: Entry) -> Faults:
 
 
 def _jumps(tables: Tables, entry: Entry) -> Faults:
-    """__jump_label_patch() has a BUG() for what is not the jump or nop that the entry says."""
+    """Check jump labels: __jump_label_patch() has a BUG() for another jump or nop."""
     code, target, key = entry.targets
     for at, each in ((0, code), (4, target)):
         if astray := tables.strays(each):
@@ -243,7 +243,7 @@ def _jumps(tables: Tables, entry: Entry) -> Faults:
 
 
 def _parameters(tables: Tables, entry: Entry) -> Faults:
-    """struct kernel_param of include/linux/moduleparam.h."""
+    """Check struct kernel_param of include/linux/moduleparam.h."""
     (name, operations), module = entry.targets, entry.more.get(8)
     pointers, elf = tables.subject.pointers, tables.subject.elf
     if not pointers.is_text(name.place):

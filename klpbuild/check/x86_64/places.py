@@ -1,4 +1,4 @@
-"""The bytes that relocations change, as apply_relocate_add() of arch/x86/kernel/module.c does."""
+"""Check the bytes that apply_relocate_add() of arch/x86/kernel/module.c changes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _check_zero(
 
 
 def _check_overflow(subject: Subject, target: Section, rows: Table, effect: Effect) -> None:
-    """Whether each address fits, as far as it can be foreseen.
+    """Check that each address fits, as far as that can be foreseen.
 
     The kernel does not check R_X86_64_PC32 and PLT32: an address that is too far away
     becomes another one.
@@ -150,7 +150,7 @@ def _check_fits(
 
 
 def _start(subject: Subject, symbol: Symbol) -> int | None:
-    """The address of a symbol, `_MODULE` for all that is somewhere in a module or vmlinux."""
+    """Find the address of a symbol, `_MODULE` for all that is somewhere in a module or vmlinux."""
     if symbol.st_shndx == SHN_ABS:
         return symbol.st_value
     if symbol.st_shndx == SHN_LIVEPATCH:
@@ -161,7 +161,7 @@ def _start(subject: Subject, symbol: Symbol) -> int | None:
 
 
 def _check_entries(subject: Subject) -> None:
-    """Each address in ``__mcount_loc`` is that of a call of ``__fentry__``, or of a nop."""
+    """Check that each address in ``__mcount_loc`` is a call of ``__fentry__``, or a nop."""
     elf = subject.elf
     names = by_machine(elf.e_machine).entry_sections
     for section, target in subject.relocation_sections:
@@ -190,7 +190,7 @@ def _is_entry(subject: Subject, section: int, offset: int) -> bool:
 
 
 def _address(subject: Subject, name: str) -> int | None:
-    """The address of a livepatch symbol, `_MODULE` for one of a module."""
+    """Find the address of a livepatch symbol, `_MODULE` for one of a module."""
     known = LivepatchSymbol.parse(name)
     if known is None:
         return None

@@ -1,4 +1,4 @@
-"""Relocations of code: each fits its instruction, and branches lead to beginnings."""
+"""Check relocations of code: each fits its instruction, and branches lead to beginnings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_references(subject: Subject) -> None:
 
 
 def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
-    """A pointer to code is that of a function; labels have no address in the kernel's C."""
+    """Check that pointers to code lead to functions; labels have no address in the kernel's C."""
     for row in rows.values():
         target = target_of(subject, row)
         code = subject.pointers.holds_code(target.section)
@@ -65,7 +65,7 @@ _PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")
 
 
 def _begins(subject: Subject, target: Target) -> bool:
-    """Whether a function may begin at a place: one does, or none is known to be there."""
+    """Tell whether a function may begin at a place: one does, or none is known to be there."""
     if subject.pointers.begins_code(target.place):
         return True
     found = subject.instructions.at(*target.place)
@@ -100,7 +100,7 @@ def _check_code(subject: Subject, section: Section, rows: dict[int, Relocation])
 
 
 def _lacks_reference(found: Instruction) -> bool:
-    """Whether an address that is zero stands where the linker would leave a relocation."""
+    """Tell whether an address that is zero stands where a linker would leave a relocation."""
     if is_branch(found) and "[" not in found.operands:
         return found.name in ("call", "jmp") and found.operands == hex(found.end)
     zero = "[rip]" in found.operands or _INDEX_ALONE.search(found.operands)
@@ -108,7 +108,7 @@ def _lacks_reference(found: Instruction) -> bool:
 
 
 def _misfit(subject: Subject, section: Section, found: Instruction | None, row: Relocation) -> str:
-    """Why a relocation does not belong to an instruction; empty when it does."""
+    """Explain why a relocation does not belong to an instruction; empty when it does."""
     if found is None:
         return "stands in no instruction"
     fields = subject.instructions.fields(section.index, found)
@@ -127,7 +127,7 @@ def _misfit(subject: Subject, section: Section, found: Instruction | None, row: 
 
 
 def _check_branch(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:
-    """Calls lead to functions; jumps also to instructions of the module."""
+    """Check that calls lead to functions, and jumps also to instructions of the module."""
     if not is_branch(found) or "[" in found.operands:
         return
     led = target_of(subject, row)
@@ -151,7 +151,7 @@ def _branch_faults(subject: Subject, found: Instruction, led: Target) -> Iterato
 
 
 def _check_extent(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:
-    """What an instruction reaches for in the kernel lies in the variable that it names."""
+    """Check that an instruction's address in the kernel lies in the variable that it names."""
     target, kernel = target_of(subject, row), subject.kernel
     branch = is_branch(found) and "[" not in found.operands
     if target.section or kernel is None or branch or row.kind == _64:

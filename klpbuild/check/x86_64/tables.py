@@ -1,4 +1,4 @@
-"""The tables about code that the kernel reads as it loads a module: each entry leads where it must.
+"""Check the tables about code that the kernel reads as it loads a module: where entries lead.
 
 apply_alternatives(), apply_returns(), apply_retpolines() and their kind
 (arch/x86/kernel/alternative.c), jump_label_add_module(), static_call_add_module(),
@@ -80,7 +80,7 @@ class Tables:
     listed: dict[str, set[tuple[int, int]]]
 
     def check(self, table: Section, meaning: Meaning) -> None:
-        """Find what is wrong with a table's entries.
+        """Check a table's entries.
 
         :param meaning: tells what is wrong with an entry whose addresses are there.
         """
@@ -125,11 +125,11 @@ class Tables:
         return tuple(found)
 
     def replacement(self, alternative: Alternative) -> bytes:
-        """The bytes that may replace code."""
+        """Read the bytes that may replace code."""
         return self.bytes_at(alternative.replacement)[: alternative.by]
 
     def bytes_at(self, target: Target) -> bytes:
-        """The bytes of the module at a target, and behind it."""
+        """Read the bytes of the module at a target, and behind it."""
         data = self.subject.elf.contents(self.subject.elf.sections[target.section])
         return bytes(data[max(target.offset, 0) :][:LONGEST])
 
@@ -150,18 +150,18 @@ class Tables:
     # --- what a target is ---
 
     def instruction(self, target: Target) -> Instruction | None:
-        """The instruction that begins at a target."""
+        """Find the instruction that begins at a target."""
         return self.subject.instructions.at(*target.place) if target.section else None
 
     def code(self, target: Target) -> bytes:
-        """The bytes of the instruction at a target."""
+        """Read the bytes of the instruction at a target."""
         found = self.instruction(target)
         section = self.subject.elf.sections[target.section]
         data = self.subject.elf.contents(section)
         return bytes(data[target.offset : found.end]) if found else b""
 
     def astray(self, target: Target, *, end: bool = False) -> str:
-        """Why no instruction begins at a target; empty when one does.
+        """Explain why no instruction begins at a target; empty when one does.
 
         :param end: the end of a section will do.
         """
@@ -178,14 +178,14 @@ class Tables:
         return ""
 
     def strays(self, target: Target) -> str:
-        """Why code cannot go on at a target; empty when it can."""
+        """Explain why code cannot go on at a target; empty when it can."""
         section, at = target.place
         if any(start < at < end for start, end in self.replaced.get(section, ())):
             return f"leads to {called(self.subject, target)}, amid code that may be replaced"
         return self.astray(target)
 
     def jumps_to(self, target: Target) -> Target | None:
-        """Where the jump or call at a target leads; None for another instruction."""
+        """Find where the jump or call at a target leads; None for another instruction."""
         found = self.instruction(target)
         if found is None or not is_branch(found):
             return None
@@ -200,7 +200,7 @@ class Tables:
         return None
 
     def name_of(self, target: Target) -> str:
-        """The name of the function or variable at a target."""
+        """Name the function or variable at a target."""
         return target.symbol or self.subject.pointers.name_at(target.place)
 
 

@@ -1,4 +1,4 @@
-"""The ORC tables: where the stack is at each instruction (arch/x86/include/asm/orc_types.h).
+"""Check the ORC tables: where the stack is at each instruction (asm/orc_types.h of x86).
 
 What they say may only change where an instruction moves the stack pointer or saves %rbp, and
 must be the same at both ends of a jump.  So an entry that is damaged or missing shows.
@@ -51,7 +51,7 @@ class State(NamedTuple):
 
 
 class Registers(NamedTuple):
-    """The numbers that ``.orc_unwind`` has for registers."""
+    """Numbers of registers in ``.orc_unwind``."""
 
     sp: int
     previous_sp: int
@@ -103,13 +103,13 @@ class Unwind:
         return max(_NUMBERINGS, key=lambda numbers: entries[numbers.sp])
 
     def at(self, section: int, offset: int) -> State | None:
-        """What the tables say of an instruction; None when they say nothing."""
+        """Look up the state at an instruction; None when the tables have none."""
         offsets, states = self._states.get(section, ([], []))
         number = bisect_right(offsets, offset) - 1
         return states[number] if number >= 0 else None
 
     def check(self) -> None:
-        """Find where what the tables say changes without a reason."""
+        """Find where the stated stack changes without a reason."""
         subject = self.tables.subject
         if not self._sizes_fit():
             return
@@ -121,7 +121,7 @@ class Unwind:
                     subject.find(catalogue.UNWIND, what, place(section, offset))
 
     def _sizes_fit(self) -> bool:
-        """As unwind_module_init() wants them."""
+        """Check the sizes that unwind_module_init() wants."""
         subject = self.tables.subject
         places, states = (subject.elf.section(n) for n in (".orc_unwind_ip", ".orc_unwind"))
         sizes = [section.sh_size if section else 0 for section in (places, states)]
@@ -197,7 +197,7 @@ _NOT_RUN = (".altinstr_replacement",)
 
 
 def _moves(found: Instruction) -> int | None:
-    """How many bytes an instruction takes on the stack; None when that cannot be told."""
+    """Compute how many bytes an instruction takes on the stack; None when that is not known."""
     if found.name in ("push", "pushfq"):
         return 8
     if found.name in ("pop", "popfq"):
