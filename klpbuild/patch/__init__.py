@@ -1,1 +1,1 @@
-"""Read source patches, and compile each object that they touch as it was and as they make it."""
+"""Read source patches, and compile each object that they touch before and after them."""

@@ -29,7 +29,7 @@ def added_units(
     units: Units,
     log: Log,
 ) -> list[tuple[Unit, CompileCommand]]:
-    """The objects of new files, as kbuild would make them.
+    """Find the objects of new files, as kbuild would make them.
 
     :param shadow: the tree with the patched Makefiles and the new files.
     :raises KlpError: for files that the Makefiles do not make part of an object that runs.
@@ -86,7 +86,7 @@ def added_units(
 
 
 def listing_directories(source: PatchedSource, units: Units) -> set[str]:
-    """The directories whose objects the patched Makefiles list.
+    """Find the directories whose objects the patched Makefiles list.
 
     virt/kvm/Makefile.kvm is included by those of arch/x86/kvm, where its objects are made.
     """
@@ -103,7 +103,7 @@ def listing_directories(source: PatchedSource, units: Units) -> set[str]:
 
 
 def _module(command: CompileCommand) -> str:
-    """The module that an object is made for."""
+    """Name the module that an object is made for."""
     return next(match[1] for word in command.arguments if (match := _MODNAME.match(word)))
 
 
@@ -113,7 +113,7 @@ _PROBE = "klpbuild-listed: ; @echo vmlinux: $(real-obj-y) $(lib-y) && echo modul
 def _listed(
     tree: PreparedTree, environment: dict[str, str], directory: str, log: Log
 ) -> dict[str, bool]:
-    """The objects that a directory's Makefile lists, and whether each is a module's."""
+    """List the objects that a directory's Makefile names, and whether each is a module's."""
     command = ["make", "-rR", "-s", f"-I{tree.source}", f"--eval={_PROBE}"]
     command += ["-f", f"{tree.source}/scripts/Makefile.build", f"obj={directory}"]
     done = run([*command, "klpbuild-listed"], environment, tree.build)

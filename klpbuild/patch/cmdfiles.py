@@ -29,13 +29,13 @@ _SETTINGS = re.compile(r"\$\(wildcard [^)]*\)")
 
 
 def has_notes(kernel: Kernel) -> bool:
-    """Whether kbuild's notes about vmlinux are there."""
+    """Tell whether kbuild's notes about vmlinux are there."""
     notes = (_VMLINUX_OBJECTS, _VMLINUX_ARCHIVE)
     return any((kernel.build / name).is_file() for name in notes)
 
 
 def noted_units(kernel: Kernel, source: Path) -> list[tuple[str, list[LineUnit]]]:
-    """The compile units of vmlinux and of each module, with names relative to the source tree.
+    """Read the compile units of vmlinux and of each module, named relative to the source tree.
 
     :param source: the source tree that the kernel was built from.
     :raises KlpError: when the archive of vmlinux' objects cannot be read.
@@ -78,7 +78,7 @@ def _units(build: Path, source: Path, objects: Iterable[str]) -> Iterable[LineUn
 
 
 def _in_tree(name: str, build: Path, source: Path) -> str:
-    """A name relative to the source tree, or to the build tree if it is generated there."""
+    """Make a name relative to the source tree, or to the build tree if it is generated there."""
     path = os.path.normpath(build / name)
     for root in (str(source), str(build)):
         if path.startswith(f"{root}/"):

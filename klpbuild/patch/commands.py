@@ -25,7 +25,7 @@ _FIXDEP = re.compile(r"scripts/basic/fixdep \S+ (\S+) ('.*') > \S+\.cmd")
 
 @dataclass(frozen=True)
 class CompileCommand:
-    """How one object is made, with ``build`` of the prepared tree as working directory.
+    """Compile command of one object, with ``build`` of the prepared tree as working directory.
 
     :ivar target: the object, relative to the working directory.
     :ivar source: the C file, as the command names it.
@@ -45,7 +45,7 @@ class CompileCommand:
         return "-DMODULE" in self.arguments
 
     def detours(self, source: Path) -> set[str]:
-        """The directories of a source tree that the command's paths lead through and back.
+        """List the directories of a source tree that the command's paths pass through and leave.
 
         ``arch/x86/kvm`` of ``arch/x86/kvm/../../../virt/kvm/kvm_main.c``.
         """
@@ -58,7 +58,7 @@ class CompileCommand:
         return found
 
     def compile(self, output: Path, *flags: str, source: Path, shadow: Path | None) -> list[str]:
-        """The command line of the compiler.
+        """Build the command line of the compiler.
 
         :param output: the object to write.
         :param flags: what to add.
@@ -77,7 +77,7 @@ class CompileCommand:
 
 
 def _moved(argument: str, source: str, shadow: str) -> str:
-    """An argument with the shadow's name where the source tree's stands as a path."""
+    """Put the shadow's name into an argument where the source tree's stands as a path."""
     start = r"(?:(?<![\w.])|(?<=^-I))"
     return re.sub(rf"{start}{re.escape(source)}(?=/|$)", lambda _: shadow, argument)
 
@@ -121,7 +121,7 @@ def _record(cache: Path, target: str) -> Path:
 
 
 def _asked(tree: PreparedTree, targets: list[str], log: Log) -> list[CompileCommand]:
-    """What kbuild would run for targets that it knows."""
+    """Ask what kbuild would run for targets that it knows."""
     output = _dry_run(tree, targets, log)
     for target in targets:
         written = tree.build / _written(target)
@@ -137,7 +137,7 @@ def _asked(tree: PreparedTree, targets: list[str], log: Log) -> list[CompileComm
 
 
 def _dry_run(tree: PreparedTree, targets: list[str], log: Log) -> str:
-    """What ``make -n`` prints.
+    """Run ``make -n`` and return what it prints.
 
     The Makefile that makes objects is asked itself: it takes a tenth of the time
     that the top Makefile takes to see that all is prepared.
@@ -188,7 +188,7 @@ def _written(target: str) -> str:
 
 
 def _parse(line: str) -> CompileCommand | None:
-    """A line of a ``.cmd`` file, or the shell's call of fixdep that would write it."""
+    """Parse a line of a ``.cmd`` file, or the shell's call of fixdep that would write it."""
     if match := _FIXDEP.search(line):
         target, text = match[1], shlex.split(match[2])[0]
     elif match := _COMMAND.match(line):
@@ -213,7 +213,7 @@ def _parse(line: str) -> CompileCommand | None:
 
 
 def _parts(words: list[str]) -> Iterable[list[str]]:
-    """Commands of a line, which kbuild sets apart by a word ``;``."""
+    """Split a line, which kbuild sets apart by a word ``;``, into commands."""
     part: list[str] = []
     for word in words:
         if word == ";":

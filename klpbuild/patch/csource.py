@@ -1,4 +1,4 @@
-"""Lines and pieces of C source, found in one pass over a text of any form.
+"""Find lines and pieces of C source in one pass over a text of any form.
 
 An unterminated comment or literal ends with the text or its line, so that no search
 begins twice at the same place: the time is proportional to the text's length.
@@ -26,33 +26,33 @@ _BRACES = re.compile(rb"[{}]")
 
 
 def without_comments(text: bytes) -> bytes:
-    """C source with comments and runs of white space as one blank, for comparing."""
+    """Reduce comments and runs of white space in C source to one blank, for comparing."""
     lines = _TOKENS.sub(lambda match: match[1] or b" ", text).split(b"\n")
     return b"\n".join(line.strip() for line in lines if line.strip())
 
 
 def code_alone(text: bytes) -> bytes:
-    """C source with blanks for comments, literals and preprocessor lines."""
+    """Blank out comments, literals and preprocessor lines in C source."""
     return _NO_CODE.sub(lambda match: re.sub(rb"[^\n]", b" ", match[0]), text)
 
 
 class Lines:
-    """The numbers of a text's lines, from 1."""
+    """Line numbers of a text, from 1."""
 
     def __init__(self, text: bytes) -> None:
         self._ends = list(accumulate(len(line) + 1 for line in text.split(b"\n")))
 
     def number(self, offset: int) -> int:
-        """The line that an offset is in."""
+        """Find the line that an offset is in."""
         return bisect_right(self._ends, offset) + 1
 
     def numbers(self, start: int, end: int) -> range:
-        """The lines that the text from one offset up to another is in."""
+        """List the lines that the text from one offset up to another is in."""
         return range(self.number(start), self.number(max(start, end - 1)) + 1)
 
 
 class Marks:
-    """Where bytes of some kinds are in a text."""
+    """Offsets of some kinds of bytes in a text."""
 
     def __init__(self, kinds: bytes, text: bytes) -> None:
         found = re.compile(rb"[%b]" % re.escape(kinds)).finditer(text)
@@ -60,30 +60,30 @@ class Marks:
         self._end = len(text)
 
     def next(self, offset: int) -> int:
-        """The offset of the first one from an offset on; the text's end if there is none."""
+        """Find the next offset from a given one on; the text's end if there is none."""
         at = bisect_left(self._offsets, offset)
         return self._offsets[at] if at < len(self._offsets) else self._end
 
 
 def directive_lines(text: bytes) -> set[int]:
-    """Numbers of a file's preprocessor lines, continued ones included."""
+    """List the numbers of a file's preprocessor lines, continued ones included."""
     lines = Lines(text)
     found = (lines.numbers(*match.span()) for match in _DIRECTIVE.finditer(text))
     return {number for numbers in found for number in numbers}
 
 
 def directives(text: bytes) -> Iterator[re.Match[bytes]]:
-    """A file's preprocessor lines, each with those that continue it."""
+    """Find a file's preprocessor lines, each with those that continue it."""
     return _DIRECTIVE.finditer(text)
 
 
 def blank_lines(text: bytes) -> set[int]:
-    """Numbers of lines with nothing but white space."""
+    """List the numbers of lines with nothing but white space."""
     return {number for number, line in enumerate(text.split(b"\n"), 1) if not line.strip()}
 
 
 def function_bodies(text: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """The lines between the braces of functions, each with the first one's number.
+    """Find the lines between the braces of functions, each with the first one's number.
 
     The braces stand in the first column, below the parameters; no line between them
     is a preprocessor's.
@@ -105,7 +105,7 @@ def function_bodies(text: bytes) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def function_lines(text: bytes) -> set[int]:
-    """Numbers of the lines between the braces of functions."""
+    """List the numbers of the lines between the braces of functions."""
     return {
         number
         for first, lines in function_bodies(text)
@@ -114,7 +114,7 @@ def function_lines(text: bytes) -> set[int]:
 
 
 def closing_braces(text: bytes) -> dict[int, int]:
-    """The offset behind the closing brace, by that of each opening one that has one."""
+    """Pair braces: the offset behind the closing one, by that of each opening one that has one."""
     found: dict[int, int] = {}
     opened: list[int] = []
     for brace in _BRACES.finditer(text):

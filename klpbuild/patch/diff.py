@@ -20,7 +20,7 @@ _AGAIN = "Make it again with git format-patch or diff -u."
 
 
 class Side(Enum):
-    """Where a line of a hunk stands: in both versions of the file, or in one."""
+    """Side of a hunk's line: both versions of the file, or one."""
 
     BOTH = " "
     OLD = "-"
@@ -64,7 +64,7 @@ class Hunk:
 
 
 class Action(Enum):
-    """What a diff does to a file, apart from its lines; the words of messages."""
+    """Change of a file apart from its lines; the words of messages."""
 
     CHANGES = "changes"
     RENAMES = "renames"
@@ -75,7 +75,7 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class FileDiff:
-    """What a diff does to one file.
+    """Changes that a diff makes to one file.
 
     :ivar number: of its first line, from 1.
     :ivar old: the name of the old file as the diff has it; None for /dev/null.
@@ -185,7 +185,7 @@ _SHIFTED = re.compile(
 
 @dataclass
 class _Reader:
-    """Goes through the lines of a patch.
+    """Parses the lines of a patch.
 
     :ivar at: index of the next line.
     :ivar below_hunk: whether a hunk has just ended.
@@ -207,7 +207,7 @@ class _Reader:
             self._lines.pop()
 
     def files(self) -> Iterator[FileDiff]:
-        """The files that it changes.
+        """Parse the files that it changes.
 
         :raises KlpError: at the first line that is not understood.
         """
@@ -227,7 +227,7 @@ class _Reader:
                 self.at += 1
 
     def _line(self, ahead: int = 0) -> bytes:
-        """A line without its end; empty behind the last one."""
+        """Return a line without its end; empty behind the last one."""
         at = self.at + ahead
         return self._lines[at].removesuffix(b"\r") if at < len(self._lines) else b""
 
@@ -235,7 +235,7 @@ class _Reader:
         raise KlpError(what, where=f"{self.name}:{self.at + 1}", why=why, hint=hint)
 
     def _text(self, line: bytes) -> None:
-        """Pass over a line around the diff, if it is no part of one."""
+        """Skip a line around the diff, if it is no part of one."""
         if _COMMIT.match(line):
             self.in_message = True
         elif _ENDS_MESSAGE.match(line):
@@ -308,7 +308,7 @@ class _Reader:
         return file
 
     def _git_names(self, text: bytes) -> tuple[bytes | None, bytes | None]:
-        """The two names of ``diff --git``, if they are the same but for the first directory."""
+        """Split the names of ``diff --git``, if only their first directories differ."""
         if text.startswith(b'"'):
             end = re.match(rb'"(?:[^"\\]|\\.)*" ', text)
             middle = end.end() - 1 if end else 0
@@ -369,7 +369,7 @@ class _Reader:
         return Hunk(number, start - 1 if old_count and start else start, tuple(lines))
 
     def _hunk_line(self, strip: bool, number: int, left: dict[Side, int]) -> HunkLine:
-        """The next line of a hunk.
+        """Parse the next line of a hunk.
 
         :param left: how many lines of each version are still to come; it is counted down.
         """
@@ -403,7 +403,7 @@ class _Reader:
 
 
 def _differing(line: bytes) -> tuple[bytes, bytes] | None:
-    """The two names in ``Binary files A and B differ``."""
+    """Parse the two names in ``Binary files A and B differ``."""
     if not line.startswith((b"Binary files ", b"Files ")) or not line.endswith(b" differ"):
         return None
     old, _, new = line.partition(b"iles ")[2].removesuffix(b" differ").partition(b" and ")
@@ -424,7 +424,7 @@ _ESCAPES = {
 
 
 def _name(text: bytes) -> bytes | None:
-    """The name in a line ``---`` or ``+++``, without the time behind it."""
+    """Parse the name in a line ``---`` or ``+++``, without the time behind it."""
     if quoted := re.match(rb'"(?:[^"\\]|\\.)*"', text):
         name = _unquoted(quoted[0])
     elif b"\t" in text:
@@ -435,7 +435,7 @@ def _name(text: bytes) -> bytes | None:
 
 
 def _unquoted(text: bytes) -> bytes:
-    """A name as git quotes it (git-config(1), core.quotePath), or as it is."""
+    """Undo git's quoting of a name (git-config(1), core.quotePath)."""
     if len(text) < 2 or not (text.startswith(b'"') and text.endswith(b'"')):
         return text
 

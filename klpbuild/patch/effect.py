@@ -1,4 +1,4 @@
-"""Which functions each of several patches changes, and which patches change nothing.
+"""Find which functions each of several patches changes, and which patches change nothing.
 
 Where only one patch touches an object, the object's change is that patch's.  Else the object
 is compiled as it is before and after each patch, and as all the others would make it.
@@ -23,7 +23,7 @@ from klpbuild.patch.shadow import make_shadow
 
 @dataclass(frozen=True)
 class Effect:
-    """What a patch does to the kernel that it is built for.
+    """Effect of a patch on the kernel that it is built for.
 
     :ivar functions: those that it changes, ``object:function``.
     :ivar idle: why it changes nothing; None if it does change something.
@@ -48,7 +48,7 @@ def patch_effects(
     changes: Changes,
     architecture: str,
 ) -> dict[str, Effect]:
-    """What each patch does to the kernel, by name; a cover letter is none.
+    """Find the effect of each patch on the kernel, by name; a cover letter has none.
 
     :param patches: in their order, all of them.
     :param used: targets of the objects from which the livepatch takes anything, each with its
@@ -65,7 +65,7 @@ def patch_effects(
 
 
 def patches_of(compiled: CompiledPatch, pair: ObjectPair) -> list[str]:
-    """The names of the patches that touch what an object is made from."""
+    """Name the patches that touch what an object is made from."""
     files = _files(compiled)
     return list(dict.fromkeys(name for path in pair.files for name in files[path].patches))
 
@@ -95,7 +95,7 @@ class _Effects:
         return patches_of(self.compiled, pair)
 
     def of(self, number: int) -> Effect:
-        """What a patch does."""
+        """Find the effect of a patch."""
         found = list(self._changed(number))
         name = self.patches[number].name
         if not found:
@@ -103,7 +103,7 @@ class _Effects:
         return Effect(tuple(dict.fromkeys(function for each in found for function in each)))
 
     def _changed(self, number: int) -> Iterator[list[str]]:
-        """The functions that a patch changes in each object that the livepatch takes from."""
+        """List the functions that a patch changes in each object that the livepatch takes from."""
         name = self.patches[number].name
         pairs = [p for p in self.compiled.pairs if p.target in self.used]
         touched = [(pair, self.touching(pair)) for pair in pairs]
@@ -121,7 +121,7 @@ class _Effects:
         return [f"{pair.owner}:{f}" for f in functions if only is None or f in only]
 
     def _changes(self, number: int, pair: ObjectPair) -> frozenset[str] | None:
-        """The functions that a patch changes in an object that other patches touch, too.
+        """Find the functions that a patch changes in an object that other patches touch, too.
 
         :returns: None if it changes nothing there; an empty set if that cannot be told apart
             from what the others change.
@@ -141,13 +141,13 @@ class _Effects:
         return frozenset() if without is None else self._difference(pair, without, pair.patched)
 
     def _difference(self, pair: ObjectPair, one: Path, other: Path) -> frozenset[str] | None:
-        """The functions that a livepatch would take from the difference of two objects."""
+        """Find the functions that a livepatch would take from the difference of two objects."""
         if one.read_bytes() == other.read_bytes():
             return None
         return self.changes(replace(pair, original=one, patched=other, plain=one))
 
     def _compiled(self, patches: tuple[Path, ...], pair: ObjectPair) -> Path | None:
-        """The object with some of the patches only; None if that does not compile.
+        """Compile the object with some of the patches only; None if that does not compile.
 
         :raises KlpError: when these patches cannot be applied without the others.
         """
@@ -160,7 +160,7 @@ class _Effects:
             return None
 
     def _compiler(self, patches: tuple[Path, ...]) -> Recompiler:
-        """A compiler for the source with some of the patches only."""
+        """Make a compiler for the source with some of the patches only."""
         if patches not in self.compilers:
             whole = self.compiled.compiler
             files = files_after(patches, whole.tree.source, self.architecture)
@@ -171,12 +171,12 @@ class _Effects:
         return self.compilers[patches]
 
     def is_sure(self, name: str) -> bool:
-        """Whether nothing but objects that were compiled is made from a patch's files."""
+        """Tell whether nothing but objects that were compiled is made from a patch's files."""
         paths = [path for path, file in self.files.items() if name in file.patches]
         return not any(path in self.compiled.assembled or "vdso" in path for path in paths)
 
     def reason(self, name: str) -> str:
-        """Why a patch changes nothing."""
+        """Explain why a patch changes nothing."""
         paths = [path for path, file in self.files.items() if name in file.patches]
         if not paths:
             return "it changes no code"

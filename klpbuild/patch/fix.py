@@ -1,4 +1,4 @@
-"""What becomes of each patch of a livepatch: in it, or left out and why."""
+"""Record the result of each patch of a livepatch: in it, or left out and why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from klpbuild.errors import KlpError, Problem, Problems, printable
 
 
 class Standing(StrEnum):
-    """What became of a patch."""
+    """Result of a patch."""
 
     IN = "in"
     IDLE = "changes nothing in this kernel"
@@ -45,11 +45,11 @@ class Fault(Problem):
 
 
 class IdleError(KlpError):
-    """That patches change nothing in the kernel that they are built for."""
+    """Patches change nothing in the kernel that they are built for."""
 
 
 class PatchesError(KlpError):
-    """That some patches cannot be in a livepatch.
+    """Some patches cannot be in a livepatch.
 
     :ivar fixes: what became of each patch.
     """
@@ -63,7 +63,7 @@ def at_fault(
     standing: Standing = Standing.REFUSED,
     object_: str = "",
 ) -> KlpError:
-    """The same error, with the patches that may be at fault where that is not said yet.
+    """Add to an error the patches that may be at fault, where that is not said yet.
 
     :param patches: their names.
     :param object_: the kernel's object that it is about, as kbuild calls it.
@@ -84,7 +84,7 @@ def at_fault(
 
 @contextmanager
 def faults(problems: Problems, patches: Iterable[str], object_: str = "") -> Iterator[None]:
-    """Note what is raised in the block as problems of one of these patches."""
+    """Collect what is raised in the block as problems of one of these patches."""
     with problems.collect():
         try:
             yield
@@ -94,7 +94,7 @@ def faults(problems: Problems, patches: Iterable[str], object_: str = "") -> Ite
 
 @dataclass(frozen=True)
 class Fix:
-    """A patch of a livepatch, and what became of it.
+    """A patch of a livepatch, and its result.
 
     :ivar patch: the patch file's name.
     :ivar subject: its title; empty when it has none.
@@ -119,7 +119,7 @@ class Fix:
 
     @property
     def result(self) -> str:
-        """What became of it, and why, in one line."""
+        """The result and the reason, in one line."""
         others = f" {'with ' if self.standing is Standing.CONFLICTS else ''}"
         words = str(self.standing)
         if self.standing is Standing.NEEDS and self.others:
@@ -131,7 +131,7 @@ class Fix:
 
 
 def fix_table(fixes: Sequence[Fix]) -> tuple[str, ...]:
-    """What became of each of several patches, a line each, with a heading and a count."""
+    """Write the result of each of several patches, a line each, with a heading and a count."""
     if len(fixes) < 2:
         return ()
     rows = [("patch", "CVE", "functions", "result")]
@@ -147,13 +147,13 @@ def fix_table(fixes: Sequence[Fix]) -> tuple[str, ...]:
 
 
 def count(fixes: Sequence[Fix]) -> str:
-    """How many patches there are of each standing, in one line."""
+    """Count the patches of each standing, in one line."""
     found = [(standing, sum(fix.standing is standing for fix in fixes)) for standing in Standing]
     each = ", ".join(f"{number} {standing}" for standing, number in found if number)
     return f"{len(fixes)} patch{'' if len(fixes) == 1 else 'es'}: {each}."
 
 
 def _short(names: Sequence[str]) -> str:
-    """A few names, and how many more there are."""
+    """Join a few names, and say how many more there are."""
     shown = ", ".join(names[:2])
     return f"{shown} and {len(names) - 2} more" if len(names) > 2 else shown or "-"

@@ -51,7 +51,7 @@ _NAMED = re.compile(rb"\b(\w+)\s*\(")
 
 
 def new_members(before: Layout, after: Layout) -> tuple[Member, ...]:
-    """The members that a structure gets where nothing was; none if anything else changes.
+    """List the members that a structure gets in holes; none if anything else changes.
 
     It may grow within what kmalloc() gives for it.
     """
@@ -78,7 +78,7 @@ def why_not_zero(
     file: PatchedFile,
     commands: Sequence[CompileCommand],
 ) -> str:
-    """Why new members of a structure may not be zero in each one that exists; empty if they are.
+    """Explain why new members of a structure may not be zero in each one that exists; else empty.
 
     :param name: such as ``struct x``; it is declared in the file.
     :param sizes: of the structure in bytes, before and after.
@@ -121,7 +121,7 @@ def why_not_zero(
 
 
 def _grown(file: PatchedFile, name: str) -> PatchedFile | None:
-    """The original file with one member more behind the structure's others."""
+    """Make the original file with one member more behind the structure's others."""
     original = file.original or b""
     plain = code_alone(original)
     tag = re.escape(name.encode()).replace(rb"\ ", rb"\s+")
@@ -137,7 +137,7 @@ def _grown(file: PatchedFile, name: str) -> PatchedFile | None:
 
 
 def _differing(old: ElfFile, new: ElfFile) -> tuple[set[str], str]:
-    """The functions that differ in two objects, and any other section that does."""
+    """Find the functions that differ in two objects, and any other section that does."""
     before, after = _contents(old), _contents(new)
     functions = set()
     for section in sorted(before.keys() | after.keys()):
@@ -151,7 +151,7 @@ def _differing(old: ElfFile, new: ElfFile) -> tuple[set[str], str]:
 
 
 def _contents(elf: ElfFile) -> dict[str, list[object]]:
-    """What is in each section: bytes, size, and what relocations lead to."""
+    """Collect what is in each section: bytes, size, and what relocations lead to."""
     found: dict[str, list[object]] = {}
     names = {}
     for section in elf.sections:
@@ -173,7 +173,7 @@ def _contents(elf: ElfFile) -> dict[str, list[object]]:
 def _why_not_cleared(
     texts: Sequence[bytes], name: str, functions: set[str], *, exactly: bool
 ) -> str:
-    """Why functions that depend on a structure's size do more than allocate zeroed ones.
+    """Explain why functions that depend on a structure's size do more than allocate zeroed ones.
 
     What they call in these texts counts with them, since it may be inlined.
     """
@@ -206,7 +206,7 @@ def _why_not_cleared(
 
 
 def _bodies(plain: bytes) -> dict[str, bytes]:
-    """The text of the functions of a file, by their names."""
+    """Find the text of the functions of a file, by their names."""
     closing = closing_braces(plain)
     found = {}
     done = 0

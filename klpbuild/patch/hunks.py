@@ -41,7 +41,7 @@ class Applied:
     hunks: tuple[tuple[int, int, int], ...]
 
     def place(self, first: int, last: int) -> str:
-        """Where in the patch it says what becomes of lines."""
+        """Name the line of the patch that changed some lines."""
         numbers = [n for start, end, n in self.hunks if start <= last and first <= end]
         return f"{self.patch}:{min(numbers, default=1)}"
 
@@ -60,7 +60,7 @@ class FileLines:
 
 
 class _Search:
-    """A file's lines, in which those of a hunk are looked for."""
+    """Index of a file's lines, in which those of a hunk are looked for."""
 
     def __init__(self, lines: Sequence[SourceLine]) -> None:
         self.lines = lines
@@ -78,7 +78,7 @@ class _Search:
         return b"\n" + b"".join(self._texts)
 
     def places(self, wanted: Sequence[bytes], expected: int, first: int = 0) -> list[int]:
-        """Places where wanted lines stand, five at most: the expected one alone if it is one.
+        """Find where wanted lines stand, five places at most: the expected one alone if it is one.
 
         :param first: the first place that may be one.
         """
@@ -98,7 +98,7 @@ class _Search:
 def apply_hunks(
     hunks: Sequence[Hunk], file: FileLines, patch: str, notes: list[str]
 ) -> tuple[list[SourceLine], Applied]:
-    """A file's lines with hunks applied, each below the one before it, and what was done.
+    """Apply hunks to a file's lines, each below the one before it, and record what was done.
 
     :param patch: its name.
     :param notes: takes what is remarkable and no fault.
@@ -149,7 +149,7 @@ def _explained(
     expected: int,
     places: Sequence[int],
 ) -> Fault:
-    """Why a hunk does not apply."""
+    """Explain why a hunk does not apply."""
     where = f"{patch}:{hunk.number}"
 
     def fault(
@@ -198,7 +198,7 @@ def _explained(
 
 
 def _compared(hunk: Hunk, patch: str, file: FileLines, expected: int) -> str:
-    """The first lines that a hunk expects and does not find, and those that are there."""
+    """Compare the first lines that a hunk expects and does not find with those that are there."""
     wanted = [line for line in hunk.lines if line.side is not Side.NEW]
     texts = [line.text for line in wanted]
     start = _most_alike(texts, file.lines, expected)
@@ -214,7 +214,7 @@ def _compared(hunk: Hunk, patch: str, file: FileLines, expected: int) -> str:
 
 
 def _difference(matcher: SequenceMatcher[bytes]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The first lines that differ, with one that is the same where a side has none."""
+    """Find the first lines that differ, with one that is the same where a side has none."""
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
         if tag != "equal":
             if i1 == i2 or j1 == j2:
@@ -224,7 +224,7 @@ def _difference(matcher: SequenceMatcher[bytes]) -> tuple[tuple[int, int], tuple
 
 
 def _most_alike(wanted: Sequence[bytes], lines: Sequence[SourceLine], expected: int) -> int:
-    """The place at which most of the wanted lines stand, the nearest to the expected one."""
+    """Find the place at which most of the wanted lines stand, the nearest to the expected one."""
     at = {text: i for i, text in reversed(list(enumerate(wanted))) if text.strip()}
     votes: dict[int, int] = {}
     for number, line in enumerate(lines):

@@ -45,7 +45,7 @@ def without_blind(
     tree: PreparedTree,
     notes: list[str],
 ) -> Touched:
-    """Leave out units that name nothing of what patches change in headers, of very many.
+    """Leave out units, of very many, that name nothing of what patches change in headers.
 
     :param tree: where the build's own headers are.
     :param notes: takes how many are left out.
@@ -105,7 +105,7 @@ _KEYWORDS = frozenset(b"int void long char short unsigned signed bool sizeof typ
 
 
 def _called(head: bytes) -> frozenset[bytes]:
-    """The words before parentheses, of which one is the function's name."""
+    """Find the words before parentheses, of which one is the function's name."""
     return frozenset(_CALLED.findall(head)) - _KEYWORDS
 
 
@@ -151,7 +151,7 @@ class _Text:
             done = end
 
     def at(self, place: int) -> _Region | None:
-        """The region at an offset; a macro inside of a function counts as both."""
+        """Find the region at an offset; a macro inside of a function counts as both."""
         found = [r for r in self.regions if r.start <= place < r.end and r.names]
         if len(found) < 2:
             return found[0] if found else None
@@ -160,7 +160,7 @@ class _Text:
 
 
 def changed_names(file: PatchedFile) -> frozenset[bytes] | None:
-    """The names that a patch changes in a header; None where that cannot be told."""
+    """Find the names that a patch changes in a header; None where that is not known."""
     if file.original is None or not file.path.endswith(".h"):
         return None
     gone, come = changed_lines(file)
@@ -184,7 +184,7 @@ def changed_names(file: PatchedFile) -> frozenset[bytes] | None:
 
 
 def _keeps_lines(file: PatchedFile, old: _Text, new: _Text) -> bool:
-    """Whether lines that stay are code, comments and preprocessor lines as before."""
+    """Tell whether lines that stay are code, comments and preprocessor lines as before."""
     for before, after in ((old.text, new.text), (old.plain, new.plain)):
         olds, news = before.split(b"\n"), after.split(b"\n")
         for number, line in enumerate(file.lines):
@@ -194,7 +194,7 @@ def _keeps_lines(file: PatchedFile, old: _Text, new: _Text) -> bool:
 
 
 def _keeps_regions(file: PatchedFile, old: _Text, new: _Text, names: set[bytes]) -> bool:
-    """Whether lines that stay belong to what they did, or to what changes."""
+    """Tell whether lines that stay belong to what they did, or to what changes."""
     starts = [
         [0, *(m.end() for m in re.finditer(rb"\n", cut.text)), len(cut.text)] for cut in (old, new)
     ]
@@ -217,7 +217,7 @@ def seen_by(
     files: Mapping[str, PatchedFile],
     sources: Iterable[str],
 ) -> frozenset[str] | None:
-    """Those C files that can see a difference; None if that cannot be told.
+    """Select the C files that can see a difference; None if that is not known.
 
     :param source: the source tree.
     :param generated: directories of headers that the build made.
@@ -273,7 +273,7 @@ def _any(names: Iterable[bytes]) -> re.Pattern[bytes]:
 def _spread(
     names: frozenset[bytes], texts: Mapping[str, list[bytes]]
 ) -> tuple[frozenset[bytes], set[str]] | None:
-    """The names with all that use them in headers, and the headers that use them otherwise."""
+    """Collect the names with all that use them in headers, and headers with other uses."""
     known = set(names)
     direct: set[str] = set()
     cut: dict[tuple[str, int], _Text] = {}
@@ -307,7 +307,7 @@ _NAMES_MAX = 500
 
 
 class _Pieces:
-    """Words in texts of which two, or three, may be one of some names."""
+    """Tokens in texts of which two, or three, may be pasted to one of some names."""
 
     def __init__(self, names: frozenset[bytes], texts: Mapping[str, list[bytes]]) -> None:
         self._halves = [(n[:i], n[i:]) for n in names for i in range(1, len(n))]
@@ -317,7 +317,7 @@ class _Pieces:
         self._tokens, self._fragments = self._read(texts)
 
     def _read(self, texts: Mapping[str, list[bytes]]) -> tuple[set[bytes], set[bytes]]:
-        """The pieces that are there, and those beside a ``##``."""
+        """Find the pieces that are there, and those beside a ``##``."""
         tokens: set[bytes] = set()
         fragments: set[bytes] = set()
         for text in (text for versions in texts.values() for text in versions):
@@ -327,7 +327,7 @@ class _Pieces:
         return tokens, fragments
 
     def make(self, texts: Mapping[str, list[bytes]]) -> bool:
-        """Whether ``##`` may make a name of pieces of these texts, and of those known before."""
+        """Tell whether ``##`` may make a name of pieces of these texts and of those before."""
         more, beside = self._read(texts)
         tokens, fragments = self._tokens | more, self._fragments | beside
         for one, other in self._halves:
@@ -346,6 +346,6 @@ class _Pieces:
 
 
 def _stand_together(one: bytes, other: bytes, texts: Mapping[str, list[bytes]]) -> bool:
-    """Whether two words are in one line, as arguments of a macro would be."""
+    """Tell whether two words are in one line, as arguments of a macro would be."""
     pattern = re.compile(rb"\b%b\b[^\n]*\b%b\b" % (re.escape(one), re.escape(other)))
     return any(pattern.search(text) for versions in texts.values() for text in versions)

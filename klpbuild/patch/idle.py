@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Idle:
-    """Why a patch changes nothing in the kernel that it is built for.
+    """Reason why a patch changes nothing in the kernel that it is built for.
 
     :ivar sure: whether the kernel has nothing at all of it; False for a header that is
         also part of what no livepatch changes, such as assembly.

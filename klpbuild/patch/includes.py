@@ -1,4 +1,4 @@
-"""Which C files may include a header: ``#include`` lines followed, conditions not looked at.
+"""Find which C files may include a header: ``#include`` lines followed, conditions ignored.
 
 Debug information does not name a header of which only macros are used.  What is found
 here is never too little and often too much: the compiler has the last word.
@@ -28,7 +28,7 @@ class IncludeGraph:
     """The ``#include`` lines of C files and of all headers that they lead to."""
 
     def __init__(self, source: Path, architecture: str, cache: Path) -> None:
-        """What was read before is taken from the cache.
+        """Load what was read before from the cache.
 
         :param source: the source tree.
         :param architecture: kbuild's name of it.
@@ -46,7 +46,7 @@ class IncludeGraph:
         self._resolved: dict[tuple[str, str | None], list[str]] = {}
 
     def includers(self, header: str, files: Iterable[str]) -> list[str]:
-        """Those of the C files that may include a header, directly or not, and headers that do.
+        """List the C files that may include a header, directly or not, and headers that do.
 
         :param header: relative to the source tree, as are the files.
         :returns: the C files in their order, then the headers.
@@ -77,7 +77,7 @@ class IncludeGraph:
         return [*first, *sorted(reached.difference(files))]
 
     def closure(self, files: Iterable[str]) -> list[str]:
-        """C files and all that they may include, sorted."""
+        """List C files and all that they may include, sorted."""
         seen = {*files, *(f"include/{name}" for name in _FORCED)}
         waiting = list(seen)
         while waiting:
@@ -101,7 +101,7 @@ class IncludeGraph:
         return self._included[path]
 
     def _meant(self, name: str, directory: str | None) -> list[str]:
-        """The files that a name may stand for."""
+        """Resolve the files that a name may stand for."""
         key = name, directory
         if key not in self._resolved:
             self._resolved[key] = self._resolve(name, directory)
@@ -141,7 +141,7 @@ class IncludeGraph:
 
 
 def _parse(data: bytes) -> dict[str, list[str]]:
-    """Read what `IncludeGraph` wrote; :raises ValueError: for anything else."""
+    """Parse what `IncludeGraph` wrote; :raises ValueError: for anything else."""
     found: dict[str, list[str]] = json.loads(data)
     kinds = {type(found), *map(type, found.values())}
     if kinds - {dict, list} or set(map(type, chain.from_iterable(found.values()))) - {str}:

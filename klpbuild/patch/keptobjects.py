@@ -1,4 +1,4 @@
-"""Patched objects, kept by the content of the patched files that they are made from."""
+"""Cache patched objects by the content of the patched files that they are made from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class Found:
-    """An object that was kept.
+    """A cached object.
 
     :ivar data: the object; None where it is the original.
     :ivar files: the patched files that it is made from.
@@ -66,7 +66,7 @@ class KeptObjects:
     added: frozenset[str]
 
     def find(self, target: str, line: Collection[str]) -> Found | None:
-        """The object that a command makes of the patched files, if it was kept.
+        """Find the object that a command makes of the patched files, if it was kept.
 
         :param target: the object, as kbuild calls it.
         :param line: the command, as for the original.

@@ -1,5 +1,6 @@
-"""Layouts of structures and numbers of enumerators: what exists when a livepatch is loaded
-keeps those that it was made with.
+"""Compare layouts of structures and numbers of enumerators before and after a patch.
+
+What exists when a livepatch is loaded keeps those that it was made with.
 
 gcc writes them as BTF (``-gbtf``, since gcc 12; include/uapi/linux/btf.h).
 """
@@ -30,7 +31,7 @@ _STRUCTURES = (Kind.STRUCT, Kind.UNION)
 
 
 def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
-    """The layouts in an object's BTF, by names such as ``struct page``.
+    """Read the layouts in an object's BTF, by names such as ``struct page``.
 
     A name may stand for several, in different functions.
 
@@ -51,7 +52,7 @@ def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
 
 
 def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:
-    """The enumerators in an object's BTF: of which enumeration each is, and its number.
+    """Read the enumerators in an object's BTF: the enumeration and the number of each.
 
     That of a nameless enumeration stands for itself, as ``enumerator X``.
 
@@ -77,7 +78,7 @@ def _types(elf: ElfFile, why: str) -> Btf:
 def changed_layouts(
     before: dict[str, frozenset[Layout]], after: dict[str, frozenset[Layout]]
 ) -> list[tuple[str, str]]:
-    """Structures that are laid out otherwise, and what is other about each."""
+    """List structures that are laid out otherwise, and what is other about each."""
     found = []
     for name in sorted(before.keys() & after.keys()):
         gone, come = before[name] - after[name], after[name] - before[name]
@@ -89,7 +90,7 @@ def changed_layouts(
 def changed_enumerators(
     before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]]
 ) -> list[tuple[str, str]]:
-    """Enumerations whose enumerators have other numbers, and which these are.
+    """List enumerations whose enumerators have other numbers, and which these are.
 
     Names that tell how many there are may grow: nothing is stored as such a number.
     """
@@ -126,7 +127,7 @@ def _told(old: Layout, new: Layout | None) -> str:
 
 
 def type_lines(text: bytes) -> set[int]:
-    """Numbers of the lines on which structures, unions, enumerations and names of types are."""
+    """List the numbers of the lines that declare structures, unions, enumerations and typedefs."""
     plain = code_alone(text)
     lines, closing, ends = Lines(plain), closing_braces(plain), Marks(b";", plain)
     found: set[int] = set()
@@ -148,7 +149,7 @@ _DECLARED = re.compile(rb"\b(?:struct|union|enum)\b[^;(){}=,]*(?P<brace>\{)?")
 
 
 def kept_local_types(file: PatchedFile) -> list[str]:
-    """Types inside of functions that static variables have and a patch declares otherwise.
+    """List types inside of functions that static variables have and a patch declares otherwise.
 
     BTF does not have them.  Variables on the stack do not outlive the function.
     """
@@ -181,7 +182,7 @@ def _kept_types(text: bytes) -> dict[str, bytes]:
 
 
 def _used_by_static(body: bytes) -> set[bytes]:
-    """The structures, unions and enumerations that static variables of a function are of."""
+    """Find the structures, unions and enumerations that static variables of a function are of."""
     ends, values, found = Marks(b"*;", body), Marks(b"=", body), set()
     for static in _STATIC.finditer(body):
         # A pointer's star, the value or the end comes first behind the type's name.
@@ -194,7 +195,7 @@ def _used_by_static(body: bytes) -> set[bytes]:
 
 
 def may_change_layouts(file: PatchedFile) -> str:
-    """Where a patch changes declarations of types or preprocessor lines, empty if nowhere."""
+    """Find where a patch changes declarations of types or directives, empty if nowhere."""
     original = file.original or b""
     gone, come = changed_lines(file)
     gone &= type_lines(original) | directive_lines(original)

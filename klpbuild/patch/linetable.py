@@ -1,4 +1,4 @@
-"""The files that went into each compile unit: the headers of DWARF 5 line tables.
+"""Read the files that went into each compile unit: the headers of DWARF 5 line tables.
 
 Only the headers are read (DWARF 5, section 6.2.4): they name the unit's own source
 and every file that its debug information mentions, and a whole kernel's take seconds.
@@ -39,7 +39,7 @@ class LineUnit:
 
 
 def line_units(elf: ElfFile) -> list[LineUnit]:
-    """The compile units of an object with debug information, in its order.
+    """List the compile units of an object with debug information, in its order.
 
     Names are as the compiler was given them, made plain (``a/../b.c`` is ``b.c``).  An object
     is called like its source, not made plain: kbuild makes ``a/../b.o`` by the rules of ``a``.
@@ -91,7 +91,7 @@ def _line_units(elf: ElfFile, section: Section) -> list[LineUnit]:
 
 
 def _relocated(elf: ElfFile, index: int) -> bytes:
-    """A section's bytes, with the 32-bit fields of a relocatable file filled in."""
+    """Read a section's bytes, with the 32-bit fields of a relocatable file filled in."""
     data = np.frombuffer(elf.uncompressed(elf.sections[index]), np.uint8).copy()
     if elf.e_type != ET.REL:
         return data.tobytes()
@@ -107,12 +107,12 @@ def _relocated(elf: ElfFile, index: int) -> bytes:
 
 
 def _absolute_32(machine: int) -> int:
-    """R_X86_64_32, R_AARCH64_ABS32 and so on: what debug sections use for offsets."""
+    """Return the type of 32-bit offsets in debug sections: R_X86_64_32, R_AARCH64_ABS32, ..."""
     return {62: 10, 183: 258, 21: 1, 22: 4, 243: 1, 258: 1}[machine]
 
 
 def _is_rust(data: bytes, offset: int, end: int) -> bool:
-    """Whether a line table before DWARF 5 names only Rust's files.
+    """Tell whether a line table before DWARF 5 names only Rust's files.
 
     DWARF 4, section 6.2.4: directories, then files, as strings.
     """
@@ -137,7 +137,7 @@ def _is_rust(data: bytes, offset: int, end: int) -> bool:
 
 
 class _Header:
-    """The file names in the header of one line table."""
+    """File names in the header of one line table."""
 
     def __init__(self, data: bytes, offset: int, where: str) -> None:
         (version,) = unpack_from("<H", data, offset + 4)
@@ -155,7 +155,7 @@ class _Header:
         self._names, self._indexes = self._entries()
 
     def keys(self) -> npt.NDArray[np.uint64]:
-        """For each file the string offsets of directory (high half) and name (low half)."""
+        """Combine each file's string offsets: directory (high half) and name (low half)."""
         directories = self._directories[self._indexes]
         return (directories << np.uint64(32)) | self._names
 
@@ -172,7 +172,7 @@ class _Header:
                 raise ValueError("a number has too many bytes")
 
     def _entries(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-        """String offsets and directory indexes of an entry table."""
+        """Read string offsets and directory indexes of an entry table."""
         formats = []
         count = self._data[self._at]
         self._at += 1
@@ -207,7 +207,7 @@ class _Header:
         return names, indexes
 
     def _all_short(self, length: int) -> bool:
-        """Whether each directory index takes one byte."""
+        """Tell whether each directory index takes one byte."""
         if self._at + 5 * length > len(self._data):
             return False
         return bool(np.all(np.frombuffer(self._data, np.uint8, 5 * length, self._at)[4::5] < 0x80))

@@ -27,7 +27,7 @@ _FLAG = re.compile(
 
 
 def added_sources(files: Iterable[PatchedFile]) -> tuple[PatchedFile, ...]:
-    """The C files that patches add and that no other file of theirs includes."""
+    """List the C files that patches add and that no other file of theirs includes."""
     files = tuple(files)
     included = {
         posixpath.normpath(posixpath.join(posixpath.dirname(file.path), os.fsdecode(name)))
@@ -82,7 +82,7 @@ def _check_makefile(makefile: PatchedFile, objects: set[str]) -> None:
 
 
 def _is_new(word: str, objects: set[str]) -> bool:
-    """Whether a word names a new file's object; kbuild tells later where a variable leads."""
+    """Tell whether a word names a new file's object; kbuild tells later where a variable leads."""
     elsewhere = _ELSEWHERE.match(word)
     if elsewhere:
         return any(f"/{name}".endswith(elsewhere[1]) for name in objects)
@@ -90,14 +90,14 @@ def _is_new(word: str, objects: set[str]) -> bool:
 
 
 def _wrong_flag(words: Sequence[str]) -> str:
-    """The first of the words behind ``CFLAGS_x.o`` that may not be there; empty without one."""
+    """Find the first word behind ``CFLAGS_x.o`` that may not be there; empty without one."""
     plain = _REFERENCE.sub("", " ".join(words[1:])).split()
     wrong = [word for word in plain if not _FLAG.fullmatch(word)]
     return next((word for word in (*words[:1], *wrong) if word not in _ASSIGNMENTS), "")
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line of a Makefile, an assignment's sign apart."""
+    """Split a line of a Makefile into words, an assignment's sign apart."""
     plain = re.sub(r"(^|\s)#.*", "", line)
     return re.sub(r"(\+=|:=|(?<![+:?!])=)", r" \1 ", plain, count=1).split()
 

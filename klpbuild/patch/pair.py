@@ -76,7 +76,7 @@ class ObjectPair:
 
 @dataclass(frozen=True)
 class CompiledPatch:
-    """What the patches make of the kernel's objects.
+    """The kernel's objects, compiled before and after the patches.
 
     :ivar pairs: the objects that changed, by owner and target.
     :ivar unchanged: objects that were compiled and came out the same.
@@ -100,7 +100,7 @@ class CompiledPatch:
     sources: frozenset[str]
 
     def weak_in(self, name: str) -> str:
-        """The source file of the kernel that defines a weak function of a name, empty if none."""
+        """Find the source file of the kernel that defines a weak function; empty if none does."""
         word = name.encode()
         weak = re.compile(_WEAK + rb"[^;{}]*\b%b\s*\([^;{}]*\{" % re.escape(word))
         for path in sorted(self.sources):
@@ -111,7 +111,7 @@ class CompiledPatch:
         return ""
 
     def variable_types(self, pair: ObjectPair, patched: bool) -> dict[str, VariableType]:
-        """The types of the variables of an object, as it was or as it becomes, by their symbols.
+        """Read the types of an object's variables, before or after, by their symbols.
 
         :raises KlpError: when the compiler does not tell them.
         """
@@ -197,7 +197,7 @@ def compile_patch(
 def _commands(
     tree: PreparedTree, units: Sequence[Unit], log: Log
 ) -> list[tuple[Unit, CompileCommand]]:
-    """How kbuild makes the object of each unit."""
+    """Find how kbuild makes the object of each unit."""
     cache = tree.kept / "commands"
     first = compile_commands(tree, cache, [unit.objects[0] for unit in units], log)
     problems = Problems()
@@ -236,7 +236,7 @@ def _matching(
 def _own_first(
     commands: Sequence[tuple[Unit, CompileCommand]], touched: Touched
 ) -> tuple[list[tuple[Unit, CompileCommand]], list[tuple[Unit, CompileCommand]]]:
-    """The commands of the patches' own C files and of one user of each header; all others."""
+    """Split the commands: the patches' own C files and one user of each header; all others."""
     own = {unit for path, units in touched.by_file.items() for unit in units if unit.source == path}
     for units in touched.by_file.values():
         if not own.intersection(units):
@@ -246,7 +246,7 @@ def _own_first(
 
 @dataclass
 class _Jobs:
-    """What compiles the objects of patches.
+    """Jobs that compile the objects of patches.
 
     :ivar total: how many objects there are.
     :ivar done: how many of them are compiled.
@@ -260,7 +260,7 @@ class _Jobs:
     done: int = 0
 
     def patches(self, unit: Unit) -> list[str]:
-        """The names of the patches that may change the object of a unit."""
+        """Name the patches that may change the object of a unit."""
         files = (f for f in self.compiler.files if unit in self.touched.by_file[f.path])
         return list(dict.fromkeys(name for file in files for name in file.patches))
 
@@ -305,7 +305,7 @@ def _new_pairs(
     makefiles: Sequence[PatchedFile],
     pool: ThreadPoolExecutor,
 ) -> dict[Unit, ObjectPair]:
-    """Pairs of new files: there was nothing before.
+    """Compile pairs of new files: there was nothing before.
 
     :param makefiles: those that say of which objects they are part.
     """
@@ -333,7 +333,7 @@ def _pair(
     old: Path | None,
     many: bool,
 ) -> ObjectPair | None:
-    """A pair without its `plain`, None if both objects are the same."""
+    """Make a pair without its `plain`, None if both objects are the same."""
     if new is None:
         return None
     old = old or compiler.kept(command, "sections", SECTION_FLAGS)
@@ -434,7 +434,7 @@ def _check_layouts(
 
 
 def _new_members(before: frozenset[Layout], after: frozenset[Layout]) -> list[str]:
-    """The members that are put where nothing was; none if more changes, or there are several."""
+    """List the members that are put into holes; none if more changes, or there are several."""
     if len(before) != 1 or len(after) != 1:
         return []
     return [member.name for member in new_members(min(before), min(after))]

@@ -44,7 +44,7 @@ class PatchedFile:
         return b"".join(line.text for line in self.lines)
 
     def origin(self, number: int) -> str:
-        """The ``patch:line`` that explains a line of the patched file.
+        """Find the ``patch:line`` that explains a line of the patched file.
 
         An old line is explained by the nearest line that a patch added, else by
         the patch's header for the file.
@@ -58,7 +58,7 @@ class PatchedFile:
         return self.lines[min(nearest, key=lambda i: abs(i - number)) - 1].origin
 
     def added(self, number: int) -> str:
-        """The name of the patch that added a line of the patched file; empty for an old one."""
+        """Name the patch that added a line of the patched file; empty for an old one."""
         return self.lines[number - 1].origin.rpartition(":")[0] if number <= len(self.lines) else ""
 
     @cached_property
@@ -68,7 +68,7 @@ class PatchedFile:
 
 @dataclass(frozen=True)
 class PatchedSource:
-    """What all patches together do to a source tree.
+    """Changes that all patches together make to a source tree.
 
     :ivar files: the C files and headers that change, by path.
     :ivar makefiles: the Makefiles that put new C files into objects.

@@ -58,7 +58,7 @@ def apply_patches(patches: Iterable[Path], source: Path, architecture: str = "")
 def needed_patch(
     patch: Path, earlier: Sequence[Path], left: Sequence[Path], source: Path, architecture: str
 ) -> Path | None:
-    """The patch of those that are left out without which one does not apply, None if none is it.
+    """Find the patch among those left out that one needs to apply, None if none is it.
 
     :param earlier: those that are applied before it.
     """
@@ -72,7 +72,7 @@ def needed_patch(
 def files_after(
     patches: Iterable[Path], source: Path, architecture: str
 ) -> tuple[PatchedFile, ...]:
-    """The files that the first patches of a series change, Makefiles among them.
+    """Compute the files that the first patches of a series change, Makefiles among them.
 
     :param patches: some that `apply_patches` has applied.
     """
@@ -140,7 +140,7 @@ class _Applied:
     def needed(
         self, patch: Path, earlier: Sequence[Path], later: Sequence[Path]
     ) -> tuple[Path, bool] | None:
-        """The patch without which one does not apply, and whether it stands before it."""
+        """Find the patch that one needs to apply, and tell whether it stands before it."""
         names = _file_names(patch)
         for other in (*later, *(p for p in earlier if not self._has(p))):
             if names.isdisjoint(_file_names(other)):
@@ -156,7 +156,7 @@ class _Applied:
         return None
 
     def _has(self, patch: Path) -> bool:
-        """Whether a patch was applied to any file."""
+        """Tell whether a patch was applied to any file."""
         name = printable(patch.name)
         return any(a.patch == name for state in self.states.values() for a in state.history)
 
@@ -261,7 +261,7 @@ class _Applied:
 
 @cache
 def _file_names(patch: Path) -> frozenset[bytes]:
-    """The names of the files that a patch changes, without directories."""
+    """List the names of the files that a patch changes, without directories."""
     try:
         found = re.findall(rb"^\+\+\+ ([^\t\r\n]*)", patch.read_bytes(), re.MULTILINE)
     except OSError:  # told elsewhere
@@ -270,7 +270,7 @@ def _file_names(patch: Path) -> frozenset[bytes]:
 
 
 def _needs(patch: Path, other: Path, is_before: bool, error: KlpError) -> KlpError:
-    """That a patch does not apply without another one."""
+    """Make the error of a patch that does not apply without another one."""
     name, needed = printable(patch.name), printable(other.name)
     where = error.problems[0].where
     why = f"With {needed} before it, it applies."

@@ -1,4 +1,4 @@
-"""The files that a patch names: where they are, and whether a livepatch can change them."""
+"""Find the files that a patch names, and refuse those that a livepatch cannot change."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PLACES = 5
 
 
 def named(file: FileDiff, where: str) -> tuple[str, ...]:
-    """The names that a diff has for a file, the new one first.
+    """List the names that a diff has for a file, the new one first.
 
     :raises KlpError: for one that no file of a source tree can have.
     """
@@ -73,7 +73,7 @@ def _not_below(name: str, where: str) -> KlpError:
 
 
 def stripped(name: str, level: int) -> str:
-    """A name without its first directories; empty if it has no more."""
+    """Strip a name's first directories; empty if it has no more."""
     return "/".join(name.split("/")[level:])
 
 
@@ -91,21 +91,21 @@ class Tree:
         self.directories: set[str] = set()
 
     def add(self, path: str) -> None:
-        """Take up a file that a patch changes or adds."""
+        """Record a file that a patch changes or adds."""
         self.files.add(path)
         self.directories.update(str(parent) for parent in PurePosixPath(path).parents)
 
     def has(self, path: str) -> bool:
-        """Whether it has a file."""
+        """Tell whether it has a file."""
         return path in self.files or (bool(path) and (self.source / path).is_file())
 
     def _fits(self, path: str, adds: bool) -> bool:
-        """Whether a file is there or, if a diff adds it, may be put there."""
+        """Tell whether a file is there or, if a diff adds it, may be put there."""
         first, slash, _ = path.partition("/")
         return self.has(path) or (adds and bool(slash) and (self.source / first).is_dir())
 
     def level(self, files: Sequence[tuple[FileDiff, tuple[str, ...]]], where: str) -> int:
-        """How many directories stand before a patch's names: what ``patch -p`` needs.
+        """Find how many directories stand before a patch's names: what ``patch -p`` needs.
 
         One, unless only another number leads to files of the tree.
 
@@ -134,7 +134,7 @@ class Tree:
         return best[0]
 
     def path(self, names: Sequence[str], level: int, where: str) -> str:
-        """The path of a file that a diff changes, from its names there.
+        """Find the path of a file that a diff changes, from its names there.
 
         :raises KlpError: when its two names are two files of the tree.
         """
@@ -186,7 +186,7 @@ class Tree:
         return found
 
     def check_place(self, path: str, where: str) -> None:
-        """:raises KlpError: for a path through a link or a file, and for a directory's."""
+        """Refuse a path through a link or a file, and a directory's."""
         # The tree itself may be named by a link: its last parent, ".", is left out.
         for place in (*reversed(PurePosixPath(path).parents[:-1]), PurePosixPath(path)):
             if (self.source / place).is_symlink():
@@ -202,12 +202,12 @@ class Tree:
 
 
 def is_source(path: str) -> bool:
-    """Whether a file is part of what the kernel is built from, by its name."""
+    """Tell whether a file is part of what the kernel is built from, by its name."""
     return path.endswith((".c", ".h", ".S")) or _BUILD_FILES.search(path) is not None
 
 
 def without_code(path: str, architecture: str) -> str | None:
-    """Why nothing of a file gets into a kernel; None for one that may be part of it."""
+    """Explain why nothing of a file gets into a kernel; None for one that may be part of it."""
     if architecture and path.startswith("arch/") and not path.startswith(f"arch/{architecture}/"):
         return "is of another architecture"
     if path.startswith(_NOT_THE_KERNEL):
@@ -220,7 +220,7 @@ def without_code(path: str, architecture: str) -> str | None:
 
 
 def check_kind(path: str, where: str) -> None:
-    """:raises KlpError: for a file that no livepatch can change."""
+    """Refuse a file that no livepatch can change."""
     for pattern, what, why in _RUNS_ELSEWHERE:
         if re.search(pattern, path):
             raise KlpError(f"{path} {what}", where=where, why=f"{why} It cannot be livepatched.")

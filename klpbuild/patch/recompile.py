@@ -1,4 +1,4 @@
-"""Compile a kernel's objects once more: as they were, and from a shadow with patched files."""
+"""Recompile a kernel's objects: from its source, and from a shadow tree with patched files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Recompiler:
     launcher: str = ""
 
     def kept(self, command: CompileCommand, kind: str, flags: tuple[str, ...]) -> Path:
-        """The original object, compiled once for a kernel.
+        """Compile the original object, once for a kernel.
 
         :raises KlpError: when the kernel's own source does not compile.
         """
@@ -102,7 +102,7 @@ class Recompiler:
         return path
 
     def empty(self, command: CompileCommand) -> Path:
-        """What was there before a new file: an object without code."""
+        """Compile an object without code: what was there before a new file."""
         source = self.workdir / "empty.c"
         write_file(source, b"")
         output = self.workdir / f"{command.target[:-2]}.sections.o"
@@ -112,7 +112,7 @@ class Recompiler:
         return output
 
     def patched(self, command: CompileCommand, unsure: bool) -> Path | None:
-        """The patched object; None if it is known to be the original.
+        """Compile the patched object; None if it is known to be the original.
 
         :param unsure: whether to look first if the preprocessor makes any difference.
         :raises KlpError: with the compiler's errors, by the lines of the patches.
@@ -163,7 +163,7 @@ class Recompiler:
         )
 
     def files_read(self, command: CompileCommand, kind: str = "patched") -> frozenset[str]:
-        """The paths of the patched files that the compiler read for a patched object.
+        """Read the paths of the patched files that the compiler read for a patched object.
 
         :param kind: what the file of dependencies is called: that of the object, or
             ``preprocessed``.
@@ -189,7 +189,7 @@ class Recompiler:
         return frozenset(read)
 
     def with_layouts(self, command: CompileCommand, patched: bool) -> Path:
-        """The object with BTF, of the original or of the patched file.
+        """Compile the object with BTF, from the original or the patched file.
 
         :raises KlpError: when the compiler cannot write BTF.
         """
@@ -205,7 +205,7 @@ class Recompiler:
         return output
 
     def with_types(self, command: CompileCommand, patched: bool) -> Path:
-        """The object with debug information, of the original or of the patched file.
+        """Compile the object with debug information, from the original or the patched file.
 
         :raises KlpError: when the compiler fails.
         """
@@ -222,14 +222,14 @@ class Recompiler:
     def _compile(
         self, command: CompileCommand, output: Path, flags: Sequence[str], shadow: Path | None
     ) -> str:
-        """Compile; what the compiler says when it fails, else nothing."""
+        """Compile; return the compiler's errors when it fails, else nothing."""
         output.parent.mkdir(parents=True, exist_ok=True)
         line = command.compile(output, *flags, source=self.tree.source, shadow=shadow)
         done = self._run(launched(self.launcher, line))
         return done.stderr or f"exit status {done.returncode}" if done.returncode else ""
 
     def _same_to_the_compiler(self, command: CompileCommand) -> bool:
-        """Whether the preprocessor makes the same of the original and the patched file."""
+        """Tell whether the preprocessor makes the same of original and patched file."""
         texts = []
         read = self.workdir / f"{command.target[:-2]}.preprocessed.d"
         read.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ class Recompiler:
         return done
 
     def _explained(self, command: CompileCommand, error: str) -> KlpError:
-        """The compiler's errors, once more without ``#line``, so that its lines are the file's."""
+        """Explain the compiler's errors, after a run without ``#line``: by the file's own lines."""
         with tempfile.TemporaryDirectory(prefix="refused-", dir=self.workdir) as name:
             plain = Path(name, "shadow")
             make_shadow(plain, self.tree.source, self.files, self.real, directives=False)

@@ -1,4 +1,4 @@
-"""A quilt ``series`` file: which patches, in which order, and ``patch -p`` of each."""
+"""Read a quilt ``series`` file: which patches, in which order, and ``patch -p`` of each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_series(series: Path) -> tuple[Listed, ...]:
 
 
 def _lines(series: Path) -> Iterator[tuple[str, list[str]]]:
-    """The words of each line that names a patch, with its place."""
+    """Read the words of each line that names a patch, with its place."""
     try:
         text = series.read_bytes().decode(errors="surrogateescape")
     except OSError as error:
@@ -71,7 +71,7 @@ def _listed(series: Path, words: list[str], where: str) -> Listed:
 
 
 def stated_level(patch: Path) -> int | None:
-    """What a series beside a patch, or above it, says of the directories before its names.
+    """Read what a series beside a patch, or above it, says of the directories before its names.
 
     :raises KlpError: for an option other than ``-p``.
     """

@@ -1,4 +1,4 @@
-"""A source tree of links in which only the patched files are real.
+"""Make a shadow tree: links to the source tree, in which only the patched files are real.
 
 The source tree itself is never written to: directories on the way to a patched
 file are real, everything else is a symbolic link into it.
@@ -73,7 +73,7 @@ def _fill(place: Path, original: Path, path: str, plan: _Plan, below_header: boo
 
 
 def with_line_directives(lines: Sequence[SourceLine]) -> bytes:
-    """A patched file with ``#line`` where needed, so that old lines keep their numbers.
+    """Insert ``#line`` into a patched file where needed, so that old lines keep their numbers.
 
     ``__LINE__`` is in the tables of WARN and BUG and in names of variables; without
     this, a line added at the top of a file would change every function below.  The
@@ -97,7 +97,7 @@ _PIECES = re.compile(rb"/\*|//|%b|[(){}]" % LITERAL)
 
 
 class _Scanner:
-    """Follows comments, continued lines and parentheses from line to line."""
+    """Tracks comments, continued lines and parentheses from line to line."""
 
     def __init__(self) -> None:
         self._comment = False

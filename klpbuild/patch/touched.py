@@ -39,7 +39,7 @@ class Touched:
 def touched_units(
     units: Units, includes: IncludeGraph, patched: PatchedSource, notes: list[str]
 ) -> Touched:
-    """The compile units that patched files go into.
+    """Find the compile units that patched files go into.
 
     :param notes: takes what is remarkable and no fault.
     :raises KlpError: when nothing is touched.
@@ -86,12 +86,12 @@ def touched_units(
 
 
 def _is_compiled(source: str) -> bool:
-    """Whether kbuild makes an object of its own from a file, and not modpost's or the linker's."""
+    """Tell whether kbuild makes an object from a file, and not modpost's or the linker's."""
     return source.endswith(".c") and not re.search(r"\.mod\.c$|(^|/)\.[^/]*$", source)
 
 
 def _includers(units: Units, includes: IncludeGraph, file: PatchedFile) -> list[str]:
-    """The files that may include a header without its being in their debug information."""
+    """List files that may include a header without its being in their debug information."""
     if not file.path.endswith(".h") or file.original is None:
         return []
     return includes.includers(file.path, [s for s in sorted(units.sources) if s.endswith(".c")])
@@ -107,7 +107,7 @@ def _without_object(file: PatchedFile, notes: list[str], absent: list[PatchedFil
 
 
 def changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:
-    """Numbers of the lines that go, in the original, and that come, in the patched file."""
+    """List the numbers of lines that go, in the original, and that come, in the patched file."""
     kept = {line.old for line in file.lines if line.old is not None}
     count = len((file.original or b"").splitlines())
     gone = {number for number in range(1, count + 1) if number not in kept}
@@ -116,7 +116,7 @@ def changed_lines(file: PatchedFile) -> tuple[set[int], set[int]]:
 
 
 def _only_directives(file: PatchedFile) -> bool:
-    """Whether all that changes are preprocessor lines, continued ones included."""
+    """Tell whether all that changes are preprocessor lines, continued ones included."""
     gone, come = changed_lines(file)
     for text, numbers in (((file.original or b""), gone), (file.patched, come)):
         if not numbers <= directive_lines(text) | blank_lines(text):
@@ -125,7 +125,7 @@ def _only_directives(file: PatchedFile) -> bool:
 
 
 def _only_function_bodies(file: PatchedFile) -> bool:
-    """Whether all changes are in bodies of functions, which debug information tells of.
+    """Tell whether all changes are in bodies of functions, whose users debug data has.
 
     A function's body stands between braces in the first column, below its parameters.
     """

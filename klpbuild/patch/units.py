@@ -71,7 +71,7 @@ class Units:
         files: npt.NDArray[np.uint32],
         objects: Mapping[str, str],
     ) -> None:
-        """The files of unit ``i`` are ``files[starts[i]:starts[i + 1]]``, its own source first.
+        """Note the tables: unit ``i`` has ``files[starts[i]:starts[i + 1]]``, its own source first.
 
         :param objects: by a unit's number what its object is called, unless like its source.
         """
@@ -105,7 +105,7 @@ class Units:
 
     @classmethod
     def _from_bytes(cls, data: bytes) -> Units:
-        """What `_scan` made; any exception means that it is damaged."""
+        """Parse what `_scan` made; any exception means that it is damaged."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = _Names(**json.loads(arrays["names"].tobytes()))
             numbers = [arrays[key] for key in ("owner_of", "starts", "files")]
@@ -126,7 +126,7 @@ class Units:
         return cls(owners, paths, owner_of, starts, files, names.objects)
 
     def compiled_from(self, path: str) -> tuple[Unit, ...]:
-        """The units whose own source is this file."""
+        """Find the units whose own source is this file."""
         number = self._number.get(path)
         if number is None:
             return ()
@@ -134,7 +134,7 @@ class Units:
         return tuple(self._unit(int(i)) for i in found)
 
     def mentioning(self, path: str) -> tuple[Unit, ...]:
-        """The units whose debug information names this file, as source or included.
+        """Find the units whose debug information names this file, as source or included.
 
         A header of which a unit uses macros only is not named there.
         """
@@ -146,7 +146,7 @@ class Units:
         return tuple(self._unit(int(i)) for i in found)
 
     def directories(self, units: Iterable[Unit]) -> frozenset[str]:
-        """The directories of all files that these units are made of, headers included."""
+        """List the directories of all files that these units are made of, headers included."""
         wanted = frozenset(units)
         sources = {self._number[unit.source] for unit in wanted}
         firsts = self._files[self._starts[:-1]]
@@ -158,7 +158,7 @@ class Units:
         return frozenset(posixpath.dirname(self._paths[i]) for i in found.tolist())
 
     def has(self, owner: str, directory: str = "") -> bool:
-        """Whether an object has a unit whose source is below a directory."""
+        """Tell whether an object has a unit whose source is below a directory."""
         if owner not in self._owners:
             return False
         units = np.flatnonzero(self._owner_of == self._owners.index(owner))
@@ -238,7 +238,7 @@ def _scan(kernel: Kernel, files: Sequence[Path]) -> bytes:
 def _units_of(
     kernel: Kernel, files: Sequence[Path], source: Path
 ) -> Iterator[tuple[str, list[LineUnit]]]:
-    """The units of vmlinux and of each module, with names relative to the source tree."""
+    """Read the units of vmlinux and of each module, named relative to the source tree."""
 
     def units_of(path: Path) -> list[LineUnit]:
         return line_units(ElfFile.read(path))
@@ -263,7 +263,7 @@ def _unit_in_tree(unit: LineUnit, source: Path, roots: list[str]) -> LineUnit:
 
 
 def _in_tree(name: str, source: Path, roots: list[str]) -> str:
-    """An absolute name without the directory that the kernel was built in."""
+    """Strip the directory that the kernel was built in from an absolute name."""
     if not name.startswith("/"):
         return name
     for root in roots:

@@ -31,7 +31,7 @@ _KINDS = {"s": "struct", "u": "union", "e": "enum", "t": "typedef", "E": "enumer
 
 @dataclass(frozen=True)
 class Interfaces:
-    """What genksyms says of the symbols that an object exports.
+    """Versions and types that genksyms prints for the symbols that an object exports.
 
     :ivar versions: by symbol.
     :ivar types: the words of each declaration, by symbol or by type as ``s#page``.
@@ -90,7 +90,7 @@ def check_versions(
 def changed_interfaces(
     before: Interfaces, after: Interfaces, accepted: Sequence[str]
 ) -> dict[tuple[str, ...], list[str]]:
-    """The symbols whose interface changes, by what differs in it."""
+    """List the symbols whose interface changes, by what differs in it."""
     found: dict[tuple[str, ...], list[str]] = {}
     for symbol, version in sorted(before.versions.items()):
         if after.versions.get(symbol, version) == version:
@@ -108,7 +108,7 @@ def changed_interfaces(
 def _differing(
     symbol: str, before: dict[str, tuple[str, ...]], after: dict[str, tuple[str, ...]]
 ) -> set[str]:
-    """The declarations that a symbol reaches in both texts and that differ.
+    """Find the declarations that a symbol reaches in both texts and that differ.
 
     A type that one of them does not define is the other's: what one text defines twice in
     different ways does not compile, and changed definitions are compared by the compiler's
@@ -137,7 +137,7 @@ def _plain(words: tuple[str, ...]) -> list[str]:
 
 
 def _grows(name: str, words: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    """Whether an enumeration gets more enumerators behind the others."""
+    """Tell whether an enumeration gets more enumerators behind the others."""
     return name.startswith("e#") and others[: len(words) - 1] == words[:-1]
 
 
@@ -195,6 +195,6 @@ def _finish(
 
 
 def read_types(text: str) -> dict[str, tuple[str, ...]]:
-    """The declarations in what ``genksyms -T`` writes, one a line (kbuild's ``.symtypes``)."""
+    """Parse the declarations that ``genksyms -T`` writes, one a line (kbuild's ``.symtypes``)."""
     lines = (line.partition(" ") for line in text.splitlines())
     return {name: tuple(rest.split()) for name, _, rest in lines}
