@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Build, and tell what became of each function and reference."""
+    """Build, and print the result for each function and reference."""
     try:
         left = _build(arguments)
     except KlpError as error:
@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> KlpError | None:
-    """Build; what to say at the end of patches that are left out."""
+    """Build; return what to say at the end of patches that are left out."""
     start = time.monotonic()
     patches = [path for argument in arguments.patches for path in _patches(argument)]
     name = arguments.name if arguments.name is not None else default_name(patches[0])
@@ -175,7 +175,7 @@ def _build(arguments: argparse.Namespace) -> KlpError | None:
 
 @dataclass(frozen=True)
 class _Said:
-    """Shows how far a build is, and what its steps say.
+    """Shows how far a build is, and its steps' messages.
 
     :ivar quiet: nothing but warnings is said.
     :ivar verbose: references, too.
@@ -197,7 +197,7 @@ class _Said:
 
 
 def _as_json(module: Path, paths: Paths, extracted: Extracted, seconds: float) -> dict[str, object]:
-    """What a build has to say, for programs."""
+    """Collect a build's results for programs."""
     return {
         "module": str(module),
         "seconds": round(seconds, 1),
@@ -214,7 +214,7 @@ def _as_json(module: Path, paths: Paths, extracted: Extracted, seconds: float) -
 
 
 def _patches(argument: Path) -> list[Path]:
-    """A patch, or those that a quilt series file names."""
+    """List a patch, or those that a quilt series file names."""
     if argument.name != SERIES:
         return [argument]
     listed = [each.path for each in read_series(argument)]
@@ -224,6 +224,6 @@ def _patches(argument: Path) -> list[Path]:
 
 
 def default_name(patch: Path) -> str:
-    """A livepatch's name for a patch file: letters, digits, ``-`` and ``_``; 45 at most."""
+    """Derive a livepatch's name from a patch file: letters, digits, ``-`` and ``_``; 45 at most."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in patch.stem)
     return kept.strip("-")[:45] or "patch"

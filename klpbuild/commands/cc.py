@@ -62,7 +62,7 @@ def main(words: Sequence[str]) -> int:
 
 @dataclass
 class _Words:
-    """What was asked of ``klpbuild cc --kernel``."""
+    """Parsed words of ``klpbuild cc --kernel``."""
 
     kernel: str = ""
     module_name: str = ""
@@ -181,7 +181,7 @@ def _after(words: Sequence[str], option: str) -> str:
 
 
 def _source(words: Sequence[str]) -> str:
-    """The file that the words compile, empty if they do anything else, as kbuild's probes do."""
+    """Find the file that the words compile, empty for anything else, as for kbuild's probes."""
     if "-c" not in words:
         return ""
     included = {_after(words, option) for option in ("-include", "-imacros")}

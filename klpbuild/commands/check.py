@@ -128,7 +128,7 @@ def show(error: KlpError) -> None:
 
 
 def find_kernel(text: str, further: Sequence[Path] = ()) -> Kernel:
-    """The kernel that the user names, with further modules.
+    """Find the kernel that the user names, with further modules.
 
     :raises KlpError: when there is none, or a module is not for it.
     """
@@ -141,7 +141,7 @@ def find_kernel(text: str, further: Sequence[Path] = ()) -> Kernel:
 
 
 def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
-    """The kernel's symbols.klp: the named one, that of the build, or one made now.
+    """Find the kernel's symbols.klp: the named one, that of the build, or one made now.
 
     :returns: None when the kernel's symbols are not at hand.
     :raises KlpError: when the symbols are broken, or the named file is not there.
@@ -173,7 +173,7 @@ def find_symbols(kernel: Kernel, given: Path | None) -> Path | None:
 
 
 def _mark(further: Sequence[Path]) -> str:
-    """What tells the symbols of a kernel with further modules from those without."""
+    """Make a suffix for the symbols of a kernel with further modules."""
     stats = [(str(path.absolute()), path.stat()) for path in further]
     content = repr([(name, status.st_size, status.st_mtime_ns) for name, status in stats])
     return f"-{sha256(content.encode()).hexdigest()[:16]}" if further else ""

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """What the shell reads to complete a parser's words.
+    """Write the script by which the shell completes a parser's words.
 
     :param shell: one of `SHELLS`.
     """
@@ -60,7 +60,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _mark(parser: argparse.ArgumentParser) -> None:
-    """Say which arguments are files and which are kernels."""
+    """Mark the arguments that are files and those that are kernels."""
     import shtab
 
     for action in parser._actions:

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def report(system: System, findings: Sequence[Finding]) -> Iterator[str]:
-    """The findings by heading, and at the end what to do."""
+    """Write the findings by heading, and at the end what to do."""
     yield f"{system.name}, {platform.machine()}, Python {platform.python_version()}"
     for heading, group in groupby(findings, lambda finding: finding.heading):
         yield f"{heading}:"

@@ -133,7 +133,7 @@ def _text(graph: Graph, arguments: argparse.Namespace) -> str:
 
 
 def _part(graph: Graph, arguments: argparse.Namespace) -> Graph:
-    """What is drawn: what is about the named objects and livepatches, else all."""
+    """Choose what is drawn: what is about the named objects and livepatches, else all."""
     from klpbuild.graph import queries
 
     if arguments.why_rebuild:

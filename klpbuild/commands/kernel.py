@@ -156,7 +156,7 @@ def _add(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress() -> Iterator[tuple[Report, Callable[[int, int], None]]]:
-    """Plain lines; on a terminal the step that goes on moves below those that are done.
+    """Show steps in plain lines; on a terminal the current step moves below those that are done.
 
     :returns: what tells of a step, and of how many bytes of a download are there.
     """
@@ -223,7 +223,7 @@ def _added_has(kernel: AddedKernel) -> list[str]:
 
 
 def _has(kernel: CachedKernel) -> list[str]:
-    """What is there, in words."""
+    """Name the parts that are there."""
     parts = (Part.IMAGE, Part.HEADERS, Part.DEBUG, Part.SOURCE)
     has = [part.value for part in parts if kernel.package(part)]
     if (kernel.learned / "kallsyms").is_file():
@@ -232,7 +232,7 @@ def _has(kernel: CachedKernel) -> list[str]:
 
 
 def _size(directory: Path) -> int:
-    """Bytes on the disk, below a directory."""
+    """Compute the bytes on the disk, below a directory."""
     total = 0
     for parent, _, names in os.walk(directory):
         total += sum(os.lstat(os.path.join(parent, name)).st_blocks * 512 for name in names)  # noqa: PTH118

@@ -69,7 +69,7 @@ def _seconds(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look what is in the way, load, and return the exit status."""
+    """Check for obstacles, load, and return the exit status."""
     from klpbuild.errors import Problem
     from klpbuild.running.obstacles import Machine, find_obstacles
     from klpbuild.terminal.shown import show
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _file(module: str) -> Path | None:
-    """The file of a module that is named as `modprobe` takes it, or by its path, if there."""
+    """Find the file of a module, named as `modprobe` takes it, or by its path; None without one."""
     if module.endswith(_SUFFIXES):
         return Path(module) if Path(module).exists() else None
     done = subprocess.run(
@@ -100,7 +100,7 @@ def _file(module: str) -> Path | None:
 
 
 def _wanted(path: Path) -> Wanted:
-    """What the kernel will see of a module.
+    """Read from a module what the kernel will check or need.
 
     :raises KlpError: when it cannot be read.
     """

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print it."""
+    """Print the manual page or the reference."""
     make = man_page if arguments.format == "man" else markdown
     sys.stdout.write(make(arguments.parser))
     return 0

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write it; 1 when it does not build yet."""
+    """Write the directory; 1 when it does not build yet."""
     check_name(arguments.name, hint="Choose another one.")
     directory = arguments.directory / arguments.name
     name = arguments.kernel or newest_kernel()

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show, and return the exit status."""
+    """Show the livepatches, and return the exit status."""
     from klpbuild.running.program import status_text
     from klpbuild.running.status import as_json, as_metrics, parse_status
 

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write it, say what it holds, and look the names up."""
+    """Write symbols.klp, summarise it, and look the names up."""
     given = GivenSymbols(arguments.vmlinux, arguments.system_map, arguments.kallsyms)
     build = Path("build")
     fixtures, modules = Path("kernel-fixtures"), arguments.further
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _found(database: SymbolDatabase, names: Sequence[str], kernel: str) -> list[Candidate]:
-    """The symbols of the names.
+    """Look up the symbols of the names.
 
     :raises KlpError: with every name that the kernel does not have.
     """
@@ -90,7 +90,7 @@ def _found(database: SymbolDatabase, names: Sequence[str], kernel: str) -> list[
 
 
 def _listing(found: Sequence[Candidate]) -> list[str]:
-    """A line for each symbol, in columns."""
+    """Write a line for each symbol, in columns."""
     rows = [_COLUMNS, *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

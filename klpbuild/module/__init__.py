@@ -1,1 +1,1 @@
-"""A livepatch module: its description, its generated tables, its link by kbuild."""
+"""Describe a livepatch module, generate its tables, link it by kbuild."""

@@ -1,4 +1,4 @@
-"""What the author of a livepatch answers for, since the kernel's code alone does not show it."""
+"""The record of what a livepatch's author accepts beyond what the kernel's code shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Accepted:
-    """What is refused unless it is named.
+    """Changes that are refused unless the author names them.
 
     :ivar layouts: structures, such as ``struct x``, that may be laid out otherwise: no object
         of them outlives the functions that are replaced; in C files, which may differ from the

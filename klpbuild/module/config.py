@@ -135,13 +135,13 @@ _TYPES = {str: "a text", bool: "true or false", int: "a number", list: "a list",
 
 
 def _shown(value: object) -> str:
-    """A value as a message shows it, cut when it is long."""
+    """Format a value for a message, cut when it is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 class _Reader:
-    """Reads the tables of one file and collects what is wrong with them."""
+    """Parses the tables of one file and collects what is wrong with them."""
 
     def __init__(self, file: TomlFile, patches: bool) -> None:
         self.file = file
@@ -187,7 +187,7 @@ class _Reader:
         return livepatch
 
     def error(self) -> KlpError:
-        """What is wrong, in the order of the lines."""
+        """Make the error of all problems, in the order of the lines."""
         in_order = sorted(self.problems, key=lambda found: found[0])
         return KlpError.together(problem for _, problem in in_order)
 
@@ -408,7 +408,7 @@ class _Reader:
     def value(
         self, table: Mapping[str, Any], key: str, kind: type[_T], default: _T, line: int = 0
     ) -> _T:
-        """The value of a key, or the default when it is missing or of another type."""
+        """Return the value of a key, or the default when it is missing or of another type."""
         value = table.get(key, default)
         # bool is a subclass of int, and true is no position.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -97,7 +97,7 @@ def _link(
     log: Path | None,
     strip: bool,
 ) -> str:
-    """Link by the commands that kbuild is known to run, else by kbuild; returns what they print."""
+    """Link by the commands that kbuild is known to run, else by kbuild; return what they print."""
     # What kbuild compiles itself (NAME.mod.c) must not tell the machine's directories.
     maps = [f"-ffile-prefix-map={path}=." for path in (HERE, kernel.build.resolve())]
     flags = " ".join(filter(None, [kernel.toolchain.kcflags, *maps]))
@@ -148,7 +148,7 @@ def _check_defined_once(objects: Sequence[ElfFile]) -> None:
 
 
 def missing_namespaces(objects: Sequence[ElfFile], exports: Exports) -> tuple[str, ...]:
-    """The symbol namespaces that a module of these objects must import and does not, sorted.
+    """List the symbol namespaces that a module of these objects must import and does not, sorted.
 
     The kernel refuses a module that uses a symbol of vmlinux without importing its
     namespace (kernel/module/main.c, verify_namespace_is_imported).  A symbol of a

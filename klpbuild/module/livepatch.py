@@ -1,4 +1,4 @@
-"""What a livepatch is: sources, and the functions of objects that they replace."""
+"""The record of a livepatch: sources, and the functions of objects that they replace."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Livepatch:
-    """A livepatch, described.
+    """Description of a livepatch.
 
     :ivar name: its directory's name.
     :ivar sources: its C files, in the order of the link; not those that another one includes.
@@ -139,7 +139,7 @@ class Livepatch:
         return object_name(self.file_name)
 
     def is_for(self, kernel: str, release: str) -> bool:
-        """Whether it may be built for a kernel of this name and release."""
+        """Tell whether it may be built for a kernel of this name and release."""
         return not self.kernels or any(
             fnmatch.fnmatchcase(text, pattern)
             for pattern in self.kernels
@@ -148,12 +148,12 @@ class Livepatch:
 
 
 def module_stem(name: str, version: str = "") -> str:
-    """The name of a livepatch's module file without suffix."""
+    """Make the name of a livepatch's module file without suffix."""
     return f"livepatch-{name}" + (f"-{version.replace('.', '_')}" if version else "")
 
 
 def check_name(name: str, version: str = "", hint: str = "Rename its directory.") -> None:
-    """:raises KlpError: when the livepatch's module cannot have such a name."""
+    """Refuse a livepatch name that cannot be a module's."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise KlpError(
             f"livepatch name {name!r} cannot be a module's",
@@ -171,7 +171,9 @@ def check_name(name: str, version: str = "", hint: str = "Rename its directory."
 
 
 def check_object(name: str) -> None:
-    """:raises KlpError: when a livepatch's tables cannot name such an object.
+    """Refuse an object that a livepatch's tables cannot name.
+
+    :raises KlpError: when a livepatch's tables cannot name such an object.
 
     The kernel would take more; but the name stands in the C code of the tables.
     """
@@ -184,7 +186,7 @@ def check_object(name: str) -> None:
 
 
 def check_for_kernel(livepatch: Livepatch, kernel: str, release: str) -> None:
-    """:raises KlpError: when the livepatch is not for this kernel."""
+    """Refuse a kernel that the livepatch is not for."""
     if livepatch.is_for(kernel, release):
         return
     raise KlpError(

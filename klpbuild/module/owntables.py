@@ -21,7 +21,7 @@ _START = re.compile(r"\b(?:module_init|init_module)\s*\(")
 
 
 def brings_own_tables(source: Path) -> bool:
-    """Whether the text of a C file, or of files that it includes, starts a livepatch.
+    """Tell whether the text of a C file, or of files that it includes, starts a livepatch.
 
     Macros count where they are defined.  An included C file that is not found, as one of the
     kernel's source is not, is taken for one that does: the compiled objects tell.
@@ -33,7 +33,7 @@ def brings_own_tables(source: Path) -> bool:
 
 
 def starts_livepatch(path: Path) -> bool:
-    """Whether the text of a file alone does.
+    """Tell whether the text of a file alone starts a livepatch.
 
     :raises KlpError: when it cannot be read.
     """
@@ -42,8 +42,7 @@ def starts_livepatch(path: Path) -> bool:
 
 
 def included_files(source: Path) -> tuple[Path, ...]:
-    """The files that a C file includes, directly or not, and that are beside their includer
-    or beside the C file.
+    """Find the files that a C file includes, beside their includer or beside the C file.
 
     :raises KlpError: when one of them cannot be read.
     """
@@ -58,7 +57,7 @@ def included_files(source: Path) -> tuple[Path, ...]:
 
 
 def separate_sources(sources: Sequence[Path]) -> tuple[Path, ...]:
-    """The C files that are compiled each alone: not those that another one includes.
+    """Select the C files that are compiled each alone: not those that another one includes.
 
     :raises KlpError: when one of them cannot be read.
     """
@@ -72,7 +71,7 @@ def _not_found(source: Path) -> list[str]:
 
 
 def _includes(file: Path, directory: Path) -> list[tuple[str, Path | None]]:
-    """What a file includes: the name, and the file, None if it is not found."""
+    """List what a file includes: the name, and the file, None if it is not found."""
     found: list[tuple[str, Path | None]] = []
     for name in _INCLUDE.findall(_code(file)):
         places = (file.parent / name, directory / name)
@@ -82,7 +81,7 @@ def _includes(file: Path, directory: Path) -> list[tuple[str, Path | None]]:
 
 
 def _code(path: Path) -> str:
-    """C text without comments, its strings kept whole."""
+    """Read C text without comments, its strings kept whole."""
     try:
         text = read_small_file(path, _SIZE_MAX).decode(errors="replace")
     except FileNotFoundError as error:
@@ -91,7 +90,7 @@ def _code(path: Path) -> str:
 
 
 def two_tables(where: str, source: str) -> KlpError:
-    """That a source brings tables, and the description names objects."""
+    """Make the error of a source that brings tables beside a description that names objects."""
     return KlpError(
         f"{source} brings its own struct klp_patch",
         where=where,
@@ -101,7 +100,7 @@ def two_tables(where: str, source: str) -> KlpError:
 
 
 def no_tables(directory: Path) -> KlpError:
-    """That neither a description nor the sources say what a livepatch replaces."""
+    """Make the error of a livepatch of which nothing says what it replaces."""
     return KlpError(
         f"has no {FILE_NAME}",
         where=str(directory),

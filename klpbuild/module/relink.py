@@ -50,7 +50,7 @@ class _Command:
 
 @dataclass(frozen=True)
 class _Commands:
-    """What is kept.
+    """Recorded commands of a link.
 
     :ivar inside: whether they run in the module's directory and not in the kernel's.
     :ivar part: the line of ``MODULE.mod`` for a part, with ``0`` for its number.
@@ -111,7 +111,7 @@ class Linker:
         remove_tree(again)
 
     def _is_elsewhere(self, module: str) -> bool:
-        """Whether commands may have a module's name for another reason."""
+        """Tell whether commands may have a module's name for another reason."""
         texts = repr((self.kernel.build, self.kernel.build.resolve(), self.kernel.toolchain))
         named = any(name in texts for name in (module, object_name(module)))
         return named or not module.startswith("livepatch-")
@@ -199,7 +199,7 @@ def _marked(text: str, module: str, here: Path) -> str:
 
 
 def _recorded(module: str, count: int, directory: Path) -> _Commands | None:
-    """The commands that kbuild recorded for a module of so many parts; None for unknown ones."""
+    """Read kbuild's recorded commands for a module of so many parts; None if unknown."""
     here = directory.absolute()
     found: dict[str, str] = {}
     inside = False

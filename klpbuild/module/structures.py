@@ -1,4 +1,4 @@
-"""Types that a livepatch's C files define themselves, compared with the kernel's of their names.
+"""Compare types that a livepatch's C files define themselves with the kernel's of their names.
 
 A C file that copies a private structure compiles whatever the running kernel's looks like.
 """
@@ -32,7 +32,7 @@ _COUNTED = frozenset({"enum", "enumerator"})
 
 
 def defines_types(text: bytes) -> bool:
-    """Whether a C file may define types: itself, or in a header of its own."""
+    """Tell whether a C file may define types: itself, or in a header of its own."""
     return _DEFINES.search(text) is not None
 
 
@@ -90,7 +90,7 @@ def check_structures(
 
 
 def _is_own(source: Path, kernel: Kernel) -> Callable[[str], bool]:
-    """Tell the user's files: named from the C file's directory on, the kernel's from its own."""
+    """Make a test for the user's files: their names begin at the C file's directory."""
     here = source.absolute().parent
 
     def is_own(name: str) -> bool:
@@ -121,7 +121,7 @@ class _KernelTypes:
         self._needed = cache(partial(_needed, kernel))
 
     def find(self, name: TypeName, replaced: Iterable[Candidate]) -> _Where | None:
-        """The types of a name that code beside the replaced functions may mean.
+        """Find the types of a name that code beside the replaced functions may mean.
 
         :returns: None when what is at hand does not tell.
         :raises KlpError: when the kernel's files are damaged.
@@ -167,7 +167,7 @@ class _KernelTypes:
         return self._units[key]
 
     def _mentions(self, owner: str, name: TypeName) -> bool:
-        """Whether an object without BTF may have a type of a name."""
+        """Tell whether an object without BTF may have a type of a name."""
         dwarf = self._dwarf(owner)
         return dwarf is None or dwarf.mentions(name.name)
 
@@ -180,7 +180,7 @@ def _dwarf(kernel: Kernel, owner: str) -> Dwarf | None:
 
 
 def _needed(kernel: Kernel, owner: str) -> tuple[str, ...]:
-    """The modules that a module needs, and those that these need."""
+    """List the modules that a module needs, and those that these need."""
     paths = {object_name(path.name): path for path in kernel.modules}
     found: dict[str, None] = {}
     waiting = [owner]

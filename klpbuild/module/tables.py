@@ -1,4 +1,4 @@
-"""Generate the C file that tells the kernel what a livepatch replaces."""
+"""Generate the C file with the tables that name what a livepatch replaces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LivepatchApi:
-    """What a kernel's livepatch core offers.
+    """Features of a kernel's livepatch core.
 
     :ivar register: ``klp_register_patch`` must precede ``klp_enable_patch``;
         v4.0 to v5.0.
@@ -38,7 +38,7 @@ class LivepatchApi:
 
 
 def livepatch_api(kernel: Kernel) -> LivepatchApi:
-    """What this kernel offers: its header says, since distributions backport.
+    """Read the features from the kernel's header, since distributions backport.
 
     :raises KlpError: for a kernel whose livepatch modules have another format.
     """
@@ -69,7 +69,7 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
 
 
 def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
-    """The C file with the livepatch's tables, its init function and its description.
+    """Generate the C file with the livepatch's tables, its init function and its description.
 
     The tables are static data, so that they can be read from the module's file.
     A kernel without atomic replace gets a livepatch that is stacked on others.
@@ -117,7 +117,7 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
 
 
 def tables_source(livepatch: Livepatch, kernel: Kernel) -> str:
-    """The C file with the livepatch's tables for a kernel; see `generate_tables`."""
+    """Generate the C file with the livepatch's tables for a kernel; see `generate_tables`."""
     return generate_tables(livepatch, livepatch_api(kernel))
 
 
@@ -136,7 +136,7 @@ def _template() -> jinja2.Template:
 
 
 def c_string(text: str) -> str:
-    """A text as a C string literal; other bytes than ASCII as octal escapes."""
+    """Quote a text as a C string literal; other bytes than ASCII as octal escapes."""
     out = []
     for byte in text.encode():
         char = chr(byte)

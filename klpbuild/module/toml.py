@@ -1,4 +1,4 @@
-"""Read a TOML file within bounds, and find the line of it that says something."""
+"""Read a TOML file within bounds, and find the line that defines something."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ class TomlFile:
         return cls(path, tuple(text.splitlines()), table)
 
     def line_of_key(self, key: str, start: int = 0) -> int:
-        """The line that gives a key a value, from a line on."""
+        """Find the line that gives a key a value, from a line on."""
         name = re.escape(key)
         pattern = re.compile(rf"(?:^|[\s{{,\"']){name}[\"']?\s*=|^\s*\[+{name}\]")
         return self._search(pattern, start)
 
     def line_of_value(self, key: str, value: object, start: int) -> int:
-        """The line that gives a key this value, else any value, from a line on."""
+        """Find the line that gives a key this value, else any value, from a line on."""
         text = re.escape(str(value).lower() if isinstance(value, bool) else str(value))
         pattern = re.compile(rf"\b{re.escape(key)}[\"']?\s*=\s*[\"']?{text}(?!\w)")
         return self._search(pattern, start, otherwise=self.line_of_key(key, start))
 
     def line_of(self, text: str, start: int = 0, skip: int = 0) -> int:
-        """The line that has a quoted text, from a line on, after `skip` others."""
+        """Find the line that has a quoted text, from a line on, after `skip` others."""
         return self._search(re.compile(rf"[\"']{re.escape(text)}[\"']"), start, skip)
 
     def _search(
@@ -94,7 +94,9 @@ class TomlFile:
 
 
 def _check(table: Mapping[str, Any], path: Path) -> None:
-    """:raises KlpError: for what TOML does not promise to hold.
+    """Refuse depth and numbers that TOML does not promise to hold.
+
+    :raises KlpError: for what TOML does not promise to hold.
 
     Keys with dots make deep tables without the reader's noticing, and numbers in hexadecimal
     digits may have any size; what is done with either later would fail.
