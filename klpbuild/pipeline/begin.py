@@ -1,4 +1,4 @@
-"""Begin a livepatch: a directory with the functions to change and what they need."""
+"""Begin a livepatch: write a directory with the functions to change and what they need."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _check_new(directory: Path) -> None:
 def _checked(
     kernel: Kernel, database: SymbolDatabase, wanted: Sequence[Wanted]
 ) -> dict[Wanted, Candidate]:
-    """Each function's symbol.
+    """Find each function's symbol.
 
     :raises KlpError: for all that the kernel does not have or cannot redirect.
     """
@@ -223,7 +223,7 @@ def _file_name(path: str, taken: Mapping[str, str]) -> str:
 def _excerpt(
     kernel: Kernel, database: SymbolDatabase, path: str, ones: Sequence[Wanted]
 ) -> Excerpt:
-    """The excerpt with as few headers beside the source as it compiles with."""
+    """Make the excerpt with as few headers beside the source as it compiles with."""
     source = Source(path, source_tree(kernel))
     owner = ones[0].object
     place = _Places(database, owner, path.rpartition("/")[2])
@@ -256,7 +256,7 @@ def _excerpt(
 
 
 class _Places:
-    """How a livepatch reaches the names of one file."""
+    """Chooses how a livepatch reaches the names of one file."""
 
     def __init__(self, database: SymbolDatabase, owner: str, file: str) -> None:
         self.database, self.owner, self.file = database, owner, file
@@ -273,7 +273,7 @@ class _Places:
 
 
 def _wrong_includes(kernel: Kernel, text: str) -> frozenset[str] | None:
-    """The ``#include`` lines below which the compiler finds errors; None without an error.
+    """Find the ``#include`` lines below which the compiler finds errors; None without an error.
 
     Some headers, such as asm/tlb.h, are not for modules.
     """
@@ -336,7 +336,7 @@ def _write(
 
 
 def _trial(kernel: Kernel, symbols: Path, directory: Path) -> str:
-    """What the build says against it."""
+    """Build for trial; return the error, empty without one."""
     with tempfile.TemporaryDirectory(prefix="klpbuild-new-") as name:
         try:
             _build(kernel, symbols, directory, Path(name))
@@ -353,7 +353,7 @@ def _build(kernel: Kernel, symbols: Path, directory: Path, work: Path) -> None:
 
 
 def lines(begun: Begun, kernel: str, *, bootable: bool) -> Iterator[str]:
-    """What to tell the author.
+    """Write what to tell the author.
 
     :param kernel: as the user names it.
     :param bootable: whether that kernel can be booted.

@@ -1,4 +1,4 @@
-"""Callbacks of a livepatch that source patches make, and new code that nothing runs."""
+"""Check callbacks of a livepatch that source patches make; drop new code that nothing runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_callbacks(
 def without_idle(
     extractions: Sequence[tuple[ObjectPair, Extraction]], callbacks: Sequence[PatchedObject]
 ) -> tuple[list[tuple[ObjectPair, Extraction]], list[str]]:
-    """The extractions without those of which nothing runs, and a note of each.
+    """Drop the extractions of which nothing runs, with a note of each.
 
     What runs are changed functions, callbacks, and the new code that these use.
 
@@ -80,7 +80,7 @@ def without_idle(
 
 
 def idle_notes(idle: Mapping[str, Idle]) -> list[str]:
-    """A note of each patch that changes nothing in this kernel."""
+    """Note each patch that changes nothing in this kernel."""
     return [
         f"{printable(name)}: changes nothing in this kernel: {each.why}"
         for name, each in idle.items()
@@ -90,7 +90,7 @@ def idle_notes(idle: Mapping[str, Idle]) -> list[str]:
 def nothing_runs(
     where: str, idle: Mapping[str, Idle], new: Sequence[str], notices: Sequence[str] = ()
 ) -> IdleError:
-    """That none of the patches changes anything.
+    """Make the error of patches of which none changes anything.
 
     :param where: of the first one.
     :param idle: all of them, by name.

@@ -33,7 +33,7 @@ from klpbuild.request.matrix import Result
 def compile_inputs(
     kernel: Kernel, chosen: Chosen, rules: Sequence[Path], paths: Paths, log: BuildLog, said: Said
 ) -> None:
-    """Compile the object that tells what a module is made from, and write the list of that.
+    """Compile the object that carries the digest of the inputs, and write their list.
 
     :param rules: the rules of its sources, which name the headers.
     :raises KlpError: when an input cannot be read.
@@ -111,7 +111,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
 
 
 def _divided(chosen: Chosen, extracted: Extracted) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """The patches that are in a livepatch, and those that are left out, on purpose or not."""
+    """Split the patches into those in a livepatch and those left out, on purpose or not."""
     bad = {fix.patch for fix in extracted.fixes if not fix.good}
     left = (*(patch for patch in chosen.patches if patch.name in bad), *chosen.skipped)
     return tuple(patch for patch in chosen.patches if patch.name not in bad), left
@@ -137,6 +137,6 @@ def write_index(build: Path) -> None:
 
 
 def _dependencies(data: bytes) -> dict[str, str]:
-    """The digest of the symbols of each object, as `symbol_steps.write_dependencies` writes it."""
+    """Parse the digest of each object's symbols, as `symbol_steps.write_dependencies` writes it."""
     lines = [line.split() for line in data.decode().splitlines()]
     return {name: digest for name, digest, *_ in lines}

@@ -42,7 +42,7 @@ class _Functions:
 
 @dataclass(frozen=True)
 class _Record:
-    """What the record holds, see `Extracted`."""
+    """Format of the record, see `Extracted`."""
 
     objects: tuple[_Object, ...]
     functions: tuple[_Functions, ...]
@@ -57,7 +57,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was taken out of the kernel's patched objects: all that a module needs.
+    """Objects extracted from the kernel's patched ones, with all that a module needs.
 
     :ivar objects: finished objects, to be linked.
     :ivar functions: what they replace, by object of the kernel.
@@ -81,7 +81,7 @@ class Extracted:
     fixes: tuple[Fix, ...] = ()
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, and its objects once more into an archive beside that.
+        """Write the record as JSON, and its objects once more into an archive beside that.
 
         The two files are all that is needed, for instance on another machine.  The JSON
         has a digest of each object, so that its bytes tell of any change.
@@ -149,7 +149,7 @@ NOTHING = Extracted((), (), (), ())
 
 
 def described(livepatch: Livepatch, record: Path) -> Livepatch:
-    """A livepatch with the functions that were found in its patches.
+    """Add to a livepatch the functions that were found in its patches.
 
     :raises KlpError: for an object that the patches do not change, and that has no callbacks.
     """
@@ -167,12 +167,12 @@ def described(livepatch: Livepatch, record: Path) -> Livepatch:
 
 
 def archive_path(record: Path) -> Path:
-    """Where the objects of a record are."""
+    """Name the archive with the objects of a record."""
     return record.with_suffix(".tar")
 
 
 def _inside(directory: Path, name: str) -> Path:
-    """A file below a directory, whatever its name and symbolic links say."""
+    """Resolve a file below a directory, whatever its name and symbolic links say."""
     place = directory / name
     if not place.resolve().is_relative_to(directory.resolve()):
         raise ValueError(f"{name} is outside of {directory}")
@@ -180,7 +180,7 @@ def _inside(directory: Path, name: str) -> Path:
 
 
 def _member(archive: tarfile.TarFile, entry: _Object) -> bytes:
-    """The bytes of an object in an archive, if they are those that were written."""
+    """Read the bytes of an object in an archive, if they are those that were written."""
     file = archive.extractfile(entry.path)
     data = file.read() if file else b""
     if hashlib.sha256(data).hexdigest() != entry.sha256:
@@ -189,7 +189,7 @@ def _member(archive: tarfile.TarFile, entry: _Object) -> bytes:
 
 
 def _archive(contents: Mapping[str, bytes]) -> bytes:
-    """A tar file without owners and times, so that the same objects give the same bytes."""
+    """Write a tar file without owners and times, so that the same objects give the same bytes."""
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as file:
         for name, data in contents.items():

@@ -1,4 +1,4 @@
-"""What becomes of each patch of a livepatch: which are in it, and which are to be left out.
+"""Decide which patches of a livepatch are in it, and which are to be left out.
 
 All patches are tried together.  A problem names the patches that may be at fault: those that
 touch its object.  Of several, the first with which the object has a problem is found by
@@ -44,7 +44,7 @@ def extract_fixes(
     skipped: Mapping[Path, str] = NOTHING_SKIPPED,
     keep_going: bool = False,
 ) -> Extracted:
-    """Extract all patches together, or those that can be, and say what became of each.
+    """Extract all patches together, or those that can be, and record each one's result.
 
     :param patches: applied in order.
     :param extract: extracts some of them.
@@ -67,7 +67,7 @@ def extract_fixes(
 def extract_chosen(
     kernel: Kernel, chosen: Chosen, paths: Paths, log: BuildLog, keep_going: bool
 ) -> Extracted:
-    """Extract the patches of a livepatch, and say what became of each.
+    """Extract the patches of a livepatch, and record each one's result.
 
     ``result.json`` is written when that fails: after a success the steps behind it do.
 
@@ -88,7 +88,7 @@ def extract_chosen(
 
 
 def left_out(fixes: Sequence[Fix]) -> KlpError | None:
-    """The error that ends a build in which patches were left out; None if none was."""
+    """Make the error that ends a build in which patches were left out; None if none was."""
     bad = [fix for fix in fixes if not fix.good]
     if not bad:
         return None
@@ -119,7 +119,7 @@ class _Trial:
         return [patch for patch in self.patches if patch.name not in self.left]
 
     def run(self) -> Extracted | None:
-        """What was extracted of the patches that work; None if none does."""
+        """Extract the patches, leaving out those at fault; None if none works."""
         while self.remaining:
             try:
                 return self.extract(self.remaining, None)
@@ -139,7 +139,7 @@ class _Trial:
         return None
 
     def fixes(self, extracted: Extracted | None) -> list[Fix]:
-        """What became of each patch, cover letters left out."""
+        """List the result of each patch, cover letters left out."""
         known = {fix.patch: fix for fix in extracted.fixes} if extracted else {}
         found = []
         for name in (patch.name for patch in self.patches):
@@ -161,7 +161,7 @@ class _Trial:
         return Fix(name, Standing.NOT_TRIED, why=stopped.what if stopped else "")
 
     def _at_fault(self, error: KlpError) -> list[Fault] | None:
-        """The problems of patches that are to be left out, each with that one patch.
+        """Find the problems of patches that are to be left out, each with that one patch.
 
         :returns: None if something else is wrong.
         """
@@ -179,7 +179,7 @@ class _Trial:
         return [self._with_need(fault) for fault in found.values()]
 
     def _located(self, problem: Problem) -> Problem:
-        """A problem with the patch that its place names, where nothing else is known."""
+        """Add to a problem the patch that its place names, where nothing else is known."""
         if isinstance(problem, Fault):
             everyone = tuple(patch.name for patch in self.remaining)
             return problem if problem.patches else replace(problem, patches=everyone)
@@ -190,7 +190,7 @@ class _Trial:
         return Fault(*told, Standing.REFUSED, (name,))
 
     def _narrowed(self, fault: Fault) -> list[Fault]:
-        """The problems of the first patch with which an object has any."""
+        """Find the first patch with which an object has problems, by bisection."""
         remaining = self.remaining
         ends = [i + 1 for i, patch in enumerate(remaining) if patch.name in fault.patches]
         only = frozenset({fault.object}) if fault.object else None
@@ -206,7 +206,7 @@ class _Trial:
         return [replace(f, patches=(name,)) for f in last]
 
     def _problems(self, patches: Sequence[Path], only: Collection[str] | None) -> list[Fault]:
-        """What is wrong with some of the patches."""
+        """Extract some of the patches, and list the problems."""
         try:
             self.extract(patches, only)
         except IdleError:
@@ -218,7 +218,7 @@ class _Trial:
         return []
 
     def _with_need(self, fault: Fault) -> Fault:
-        """A problem, told to be the want of a patch that was left out, if it is."""
+        """Attribute a problem to the want of a patch that was left out, if that is so."""
         (name,) = fault.patches
         place = next(i for i, patch in enumerate(self.patches) if patch.name == name)
         left = [patch for patch in self.patches if patch.name in self.left]
@@ -238,7 +238,7 @@ class _Trial:
         return replace(fault, why=why, hint="", standing=Standing.NEEDS, others=others)
 
     def _compiles(self, name: str, other: Path) -> bool:
-        """Whether a patch compiles once another one is there, which is left out."""
+        """Tell whether a patch compiles once another one is there, which is left out."""
         with_it = [p for p in self.patches if p.name not in self.left or p == other]
         found = self._problems(with_it, None)
         if any(f.standing in _BEFORE_COMPILING for f in found):
@@ -247,7 +247,7 @@ class _Trial:
 
 
 def _described(fix: Fix, path: Path) -> Fix:
-    """A fix with the subject and the CVE numbers of its patch."""
+    """Add to a fix the subject and the CVE numbers of its patch."""
     header = read_patch_header(path)
     cves = (r.id for r in header.references if r.kind is ReferenceKind.CVE)
     return replace(fix, subject=header.subject, cves=tuple(cves))

@@ -79,7 +79,7 @@ _OF_EVERY_MODULE = frozenset(("__this_module", "init_module", "cleanup_module"))
 
 @dataclass(frozen=True)
 class _Builder:
-    """What the steps for one livepatch share."""
+    """State that the steps for one livepatch share."""
 
     kernel: Kernel
     directory: Path
@@ -90,7 +90,7 @@ class _Builder:
     accepted: Accepted
 
     def changes(self, sizes: EntrySizes, pair: ObjectPair) -> frozenset[str] | None:
-        """The functions that a livepatch would take from an object that changed.
+        """Find the functions that a livepatch would take from an object that changed.
 
         :returns: None if it takes nothing; an empty set if that cannot be told.
         """
@@ -250,7 +250,7 @@ def extract_patches(
     callbacks: Sequence[PatchedObject] = (),
     only: Collection[str] | None = None,
 ) -> Extracted:
-    """Compile what patches touch, before and after, and take out what changes.
+    """Compile what patches touch, before and after, and extract what changes.
 
     :param symbols: the kernel's symbols.klp.
     :param work: the livepatch's directory of outputs.
@@ -328,7 +328,7 @@ def _finish(
     effects: Mapping[str, Effect],
     renewed: Sequence[tuple[ObjectPair, str]],
 ) -> Extracted:
-    """The extracted objects, decided, and ready for the link.
+    """Finish the extracted objects for the link: decide references, run objtool, name symbols.
 
     :param renewed: exported functions that are declared otherwise, and so are new ones.
     """

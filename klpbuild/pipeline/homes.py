@@ -37,16 +37,16 @@ class Homes:
     found: dict[int, Home] = field(default_factory=dict)
 
     def is_weak(self, owner: str, name: str) -> bool | None:
-        """Whether a global symbol of the kernel is weak, None if there is none."""
+        """Tell whether a global symbol of the kernel is weak, None if there is none."""
         found = self.resolver.linked(owner, name)
         return None if found is None else found.kind in "VW"
 
     def knows(self, owner: str, name: str) -> bool:
-        """Whether code of an object of the kernel can use a global symbol of a name."""
+        """Tell whether code of an object of the kernel can use a global symbol of a name."""
         return self.resolver.owner(name, owner) != ""
 
     def of(self, number: int) -> Home:
-        """The object of the kernel that an object of the patch is part of.
+        """Find and prove the object of the kernel that an object of the patch is part of.
 
         :param number: the object's place among the patch's.
         :raises KlpError: when it is not at hand, or not what was compiled.
@@ -59,12 +59,12 @@ class Homes:
         return self.found[number]
 
     def places(self, pair: ObjectPair) -> set[int]:
-        """Where the functions and variables of an object of the patch are in the kernel."""
+        """List where the functions and variables of an object of the patch are in the kernel."""
         located = self.of(self.compiled.pairs.index(pair)).fidelity.located
         return {found.place for found in located.values()}
 
     def functions(self, extraction: Extraction) -> list[Function]:
-        """The table entries of an object's changed functions.
+        """Make the table entries of an object's changed functions.
 
         :raises KlpError: with those that the kernel cannot replace.
         """
@@ -99,7 +99,7 @@ class Homes:
     def _check_threads(
         self, changed: ChangedFunction, home: Home, candidate: Candidate, where: str
     ) -> None:
-        """:raises KlpError: when a kernel thread stays in a function; nobody accepts it."""
+        """Refuse a function in which a kernel thread stays, unless the author accepts it."""
         name = changed.name.partition(".")[0]  # as in the source, without .isra.0
         if name in self.accept_threads or candidate.address is None:
             return
@@ -114,7 +114,7 @@ class Homes:
 
 
 def new_symbol(name: str, number: int) -> str:
-    """The global name of a function's new version, which no other object has."""
+    """Make the global name of a function's new version, which no other object has."""
     return f"{name}.livepatch{number}"
 
 

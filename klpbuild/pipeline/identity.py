@@ -31,7 +31,7 @@ _BUILD_TOOLS = ("tools/objtool/objtool", "scripts/mod/modpost", "scripts/module.
 
 
 def identity(kernel: Kernel, *, modules: bool = True) -> str:
-    """A short text that changes when any part of the kernel changes.
+    """Compute the cache key of a kernel: it changes when any part of the kernel does.
 
     The tree is never modelled file by file: what is built from it stands for it.
 
@@ -51,7 +51,7 @@ def identity(kernel: Kernel, *, modules: bool = True) -> str:
 
 
 def compiler_identity(kernel: Kernel) -> str:
-    """A short text that changes when the compiler, binutils, kbuild or the user's flags change.
+    """Compute the cache key of the tools: compiler, binutils, kbuild and the user's flags.
 
     The compiler stands for its parts by its version; a launcher before it changes nothing.
     """
@@ -69,7 +69,7 @@ def compiler_identity(kernel: Kernel) -> str:
 
 
 def tool_identity() -> str:
-    """A short text that changes when klpbuild changes."""
+    """Compute the cache key of klpbuild itself."""
     digest = hashlib.sha256()
     root = Path(klpbuild.__file__).parent
     for path in sorted(root.rglob("*")):
@@ -79,7 +79,7 @@ def tool_identity() -> str:
 
 
 class _Digests:
-    """Digests of files, read again only when size, times or inode of a file change."""
+    """Cache of files' digests, read again only when size, times or inode of a file change."""
 
     def __init__(self, kept: Path) -> None:
         self._kept = kept
@@ -95,7 +95,10 @@ class _Digests:
                 write_file(self._kept, json.dumps(self._known | self._new).encode())
 
     def of(self, path: Path) -> str:
-        """:raises KlpError: when the file cannot be read."""
+        """Return the digest of a file.
+
+        :raises KlpError: when the file cannot be read.
+        """
         try:
             status = path.stat()
             state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

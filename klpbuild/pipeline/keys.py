@@ -1,4 +1,4 @@
-"""Compile code that asks the static keys of modules when it runs.
+"""Recompile code so that it reads the static keys of modules when it runs.
 
 The kernel reads a livepatch's jump table when the livepatch is loaded
 (kernel/jump_label.c, jump_label_add_module), and a module that owns a key need not be there
@@ -47,7 +47,7 @@ _WRITTEN = ("&(&{0})->key", "&(&{0}.key)->key", "&{0}.key", "&{0}")
 
 
 def asking_header(names: set[str]) -> str:
-    """A header to include before all others, with which code asks the keys of these names."""
+    """Write a header to include before all others, by which code reads keys of these names."""
     tests = (
         f'!__builtin_strcmp(text, "{form.format(n)}")' for n in sorted(names) for form in _WRITTEN
     )
@@ -79,7 +79,7 @@ def ask_keys_of_modules(
 
 
 def _asked(part: Part, policy: KeyPolicy) -> set[str]:
-    """The keys by which changed code branches and that the kernel would not find."""
+    """List the keys by which changed code branches and that the kernel would not find."""
     if part.patched.section("__jump_table") is None:
         return set()
     keys = branch_keys(part, changed_functions(part))
@@ -92,7 +92,7 @@ def _asking(
     names: set[str],
     read: Callable[[ObjectPair], Part],
 ) -> ObjectPair | None:
-    """The pair compiled once more, None if it cannot stand for what runs."""
+    """Compile the pair once more, None if it cannot stand for what runs."""
     text = asking_header(names).encode()
     header = compiled.tree.kept / "keys" / f"{hashlib.sha256(text).hexdigest()[:16]}.h"
     write_file(header, text)

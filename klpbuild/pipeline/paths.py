@@ -20,7 +20,7 @@ _MADE = ("tables", "inputs")
 
 @dataclass(frozen=True)
 class Paths:
-    """The files that are written for one livepatch and one kernel.
+    """Paths of the files that are written for one livepatch and one kernel.
 
     :ivar directory: the kernel's directory of outputs.
     :ivar name: the module's name, ``livepatch-NAME``.
@@ -33,7 +33,7 @@ class Paths:
 
     @classmethod
     def below(cls, directory: Path, name: str) -> Paths:
-        """The files of a livepatch, with symbols.klp beside them."""
+        """Make the paths of a livepatch, with symbols.klp beside them."""
         return cls(directory, name, directory / SYMBOLS)
 
     @property
@@ -43,7 +43,7 @@ class Paths:
 
     @property
     def record(self) -> Path:
-        """What was extracted from patched objects."""
+        """The record of what was extracted from patched objects."""
         return self.work / RECORD
 
     @property
@@ -53,12 +53,12 @@ class Paths:
 
     @property
     def inputs(self) -> Path:
-        """The object that tells what the module is made from."""
+        """The object that carries the digest of the inputs."""
         return self.work / "inputs.o"
 
     @property
     def inputs_list(self) -> Path:
-        """The same, for the steps that follow."""
+        """The list of the inputs, for the steps that follow."""
         return self.work / INPUTS
 
     @property
@@ -68,7 +68,7 @@ class Paths:
 
     @property
     def dependencies(self) -> Path:
-        """The kernel's objects whose symbols the module uses."""
+        """The list of the kernel's objects whose symbols the module uses."""
         return self.work / "dependencies"
 
     @property
@@ -78,12 +78,12 @@ class Paths:
 
     @property
     def relocations(self) -> Path:
-        """What became of each reference."""
+        """The report of how each reference was resolved."""
         return self.work / "relocations.json"
 
     @property
     def result(self) -> Path:
-        """What `klpbuild.check` says of the module, see `klpbuild.request.matrix.Result`."""
+        """The report of `klpbuild.check` on the module, see `klpbuild.request.matrix.Result`."""
         return self.work / RESULT
 
     @property
@@ -102,6 +102,6 @@ class Paths:
         return tuple(self.directory / f"{self.name}{suffix}" for suffix in SUFFIXES)
 
     def object_of(self, source: Path) -> Path:
-        """The object of a C source, the user's or `tables`."""
+        """Name the object of a C source, the user's or `tables`."""
         users_own = source.stem in _MADE and source.parent != self.work
         return self.work / ("sources" if users_own else "") / f"{source.stem}.o"

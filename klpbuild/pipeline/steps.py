@@ -151,7 +151,7 @@ def link(
 
 
 def _check_enabled(chosen: Chosen, objects: Sequence[ElfFile]) -> None:
-    """:raises KlpError: unless one object enables a livepatch: that of the tables, if generated."""
+    """Refuse unless one object enables a livepatch: that of the tables, if generated."""
     callers = [elf for elf in objects if any(s.name == _ENABLE for s in elf.symbol_list)]
     if chosen.livepatch.own_tables:
         if not callers:
@@ -161,7 +161,7 @@ def _check_enabled(chosen: Chosen, objects: Sequence[ElfFile]) -> None:
 
 
 def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
-    """How large the entries of this kernel's special tables are; its headers say so.
+    """Measure the entries of this kernel's special tables by its headers.
 
     :raises KlpError: when the kernel's headers do not compile.
     """
@@ -240,7 +240,7 @@ def convert(
 def _replaced(
     made: Path, pairs: Sequence[tuple[str, Function]], database: SymbolDatabase
 ) -> tuple[Candidate, ...]:
-    """The kernel's functions that an object replaces; all, where it is not known to replace any."""
+    """Find the kernel's functions that an object replaces; all, where it is not known."""
     defined = {s.name for s in ElfFile.read(made).symbol_list if s.is_defined}
     here = [(owner, function) for owner, function in pairs if function.new in defined]
     found: list[Candidate] = []
@@ -251,7 +251,7 @@ def _replaced(
 
 
 def checked_before(data: bytes, kernel: Kernel, symbols: Path) -> Report | None:
-    """What was said of a module when this process converted it; None if it did not."""
+    """Return the report on a module that this process converted; None for another."""
     return _CHECKED.get(_state(data, kernel, symbols))
 
 
@@ -261,7 +261,10 @@ def _state(data: bytes, kernel: Kernel, symbols: Path) -> object:
 
 
 def _checked(data: bytes, output: Path, kernel: Kernel, symbols: Path) -> Report:
-    """:raises RefusedError: when the kernel would refuse the module, or worse."""
+    """Check a converted module; refuse it if the kernel would, or worse.
+
+    :raises RefusedError: when the kernel would refuse the module, or worse.
+    """
     checked = check_bytes(data, output.name, KernelSide(kernel, symbols))
     _CHECKED[_state(data, kernel, symbols)] = checked
     problems = [
@@ -322,7 +325,7 @@ def check_unchanged(data: bytes, module: Path, digest: Path) -> None:
 
 
 def entry_points(kernel: Kernel, database: SymbolDatabase) -> EntryPoints:
-    """What can be livepatched in a kernel."""
+    """Find the functions of a kernel that can be livepatched."""
     return EntryPoints(
         database,
         filter_functions=kernel.filter_functions or sealed(kernel.cache / FILTER_FUNCTIONS),
@@ -351,7 +354,7 @@ def _report(conversion: Conversion) -> str:
 
 
 def summary(report: Path) -> str:
-    """One line that says what became of the references."""
+    """Count the references by their fate, in one line."""
     rows = read_output(report, partial(from_json, tuple[Mapping[str, object], ...]))
     found = [row for row in rows if row.get("fate") == Fate.LIVEPATCH.value]
     livepatch = {(row.get("owner"), row.get("symbol"), row.get("sympos")) for row in found}

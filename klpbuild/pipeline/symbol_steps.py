@@ -1,4 +1,4 @@
-"""Steps that read symbols: those that are done again when one of the kernel's modules changes.
+"""Run the steps that read symbols: they are repeated when one of the kernel's modules changes.
 
 They import little, for they are most of such a build.
 """
@@ -58,7 +58,7 @@ def write_symbols(kernel: Kernel, output: Path, said: Said) -> Written:
 
 
 def write_dependencies(kernel: Kernel, linked: Path, symbols: Path, output: Path) -> None:
-    """Write which objects the conversion of a livepatch depends on.
+    """Write which objects' symbols the conversion of a livepatch depends on.
 
     A line has an object, the digest of its symbols, and the modules that it needs.  The
     graph says which objects; a change in any other one leaves the file as it is, and so the
@@ -89,7 +89,7 @@ def write_dependencies(kernel: Kernel, linked: Path, symbols: Path, output: Path
 
 
 def _meanings(livepatch: Livepatch, database: SymbolDatabase) -> list[object]:
-    """All that the graph of a livepatch takes from the kernel's symbols."""
+    """Collect all that the graph of a livepatch takes from the kernel's symbols."""
     meanings: list[object] = [livepatch.module.name in database.objects]
     for name in livepatch.module.undefined:
         meanings += [name, *((c.object, c.sympos) for c in database.candidates(name))]
@@ -97,7 +97,7 @@ def _meanings(livepatch: Livepatch, database: SymbolDatabase) -> list[object]:
 
 
 def _kept(path: Path, content: str) -> list[str] | None:
-    """What the graph said of the same content; None when it has not been asked."""
+    """Read the graph's answer for the same content; None when it has not been asked."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads(path.read_text())
         if said["content"] == content:

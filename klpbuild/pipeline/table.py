@@ -29,7 +29,7 @@ from klpbuild.request.chosen import Chosen
 
 
 class Counts(Enum):
-    """What a step depends on beside files; `klpbuild.pipeline.identity` has a text for each."""
+    """Dependencies of a step beside files; `klpbuild.pipeline.identity` has a text for each."""
 
     KERNEL = "the kernel without its modules"
     MODULES = "the kernel with its modules"
@@ -39,7 +39,7 @@ class Counts(Enum):
 
 @dataclass
 class Said:
-    """What a step has to say; whoever runs it shows that, also when it fails.
+    """Messages of a step; whoever runs it shows them, also when it fails.
 
     :ivar warnings: lines that begin with the file that they are about.
     :ivar results: what was found or made.
@@ -53,7 +53,7 @@ class Said:
     read: list[Path] = field(default_factory=list)
 
     def lines(self, heading: str = "", *, verbose: bool = False) -> list[str]:
-        """All of it as people read it.
+        """Format all messages for people.
 
         :param heading: stands above the results.
         :param verbose: with the details.
@@ -68,7 +68,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a build.
+    """A step of a build.
 
     :ivar tag: its word in the build's output, ``CC``.
     :ivar outputs: all files that it writes.
@@ -112,11 +112,11 @@ class Build:
 
     @property
     def record(self) -> tuple[Path, ...]:
-        """What was extracted: one file, or none for a livepatch of C files."""
+        """The record of what was extracted: one file, or none for a livepatch of C files."""
         return (self.paths.record,) if self.chosen.patches else ()
 
     def livepatch(self) -> Livepatch:
-        """The livepatch as described, with the functions that were found in patches."""
+        """Return the livepatch, with the functions that were found in patches."""
         livepatch = self.chosen.livepatch
         return described(livepatch, self.paths.record) if self.chosen.patches else livepatch
 
@@ -125,7 +125,7 @@ _ALWAYS = (Counts.KERNEL, Counts.KLPBUILD)
 
 
 def symbols_step(kernel: Kernel, output: Path) -> Step:
-    """The step that all livepatches of a kernel share: symbols.klp."""
+    """Make the step that all livepatches of a kernel share: symbols.klp."""
 
     def run(said: Said) -> None:
         from klpbuild.pipeline.symbol_steps import write_symbols
@@ -137,7 +137,7 @@ def symbols_step(kernel: Kernel, output: Path) -> Step:
 
 
 def livepatch_steps(build: Build) -> tuple[Step, ...]:
-    """The steps of one livepatch in an order in which they can be run, without symbols.klp.
+    """Make the steps of one livepatch in an order in which they can be run, without symbols.klp.
 
     :raises KlpError: when its description or a patch cannot be read.
     """
@@ -230,7 +230,10 @@ def _compile(build: Build, source: Path) -> Step:
 
 
 def _inputs(build: Build, rules: tuple[Path, ...]) -> Step:
-    """:param rules: of the user's sources: they name the headers."""
+    """Make the step that compiles the object with the digest of the inputs.
+
+    :param rules: of the user's sources: they name the headers.
+    """
     chosen, paths = build.chosen, build.paths
 
     def run(said: Said) -> None:
@@ -270,7 +273,7 @@ def _link(build: Build, objects: tuple[Path, ...]) -> Step:
 
 
 def _dependencies(build: Build) -> Step:
-    """What the steps below use of symbols.klp: they are done again when that changes."""
+    """Make the step that lists used symbols: those below are repeated when these change."""
     paths = build.paths
 
     def run(said: Said) -> None:
@@ -283,7 +286,10 @@ def _dependencies(build: Build) -> Step:
 
 
 def _convert(build: Build, own: tuple[Path, ...]) -> Step:
-    """:param own: the objects of the user's sources."""
+    """Make the step that converts and checks the module.
+
+    :param own: the objects of the user's sources.
+    """
     chosen, paths = build.chosen, build.paths
 
     def run(said: Said) -> None:
@@ -352,7 +358,7 @@ def _documents(build: Build) -> Step:
 
 
 def finish_steps(build: Build, how: Finish) -> tuple[Step, ...]:
-    """The steps that make a checked module what is installed: signed, then compressed."""
+    """Make the steps that finish a checked module for installation: sign, then compress."""
     paths, signer = build.paths, how.signer
     place, module, steps = paths.directory / "finished", paths.module, []
     if signer is not None:
@@ -381,7 +387,7 @@ def finish_steps(build: Build, how: Finish) -> tuple[Step, ...]:
 
 
 def steps_to(steps: Sequence[Step], output: Path) -> tuple[Step, ...]:
-    """Those of the steps that make a file, or what it is made from."""
+    """Select the steps that make a file, or what it is made from."""
     wanted, found = {output}, []
     for step in reversed(steps):
         if not wanted.isdisjoint(step.outputs):
@@ -395,7 +401,7 @@ Tell = Callable[[Step, Said], None]
 
 
 def run_step(step: Step, directory: Path, tell: Tell) -> None:
-    """Do a step, note how long it took, and show what it says, also when it fails.
+    """Run a step, note how long it took, and show its messages, also when it fails.
 
     :param directory: the kernel's directory of outputs.
     """
@@ -415,7 +421,7 @@ def run_steps(
     first: Step | None = None,
     begin: Callable[[Step], None] = lambda step: None,
 ) -> None:
-    """Do steps in their order, all of them.
+    """Run steps in their order, all of them.
 
     :param directory: the kernel's directory of outputs.
     :param begin: told of each step before it is done.

@@ -46,7 +46,7 @@ def generate(env: Any, **_: Any) -> None:
 
 
 def exists(env: Any) -> bool:
-    """Whether the tool can be used: klpbuild is beside it or installed."""
+    """Tell whether the tool can be used: klpbuild is beside it or installed."""
     return True
 
 

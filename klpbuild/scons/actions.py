@@ -1,4 +1,4 @@
-"""Make SCons nodes of build steps, run them, and show what they say."""
+"""Make SCons nodes of build steps, run them, and show their messages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def guarded(function: Callable[..., object]) -> Callable[..., object]:
 
 
 def failing(env: Environment, name: Path | str, error: KlpError) -> Node:
-    """A node that cannot be built: `error` says why.
+    """Make a node that cannot be built: `error` says why.
 
     :param name: what it is called in the message.
     """
@@ -64,7 +64,7 @@ def failing(env: Environment, name: Path | str, error: KlpError) -> Node:
 
 
 def complete(env: Environment, record: Node) -> Node:
-    """A node that fails if patches were left out of a livepatch.
+    """Make a node that fails if patches were left out of a livepatch.
 
     :param record: the node of what was extracted.
     """
@@ -110,7 +110,7 @@ def _files(env: Environment, paths: Iterable[Path]) -> list[Node]:
 
 @functools.cache
 def _builder(tag: str, compiles: bool) -> Any:
-    """The Builder of all steps of a tag.
+    """Make the Builder of all steps of a tag.
 
     Their function is the same, which says in SCons' signatures nothing of what they do: klpbuild
     itself counts for each.
@@ -139,7 +139,7 @@ def _run(target: list[Path], source: list[Path], env: Environment) -> None:
 
 
 def _included(env: Environment, rule: Path) -> list[Node]:
-    """What a source was compiled from last time and the scanner does not find."""
+    """List what a source was compiled from last time and the scanner does not find."""
     source, *others = _files(env, read_files(rule)) or [None]
     if not others:
         return []

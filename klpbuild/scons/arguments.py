@@ -1,4 +1,4 @@
-"""Options and targets of scons' command line: read, checked and explained."""
+"""Read, check and explain options and targets of scons' command line."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def read_options(env: Any) -> None:
 
 
 def help_text(env: Any, further: Mapping[str, str] = {}) -> str:
-    """What `scons -h` prints: what this is, examples, options with defaults, targets.
+    """Write what `scons -h` prints: purpose, examples, options with defaults, targets.
 
     :param further: targets of the SConstruct, and what each does.
     """
@@ -179,7 +179,7 @@ def _explained(width: int, name: str, text: str, default: str, example: str) -> 
 
 
 def _wrapped(width: int, name: str, text: str) -> list[str]:
-    """A name and what it means beside it, in lines of 80 columns at most."""
+    """Wrap a name and its meaning beside it, in lines of 80 columns at most."""
     begin, indent = f"  {name:<{width}} ", " " * (width + 3)
     return textwrap.wrap(
         text, 80, initial_indent=begin, subsequent_indent=indent,

@@ -59,7 +59,7 @@ def use_cache(env: Environment) -> None:
 
 
 class SealedCache(SCons.CacheDir.CacheDir):  # type: ignore[misc]
-    """SCons' cache in `directory`, of which nothing is taken that is not as it was stored.
+    """SCons' cache in `directory`; entries that are not as they were stored are not used.
 
     An entry begins with a digest of its name and of what follows.  SCons' name of an entry is
     itself a digest of all that the file is made from, and of the file's path.
@@ -74,7 +74,10 @@ class SealedCache(SCons.CacheDir.CacheDir):  # type: ignore[misc]
         self.given: set[Node] = set()
 
     def check_config(self) -> None:
-        """:raises SConsEnvironmentError: when the cache's file config is not SCons' own."""
+        """Refuse a cache whose file config is not SCons' own.
+
+        :raises SConsEnvironmentError: when the cache's file config is not SCons' own.
+        """
         length = self.config.get("prefix_len") if isinstance(self.config, dict) else None
         if type(length) is not int or not 0 < length < 32:  # digits of 32, or of 64
             raise SCons.Errors.SConsEnvironmentError(
@@ -114,7 +117,7 @@ class SealedCache(SCons.CacheDir.CacheDir):  # type: ignore[misc]
         return super().push(node)
 
     def _read(self, path: Path) -> bytes | None:
-        """What was stored; None if there is nothing, or something else is there now."""
+        """Read what was stored; None if there is nothing, or something else is there now."""
         try:
             if not path.exists():
                 return None
@@ -134,18 +137,18 @@ class SealedCache(SCons.CacheDir.CacheDir):  # type: ignore[misc]
         entry.write_bytes(sealed(entry.name, Path(source).read_bytes()))
 
     def get_cachedir_csig(self, node: Node) -> str:
-        """SCons' digest of a file that is in the cache only, which it asks for with ``-n``."""
+        """Compute the digest of a file that is in the cache only, for ``scons -n``."""
         data = self._read(Path(self.cachepath(node)[1]))
         return str(SCons.Util.hash_signature(data or b""))
 
 
 def sealed(name: str, data: bytes) -> bytes:
-    """The bytes of an entry."""
+    """Make the bytes of an entry."""
     return f"{_SEAL}{_digest(name, data)}\n".encode() + data
 
 
 def unsealed(name: str, entry: bytes) -> bytes | None:
-    """What an entry holds; None if it is not what `sealed` made for this name."""
+    """Read what an entry holds; None if it is not what `sealed` made for this name."""
     seal, _, data = entry.partition(b"\n")
     return data if seal == f"{_SEAL}{_digest(name, data)}".encode() else None
 
@@ -155,7 +158,7 @@ def _digest(name: str, data: bytes) -> str:
 
 
 def hit_rate(env: Environment) -> str:
-    """How many of the steps of this run came from the cache, in words; empty without any."""
+    """Count how many of the steps of this run came from the cache, in words; empty without any."""
     steps: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in _made():
         # SCons has let go of the executors by then; files of one step are made from the same.
@@ -166,7 +169,7 @@ def hit_rate(env: Environment) -> str:
 
 
 def _made() -> Iterator[Node]:
-    """The files that were made in this run, or came from the cache, and belong into it."""
+    """List the files that were made in this run, or came from the cache, and belong into it."""
     waiting, seen = list(SCons.Node.Alias.default_ans.values()), set[Node]()
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""The nodes of packages: a .deb, a spec file, and what rpmbuild makes of it."""
+"""Make the nodes of packages: a .deb, a spec file, and what rpmbuild makes of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DOCUMENTS = (".provenance.json", ".cdx.json", ".openvex.json")
 def packages(
     nodes: KernelNodes, livepatch: LivepatchNodes, formats: Sequence[Format]
 ) -> list[Node]:
-    """The nodes of a livepatch's packages for one kernel, in ``dist/``.
+    """Make the nodes of a livepatch's packages for one kernel, in ``dist/``.
 
     :param livepatch: one with a module.
     :param formats: the kinds of packages, each `Format` once.

@@ -28,7 +28,7 @@ from klpbuild.scons.literal import Environment, Node
 
 @dataclass
 class LivepatchNodes:
-    """What becomes of one livepatch for one kernel.
+    """Nodes of one livepatch for one kernel.
 
     :ivar module: the node of the finished module, or one that fails; None if the
         livepatch is not for the kernel.
@@ -48,7 +48,7 @@ class LivepatchNodes:
 
 @dataclass
 class KernelNodes:
-    """What is built for one kernel.
+    """Nodes of one kernel.
 
     :ivar env: the environment that it is built in.
     :ivar directory: of all its outputs.
@@ -125,7 +125,7 @@ def _livepatch(nodes: KernelNodes, cell: Cell, build: Build) -> LivepatchNodes:
 
 
 def _nodes_by_path(nodes: KernelNodes, steps: Sequence[Step]) -> dict[Path, Node]:
-    """The nodes of what steps write."""
+    """Make the nodes of what steps write."""
     return {
         path: node
         for step in steps

@@ -34,7 +34,7 @@ class Outputs:
     """The directory of outputs of a run."""
 
     def __init__(self, env: Environment) -> None:
-        """Lock it, and let SCons keep its database there.
+        """Lock the directory, and let SCons keep its database there.
 
         :raises KlpError: when it cannot be written.
         """
@@ -76,7 +76,7 @@ class Outputs:
                 node.clear_memoized_values()
 
     def _is_changed(self, path: Path, node: Node) -> bool:
-        """Whether a file differs from what SCons noted; what it does not know, it makes anyway."""
+        """Tell whether a file differs from SCons' record; files without one it makes anyway."""
         if path.is_dir():
             raise KlpError("is a directory, and a file is to be built there", where=str(path),
                            hint="Remove it.")  # fmt: skip
@@ -101,7 +101,10 @@ def _is_elf(path: Path) -> bool:
 
 
 def _check_database(data: bytes) -> bool:
-    """:raises ValueError: when it is not a table of directories, as SCons writes it."""
+    """Check that it is a table of directories, as SCons writes it.
+
+    :raises ValueError: when it is not a table of directories, as SCons writes it.
+    """
     if data and not isinstance(pickle.loads(data), dict):
         raise ValueError("is no table")
     return True
@@ -111,11 +114,14 @@ class _Database:
     """SCons' database, in place of the module ``SCons.dblite``."""
 
     def __init__(self, unnoted: Path) -> None:
-        """:param unnoted: the file that tells of outputs that are not in the database."""
+        """Note the file that marks outputs which the database lacks.
+
+        :param unnoted: the file that tells of outputs that are not in the database.
+        """
         self._unnoted = unnoted
 
     def open(self, name: str, flag: str = "r", mode: int = 0o666) -> Any:
-        """Open it as `SCons.dblite.open` does; once it is written, all outputs are noted."""
+        """Open the database as `SCons.dblite.open` does; once written, all outputs are noted."""
         database = SCons.dblite.open(name, flag, mode)
         write = database.sync
 

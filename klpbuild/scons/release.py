@@ -1,4 +1,4 @@
-"""The targets of a release: modules checked, installed, uninstalled."""
+"""Make the targets of a release: modules checked, installed, uninstalled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from klpbuild.scons.nodes import KernelNodes
 
 
 def targets(nodes: KernelNodes, everything: bool) -> dict[str, Node]:
-    """What install, uninstall and check do for one kernel.
+    """Make the targets install, uninstall and check of one kernel.
 
     :param everything: whether uninstall removes all that was installed, not only the
         livepatches that are asked for.

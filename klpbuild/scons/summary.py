@@ -29,28 +29,31 @@ class Summary:
     """
 
     def __init__(self, env: Environment, named: Sequence[Named]) -> None:
-        """:param named: the livepatches that are asked for."""
+        """Note the livepatches that are asked for.
+
+        :param named: the livepatches that are asked for.
+        """
         self.unusable: list[Node] = []
         self._env = env
         self._names = [each.name for each in named]
         self._parts: list[Callable[[], list[Result | None]]] = []
 
     def add(self, nodes: KernelNodes) -> None:
-        """Tell of a kernel's livepatches."""
+        """Add a kernel's livepatches."""
         self._parts.append(lambda: [_result(nodes, each) for each in nodes.livepatches])
 
     def add_unusable(self, word: str, error: KlpError, node: Node) -> None:
-        """Tell of a kernel that cannot be used."""
+        """Add a kernel that cannot be used."""
         self.unusable.append(node)
         self._parts.append(lambda: [Result.of_error(word, name, error) for name in self._names])
 
     def show_at_the_end(self) -> None:
-        """Let the run end with a table and the cache's share, unless it builds nothing."""
+        """Let the run end with a table and the cache's hit rate, unless it builds nothing."""
         if not any(GetOption(name) for name in ("clean", "no_exec", "question")):
             atexit.register(self._show)
 
     def results(self) -> list[Result]:
-        """What became of each livepatch for each kernel; empty if none was asked for."""
+        """List the result of each livepatch for each kernel; empty if none was asked for."""
         found = [result for part in self._parts for result in part() if result is not None]
         built = any(result.outcome is not Outcome.OTHER_KERNEL for result in found)
         return found if built else []
@@ -90,7 +93,7 @@ class Summary:
 
 
 def _case(result: Result) -> Case:
-    """A cell of the matrix as a test: its kernel is the class, its livepatch the name."""
+    """Make a test case of a cell of the matrix: its kernel is the class."""
     skipped = result.text if result.outcome is Outcome.OTHER_KERNEL else ""
     failure = "" if result.good else result.text
     said = "" if failure or skipped else result.text
@@ -98,7 +101,7 @@ def _case(result: Result) -> Case:
 
 
 def _result(nodes: KernelNodes, livepatch: LivepatchNodes) -> Result | None:
-    """None when it was not asked for."""
+    """Find the result of a livepatch; None when it was not asked for."""
     kernel, name = nodes.kernel.name, livepatch.cell.name
     if livepatch.module is None:
         return Result(kernel, name, Outcome.OTHER_KERNEL)
@@ -114,7 +117,7 @@ def _result(nodes: KernelNodes, livepatch: LivepatchNodes) -> Result | None:
 
 
 def _after_boot(result: Result, boot: Node) -> Result:
-    """What the boot says of it, if the kernel was booted."""
+    """Add the boot's result, if the kernel was booted."""
     if boot is None:
         return result
     if str(boot) in FAILURES:
@@ -128,7 +131,7 @@ def _is_done(node: Node) -> bool:
 
 
 def _error(node: Node) -> KlpError | None:
-    """Why a node was not built: its own error, or that of what it is built from."""
+    """Find why a node was not built: its own error, or that of what it is built from."""
     if str(node) in FAILURES:
         return FAILURES[str(node)]
     if node.get_state() != SCons.Node.failed:

@@ -54,7 +54,7 @@ def livepatches(env: Environment) -> list[KernelNodes]:
 
 
 def _kernel_targets(env: Environment) -> list[KernelNodes]:
-    """Nodes of all kernels.
+    """Make the nodes of all kernels.
 
     What cannot be read or found ends the run at once; with ``-k`` it becomes a node that
     fails, and the rest is built.
@@ -111,7 +111,7 @@ def _kernel_targets(env: Environment) -> list[KernelNodes]:
 
 
 def _aliases(env: Environment, every: list[KernelNodes], unusable: list[Node]) -> None:
-    """The targets of the command line."""
+    """Make the targets of the command line."""
     watch = [name for name in env["watch"].split(",") if name]
     for nodes in every:
         modules = nodes.modules
@@ -129,7 +129,7 @@ def _aliases(env: Environment, every: list[KernelNodes], unusable: list[Node]) -
 
 
 def _release(env: Environment, every: list[KernelNodes], unusable: list[Node]) -> None:
-    """The targets of a release."""
+    """Make the targets of a release."""
     for nodes in every:
         for name, node in release.targets(nodes, env["livepatch"] == "all").items():
             env.Alias(name, node)
@@ -145,7 +145,7 @@ def _release(env: Environment, every: list[KernelNodes], unusable: list[Node]) -
 
 
 def _compile_commands(env: Environment, every: list[KernelNodes]) -> Node:
-    """For editors' tools, which look for it in ``build/``."""
+    """Make the node of ``build/compile_commands.json``, which editors' tools look for."""
 
     def write(target: list[Path], source: list[Path], env: Environment) -> None:
         entries = [
@@ -167,7 +167,7 @@ def _compile_commands(env: Environment, every: list[KernelNodes]) -> Node:
 
 
 def _wants_packages() -> bool:
-    """Whether the command line names packages: what they are made of takes git to find."""
+    """Tell whether the command line names packages: their inputs take git to find."""
     return any(name == "dist" or "/dist/" in name for name in map(str, COMMAND_LINE_TARGETS))
 
 
