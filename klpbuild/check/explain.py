@@ -61,7 +61,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `klpbuild explain` shows of a function.
+    """The explanation of a function that `klpbuild explain` shows.
 
     :ivar name: of the new function.
     :ivar old: of the function that it replaces, ``object:name``; empty for another one.

@@ -37,7 +37,7 @@ _Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with the headers, and the values for the kernel's words."""
+    """A fault of the headers, and the values for the kernel's words."""
 
     rule: Rule
     what: str

@@ -28,7 +28,7 @@ def after(place: Place, pointers: int) -> Place:
 
 @dataclass(frozen=True)
 class Stray:
-    """Something in a table that is not one of its fields.
+    """A number or relocation in a table that is none of its fields.
 
     :ivar what: a number or a kind of relocation.
     :ivar harmless: whether the kernel writes over it without a look.

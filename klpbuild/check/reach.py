@@ -152,7 +152,7 @@ class Reach:
 
     @cached_property
     def _tables(self) -> set[int]:
-        """Where the tables have pointers to what the kernel enters, each with its object alone."""
+        """Addresses of the tables' pointers to what the kernel enters."""
         places = {place for patched in self._patched for place in patched.entries}
         for index in self._module.addresses:
             if _ENTERED.fullmatch(self._elf.sections[index].name):
@@ -192,7 +192,7 @@ class Reach:
 
     @cached_property
     def _going_on(self) -> dict[int, list[int]]:
-        """Where code goes on by the tables, by where it begins: see `_CONTINUED`."""
+        """Continuations of code by the tables, by where it begins: see `_CONTINUED`."""
         found: dict[int, list[int]] = defaultdict(list)
         for index in self._module.addresses:
             count = _CONTINUED.get(self._elf.sections[index].name)

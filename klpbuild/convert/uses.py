@@ -32,7 +32,7 @@ _READ_AT_LOAD = re.compile(
 
 
 class Uses:
-    """Where the undefined symbols of a file are used."""
+    """Uses of the undefined symbols of a file."""
 
     def __init__(self, elf: ElfFile, annotations: Annotations) -> None:
         self.elf = elf

@@ -28,7 +28,7 @@ _WIDTH = 1 << 64
 
 
 class Declared(NamedTuple):
-    """Where a type is defined.
+    """Declaration of a type.
 
     :ivar number: of the type; of an enumerator its enumeration.
     :ivar file: as the compiler names it.

@@ -410,7 +410,7 @@ class Assembly:
                     self.output(section).data += b"".join(text + b"\0" for text in kept)
 
     def finish(self) -> None:
-        """Number the symbols, and put relocations and bytes into their sections."""
+        """Assign symbol indexes, and put relocations and bytes into their sections."""
         add = self.object.add_symbol
         assert all(entry.section for entry in self.entries.values())
         own = (output.symbol for output in self.outputs)

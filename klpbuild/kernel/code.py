@@ -82,7 +82,7 @@ class Code:
 
     @cached_property
     def _functions(self) -> tuple[_Numbers, _Numbers]:
-        """Where functions start, ascending, and the indexes of their symbols."""
+        """The starts of functions, ascending, and the indexes of their symbols."""
         rows = self._elf.symbols
         known = (rows["st_info"] & 0xF == STT.FUNC) & (rows["st_size"] > 0)
         known &= (rows["st_shndx"] != 0) & (rows["st_shndx"] < SHN_LORESERVE)
@@ -118,7 +118,7 @@ class Code:
 
     @cached_property
     def _locals(self) -> _Numbers:
-        """Where functions start that have no global name, ascending."""
+        """The starts of functions without a global name, ascending."""
         is_global = self._elf.symbols["st_info"] >> 4 != STB.LOCAL
         return np.setdiff1d(self._functions[0], self._places[is_global])
 

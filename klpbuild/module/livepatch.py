@@ -125,7 +125,7 @@ class Livepatch:
 
     @property
     def content(self) -> str:
-        """All that counts of the description, as text: places in files and directories do not."""
+        """The description as text for a cache key: without places in files and directories."""
         return repr(replace(self, sources=tuple(Path(path.name) for path in self.sources)))
 
     @property

@@ -1,4 +1,4 @@
-"""Tell from C text whether sources bring a livepatch's tables themselves."""
+"""Detect from C text whether sources bring a livepatch's tables themselves."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _XZ_DICTIONARY = 1 << 20
 
 
 class Compression(StrEnum):
-    """How a module's file is compressed; the value is what ``COMPRESS`` takes."""
+    """Compression of a module's file; the value is what ``COMPRESS`` takes."""
 
     NONE = "none"
     XZ = "xz"
@@ -25,7 +25,7 @@ class Compression(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """What is added to ``.ko``."""
+        """The suffix behind ``.ko``."""
         return {"none": "", "xz": ".xz", "zstd": ".zst", "gzip": ".gz"}[self.value]
 
 

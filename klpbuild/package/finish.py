@@ -21,7 +21,7 @@ from klpbuild.package.signing import Signer, sign
 
 @dataclass(frozen=True)
 class Finish:
-    """How the modules for one kernel are finished, and where they are installed.
+    """Plan by which a kernel's modules are signed, compressed and installed.
 
     :ivar signer: None when they are not signed.
     """

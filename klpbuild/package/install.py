@@ -77,7 +77,7 @@ class _Record:
 
 @dataclass
 class Manifest:
-    """What was installed from one build directory.
+    """List of what was installed from one build directory.
 
     :ivar path: the file.
     :ivar files: path of each installed file, with the SHA-256 of what it may hold: two of them

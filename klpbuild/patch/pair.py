@@ -70,7 +70,7 @@ class ObjectPair:
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"{self.source}:{self.target}"
 
 

@@ -70,7 +70,7 @@ class Wanted:
 
     @property
     def new(self) -> str:
-        """What the livepatch calls its version."""
+        """The name of the livepatch's version."""
         return f"livepatch_{self.plain}"
 
 

@@ -65,7 +65,7 @@ class Node:
 
     @property
     def width(self) -> float:
-        """As wide as its text."""
+        """The width of its text."""
         return len(self.short) * LETTER + MARGIN
 
 

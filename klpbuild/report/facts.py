@@ -181,7 +181,7 @@ class Facts:
 
     @property
     def description(self) -> str:
-        """What it is for, in one line: the author's, else the first patch's subject."""
+        """Its purpose in one line: the author's, else the first patch's subject."""
         headers = [header for header in self.headers if header.name not in self.idle]
         subjects = (header.subject for header in headers if header.subject)
         return self.livepatch.description or next(subjects, "")

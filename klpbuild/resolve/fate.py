@@ -63,7 +63,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Annotation:
-    """Which symbol is meant, as the author or the extraction of a patch says.
+    """The symbol that is meant, as the author or the extraction of a patch says.
 
     :ivar symbol: name in its owner.
     :ivar owner: object that defines it.
@@ -98,7 +98,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a symbol stands in the shipped binary.
+    """A place in the shipped binary.
 
     :ivar section: in a module, the section's name; empty in vmlinux.
     :ivar address: in vmlinux of the link, in a module the offset in the section.

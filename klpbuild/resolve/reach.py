@@ -230,7 +230,7 @@ class Reach:
 
     @cached_property
     def _elsewhere(self) -> dict[Place, list[Place]]:
-        """Where code goes on by the module's tables (static branches, faults, alternatives)."""
+        """Continuations of code by the module's tables: static branches, faults, alternatives."""
         found: dict[Place, list[Place]] = {}
         for section in self._elf.sections:
             count = _GOING_ON.get(section.name, 0)

@@ -33,7 +33,7 @@ _TOGETHER = 128
 
 @dataclass(frozen=True)
 class SymbolSources:
-    """Where a kernel's symbols are read from.
+    """Sources of a kernel's symbols.
 
     Of `vmlinux`, `system_map` and `kallsyms` the first that is there is read; all
     give the same symbols, the first also their source files.
@@ -70,7 +70,7 @@ _MODULE = "module"
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_symbols` did.
+    """Result of `write_symbols`.
 
     :ivar objects: how many objects symbols.klp has.
     :ivar symbols: how many symbols.

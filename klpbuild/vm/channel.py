@@ -58,7 +58,7 @@ class RecordReader:
 
     @property
     def pending(self) -> bytes:
-        """What has come of a record that is not whole yet."""
+        """The bytes of a record that is not whole yet."""
         return bytes(self._pending)
 
     def feed(self, data: bytes) -> list[Record]:

@@ -120,7 +120,7 @@ class StepResult:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """What the kernel's log reports during the step: warnings, oopses."""
+        """The faults in the kernel's log during the step: warnings, oopses."""
         return faults(self.log)
 
 
@@ -169,7 +169,7 @@ class GroupResult:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """What the kernel's log reports during the group."""
+        """The faults in the kernel's log during the group."""
         return tuple(fault for step in self.steps for fault in step.faults)
 
 

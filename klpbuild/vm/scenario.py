@@ -20,7 +20,7 @@ TRANSITION_SECONDS = 60
 
 @dataclass(frozen=True)
 class GuestFiles:
-    """Where the guest finds the files that steps name.
+    """Paths in the guest of the files that steps name.
 
     :ivar livepatch: the guest's path of a module file of the host.
     :ivar load: the guest's paths of the files to load for a module of the kernel, in order.
