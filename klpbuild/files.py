@@ -28,10 +28,10 @@ _T = TypeVar("_T")
 
 _UNFINISHED = re.compile(r"\..+\.(\d+)-\d+\.new")
 
-#: A packager's variable; SIGN_KEY=... is nobody's business.
+#: A packager's variable on a command line: not shown, for SIGN_KEY=... is secret.
 _VARIABLE = re.compile(r"[A-Z_]+=")
 
-#: Why a file is not there.
+#: Errors that mean that a file does not exist.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 #: In a directory of outputs: there may be some that SCons' database does not know of.
@@ -47,7 +47,7 @@ SETTLED_NS = 2_000_000_000
 _THREAD = threading.local()
 _OUTPUTS_HELD: list[int] = []
 
-#: What flock says where a file system has no locks.
+#: Errors of flock on a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 

@@ -188,7 +188,7 @@ class Architecture:
     entry_farthest: int = 16
     entry_before: int = 0
     fields: Mapping[int, Field] = field(default_factory=dict, hash=False)
-    #: Not part of what tells two descriptions of a package apart, which is its text.
+    #: Left out of the text, by which descriptions of packages are compared.
     instructions: Instructions | None = field(default=None, repr=False)
     qemu: Qemu | None = None
 

@@ -14,7 +14,7 @@ from klpbuild.elf.reader import Section
 from klpbuild.errors import KlpError
 from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
 
-#: What the tables call the module itself.
+#: Empty object name: the tables' name of the module itself.
 _ITSELF = "the livepatch itself"
 
 #: A section of livepatch relocations, the section that it changes, and its gate, a module.

@@ -25,9 +25,9 @@ from klpbuild.elf.tables import EHDR_SIZE, Table, ehdr_dtype, section_dtype, str
 
 EI_CLASS, EI_DATA = 4, 5
 _ELFCLASS64 = 2
-#: The kernel that reads the headers in another order and checks more of them.
+#: First kernel that reads the headers in another order and checks more of them.
 _STRICT = (6, 12)
-#: The kernel that wants exactly one struct module.
+#: First kernel that wants exactly one struct module.
 _ONE_MODULE = (6, 4)
 _NEWEST = (99, 0)
 _ALLOC = np.uint64(SHF.ALLOC)

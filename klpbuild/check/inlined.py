@@ -25,7 +25,7 @@ _WANTED = {
     _SUBPROGRAM: frozenset({_NAME, _LOW_PC, _ORIGIN, _SPECIFICATION}),
     _INLINED: frozenset({_ORIGIN, _LOW_PC, _RANGES, _CALL_FILE, _CALL_LINE}),
 }
-#: So many callers are named in a finding.
+#: Limit on callers in a finding.
 _NAMED_MAX = 8
 
 

@@ -28,7 +28,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name
 
-#: In the order in which the kernel comes to them.
+#: Checks in the order in which the kernel makes them.
 _CHECKS = (
     check_information,
     check_sections,

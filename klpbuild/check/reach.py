@@ -124,7 +124,7 @@ class Reach:
         number = bisect_right(self._starts, start)
         return self._starts[number] if number < len(self._starts) else start
 
-    # Where they lead.
+    # References of these pieces.
 
     def _next(self, start: int) -> Iterator[int]:
         """Find the addresses in the module that a function or variable leads to."""

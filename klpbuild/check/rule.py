@@ -9,7 +9,7 @@ from klpbuild.errors import KlpError
 
 Version = tuple[int, int]
 
-#: How many rules that were not checked are named.
+#: Limit on names of rules that were not checked.
 _NAMED = 5
 
 

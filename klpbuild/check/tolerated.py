@@ -10,7 +10,7 @@ from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.tables import Table, ehdr_dtype, rela_dtype, section_dtype, symbol_dtype
 
 _ROWS = (SHT.RELA, SHT.REL)
-#: Types that the module loader tells from others.
+#: Types that the module loader looks at.
 _KNOWN = (SHT.NULL, SHT.PROGBITS, SHT.SYMTAB, SHT.STRTAB, *_ROWS, SHT.NOBITS, SHT.NOTE)
 _ALLOC, _LATE = np.uint64(SHF.ALLOC), np.uint64(SHF.RELA_LIVEPATCH)
 

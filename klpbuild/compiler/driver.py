@@ -30,7 +30,7 @@ HEADER = INCLUDE / "klpbuild" / "livepatch.h"
 # Only the generated tables refer to a function that replaces another one.
 _NO_PROTOTYPES = ("-Wno-missing-prototypes", "-Wno-missing-declarations")
 
-#: In the log instead of what a compiler says.
+#: Text in the log in place of a compiler's messages.
 _KEPT = "(was compiled before: the object is a copy)"
 
 #: gcc's words for a second KLP_RELOC_SYMBOL: gcc keeps the first one and goes on.

@@ -24,7 +24,7 @@ _MODULE, _OBJECT = "klpbuild_probe", "probe"
 _MAKEFILE = f"obj-m := {_MODULE}.o\n{_MODULE}-y := {_OBJECT}.o\n"
 _SOURCE = '#include <linux/module.h>\nMODULE_LICENSE("GPL");\n'
 
-#: Raised when what is kept changes its meaning.
+#: Version of the kept record.
 _FORMAT = 2
 
 

@@ -20,9 +20,9 @@ from klpbuild.errors import KlpError
 from klpbuild.files import SETTLED_NS, from_json, read_record, to_json, write_file
 from klpbuild.kernel.tree import Kernel
 
-#: In `Kernel.cache`.
+#: Directory in `Kernel.cache`.
 _DIRECTORY = "objects"
-#: So many objects are kept of a kernel, 100 kB each.
+#: Limit on objects that are kept of a kernel, 100 kB each.
 _MOST = 100
 _FILLER = b"~"
 

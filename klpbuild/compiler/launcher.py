@@ -12,10 +12,10 @@ from pathlib import Path
 from klpbuild.errors import KlpError, did_you_mean
 from klpbuild.kernel.tree import Kernel
 
-#: They are called with the compiler's command line, and make what it would make.
+#: Programs that are called with the compiler's command line, and make what it would make.
 LAUNCHERS = ("ccache", "distcc", "icecc", "sccache")
 
-#: What they are configured by; compilers read none of it.
+#: Variables that configure them; compilers read none of these.
 _THEIRS = re.compile(r"(CCACHE|DISTCC|ICECC|SCCACHE|XDG|AWS|ACTIONS)_\w+")
 
 

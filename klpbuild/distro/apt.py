@@ -19,12 +19,12 @@ from klpbuild.run import run
 
 _UPDATE = "Run `apt-get update` as root and look into /etc/apt/sources.list*, then try again."
 
-#: What apt's methods say when no server answers (methods/connect.cc).
+#: Messages of apt's methods when no server answers (methods/connect.cc).
 _NO_WAY = re.compile(
     r"Could not resolve|Temporary failure resolving|ould not connect|nable to connect"
     r"|Cannot initiate the connection|Connection (timed out|failed)|etwork is unreachable"
 )
-#: How often it is looked how much of a package has arrived, in seconds.
+#: Interval between reports on a download, in seconds.
 _GLANCE = 0.2
 
 

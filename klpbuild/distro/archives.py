@@ -16,9 +16,9 @@ from typing import IO, cast
 
 from klpbuild.errors import KlpError
 
-#: How the packages of a folder are called.
+#: File names of packages.
 SUFFIXES = (".deb", ".ddeb", ".rpm", ".pkg.tar.zst", ".pkg.tar.xz")
-#: What packages never fill the disk beyond, in bytes.
+#: Space that unpacking leaves free on the disk, in bytes.
 _RESERVE = 256 << 20
 _AR = b"!<arch>\n"
 _AR_HEADER = 60

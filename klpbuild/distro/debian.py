@@ -39,7 +39,7 @@ _SUITES = (
     "sid",
 )
 _SECURITY_SUITES = tuple(f"{name}-security" for name in _CODENAMES)
-#: For how long, in seconds, what other suites offer is not asked again.
+#: Seconds after which other suites are asked again what they offer.
 _FRESH = 3600.0
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: How many releases an error names.

@@ -88,7 +88,7 @@ def bring_tools(
     for package in packages:
         apt.unpack(package, root)
         package.unlink()
-    # Where gcc looks for what it runs, before $PATH.
+    # gcc searches these for its programs, before $PATH.
     for program in root.glob("usr/bin/*-linux-gnu-*"):
         target, _, name = program.name.partition("-linux-gnu-")
         if name in ("as", "ld", "ld.bfd"):

@@ -24,9 +24,9 @@ from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.busybox import is_usable
 
-#: What a kernel with headers takes, and one with debug symbols and source, in bytes.
+#: Sizes of a kernel with headers, and of one with debug symbols and source, in bytes.
 _SMALL, _WHOLE = 200e6, 4e9
-#: What patches need: unpacked source, debug symbols, and the source made ready to compile.
+#: Sizes that patches need: unpacked source, debug symbols, and the prepared source.
 _SOURCE, _DEBUG, _PREPARED = 1.7e9, 2.3e9, 0.3e9
 
 

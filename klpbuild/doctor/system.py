@@ -11,7 +11,7 @@ from pathlib import Path
 
 from klpbuild.doctor.needs import Manager, Need
 
-#: Of each manager, what ID and ID_LIKE of os-release(5) may say.
+#: ID and ID_LIKE of os-release(5) by package manager.
 _FAMILIES = {
     Manager.APT: ("debian", "ubuntu"),
     Manager.DNF: ("fedora", "rhel", "centos", "amzn"),

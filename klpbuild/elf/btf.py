@@ -48,7 +48,7 @@ class BtfKind(IntEnum):
 
 
 _K = BtfKind
-#: Bytes behind a type, and behind it for each of its members.
+#: Bytes that follow a type's record, fixed or for each member.
 _BEHIND = {_K.INT: 4, _K.ARRAY: 12, _K.VAR: 4, _K.DECL_TAG: 4}
 _MEMBER = {
     _K.STRUCT: 12, _K.UNION: 12, _K.ENUM: 8, _K.FUNC_PROTO: 8, _K.DATASEC: 12, _K.ENUM64: 12,

@@ -28,7 +28,7 @@ from klpbuild.errors import KlpError
 _EI_CLASS, _EI_DATA = 4, 5
 _ELFCLASS64 = 2
 _CHDR_SIZE, _ELFCOMPRESS_ZLIB = 24, 1
-#: What deflate can make of a byte (zlib.net/zlib_tech.html).
+#: Largest ratio of deflate (zlib.net/zlib_tech.html).
 _ZLIB_RATIO_MAX = 1032
 
 #: Far above KSYM_NAME_LEN.  Without a limit, a small file whose names all run to

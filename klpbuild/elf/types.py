@@ -21,9 +21,9 @@ class Kind(Enum):
     OTHER = "other"
 
 
-#: How deep types may be in each other; real ones are some ten.
+#: Limit on nested types; real ones are some ten deep.
 _LEVELS_MAX = 1000
-#: Of all structures of a file together; all of a kernel have some 150,000.
+#: Limit on members of all structures of a file; all of a kernel have some 150,000.
 _MEMBERS_MAX = 1_000_000
 ENUMERATOR = "enumerator"
 TAGGED = frozenset({Kind.STRUCT, Kind.UNION, Kind.ENUM})
@@ -65,7 +65,7 @@ class TypeName(NamedTuple):
         return f"{self.word} {self.name}".strip()
 
 
-#: Word and layout of a type.
+#: Keyword and layout of a type.
 Described = tuple[str, Layout]
 
 

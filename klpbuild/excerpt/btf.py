@@ -7,7 +7,7 @@ from struct import unpack_from
 from klpbuild.elf.btf import BROKEN, Btf, BtfKind
 from klpbuild.errors import broken
 
-#: Of a declaration, in characters; of real ones it is some hundred.
+#: Limit on a declaration's length in characters; real ones have some hundred.
 _DECLARATION_MAX = 100_000
 _QUALIFIERS = {
     BtfKind.VOLATILE: "volatile",

@@ -91,7 +91,7 @@ def words(text: str) -> frozenset[str]:
     before = ""
     for token in tokens(text):
         if token.kind == "directive":
-            # What a macro or a condition names is used, too.
+            # A macro or a condition uses what it names, too.
             found |= words(token.text.lstrip().lstrip("#"))
         elif token.kind == "word" and before not in (".", "->"):
             found.add(token.text)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from klpbuild.excerpt.cfile import Item, Kind, items, renamed, signature, words
 
-#: What a declaration of something that lives elsewhere must not say.
+#: Words that must not be in a declaration of something that is defined elsewhere.
 _STORAGE = re.compile(
     r"\b(?:static|inline|__always_inline|__inline|noinline|__init|__weak|__ro_after_init|"
     r"__read_mostly|__cold|__latent_entropy|noinline_for_stack)\b[ \t]*|"

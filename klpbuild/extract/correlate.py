@@ -17,7 +17,7 @@ from klpbuild.extract.names import UBSAN, base_name, is_special_static, source_n
 from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
 from klpbuild.extract.sections import SectionKind
 
-#: Size of struct source_location (lib/ubsan.h), which the data of a check begins with: the file's
+#: Size of struct source_location (lib/ubsan.h), with which the data of a check begins: the file's
 #: name, line and column, of which the kernel takes a bit to report each place once.
 _LOCATION = 16
 

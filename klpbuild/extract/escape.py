@@ -23,7 +23,7 @@ _WIDE = {
     **{f"r{n}{part}": f"r{n}" for n in range(8, 16) for part in "dwb"},
 }
 _REGISTER = re.compile(r"\b[a-z]\w{1,3}\b")
-#: What writes its first operand from the others alone, and from itself too.
+#: Instructions that compute their first operand from the others alone, or also from itself.
 _COPIES = frozenset({"mov", "movabs", "movzx", "movsx", "movsxd", "lea"})
 _COMPUTES = frozenset(
     {"add", "sub", "and", "or", "xor", "shl", "shr", "sar", "neg", "not", "inc", "dec", "imul"}

@@ -18,7 +18,7 @@ from klpbuild.extract.names import is_special_static
 from klpbuild.extract.sections import SectionKind, is_exit, is_init, kind_of
 from klpbuild.names import VMLINUX
 
-#: Whether the running object of a name has a global symbol of a name, and a weak one.
+#: Object and symbol to whether the kernel's global symbol is weak; None if there is none.
 KernelSymbol = Callable[[str, str], "bool | None"]
 
 

@@ -23,7 +23,7 @@ from klpbuild.extract.sections import OBJTOOL_TABLES, SectionKind, entry_size, k
 from klpbuild.extract.sizes import EntrySizes
 
 ALTERNATIVES, REPLACEMENTS = ".altinstructions", ".altinstr_replacement"
-#: Code without symbols that functions jump to and that jumps back.
+#: Sections of code without symbols that functions jump to and that jumps back.
 _OUT_OF_LINE = (".altinstr_aux", ".fixup")
 _PADDING_TABLE = "__patchable_function_entries"
 

@@ -17,7 +17,7 @@ from klpbuild.graph.formats import Format, can_draw
 #: Laying out more than this takes graphviz minutes.
 SVG_NODES_MAX = 1500
 
-#: What stands in place of its picture.
+#: Picture in place of a graph that is too large.
 TOO_LARGE_TO_DRAW = b"""\
 <svg xmlns="http://www.w3.org/2000/svg" width="400" height="40">
 <text x="10" y="25">The graph is too large to draw.</text>

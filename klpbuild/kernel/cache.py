@@ -33,7 +33,7 @@ _RECORD = "packages.json"
 _TREE = re.compile(r".*-([0-9a-f]{12})-[0-9a-f]{12}")
 _OUTLIVED = 3600.0
 
-#: What make, or a shell that it starts, would take apart, expand or run in a path.
+#: Characters in a path that make, or a shell that it starts, would split at, expand or run.
 UNFIT_FOR_MAKE = re.compile(r"[^\w/.+~@=,-]")
 
 

@@ -33,7 +33,7 @@ from klpbuild.kernel.flow import (
 )
 
 _SECTION_SHIFT = 40
-#: Jumps to where a register points (arch/x86/lib/retpoline.S).
+#: Prefix of thunks that jump to a register's address (arch/x86/lib/retpoline.S).
 _THUNK = "__x86_indirect_thunk_"
 #: Functions that end the task.
 _EXITS = (

@@ -20,7 +20,7 @@ from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
 from klpbuild.run import run
 
-#: What of the user's environment make sees; anything else could change the result.
+#: Variables of the user's environment that make gets; others could change the result.
 _PASSED = re.compile(r"PATH|HOME|TMPDIR|SOURCE_DATE_EPOCH|CCACHE_\w+|DEBIAN_KERNEL_USE_CCACHE")
 
 #: The latest time that fits the header of a tar file, 11 octal digits.
@@ -31,7 +31,7 @@ _BUILDER = {"KBUILD_BUILD_USER": "klpbuild", "KBUILD_BUILD_HOST": "klpbuild"}
 _FAULT = re.compile(r"(?i)error|undefined|\*\*\*|no such file|not found|cannot|failed")
 #: Options and paths, in which the same words say nothing.
 _NO_WORDS = re.compile(r"(?<!\S)-\S+|\S*/\S*")
-#: How much of a line an error shows; build.log has all of it.
+#: Length of a line in an error; build.log has all of it.
 _LINE_MAX = 400
 
 

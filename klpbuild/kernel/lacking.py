@@ -13,7 +13,7 @@ _NAMED = {
     Part.SOURCE: "--source (scons: KSRC=)",
 }
 
-#: What a kernel is good for without a part.
+#: Restrictions of a kernel without a part.
 WITHOUT = {
     Part.IMAGE: "`klpbuild boot` does not work; all else does",
     Part.DEBUG: "patches are not built; hand-written livepatches are",

@@ -30,13 +30,13 @@ from klpbuild.files import (
 from klpbuild.kernel.cache import aside, locked
 from klpbuild.names import object_name
 
-#: Notes of the modules in a directory of decompressed ones.
+#: The record in a directory of decompressed modules.
 _KEPT = ".klpbuild-modules.json"
 _COMPRESSED = (".ko.xz", ".ko.gz", ".ko.zst")
 _MODULES = (".ko", *_COMPRESSED)
 #: Links from the modules' directory to the kernel's headers and source.
 _TREES = ("build", "source")
-#: Where livepatches are installed, which are no livepatch's objects.
+#: Directory of installed livepatches, which no livepatch patches.
 _LIVEPATCHES = "updates/livepatch"
 
 

@@ -35,10 +35,10 @@ from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel, Toolchain
 from klpbuild.run import run
 
-#: Takes a line for the build log.
+#: Callback that takes a line for the build log.
 Log = Callable[[str], None]
 
-#: Raised when what `prepare` makes changes.
+#: Version of what `prepare` makes.
 _FORMAT = 4
 _STAMP = ".klpbuild-prepared"
 _EXPORTED = ".klpbuild-environment"
@@ -48,7 +48,7 @@ _AUTOCONF = "include/generated/autoconf.h"
 #: kernel has it, see `_define_rust`; the rest changes none.
 _NO_C_CODE = ("CONFIG_RUST", "CONFIG_BINDGEN_", "CONFIG_OPENSSL_SUPPORTS_")
 _MAKES_OWN = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
-#: What a build may take over from the caller; CFLAGS, MAKEFLAGS and the like would change it.
+#: Variables that a build gets from the caller; CFLAGS, MAKEFLAGS and the like would change it.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "USER")
 
 

@@ -15,7 +15,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.code import Code
 from klpbuild.kernel.flow import Body, Call
 
-#: What starts a kernel thread with a function (kernel/kthread.c, kernel/fork.c).
+#: Functions that start a kernel thread with a function (kernel/kthread.c, kernel/fork.c).
 _STARTERS = (
     "__kthread_create_on_node", "_do_fork", "copy_process", "create_io_thread", "kernel_clone",
     "kernel_thread", "kthread_create_on_cpu", "kthread_create_on_node", "user_mode_thread",
@@ -50,7 +50,7 @@ _PREPARES = (
 #: TASK_UNINTERRUPTIBLE: what is waited for comes soon, the kernel reports longer waits
 #: (kernel/hung_task.c).
 _UNINTERRUPTIBLE = 2
-#: How far below the function that a thread begins with it may wait.
+#: Depth of calls below a thread's first function in which it may wait.
 _DEPTH = 3
 
 

@@ -12,7 +12,7 @@ from klpbuild.userfiles import is_file, read_small_file
 
 #: No C file of a kernel is half as large.
 _SIZE_MAX = 1 << 26
-#: Without comments, which are matched to be told from strings.
+#: Comments, and strings, in which ``//`` begins no comment.
 _PARTS = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 _ENABLES = re.compile(r"\bklp_enable_patch\s*\(")

@@ -27,12 +27,12 @@ from klpbuild.kernel.kbuild import add_to_log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name
 
-#: Stand for the module's directory, its file name without ``.ko`` and its name in the kernel.
+#: Placeholders of the module's directory, its file name without ``.ko`` and its kernel name.
 HERE, _MODULE, _NAME = "@directory@", "@module@", "@name@"
 #: kbuild's own files that decide about the commands.
 _RULES = ("Makefile", *(f"scripts/Makefile.{n}" for n in ("build", "lib", "modpost", "modfinal")))
 _COMMAND = re.compile(r"^(?:saved)?cmd_(\S+) := (.*)$", re.MULTILINE)
-#: Of these targets the content is known.
+#: Targets whose content is known without their commands.
 _LISTS = ("@module@.mod", "modules.order")
 
 

@@ -24,7 +24,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import Candidate
 
-#: With these the compiler describes all types of a file, used or not.
+#: Flags with which the compiler describes all types of a file, used or not.
 TYPE_FLAGS = ("-fno-eliminate-unused-debug-types",)
 
 _DEFINES = re.compile(rb"\b(?:struct|union|enum)\b[^;(){}=]*\{|^[ \t]*#[ \t]*include[ \t]*\"", re.M)

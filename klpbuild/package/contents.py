@@ -21,7 +21,7 @@ from klpbuild.module.tables import livepatch_api
 from klpbuild.patch.fix import Standing
 from klpbuild.running.program import program_text
 
-#: The document that says what the module mends.
+#: Suffix of the document with what the module mends.
 _PROVENANCE = ".provenance.json"
 
 

@@ -22,7 +22,7 @@ _MONTHS = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 )  # fmt: skip
 
-#: What else than its input would go into the bytes of an rpm: the computer's name, the time.
+#: Macros that keep the computer's name and the time out of an rpm.
 _REPRODUCIBLE = {
     "_buildhost": "localhost",
     "use_source_date_epoch_as_buildtime": "1",

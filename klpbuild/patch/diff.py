@@ -154,10 +154,10 @@ _GIT_LINES = re.compile(
     rb"|similarity index \d+%|dissimilarity index \d+%|index [0-9a-f,]+\.\.[0-9a-f]+(?: [0-7]+)?)$"
 )
 _ONLY_IN = re.compile(rb"Only in (?P<directory>[^:]+): (?P<name>.+)$")
-#: What git, diff, and other tools write before a file.
+#: Lines that git, diff, and other tools write before a file.
 _BEFORE_A_FILE = rb"Index: |===|diff -|Common subdirectories: "
 _ENDS_MESSAGE = re.compile(rb"---$|" + _BEFORE_A_FILE)
-#: How text begins that may follow a hunk: that, a mail, git's log, a signature.
+#: Beginnings of text that may follow a hunk: such lines, a mail, git's log, a signature.
 _FOLLOWS_A_HUNK = re.compile(
     rb"--(?: ?$|---)|From |[A-Z][A-Za-z-]*: |commit [0-9a-f]{7,40}|Property changes on|_{5}|# |"
     + _BEFORE_A_FILE

@@ -37,7 +37,7 @@ class Effect:
 #: nothing at all.
 Changes = Callable[[ObjectPair], frozenset[str] | None]
 
-#: Of a patch that shares more objects with others, the functions are not told apart.
+#: Limit on objects shared with other patches in which a patch's functions are told apart.
 _MANY_SHARED = 20
 
 

@@ -24,7 +24,7 @@ class Standing(StrEnum):
     NOT_TRIED = "not tried"
 
 
-#: With these nothing is wrong with a patch.
+#: Results with which nothing is wrong with a patch.
 GOOD = frozenset({Standing.IN, Standing.IDLE, Standing.SKIPPED})
 
 

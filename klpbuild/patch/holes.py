@@ -25,16 +25,16 @@ from klpbuild.patch.shadow import make_shadow
 
 #: Sizes of what kmalloc() gives, in bytes (mm/slab_common.c, kmalloc_info).
 _KMALLOC = (8, 16, 32, 64, 96, 128, 192, *(1 << n for n in range(8, 14)))
-#: How many objects are compiled for a proof.
+#: Limit on objects that are compiled for a proof.
 _OBJECTS_MAX = 40
-#: What fills the memory behind an allocation with a pattern, and reports who writes there.
+#: Options that fill the memory behind an allocation with a pattern, and report who writes there.
 _WATCHING = (b"KASAN", b"KFENCE", b"SLUB_DEBUG_ON")
 _GROWN = b" char klpbuild_grown[16384]; "
 #: Allocators that clear what they give; the slack behind it too, if they are kmalloc()'s.
 _CLEARS = re.compile(rb"\b(?:k[zc]alloc|kzalloc_node|kcalloc_node|devm_k[zc]alloc)\b")
 _EXACTLY = rb"\bkzalloc(?:_node)?\s*\(\s*sizeof\s*(?:\([^()]*\)|\*?\s*\w+)\s*,"
 _MADE_ZERO = re.compile(rb"\bmemset\s*\([^;]*?,\s*0\s*,")
-#: Whatever else may give memory, or fill it with what is not zero.
+#: Other functions that may allocate memory, or fill it with what is not zero.
 _OTHERS = re.compile(
     rb"\b\w*(?:alloc|memdup|memcpy|memmove|copy_|strdup|memset|_put\w*data|skb_put|skb_push|_priv"
     rb"|vmap|get_free_page|fillbytes|random_bytes|read_buf)\w*\b"

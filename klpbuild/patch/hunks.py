@@ -14,14 +14,14 @@ from klpbuild.patch.diff import Hunk, HunkLine, Side
 from klpbuild.patch.fix import Fault, Standing
 from klpbuild.patch.patched import SourceLine
 
-#: How many hunks that do not apply are explained.
+#: Limit on hunks that are explained.
 ENOUGH = 20
-#: How many places of a hunk are named.
+#: Limit on places of a hunk that are named.
 _PLACES = 5
-#: How many lines of each side are shown, and how much of each.
+#: Limits on lines of each side that are shown, and on each one's length.
 _SHOWN = 5
 _WIDTH = 100
-#: Less than this of a hunk's lines in one place is no trace of it.
+#: Share of a hunk's lines in one place below which it counts as not there.
 _ALIKE = 0.3
 _AGAIN = "Make the patch again against this kernel's source."
 

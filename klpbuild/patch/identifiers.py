@@ -34,7 +34,7 @@ _COMPUTED = re.compile(
     rb"(?:(?<=[ \t])(?!TRACE_INCLUDE\b)[A-Za-z_]|[\"<][^\">\n]*(?<!\.[hc])[\">])",
     re.MULTILINE,
 )
-#: Values that could make an enumeration wider.
+#: Enumerators whose values could make an enumeration wider.
 _WIDE = re.compile(rb"<<|0[xX]\w{8}|\b\d+[uU]?[lL]+\b|\bBIT")
 
 
@@ -83,7 +83,7 @@ def without_blind(
     )
 
 
-#: From how many units on texts are looked at: fewer are compiled as fast.
+#: Number of units from which on texts are looked at: fewer are compiled as fast.
 MANY = 64
 
 

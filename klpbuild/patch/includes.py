@@ -20,7 +20,7 @@ from klpbuild.files import read_record, write_file
 _INCLUDE = re.compile(
     rb'^[ \t]*#[ \t]*include(?:_next)?[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE
 )
-#: What kbuild includes into every C file (scripts/Makefile.lib and the top Makefile).
+#: Headers that kbuild includes into every C file (scripts/Makefile.lib and the top Makefile).
 _FORCED = ("linux/compiler-version.h", "linux/kconfig.h", "linux/compiler_types.h")
 
 

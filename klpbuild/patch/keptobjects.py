@@ -15,7 +15,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_record, write_file
 
-#: How many versions of one object are kept: those of a few livepatches that differ.
+#: Limit on versions of one object: those of a few livepatches that differ.
 _VERSIONS = 8
 
 

@@ -18,7 +18,7 @@ _LIST = re.compile(r"^[\w-]+-(?:y|m|objs|\$[({]\w+[)}])$")
 _ELSEWHERE = re.compile(r"^\$[({]\w+[)}](/[\w./-]+\.o)$")
 _ASSIGNMENTS = ("=", ":=", "+=", "\\")
 _FLAGS = re.compile(r"^(?:CFLAGS|CFLAGS_REMOVE|OBJECT_FILES_NON_STANDARD)_(\S+\.o)$")
-#: What a new file's flags may refer to: no function that runs a program or writes a file.
+#: References in a new file's flags: no function that runs a program or writes a file.
 _REFERENCE = re.compile(r"\$[({](?:\w+|call (?:cc-option|cc-disable-warning) *,[\w\s,=-]*)[)}]")
 #: Flags that name no program, and no file but headers, and that a shell takes as words.
 _FLAG = re.compile(

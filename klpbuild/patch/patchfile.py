@@ -19,7 +19,7 @@ from klpbuild.patch.patched import PatchedFile, PatchedSource, SourceLine
 from klpbuild.patch.paths import MAKEFILE, Tree, check_kind, is_source, named, without_code
 from klpbuild.patch.series import stated_level
 
-#: What git writes for the mode of a symbolic link, and of another repository.
+#: Modes that git writes for a symbolic link and for another repository.
 _MODES = {"120000": "a symbolic link", "160000": "a submodule"}
 
 

@@ -31,11 +31,11 @@ _RUNS_ELSEWHERE = (
 MAKEFILE = re.compile(r"/(Makefile|Kbuild)([._-][^/]*)?$")
 _BUILD_FILES = re.compile(r"(^|/)(Makefile|Kbuild|Kconfig)([._-][^/]*)?$|\.(mk|lds|lds\.S)$")
 
-#: How many directories may stand before a name, as ``patch -p`` counts them.
+#: Numbers of directories before a name, as ``patch -p`` counts them.
 LEVELS = range(6)
 #: NAME_MAX (include/uapi/linux/limits.h), and a length that no path of the kernel comes near.
 _NAME_MAX, _PATH_MAX = 255, 1000
-#: How much of a name a message shows, and how many files.
+#: Length of a name in a message, and number of files.
 _SHOWN = 120
 _PLACES = 5
 

@@ -38,7 +38,7 @@ PLAIN_FLAGS = ("-g0",)
 TYPE_FLAGS = (*SECTION_FLAGS[:2], "-g", "-gdwarf-5", "-gno-split-dwarf", "-gz=none")
 #: Several livepatches may be extracted at once; all together start this many compilers.
 _PROCESSORS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
-#: What the compiler says of a line, and through which lines it came to a file.
+#: The compiler's message on a line, and the lines that included its file.
 _DIAGNOSTIC = re.compile(
     r"(?P<file>[^:\s]+):(?P<line>\d+):(?:\d+:)?"
     r" (?P<kind>(?:fatal )?error|warning|note): (?P<text>.*)"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
 
-#: What quilt calls it.
+#: Name of the file, as quilt has it.
 SERIES = "series"
-#: In how many directories above a patch its series may be.
+#: Number of directories above a patch in which its series may be.
 _ABOVE = 4
 
 

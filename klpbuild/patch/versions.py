@@ -20,7 +20,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.patch.pair import ObjectPair
 
-# What EXPORT_SYMBOL leaves in an object before and since v6.4.
+# Prefixes of the sections that EXPORT_SYMBOL makes before and since v6.4.
 _EXPORTS = ("___ksymtab", "__ksymtab", ".export_symbol")
 # genksyms writes assembler before v5.19, comments for modpost since.
 _VERSION = re.compile(r"^(?:#SYMVER (\S+) |__crc_(\S+) = )(0x[0-9a-f]+)", re.MULTILINE)

@@ -30,7 +30,7 @@ from klpbuild.request.chosen import Chosen
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.userfiles import check_file_names
 
-#: How often headers that do not compile are left out.
+#: Limit on attempts to leave out headers that do not compile.
 _TRIES = 4
 _REFERENCES = "references = []  # such as CVE-2024-1234"
 

@@ -16,7 +16,7 @@ from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
 from klpbuild.patch.fix import Fix
 from klpbuild.patch.idle import Idle
 
-#: Where `Extracted` is kept, in the livepatch's directory of outputs.
+#: The record of `Extracted`, in the livepatch's directory of outputs.
 RECORD = "extracted.json"
 
 
@@ -144,7 +144,7 @@ class Extracted:
         return cls.read(path)
 
 
-#: What a livepatch of C files takes out of patched objects.
+#: The empty record of a livepatch of C files.
 NOTHING = Extracted((), (), (), ())
 
 

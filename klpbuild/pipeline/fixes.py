@@ -25,15 +25,15 @@ from klpbuild.report.references import ReferenceKind, read_patch_header
 from klpbuild.request.chosen import Chosen
 from klpbuild.request.matrix import Result
 
-#: Extracts some patches; of all objects that they touch, or of some only.
+#: Extracts some patches, from all objects that they touch or from some only.
 Extract = Callable[[Sequence[Path], Collection[str] | None], Extracted]
 
 NOTHING_SKIPPED: Mapping[Path, str] = MappingProxyType({})
 
-#: How many patches that were left out are tried as what another one needs.
+#: Limit on patches that are tried to find one that another one needs.
 _TRIES = 5
 
-#: What is told of patches before anything is compiled.
+#: Results that are known before anything is compiled.
 _BEFORE_COMPILING = (Standing.NOT_APPLIED, Standing.CONFLICTS, Standing.NEEDS)
 
 

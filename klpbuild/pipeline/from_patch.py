@@ -65,7 +65,7 @@ from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.progress import Progress
 from klpbuild.userfiles import check_file_names
 
-#: From how many objects on progress is shown.
+#: Number of objects from which on progress is shown.
 MANY_OBJECTS = 10
 
 #: ftrace returns to a new function, so that it needs no landing place for indirect jumps

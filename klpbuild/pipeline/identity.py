@@ -23,10 +23,10 @@ from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.tree import Kernel
 
-#: Of klpbuild itself these files count.
+#: Suffixes of the files that count for klpbuild's cache key.
 _OWN = (".py", ".h", ".j2", ".css", ".js", ".sh")
 
-#: What kbuild runs, and what decides about code that we do not see.
+#: Programs and files of kbuild that decide about code.
 _BUILD_TOOLS = ("tools/objtool/objtool", "scripts/mod/modpost", "scripts/module.lds")
 
 

@@ -42,7 +42,7 @@ _HEADER = """\
 #define static_key_true(key) \\
 	(KLPBUILD_IS(#key) ? KLPBUILD_ENABLED(key) : (static_key_true)(key))
 """
-#: How code writes a key: in static_branch_likely(&NAME), and in the older static_key_false().
+#: Forms of a key in code: of static_branch_likely(&NAME), and of the older static_key_false().
 _WRITTEN = ("&(&{0})->key", "&(&{0}.key)->key", "&{0}.key", "&{0}")
 
 

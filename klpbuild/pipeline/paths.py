@@ -9,12 +9,12 @@ from klpbuild.graph.formats import possible_formats
 from klpbuild.pipeline.extracted import RECORD
 from klpbuild.report.names import INPUTS, SUFFIXES
 
-#: The directories in it are those of single livepatches.
+#: Also marks a kernel's directory of outputs, whose directories are those of livepatches.
 SYMBOLS = "symbols.klp"
-#: What became of a livepatch, in its directory of outputs.
+#: A livepatch's result, in its directory of outputs.
 RESULT = "result.json"
 
-#: Objects that klpbuild makes itself; of the user's sources those of such names are elsewhere.
+#: Objects that klpbuild makes itself; the user's of these names are in another directory.
 _MADE = ("tables", "inputs")
 
 

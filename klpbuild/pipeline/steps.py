@@ -55,7 +55,7 @@ from klpbuild.vm.trial import boot_livepatch
 
 _ENABLE = "klp_enable_patch"
 
-#: What the second opinion said in this process, by all that it depends on.
+#: Reports of `klpbuild.check` in this process, by cache key.
 _CHECKED: dict[object, Report] = {}
 
 

@@ -396,7 +396,7 @@ def steps_to(steps: Sequence[Step], output: Path) -> tuple[Step, ...]:
     return tuple(reversed(found))
 
 
-#: Shows what a step has to say.
+#: Callback that shows a step's messages.
 Tell = Callable[[Step, Said], None]
 
 

@@ -15,7 +15,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.proof.shipped import SECTION_SHIFT, ShippedBinary
 
-#: Of callers that keep calling a function which is a new one for others.
+#: Reason against callers that would go on calling the kernel's own function.
 _NOT_REACHED = "They call the kernel's own as it was, so that the change does not reach them."
 
 

@@ -33,7 +33,7 @@ from klpbuild.run import run
 _NONE = 0
 #: resolve_btfids writes the numbers of types there, after the last link.
 _FILLED_LATER = ".BTF_ids"
-#: What the linker scripts of vmlinux and modules leave out.
+#: Sections that the linker scripts of vmlinux and modules leave out.
 _DISCARDED = (".discard", ".exitcall.exit", ".modinfo", ".comment", ".note")
 
 

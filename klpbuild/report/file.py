@@ -122,7 +122,7 @@ def _zstd(data: bytes) -> bytes:
     return plain
 
 
-#: What a file begins with, name, function.
+#: First bytes of a file, name of the compression, function.
 _COMPRESSIONS = (
     (b"\x1f\x8b", Compression.GZIP, _gzip),
     (b"\xfd7zXZ\0", Compression.XZ, _xz),

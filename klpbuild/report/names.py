@@ -1,9 +1,9 @@
 """Names of the files that are written about a module, and of its modinfo tags."""
 
-#: Where the inputs are kept, in the livepatch's directory of outputs.
+#: The list of inputs, in the livepatch's directory of outputs.
 INPUTS = "inputs.json"
 
-#: What `klpbuild.pipeline.documents.write_documents` writes, after the module's name.
+#: Suffixes of what `klpbuild.pipeline.documents.write_documents` writes.
 PROVENANCE = ".provenance.json"
 SUFFIXES = (PROVENANCE, ".cdx.json", ".openvex.json", ".html")
 

@@ -29,7 +29,7 @@ _LINES_MAX = 2000
 #: Of more patches the diffs are folded, and of more names there is no picture.
 _PATCHES_MAX, _NAMES_MAX = 12, 400
 
-#: What the parts of the picture are called, in the order of the legend.
+#: Names of the parts of the picture, in the order of the legend.
 _LEGEND = {
     Role.REPLACED: "replaced in the kernel",
     Role.NEW: "replaces it",

@@ -10,10 +10,10 @@ from klpbuild.report.drawing import Edge, Node, Picture, Role, draw, draw_tall
 from klpbuild.report.facts import Facts
 from klpbuild.report.uses import External, Own, Uses
 
-#: What klpbuild adds to the tables (module/forget.c.j2).
+#: Callbacks that klpbuild adds to the tables (module/forget.c.j2), with the reason.
 _OURS = {"forget_relocations": "made by klpbuild: lets a module that went be loaded again"}
 
-#: What the compiler puts into any function; the picture would be full of it.
+#: Functions that the compiler calls from any function; the picture would be full of them.
 _COMPILERS = ("__fentry__", "_mcount", "__stack_chk_fail", "__x86_return_thunk")
 _COMPILERS_PREFIX = ("__x86_indirect_thunk_", "__sanitizer_cov_", "__ubsan_handle_")
 

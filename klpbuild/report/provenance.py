@@ -19,7 +19,7 @@ from klpbuild.report.facts import Facts, Fate, file_digest
 from klpbuild.report.inputs import inputs_digest
 
 STATEMENT = "https://in-toto.io/Statement/v1"
-#: What a predicate of ours is known by.
+#: Type of our predicates (``predicateType``).
 PREDICATE = "urn:x-klpbuild:provenance"
 SCHEMA_VERSION = 1
 

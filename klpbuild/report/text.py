@@ -12,11 +12,11 @@ from klpbuild.report.contents import Contents
 from klpbuild.report.file import ModuleFile
 from klpbuild.report.names import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
 
-#: Tags that are told elsewhere, or say nothing to a reader.
+#: Tags that are shown elsewhere, or mean nothing to a reader.
 _TOLD = frozenset({"name", "livepatch", "depends", "retpoline", "intree", "srcversion"})
 _OURS = frozenset({INPUTS_TAG, REFERENCE_TAG, VERSION_TAG})
 
-#: Of the JSON.
+#: Version of the JSON's schema.
 VERSION = 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from klpbuild.files import from_json, read_record, write_file
 
-#: The file, in the kernel's directory of outputs.
+#: Name of the file, in the kernel's directory of outputs.
 FILE_NAME = "timings.jsonl"
 
 _lock = threading.Lock()

@@ -91,7 +91,7 @@ class Outcome(StrEnum):
     OTHER_KERNEL = "not for this kernel"
 
 
-#: With these a run has not done what it was asked for.
+#: Outcomes with which a run fails.
 _BAD = (Outcome.REFUSED, Outcome.FAILED, Outcome.NOT_BUILT)
 
 

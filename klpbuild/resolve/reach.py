@@ -159,7 +159,7 @@ class Reach:
                 found.setdefault((symbol.st_shndx, symbol.st_value), symbol.name)
         return found
 
-    # What a piece leads to.
+    # References from a piece.
 
     @cached_property
     def _records(self) -> dict[int, list[tuple[int, int, int, int]]]:

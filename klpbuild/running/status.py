@@ -106,7 +106,7 @@ def as_json(livepatches: tuple[LivepatchStatus, ...]) -> list[dict[str, Any]]:
     return [asdict(livepatch) for livepatch in livepatches]
 
 
-#: The metrics, and what each says of a livepatch.
+#: The metrics, and the meaning of each.
 _METRICS = (
     ("livepatch_enabled", "Whether its functions replace the kernel's, or are about to."),
     ("livepatch_transition", "Whether tasks still switch to it or from it."),

@@ -22,10 +22,10 @@ from klpbuild.scons.literal import Environment, Node
 from klpbuild.terminal.progress import elapsed
 from klpbuild.terminal.shown import annotation, shown
 
-#: Finds what sources include.
+#: Scanner for what sources include.
 SCANNER = CScanner()
 
-#: Why targets could not be built, by the first target's path.
+#: Errors of targets that could not be built, by the first target's path.
 FAILURES: dict[str, KlpError] = {}
 
 

@@ -21,7 +21,7 @@ from klpbuild.errors import KlpError
 from klpbuild.files import note, remove_tree, write_file
 from klpbuild.scons.literal import Environment, Node
 
-#: What an entry of the cache begins with.
+#: First bytes of an entry of the cache.
 _SEAL = "klpbuild-cache-1 "
 
 

@@ -15,7 +15,7 @@ from klpbuild.scons.actions import failing, guarded
 from klpbuild.scons.literal import Environment, Node
 from klpbuild.scons.nodes import KernelNodes, LivepatchNodes
 
-#: What goes into a package beside the module, by the ends of their names.
+#: Suffixes of the documents that go into a package beside the module.
 _DOCUMENTS = (".provenance.json", ".cdx.json", ".openvex.json")
 
 

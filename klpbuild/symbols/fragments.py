@@ -21,10 +21,10 @@ from klpbuild.files import SETTLED_NS, note_damage, remove_tree
 from klpbuild.symbols.table import ObjectSymbols
 from klpbuild.symbols.tables import FileState, state_of
 
-#: Changes with what is read from an object, so that older fragments are not used.
+#: Version of fragments: raised when what is read from an object changes.
 _FORMAT = "3"
 
-#: How long to wait for another build that writes, in seconds.
+#: Time limit of waiting for another build that writes, in seconds.
 _PATIENCE = 30
 
 _TABLES = """
@@ -58,7 +58,7 @@ def _is_old(state: FileState) -> bool:
     return max(state[1:3]) + SETTLED_NS < time.time_ns()
 
 
-#: Behind an output's name: the row that says what it was made from.
+#: Suffix of an output's name: the key of the row with its inputs.
 _RESULT = "\n"
 
 

@@ -36,7 +36,7 @@ _ALIGNMENT = 8
 _HASH_BITS = 32
 #: The bit in which ``t`` differs from ``T``.
 _LOWER_CASE = 0x20
-#: Rows that share a bucket, about.
+#: Rows in a bucket, about.
 _BUCKET_ROWS = 4
 #: Numbers of two bytes are sorted in linear time.
 _BUCKET_BITS_MAX = 16

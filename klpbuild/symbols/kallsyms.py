@@ -19,7 +19,7 @@ import numpy.typing as npt
 from klpbuild.names import symbol_name_max
 from klpbuild.symbols.lines import Lines, Numbers
 
-#: How names begin that are left out; with a line end they are whole names.
+#: Prefixes of names that are left out; with a line end they are whole names.
 _IGNORED = (
     *(b"$", b".L"),  # mapping symbols, local labels
     *(b"__crc_", b"__kstrtab_", b"__kstrtabns_"),  # of EXPORT_SYMBOL
@@ -37,7 +37,7 @@ _OWN = tuple(
 )
 _THUNK = re.compile(rb"\n__(?:[A-Z][A-Za-z0-9]*|microLA25)Thunk_")
 
-#: Names that are left out by how they end or by what they hold.
+#: Suffixes and parts of names that are left out.
 _IGNORED_PARTS = (b"_from_arm\n", b"_from_thumb\n", b"_veneer\n", b".long_branch.", b".plt_branch.")
 
 #: Absolute, debugging, undefined and unique global symbols.

@@ -61,7 +61,7 @@ def joined(parts: Iterable[Rows]) -> Rows:
     return np.frombuffer(bytearray().join(part.tobytes() for part in parts), ROW)
 
 
-#: What fits into a row's ``section`` and ``file``.
+#: Largest number in a row's ``section`` and ``file``.
 NUMBER_MAX = 0xFFFF
 
 

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from klpbuild.errors import Problem, printable
 
-#: When colour is used, for ``--color``.
+#: Choices of ``--color``.
 WHEN = ("auto", "always", "never")
 
 _COLOURS = {"error": "1;31", "warning": "1;33", "note": "1;36"}

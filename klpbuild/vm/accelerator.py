@@ -17,7 +17,7 @@ KINDS = ("tcg", "kvm")
 #: With KVM a kernel reaches its init in about a second.
 _PROBE_SECONDS = 5.0
 
-#: QEMU's program to the answer: it depends on this computer, hardly on the kernel.
+#: QEMU's program to whether KVM boots: that depends on this computer, hardly on the kernel.
 _KVM_BOOTS: dict[str, bool] = {}
 
 

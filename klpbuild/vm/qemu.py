@@ -22,7 +22,7 @@ PARAMETERS = (
     "console_msg_format=syslog", "random.trust_cpu=on",
 )  # fmt: skip
 
-#: QEMU's words for an accelerator.  With a thread for each processor, emulation lets one of
+#: QEMU's options for an accelerator.  With a thread for each processor, emulation lets one of
 #: them run an int3 that another has already replaced: a kernel that patches its code (ftrace,
 #: static keys) then oopses with "int3", about once in a hundred livepatches with QEMU 7.2
 #: (bugzilla.redhat.com 2216496).  One thread for all of them cannot, and is no slower.

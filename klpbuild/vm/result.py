@@ -10,7 +10,7 @@ from klpbuild.vm.scenario import Group, Planned
 
 #: Log level of pr_warn; lower numbers are worse.
 _WARNING = 4
-#: So many of the kernel's lines tell why a step failed; the log has them all.
+#: Limit on the kernel's lines that explain why a step failed; the log has them all.
 _REASONS_MAX = 6
 
 

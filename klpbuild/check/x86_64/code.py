@@ -10,13 +10,13 @@ from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import Section
 
 _THUNK = "__x86_return_thunk"
-#: What clang's checks of indirect calls trap with.
+#: Table of the traps in clang's checks of indirect calls.
 _CFI = ".kcfi_traps"
 #: KVM's own assembly has ud2 instructions there that nothing reports.
 _ASSEMBLY = ".noinstr.text"
 _REPLACEMENTS = ".altinstr_replacement"
 _STAC, _CLAC = b"\x0f\x01\xcb", b"\x0f\x01\xca"
-#: The kernel that warns when a return thunk is used that it did not replace.
+#: First kernel that warns when a return thunk is used that it did not replace.
 _WARNS = (6, 9)
 
 

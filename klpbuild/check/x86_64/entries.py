@@ -16,7 +16,7 @@ from klpbuild.elf.reader import Section
 from klpbuild.names import VMLINUX, LivepatchSymbol
 
 R_64, R_PC32, R_PC64 = 1, 2, 24
-#: The loader does the same for both.
+#: Relocation types that the loader treats alike: R_X86_64_PLT32 as R_X86_64_PC32.
 _LIKE = {4: R_PC32}
 _TYPES = {R_64: "R_X86_64_64", R_PC32: "R_X86_64_PC32", R_PC64: "R_X86_64_PC64"}
 
@@ -110,7 +110,7 @@ _LAYOUTS = {
     "__jump_table": Layout(16, (*_PAIR, Field(8, R_PC64))),
 }
 _ALTERNATIVES = ".altinstructions"
-#: The first one whose struct bug_entry has a format (HAVE_ARCH_BUG_FORMAT of x86).
+#: First kernel whose struct bug_entry has a format (HAVE_ARCH_BUG_FORMAT of x86).
 _FORMATTED = (6, 19)
 #: Tables of which section_objs() and its like count the whole entries; others end at their end.
 _COUNTED = ("__bug_table", "__ex_table", "__param", "__jump_table", ".static_call_sites")

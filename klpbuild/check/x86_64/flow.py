@@ -13,9 +13,9 @@ from klpbuild.elf.reader import Section, Symbol
 _CODE = SHF.ALLOC | SHF.EXECINSTR
 _ENDS = ("jmp", "ret", "int3")
 _JUMP_TABLE = "__jump_table"
-#: Trampolines end in an instruction that marks them.
+#: Section of trampolines, which end in an instruction that marks them.
 _TRAMPOLINES = ".static_call.text"
-#: What fills the space between blocks.
+#: Instructions that fill the space between blocks.
 _PADDING = ("nop", "int3")
 
 
@@ -76,7 +76,7 @@ def _led_to(tables: Tables) -> set[tuple[int, int]]:
     return found
 
 
-#: Their entries lead to instructions that something else leads to.
+#: Tables whose entries lead to instructions that something else leads to, too.
 _TABLES_OF_SITES = frozenset({
     ".return_sites", ".retpoline_sites", ".call_sites", ".ibt_endbr_seal", ".smp_locks",
     ".orc_unwind_ip", ".static_call_sites", ".parainstructions", "__bug_table", "__mcount_loc",

@@ -17,7 +17,7 @@ _FALSE, _TRUE = bytes(_SIZE), (b"\1" + bytes(7)) * 2
 #: Low bits of an entry's key: whether the branch is the likely one, and objtool's mark of a nop.
 _BRANCH, _NOP = 1, 2
 _FLAGS = 3
-#: The kernel in which objtool makes the nops.
+#: First kernel in which objtool makes the nops.
 _OBJTOOL = (5, 14)
 #: struct tracepoint has its key behind the name.
 _TRACEPOINT, _IN_TRACEPOINT = "__tracepoint_", 8

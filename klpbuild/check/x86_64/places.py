@@ -28,7 +28,7 @@ NAMES = {
     24: "R_X86_64_PC64",
 }
 R_X86_64_64, R_X86_64_32 = 1, 10
-#: What an entry is before ftrace changes it.
+#: Bytes of an entry before ftrace changes it.
 _CALL, _NOP = b"\xe8", b"\x0f\x1f\x44\x00\x00"
 _MASK = 2**64 - 1
 _PERCPU = ".data..percpu"
@@ -36,7 +36,7 @@ _PERCPU = ".data..percpu"
 #: per-CPU variables have small addresses.
 _HIGH, _MODULE = 0xFFFFFFFF80000000, 0xFFFFFFFFC0000000
 _NEAR = 1 << 30
-#: Which addresses fit into a relocation that stands in a module.
+#: Ranges of addresses that fit into a relocation in a module, by its type.
 _FITS: dict[int, Callable[[int], bool]] = {
     10: lambda address: address < 1 << 32,
     11: lambda address: address < 1 << 31 or address >= _HIGH,

@@ -52,13 +52,13 @@ def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocati
 
 _POINTER, _DATA = 8, (".data", ".rodata", ".bss")
 _INDEX_ALONE = re.compile(r"\[r\w+\*\d\]")
-#: How far an index may go.
+#: Bytes before and behind a variable that an indexed access may name.
 _NEAR = (1 << 12, 1 << 12)
-#: What fills the space between functions.
+#: Instructions that fill the space between functions.
 _PADDING = ("nop", "int3")
 #: struct static_call_key begins with the function.
 _KEY = "__SCK__"
-#: Code without functions.
+#: Sections of code without functions.
 _CODE = (".altinstr_replacement", ".altinstr_aux")
 #: Tables of places in the code.
 _PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")

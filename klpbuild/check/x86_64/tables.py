@@ -33,12 +33,12 @@ from klpbuild.elf.reader import Section
 LONGEST = 254
 #: Size of struct alt_instr to where its lengths are.
 LENGTHS = {13: 10, 12: 10, 14: 12}
-#: Where struct paravirt_patch_site says how many bytes it is about.
+#: Offset in struct paravirt_patch_site of the length of its code.
 PATCHED = 9
 #: Tables of code that is replaced.
 _REPLACING = (".altinstructions", ".parainstructions")
 _BY_KEY = "__jump_table"
-#: What becomes of a table with an entry that leads nowhere, if the kernel does not go there.
+#: Rules for malformed entries, by table; `catalogue.SITE` for other tables.
 _MALFORMED = {
     ".smp_locks": catalogue.NO_EFFECT,
     ".call_sites": catalogue.NO_EFFECT,
