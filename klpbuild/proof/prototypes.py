@@ -14,6 +14,8 @@ from klpbuild.patch.csource import code_alone
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 from klpbuild.proof.callers import check_callers
 
+_MARK = re.compile(rb"[;{}]")
+
 #: Object and places of the functions of an object that the patch compiles again.
 Places = Callable[[ObjectPair], Collection[int]]
 
@@ -77,8 +79,13 @@ def _called_otherwise(
 
 def _heads(name: str, text: bytes) -> set[bytes]:
     """Find the definitions of a function, up to the brace."""
-    found = re.finditer(rb"[^;{}]*\b%b\s*\([^;{}]*(?=\{)" % re.escape(name.encode()), text)
-    return {b" ".join(match[0].split()) for match in found}
+    found = set()
+    for match in re.finditer(rb"\b%b\s*\(" % re.escape(name.encode()), text):
+        start = 1 + max(text.rfind(mark, 0, match.start()) for mark in (b";", b"{", b"}"))
+        end = _MARK.search(text, match.end())
+        if end is not None and end[0] == b"{":
+            found.add(b" ".join(text[start : end.start()].split()))
+    return found
 
 
 def _in_unchanged(compiled: CompiledPatch) -> Callable[[str], bool]:
