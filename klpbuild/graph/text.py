@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from klpbuild.graph import queries
-from klpbuild.graph.build import Fate, Graph
+from klpbuild.graph.build import Fate
+from klpbuild.graph.digraph import Graph
 
 
 def kernel_text(graph: Graph) -> str:
@@ -18,7 +19,7 @@ def kernel_text(graph: Graph) -> str:
     rows = [("needed by", "module")] + [(str(users[name]), name) for name in most if users[name]]
     return "\n".join(
         [
-            f"{len(modules):,} modules, {graph.number_of_edges():,} edges",
+            f"{len(modules):,} modules, {sum(1 for _ in graph.edges()):,} edges",
             f"cycles: {'; '.join(circles) or 'none'}",
             *_columns(rows),
         ]
