@@ -122,17 +122,11 @@ def tables_source(livepatch: Livepatch, kernel: Kernel) -> str:
 
 
 def _template() -> jinja2.Template:
-    import jinja2
+    from klpbuild.module.templates import environment
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters["c"] = c_string
-    return environment.get_template("tables.c.j2")
+    templates = environment(Path(__file__).parent)
+    templates.filters["c"] = c_string
+    return templates.get_template("tables.c.j2")
 
 
 def c_string(text: str) -> str:

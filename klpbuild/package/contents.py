@@ -345,13 +345,8 @@ def source_date(directory: Path, given: int | None = None) -> int:
 
 def render(template: str, package: Package, **more: object) -> str:
     """Render one of the templates of this room."""
-    import jinja2  # a build in which nothing is done has no use for it
+    # A build in which nothing is done has no use for them.
+    from klpbuild.module.templates import environment
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=False,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(template).render(package=package, **more)
+    templates = environment(Path(__file__).parent / "templates")
+    return templates.get_template(template).render(package=package, **more)

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 import klpbuild
+from klpbuild.module import templates
 from klpbuild.names import VMLINUX
 from klpbuild.report.drawing import HEIGHT, Role
 from klpbuild.report.facts import Facts, Fate
@@ -125,15 +126,9 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
 
 def environment() -> jinja2.Environment:
     """Load the templates of this room; names are escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_DIRECTORY),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["breakable"] = _breakable
-    return environment
+    found = templates.environment(_DIRECTORY, html=True)
+    found.filters["breakable"] = _breakable
+    return found
 
 
 def _breakable(name: object) -> Markup:
