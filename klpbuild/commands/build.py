@@ -37,6 +37,7 @@ from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.table import Said, Step
 from klpbuild.report.names import SUFFIXES
+from klpbuild.report.timings import done, timing_table
 from klpbuild.request.given import Parts, with_parts
 
 
@@ -99,6 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="also tell what became of each reference"
     )
+    parser.add_argument(
+        "--timings", action="store_true", help="tell what each step cost, and its parts"
+    )
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.add_argument(
         "--sarif",
@@ -130,6 +134,9 @@ def run(arguments: argparse.Namespace) -> int:
             problems = () if reports else error.problems
             write_file(arguments.sarif, as_sarif(reports, problems).encode())
         raise
+    finally:
+        if arguments.timings and not arguments.json:
+            print("\n".join(timing_table(done())))
     if left is not None:
         raise left
     return 0
@@ -167,7 +174,9 @@ def _build(arguments: argparse.Namespace) -> KlpError | None:
         write_index(arguments.build)
         seconds = time.monotonic() - start
         if arguments.json:
-            print(json.dumps(_as_json(module, paths, extracted, seconds), indent=1))
+            told = _as_json(module, paths, extracted, seconds)
+            timings = {"timings": [asdict(each) for each in done()]} if arguments.timings else {}
+            print(json.dumps(told | timings, indent=1))
         else:
             print(printable(f"{module}  ({seconds:.0f} s)"))
     return left

@@ -27,6 +27,7 @@ from klpbuild.extract.sections import SectionKind
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.words import words
 from klpbuild.names import VMLINUX
+from klpbuild.terminal.stopwatch import measured
 
 
 def keep_all_keys(key: Key) -> KeyUse:
@@ -92,6 +93,7 @@ def extract(
     return found
 
 
+@measured("take out what changes")
 def extract_part(
     part: Part,
     arch: Architecture,

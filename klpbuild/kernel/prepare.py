@@ -34,6 +34,7 @@ from klpbuild.kernel.kbuild import (
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel, Toolchain
 from klpbuild.run import run
+from klpbuild.terminal.stopwatch import measured
 
 #: Callback that takes a line for the build log.
 Log = Callable[[str], None]
@@ -100,6 +101,7 @@ def build_environment() -> dict[str, str]:
     return kept | {"LC_ALL": "C"}
 
 
+@measured("prepare the source")
 def prepare(kernel: Kernel, log: Log) -> PreparedTree:
     """Configure the kernel's source as the kernel was, and make what every object needs.
 

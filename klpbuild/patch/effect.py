@@ -19,6 +19,7 @@ from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.patchfile import files_after
 from klpbuild.patch.recompile import SECTION_FLAGS, Recompiler
 from klpbuild.patch.shadow import make_shadow
+from klpbuild.terminal.stopwatch import measured
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ Changes = Callable[[ObjectPair], frozenset[str] | None]
 _MANY_SHARED = 20
 
 
+@measured("tell patches apart")
 def patch_effects(
     compiled: CompiledPatch,
     patches: Sequence[Path],

@@ -39,6 +39,7 @@ from klpbuild.patch.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
 from klpbuild.patch.shadow import make_shadow
 from klpbuild.patch.touched import Touched, touched_units
 from klpbuild.patch.units import Unit, Units
+from klpbuild.terminal.stopwatch import measured
 
 _MANY = 64
 _ENOUGH_PROBLEMS = 20
@@ -121,6 +122,7 @@ class CompiledPatch:
         return variable_types(ElfFile.read(self.compiler.with_types(pair.command, patched)))
 
 
+@measured("compile")
 def compile_patch(
     kernel: Kernel,
     patches: Iterable[Path],

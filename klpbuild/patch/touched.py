@@ -13,6 +13,7 @@ from klpbuild.patch.makefiles import added_sources
 from klpbuild.patch.patched import PatchedFile, PatchedSource
 from klpbuild.patch.paths import PROGRAMS
 from klpbuild.patch.units import Unit, Units
+from klpbuild.terminal.stopwatch import measured
 
 _NOTHING_TO_REPLACE = "There is nothing that a livepatch could replace."
 
@@ -36,6 +37,7 @@ class Touched:
     assembled: frozenset[str]
 
 
+@measured("find the objects")
 def touched_units(
     units: Units, includes: IncludeGraph, patched: PatchedSource, notes: list[str]
 ) -> Touched:

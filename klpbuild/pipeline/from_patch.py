@@ -63,6 +63,7 @@ from klpbuild.run import run
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.progress import Progress
+from klpbuild.terminal.stopwatch import measured
 from klpbuild.userfiles import check_file_names
 
 #: Number of objects from which on progress is shown.
@@ -321,6 +322,7 @@ def extract_patches(
     return _finish(builder, running, notes, effects, renewed)
 
 
+@measured("prove and finish")
 def _finish(
     builder: _Builder,
     extractions: Sequence[tuple[ObjectPair, Extraction]],

@@ -49,6 +49,7 @@ from klpbuild.resolve.fate import Decision, Fate, Resolver
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
+from klpbuild.terminal.stopwatch import measured
 from klpbuild.vm.probe import FILTER_FUNCTIONS
 from klpbuild.vm.transcript import transcript
 from klpbuild.vm.trial import boot_livepatch
@@ -260,6 +261,7 @@ def _state(data: bytes, kernel: Kernel, symbols: Path) -> object:
     return hashlib.sha256(data).digest(), kernel, symbols, status.st_ino, status.st_mtime_ns
 
 
+@measured("check")
 def _checked(data: bytes, output: Path, kernel: Kernel, symbols: Path) -> Report:
     """Check a converted module; refuse it if the kernel would, or worse.
 

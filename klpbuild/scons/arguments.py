@@ -98,6 +98,7 @@ OPTIONS = (
         "System.map, in place of the kernel's own",
         "system_map=/boot/System.map-6.1.0-47-cloud-amd64",
     ),
+    Option("timings", "tell at the end what each step cost: 1 or 0", "timings=1", "0"),
     Option(
         "vmlinux",
         "vmlinux with symbols, in place of the kernel's own",

@@ -13,6 +13,7 @@ from klpbuild.check.rule import RefusedError
 from klpbuild.errors import KlpError, Problem
 from klpbuild.files import write_file
 from klpbuild.report.junit import Case, junit
+from klpbuild.report.timings import done, timing_table
 from klpbuild.request.chosen import Named
 from klpbuild.request.matrix import Outcome, Result, table
 from klpbuild.scons.actions import FAILURES
@@ -72,6 +73,8 @@ class Summary:
             print("\n".join(table(results)))
         if self._env["cache"] and (rate := hit_rate(self._env)):
             print(rate)
+        if self._env["timings"]:
+            print("\n".join(timing_table(done())))
 
     def _write(self, results: list[Result]) -> None:
         """Write the index of outputs, and what continuous integration reads, if asked for."""

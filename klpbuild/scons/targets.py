@@ -62,7 +62,8 @@ def _kernel_targets(env: Environment) -> list[KernelNodes]:
     :raises KlpError: with everything that is wrong.
     """
     use_cache(env)
-    env["V"] = read_boolean("V", str(env["V"])) is True
+    for name in ("V", "timings"):
+        env[name] = read_boolean(name, str(env[name])) is True
     variables = read_variables(ARGUMENTS)
     if variables.source_date_epoch is not None:  # for the programs that the build runs
         os.environ["SOURCE_DATE_EPOCH"] = str(variables.source_date_epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,8 @@ from klpbuild.report.drawing import HEIGHT, Edge, Node, Picture, Role, draw, dra
 from klpbuild.report.facts import Facts
 from klpbuild.report.page import page
 from klpbuild.report.picture import References
-from klpbuild.report.timings import Timing, read_timings, timed
+from klpbuild.report.timings import Timing, done, read_timings, timed, timing_table
+from klpbuild.terminal.stopwatch import measured
 from tests.report.built import PATCH, make_facts
 
 HARM = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -195,3 +197,26 @@ def test_timings(tmp_path: Path) -> None:
     outputs = [timing.output for timing in read_timings(tmp_path, "livepatch-x")]
     assert outputs == ["livepatch-x.ko", "symbols.klp", "livepatch-x/x.o"]
     assert read_timings(tmp_path / "nowhere", "livepatch-x") == ()
+
+
+def test_timings_of_parts_count_no_time_twice(tmp_path: Path) -> None:
+    before = len(done())
+    with timed(tmp_path, "EXTRACT", tmp_path / "record"), measured("compile"):
+        for _ in range(2):
+            with measured("prepare"):
+                time.sleep(0.01)
+    timing = done()[before]
+    assert list(timing.parts) == ["compile", "prepare"]
+    assert timing.parts["prepare"][0] >= 0.02
+    assert sum(seconds for seconds, _ in timing.parts.values()) <= timing.seconds + 0.001
+
+
+def test_timings_are_shown_as_a_table() -> None:
+    timings = (Timing("start", "", 0.4, 0.3), Timing("KLP", "x.ko", 12.5, 0.25, {"check": (1, 0)}))
+    assert timing_table(timings) == [
+        " seconds  processor  step",
+        "    0.40       0.30  start",
+        "   12.50       0.25  KLP  x.ko",
+        "    1.00       0.00    check",
+        "   12.90       0.55  all",
+    ]

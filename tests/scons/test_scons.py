@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -29,6 +30,17 @@ def test_the_main_job(shared: Checkout) -> None:
 
 def test_nothing_changed(shared: Checkout) -> None:
     assert shared.scons("livepatch=meminfo") == "scons: `livepatch' is up to date.\n"
+
+
+def test_the_cost_of_each_step_is_shown(shared: Checkout) -> None:
+    (shared.directory / "build/fixtures/livepatch-meminfo.graphml").unlink()
+    said = re.sub(r"\d+\.\d\d", "1.00", shared.scons("livepatch=meminfo", "timings=1"))
+    assert said.endswith(
+        " seconds  processor  step\n"
+        "    1.00       1.00  start\n"
+        "    1.00       1.00  GRAPH  livepatch-meminfo.graphml\n"
+        "    1.00       1.00  all\n"
+    )
 
 
 def test_nothing_is_written_into_the_sources(shared: Checkout) -> None:
@@ -318,6 +330,7 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
         "packages",
         "junit",
         "sarif",
+        "timings",
     )
     for option in (*options, "V"):
         assert f"\n  {option:<12} " in text
