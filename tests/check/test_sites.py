@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from klpbuild.check.rule import Effect
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.tables import rela_dtype
 from klpbuild.elf.writer import WritableSection
+from tests.check.breaks import SWAPINFO
 from tests.check.editor import R_NONE, Edit, Editor, edited, section_header
+from tests.check.kernels import KERNEL_KEY, make_from
 
 PC32 = 2
 CODE = SHF.ALLOC | SHF.EXECINSTR
@@ -207,6 +210,48 @@ BAD: dict[str, tuple[Edit, str, str]] = {
 def test_bad_entries(miniature: KernelSide, good: dict[str, bytes], name: str) -> None:
     edit, rule, what = BAD[name]
     assert (rule, masked(what)) in found(miniature, edited(edit)(good["tables"]))
+
+
+BRANCH = r"""
+extern char kernel_key[];
+int livepatch_meminfo_proc_show(void *m)
+{
+    asm goto(".skip 16, 0x90; 1: .byte %(code)s; %(entry)s" : : : : yes);
+yes:
+    return si_meminfo(m) + klp_si_swapinfo(m);
+}
+static struct klp_func functions_vmlinux[] = {
+    { "meminfo_proc_show", livepatch_meminfo_proc_show }, { }
+};
+static struct klp_object objects[] = { { .funcs = functions_vmlinux }, { } };
+"""
+ENTRY = r"""
+    .pushsection __jump_table, \"aw\"; .balign 8;
+    .long 1b - .; .long %l[yes] - .; .quad kernel_key - .; .popsection
+""".replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "entry", "said"),
+    [
+        ("0xeb, 0", False, ""),  # an assembler makes branches short where it can
+        ("0xeb, 0", True, ""),
+        ("0x74, 0", False, ""),
+        ("0xe9, 0, 0, 0, 0", True, ""),
+        ("0xe9, 0, 0, 0, 0", False, "jmp"),
+        ("0x0f, 0x84, 0, 0, 0, 0", False, "je"),
+        ("0xe8, 0, 0, 0, 0", False, "call"),
+    ],
+)
+def test_branches_to_what_follows(
+    miniature: KernelSide, tmp_path: Path, code: str, entry: bool, said: str
+) -> None:
+    """A long one lacks its relocation, if no entry for a static key says that it leads there."""
+    text = BRANCH % {"code": code, "entry": ENTRY if entry else ""}
+    symbols = {"klp_si_swapinfo": SWAPINFO, **({"kernel_key": KERNEL_KEY} if entry else {})}
+    data = make_from(tmp_path, "meminfo", text, symbols, "vmlinux")
+    wanted = [f"the instruction {said} refers to itself"] if said else []
+    assert [re.sub(" (N|0x[0-9a-f]+)", "", what) for _, what in found(miniature, data)] == wanted
 
 
 def test_a_section_without_contents(miniature: KernelSide, good: dict[str, bytes]) -> None:

@@ -27,6 +27,6 @@ def check_x86_64(subject: Subject) -> None:
                 tables.check(table, MEANINGS[table.name])
     with subject.guarded(catalogue.BROKEN):
         check_code(subject, tables)
-        check_references(subject)
+        check_references(subject, tables)
         check_flow(tables)
         Unwind(tables).check()

@@ -11,6 +11,7 @@ from klpbuild.check.subject import Relocation, Subject, place
 from klpbuild.check.x86_64.entries import Target, called, target_of
 from klpbuild.check.x86_64.instructions import Instruction, is_branch
 from klpbuild.check.x86_64.places import NAMES
+from klpbuild.check.x86_64.tables import Tables
 from klpbuild.elf.constants import SHF, SHN_ABS, SHT
 from klpbuild.elf.reader import Section
 
@@ -18,8 +19,9 @@ _64, _PC32, _PLT32, _32, _32S = 1, 2, 4, 10, 11
 _RELATIVE = (_PC32, _PLT32)
 
 
-def check_references(subject: Subject) -> None:
+def check_references(subject: Subject, tables: Tables) -> None:
     """Check the relocations of each section of code, and the pointers to code in data."""
+    by_key = tables.listed.get("__jump_table", set())
     for section in subject.elf.sections:
         if not section.sh_flags & SHF.ALLOC or section.index in subject.unreadable:
             continue
@@ -27,7 +29,7 @@ def check_references(subject: Subject) -> None:
         if not subject.pointers.holds_code(section.index) and section.name not in _CODE:
             _check_pointers(subject, section, rows)
         elif section.sh_type != SHT.NOBITS:
-            _check_code(subject, section, rows)
+            _check_code(subject, section, rows, by_key)
 
 
 def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
@@ -50,6 +52,8 @@ def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocati
             subject.find(catalogue.INSIDE, what, place(section, row.offset))
 
 
+#: Bytes of the shortest branch whose distance is more than one of them.
+_LONG = 5
 _POINTER, _DATA = 8, (".data", ".rodata", ".bss")
 _INDEX_ALONE = re.compile(r"\[r\w+\*\d\]")
 #: Bytes before and behind a variable that an indexed access may name.
@@ -73,7 +77,12 @@ def _begins(subject: Subject, target: Target) -> bool:
     return not padding and not subject.pointers.in_function(target.place)
 
 
-def _check_code(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
+def _check_code(
+    subject: Subject,
+    section: Section,
+    rows: dict[int, Relocation],
+    by_key: set[tuple[int, int]],
+) -> None:
     instructions = subject.instructions.of(section.index)
     starts = sorted(instructions)
     used = set()
@@ -94,7 +103,8 @@ def _check_code(subject: Subject, section: Section, rows: dict[int, Relocation])
             _check_branch(subject, section, found, row)
             _check_extent(subject, section, found, row)
     for offset in starts:
-        if offset not in used and _lacks_reference(instructions[offset]):
+        listed = offset in used or (section.index, offset) in by_key
+        if not listed and _lacks_reference(instructions[offset]):
             what = f"the instruction {instructions[offset]} refers to itself"
             subject.find(catalogue.MISFIT, what, place(section, offset))
 
@@ -102,7 +112,9 @@ def _check_code(subject: Subject, section: Section, rows: dict[int, Relocation])
 def _lacks_reference(found: Instruction) -> bool:
     """Tell whether an address that is zero stands where a linker would leave a relocation."""
     if is_branch(found) and "[" not in found.operands:
-        return found.name in ("call", "jmp") and found.operands == hex(found.end)
+        # An assembler makes a branch in its section short; a static key's may be long.
+        number = found.operands.startswith("0x") or found.operands.isdigit()
+        return number and found.size >= _LONG and int(found.operands, 0) == found.end
     zero = "[rip]" in found.operands or _INDEX_ALONE.search(found.operands)
     return bool(zero) and found.name != "lea"
 
