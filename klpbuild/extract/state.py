@@ -23,11 +23,18 @@ from klpbuild.extract.variable import (
     used_alike,
 )
 
-_ARRAY = re.compile(r"\[\d*\]$")
+_ARRAY = re.compile(r"(?:\[\d*\])+$")
 _INTEGER = r"(?:(?:long |short |signed |unsigned )*(?:int|char)|_Bool|enum \S*)"
-#: A number, and one in a structure of its own, as atomic_t.
-_NUMBER = re.compile(rf"{_INTEGER}|struct {{{_INTEGER} \w+}}")
+#: A number, one in a structure of its own, as atomic_t, and what code uses as one.
+_NUMBER = re.compile(
+    rf"{_INTEGER}|struct {{{_INTEGER} \w+}}|struct (?:static_key(?:_true|_false)?|percpu_counter)"
+)
 _POINTER = re.compile(r".*\*")
+#: What holds nothing between its uses: who replaces one by another begins anew.
+_LOCK = re.compile(
+    r"struct (?:(?:raw_)?spinlock|mutex|rw_semaphore|semaphore|ratelimit_state|lock_class_key"
+    r"|{struct (?:qrwlock|seqcount_spinlock) .*})"
+)
 
 
 def settle_renamed(old: Version, new: Version) -> None:
@@ -82,24 +89,34 @@ def named_alike(old: Variable, new: Variable) -> bool:
 def may_be(old: Variable, new: Variable) -> bool:
     """Tell whether a new variable may be one of the kernel's, to judge by what both hold.
 
-    An array may have grown.  If one function uses both, a number of one size or a pointer may
-    have got another type, and a variable may have become a member, or a member a variable.
+    An array may have grown.  If one function uses both, the new one may hold in another way
+    what the kernel's does: numbers, a pointer or a structure, for itself or as a member.
     """
-    if (old.memory is Memory.PER_CPU) is not (new.memory is Memory.PER_CPU):
+    related = bool(old.users & new.users)
+    if (old.memory is Memory.PER_CPU) is not (new.memory is Memory.PER_CPU) and not related:
         return False
     before, after = old.type, new.type
     if not before.text or not after.text:
         return len(old.atom) == len(new.atom)
     if _ARRAY.sub("", before.text) == _ARRAY.sub("", after.text):
         return True
-    if not old.users & new.users:
+    if not related:
         return False
     if _holds(after, before, base_name(old.name)) or _holds(before, after, base_name(new.name)):
         return True
-    if _POINTER.fullmatch(before.text) and _POINTER.fullmatch(after.text):
-        return True
-    numbers = _NUMBER.fullmatch(before.text) and _NUMBER.fullmatch(after.text)
-    return bool(numbers and len(old.atom) == len(new.atom))
+    if _LOCK.fullmatch(before.text) or _LOCK.fullmatch(after.text):
+        return False
+    texts = before.text, after.text
+    # A pointer may become the head of a list, a structure another one; no number a structure.
+    return _are_numbers(before) is _are_numbers(after) or any(map(_POINTER.fullmatch, texts))
+
+
+def _are_numbers(type: VariableType) -> bool:
+    """Whether a variable holds numbers only: one, an array of them, or a structure."""
+    members = type.members.values() or (type.text,)
+    return bool(_NUMBER.fullmatch(_ARRAY.sub("", type.text))) or all(
+        _NUMBER.fullmatch(_ARRAY.sub("", member)) for member in members
+    )
 
 
 def _holds(structure: VariableType, variable: VariableType, name: str) -> bool:
@@ -108,6 +125,8 @@ def _holds(structure: VariableType, variable: VariableType, name: str) -> bool:
     Many structures have some number: one counts if it has the variable's name, or if the
     structure has none, as it was made for this.
     """
+    if _LOCK.fullmatch(structure.text):
+        return False  # the members are its own
     if structure.members.get(name) == variable.text:
         return True
     telling = not _NUMBER.fullmatch(variable.text) or structure.text.startswith("struct {")

@@ -15,6 +15,10 @@ void use(void *);
 struct list { struct list *next, *prev; };
 struct mutex { int owner; struct list wait; };
 struct limit { int lock, interval, burst, missed; };
+struct waiting { int lock; struct list head; };
+struct ratelimit_state { int lock, interval, burst, missed; };
+struct hook { void (*call)(void); struct hook *next; };
+struct hooks { struct hook *first; int lock; };
 typedef struct { int counter; } atomic_t;
 #define __percpu __attribute__((section(".data..percpu")))
 #define __ro_after_init __attribute__((section(".data..ro_after_init")))
@@ -106,15 +110,41 @@ def test_a_variable_that_may_be_renamed_is_refused(
     ("old", "new"),
     [
         ("static int VAR;", "static struct list VAR = { &VAR, &VAR };"),
-        ("static int VAR;", "static unsigned long VAR;"),
-        ("static void *VAR;", "static unsigned long VAR;"),
-        ("static int VAR;", "static struct limit VAR;"),
+        ("static int VAR;", "static struct mutex VAR;"),
+        ("static int VAR;", "static struct ratelimit_state VAR;"),
+        ("static struct semaphore { int n; } VAR;", "static struct mutex VAR;"),
+        ("static struct mutex VAR;", "static struct list VAR = { &VAR, &VAR };"),
     ],
 )
 def test_a_variable_of_another_type_is_new(tmp_path: Path, old: str, new: str) -> None:
     before, after = versions(old, new, "(use(&VAR), 1)", "former", "latter")
     made = Pair(tmp_path, HEADER + before, {before: after}).extract()
     assert {i.name for i in made.included} == {"f", "g", "latter"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("static int VAR;", "static unsigned long VAR;"),
+        ("static int VAR;", "static _Bool VAR;"),
+        ("static int VAR;", "static struct static_key VAR;"),
+        ("static int VAR;", "static struct limit VAR;"),
+        ("static int VAR;", "static struct { unsigned a : 1, b : 2; } VAR;"),
+        ("static __percpu int VAR;", "static long VAR;"),
+        ("static atomic_t VAR;", "static struct { long counter; } VAR;"),
+        ("static unsigned long VAR;", "static unsigned long VAR[4];"),
+        ("static int VAR[4][2];", "static long VAR[8];"),
+        ("static void *VAR;", "static unsigned long VAR;"),
+        ("static struct hook *VAR;", "static struct list VAR = { &VAR, &VAR };"),
+        ("static struct hook VAR;", "static struct hooks VAR;"),
+        ("static struct list VAR = { &VAR, &VAR };", "static struct hook *VAR[16];"),
+        ("static struct list VAR = { &VAR, &VAR };", "static struct waiting VAR;"),
+    ],
+)
+def test_a_variable_that_may_hold_the_same_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    before, after = versions(old, new, "(use(&VAR), 1)", "former", "latter")
+    text = Pair(tmp_path, HEADER + before, {before: after}).refusal()
+    assert text.startswith("code.c:code.o:latter: latter may be the running kernel's former\n")
 
 
 def test_a_declared_variable_is_not_given_up(tmp_path: Path) -> None:
