@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from klpbuild.elf.reader import ElfFile
+from klpbuild.names import object_name
 
 
 def modinfo(elf: ElfFile) -> dict[str, list[str]]:
@@ -15,3 +18,9 @@ def modinfo(elf: ElfFile) -> dict[str, list[str]]:
             if equals:
                 tags.setdefault(tag, []).append(value)
     return tags
+
+
+def depends(tags: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """List the modules that a module needs, by its tag ``depends``, which modpost writes."""
+    names = ",".join(tags.get("depends", ())).split(",")
+    return tuple(object_name(name) for name in names if name)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from klpbuild.elf.constants import SHF, SHN_UNDEF, STB
+from klpbuild.elf.modinfo import depends, modinfo
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import string_at
 from klpbuild.errors import KlpError
@@ -82,26 +83,16 @@ def module_from_elf(elf: ElfFile, file_name: str) -> Module:
     :param file_name: names the module where ``.modinfo`` does not.
     :raises KlpError: as `read_module`.
     """
-    information = _modinfo(elf)
+    tags = modinfo(elf)
     undefined, weak, annotated = _undefined(elf)
-    depends = [object_name(n) for n in information.get("depends", "").split(",") if n]
     return Module(
-        object_name(information.get("name") or file_name),
-        information.get("livepatch", "") == "Y",
-        tuple(sorted(depends)),
+        object_name(tags.get("name", [""])[-1] or file_name),
+        tags.get("livepatch", [""])[-1] == "Y",
+        tuple(sorted(depends(tags))),
         undefined,
         weak,
         tuple(sorted({*annotated, *_livepatch_references(elf)})),
     )
-
-
-def _modinfo(elf: ElfFile) -> dict[str, str]:
-    section = elf.section(".modinfo")
-    if section is None:
-        return {}
-    lines = bytes(elf.contents(section)).split(b"\0")
-    pairs = (line.decode(errors="surrogateescape").partition("=") for line in lines)
-    return {key: value for key, equals, value in pairs if equals}
 
 
 def _undefined(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from klpbuild.elf.modinfo import depends, modinfo
 from klpbuild.elf.reader import ElfFile
 from klpbuild.names import VMLINUX, object_name
-
-_DEPENDS = b"depends="
 
 
 class Dependencies:
@@ -64,13 +63,5 @@ class Dependencies:
             return ()
         if name not in self._direct:
             path = self._files.get(name)
-            self._direct[name] = None if path is None else _depends(ElfFile.read(path))
+            self._direct[name] = None if path is None else depends(modinfo(ElfFile.read(path)))
         return self._direct[name]
-
-
-def _depends(elf: ElfFile) -> tuple[str, ...]:
-    section = elf.section(".modinfo")
-    lines = bytes(elf.contents(section)).split(b"\0") if section is not None else []
-    said = [line.removeprefix(_DEPENDS) for line in lines if line.startswith(_DEPENDS)]
-    names = b",".join(said).decode(errors="surrogateescape").split(",")
-    return tuple(object_name(name) for name in names if name)

@@ -21,6 +21,7 @@ from klpbuild.compiler.driver import compile_source
 from klpbuild.compiler.flags import compile_command
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import SHN_UNDEF, STB
+from klpbuild.elf.modinfo import modinfo
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
 from klpbuild.files import remove_tree, write_file
@@ -40,7 +41,6 @@ _EXPECTED = re.compile(
     r"|WARNING: modpost: missing MODULE_DESCRIPTION"
     r"|Skipping BTF generation"
 )
-_IMPORT = b"import_ns="
 
 #: Diagnostics; a file's name may have these words too.
 _NOTABLE = re.compile(r"\b(warning|error):", re.IGNORECASE)
@@ -154,17 +154,13 @@ def missing_namespaces(objects: Sequence[ElfFile], exports: Exports) -> tuple[st
     namespace (kernel/module/main.c, verify_namespace_is_imported).  A symbol of a
     module becomes a livepatch symbol, which is not asked for a namespace.
     """
-    needed, imported = set(), set()
+    needed, imported = set[str](), set[str]()
     for elf in objects:
         for symbol in elf.symbol_list:
             export = exports.find(symbol.name) if symbol.st_shndx == SHN_UNDEF else None
             if export is not None and export.namespace and export.owner == VMLINUX:
                 needed.add(export.namespace)
-        section = elf.section(".modinfo")
-        strings = bytes(elf.contents(section)).split(b"\0") if section is not None else []
-        imported |= {
-            text.removeprefix(_IMPORT).decode() for text in strings if text.startswith(_IMPORT)
-        }
+        imported.update(modinfo(elf).get("import_ns", ()))
     return tuple(sorted(needed - imported))
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from klpbuild.check import catalogue
 from klpbuild.check.header import header_faults
-from klpbuild.check.kernelside import modinfo
 from klpbuild.check.patched import Patched
 from klpbuild.check.subject import is_livepatch_section
 from klpbuild.check.tables import read_tables
 from klpbuild.elf.constants import SHN_UNDEF
+from klpbuild.elf.modinfo import modinfo
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.names import LivepatchSection, LivepatchSymbol, object_name

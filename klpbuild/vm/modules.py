@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from klpbuild.elf.modinfo import modinfo as tags_of
+from klpbuild.elf.modinfo import depends, modinfo
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.modules import builtin_modules, decompress
@@ -37,25 +37,10 @@ class ModuleInfo:
         :param data: the module, not compressed.
         :raises KlpError: when it is not an ELF file.
         """
-        tags = modinfo(data, str(path))
+        tags = modinfo(ElfFile(data, str(path)))
         soft = " ".join(tags.get("softdep", ())).replace("pre:", " ").replace("post:", " ")
-        depends = ",".join(tags.get("depends", ())).split(",")
-        return cls(
-            object_name(path.name),
-            tuple(object_name(name) for name in depends if name),
-            tuple(soft.split()),
-            tuple(tags.get("alias", ())),
-        )
-
-
-def modinfo(data: bytes, name: str) -> dict[str, list[str]]:
-    """Parse a module's ``.modinfo``: each tag with its values in order.
-
-    :param data: the module, not compressed.
-    :param name: what messages call it.
-    :raises KlpError: when it is not an ELF file.
-    """
-    return tags_of(ElfFile(data, name))
+        aliases = tuple(tags.get("alias", ()))
+        return cls(object_name(path.name), depends(tags), tuple(soft.split()), aliases)
 
 
 def read_module(path: Path) -> bytes:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.errors import KlpError
+from klpbuild.elf.modinfo import modinfo
+from klpbuild.elf.reader import ElfFile
 from klpbuild.module.livepatch import STAYS_TAG
 from klpbuild.names import object_name
-from klpbuild.vm.modules import modinfo
 
 #: A task that sleeps in a livepatched function gets a signal every 15 s
 #: (SIGNALS_TIMEOUT of kernel/livepatch/transition.c); three of them must do.
@@ -280,7 +280,7 @@ def load_and_unload(module: Path, modules: tuple[str, ...] = ()) -> Group:
 
 def unload(path: Path, name: str) -> tuple[Planned, ...]:
     """List the steps that disable and unload a livepatch; that may fail for one that stays."""
-    stays = STAYS_TAG in modinfo(path.read_bytes(), str(path))
+    stays = STAYS_TAG in modinfo(ElfFile.read(path))
     return (
         # One with `replace` has disabled those before it.
         Planned(Disable(name, if_loaded=True), always=True),
@@ -294,11 +294,7 @@ def module_name(path: Path) -> str:
 
     :raises KlpError: when the file cannot be read or is not ELF.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    names = modinfo(data, str(path)).get("name")
+    names = modinfo(ElfFile.read(path)).get("name")
     return names[0] if names else object_name(path.name)
 
 
