@@ -138,15 +138,20 @@ def _probe(kernel: Kernel, compiler: Compiler, path: Path) -> CompileCommand:
 
 
 def _recorded(path: Path) -> str:
-    """Read the command in a ``.cmd`` file, ``cmd_`` before v6.3 and ``savedcmd_`` since."""
     try:
         text = path.read_text()
     except OSError as error:
         raise KlpError(f"kbuild did not write {path.name}", where=str(path.parent)) from error
-    match = re.search(r"^(?:saved)?cmd_\S+ := (.*)$", text, re.MULTILINE)
-    if match is None:
+    found = recorded_command(text)
+    if found is None:
         raise KlpError(f"kbuild recorded no command in {path.name}", where=str(path.parent))
-    return unescape_recorded(match[1])
+    return found[1]
+
+
+def recorded_command(text: str) -> tuple[str, str] | None:
+    """Read target and command of a ``.cmd`` file: ``cmd_`` before v6.3, then ``savedcmd_``."""
+    match = re.search(r"^(?:saved)?cmd_(\S+) := (.*)$", text, re.MULTILINE)
+    return (match[1], unescape_recorded(match[2])) if match else None
 
 
 def unescape_recorded(text: str) -> str:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from klpbuild.compiler.flags import recorded_command, split_commands, unescape_recorded
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_record, to_json, write_file
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.run import run
 
-_COMMAND = re.compile(r"(?:saved)?cmd_(\S+) := (.*)")
 _MAKEFILE = "scripts/Makefile.build"
 # scripts/Kbuild.include, cmd_and_fixdep
 _FIXDEP = re.compile(r"scripts/basic/fixdep \S+ (\S+) ('.*') > \S+\.cmd")
@@ -190,37 +190,20 @@ def _written(target: str) -> str:
 def _parse(line: str) -> CompileCommand | None:
     """Parse a line of a ``.cmd`` file, or the shell's call of fixdep that would write it."""
     if match := _FIXDEP.search(line):
-        target, text = match[1], shlex.split(match[2])[0]
-    elif match := _COMMAND.match(line):
-        target, text = match[1], match[2]
+        target, text = match[1], unescape_recorded(shlex.split(match[2])[0])
+    elif found := recorded_command(line):
+        target, text = found
     else:
         return None
-    # make doubles the dollar and writes the hash as a variable.
-    text = text.replace("$(pound)", "#").replace("$$", "$")
     try:
-        words = [list(part) for part in _parts(shlex.split(text, comments=False))]
-    except ValueError:
+        compiles, *others = split_commands(text)
+    except KlpError:
         return None
-    compiles = words[0] if words else []
     if "-c" not in compiles or "-o" not in compiles or not compiles[-1].endswith(".c"):
         return None
     arguments = [word for word in compiles[:-1] if not word.startswith("-Wp,-M")]
     output = arguments.index("-o")
     del arguments[output : output + 2]
     arguments.remove("-c")
-    objtool = next((part[:-1] for part in words[1:] if "objtool" in part[0].rpartition("/")[2]), [])
+    objtool = next((part[:-1] for part in others if "objtool" in part[0].rpartition("/")[2]), [])
     return CompileCommand(target, compiles[-1], tuple(arguments), tuple(objtool))
-
-
-def _parts(words: list[str]) -> Iterable[list[str]]:
-    """Split a line, which kbuild sets apart by a word ``;``, into commands."""
-    part: list[str] = []
-    for word in words:
-        if word == ";":
-            if part:
-                yield part
-            part = []
-        else:
-            part.append(word)
-    if part:
-        yield part
