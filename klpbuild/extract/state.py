@@ -112,7 +112,7 @@ def may_be(old: Variable, new: Variable) -> bool:
 
 
 def _are_numbers(type: VariableType) -> bool:
-    """Whether a variable holds numbers only: one, an array of them, or a structure."""
+    """Tell whether a variable holds numbers only: one, an array of them, or a structure."""
     members = type.members.values() or (type.text,)
     return bool(_NUMBER.fullmatch(_ARRAY.sub("", type.text))) or all(
         _NUMBER.fullmatch(_ARRAY.sub("", member)) for member in members
