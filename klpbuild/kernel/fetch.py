@@ -199,8 +199,9 @@ def _bring_tools(
     tools = cache_directory() / "tools" / f"{compiler.package}_{compiler.revision}"
     with locked(tools):
         if not tools.is_dir():
-            if offering is None or offering.configuration is None:
-                offering = _suites(suites, report)
+            # A suite such as backports has kernels, and not the compilers that built them.
+            if suites or offering is None or offering.configuration is None:
+                offering = _suites((), report)
             with aside(tools) as making:
                 bring_tools(offering, compiler, _libraries(offering, kernel), making, report)
                 root = making / "root"

@@ -508,6 +508,22 @@ def test_the_compiler_comes_with_the_kernel_where_the_machine_has_another(
     assert debian.calls == []
 
 
+def test_the_compiler_is_looked_for_in_every_suite(
+    debian: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backports has kernels that a compiler of another suite built."""
+    monkeypatch.setattr("klpbuild.kernel.fetch.is_here", lambda kernel: False)
+    files = {
+        "usr/lib64/ld-linux-x86-64.so.2": "linker",
+        "usr/lib/x86_64-linux-gnu/libc.so.6": "library",
+    }
+    debian.offer("gcc-12", "12.2.0-14+deb12u1", files)
+    debian.offer_elsewhere("trixie-backports")
+    lines: list[str] = []
+    fetch(RELEASE, suites=["trixie-backports"], report=lines.append)
+    assert "reading the lists of all suites from http://mirror/debian/" in lines
+
+
 def test_a_compiler_of_another_version_is_not_taken(
     debian: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
