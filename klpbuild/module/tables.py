@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from klpbuild.compiler.flags import compile_command
+from klpbuild.compiler.flags import CompileCommand, compile_command
+from klpbuild.elf.constants import EM
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import STAYS_TAG, Livepatch, check_object
@@ -25,16 +26,16 @@ class LivepatchApi:
         v4.0 to v5.0.
     :ivar replace: ``klp_patch.replace``, atomic replace; since v5.1.
     :ivar callbacks: ``klp_object.callbacks``; since v4.15.
-    :ivar keeps_relocations: whether the relocations of a module that goes stay
-        written in the livepatch, so that the module cannot be loaded again.
-        Linux commit 0c05e7bd2d01 ("livepatch,x86: Clear relocation targets on a
-        module removal"), v6.3, mended that for x86.
+    :ivar forget: the template of a function for what the kernel keeps in the livepatch of
+        a module that goes; empty where it keeps nothing.  On x86 relocations stay written, and
+        the module cannot be loaded again; Linux commit 0c05e7bd2d01 ("livepatch,x86: Clear
+        relocation targets on a module removal"), v6.3, mended that.  On s390 addresses stay.
     """
 
     register: bool
     replace: bool
     callbacks: bool
-    keeps_relocations: bool = False
+    forget: str = ""
 
 
 def livepatch_api(kernel: Kernel) -> LivepatchApi:
@@ -51,8 +52,6 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
             hint="Give the headers of a kernel with livepatch, v4.7 or later.",
         )
     text = header.read_text(errors="replace")
-    loader = command.header("linux/moduleloader.h")
-    clears = loader is not None and "clear_relocate_add" in loader.read_text(errors="replace")
     if re.search(r"\bstruct\s+klp_reloc\s*\{", text):
         raise KlpError(
             f"kernel {kernel.release} is too old",
@@ -64,8 +63,22 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
         register=re.search(r"\bklp_register_patch\s*\(", text) is not None,
         replace=re.search(r"\bbool\s+replace\s*;", text) is not None,
         callbacks=re.search(r"\bstruct\s+klp_callbacks\b", text) is not None,
-        keeps_relocations=not clears and command.header("asm/text-patching.h") is not None,
+        forget=_forget(command, kernel),
     )
+
+
+def _forget(command: CompileCommand, kernel: Kernel) -> str:
+    """The template of a function that makes the kernel forget a module."""
+
+    def says(name: str, word: str) -> bool:
+        header = command.header(name)
+        return header is not None and word in header.read_text(errors="replace")
+
+    if kernel.arch.machine == EM.S390:
+        return "forget.s390.c.j2" if says("asm/module.h", "got_initialized") else ""
+    clears = says("linux/moduleloader.h", "clear_relocate_add")
+    x86 = kernel.arch.machine == EM.X86_64 and command.header("asm/text-patching.h") is not None
+    return "forget.c.j2" if x86 and not clears else ""
 
 
 def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
@@ -91,7 +104,7 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
                 why="They came with v4.15.",
             )
     problems.check()
-    forget = api.keeps_relocations and api.callbacks  # by a callback
+    forget = api.forget if api.callbacks else ""  # by a callback
     new = dict.fromkeys(f.new for entry in livepatch.objects for f in entry.functions)
     called = dict.fromkeys(
         pair for entry in livepatch.objects for pair in sorted(entry.callbacks.items())
@@ -104,7 +117,7 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
         objects=livepatch.objects,
         leaves={
             entry.name: bool(entry.words)
-            or (forget and entry.name != VMLINUX and "post_unpatch" in entry.callbacks)
+            or bool(forget and entry.name != VMLINUX and "post_unpatch" in entry.callbacks)
             for entry in livepatch.objects
         },
         replace=livepatch.replace and api.replace,

@@ -151,10 +151,8 @@ def test_replace(replace: bool) -> None:
     assert ".replace" not in generate_tables(LIVEPATCH, before)
 
 
-def test_registration_before_v5_1(tmp_path: Path) -> None:
-    text = generate_tables(LIVEPATCH, LivepatchApi(register=True, replace=False, callbacks=True))
-    # The interface of v4.15 to v5.0, for a syntax and type check by the compiler.
-    header = """
+#: The interface of v4.15 to v5.0, for a syntax and type check by the compiler.
+_OLD_INTERFACE = """
 #define MODULE_LICENSE(x)
 #define MODULE_DESCRIPTION(x)
 #define MODULE_INFO(tag, x)
@@ -177,12 +175,48 @@ struct klp_patch { void *mod; struct klp_object *objs; };
 int klp_register_patch(struct klp_patch *), klp_unregister_patch(struct klp_patch *);
 int klp_enable_patch(struct klp_patch *);
 """
+
+
+def test_registration_before_v5_1(tmp_path: Path) -> None:
+    text = generate_tables(LIVEPATCH, LivepatchApi(register=True, replace=False, callbacks=True))
     code = "".join(line for line in text.splitlines(True) if not line.startswith("#include"))
-    (tmp_path / "old.c").write_text(header + code)
+    (tmp_path / "old.c").write_text(_OLD_INTERFACE + code)
     command = ["gcc", "-Wall", "-Werror", "-c", "old.c", "-o", "old.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     used = {s.name for s in ElfFile.read(tmp_path / "old.o").symbol_list if not s.st_shndx}
     assert {"klp_register_patch", "klp_enable_patch", "klp_unregister_patch"} <= used
+
+
+def test_s390_forgets_where_a_module_was(tmp_path: Path) -> None:
+    """The marks of each entry of the GOT are cleared when a module goes, and by no other object."""
+    api = LivepatchApi(register=True, replace=False, callbacks=True, forget="forget.s390.c.j2")
+    text = generate_tables(LIVEPATCH, api)
+    code = "".join(line for line in text.splitlines(True) if not line.startswith("#include"))
+    # arch/s390/include/asm/module.h, and a program that lets the module 9p go.
+    module = """
+#define THIS_MODULE (&module)
+struct mod_arch_syminfo { unsigned long offsets[2]; int got_initialized, plt_initialized; };
+struct mod_arch_specific { int nsyms; struct mod_arch_syminfo *syminfo; };
+static struct mod_arch_syminfo infos[3] = { {{ 8, 9 }, 1, 1}, {{ 8, 9 }, 0, 1}, {{ 8, 9 }, 1, 0} };
+static struct { struct mod_arch_specific arch; } module = { { 2, infos } };
+"""
+    program = """
+int klp_register_patch(struct klp_patch *p) { return 0; }
+int klp_unregister_patch(struct klp_patch *p) { return 0; }
+int klp_enable_patch(struct klp_patch *p) { return 0; }
+int livepatch_f, livepatch_g, before, after, announce;
+int main(void) {
+    if (objects[0].callbacks.post_unpatch == forget_relocations) return 1;
+    objects[1].callbacks.post_unpatch(&objects[1]);
+    for (int i = 0; i < 2; i++)
+        if (infos[i].got_initialized || infos[i].plt_initialized) return 2;
+    return infos[2].got_initialized && infos[0].offsets[0] == 8 ? 0 : 3;
+}
+"""
+    old = _OLD_INTERFACE.replace("#define THIS_MODULE ((void *)0)\n", module)
+    (tmp_path / "old.c").write_text(old + code + program)
+    subprocess.run(["gcc", "old.c", "-o", "old"], cwd=tmp_path, check=True)
+    assert subprocess.run([tmp_path / "old"], check=False).returncode == 0
 
 
 def test_callbacks_that_the_kernel_does_not_know() -> None:
@@ -202,8 +236,8 @@ def test_interface_is_read_from_the_kernels_header(fixtures_kernel: Kernel) -> N
 
 @pytest.mark.kernel
 def test_interface_of_debians_kernel(debian_kernel: Kernel, tmp_path: Path) -> None:
-    keeps = debian_kernel.version < (6, 3)
-    assert livepatch_api(debian_kernel) == dataclasses.replace(NEWEST, keeps_relocations=keeps)
+    forget = "forget.c.j2" if debian_kernel.version < (6, 3) else ""
+    assert livepatch_api(debian_kernel) == dataclasses.replace(NEWEST, forget=forget)
     _compile(debian_kernel, tmp_path)  # must compile
 
 
