@@ -23,7 +23,10 @@ from tests.objects import compile_c
 #: A machine that has no livepatch, nor will: the AT&T WE 32100.
 NEW = 1
 #: Facts that an architecture may lack, each with who asks for it.
-LACKING = {"fields", "instructions", "qemu", "entry_opcode", "entry_symbol", "entry_before", "none"}
+LACKING = {
+    "fields", "instructions", "qemu", "entry_opcode", "entry_symbol", "entry_before", "none",
+    "takes_none",
+}  # fmt: skip
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda architecture: architecture.name)

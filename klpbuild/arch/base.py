@@ -163,6 +163,7 @@ class Architecture:
     :ivar entry_before: bytes before the function that an entry's address may name instead.
     :ivar absolute_64: relocation type of a 64-bit address.
     :ivar none: relocation type that does nothing.
+    :ivar takes_none: whether the module loader knows it.
     :ivar fields: what each relocation type writes; empty where this is not known, and
         code cannot be extracted from patches.
     :ivar instructions: its instructions; None where they are not known: then source patches are
@@ -182,6 +183,7 @@ class Architecture:
     entry_symbol: str
     absolute_64: int
     none: int = 0
+    takes_none: bool = True
     entry_opcode: int | None = None
     #: A landing pad, a TOC set-up or a moved link register may come first.
     entry_offsets: frozenset[int] = frozenset({0, 4, 8, 12, 16})

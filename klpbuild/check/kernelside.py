@@ -13,7 +13,7 @@ from klpbuild.check.patched import PatchedFunction
 from klpbuild.check.rule import Version
 from klpbuild.check.structmodule import EXIT, INIT, THIS_MODULE, places_in
 from klpbuild.check.vmlinux import Vmlinux
-from klpbuild.elf.constants import SHF
+from klpbuild.elf.constants import EM, SHF
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.elf.tables import distinct
 from klpbuild.errors import KlpError
@@ -51,6 +51,17 @@ def modinfo(elf: ElfFile, version: Version | None = None) -> dict[str, list[str]
             if equals:
                 tags.setdefault(tag, []).append(value)
     return tags
+
+
+def arch_vermagic(machine: int, config: Config) -> str:
+    """Make MODULE_ARCH_VERMAGIC of arch/*/include/asm/vermagic.h."""
+    if machine == EM.PPC64:
+        words = ["patchable-function-entry"] * config.enabled("ARCH_USING_PATCHABLE_FUNCTION_ENTRY")
+        words = words or ["mprofile-kernel"] * config.enabled("MPROFILE_KERNEL")
+        words += ["relocatable"] * config.enabled("RELOCATABLE")
+        return "".join(f"{word} " for word in words)
+    known = {EM.AARCH64: "aarch64", EM.RISCV: "riscv", EM.LOONGARCH: "LOONGARCH 64BIT "}
+    return known.get(EM(machine), "")
 
 
 class KernelSide:
@@ -207,8 +218,7 @@ class KernelSide:
             words.append("preempt")
         words += ["mod_unload"] * config.enabled("MODULE_UNLOAD")
         words += ["modversions"] * config.enabled("MODVERSIONS")
-        words += ["aarch64"] * (self.kernel.arch.name == "aarch64")
-        return " ".join(words) + " "
+        return " ".join(words) + " " + arch_vermagic(self.kernel.arch.machine, config)
 
     @cached_property
     def module_size(self) -> int | None:

@@ -11,6 +11,7 @@ from klpbuild.check.header import EI_DATA, foreign_identity, header_faults
 from klpbuild.check.information import check_information
 from klpbuild.check.inlined import check_inlined
 from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.loaders import check_loading
 from klpbuild.check.patches import check_patches
 from klpbuild.check.proof import check_proof
 from klpbuild.check.relocations import check_relocations
@@ -22,7 +23,7 @@ from klpbuild.check.symbols import check_symbols
 from klpbuild.check.thismodule import check_this_module
 from klpbuild.check.threads import check_threads
 from klpbuild.check.tolerated import made_sound
-from klpbuild.check.x86_64.check import check_x86_64
+from klpbuild.elf.constants import EM
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
@@ -36,7 +37,7 @@ _CHECKS = (
     check_symbols,
     check_relocations,
     check_gates,
-    check_x86_64,
+    check_loading,
     check_patches,
     check_inlined,
     check_threads,
@@ -115,7 +116,7 @@ def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
         with subject.guarded(catalogue.BROKEN):
             check(subject)
     unchecked = (*subject.unchecked, *subject.levels_unchecked())
-    held = [rule for rule in RULES if rule.holds_for(version)]
+    held = [rule for rule in RULES if subject.holds(rule)]
     findings = tuple(sorted(subject.findings, key=lambda f: f.rule.identifier))
     release = side.kernel.release if side else ""
     missed = {u.rule.identifier for u in unchecked if not u.about}
@@ -131,9 +132,10 @@ def _unreadable(
 ) -> Report:
     """Make the report of a file of which nothing behind its headers can be read."""
     version = side.version if side else None
-    says, hint = rule.message(version, values), hint_for(rule, values)
+    machine = side.kernel.arch.machine if side else EM.X86_64
+    says, hint = rule.message(version, values, machine), hint_for(rule, values)
     findings = tuple(Finding(rule, what, "", says, rule.effect, hint) for what in faults)
-    held = [r for r in RULES if r.holds_for(version)]
+    held = [r for r in RULES if r.holds_for(version, machine)]
     rest = [r for r in held if r.identifier > rule.identifier]
     unchecked = tuple(Unchecked(r, "the file cannot be read any further") for r in rest)
     release = side.kernel.release if side else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from klpbuild.elf.constants import EM
 from klpbuild.errors import KlpError
 
 Version = tuple[int, int]
@@ -65,10 +66,12 @@ class Wording:
 
     :ivar text: the message with ``{field}`` for what differs; the part that is always
         the same, if it ends in values that nobody can foresee.
+    :ivar machines: ``e_machine`` of the architectures that say it so; empty for all.
     """
 
     text: str
     since: Version = (4, 7)
+    machines: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Rule:
     :ivar after: the identifier after which the kernel comes to it, if that is not its own.
     :ivar machines: ``e_machine`` of the architectures whose module loader it knows; empty for
         all, where it does not depend on that.
+    :ivar only: ``e_machine`` of the architectures whose kernels have it; empty for all.
     """
 
     identifier: str
@@ -99,24 +103,31 @@ class Rule:
     until: Version | None = None
     after: str = ""
     machines: frozenset[int] = frozenset()
+    only: frozenset[int] = frozenset()
 
     def knows(self, machine: int) -> bool:
         """Tell whether it can be checked for an architecture."""
         return not self.machines or machine in self.machines
 
-    def holds_for(self, version: Version | None) -> bool:
-        """Tell whether a kernel has the rule; an unknown kernel (None) has them all."""
+    def holds_for(self, version: Version | None, machine: int = EM.X86_64) -> bool:
+        """Tell whether a kernel has the rule; one of an unknown version (None) has them all."""
+        if self.only and machine not in self.only:
+            return False
         if version is None:
             return True
         return self.since <= version and (self.until is None or version < self.until)
 
-    def message(self, version: Version | None, values: dict[str, object]) -> str:
+    def message(
+        self, version: Version | None, values: dict[str, object], machine: int = EM.X86_64
+    ) -> str:
         """Format the kernel's words, empty when it says nothing.
 
         :param version: None for the newest words.
         :param values: what stands for the ``{fields}``.
+        :param machine: ``e_machine`` of the module.
         """
-        known = [w.text for w in self.says if version is None or w.since <= version]
+        said = [w for w in self.says if not w.machines or machine in w.machines]
+        known = [w.text for w in said if version is None or w.since <= version]
         return known[-1].format(**values) if known else ""
 
 

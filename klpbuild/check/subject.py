@@ -100,10 +100,14 @@ class Subject:
         code = self.kernel.kernel.vmlinux or self.kernel.kernel.modules
         return Needs.CODE if code else Needs.SYMBOLS
 
+    def holds(self, rule: Rule) -> bool:
+        """Tell whether the kernel has a rule."""
+        return rule.holds_for(self.version, self.elf.e_machine)
+
     def applies(self, rule: Rule) -> bool:
         """Tell whether a rule holds for the kernel and can be checked with what is at hand."""
         known = rule.knows(self.elf.e_machine)
-        return known and rule.needs <= self.level and rule.holds_for(self.version)
+        return known and rule.needs <= self.level and self.holds(rule)
 
     def find(
         self, rule: Rule, what: str, where: str = "", effect: Effect | None = None, **values: object
@@ -115,7 +119,7 @@ class Subject:
         if not self.applies(rule):
             return
         effect = effect or rule.effect
-        says = rule.message(self.version, {"module": self.name, **values})
+        says = rule.message(self.version, {"module": self.name, **values}, self.elf.e_machine)
         if effect is Effect.ACCEPTED:
             says = ""
         finding = Finding(rule, what, where, says, effect, hint_for(rule, values))
@@ -215,7 +219,7 @@ class Subject:
         """List the rules for which too little is at hand, or the architecture is not known."""
         machine = self.elf.e_machine
         for rule in RULES:
-            if not rule.holds_for(self.version):
+            if not self.holds(rule):
                 continue
             if rule.needs > self.level:
                 yield Unchecked(rule, rule.needs.missing)

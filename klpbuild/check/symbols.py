@@ -12,6 +12,7 @@ from klpbuild.check.kernelside import KernelSide, found_section
 from klpbuild.check.rule import Effect
 from klpbuild.check.subject import Subject
 from klpbuild.elf.constants import (
+    EM,
     SHN_ABS,
     SHN_COMMON,
     SHN_LIVEPATCH,
@@ -29,6 +30,8 @@ _VERSION_SIZE = 64
 _LAYOUT = "module_layout"
 #: ignore_undef_symbol() of kernel/module/main.c.
 _IGNORED = "_GLOBAL_OFFSET_TABLE_"
+#: dedotify() of arch/powerpc/kernel/module_64.c gives it a value.
+_TOC = ".TOC."
 
 
 def check_symbols(subject: Subject) -> None:
@@ -99,6 +102,8 @@ def _check_undefined(subject: Subject, kernel: KernelSide) -> None:
         names[symbol.name] = names.get(symbol.name, True) and symbol.bind == STB.WEAK
     for name, weak in names.items():
         if name.startswith(SYMBOL_PREFIX):  # which check_symbols reports
+            continue
+        if name == _TOC and elf.e_machine == EM.PPC64:
             continue
         export = kernel.exports.find(name)
         if export is None or (export.gpl and not is_gpl(subject)):

@@ -164,7 +164,7 @@ def _neutralise_entries(
         if rela.sh_info == section:
             rows = elf.relocations(rela).copy()
             rows["r_type"], rows["r_sym"], rows["r_addend"] = architecture.none, 0, 0
-            out.set_relocations(rela.index, rows)
+            out.set_relocations(rela.index, rows if architecture.takes_none else rows[:0])
             out.sections[rela.index].name = ".rela.data.klp_module_relocs"
     # Under its own name a second conversion would read it again.
     out.sections[section].name = ".data.klp_module_relocs"

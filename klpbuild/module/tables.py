@@ -68,7 +68,7 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
 
 
 def _forget(command: CompileCommand, kernel: Kernel) -> str:
-    """The template of a function that makes the kernel forget a module."""
+    """Name the template of a function that makes the kernel forget a module."""
 
     def says(name: str, word: str) -> bool:
         header = command.header(name)

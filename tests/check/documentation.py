@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from klpbuild.arch import ARCHITECTURES
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.rule import Effect, Needs, Rule, Wording
 from tests.check.breaks import BREAKS
@@ -28,6 +29,9 @@ _NOT_TRIED = {
     "KLP426": "by the campaign below",
     "KLP427": "by the campaign below",
     "KLP428": "by the campaign below",
+    "KLP432": "another machine",
+    "KLP433": "another machine",
+    "KLP434": "another machine",
     "KLP604": "no module of this kernel has such a symbol",
     "KLP605": "to the kernel it is a symbol like any other",
     "KLP608": "nothing that a kernel could show",
@@ -72,12 +76,19 @@ def _kernels(rule: Rule) -> str:
 def _predicted(rule: Rule) -> str:
     words = {Effect.REFUSED: "refused", Effect.LATE: "refused late", Effect.ACCEPTED: "loaded",
              Effect.WARNED: "loaded", Effect.UNFORESEEN: "unforeseen"}[rule.effect]  # fmt: skip
-    said = [f"`{_code(w.text)}`" + _since(rule, w) for w in rule.says]
+    said = [f"`{_code(w.text)}`" + _since(rule, w) + _machines(w) for w in rule.says]
     return f"{words}: " + (", ".join(said) or "silent")
 
 
 def _since(rule: Rule, wording: Wording) -> str:
-    return f" (since {wording.since[0]}.{wording.since[1]})" if wording != rule.says[0] else ""
+    if wording.since == rule.says[0].since:
+        return ""
+    return f" (since {wording.since[0]}.{wording.since[1]})"
+
+
+def _machines(wording: Wording) -> str:
+    names = [a.name for a in ARCHITECTURES if a.machine in wording.machines]
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _observed(rule: Rule, observed: dict[str, str]) -> str:

@@ -49,7 +49,7 @@ class Editor:
         found.data = bytes(changed)
 
     def rows(self, section: str) -> Table:
-        return np.frombuffer(bytes(self.section(section).data), rela_dtype("<")).copy()
+        return np.frombuffer(bytes(self.section(section).data), rela_dtype(self._elf.order)).copy()
 
     def set_rows(self, section: str, rows: Table) -> None:
         self.object.set_relocations(self.number(section), rows)

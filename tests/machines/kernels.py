@@ -14,10 +14,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.arch import S390X, Architecture
+from klpbuild.arch import ARM64, PPC64LE, S390X, Architecture
 from klpbuild.kernel.cache import cache_directory, locked
 from klpbuild.kernel.source import source_tree
-from tests.kernels import NEWEST, Wanted, fetched
+from tests.kernels import NEWEST, OTHERS, Wanted, fetched
 
 _FRAGMENTS = Path(__file__).parent
 
@@ -49,7 +49,16 @@ class Machine:
         return f"not on this machine: {', '.join(absent)}" if absent else ""
 
 
-MACHINES = {"s390x": Machine(S390X, NEWEST, ("gcc-s390x-linux-gnu", "qemu-system-misc"))}
+MACHINES = {
+    "s390x": Machine(S390X, NEWEST, ("gcc-s390x-linux-gnu", "qemu-system-misc")),
+    "powerpc64le": Machine(PPC64LE, NEWEST, ("gcc-powerpc64le-linux-gnu", "qemu-system-ppc")),
+    # Livepatch came to arm64 with 6.19.
+    "aarch64": Machine(
+        ARM64, OTHERS["trixie-backports"], ("gcc-aarch64-linux-gnu", "qemu-system-arm")
+    ),
+}
+#: Those that are tried when none is named: a kernel takes some minutes to build.
+USUAL = ("s390x",)
 
 
 def built(machine: Machine) -> Path:

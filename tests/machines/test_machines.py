@@ -10,7 +10,7 @@ import pytest
 from klpbuild.kernel.locate import locate
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Modprobe, Planned, Rmmod, Shell
-from tests.machines.kernels import MACHINES, built
+from tests.machines.kernels import MACHINES, USUAL, built
 from tests.samples import Built, build
 from tests.test_real_kernel import lacks, load, shows, unload
 
@@ -52,7 +52,10 @@ def _groups(built: Built) -> list[Group]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MACHINES)
+_CHOSEN = os.environ.get("KLPBUILD_MACHINES", "").replace(",", " ").split() or USUAL
+
+
+@pytest.mark.parametrize("name", _CHOSEN)
 def test_livepatches_of_another_machine(name: str, tmp_path: Path) -> None:
     machine = MACHINES[name]
     if machine.missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from klpbuild.check.catalogue.words import DAMAGED, X86_64, says
+from klpbuild.check.catalogue.words import DAMAGED, MODELLED, X86_64, says
 from klpbuild.check.rule import Effect, Needs, Rule, Severity
 from klpbuild.kernel.accepting import HINT, WHY
 
@@ -76,7 +76,7 @@ NO_ENTRY = Rule(
 BAD_ENTRY = Rule(
     "KLP512", "__mcount_loc names a place that is no ftrace entry",
     "ftrace_bug(): ftrace shuts down for the whole system, and with it every livepatch.", DAMAGED,
-    says("ftrace failed to modify"), machines=X86_64,
+    says("ftrace failed to modify"), machines=MODELLED,
 )
 STRAY = Rule(
     "KLP513", "a table has something where the kernel keeps its own",
@@ -96,7 +96,7 @@ LOAD_AGAIN = Rule(
     "Before 6.3 nobody clears the relocations when the module goes (clear_relocate_add()).",
     "Clear the places in a post_unpatch callback; `klpbuild` generates one.",
     says("x86/modules: Skipping invalid relocation target, existing value is nonzero for type"),
-    Severity.WARNING, Effect.LATE, Needs.HEADERS, until=(6, 3),
+    Severity.WARNING, Effect.LATE, Needs.HEADERS, until=(6, 3), only=X86_64,
 )
 SWITCHING = Rule(
     "KLP603", "patches a function that switches tasks",

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from klpbuild.check.catalogue.words import DAMAGED, REBUILD, X86_64, says
+from klpbuild.check.catalogue.words import (
+    ARM64,
+    DAMAGED,
+    MODELLED,
+    PPC64,
+    REBUILD,
+    S390,
+    X86_64,
+    says,
+)
 from klpbuild.check.rule import Effect, Needs, Rule, Severity, Wording
 
 # fmt: off
@@ -93,20 +102,29 @@ NONZERO = Rule(
      " for type {type}"
      ),
      Wording("x86/modules: Invalid relocation target, existing value is nonzero for", (6, 3)),
-     ), machines=X86_64,
+     ), only=X86_64,
 )
 UNKNOWN_TYPE = Rule(
     "KLP415", "a relocation type that the kernel does not know",
-    "x86 knows NONE, 64, PC32, PLT32, 32, 32S and PC64.",
-    "Compile with the kernel's flags: -fno-pic -mcmodel=kernel.",
-    says("{module}: Unknown rela relocation: {type}"), machines=X86_64,
+    "x86 knows NONE, 64, PC32, PLT32, 32, 32S and PC64; ppc64le does not know NONE.",
+    "Compile with the kernel's flags, such as -fno-pic -mcmodel=kernel.",
+    (Wording("{module}: Unknown rela relocation: {type}", machines=X86_64),
+     Wording("{module}: Unknown ADD relocation: {type}", machines=PPC64),
+     Wording("module {module}: unknown relocation: {type}", machines=S390),
+     Wording("module {module}: unsupported RELA relocation: {type}", machines=ARM64),
+     ), machines=MODELLED,
 )
 OVERFLOW = Rule(
     "KLP416", "an address does not fit into its relocation",
     "Modules and the kernel are in the upper 2 GiB: R_X86_64_32 cannot hold such an address;"
-     " R_X86_64_PC32 and PLT32 reach no others, and the kernel does not check those.",
+     " R_X86_64_PC32 and PLT32 reach no others, and the kernel does not check those. Branches of"
+     " other machines count in steps of 2 or 4 bytes.",
     "Compile with the kernel's flags: -mcmodel=kernel.",
-    says("overflow in relocation type {type} val"), machines=X86_64,
+    (Wording("overflow in relocation type {type} val", machines=X86_64 | ARM64),
+     Wording("module {module}: relocation error for symbol {symbol} (r_type {type}, value",
+             machines=S390),
+     Wording("{module}: REL24", machines=PPC64),
+     ), machines=MODELLED,
 )
 REL = Rule(
     "KLP417", "relocations without addends", "Livepatch works with SHT_RELA only.",
@@ -168,7 +186,7 @@ NO_EFFECT = Rule(
 MISFIT = Rule(
     "KLP427", "a relocation does not fit its instruction",
     "The module loader writes where r_offset says, what r_type says: it does not look at code.",
-    DAMAGED, effect=Effect.UNFORESEEN, machines=X86_64,
+    DAMAGED, effect=Effect.UNFORESEEN, machines=MODELLED,
 )
 UNWIND = Rule(
     "KLP428", "unwind data do not follow the code",
@@ -191,5 +209,27 @@ EARLY_CODE = Rule(
     " holds zeros: a call goes to the next instruction, a pointer is NULL.",
     "Use it only in functions and callbacks of {gate}, or of what depends on {gate}.",
     effect=Effect.ACCEPTED, machines=X86_64,
+)
+NO_NOP = Rule(
+    "KLP432", "a call to another object has no nop behind it",
+    "ppc64le puts an instruction there that restores the pointer to the TOC: restore_r2().",
+    "Declare what is called as extern: the compiler leaves the nop.",
+    says("{module}: Expected nop after call, got {found}"), only=PPC64,
+)
+NOT_FILLED = Rule(
+    "KLP433", "a section that the module loader fills is missing",
+    "It puts code into .stubs or .plt, for calls that are too far for the instruction.",
+    "Link the module with the kernel's scripts/module.lds.",
+    (Wording("{module}: doesn't contain .stubs.", machines=PPC64),
+     Wording("{module}: module PLT section(s) missing", machines=ARM64),
+     ), after="KLP299", only=PPC64 | ARM64,
+)
+KEEPS_ADDRESS = Rule(
+    "KLP434", "addresses of a module stay when it goes and comes again",
+    "s390x keeps them in a GOT and in stubs, and writes each once: apply_rela(). Loaded again at"
+    " another address, the module is not where the livepatch looks for it.",
+    "Clear got_initialized and plt_initialized in a post_unpatch callback; `klpbuild` generates"
+    " one.",
+    effect=Effect.ACCEPTED, only=S390,
 )
 # fmt: on

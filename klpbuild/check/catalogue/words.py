@@ -9,6 +9,11 @@ REBUILD = "Build the module again."
 DAMAGED = "Use the module as it was built: strip and objcopy must not touch it."
 
 X86_64 = frozenset({int(EM.X86_64)})
+ARM64 = frozenset({int(EM.AARCH64)})
+PPC64 = frozenset({int(EM.PPC64)})
+S390 = frozenset({int(EM.S390)})
+#: Those whose module loader has a model.
+MODELLED = X86_64 | ARM64 | PPC64 | S390
 
 
 def says(*texts: str) -> tuple[Wording, ...]:

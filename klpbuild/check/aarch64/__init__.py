@@ -1,0 +1,1 @@
+"""How Linux on arm64 loads modules."""

@@ -1,0 +1,1 @@
+"""How Linux on ppc64le loads modules."""

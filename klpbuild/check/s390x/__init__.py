@@ -1,0 +1,1 @@
+"""How Linux on s390x loads modules."""
