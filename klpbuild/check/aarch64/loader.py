@@ -25,7 +25,7 @@ def _masked(mask: int, *values: int) -> Fits:
 
 
 def _access(size: int) -> Fits:
-    """Tell loads and stores with an unsigned 12-bit offset, of 1 << size bytes; prefetches are 8."""
+    """Tell accesses of 1 << size bytes with an unsigned 12-bit offset; prefetches have 8."""
 
     def fits(code: bytes, offset: int) -> bool:
         word = _word(code, offset)
@@ -84,7 +84,7 @@ _KINDS |= {
 
 
 def _is_entry(subject: Subject, section: int, offset: int) -> bool:
-    """Find an entry as ftrace_call_adjust() and ftrace_init_nop() do: two nops, perhaps behind bti c."""
+    """Find an entry as ftrace_call_adjust() does: two nops, perhaps behind bti c."""
     code = bytes(subject.elf.contents(subject.elf.sections[section]))
     functions = {(s.st_shndx, s.st_value) for s in subject.elf.symbol_list if s.is_function}
     places = [offset, offset + 4]

@@ -54,7 +54,10 @@ _KINDS = {
 
 
 def _is_entry(subject: Subject, section: int, offset: int) -> bool:
-    """Find an entry as ftrace_init_nop() does: mflr r0, perhaps std r0,16(r1), bl _mcount; or two nops."""
+    """Find an entry as ftrace_init_nop() does.
+
+    It is mflr r0, perhaps std r0,16(r1), and bl _mcount; or two nops.
+    """
     code = bytes(subject.elf.contents(subject.elf.sections[section]))
     before = _word(code, offset - 4)
     if (section, offset) in subject.entry_calls:
