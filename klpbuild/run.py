@@ -1,4 +1,4 @@
-"""Run the programs of a build: make, compilers, objtool."""
+"""Run programs whose output is text: make, compilers, objtool and others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from klpbuild.files import held_locks
 
 def run(
     command: Sequence[str],
-    environment: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
     *,
     input: str | None = None,
@@ -22,7 +22,7 @@ def run(
     It shares what is locked here: should this process be killed, the next one waits for it,
     too, and nobody writes where another one still writes.
 
-    :param environment: all of it.
+    :param environment: all of it; None: this process's own.
     :param input: what it reads; nothing by default.
     :param together: whether its errors come in its output, in their order.
     :returns: with output and errors as text.

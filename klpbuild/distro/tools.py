@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import struct
-import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from klpbuild.distro import apt
 from klpbuild.distro.apt import Apt
 from klpbuild.distro.debian import Report
 from klpbuild.errors import KlpError
+from klpbuild.run import run
 
 _EI_CLASS_64 = 2
 _ET_EXEC, _ET_DYN = 2, 3
@@ -99,10 +99,8 @@ def bring_tools(
 
 def runs_here(program: Path) -> bool:
     """Tell whether this machine's C library is new enough for a program."""
-    done = subprocess.run(
-        [program, "-V"], stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
-    return b"GLIBC_" not in done.stderr and b"cannot open shared object" not in done.stderr
+    errors = run([str(program), "-V"]).stderr
+    return "GLIBC_" not in errors and "cannot open shared object" not in errors
 
 
 def _suite(offering: Apt, compiler: KernelCompiler) -> tuple[str, str]:

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -213,14 +212,7 @@ def _said(compiler: str, option: str) -> str:
         return ""
     if not words or not shutil.which(words[0]):
         return ""
-    process = subprocess.run(
-        [*words, option],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=build_environment(),
-        check=False,
-    )
+    process = run([*words, option], build_environment())
     return process.stdout.partition("\n")[0] if process.returncode == 0 else ""
 
 

@@ -9,9 +9,7 @@ them fails, kbuild links the module and says why.
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,19 +17,19 @@ from functools import partial
 from pathlib import Path
 
 from klpbuild.compiler.driver import read_dependencies
-from klpbuild.compiler.flags import compile_command, unescape_recorded
+from klpbuild.compiler.flags import compile_command, recorded_command
 from klpbuild.compiler.kept import Made
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_record, remove_tree, to_json, write_file
 from klpbuild.kernel.kbuild import add_to_log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name
+from klpbuild.run import run
 
 #: Placeholders of the module's directory, its file name without ``.ko`` and its kernel name.
 HERE, _MODULE, _NAME = "@directory@", "@module@", "@name@"
 #: kbuild's own files that decide about the commands.
 _RULES = ("Makefile", *(f"scripts/Makefile.{n}" for n in ("build", "lib", "modpost", "modfinal")))
-_COMMAND = re.compile(r"^(?:saved)?cmd_(\S+) := (.*)$", re.MULTILINE)
 #: Targets whose content is known without their commands.
 _LISTS = ("@module@.mod", "modules.order")
 
@@ -164,17 +162,7 @@ class Linker:
         place = here if kept.inside else self.kernel.build
         # kbuild exports it, and objtool of 6.12 asks for it.
         environment = {**build_environment(), "SRCARCH": self.kernel.arch.kernel_name}
-        done = subprocess.run(
-            shell,
-            cwd=place,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = run(shell, environment, place, together=True)
         if log is not None:
             add_to_log(log, shell, environment, done.stdout)
         if done.returncode or not target.exists():
@@ -204,14 +192,14 @@ def _recorded(module: str, count: int, directory: Path) -> _Commands | None:
     found: dict[str, str] = {}
     inside = False
     for path in sorted(directory.glob(".*.cmd")):
-        match = _COMMAND.search(path.read_text(errors="surrogateescape"))
-        if match is None:
+        command = recorded_command(path.read_text(errors="surrogateescape"))
+        if command is None:
             if path.name.startswith(".part"):
                 continue
             return None
-        inside |= not match[1].startswith("/")
-        target = _marked(Path(match[1]).name, module, here)
-        found[target] = _marked(unescape_recorded(match[2]), module, here)
+        inside |= not command[0].startswith("/")
+        target = _marked(Path(command[0]).name, module, here)
+        found[target] = _marked(command[1], module, here)
     for name in _LISTS:
         found.pop(name, None)
     first, last = (f"{_MODULE}.o", "Module.symvers"), f"{_MODULE}.ko"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME, Livepatch
 from klpbuild.module.tables import livepatch_api
 from klpbuild.patch.fix import Standing
+from klpbuild.run import run
 from klpbuild.running.program import program_text
 
 #: Suffix of the document with what the module mends.
@@ -251,7 +251,7 @@ def installed_version(kernel: Kernel) -> str:
         return ""
     command = ["dpkg-query", "--show", "--showformat=${Version}", name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run(command)
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -332,9 +332,7 @@ def source_date(directory: Path, given: int | None = None) -> int:
     command = ["git", *options, "log", "-1", "--no-show-signature", "--format=%ct", "--", "."]
     environment = {**os.environ, "GIT_ALLOW_PROTOCOL": ""}  # nothing is fetched
     try:
-        done = subprocess.run(
-            command, cwd=directory, env=environment, capture_output=True, text=True, check=False
-        )
+        done = run(command, environment, directory)
         if done.returncode == 0 and done.stdout.strip():
             return int(done.stdout)
     except FileNotFoundError:

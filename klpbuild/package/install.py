@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
 from klpbuild.files import from_json, write_file
+from klpbuild.run import run
 
 #: Where a kernel's livepatches go, below ``lib/modules/RELEASE``.  depmod searches all of
 #: it, and prefers `updates`, where kbuild of today puts every external module.
@@ -318,12 +318,6 @@ def run_depmod(place: Place) -> None:
     program = shutil.which("depmod", path=path)
     if program is None:
         raise KlpError("depmod is not on this machine", why="The package kmod has it.", hint=hint)
-    done = subprocess.run(
-        [program, place.release],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([program, place.release])
     if done.returncode:
         raise KlpError("depmod fails", where=place.release, why=done.stderr.strip(), hint=hint)

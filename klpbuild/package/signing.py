@@ -25,6 +25,7 @@ from klpbuild.errors import KlpError
 from klpbuild.files import write_file
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
+from klpbuild.run import run
 
 PIN = "KBUILD_SIGN_PIN"
 MARKER = b"~Module signature appended~\n"
@@ -214,15 +215,7 @@ def sign(
             str(signed),
         ]
         try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-            )
+            done = run(command, together=True)
         except OSError as error:
             raise KlpError(f"does not run: {error.strerror}", where=str(signer.program)) from error
         if done.returncode or not signed.is_file():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 
 from klpbuild.errors import KlpError
+from klpbuild.run import run
 
 #: Exit statuses.
 DONE, FAILED, MISUSED, NOT_ENDED = range(4)
@@ -39,7 +40,7 @@ def status_text(name: str = "") -> str:
     """
     with as_file(files("klpbuild.running").joinpath("livepatch.sh")) as script:
         command = ["sh", str(script), "status", *([name] if name else [])]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = run(command)
     if done.returncode:
         raise KlpError(done.stderr.strip().removeprefix("livepatch: error: "))
     return done.stdout
