@@ -68,6 +68,10 @@ def _faults(data: bytes, machine: int | None, version: Version) -> Iterator[Faul
     header = _header(data, arch or known[0])
     if header["e_type"] != ET.REL:
         kind = f"has e_type {header['e_type']}, not ET_REL"
+        if header["e_type"] == ET.REL << 8:
+            orders = "little-endian", "big-endian"
+            own = (arch or known[0]).big_endian
+            kind += f": it is {orders[not own]}, and {(arch or known[0]).name} is {orders[own]}"
         yield Fault(catalogue.NOT_RELOCATABLE, kind, {"type": header["e_type"]})
     if arch is None:
         wanted = " or ".join(a.name for a in known)

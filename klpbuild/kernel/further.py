@@ -8,6 +8,7 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.modules import is_module_file, module_files, plain_module
+from klpbuild.kernel.ofmachine import check_machine
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name
 
@@ -57,6 +58,7 @@ def _modules(kernel: Kernel, named: Path) -> list[Path]:
     if not is_module_file(named):
         raise KlpError("is not called like a module", where=str(named), hint="MODULE.ko")
     plain_file = plain_module(named, kept)
+    check_machine(plain_file, kernel.arch, str(named))
     release = _release(plain_file)
     if release != kernel.release:
         raise KlpError(

@@ -134,10 +134,13 @@ def find_compiler(kernel: Kernel) -> Compiler:
         )
     major = _major(wanted)
     # kbuild warns of another compiler when only the name that it was called by differs.
-    return min(
+    chosen = min(
         found,
         key=lambda c: (c.version != wanted, not c.is_kernels, _major(c.version) != major),
     )
+    if prefix := kernel.toolchain.cross_compile:
+        _check_target(kernel, chosen.command, chosen.version, f"CROSS_COMPILE={prefix}")
+    return chosen
 
 
 def _packages(kernel: Kernel, wanted: str) -> str:
@@ -164,15 +167,21 @@ def _named_compiler(kernel: Kernel, wanted: str) -> Compiler:
             where=f"CC={name}",
             why="It must say its version when it is called with --version.",
         )
+    _check_target(kernel, name, version, f"CC={name}")
+    return Compiler(name, version, wanted or version)
+
+
+def _check_target(kernel: Kernel, name: str, version: str, where: str) -> None:
+    """Refuse a compiler of another architecture than the kernel's."""
     machine = _said(name, "-dumpmachine").partition("-")[0]
     known = {architecture.name for architecture in ARCHITECTURES}
     # clang compiles for any architecture; kbuild tells it which.
     if "clang" not in version and machine in known and machine != kernel.arch.name:
         raise KlpError(
             f"compiles for {machine}, and the kernel is for {kernel.arch.name}",
-            where=f"CC={name}",
+            where=where,
+            hint="Leave it out: klpbuild looks for the compiler by the kernel.",
         )
-    return Compiler(name, version, wanted or version)
 
 
 def _major(version: str) -> str:

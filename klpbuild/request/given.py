@@ -14,6 +14,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import cached_kernels
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
+from klpbuild.kernel.ofmachine import check_machine
 from klpbuild.kernel.tree import Kernel
 from klpbuild.request.target import with_variables
 from klpbuild.request.variables import Variables
@@ -54,6 +55,9 @@ def with_parts(kernel: Kernel, parts: Parts) -> Kernel:
             kind = "directory" if wants_directory else "file"
             option = f"--{key.replace('_', '-')}"
             problems.add(f"there is no such {kind}", where=f"{option} {path}")
+        elif key == "vmlinux":
+            with problems.collect():
+                check_machine(path, kernel.arch, f"--vmlinux {path}")
     problems.check()
     with_source = with_variables(kernel, Variables(source=parts.source, toolchain=kernel.toolchain))
     return replace(with_source, **{key: path.absolute() for key, path in named.items()})
@@ -93,6 +97,9 @@ def locate_kernel(
     for key, path in named.items():
         if not is_file(path):
             problems.add("there is no such file", where=f"{key}={path}")
+        elif key == "vmlinux":
+            with problems.collect():
+                check_machine(path, kernel.arch, f"vmlinux={path}")
     problems.check()
     if not named:
         return kernel

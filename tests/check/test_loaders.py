@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from klpbuild.check import catalogue
+from klpbuild.check.header import header_faults
 from klpbuild.check.loaders import check_loading
+from klpbuild.check.patched import Patched
 from klpbuild.check.subject import Subject
+from klpbuild.elf.constants import EM, SHF
 from klpbuild.elf.reader import ElfFile
 from tests.check.editor import Edit, Editor, edited
 from tests.machines.objects import FLAGS, compile_for
@@ -105,4 +108,26 @@ def test_what_the_loader_fills_must_be_there(arch: str, missing: str, tmp_path: 
     check_loading(subject)
     assert f"has no section {missing}" in [
         f.what for f in subject.findings if f.rule is catalogue.NOT_FILLED
+    ]
+
+
+@pytest.mark.parametrize("callbacks", [frozenset(), frozenset({"post_unpatch"})])
+def test_s390_keeps_addresses(callbacks: frozenset[str], tmp_path: Path) -> None:
+    """Entries of a GOT stay as they are when the module comes again, unless a callback helps."""
+    editor = Editor(_object("s390x", tmp_path))
+    editor.section(".rela.text").sh_flags |= SHF.RELA_LIVEPATCH
+    editor.section(".rela.text").name = ".klp.rela.loop.text"
+    subject = Subject(ElfFile(editor.data(), "x.ko"), "x.ko", None)
+    subject.patched = (Patched("loop", (), callbacks, ()),)
+    check_loading(subject)
+    found = [f.what for f in subject.findings if f.rule is catalogue.KEEPS_ADDRESS]
+    kept = "nothing makes .klp.rela.loop.text forget where loop was"
+    assert found == ([] if callbacks else [kept])
+
+
+def test_a_module_of_the_other_byte_order(tmp_path: Path) -> None:
+    data = _object("powerpc64le", tmp_path)
+    faults = header_faults(data, EM.S390, (6, 12))
+    assert [fault.what for fault in faults] == [
+        "has e_type 256, not ET_REL: it is little-endian, and s390x is big-endian"
     ]

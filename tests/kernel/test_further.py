@@ -96,6 +96,11 @@ def test_nothing_is_named(kernel: Kernel) -> None:
             "  The kernel loads one of a name: DIR/two/a/x_y.ko.\n"
             "  Name one of them.",
         ),
+        (
+            "s390x.ko",
+            "DIR/s390x.ko: is for s390x, and the kernel is for x86_64\n"
+            "  Name the file of this kernel.",
+        ),
     ],
 )
 def test_what_is_not_a_further_module(kernel: Kernel, tmp_path: Path, name: str, text: str) -> None:
@@ -106,6 +111,7 @@ def test_what_is_not_a_further_module(kernel: Kernel, tmp_path: Path, name: str,
     module(tmp_path / "fix.ko", f"{RELEASE} SMP", "livepatch=Y")
     module(tmp_path / "two/a/x_y.ko")
     module(tmp_path / "two/b/x-y.ko")
+    (tmp_path / "s390x.ko").write_bytes(b"\x7fELF\x02\x02" + bytes(13) + b"\x16" + bytes(44))
     with pytest.raises(KlpError) as caught:
         with_modules(kernel, [tmp_path / name])
     assert str(caught.value).replace(str(tmp_path), "DIR") == text

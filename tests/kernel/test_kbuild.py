@@ -294,7 +294,12 @@ def test_tools_that_cannot_be_used(kernel: Kernel, programs: Path) -> None:
     )
     assert said_of(kernel, cc="gcc-12 'unclosed").startswith("CC=gcc-12 'unclosed: is not")
     assert said_of(kernel, cc="arm-gcc") == (
-        "CC=arm-gcc: compiles for aarch64, and the kernel is for x86_64"
+        "CC=arm-gcc: compiles for aarch64, and the kernel is for x86_64\n"
+        "  Leave it out: klpbuild looks for the compiler by the kernel."
+    )
+    assert said_of(kernel, cross_compile="arm-") == (
+        "CROSS_COMPILE=arm-: compiles for aarch64, and the kernel is for x86_64\n"
+        "  Leave it out: klpbuild looks for the compiler by the kernel."
     )
     assert said_of(kernel, arch="arm64") == (
         "ARCH=arm64: the kernel is for x86_64, which kbuild calls x86\n"

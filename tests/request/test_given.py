@@ -8,7 +8,7 @@ import pytest
 
 from klpbuild.errors import KlpError
 from klpbuild.kernel.locate import locate
-from klpbuild.request.given import Parts, with_parts
+from klpbuild.request.given import GivenSymbols, Parts, locate_kernel, with_parts
 from tests.kernel.machines import prepared_tree, write
 
 
@@ -35,3 +35,29 @@ def test_what_is_not_there_is_told_together(tmp_path: Path) -> None:
         f"--debug-modules {tmp_path}/d: there is no such directory\n"
         f"--image {tmp_path}/i: there is no such file"
     )
+
+
+def _header(machine: int, order: int) -> bytes:
+    """The beginning of an ELF file."""
+    number = machine.to_bytes(2, "big" if order == 2 else "little")
+    return b"\x7fELF\x02" + bytes([order]) + bytes(12) + number + bytes(44)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (_header(22, 2), "is for s390x, and the kernel is for x86_64"),
+        (_header(40, 1), "is for machine 40, and the kernel is for x86_64"),
+        (_header(62, 2), "is big-endian, and x86_64 kernels are little-endian"),
+    ],
+)
+def test_vmlinux_of_another_machine(header: bytes, said: str, tmp_path: Path) -> None:
+    tree = str(prepared_tree(tmp_path / "tree", "6.1.170-x"))
+    vmlinux = tmp_path / "vmlinux"
+    vmlinux.write_bytes(header)
+    with pytest.raises(KlpError) as caught:
+        with_parts(locate(tree), Parts(vmlinux=vmlinux))
+    assert str(caught.value) == f"--vmlinux {vmlinux}: {said}\n  Name the file of this kernel."
+    with pytest.raises(KlpError) as caught:
+        locate_kernel(tree, tmp_path, tmp_path / "build", GivenSymbols(vmlinux=str(vmlinux)))
+    assert str(caught.value) == f"vmlinux={vmlinux}: {said}\n  Name the file of this kernel."
