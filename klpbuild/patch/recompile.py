@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import posixpath
 import re
@@ -10,7 +11,9 @@ import shlex
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +21,9 @@ from pathlib import Path
 from klpbuild.compiler.launcher import launched, launcher_environment
 from klpbuild.compiler.quotes import without_foreign
 from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.vartypes import function_types
 from klpbuild.errors import KlpError
-from klpbuild.files import read_record, write_file
+from klpbuild.files import from_json, read_record, write_file
 from klpbuild.kernel.kbuild import shortened
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.patch.commands import CompileCommand, make_objects
@@ -51,6 +55,13 @@ _KPATCH_HINT = (
     "kpatch's macros are not read here: make the callback a global function, and say in\n"
     'livepatch.toml: callbacks = { pre_patch = "NAME" }'
 )
+
+
+@dataclass(frozen=True)
+class _FunctionTypes:
+    """How each function of an object is called, see `klpbuild.elf.vartypes`."""
+
+    of: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -144,14 +155,52 @@ class Recompiler:
         """Note that the patched object is the original, for the next time."""
         self._keep(command, "patched", None)
 
-    def _keep(self, command: CompileCommand, kind: str, data: bytes | None) -> None:
+    def answer(
+        self,
+        command: CompileCommand,
+        kind: str,
+        flags: tuple[str, ...],
+        patched: bool,
+        ask: Callable[[Path], bytes],
+    ) -> bytes:
+        """Keep what the compiler tells of the original or the patched file, as objects are kept.
+
+        :param kind: what is asked.
+        :param flags: what is added to the command to ask it.
+        :param ask: runs the compiler, which writes the names of what it reads to that file.
+        """
+        line = [*self._line(command, flags), kind]
+        if patched:
+            found = self._kept_objects.find(command.target, line)
+            if found is not None and found.data is not None:
+                return zlib.decompress(found.data)
+        else:
+            digest = hashlib.sha256(shlex.join(line).encode()).hexdigest()[:16]
+            path = self.tree.kept / "objects" / f"{command.target[:-2]}.{kind}-{digest}"
+            if (known := read_record(path, zlib.decompress)) is not None:
+                return known
+        name = kind if patched else f"{kind}-before"
+        dependencies = self.workdir / f"{command.target[:-2]}.{name}.d"
+        dependencies.parent.mkdir(parents=True, exist_ok=True)
+        data = ask(dependencies)
+        packed = zlib.compress(data)
+        if patched:
+            self._keep(command, kind, packed, line)
+        else:
+            with suppress(KlpError):  # a cache that cannot be written costs time only
+                write_file(path, packed)
+        return data
+
+    def _keep(
+        self, command: CompileCommand, kind: str, data: bytes | None, line: Sequence[str] = ()
+    ) -> None:
         files = self.files_read(command, kind)
         dependencies = self.workdir / f"{command.target[:-2]}.{kind}.d"
         read = dependencies.read_text(errors="surrogateescape").split()
-        self._kept_objects.keep(command.target, self._line(command), read, files, data)
+        self._kept_objects.keep(command.target, line or self._line(command), read, files, data)
 
-    def _line(self, command: CompileCommand) -> list[str]:
-        return command.compile(Path(), *SECTION_FLAGS, source=self.tree.source, shadow=None)
+    def _line(self, command: CompileCommand, flags: tuple[str, ...] = SECTION_FLAGS) -> list[str]:
+        return command.compile(Path(), *flags, source=self.tree.source, shadow=None)
 
     @cached_property
     def _kept_objects(self) -> KeptObjects:
@@ -204,13 +253,14 @@ class Recompiler:
             )
         return output
 
-    def with_types(self, command: CompileCommand, patched: bool) -> Path:
+    def with_types(self, command: CompileCommand, patched: bool, *flags: str) -> Path:
         """Compile the object with debug information, from the original or the patched file.
 
         :raises KlpError: when the compiler fails.
         """
         output = self.workdir / f"{command.target[:-2]}.{'new' if patched else 'old'}-types.o"
-        error = self._compile(command, output, TYPE_FLAGS, self.shadow if patched else None)
+        flags = (*TYPE_FLAGS, *flags)
+        error = self._compile(command, output, flags, self.shadow if patched else None)
         if error:
             raise KlpError(
                 "the compiler does not write debug information",
@@ -218,6 +268,21 @@ class Recompiler:
                 why=_first_lines(error),
             )
         return output
+
+    def function_types(
+        self, command: CompileCommand, patched: bool
+    ) -> Mapping[str, tuple[str, ...]]:
+        """Read how the functions of the original or the patched file are called.
+
+        :raises KlpError: when the compiler does not tell.
+        """
+
+        def ask(dependencies: Path) -> bytes:
+            made = self.with_types(command, patched, f"-Wp,-MD,{dependencies}")
+            return json.dumps(function_types(ElfFile.read(made))).encode()
+
+        data = self.answer(command, "functions", TYPE_FLAGS, patched, ask)
+        return from_json(_FunctionTypes, b'{"of": %b}' % data).of
 
     def _compile(
         self, command: CompileCommand, output: Path, flags: Sequence[str], shadow: Path | None

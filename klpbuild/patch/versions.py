@@ -12,13 +12,15 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
-from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
+from klpbuild.kernel.prepare import build_environment
 from klpbuild.patch.pair import ObjectPair
+from klpbuild.patch.recompile import Recompiler
 
 # Prefixes of the sections that EXPORT_SYMBOL makes before and since v6.4.
 _EXPORTS = ("___ksymtab", "__ksymtab", ".export_symbol")
@@ -26,6 +28,8 @@ _EXPORTS = ("___ksymtab", "__ksymtab", ".export_symbol")
 _VERSION = re.compile(r"^(?:#SYMVER (\S+) |__crc_(\S+) = )(0x[0-9a-f]+)", re.MULTILINE)
 #: Words of declarations that change nothing of what is passed or laid out.
 _QUALIFIERS = frozenset({"const", "volatile", "restrict", "__restrict", "extern"})
+#: What the compiler is given in addition when kbuild asks for versions (scripts/Makefile.build).
+_FLAGS = ("-D__GENKSYMS__", "-g0")
 _KINDS = {"s": "struct", "u": "union", "e": "enum", "t": "typedef", "E": "enumerator"}
 
 
@@ -42,32 +46,22 @@ class Interfaces:
 
 
 def check_versions(
-    tree: PreparedTree,
-    pair: ObjectPair,
-    shadow: Path,
-    log: Log,
-    accepted: Sequence[str] = (),
+    compiler: Recompiler, pair: ObjectPair, accepted: Sequence[str] = ()
 ) -> frozenset[str]:
     """Refuse a patch that changes the interface of a symbol which the object exports.
 
-    :param shadow: the tree with the patched source.
     :param accepted: structures, such as ``struct x``, that may be laid out otherwise.
     :returns: functions of which nothing but their own declaration changes.
     :raises KlpError: with the symbols and what differs; or when genksyms fails.
     """
-    genksyms = tree.build / "scripts" / "genksyms" / "genksyms"
+    genksyms = compiler.tree.build / "scripts" / "genksyms" / "genksyms"
     original = ElfFile.read(pair.original)
     if not any(s.name.startswith(_EXPORTS) for s in original.sections) or not genksyms.exists():
         return frozenset()
-    with tempfile.TemporaryDirectory(prefix="klpbuild-") as directory:
-        dumps = Path(directory, "before"), Path(directory, "after")
-        running = [
-            _start(tree, pair, genksyms, place, dump, log)
-            for place, dump in zip((None, shadow), dumps, strict=True)
-        ]  # side by side
-        before, after = (
-            _finish(pair, *processes, dump) for processes, dump in zip(running, dumps, strict=True)
-        )
+    asked = _asked(compiler, pair, genksyms)
+    if asked[0].partition(b"\0")[0] == asked[1].partition(b"\0")[0]:
+        return frozenset()  # the same versions
+    before, after = map(_interfaces, asked)
     functions = {s.name for s in original.symbol_list if s.is_function and s.is_defined}
     renewed: set[str] = set()
     problems = Problems()
@@ -146,52 +140,59 @@ def _called(name: str) -> str:
     return f"{_KINDS.get(kind, kind)} {rest.strip(chr(39))}" if mark else f"its declaration {name}"
 
 
-def _start(
-    tree: PreparedTree,
-    pair: ObjectPair,
-    genksyms: Path,
-    shadow: Path | None,
-    dump: Path,
-    log: Log,
-) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+def _asked(compiler: Recompiler, pair: ObjectPair, genksyms: Path) -> tuple[bytes, bytes]:
+    """Ask genksyms what the object exports, as it was and as the patches make it."""
+
+    def answer(patched: bool) -> bytes:
+        def ask(dependencies: Path) -> bytes:
+            return _run(compiler, pair, genksyms, dependencies, patched)
+
+        return compiler.answer(pair.command, "versions", _FLAGS, patched, ask)
+
+    with ThreadPoolExecutor(2) as pool:  # side by side
+        before, after = pool.map(answer, (False, True))
+    return before, after
+
+
+def _run(
+    compiler: Recompiler, pair: ObjectPair, genksyms: Path, dependencies: Path, patched: bool
+) -> bytes:
+    """Run genksyms; what it prints, and behind a zero byte the types that it read."""
+    tree = compiler.tree
     line = pair.command.compile(
-        Path("-"), "-D__GENKSYMS__", "-g0", source=tree.source, shadow=shadow
-    )
+        Path("-"), *_FLAGS, f"-Wp,-MD,{dependencies}",
+        source=tree.source, shadow=compiler.shadow if patched else None,
+    )  # fmt: skip
     line[line.index("-c")] = "-E"
-    # A dependency file would be written over by both.
-    line = [word for word in line if not word.startswith(("-Wp,-MMD", "-Wp,-MD"))]
-    log(" ".join(line) + f" | {genksyms} -r /dev/null")
-    preprocessor = subprocess.Popen(
-        line,
-        cwd=tree.build,
-        env=build_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    reader = subprocess.Popen(
-        [genksyms, "-r", "/dev/null", "-T", dump],
-        stdin=preprocessor.stdout,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert preprocessor.stdout is not None
-    preprocessor.stdout.close()
-    return preprocessor, reader
+    compiler.log(" ".join(line) + f" | {genksyms} -r /dev/null")
+    with tempfile.TemporaryDirectory(prefix="klpbuild-") as directory:
+        dump = Path(directory, "types")
+        preprocessor = subprocess.Popen(
+            line,
+            cwd=tree.build,
+            env=build_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        reader = subprocess.Popen(
+            [genksyms, "-r", "/dev/null", "-T", dump],
+            stdin=preprocessor.stdout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert preprocessor.stdout is not None
+        preprocessor.stdout.close()
+        output = reader.communicate()[0]
+        if preprocessor.wait() or reader.returncode:
+            raise KlpError("genksyms cannot read the source", where=pair.source)
+        return output + b"\0" + (dump.read_bytes() if dump.is_file() else b"")
 
 
-def _finish(
-    pair: ObjectPair,
-    preprocessor: subprocess.Popen[bytes],
-    reader: subprocess.Popen[bytes],
-    dump: Path,
-) -> Interfaces:
-    output = reader.communicate()[0].decode(errors="replace")
-    if preprocessor.wait() or reader.returncode:
-        raise KlpError("genksyms cannot read the source", where=pair.source)
-    text = dump.read_text(errors="replace") if dump.is_file() else ""
+def _interfaces(answer: bytes) -> Interfaces:
+    output, _, types = answer.decode(errors="replace").partition("\0")
     versions = {new or old: crc for new, old, crc in _VERSION.findall(output)}
-    return Interfaces(versions, read_types(text))
+    return Interfaces(versions, read_types(types))
 
 
 def read_types(text: str) -> dict[str, tuple[str, ...]]:

@@ -295,8 +295,7 @@ def extract_patches(
     left_out: list[tuple[ObjectPair, LeftOut]] = []
     for pair, part in zip(compiled.pairs, parts, strict=True):
         with faults(problems, patches_of(compiled, pair), pair.target):
-            shadow = (work / "pair" / "shadow").resolve()
-            declared = check_versions(compiled.tree, pair, shadow, log.note, accepted.layouts)
+            declared = check_versions(compiled.compiler, pair, accepted.layouts)
             policy = key_policy(resolver, pair.owner, added.__contains__)
             extraction = extract_part(part, kernel.arch, policy, declared, accepted.data)
             notices += extraction.notices

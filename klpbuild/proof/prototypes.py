@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.vartypes import function_types
 from klpbuild.errors import Problems
 from klpbuild.extract.result import Extraction
 from klpbuild.kernel.tree import Kernel
@@ -67,8 +65,7 @@ def _called_otherwise(
     if not names:
         return
     before, after = (
-        function_types(ElfFile.read(compiled.compiler.with_types(pair.command, patched)))
-        for patched in (False, True)
+        compiled.compiler.function_types(pair.command, patched) for patched in (False, True)
     )
     for name in names:
         old, new = before.get(name), after.get(name)

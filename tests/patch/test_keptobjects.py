@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,49 @@ def test_a_damaged_object_is_compiled_again(small: SmallKernel, builds: Builds) 
         path.write_bytes(kept[:-8] + b"damaged!")
     (second,) = builds.build(small.patch(*LIMIT)).pairs
     assert (builds.compiled, second.patched.read_bytes()) == (["open.c"], kept)
+
+
+def asked(made: CompiledPatch, asks: list[bool]) -> list[bytes]:
+    """Answers of the original and the patched file, each with how often it was asked."""
+    (pair,) = made.pairs
+
+    def answer(patched: bool) -> bytes:
+        def ask(dependencies: Path) -> bytes:
+            asks.append(patched)
+            made.compiler.with_types(pair.command, patched, f"-Wp,-MD,{dependencies}")
+            return b"patched" if patched else b"original"
+
+        return made.compiler.answer(pair.command, "kind", ("-g",), patched, ask)
+
+    return [answer(False), answer(True)]
+
+
+def test_what_the_compiler_tells_is_kept(small: SmallKernel, builds: Builds) -> None:
+    asks: list[bool] = []
+    for _ in range(2):
+        made = builds.build(small.patch(*LIMIT))
+        assert asked(made, asks) == [b"original", b"patched"]
+    assert asks == [False, True]
+    header = small.patch("include/linux/kernel.h", "return 2 * a", "return 3 * a")
+    made = builds.build(small.patch(*LIMIT), header)
+    (pair,) = (pair for pair in made.pairs if pair.source == "fs/open.c")
+    asked(replace(made, pairs=(pair,)), asks)
+    assert asks == [False, True, True]
+
+
+def test_what_the_compiler_told_may_be_damaged(small: SmallKernel, builds: Builds) -> None:
+    asks: list[bool] = []
+    asked(builds.build(small.patch(*LIMIT)), asks)
+    for path in builds.small.kernel.cache.rglob("open.kind-*"):
+        path.write_bytes(b"damaged")
+    assert asked(builds.build(small.patch(*LIMIT)), asks) == [b"original", b"patched"]
+    assert asks == [False, True, False]
+
+
+def test_the_types_of_functions_are_kept(small: SmallKernel, builds: Builds) -> None:
+    (pair,) = (made := builds.build(small.patch(*LIMIT))).pairs
+    read = [made.compiler.function_types(pair.command, patched) for patched in (False, True)]
+    made = builds.build(small.patch(*LIMIT))
+    assert [made.compiler.function_types(pair.command, p) for p in (False, True)] == read
+    assert read[0]["open_file"] == ("4 bytes", "4 bytes")
+    assert not list((made.compiler.workdir / "fs").glob("*-types.o"))
