@@ -354,14 +354,18 @@ class ElfFile:
             while at >= 0:  # the linker lets a name end in another one
                 starts.append(at)
                 at = self.strtab.find(text, at + 1)
-        found: npt.NDArray[np.int64] = np.flatnonzero(
-            np.isin(self._name_places, np.array(starts, self._name_places.dtype))
-        )
-        return found
+        order, places = self._by_name_place
+        wanted = np.array(sorted({*starts}), places.dtype)
+        firsts, lasts = np.searchsorted(places, wanted), np.searchsorted(places, wanted, "right")
+        found = [order[i:j] for i, j in zip(firsts.tolist(), lasts.tolist(), strict=True)]
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
 
     @cached_property
-    def _name_places(self) -> npt.NDArray[np.uint32]:
-        return np.ascontiguousarray(self.symbols["st_name"])
+    def _by_name_place(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+        """The symbols' indexes by where their names stand, and these places."""
+        places = np.ascontiguousarray(self.symbols["st_name"])
+        order = np.argsort(places, kind="stable").astype(np.int64)
+        return order, places[order]
 
     @cached_property
     def symbol_list(self) -> tuple[Symbol, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.extract.changes import compare
 from klpbuild.extract.objects import Atom
 from klpbuild.extract.part import Part
-from klpbuild.extract.result import Key, KeyKind
+from klpbuild.extract.result import Key, KeyKind, KeyPolicy
+from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.special import JUMP_TABLE
 
 
@@ -38,6 +41,27 @@ def branch_keys(part: Part, functions: dict[Atom, str]) -> set[Key]:
                 symbol = twin.symbols[0]
                 found.add(Key(KeyKind.STATIC_BRANCH, symbol.name, symbol.index, True))
     return found
+
+
+def may_branch(elf: ElfFile, sizes: EntrySizes, policy: KeyPolicy) -> bool:
+    """Tell whether any code of an object may branch by a key that a livepatch may not use.
+
+    That is cheap to tell, and so for most objects what changes in them need not be known.
+    """
+    tables = {section.index for section in elf.sections if section.name == JUMP_TABLE}
+    entry, at = sizes.jump_entry, sizes.jump_key
+    for section in elf.relocation_sections:
+        if section.sh_info not in tables:
+            continue
+        rows = elf.relocations(section)
+        if entry and at is not None:
+            rows = rows[rows["r_offset"] % entry == at]
+        for index in np.unique(rows["r_sym"]).tolist():
+            symbol = elf.symbol(index)
+            key = Key(KeyKind.STATIC_BRANCH, symbol.name, index, symbol.is_defined)
+            if symbol.type == STT.SECTION or isinstance(policy(key), str):
+                return True
+    return False
 
 
 def outline(elf: ElfFile) -> tuple[set[str], set[tuple[str, int]]]:

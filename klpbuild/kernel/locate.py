@@ -23,7 +23,7 @@ from klpbuild.kernel.headers import usable_build_tree
 from klpbuild.kernel.installed import Installed, is_stub
 from klpbuild.kernel.kbuild import build_fixtures
 from klpbuild.kernel.modules import built_modules, shipped_modules
-from klpbuild.kernel.tree import Kernel, Toolchain
+from klpbuild.kernel.tree import FILTER_FUNCTIONS, KALLSYMS, Kernel, Toolchain
 
 FIXTURES = "fixtures"
 
@@ -268,8 +268,8 @@ def _from_headers(
         modules=shipped_modules(installed.modules, learned / "modules"),
         vmlinux=installed.vmlinux() or (own_vmlinux if _has_code(own_vmlinux) else None),
         system_map=installed.system_map() or _real_map(headers / "System.map"),
-        kallsyms=sealed(learned / "kallsyms"),
-        filter_functions=sealed(learned / "available_filter_functions"),
+        kallsyms=sealed(learned / KALLSYMS),
+        filter_functions=sealed(learned / FILTER_FUNCTIONS),
         image=installed.image(),
         source=source.resolve() if source and source.is_dir() else None,
         cache=learned,
@@ -310,8 +310,8 @@ def _from_build_tree(tree: Path, under: Path | None, name: str = "") -> Kernel:
         modules=built_modules(tree),
         vmlinux=vmlinux if _has_code(vmlinux) else None,
         system_map=_if_file(system_map),
-        kallsyms=sealed(learned / "kallsyms"),
-        filter_functions=sealed(learned / "available_filter_functions"),
+        kallsyms=sealed(learned / KALLSYMS),
+        filter_functions=sealed(learned / FILTER_FUNCTIONS),
         image=images[0] if images else None,
         source=sources[0].resolve() if sources else None,
         cache=learned,

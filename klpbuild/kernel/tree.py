@@ -8,6 +8,9 @@ from pathlib import Path
 from klpbuild.arch import Architecture
 from klpbuild.distro.packaging import Packaging
 
+#: What `klpbuild.vm.probe` brings out of a booted kernel, in ``Kernel.cache``.
+KALLSYMS, FILTER_FUNCTIONS = "kallsyms", "available_filter_functions"
+
 
 @dataclass(frozen=True)
 class Toolchain:

@@ -38,7 +38,7 @@ class PatchedFile:
     where: str
     patches: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def patched(self) -> bytes:
         """The file's bytes afterwards."""
         return b"".join(line.text for line in self.lines)

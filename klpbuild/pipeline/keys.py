@@ -16,7 +16,7 @@ from functools import partial
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract.keys import branch_keys, changed_functions, outline
+from klpbuild.extract.keys import branch_keys, changed_functions, may_branch, outline
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import KeyPolicy
 from klpbuild.files import write_file
@@ -80,7 +80,7 @@ def ask_keys_of_modules(
 
 def _asked(part: Part, policy: KeyPolicy) -> set[str]:
     """List the keys by which changed code branches and that the kernel would not find."""
-    if part.patched.section("__jump_table") is None:
+    if not may_branch(part.patched, part.sizes, policy):
         return set()
     keys = branch_keys(part, changed_functions(part))
     return {key.name for key in keys if isinstance(policy(key), str)}

@@ -30,7 +30,7 @@ from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.graph.write import TOO_LARGE_TO_DRAW, write_all
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.modules import builtin_modules
-from klpbuild.kernel.tree import Kernel
+from klpbuild.kernel.tree import FILTER_FUNCTIONS, Kernel
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import (
     Function,
@@ -50,9 +50,6 @@ from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.stopwatch import measured
-from klpbuild.vm.probe import FILTER_FUNCTIONS
-from klpbuild.vm.transcript import transcript
-from klpbuild.vm.trial import boot_livepatch
 
 _ENABLE = "klp_enable_patch"
 
@@ -389,6 +386,9 @@ def boot(
 
     :returns: what changes in the watched files, as lines, and whether all went well.
     """
+    from klpbuild.vm.transcript import transcript
+    from klpbuild.vm.trial import boot_livepatch
+
     patched = {p.object for path in modules for p in read_patches(ElfFile.read(path))}
     further = [name for path in kernel.further if (name := object_name(path.name)) in patched]
     trial = boot_livepatch(kernel, modules, watch=watch, modprobe=further)

@@ -18,7 +18,7 @@ from klpbuild.graph.queries import dependencies
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.dependencies import Dependencies
-from klpbuild.kernel.tree import Kernel
+from klpbuild.kernel.tree import KALLSYMS, Kernel
 from klpbuild.pipeline.table import Said
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
@@ -38,7 +38,7 @@ def write_symbols(kernel: Kernel, output: Path, said: Said) -> Written:
     """
     kallsyms = kernel.kallsyms
     if not (kernel.vmlinux or kernel.system_map or kallsyms) and kernel.image:
-        from klpbuild.vm.probe import KALLSYMS, learn
+        from klpbuild.vm.probe import learn
 
         if not (kernel.cache / KALLSYMS).exists():
             said.results.append(f"{kernel.release} is booted once for its /proc/kallsyms")

@@ -13,14 +13,10 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.files import sealed, write_sealed
 from klpbuild.kernel.cache import locked
-from klpbuild.kernel.tree import Kernel
+from klpbuild.kernel.tree import FILTER_FUNCTIONS, KALLSYMS, Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.result import StepResult
 from klpbuild.vm.scenario import FetchFile, Group, WriteFile
-
-#: Where `klpbuild.kernel.locate` looks for them, in ``Kernel.cache``.
-KALLSYMS = "kallsyms"
-FILTER_FUNCTIONS = "available_filter_functions"
 
 _IN_GUEST = {
     KALLSYMS: "/proc/kallsyms",
