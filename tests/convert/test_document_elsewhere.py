@@ -45,8 +45,9 @@ __attribute__((section(".modinfo"), used))
 static const char info[] = "livepatch=Y\\0license=GPL\\0depends=jbd2";
 """
 _PATCHED = ("9p", "btrfs", "ext4")
+_EXPORTED = "printk snprintf _mcount"
 _SYMBOLS = {
-    "vmlinux": "printk snprintf _mcount saved_command_line si_swapinfo hugetlb_report_meminfo capable",
+    "vmlinux": f"{_EXPORTED} saved_command_line si_swapinfo hugetlb_report_meminfo capable",
     "9p": "v9fs_sessionlist v9fs_sessionlist_lock",
     "btrfs": "btrfs_ktype can_modify_feature.isra.3",
     "ext4": "ext4_root_sbi ext4_count_free_clusters",
@@ -71,9 +72,7 @@ def document(arch: str, tmp_path: Path) -> Path:
     assert gates == {"vmlinux", *_PATCHED}
     database = SymbolDatabase.read(symbols_klp(tmp_path, **_SYMBOLS))
     exports = Exports.read(
-        module_symvers(
-            tmp_path, vmlinux="printk snprintf _mcount", fs__jbd2__jbd2="jbd2_journal_flush"
-        )
+        module_symvers(tmp_path, vmlinux=_EXPORTED, fs__jbd2__jbd2="jbd2_journal_flush")
     )
     converted = tmp_path / "document.ko"
     converted.write_bytes(convert(elf, Resolver(database, exports, gates)).data)
@@ -161,7 +160,7 @@ def test_symbols(document: Path) -> None:
         f".klp.sym.{owner}.{name},0"
         for owner, names in _SYMBOLS.items()
         for name in names.split()
-        if name not in ("printk", "snprintf", "_mcount")
+        if name not in _EXPORTED.split()
     )
 
 
