@@ -13,6 +13,7 @@
     accept_data = ["policy"]         # variables whose content patches may change
     version = "1"                    # default: none; its package needs one
     skip = ["x.patch"]               # source patches that are left out on purpose
+    parts = ["fix"]                  # directories in it whose fixes it is made of
 
     [[object]]
     name = "vmlinux"
@@ -25,16 +26,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from klpbuild.errors import KlpError, Problem
+from klpbuild.errors import KlpError
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.livepatch import (
     CALLBACKS,
     FILE_NAME,
     Function,
     Livepatch,
+    PartName,
     PatchedObject,
     Skipped,
     check_name,
@@ -48,10 +51,9 @@ from klpbuild.module.owntables import (
     two_tables,
 )
 from klpbuild.module.toml import TomlFile
+from klpbuild.module.tomlreader import TableReader, shown
 from klpbuild.names import SYMBOL_NAME_MAX, SYMPOS_MAX, object_name
 from klpbuild.userfiles import check_file_names, is_file
-
-_T = TypeVar("_T")
 
 # Licences with which a module may use GPL-only symbols (include/linux/license.h);
 # klp_enable_patch is one.
@@ -72,21 +74,32 @@ _REFERENCE = re.compile(r"[\x20-\x7e]+")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
-def read_livepatch(directory: Path, *, patches: bool = False) -> Livepatch:
+class Made(Enum):
+    """What a livepatch, or a part of one, is made from."""
+
+    SOURCES = "C files"
+    PATCHES = "source patches"
+    PARTS = "parts"
+
+
+def read_livepatch(
+    directory: Path, made: Made = Made.SOURCES, *, is_part: bool = False
+) -> Livepatch:
     """Read the livepatch in a directory; its name is the directory's.
 
     Without ``livepatch.toml`` its sources must bring their own tables.
 
-    :param patches: whether source patches, not C files, make it: no source is
-        needed then, and no object.
+    :param made: what it is made from, as far as its files tell: its description may name parts.
+        Only C files need a source and an object.
+    :param is_part: whether it is a part of another one, which says what counts for all parts.
     :raises KlpError: with everything that is wrong in the file, or in the names of its sources.
     """
-    livepatch = _read(directory, patches)
+    livepatch = _read(directory, made, is_part)
     check_file_names(livepatch.sources)
     return livepatch
 
 
-def _read(directory: Path, patches: bool) -> Livepatch:
+def _read(directory: Path, made: Made, is_part: bool) -> Livepatch:
     if not directory.is_dir():
         raise KlpError("is not a directory", where=str(directory))
     name = directory.resolve().name
@@ -96,10 +109,12 @@ def _read(directory: Path, patches: bool) -> Livepatch:
     try:
         file = TomlFile.read(path)
     except FileNotFoundError:
-        if patches:
+        if made is Made.PARTS:
+            return Livepatch(name, found, own_tables=any(map(brings_own_tables, found)))
+        if made is Made.PATCHES:
             return Livepatch(name, found)
         return _without_description(name, directory, found)
-    return _Reader(file, patches).livepatch(name, file.table, found)
+    return _Reader(file, made, is_part).livepatch(name, file.table, found)
 
 
 def _without_description(name: str, directory: Path, sources: tuple[Path, ...]) -> Livepatch:
@@ -122,41 +137,36 @@ _KEYS = (
     "accept_data",
     "version",
     "skip",
+    "parts",
     "object",
 )
+#: What a livepatch says for all its parts.
+_KEYS_OF_ALL = ("license", "replace", "kernels", "version", "parts")
 _OBJECT_KEYS = ("name", "functions", "callbacks")
-_SKIP_KEYS = ("patch", "reason")
 _FUNCTION_KEYS = ("old", "new", "sympos")
 
-#: A file with more of them is no description at all.
-_PROBLEMS_MAX = 100
 
-_TYPES = {str: "a text", bool: "true or false", int: "a number", list: "a list", dict: "a table"}
+class _Reader(TableReader):
+    """Reads the description of a livepatch."""
 
-
-def _shown(value: object) -> str:
-    """Format a value for a message, cut when it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-class _Reader:
-    """Parses the tables of one file and collects what is wrong with them."""
-
-    def __init__(self, file: TomlFile, patches: bool) -> None:
-        self.file = file
-        self.path = file.path
-        self.patches = patches
-        self.problems: list[tuple[int, Problem]] = []
+    def __init__(self, file: TomlFile, made: Made, is_part: bool) -> None:
+        super().__init__(file)
+        self.patches = made is Made.PATCHES
+        self.whole = made is Made.PARTS or (bool(file.table.get("parts")) and not is_part)
+        self.is_part = is_part
 
     def livepatch(self, name: str, table: Mapping[str, Any], found: tuple[Path, ...]) -> Livepatch:
         self.known_keys(table, _KEYS, "", 0)
+        for key in _KEYS_OF_ALL if self.is_part else ():
+            if key in table:
+                what = f"{key} stands in a part of a livepatch"
+                self.add(what, key, hint=f"Write it into the livepatch's own {FILE_NAME}.")
         sources = self.sources(table, found)
         own_tables = self.own_tables(sources, table)
         license_ = self.value(table, "license", str, "GPL")
         if license_ not in _LICENSES:
             self.add(
-                f"license {_shown(license_)} cannot be a livepatch's",
+                f"license {shown(license_)} cannot be a livepatch's",
                 "license",
                 why="klp_enable_patch is exported to GPL-compatible modules only.",
                 hint=f"One of: {', '.join(_LICENSES)}.",
@@ -181,33 +191,37 @@ class _Reader:
             ),
             self.version(name, table),
             self.skip(table),
+            self.parts(table),
         )
         if self.problems:
             raise self.error()
         return livepatch
 
-    def error(self) -> KlpError:
-        """Make the error of all problems, in the order of the lines."""
-        in_order = sorted(self.problems, key=lambda found: found[0])
-        return KlpError.together(problem for _, problem in in_order)
-
     def skip(self, table: Mapping[str, Any]) -> tuple[Skipped, ...]:
         start = self.file.line_of_key("skip")
+        kind, example = ("part", "x") if self.whole else ("patch", "x.patch")
         found = []
         for item in self.value(table, "skip", list, []):
-            entry = {"patch": item} if isinstance(item, str) else item
-            if not isinstance(entry, dict) or "patch" not in entry:
-                hint = 'Write "x.patch", or { patch = "x.patch", reason = "..." }.'
-                self.add("skip does not name a patch", "skip", hint=hint)
+            entry = {kind: item} if isinstance(item, str) else item
+            if not isinstance(entry, dict) or kind not in entry:
+                hint = f'Write "{example}", or {{ {kind} = "{example}", reason = "..." }}.'
+                self.add(f"skip does not name a {kind}", "skip", hint=hint)
                 continue
-            at = self.file.line_of(str(entry["patch"]), start)
-            self.known_keys(entry, _SKIP_KEYS, "skip", at)
-            patch, reason = (self.value(entry, key, str, "", at) for key in _SKIP_KEYS)
+            at = self.file.line_of(str(entry[kind]), start)
+            self.known_keys(entry, (kind, "reason"), "skip", at)
+            name, reason = (self.value(entry, key, str, "", at) for key in (kind, "reason"))
             if not reason.isprintable():
                 self.add_at(at, "reason has a line break or another control character")
-            found.append(Skipped(patch, reason, f"{self.path}:{at}"))
-        if found and not self.patches:
+            found.append(Skipped(name, reason, f"{self.path}:{at}"))
+        if found and not self.patches and not self.whole:
             self.add("skip is for source patches", "skip", hint="Name the C files in sources.")
+        return tuple(found)
+
+    def parts(self, table: Mapping[str, Any]) -> tuple[PartName, ...]:
+        start, found = self.file.line_of_key("parts"), []
+        for name in self.texts(table, "parts", _REFERENCE):
+            at = self.file.line_of(name, start)
+            found.append(PartName(name, f"{self.path}:{at}"))
         return tuple(found)
 
     def version(self, name: str, table: Mapping[str, Any]) -> str:
@@ -215,7 +229,7 @@ class _Reader:
         if "version" in table and isinstance(table["version"], str):
             if not _VERSION.fullmatch(version):
                 self.add(
-                    f"version {_shown(version)} is not made of numbers",
+                    f"version {shown(version)} is not made of numbers",
                     "version",
                     why="It becomes part of the module's name and the version of packages.",
                     hint='Write version = "1", or "1.2".',
@@ -239,7 +253,7 @@ class _Reader:
     def sources(self, table: Mapping[str, Any], found: tuple[Path, ...]) -> tuple[Path, ...]:
         directory = self.path.parent
         if "sources" not in table:
-            if not found and not self.patches:
+            if not found and not self.patches and not self.whole:
                 self.add("the livepatch has no C source", "", hint=f"Write one in {directory}.")
             return found
         named = self.texts(table, "sources", _REFERENCE)
@@ -265,7 +279,8 @@ class _Reader:
 
     def objects(self, table: Mapping[str, Any], own_tables: bool) -> tuple[PatchedObject, ...]:
         tables = self.value(table, "object", list, [])
-        if not tables and not own_tables and not self.patches and "object" not in table:
+        needless = own_tables or self.patches or self.whole
+        if not tables and not needless and "object" not in table:
             self.add(
                 "no object is patched",
                 "",
@@ -385,57 +400,10 @@ class _Reader:
 
     def check_symbol(self, key: str, name: str, pattern: re.Pattern[str], at: int) -> None:
         if not pattern.fullmatch(name):
-            self.add_at(at, f"{key} = {_shown(name)} is not the name of a function")
+            self.add_at(at, f"{key} = {shown(name)} is not the name of a function")
         elif len(name) > SYMBOL_NAME_MAX:
             self.add_at(
                 at,
                 f"{key} = {name[:40]!r}... is too long, {len(name)} bytes",
                 why=f"The kernel looks up names of at most {SYMBOL_NAME_MAX} bytes.",
             )
-
-    def known_keys(
-        self, table: Mapping[str, Any], known: tuple[str, ...], what: str, line: int
-    ) -> None:
-        for key in table:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                self.add_at(
-                    self.file.line_of_key(key, line),
-                    f"unknown key {_shown(key)}" + (f" in {what}" if what else ""),
-                    hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
-                )
-
-    def value(
-        self, table: Mapping[str, Any], key: str, kind: type[_T], default: _T, line: int = 0
-    ) -> _T:
-        """Return the value of a key, or the default when it is missing or of another type."""
-        value = table.get(key, default)
-        # bool is a subclass of int, and true is no position.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            at = self.file.line_of_value(key, value, line)
-            self.add_at(at, f"{key} is not {_TYPES[kind]}: {_shown(value)}")
-            return default
-        return value
-
-    def texts(
-        self, table: Mapping[str, Any], key: str, pattern: re.Pattern[str]
-    ) -> tuple[str, ...]:
-        texts = []
-        for item in self.value(table, key, list, []):
-            if isinstance(item, str) and pattern.fullmatch(item):
-                texts.append(item)
-            else:
-                self.add(f"{key} holds {_shown(item)}, which is not a text of one line", key)
-        return tuple(texts)
-
-    def add(self, what: str, key: str, text: str = "", *, why: str = "", hint: str = "") -> None:
-        line = self.file.line_of_key(key) if key else 0
-        if text:
-            line = self.file.line_of(text, line)
-        self.add_at(line, what, why=why, hint=hint)
-
-    def add_at(self, line: int, what: str, *, why: str = "", hint: str = "") -> None:
-        where = f"{self.path}:{line}" if line else str(self.path)
-        self.problems.append((line, Problem(what, where, why, hint)))
-        if len(self.problems) == _PROBLEMS_MAX:
-            raise self.error()

@@ -62,6 +62,7 @@ class PatchedObject:
     :ivar functions: those that are replaced.
     :ivar callbacks: name of the callback (one of `CALLBACKS`) to the livepatch's function.
     :ivar words: lists of words of its variables that are written with it.
+    :ivar further: the callbacks of further parts of the livepatch, in their order.
     """
 
     name: str
@@ -69,19 +70,41 @@ class PatchedObject:
     callbacks: Mapping[str, str] = field(default_factory=dict)
     where: str = field(default="", compare=False, repr=False)
     words: tuple[Words, ...] = ()
+    further: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def all_callbacks(self) -> tuple[Mapping[str, str], ...]:
+        """Return the callbacks of each part that has any."""
+        return tuple(each for each in (self.callbacks, *self.further) if each)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Return the livepatch's functions that are callbacks."""
+        return tuple(name for each in self.all_callbacks for name in each.values())
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A source patch that is left out on purpose.
+    """A source patch, or a part, that is left out on purpose.
 
-    :ivar patch: its file's name.
+    :ivar patch: its file's name, or its directory's.
     :ivar reason: may be empty.
     :ivar where: ``file:line`` that names it.
     """
 
     patch: str
     reason: str = ""
+    where: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class PartName:
+    """A directory in a livepatch that is a part of it.
+
+    :ivar where: ``file:line`` that names it.
+    """
+
+    name: str
     where: str = field(default="", compare=False, repr=False)
 
 
@@ -102,7 +125,8 @@ class Livepatch:
     :ivar accepted: what would be refused.
     :ivar version: numbers with dots between; part of the module's name, since the kernel
         loads a newer version beside the older one that it replaces.
-    :ivar skip: source patches of its directory that are left out.
+    :ivar skip: source patches of its directory, or parts, that are left out.
+    :ivar parts: directories in it whose fixes it is made of, in their order.
     """
 
     name: str
@@ -117,6 +141,7 @@ class Livepatch:
     accepted: Accepted = NOTHING
     version: str = ""
     skip: tuple[Skipped, ...] = ()
+    parts: tuple[PartName, ...] = ()
 
     @property
     def stem(self) -> str:

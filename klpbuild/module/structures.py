@@ -6,7 +6,7 @@ A C file that copies a private structure compiles whatever the running kernel's 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -43,22 +43,23 @@ class Source:
     :ivar path: the C file.
     :ivar object: what the compiler made of it, with its debug information.
     :ivar replaced: the functions of the kernel that it replaces.
+    :ivar accepted: names, such as ``struct x``, of types that may differ.
     """
 
     path: Path
     object: ElfFile
     replaced: tuple[Candidate, ...]
+    accepted: tuple[str, ...] = ()
 
 
 def check_structures(
-    kernel: Kernel, sources: Iterable[Source], accepted: Sequence[str], problems: Problems
+    kernel: Kernel, sources: Iterable[Source], problems: Problems
 ) -> tuple[str, ...]:
     """Compare structures, unions and enumerations of C files with the kernel's, by name.
 
     With those of the compile units that the replaced functions are from; what these do not
     have with those of the patched objects, of the modules that these need, and of vmlinux.
 
-    :param accepted: names, such as ``struct x``, that may differ.
     :param problems: takes what differs, with the first member that does.
     :returns: what could not be compared, and why.
     """
@@ -72,7 +73,7 @@ def check_structures(
         unknown: dict[TypeName, None] = {}
         types = DwarfTypes(Unit(Dwarf(source.object), 0))
         for declared in types.declared(_is_own(source.path, kernel)):
-            if str(declared.name) in accepted:
+            if str(declared.name) in source.accepted:
                 continue
             with problems.collect():
                 own = types.described(declared.name, declared.number)

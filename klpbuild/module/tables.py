@@ -11,7 +11,7 @@ from klpbuild.compiler.flags import CompileCommand, compile_command
 from klpbuild.elf.constants import EM
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import STAYS_TAG, Livepatch, check_object
+from klpbuild.module.livepatch import STAYS_TAG, Livepatch, PatchedObject, check_object
 from klpbuild.names import VMLINUX
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
     for entry in livepatch.objects:
         with problems.collect():
             check_object(entry.name)
-        if (entry.callbacks or entry.words) and not api.callbacks:
-            what = "callbacks" if entry.callbacks else "accepted data, which callbacks write"
+        if (entry.called or entry.words) and not api.callbacks:
+            what = "callbacks" if entry.called else "accepted data, which callbacks write"
             problems.add(
                 f"object {entry.name!r} has {what}, which this kernel does not know",
                 where=entry.where,
@@ -107,7 +107,10 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
     forget = api.forget if api.callbacks else ""  # by a callback
     new = dict.fromkeys(f.new for entry in livepatch.objects for f in entry.functions)
     called = dict.fromkeys(
-        pair for entry in livepatch.objects for pair in sorted(entry.callbacks.items())
+        pair
+        for entry in livepatch.objects
+        for each in entry.all_callbacks
+        for pair in sorted(each.items())
     )
     callback_names = {(kind, label): f"{kind}_{n}" for n, (kind, label) in enumerate(called)}
     return _template().render(
@@ -117,9 +120,15 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
         objects=livepatch.objects,
         leaves={
             entry.name: bool(entry.words)
-            or bool(forget and entry.name != VMLINUX and "post_unpatch" in entry.callbacks)
+            or len(entry.all_callbacks) > 1
+            or (
+                bool(forget)
+                and entry.name != VMLINUX
+                and any("post_unpatch" in each for each in entry.all_callbacks)
+            )
             for entry in livepatch.objects
         },
+        undone={entry.name: _undone(entry) for entry in livepatch.objects},
         replace=livepatch.replace and api.replace,
         register=api.register,
         license=livepatch.license,
@@ -127,6 +136,20 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
         forget=forget,
         stays_tag=STAYS_TAG if any(w.stays for o in livepatch.objects for w in o.words) else "",
     )
+
+
+def _undone(entry: PatchedObject) -> list[tuple[int, str]]:
+    """List what undoes parts' ``pre_patch`` when that of a later part fails: number and callback.
+
+    The kernel calls no ``post_unpatch`` of an object whose ``pre_patch`` failed
+    (kernel/livepatch/core.h, klp_post_unpatch_callback).
+    """
+    parts = entry.all_callbacks
+    return [
+        (number, each["post_unpatch"])
+        for number, each in reversed([*enumerate(parts, 1)])
+        if "post_unpatch" in each and any("pre_patch" in later for later in parts[number:])
+    ]
 
 
 def tables_source(livepatch: Livepatch, kernel: Kernel) -> str:

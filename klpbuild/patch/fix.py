@@ -94,14 +94,15 @@ def faults(problems: Problems, patches: Iterable[str], object_: str = "") -> Ite
 
 @dataclass(frozen=True)
 class Fix:
-    """A patch of a livepatch, and its result.
+    """A patch of a livepatch, or a part of C files, and its result.
 
-    :ivar patch: the patch file's name.
+    :ivar patch: the patch file's name; empty for a part of C files.
     :ivar subject: its title; empty when it has none.
     :ivar cves: the CVE numbers that it names.
     :ivar why: why it is not in the livepatch; empty when it is.
     :ivar others: the names of the patches that it conflicts with, or needs.
     :ivar functions: the kernel's functions that it changes, ``object:function``.
+    :ivar part: the part of the livepatch that it is from; empty without parts.
     """
 
     patch: str
@@ -111,6 +112,12 @@ class Fix:
     why: str = ""
     others: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return the patch, behind the name of its part."""
+        return "/".join(name for name in (self.part, self.patch) if name)
 
     @property
     def good(self) -> bool:
@@ -134,11 +141,12 @@ def fix_table(fixes: Sequence[Fix]) -> tuple[str, ...]:
     """Write the result of each of several patches, a line each, with a heading and a count."""
     if len(fixes) < 2:
         return ()
-    rows = [("patch", "CVE", "functions", "result")]
+    kind = "part" if any(fix.part for fix in fixes) else "patch"
+    rows = [(kind, "CVE", "functions", "result")]
     for fix in fixes:
         functions = _short([name.partition(":")[2] for name in fix.functions])
         result = f"{fix.result}; {fix.subject}" if fix.good and fix.subject else fix.result
-        rows.append((fix.patch, _short(fix.cves), functions, result))
+        rows.append((fix.name, _short(fix.cves), functions, result))
     shown = [[printable(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
@@ -150,7 +158,8 @@ def count(fixes: Sequence[Fix]) -> str:
     """Count the patches of each standing, in one line."""
     found = [(standing, sum(fix.standing is standing for fix in fixes)) for standing in Standing]
     each = ", ".join(f"{number} {standing}" for standing, number in found if number)
-    return f"{len(fixes)} patch{'' if len(fixes) == 1 else 'es'}: {each}."
+    what = "fix" if any(fix.part for fix in fixes) else "patch"
+    return f"{len(fixes)} {what}{'' if len(fixes) == 1 else 'es'}: {each}."
 
 
 def _short(names: Sequence[str]) -> str:

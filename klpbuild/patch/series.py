@@ -40,6 +40,28 @@ def read_series(series: Path) -> tuple[Listed, ...]:
     return tuple(found)
 
 
+def directories_of(series: Path) -> tuple[tuple[str, str], ...]:
+    """Read the directories that a series file names, each with its place, if it names no patches.
+
+    :raises KlpError: when it names a directory and something else, or options of one.
+    """
+    problems = Problems()
+    lines = [*_lines(series)] if series.is_file() else []
+    found = [(where, w) for where, w in lines if (series.parent / w[0]).is_dir()]
+    for where, words in lines if found else ():
+        if (where, words) not in found:
+            problems.add(
+                f"names {words[0]}, which is not a directory",
+                where=where,
+                why=f"Others of its lines do: {found[0][1][0]}.",
+                hint="Put patches into a directory.",
+            )
+        elif words[1:]:
+            problems.add(f"has the option {words[1]}", where=where, why="It is for patches.")
+    problems.check()
+    return tuple((words[0].rstrip("/"), where) for where, words in found)
+
+
 def _lines(series: Path) -> Iterator[tuple[str, list[str]]]:
     """Read the words of each line that names a patch, with its place."""
     try:

@@ -32,7 +32,7 @@ def check_callbacks(
         if included.section.startswith(".text") and included.name in extraction.globals
     }
     for patched in asked:
-        for name in patched.callbacks.values():
+        for name in patched.called:
             home = homes.get(name)
             if home is None:
                 near = difflib.get_close_matches(name, homes, 1)
@@ -65,7 +65,7 @@ def without_idle(
 
     :param callbacks: objects whose callbacks are functions that the patches add.
     """
-    called = {name for patched in callbacks for name in patched.callbacks.values()}
+    called = {name for patched in callbacks for name in patched.called}
     waiting = list(extractions)
     running: list[tuple[ObjectPair, Extraction]] = []
     while found := [(p, e) for p, e in waiting if e.changed or e.words or called & set(e.globals)]:

@@ -13,6 +13,7 @@ from klpbuild.files import from_json, read_output, read_record, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline import steps
 from klpbuild.pipeline.extracted import NOTHING, Extracted
+from klpbuild.pipeline.fixes import all_fixes
 from klpbuild.pipeline.paths import RESULT, Paths
 from klpbuild.pipeline.table import Said
 from klpbuild.report import provenance
@@ -44,7 +45,7 @@ def compile_inputs(
     inputs = read_inputs(
         kernel,
         chosen.directory,
-        description=chosen.file,
+        descriptions=chosen.files,
         sources=chosen.livepatch.sources,
         patches=taken,
         included=included,
@@ -96,7 +97,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
         epoch=provenance.source_date_epoch(),
         reasons=extracted.reasons,
         idle=extracted.idle,
-        fixes=extracted.fixes,
+        fixes=all_fixes(chosen, extracted.fixes),
         left=left,
         checked=steps.checked_before(paths.module.read_bytes(), kernel, paths.symbols),
     )

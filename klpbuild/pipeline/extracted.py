@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
+from klpbuild.module.parts import merged_objects
 from klpbuild.patch.fix import Fix
 from klpbuild.patch.idle import Idle
 
@@ -151,19 +152,30 @@ NOTHING = Extracted((), (), (), ())
 def described(livepatch: Livepatch, record: Path) -> Livepatch:
     """Add to a livepatch the functions that were found in its patches.
 
-    :raises KlpError: for an object that the patches do not change, and that has no callbacks.
+    :raises KlpError: for an object that the patches do not change, and that has no callbacks, and
+        for functions that a patch changes and C files replace.
     """
-    found = {patched.name: patched for patched in Extracted.read(record).functions}
+    extracted = Extracted.read(record)
+    found = [_by_patches(patched, extracted.fixes) for patched in extracted.functions]
+    changed = [patched.name for patched in found]
     for patched in livepatch.objects:
-        if patched.name not in found and not patched.callbacks:
+        if patched.name not in changed and not patched.called and not patched.functions:
             raise KlpError(
                 f"object {patched.name!r} is not changed by the patches",
                 where=patched.where,
-                hint=f"Changed: {', '.join(found)}.",
+                hint=f"Changed: {', '.join(changed)}.",
             )
-        known = found.get(patched.name, patched)
-        found[patched.name] = replace(known, callbacks=patched.callbacks)
-    return replace(livepatch, sources=(), objects=tuple(found.values()))
+    return replace(livepatch, sources=(), objects=merged_objects((*found, *livepatch.objects)))
+
+
+def _by_patches(patched: PatchedObject, fixes: Sequence[Fix]) -> PatchedObject:
+    """Let the functions of an object name the patches that change them."""
+    functions = []
+    for function in patched.functions:
+        wanted = f"{patched.name}:{function.old}"
+        patches = ", ".join(fix.patch for fix in fixes if wanted in fix.functions)
+        functions.append(replace(function, where=patches or function.where))
+    return replace(patched, functions=tuple(functions))
 
 
 def archive_path(record: Path) -> Path:

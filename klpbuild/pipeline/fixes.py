@@ -21,8 +21,8 @@ from klpbuild.patch.patchfile import needed_patch
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.from_patch import extract_patches
 from klpbuild.pipeline.paths import Paths
-from klpbuild.report.references import ReferenceKind, read_patch_header
-from klpbuild.request.chosen import Chosen
+from klpbuild.report.references import ReferenceKind, described_references, read_patch_header
+from klpbuild.request.chosen import Chosen, Part
 from klpbuild.request.matrix import Result
 
 #: Extracts some patches, from all objects that they touch or from some only.
@@ -43,6 +43,7 @@ def extract_fixes(
     extract: Extract,
     skipped: Mapping[Path, str] = NOTHING_SKIPPED,
     keep_going: bool = False,
+    listed: Sequence[Path] = (),
 ) -> Extracted:
     """Extract all patches together, or those that can be, and record each one's result.
 
@@ -50,6 +51,7 @@ def extract_fixes(
     :param extract: extracts some of them.
     :param skipped: those that are left out on purpose, each with the reason.
     :param keep_going: whether patches may be left out that cannot be in a livepatch.
+    :param listed: all of them, in the order in which they are told.
     :raises PatchesError: with the problems of all patches; with `keep_going`, when none is left.
     """
     trial = _Trial(kernel, tuple(patches), extract)
@@ -57,6 +59,8 @@ def extract_fixes(
     aside = [Fix(path.name, Standing.SKIPPED, why=why) for path, why in skipped.items()]
     paths = {path.name: path for path in (*patches, *skipped)}
     fixes = [_described(fix, paths[fix.patch]) for fix in (*trial.fixes(extracted), *aside)]
+    order = {path.name: number for number, path in enumerate(listed)}
+    fixes.sort(key=lambda fix: order.get(fix.patch, 0))
     if extracted is None or (trial.left and not keep_going):
         error = PatchesError.together(trial.problems)
         error.fixes = tuple(fixes)
@@ -74,17 +78,52 @@ def extract_chosen(
     :param keep_going: whether patches may be left out that cannot be in a livepatch.
     :raises PatchesError: with the problems of all patches.
     """
-    livepatch = chosen.livepatch
+    livepatch, accepted, callbacks = chosen.livepatch, chosen.accepted, chosen.callbacks
 
     def extract(patches: Sequence[Path], only: Collection[str] | None) -> Extracted:
         where = kernel, patches, paths.symbols, paths.work, log
-        return extract_patches(*where, livepatch.accepted, livepatch.objects, only)
+        return extract_patches(*where, accepted, callbacks, only)
 
     try:
-        return extract_fixes(kernel, chosen.patches, extract, chosen.skipped, keep_going)
+        which = chosen.patches, extract, chosen.skipped, keep_going, chosen.listed
+        return extract_fixes(kernel, *which)
     except KlpError as error:
+        if isinstance(error, PatchesError):
+            error.fixes = all_fixes(chosen, error.fixes, built=False)
         Result.of_error(kernel.name, livepatch.name, error).write(paths.result)
         raise
+
+
+def all_fixes(chosen: Chosen, fixes: Sequence[Fix], *, built: bool = True) -> tuple[Fix, ...]:
+    """Tell what became of each patch, and of each part of C files, in the order of the parts.
+
+    :param fixes: of the patches.
+    :param built: whether the C files were compiled.
+    """
+    if not chosen.parts:
+        return tuple(fixes)
+    found: list[Fix] = []
+    for part in chosen.parts:
+        names = {path.name for path in part.chosen.listed}
+        found += (replace(fix, part=part.name) for fix in fixes if fix.patch in names)
+        if not names and (part.name or part.chosen.livepatch.sources):
+            found.append(_of_sources(part, Standing.IN if built else Standing.NOT_TRIED))
+    return tuple(found)
+
+
+def _of_sources(part: Part, standing: Standing) -> Fix:
+    livepatch = part.chosen.livepatch
+    references = described_references(livepatch.references)
+    return Fix(
+        "",
+        standing if part.taken else Standing.SKIPPED,
+        livepatch.description,
+        tuple(r.id for r in references if r.kind is ReferenceKind.CVE),
+        part.why_not or "",
+        (),
+        tuple(f"{o.name}:{f.old}" for o in livepatch.objects for f in o.functions),
+        part.name or livepatch.name,
+    )
 
 
 def left_out(fixes: Sequence[Fix]) -> KlpError | None:
@@ -93,7 +132,7 @@ def left_out(fixes: Sequence[Fix]) -> KlpError | None:
     if not bad:
         return None
     what = "1 patch is left out" if len(bad) == 1 else f"{len(bad)} patches are left out"
-    return KlpError(what, why="\n".join(f"{fix.patch}: {fix.result}" for fix in bad))
+    return KlpError(what, why="\n".join(f"{fix.name}: {fix.result}" for fix in bad))
 
 
 @dataclass

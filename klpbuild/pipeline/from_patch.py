@@ -35,6 +35,7 @@ from klpbuild.pipeline import steps
 from klpbuild.pipeline.callbacks import check_callbacks, idle_notes, nothing_runs, without_idle
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.homes import Homes, new_symbol
+from klpbuild.pipeline.joined import set_apart
 from klpbuild.pipeline.keys import ask_keys_of_modules
 from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.startup import check_left_out
@@ -210,7 +211,7 @@ def build_from_patches(
 
 def link_extracted(
     kernel: Kernel,
-    module: str,
+    chosen: Chosen,
     record: Path,
     made: Sequence[Path],
     output: Path,
@@ -218,19 +219,26 @@ def link_extracted(
     told: Said,
     strip: bool = True,
 ) -> None:
-    """Link extracted objects and those that klpbuild made; the module is not converted yet.
+    """Link extracted objects and those that were compiled; the module is not converted yet.
 
+    :param made: those of C files of the livepatch's parts, and klpbuild's own.
     :param told: gets the compiler's warnings.
     :param strip: whether debug data is left out; extracted objects have none.
     """
     extracted = Extracted.restore(record)
     said: list[str] = []
-    objects = [*extracted.objects, *made]
-    linked = link_module(kernel, module, objects, output.parent, log, strip=strip, warn=said.append)
+    late = dict(extracted.late_names)
+    if chosen.livepatch.sources:
+        steps.check_functions(chosen, [*extracted.objects, *made])
+    apart, back = set_apart(made, late)
+    objects, module, warn = [*extracted.objects, *apart], chosen.module, said.append
+    linked = link_module(kernel, module, objects, output.parent, log, strip=strip, warn=warn)
     if linked != output:
         raise AssertionError(f"{output} was not linked")
-    if extracted.late_names:
-        rename_undefined(ElfFile.read(output), dict(extracted.late_names)).write(output)
+    if late:
+        rename_undefined(ElfFile.read(output), late).write(output)
+    if back:
+        rename_undefined(ElfFile.read(output), back).write(output)
     said = [line for line in said if not _NO_ENDBR.search(line)]
     # KCFLAGS may make the compiler warn of what kbuild compiles itself, NAME.mod.c.
     compilers = [line for line in said if not re.search("objtool|modpost", line)]
@@ -314,7 +322,7 @@ def extract_patches(
     )
     idle = {name: effect.idle for name, effect in effects.items() if effect.idle is not None}
     check_left_out(compiled, left_out, running, idle)
-    if not running and not any(patched.callbacks for patched in callbacks):
+    if not running and not any(patched.called for patched in callbacks):
         raise nothing_runs(compiled.patched.files[0].where, idle, new, notices)
     notes = [*notices, *notes, *idle_notes(idle)]
     renewed = [each for each in renewed if each[0].target in used]

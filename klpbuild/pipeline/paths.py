@@ -101,7 +101,12 @@ class Paths:
         """Provenance, bill of materials and report page."""
         return tuple(self.directory / f"{self.name}{suffix}" for suffix in SUFFIXES)
 
-    def object_of(self, source: Path) -> Path:
-        """Name the object of a C source, the user's or `tables`."""
+    def object_of(self, source: Path, part: str = "") -> Path:
+        """Name the object of a C source, the user's or `tables`.
+
+        :param part: the part of the livepatch that it belongs to.
+        """
+        if part:
+            return self.work / "parts" / part / f"{source.stem}.o"
         users_own = source.stem in _MADE and source.parent != self.work
         return self.work / ("sources" if users_own else "") / f"{source.stem}.o"

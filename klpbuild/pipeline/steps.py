@@ -43,6 +43,7 @@ from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, def
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
+from klpbuild.pipeline.joined import check_apart
 from klpbuild.pipeline.table import Said
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Fate, Resolver
@@ -67,6 +68,7 @@ def compile_source(
     *,
     generated: bool = False,
     text: str = "",
+    above: Path | None = None,
 ) -> None:
     """Compile one source; the user's files that it reads are recorded beside the object.
 
@@ -76,9 +78,13 @@ def compile_source(
         directory.
     :param generated: whether klpbuild wrote the source, `text` a part of it that may differ: see
         `klpbuild.compiler.driver.compile_source`.
+    :param above: the livepatch that the source is a part of: its headers are for all parts.
     :raises KlpError: with the compiler's lines.
     """
     flags = TYPE_FLAGS if defines_types(source.read_bytes()) else ()
+    if above is not None:
+        place = above.absolute()
+        flags = (*flags, f"-I{place}", f"-ffile-prefix-map={place}/=")
     compilation = compile_with_kernel_flags(
         kernel,
         source,
@@ -127,6 +133,18 @@ def link(
     :param strip: whether debug data is left out.
     :raises KlpError: when a new function cannot be traced, or kbuild fails.
     """
+    check_functions(chosen, objects)
+    warn = said.warnings.append
+    linked = link_module(kernel, chosen.module, objects, output.parent, log, strip=strip, warn=warn)
+    if linked != output:
+        raise AssertionError(f"{output} was not linked")
+
+
+def check_functions(chosen: Chosen, objects: Sequence[Path]) -> None:
+    """Check that the functions that a livepatch names are in its objects.
+
+    :raises KlpError: when one is not, or cannot be traced.
+    """
     problems = Problems()
     functions = [
         (function.new, function.where)
@@ -136,16 +154,23 @@ def link(
     callbacks = [
         (callback, patched.where)
         for patched in chosen.livepatch.objects
-        for callback in patched.callbacks.values()
+        for callback in patched.called
     ]
     elves = [ElfFile.read(path) for path in objects]
     _check_enabled(chosen, elves)
     check_new_functions(elves, functions, problems, callbacks=callbacks)
     problems.check()
-    warn = said.warnings.append
-    linked = link_module(kernel, chosen.module, objects, output.parent, log, strip=strip, warn=warn)
-    if linked != output:
-        raise AssertionError(f"{output} was not linked")
+
+
+def check_parts(kernel: Kernel, parts: Mapping[str, Sequence[Path]], symbols: Path) -> None:
+    """Check that the parts of a livepatch can be in one module.
+
+    :param parts: the objects of each.
+    :param symbols: the kernel's symbols.klp.
+    :raises KlpError: when one defines what another one takes from the kernel.
+    """
+    database, exports = SymbolDatabase.read(symbols), Exports.read(kernel.module_symvers)
+    check_apart(parts, lambda n: bool(database.candidates(n)) or exports.find(n) is not None)
 
 
 def _check_enabled(chosen: Chosen, objects: Sequence[ElfFile]) -> None:
@@ -182,17 +207,15 @@ def convert(
     report: Path,
     said: Said,
     functions: Sequence[PatchedObject] = (),
-    sources: Sequence[tuple[Path, Path]] = (),
-    accept_layouts: Sequence[str] = (),
+    sources: Sequence[tuple[Path, Path, Sequence[str]]] = (),
 ) -> Report:
     """Convert a linked module and write it, with a report of each relocation's fate.
 
     :param said: gets what could not be checked or compared.
     :param functions: what it replaces, to be checked against the kernel; without it the
         module's own tables say so.
-    :param sources: its C files, each with what the compiler made of it.
-    :param accept_layouts: types of these, such as ``struct x``, that may differ from the
-        kernel's of their names.
+    :param sources: its C files, each with what the compiler made of it, and with types, such
+        as ``struct x``, that may differ from the kernel's of their names.
     :returns: what `klpbuild.check` says of it.
     :raises KlpError: with every reference that cannot be resolved, and every function that
         the kernel does not have or cannot redirect.
@@ -217,9 +240,10 @@ def convert(
     )
     said.warnings += (f"{linked.name}: not checked {each}" for each in unchecked)
     compared = [
-        Source(path, ElfFile.read(made), _replaced(made, pairs, database)) for path, made in sources
+        Source(path, ElfFile.read(made), _replaced(made, pairs, database), tuple(accepted))
+        for path, made, accepted in sources
     ]
-    uncompared = check_structures(kernel, compared, accept_layouts, problems)
+    uncompared = check_structures(kernel, compared, problems)
     said.warnings += (f"{linked.name}: not compared {each}" for each in uncompared)
     exports = Exports.read(kernel.module_symvers)
     patched = frozenset(p.object for p in patches)

@@ -17,8 +17,6 @@ from klpbuild.errors import named_by_path, printable
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch
 from klpbuild.names import index_path
-from klpbuild.package.compression import Compression
-from klpbuild.package.finish import Finish
 from klpbuild.patch.fix import PatchesError, fix_table
 from klpbuild.patch.series import stated_level
 from klpbuild.pipeline.extracted import Extracted, archive_path, described
@@ -76,7 +74,7 @@ class Step:
     :ivar inputs: files that it reads.
     :ivar counts: what else its outputs follow from: `Counts`, and texts that change with it.
     :ivar after: files that it reads, too, and that one of the inputs stands for.
-    :ivar headers: the directory in which ``#include "x.h"`` of the inputs is looked for; None
+    :ivar headers: the directories in which ``#include "x.h"`` of the inputs is looked for; none
         if they are not C.
     :ivar rules: rules of make that name what was read the last time.
     :ivar shared: whether its outputs may come from a cache, and go there.
@@ -88,7 +86,7 @@ class Step:
     inputs: tuple[Path, ...] = ()
     counts: tuple[Counts | str, ...] = ()
     after: tuple[Path, ...] = ()
-    headers: Path | None = None
+    headers: tuple[Path, ...] = ()
     rules: tuple[Path, ...] = ()
     shared: bool = True
 
@@ -120,6 +118,11 @@ class Build:
         livepatch = self.chosen.livepatch
         return described(livepatch, self.paths.record) if self.chosen.patches else livepatch
 
+    def object_of(self, source: Path) -> Path:
+        """Name the object of a C source, the user's or the tables."""
+        part = self.chosen.part_of(source)
+        return self.paths.object_of(source, part.name if part else "")
+
 
 _ALWAYS = (Counts.KERNEL, Counts.KLPBUILD)
 
@@ -146,11 +149,11 @@ def livepatch_steps(build: Build) -> tuple[Step, ...]:
     steps = []
     if chosen.patches:
         steps.append(_extract(build))
-    if chosen.patches or chosen.description is not None:
+    if chosen.patches or chosen.parts or chosen.description is not None:
         steps.append(_tables(build))
         sources.append(paths.tables)
     steps += [_compile(build, source) for source in sources]
-    objects = tuple(paths.object_of(source) for source in sources)
+    objects = tuple(build.object_of(source) for source in sources)
     own = objects[: len(chosen.livepatch.sources)]
     return (
         *steps,
@@ -165,7 +168,7 @@ def livepatch_steps(build: Build) -> tuple[Step, ...]:
 
 def _extract(build: Build) -> Step:
     chosen, paths = build.chosen, build.paths
-    accepted, objects = chosen.livepatch.accepted, chosen.livepatch.objects
+    accepted, objects = chosen.accepted, chosen.callbacks
 
     def run(said: Said) -> None:
         from klpbuild.pipeline.fixes import extract_chosen
@@ -177,7 +180,9 @@ def _extract(build: Build) -> Step:
             said.results += fix_table(error.fixes)
             raise
         extracted.write(paths.record)
-        said.results += (*extracted.report, *fix_table(extracted.fixes))
+        said.results += extracted.report
+        if not chosen.parts:  # of which there is one table at the end
+            said.results += fix_table(extracted.fixes)
         said.details += extracted.references
 
     return Step(
@@ -207,7 +212,9 @@ def _tables(build: Build) -> Step:
 
 
 def _compile(build: Build, source: Path) -> Step:
-    output = build.paths.object_of(source)
+    output = build.object_of(source)
+    part = build.chosen.part_of(source)
+    above = build.chosen.directory if part and part.name else None
     rule = output.with_suffix(".d")
 
     def run(said: Said) -> None:
@@ -215,7 +222,14 @@ def _compile(build: Build, source: Path) -> Step:
 
         generated = source == build.paths.tables
         compile_source(
-            build.kernel, source, output, build.chosen.module, build.log, said, generated=generated
+            build.kernel,
+            source,
+            output,
+            build.chosen.module,
+            build.log,
+            said,
+            generated=generated,
+            above=above,
         )
 
     return Step(
@@ -224,7 +238,7 @@ def _compile(build: Build, source: Path) -> Step:
         run,
         (source,),
         (*_ALWAYS, Counts.COMPILER),
-        headers=build.chosen.directory,
+        headers=(*((part.chosen.directory,) if part else ()), build.chosen.directory),
         rules=(rule,),
     )
 
@@ -241,14 +255,14 @@ def _inputs(build: Build, rules: tuple[Path, ...]) -> Step:
 
         compile_inputs(build.kernel, chosen, rules, paths, build.log, said)
 
-    described = () if chosen.file is None else (meaning(chosen.file),)
+    described = tuple(map(meaning, chosen.files))
     return Step(
         "INPUTS",
         (paths.inputs, paths.inputs_list),
         run,
         (*rules, *chosen.livepatch.sources, *chosen.patches, *build.record),
         (*_ALWAYS, Counts.COMPILER, *described),
-        headers=chosen.directory,
+        headers=(chosen.directory, *(part.chosen.directory for part in chosen.parts)),
         rules=rules,
     )
 
@@ -261,15 +275,33 @@ def _link(build: Build, objects: tuple[Path, ...]) -> Step:
         from klpbuild.pipeline import from_patch, steps
 
         kernel, chosen, log, strip = build.kernel, build.chosen, build.log, build.strip
+        if chosen.parts:
+            steps.check_parts(kernel, _objects_of_parts(build), paths.symbols)
         if chosen.patches:
             from_patch.link_extracted(
-                kernel, chosen.module, paths.record, made, paths.linked, log, said, strip
+                kernel, chosen, paths.record, made, paths.linked, log, said, strip
             )
         else:
             steps.link(kernel, chosen, made, paths.linked, log, said, strip)
 
+    symbols = (paths.symbols,) if build.chosen.parts else ()
+    inputs = (*build.record, *made, *symbols)
     counts = (*_ALWAYS, Counts.COMPILER, f"strip={build.strip}")
-    return Step("LD [M]", (paths.linked,), run, (*build.record, *made), counts)
+    return Step("LD [M]", (paths.linked,), run, inputs, counts)
+
+
+def _objects_of_parts(build: Build) -> dict[str, Sequence[Path]]:
+    """List the objects of each part, those of all patches together."""
+    found: dict[str, Sequence[Path]] = {
+        part.name or "the livepatch itself": [
+            build.object_of(source) for source in part.chosen.livepatch.sources
+        ]
+        for part in build.chosen.parts
+        if part.taken
+    }
+    if build.chosen.patches:
+        found["a patch"] = Extracted.restore(build.paths.record).objects
+    return found
 
 
 def _dependencies(build: Build) -> Step:
@@ -294,6 +326,7 @@ def _convert(build: Build, own: tuple[Path, ...]) -> Step:
 
     def run(said: Said) -> None:
         from klpbuild.pipeline import steps
+        from klpbuild.pipeline.fixes import all_fixes
         from klpbuild.request.matrix import Result
 
         report = steps.convert(
@@ -304,10 +337,14 @@ def _convert(build: Build, own: tuple[Path, ...]) -> Step:
             paths.relocations,
             said,
             build.livepatch().objects,
-            list(zip(chosen.livepatch.sources, own, strict=True)),
-            chosen.livepatch.accepted.layouts,
+            [
+                (source, made, chosen.accepted_layouts(source))
+                for source, made in zip(chosen.livepatch.sources, own, strict=True)
+            ],
         )
-        fixes = Extracted.read(paths.record).fixes if chosen.patches else ()
+        fixes = all_fixes(chosen, Extracted.read(paths.record).fixes if chosen.patches else ())
+        if chosen.parts:
+            said.results += fix_table(fixes)
         result = Result.of_check(build.kernel.name, chosen.livepatch.name, report, fixes)
         result.write(paths.result)
         steps.note_digest(paths.module, paths.digest)
@@ -355,35 +392,6 @@ def _documents(build: Build) -> Step:
         (*_ALWAYS, Counts.COMPILER, chosen.livepatch.content, date),
         after=(paths.symbols, paths.dependencies),
     )
-
-
-def finish_steps(build: Build, how: Finish) -> tuple[Step, ...]:
-    """Make the steps that finish a checked module for installation: sign, then compress."""
-    paths, signer = build.paths, how.signer
-    place, module, steps = paths.directory / "finished", paths.module, []
-    if signer is not None:
-        signed = place / module.name
-
-        def sign(said: Said) -> None:
-            from klpbuild.pipeline.steps import sign_checked
-
-            sign_checked(build.kernel, paths.module, paths.digest, paths.symbols, signer, signed)
-
-        # Who has no key must not get a signature from elsewhere.
-        inputs, after = (module, paths.digest), (paths.symbols,)
-        counts = (signer.identity,)
-        steps.append(Step("SIGN", (signed,), sign, inputs, counts, after, shared=False))
-        module = signed
-    if how.compression is not Compression.NONE:
-        packed = place / f"{module.name}{how.compression.suffix}"
-
-        def pack(said: Said, module: Path = module) -> None:
-            from klpbuild.package.finish import compress_file
-
-            compress_file(module, how.compression, packed)
-
-        steps.append(Step("PACK", (packed,), pack, (module,), shared=False))
-    return tuple(steps)
 
 
 def steps_to(steps: Sequence[Step], output: Path) -> tuple[Step, ...]:

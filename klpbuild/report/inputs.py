@@ -17,7 +17,6 @@ from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.kernel.accepting import ACCEPT_TAG
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.module.tables import c_string
 from klpbuild.module.toml import TomlFile
 from klpbuild.report.names import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
@@ -52,7 +51,7 @@ def read_inputs(
     kernel: Kernel,
     directory: Path,
     *,
-    description: Path | None = None,
+    descriptions: Sequence[Path] = (),
     sources: Sequence[Path] = (),
     patches: Sequence[Path] = (),
     included: Iterable[Path] = (),
@@ -63,16 +62,17 @@ def read_inputs(
     release stand for them.
 
     :param directory: of the livepatch.
-    :param description: its ``livepatch.toml``, if it has one.
+    :param descriptions: its ``livepatch.toml``, and those of its parts.
     :param included: files that the sources include; those that are neither below the
         current directory nor klpbuild's own are left out.
     :raises KlpError: when one cannot be read.
     """
     found = [_input(InputKind.SOURCE, path, _relative(path, directory)) for path in sources]
     found += [_input(InputKind.PATCH, path, path.name) for path in patches]
-    if description is not None:
+    for description in descriptions:
         digest = hashlib.sha256(meaning(description).encode()).hexdigest()
-        found.append(Input(InputKind.DESCRIPTION, f"{FILE_NAME}#content", digest))
+        name = _relative(description, directory)
+        found.append(Input(InputKind.DESCRIPTION, f"{name}#content", digest))
     known = {path.resolve() for path in sources}
     headers = {path.resolve() for path in included} - known - {HEADER.resolve()}
     here, trees = Path.cwd().resolve(), (kernel.build, kernel.build / "source", kernel.cache)

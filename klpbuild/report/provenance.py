@@ -105,6 +105,7 @@ def _kernel(facts: Facts) -> dict[str, Any]:
 def _fix(fix: Fix) -> dict[str, Any]:
     return {
         "patch": fix.patch,
+        "part": fix.part,
         "subject": fix.subject,
         "cves": list(fix.cves),
         "result": str(fix.standing),

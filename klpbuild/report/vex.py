@@ -53,7 +53,7 @@ def vex(facts: Facts) -> bytes:
             "vulnerability": {"name": cve},
             "products": [product],
             "status": "affected",
-            "action_statement": f"{fix.patch} is not in the livepatch: {fix.result}",
+            "action_statement": f"{fix.name} is not in the livepatch: {fix.result}",
         }
         for fix in facts.fixes
         if not fix.good or fix.standing is Standing.SKIPPED

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.config import read_livepatch
-from klpbuild.module.livepatch import FILE_NAME, Livepatch
-from klpbuild.patch.series import SERIES, read_series
+from klpbuild.module.accepted import Accepted
+from klpbuild.module.config import Made, read_livepatch
+from klpbuild.module.livepatch import FILE_NAME, Livepatch, PartName, PatchedObject
+from klpbuild.module.owntables import brings_own_tables
+from klpbuild.module.parts import merged, merged_accepted, merged_objects
+from klpbuild.patch.series import SERIES, directories_of, read_series
 from klpbuild.userfiles import check_file_name, check_file_names
 
 
@@ -19,9 +22,13 @@ class Chosen:
     """A livepatch that the user asks for.
 
     :ivar directory: where it is described.
-    :ivar patches: source patches that it is made from, in their order; then it has no sources.
+    :ivar livepatch: with what its parts say.
+    :ivar patches: source patches that it is made from, in their order; only with parts there are
+        sources, too.
     :ivar file: its ``livepatch.toml``, if it has one.
     :ivar skipped: source patches that it leaves out on purpose, each with the reason.
+    :ivar listed: all source patches in their order, those that are left out among them.
+    :ivar parts: what it is made of, if it is made of parts; its own C files are the first.
     """
 
     directory: Path
@@ -29,6 +36,8 @@ class Chosen:
     patches: tuple[Path, ...] = ()
     file: Path | None = None
     skipped: Mapping[Path, str] = field(default_factory=dict)
+    listed: tuple[Path, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def module(self) -> str:
@@ -39,6 +48,55 @@ class Chosen:
     def description(self) -> Path | None:
         """Its ``livepatch.toml``, if it has one that tables are made from."""
         return None if self.livepatch.own_tables else self.file
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return all files that describe it and its parts."""
+        each = (self.file, *(part.chosen.file for part in self.parts if part.name))
+        return tuple(file for file in each if file is not None)
+
+    @property
+    def accepted(self) -> Accepted:
+        """Return what is accepted of the source patches."""
+        parts = [p.chosen for p in self.parts if p.taken and (p.chosen.patches or not p.name)]
+        return merged_accepted(each.livepatch.accepted for each in parts or (self,))
+
+    @property
+    def callbacks(self) -> tuple[PatchedObject, ...]:
+        """Return the objects whose callbacks are functions that the source patches add."""
+        parts = [p.chosen for p in self.parts if p.taken and p.chosen.patches]
+        each = parts if self.parts else (self,)
+        return merged_objects(patched for c in each for patched in c.livepatch.objects)
+
+    def accepted_layouts(self, source: Path) -> tuple[str, ...]:
+        """Return the structures that a C file may lay out otherwise than the kernel."""
+        part = self.part_of(source)
+        if part is None:
+            return self.livepatch.accepted.layouts
+        each = (self.parts[0], part)
+        return merged_accepted(p.chosen.livepatch.accepted for p in each).layouts
+
+    def part_of(self, source: Path) -> Part | None:
+        """Find the part that a C file belongs to, if there are parts."""
+        return next((p for p in self.parts if source in p.chosen.livepatch.sources), None)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a livepatch: a directory with C files or source patches.
+
+    :ivar name: the directory's; empty for the C files of the livepatch itself.
+    :ivar why_not: why it is left out on purpose; None if it is in.
+    """
+
+    name: str
+    chosen: Chosen
+    why_not: str | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Tell whether it is in the livepatch."""
+        return self.why_not is None
 
 
 def known_livepatches(directory: Path) -> tuple[str, ...]:
@@ -132,20 +190,159 @@ def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
             why=did_you_mean(name, known),
             hint=f"Known: {', '.join(known) or 'none'}.",
         )
-    patches = _patches(directory / name)
+    listed = _parts_in(directory / name / SERIES)
+    if listed:
+        own = _read_one(directory / name, Made.PARTS)
+        if own.livepatch.parts:
+            raise KlpError(
+                "names the parts, too",
+                where=listed[0].where,
+                why=f"{own.livepatch.parts[0].where} names them already.",
+                hint="Take parts out of one of the two.",
+            )
+    else:
+        own = _read_one(directory / name)
+    return _whole(own, listed or own.livepatch.parts)
+
+
+def _parts_in(series: Path) -> tuple[PartName, ...]:
+    """Read the directories that a series file names."""
+    return tuple(PartName(name, where) for name, where in directories_of(series))
+
+
+def _read_one(directory: Path, made: Made | None = None, *, is_part: bool = False) -> Chosen:
+    """Read the livepatch of a directory, or a part of one, without regard to parts of its own.
+
+    :param made: what from, if it is known.
+    """
+    whole = made is Made.PARTS
+    patches = tuple(sorted(directory.glob("*.patch"))) if whole else _patches(directory)
     check_file_names(patches)
-    livepatch = read_livepatch(directory / name, patches=bool(patches))
-    if patches and livepatch.sources:
+    made = made or (Made.PATCHES if patches else Made.SOURCES)
+    livepatch = read_livepatch(directory, made, is_part=is_part)
+    whole = whole or bool(livepatch.parts)
+    if patches and livepatch.sources and not whole:
         raise KlpError(
             "has C files and patches",
-            where=str(directory / name),
-            why="A livepatch is made from one or the other.",
-            hint="Put them into two directories.",
+            where=str(directory),
+            why="A livepatch is made from one or the other, or of parts.",
+            hint="Put them into two directories, and name these in parts.",
         )
-    skipped = _skipped(livepatch, patches)
+    skipped = {} if whole else _skipped(livepatch, patches)
     taken = tuple(patch for patch in patches if patch not in skipped)
-    file = directory / name / FILE_NAME
-    return Chosen(directory / name, livepatch, taken, file if file.exists() else None, skipped)
+    file = directory / FILE_NAME
+    there = file if file.exists() else None
+    return Chosen(directory, livepatch, taken, there, skipped, patches)
+
+
+def _whole(own: Chosen, names: Sequence[PartName]) -> Chosen:
+    """Read the parts that a livepatch names.
+
+    :raises KlpError: with everything that is wrong with them.
+    """
+    if not names:
+        return own
+    problems = Problems()
+    if own.listed:
+        problems.add(
+            f"{own.listed[0].name} stands beside parts",
+            where=str(own.directory),
+            why="Nothing says when it is applied.",
+            hint="Put it into a part.",
+        )
+    if own.livepatch.own_tables:
+        found = next(s for s in own.livepatch.sources if brings_own_tables(s))
+        problems.note(_tables_in_parts(found))
+    _check_names(own, names, problems)
+    skip = {each.patch: each.reason for each in own.livepatch.skip}
+    parts = [Part("", own)]
+    for each in names if not problems else ():
+        with problems.collect():
+            parts.append(Part(each.name, _read_part(own, each), skip.get(each.name)))
+    problems.check()
+    _check_patches(parts, problems)
+    problems.check()
+    taken = [part.chosen for part in parts if part.taken]
+    skipped = {
+        patch: part.chosen.skipped.get(patch, part.why_not or "")
+        for part in parts
+        for patch in part.chosen.listed
+        if patch in part.chosen.skipped or not part.taken
+    }
+    return replace(
+        own,
+        livepatch=merged(own.livepatch, [each.livepatch for each in taken[1:]]),
+        patches=tuple(patch for each in taken for patch in each.patches),
+        skipped=skipped,
+        listed=tuple(patch for part in parts for patch in part.chosen.listed),
+        parts=tuple(parts),
+    )
+
+
+def _read_part(own: Chosen, name: PartName) -> Chosen:
+    directory = own.directory / name.name
+    if within := _parts_in(directory / SERIES):
+        raise KlpError("is a part, and has parts", where=within[0].where, hint="Name all in one.")
+    part = _read_one(directory, is_part=True)
+    if part.livepatch.own_tables:
+        sources = part.livepatch.sources
+        raise _tables_in_parts(next(s for s in sources if brings_own_tables(s)))
+    return part
+
+
+def _tables_in_parts(source: Path) -> KlpError:
+    return KlpError(
+        "brings its own struct klp_patch",
+        where=str(source),
+        why="A livepatch of parts has one, which klpbuild makes.",
+        hint=f"Name in {source.parent / FILE_NAME} what it replaces, and take the tables out.",
+    )
+
+
+def _check_names(own: Chosen, names: Sequence[PartName], problems: Problems) -> None:
+    """Check that the names of parts and of those left out are those of the directories."""
+    there = [e.name for e in sorted(own.directory.iterdir()) if e.is_dir() and _is_livepatch(e)]
+    seen: dict[str, PartName] = {}
+    for each in names:
+        if each.name in seen:
+            problems.add(f"part {each.name!r} is named twice", where=each.where)
+        elif each.name not in there:
+            problems.add(
+                f"part {each.name!r} is not a directory with patches or C files",
+                where=each.where,
+                hint=did_you_mean(each.name, there) or f"Write {own.directory / each.name}/.",
+            )
+        seen[each.name] = each
+    if left := [name for name in there if name not in seen]:
+        problems.add(
+            f"does not name {', '.join(left[:5])}",
+            where=names[0].where,
+            why="A part beside the others would be left out without a word.",
+            hint='Name it in parts; skip = [{ part = "x", reason = "..." }] leaves it out.',
+        )
+    for skipped in own.livepatch.skip:
+        if skipped.patch not in seen:
+            problems.add(
+                f"skip names {skipped.patch!r}, which is not one of the parts",
+                where=skipped.where,
+                hint=did_you_mean(skipped.patch, seen) or "Take it out.",
+            )
+    if len({s.patch for s in own.livepatch.skip} & seen.keys()) == len(seen):
+        problems.add("skip leaves out all parts", where=own.livepatch.skip[0].where)
+
+
+def _check_patches(parts: Sequence[Part], problems: Problems) -> None:
+    """Check that no two patches have one name: they are told apart by it."""
+    seen: dict[str, Path] = {}
+    for path in (path for part in parts for path in part.chosen.listed):
+        if other := seen.get(path.name):
+            problems.add(
+                "has the name of a patch of another part",
+                where=str(path),
+                why=f"The other one: {other}.",
+                hint="Rename one of them.",
+            )
+        seen[path.name] = path
 
 
 def _skipped(livepatch: Livepatch, patches: Sequence[Path]) -> dict[Path, str]:

@@ -94,9 +94,9 @@ def step_nodes(
     targets, sources = _files(env, step.outputs), _files(env, step.inputs)
     counts = [stands_for.get(each) or env.Value(each) for each in step.counts]
     env = env.Clone(KLP_STEP=step, KLP_DIRECTORY=directory)
-    if step.headers is not None:
-        env["CPPPATH"] = [literal.directory(env, step.headers)]
-    made = _builder(step.tag, step.headers is not None)(env, targets, sources)
+    if step.headers:
+        env["CPPPATH"] = [literal.directory(env, path) for path in step.headers]
+    made = _builder(step.tag, bool(step.headers))(env, targets, sources)
     env.Depends(made, [*counts, *(node for rule in step.rules for node in _included(env, rule))])
     env.Requires(made, _files(env, step.after))
     if not step.shared:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
-from klpbuild.module.config import read_livepatch
+from klpbuild.module.config import Made, read_livepatch
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, check_for_kernel
 from klpbuild.module.owntables import brings_own_tables
 from klpbuild.module.tables import LivepatchApi, generate_tables
@@ -429,9 +429,9 @@ def test_directory_without_anything(tmp_path: Path) -> None:
 def test_patches_need_neither_sources_nor_objects(tmp_path: Path) -> None:
     path = tmp_path / "fix"
     path.mkdir()
-    assert read_livepatch(path, patches=True) == Livepatch("fix", ())
+    assert read_livepatch(path, Made.PATCHES) == Livepatch("fix", ())
     (path / "livepatch.toml").write_text('description = "from a patch"\n')
-    assert read_livepatch(path, patches=True).description == "from a patch"
+    assert read_livepatch(path, Made.PATCHES).description == "from a patch"
 
 
 def test_patches_say_themselves_which_functions_change(tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_patches_say_themselves_which_functions_change(tmp_path: Path) -> None:
         'functions = [{ old = "work", new = "new_work" }]\n'
     )
     with pytest.raises(KlpError) as caught:
-        read_livepatch(path.parent, patches=True)
+        read_livepatch(path.parent, Made.PATCHES)
     assert str(caught.value) == (
         f"{path}:4: object 'button' has functions, and patches make this livepatch\n"
         "  Which functions a patch changes is found by compiling it.\n"
@@ -476,7 +476,7 @@ def skipping(tmp_path: Path, text: str) -> Livepatch:
     directory = tmp_path / "fixes"
     directory.mkdir(exist_ok=True)
     (directory / "livepatch.toml").write_text(text)
-    return read_livepatch(directory, patches=True)
+    return read_livepatch(directory, Made.PATCHES)
 
 
 def test_patches_that_are_left_out_on_purpose(tmp_path: Path) -> None:

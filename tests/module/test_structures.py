@@ -79,9 +79,9 @@ class Made:
         """What is said of a C file that replaces a function, and what could not be compared."""
         made = compile_object(directory, "own.c", text, *flags)
         replaced = (self.function(owner, name),)
-        source = Source(directory / "own.c", ElfFile.read(made), replaced)
+        source = Source(directory / "own.c", ElfFile.read(made), replaced, accepted)
         problems = Problems()
-        untold = check_structures(self.kernel, [source], accepted, problems)
+        untold = check_structures(self.kernel, [source], problems)
         return [*(text.replace(f"{directory}/", "") for text in told(problems)), *untold]
 
 
@@ -250,7 +250,7 @@ def test_without_the_kernel_s_debug_information(kernel: Made, tmp_path: Path) ->
     replaced = (kernel.function("vmlinux", "queue_work"),)
     source = Source(tmp_path / "own.c", ElfFile.read(made), replaced)
     problems = Problems()
-    (untold,) = check_structures(bare.kernel, [source], (), problems)
+    (untold,) = check_structures(bare.kernel, [source], problems)
     assert told(problems) == []
     assert untold.startswith("struct other, union value, enum state, enumerator MODE_A, ")
     assert untold.endswith(" of own.c: the kernel's type information is not at hand")

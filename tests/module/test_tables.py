@@ -16,6 +16,7 @@ from klpbuild.elf.tables import string_at
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
+from klpbuild.module.parts import merged_objects
 from klpbuild.module.tables import (
     LivepatchApi,
     c_string,
@@ -151,8 +152,8 @@ def test_replace(replace: bool) -> None:
     assert ".replace" not in generate_tables(LIVEPATCH, before)
 
 
-#: The interface of v4.15 to v5.0, for a syntax and type check by the compiler.
-_OLD_INTERFACE = """
+#: The interface of v4.15 to v5.0, for programs without a kernel.
+OLD_HEADER = """
 #define MODULE_LICENSE(x)
 #define MODULE_DESCRIPTION(x)
 #define MODULE_INFO(tag, x)
@@ -180,7 +181,7 @@ int klp_enable_patch(struct klp_patch *);
 def test_registration_before_v5_1(tmp_path: Path) -> None:
     text = generate_tables(LIVEPATCH, LivepatchApi(register=True, replace=False, callbacks=True))
     code = "".join(line for line in text.splitlines(True) if not line.startswith("#include"))
-    (tmp_path / "old.c").write_text(_OLD_INTERFACE + code)
+    (tmp_path / "old.c").write_text(OLD_HEADER + code)
     command = ["gcc", "-Wall", "-Werror", "-c", "old.c", "-o", "old.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     used = {s.name for s in ElfFile.read(tmp_path / "old.o").symbol_list if not s.st_shndx}
@@ -213,10 +214,74 @@ int main(void) {
     return infos[2].got_initialized && infos[0].offsets[0] == 8 ? 0 : 3;
 }
 """
-    old = _OLD_INTERFACE.replace("#define THIS_MODULE ((void *)0)\n", module)
+    old = OLD_HEADER.replace("#define THIS_MODULE ((void *)0)\n", module)
     (tmp_path / "old.c").write_text(old + code + program)
     subprocess.run(["gcc", "old.c", "-o", "old"], cwd=tmp_path, check=True)
     assert subprocess.run([tmp_path / "old"], check=False).returncode == 0
+
+
+#: What the kernel does with one object; each callback says its name, one of them fails.
+RUN = """
+#include <stdio.h>
+#include <string.h>
+static const char *failing = "";
+static int say(const char *name) { printf("%s ", name); return !strcmp(name, failing); }
+static struct klp_patch *registered;
+int klp_register_patch(struct klp_patch *patch) { registered = patch; return 0; }
+int klp_unregister_patch(struct klp_patch *patch) { return 0; }
+int klp_enable_patch(struct klp_patch *patch) { return 0; }
+int main(int count, char **words)
+{
+	if (count > 1)
+		failing = words[1];
+	init_module();
+	struct klp_callbacks *calls = &registered->objs->callbacks;
+	if (calls->pre_patch && calls->pre_patch((void *)registered->objs))
+		return 0;
+	if (calls->post_patch)
+		calls->post_patch((void *)registered->objs);
+	if (calls->pre_unpatch)
+		calls->pre_unpatch((void *)registered->objs);
+	if (calls->post_unpatch)
+		calls->post_unpatch((void *)registered->objs);
+}
+"""
+
+
+def _run(directory: Path, *parts: dict[str, str], failing: str = "") -> list[str]:
+    """The callbacks in the order in which the kernel's calls of the generated code reach them."""
+    objects = merged_objects(PatchedObject("vmlinux", (), part) for part in parts)
+    api = LivepatchApi(register=True, replace=False, callbacks=True)
+    text = generate_tables(Livepatch("fix", (), objects), api)
+    code = "".join(line for line in text.splitlines(True) if not line.startswith("#include"))
+    called = "".join(
+        f'int {name}(struct klp_object *object) {{ return say("{name}"); }}\n'
+        for part in parts
+        for name in part.values()
+    )
+    (directory / "run.c").write_text(OLD_HEADER + code + RUN + called)
+    command = ["gcc", "-Wall", "-Wno-builtin-declaration-mismatch", "-Wno-attributes"]
+    subprocess.run([*command, "-Werror", "run.c", "-o", "run"], cwd=directory, check=True)
+    done = subprocess.run(
+        [directory / "run", failing], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout.split()
+
+
+FIRST = {"pre_patch": "a", "post_patch": "b", "pre_unpatch": "c", "post_unpatch": "d"}
+SECOND = {"post_unpatch": "e"}
+THIRD = {"pre_patch": "f", "post_patch": "g", "pre_unpatch": "h", "post_unpatch": "i"}
+
+
+def test_callbacks_of_parts_are_called_in_order_and_undone_in_reverse(tmp_path: Path) -> None:
+    assert _run(tmp_path, FIRST, SECOND, THIRD) == ["a", "f", "b", "g", "h", "c", "i", "e", "d"]
+
+
+def test_a_part_that_fails_undoes_those_before_it(tmp_path: Path) -> None:
+    assert _run(tmp_path, FIRST, SECOND, THIRD, failing="f") == ["a", "f", "e", "d"]
+    assert _run(tmp_path, FIRST, SECOND, THIRD, failing="a") == ["a"]
+    assert _run(tmp_path, SECOND, FIRST, failing="a") == ["a", "e"]
+    assert _run(tmp_path, THIRD, failing="f") == ["f"]  # the kernel itself calls no more
 
 
 def test_callbacks_that_the_kernel_does_not_know() -> None:

@@ -187,6 +187,30 @@ def test_what_is_left_out_on_purpose(tmp_path: Path) -> None:
     assert left_out(found) is None
 
 
+def test_patches_are_told_in_their_order(tmp_path: Path) -> None:
+    fixes = Fixes(tmp_path, lambda names, only: None)
+    first, *taken = fixes.patches
+    where = KERNEL, taken, fixes.extract, {first: ""}
+    found = extract_fixes(*where, listed=fixes.patches).fixes
+    assert [fix.patch for fix in found] == [path.name for path in fixes.patches]
+    assert found[0].standing is Standing.SKIPPED
+
+
+def test_the_table_of_parts() -> None:
+    fixes = (
+        Fix("", Standing.IN, "by hand", functions=("vmlinux:f",), part="bsc1"),
+        Fix("a.patch", Standing.IN, "fix a", ("CVE-2024-1",), functions=("tun:g",), part="fixes"),
+        Fix("", Standing.SKIPPED, why="needs a reboot", part="bsc2"),
+    )
+    assert fix_table(fixes) == (
+        "part           CVE         functions  result",
+        "bsc1           -           f          in; by hand",
+        "fixes/a.patch  CVE-2024-1  g          in; fix a",
+        "bsc2           -           -          left out on purpose: needs a reboot",
+        "3 fixes: 2 in, 1 left out on purpose.",
+    )
+
+
 def test_the_table() -> None:
     fixes = (
         Fix("a.patch", Standing.IN, "fix a", ("CVE-2024-1",), functions=("vmlinux:f", "tun:g")),

@@ -65,7 +65,7 @@ def test_inputs_are_named_from_the_livepatch(
     inputs = read_inputs(
         miniature.kernel,
         directory,
-        description=directory / "livepatch.toml",
+        descriptions=[directory / "livepatch.toml"],
         sources=[directory / "x.c"],
         included=[directory / "x.h", directory / "../common.h", Path("/usr/include/stdio.h")],
     )

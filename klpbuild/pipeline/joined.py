@@ -1,0 +1,68 @@
+"""Join the parts of a livepatch: symbols that must not be bound across parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from klpbuild.elf.constants import SHN_UNDEF
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import Problems
+from klpbuild.proof.references import rename_undefined
+
+#: Before a symbol's name while the linker must not take it for another one of that name.
+_APART = "klpbuild_apart_"
+
+
+def check_apart(parts: Mapping[str, Sequence[Path]], in_kernel: Callable[[str], bool]) -> None:
+    """Check that no part defines what another one takes from the kernel.
+
+    The linker would bind the one to the other: a part was written against the kernel alone.
+
+    :param parts: the objects of each part.
+    :param in_kernel: whether the kernel has a symbol of a name.
+    :raises KlpError: with every symbol of which that is not so.
+    """
+    problems = Problems()
+    read = {part: [ElfFile.read(path) for path in objects] for part, objects in parts.items()}
+    defined = {
+        symbol.name: part
+        for part, objects in read.items()
+        for elf in objects
+        for symbol in elf.symbol_list
+        if symbol.is_defined and not symbol.is_local
+    }
+    for part, objects in read.items():
+        for elf in objects:
+            for symbol in elf.symbol_list:
+                other = defined.get(symbol.name, part)
+                if symbol.st_shndx == SHN_UNDEF and other != part and in_kernel(symbol.name):
+                    problems.add(
+                        f"{symbol.name!r} is the kernel's here, and {other} defines it",
+                        where=elf.name,
+                        why="In one module the one would be taken for the other.",
+                        hint=f"Make it static in {other}, or give it another name there.",
+                    )
+    problems.check()
+
+
+def set_apart(
+    objects: Sequence[Path], names: Mapping[str, str]
+) -> tuple[list[Path], dict[str, str]]:
+    """Rename undefined symbols that must not be bound to those of the same name elsewhere.
+
+    :param names: those that get another name after the link, see `LateNames`.
+    :returns: the objects, and the names that are to be given back after the link.
+    """
+    back: dict[str, str] = {}
+    out = []
+    for path in objects:
+        elf = ElfFile.read(path)
+        undefined = {s.name for s in elf.symbol_list if s.st_shndx == SHN_UNDEF}
+        aside = {name: f"{_APART}{name}" for name in names if name in undefined}
+        if aside:
+            path = path.with_suffix(".apart.o")
+            rename_undefined(elf, aside).write(path)
+        back |= {other: name for name, other in aside.items()}
+        out.append(path)
+    return out, back

@@ -1,0 +1,110 @@
+"""A livepatch made of parts, built for the miniature kernel."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scons.checkout import Checkout
+from tests.scons.livepatches import add_patch
+
+TOML = """\
+description = "by hand"
+references = ["CVE-2024-1002"]
+[[object]]
+name = "vmlinux"
+functions = [{ old = "cmdline_proc_show", new = "livepatch_cmdline_proc_show" }]
+"""
+SOURCE = """\
+#include <linux/seq_file.h>
+#include "words.h"
+extern char *saved_command_line;
+int livepatch_cmdline_proc_show(struct seq_file *m, void *v)
+{
+	seq_printf(m, WORDS, saved_command_line);
+	return 0;
+}
+"""
+PATH = "build/fixtures/livepatch-all-fixes"
+
+
+@pytest.fixture
+def whole(shared: Checkout) -> Iterator[Path]:
+    """A livepatch of one part of C files and one of a patch."""
+    whole = shared.directory / "own/all-fixes"
+    (whole / "hand").mkdir(parents=True)
+    (whole / "livepatch.toml").write_text('parts = ["hand", "fixes"]\n')
+    (whole / "words.h").write_text('#define WORDS "%s livepatch=1\\n"\n')
+    (whole / "hand" / "livepatch.toml").write_text(TOML)
+    (whole / "hand" / "main.c").write_text(SOURCE)
+    add_patch(whole / "fixes")
+    yield whole
+    shutil.rmtree(whole)
+
+
+def test_both_kinds(shared: Checkout, whole: Path) -> None:
+    said = shared.scons("livepatches=own")
+    assert "          hand             CVE-2024-1002  cmdline_proc_show  in; by hand\n" in said
+    assert "          fixes/fix.patch  -              meminfo_proc_show  in\n" in said
+    assert "          2 fixes: 2 in.\n" in said
+    assert shared.scons("livepatches=own").startswith("scons: `livepatch' is up to date.\n")
+    result = json.loads((shared.directory / f"{PATH}/result.json").read_text())
+    assert [(f["part"], f["patch"], f["standing"]) for f in result["fixes"]] == [
+        ("hand", "", "in"),
+        ("fixes", "fix.patch", "in"),
+    ]
+    provenance = (shared.directory / f"{PATH}.provenance.json").read_text()
+    assert json.loads(provenance)["predicate"]["references"] == [
+        {"kind": "cve", "id": "CVE-2024-1002", "where": "livepatch.toml"}
+    ]
+    named = {f["name"] for f in json.loads(provenance)["predicate"]["inputs"]["files"]}
+    assert {"hand/main.c", "words.h", "fix.patch", "hand/livepatch.toml#content"} <= named
+    (whole / "words.h").write_text('#define WORDS "%s livepatch=2\\n"\n')
+    assert "livepatch-all-fixes/parts/hand/main.o" in shared.built("livepatches=own")
+
+
+def test_a_function_that_a_patch_and_c_files_replace(shared: Checkout, whole: Path) -> None:
+    toml = whole / "hand" / "livepatch.toml"
+    toml.write_text(TOML.replace("cmdline_proc_show", "meminfo_proc_show", 1))
+    hand = "own/all-fixes/hand/livepatch.toml:5"
+    said = shared.scons("livepatches=own", status=2)
+    assert (
+        f"{hand}: function 'meminfo_proc_show' of 'vmlinux' is replaced by two parts\n"
+        "  The other one: fix.patch.\n"
+        "  Make one replacement of both, and take the other one away.\n"
+    ) in said
+
+
+def test_a_symbol_of_the_kernel_that_another_part_defines(shared: Checkout, whole: Path) -> None:
+    (whole / "hand" / "more.c").write_text("void seq_puts(void)\n{\n}\n")
+    said = shared.scons("livepatches=own", status=2)
+    assert "'seq_puts' is the kernel's here, and hand defines it\n" in said
+    assert "  In one module the one would be taken for the other.\n" in said
+    assert "  Make it static in hand, or give it another name there.\n" in said
+
+
+def test_a_patch_that_does_not_apply(shared: Checkout, whole: Path) -> None:
+    patch = whole / "fixes" / "fix.patch"
+    patch.write_text(patch.read_text().replace("-", "-x", 1).replace("MemFree", "MemFrei"))
+    said = shared.scons("livepatches=own", status=2)
+    assert "fixes/fix.patch" in said
+    result = json.loads((shared.directory / f"{PATH}/result.json").read_text())
+    assert [(f["part"], f["standing"]) for f in result["fixes"]] == [
+        ("hand", "not tried"),
+        ("fixes", "does not apply"),
+    ]
+
+
+def test_what_is_left_out_on_purpose(shared: Checkout, whole: Path) -> None:
+    toml = 'parts = ["hand", "fixes"]\nskip = [{ part = "hand", reason = "see elsewhere" }]\n'
+    (whole / "livepatch.toml").write_text(toml)
+    said = shared.scons("livepatches=own")
+    assert "left out on purpose: see elsewhere; by hand" in said
+    vex = json.loads((shared.directory / f"{PATH}.openvex.json").read_text())
+    assert [(s["vulnerability"]["name"], s["status"]) for s in vex["statements"]] == [
+        ("CVE-2024-1002", "affected")
+    ]
