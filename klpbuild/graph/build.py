@@ -34,16 +34,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from klpbuild.errors import KlpError
-from klpbuild.graph.digraph import Graph
 from klpbuild.graph.modules import LivepatchReference, Module
 from klpbuild.names import VMLINUX
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from klpbuild.symbols.database import Candidate, SymbolDatabase
     from klpbuild.symbols.symvers import Exports
+
+Graph: TypeAlias = "nx.MultiDiGraph[str]"
 
 
 class Kind(StrEnum):
@@ -135,7 +138,9 @@ def build_graph(
         unconverted livepatches to symbols that are not exported are unresolved.
     :raises KlpError: when a livepatch has the name of another object.
     """
-    graph = Graph()
+    import networkx as nx  # takes longer to import than a build without changes may
+
+    graph: Graph = nx.MultiDiGraph()
     _add_object(graph, VMLINUX)
     for name in database.objects if database is not None else ():
         _add_object(graph, name)
@@ -153,7 +158,7 @@ def _add_object(graph: Graph, name: str, kind: Kind | None = None) -> None:
 
 
 def _add_edge(graph: Graph, source: str, target: str, kind: Edge, **attributes: str | int) -> None:
-    graph.add_edge(source, target, str(kind), kind=str(kind), **attributes)
+    graph.add_edge(source, target, key=str(kind), kind=str(kind), **attributes)
 
 
 def _add_module(graph: Graph, module: Module, exports: Exports) -> None:
@@ -251,7 +256,7 @@ class _Builder:
     ) -> None:
         """Add one reference to a symbol of an object; several gates become one word list."""
         node = self._symbol(owner, symbol, sympos)
-        known = self.graph.edge(self.name, node, Edge.REFERENCES)
+        known = self.graph.get_edge_data(self.name, node, key=str(Edge.REFERENCES))
         gates = {*known["gate"].split(), gate} if known else {gate}
         position = {} if sympos is None else {"sympos": sympos}
         _add_edge(
@@ -299,9 +304,14 @@ class _Builder:
 
 def in_order(graph: Graph) -> Graph:
     """Copy a graph with nodes and edges sorted, objects before symbols."""
-    ordered = Graph()
-    for node in sorted(graph, key=lambda node: (graph.nodes[node]["kind"] == Kind.SYMBOL, node)):
+    import networkx as nx
+
+    ordered: Graph = nx.MultiDiGraph()
+    is_symbol = {node: kind == Kind.SYMBOL for node, kind in graph.nodes(data="kind")}
+    for node in sorted(graph, key=lambda node: (is_symbol[node], node)):
         ordered.add_node(node, **graph.nodes[node])
-    for source, target, key, data in sorted(graph.edges(), key=lambda edge: edge[:3]):
-        ordered.add_edge(source, target, key, **data)
+    for source, target, key, data in sorted(
+        graph.edges(keys=True, data=True), key=lambda edge: edge[:3]
+    ):
+        ordered.add_edge(source, target, key=key, **data)
     return ordered

@@ -9,8 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from klpbuild.errors import KlpError
-from klpbuild.graph.build import Edge, Fate, Kind, in_order
-from klpbuild.graph.digraph import Graph
+from klpbuild.graph.build import Edge, Fate, Graph, Kind, in_order
 from klpbuild.names import VMLINUX
 
 if TYPE_CHECKING:
@@ -91,15 +90,18 @@ def needed(graph: Graph, livepatch: str) -> tuple[str, ...]:
 def needed_first(graph: Graph, name: str) -> tuple[str, ...]:
     """List the objects that must be loaded before an object or a livepatch can be."""
     _check(graph, name)
-    needs = (edge for edge in graph.out_edges(name) if edge[1] == Edge.NEEDS)
-    return tuple(sorted(target for target, _, data in needs if not data["gate"]))
+    return tuple(
+        target
+        for target in _targets(graph, name, Edge.NEEDS)
+        if not graph.edges[name, target, str(Edge.NEEDS)]["gate"]
+    )
 
 
 def users(graph: Graph, name: str) -> tuple[str, ...]:
     """List the objects and livepatches that need or patch an object."""
     _check(graph, name)
     wanted = {str(Edge.NEEDS), str(Edge.PATCHES)}
-    return tuple(sorted({source for source, key in graph.in_edges(name) if key in wanted}))
+    return tuple(sorted({s for s, _, key in graph.in_edges(name, keys=True) if key in wanted}))
 
 
 def dependencies(graph: Graph, livepatch: str) -> tuple[str, ...]:
@@ -123,7 +125,7 @@ def uses(graph: Graph, livepatch: str) -> tuple[Use, ...]:
     _check(graph, livepatch)
     found: list[Use] = []
     candidates: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
-    for node, key, data in graph.out_edges(livepatch):
+    for _, node, key, data in graph.out_edges(livepatch, keys=True, data=True):
         if key != Edge.REFERENCES:
             continue
         name, fate = graph.nodes[node]["symbol"], Fate(data["fate"])
@@ -240,7 +242,7 @@ def load_order(graph: Graph, names: Iterable[str]) -> tuple[str, ...]:
     try:
         return tuple(nx.lexicographical_topological_sort(order))
     except nx.NetworkXUnfeasible as error:
-        circles = cycles(graph.part(wanted))
+        circles = cycles(graph.subgraph(wanted))
         raise KlpError(
             "modules need each other",
             why="\n".join(" -> ".join([*circle, circle[0]]) for circle in circles),
@@ -258,8 +260,8 @@ def cycles(graph: Graph) -> tuple[tuple[str, ...], ...]:
     needs = nx.DiGraph()
     needs.add_edges_from(
         (source, target)
-        for source, target, key, data in graph.edges()
-        if key == Edge.NEEDS and not data["gate"]
+        for source, target, key, gate in graph.edges(keys=True, data="gate")
+        if key == Edge.NEEDS and not gate
     )
     found = []
     for group in nx.strongly_connected_components(needs):
@@ -291,9 +293,9 @@ def neighbourhood(graph: Graph, names: Iterable[str]) -> Graph:
     kept: set[str] = set()
     for name in names:
         _check(graph, name)
-        kept |= {name, *graph.neighbours(name)}
+        kept |= {name, *graph.successors(name), *graph.predecessors(name)}
     kept |= {graph.nodes[node]["object"] for node in kept} & set(graph)
-    return in_order(graph.part(kept))
+    return in_order(graph.subgraph(kept))
 
 
 def _all_needed(graph: Graph, name: str) -> set[str]:
@@ -308,11 +310,11 @@ def _all_needed(graph: Graph, name: str) -> set[str]:
 
 
 def _of_kind(graph: Graph, kind: Kind) -> tuple[str, ...]:
-    return tuple(sorted(node for node, data in graph.nodes.items() if data["kind"] == kind))
+    return tuple(sorted(node for node, value in graph.nodes(data="kind") if value == kind))
 
 
 def _targets(graph: Graph, name: str, kind: Edge) -> tuple[str, ...]:
-    return tuple(sorted(t for t, key, _ in graph.out_edges(name) if key == kind))
+    return tuple(sorted(t for _, t, key in graph.out_edges(name, keys=True) if key == kind))
 
 
 def _is_symbol(graph: Graph, node: str) -> bool:

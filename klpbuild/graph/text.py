@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from klpbuild.graph import queries
-from klpbuild.graph.build import Fate
-from klpbuild.graph.digraph import Graph
+from klpbuild.graph.build import Fate, Graph
 
 
 def kernel_text(graph: Graph) -> str:
@@ -19,7 +18,7 @@ def kernel_text(graph: Graph) -> str:
     rows = [("needed by", "module")] + [(str(users[name]), name) for name in most if users[name]]
     return "\n".join(
         [
-            f"{len(modules):,} modules, {sum(1 for _ in graph.edges()):,} edges",
+            f"{len(modules):,} modules, {graph.number_of_edges():,} edges",
             f"cycles: {'; '.join(circles) or 'none'}",
             *_columns(rows),
         ]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from html import escape
 from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.files import write_file
-from klpbuild.graph.build import Edge, Fate, Kind
-from klpbuild.graph.digraph import Attributes, Graph
+from klpbuild.graph.build import Edge, Fate, Graph, Kind
 from klpbuild.graph.formats import Format, can_draw
 
 #: Laying out more than this takes graphviz minutes.
@@ -72,75 +71,39 @@ def _text(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", lambda found: f"\\x{ord(found[0]):02x}", decoded)
 
 
-def _attributes(data: Attributes) -> Attributes:
+def _attributes(data: Mapping[str, object]) -> dict[str, object]:
     return {
         key: _text(value) if isinstance(value, str) else value
         for key, value in sorted(data.items())
     }
 
 
-def printable(graph: Graph) -> Graph:
+def _printable(graph: Graph) -> Graph:
     """Copy the graph with names that any file can hold, and a number on each edge."""
-    copy = Graph()
-    for node, data in graph.nodes.items():
-        copy.add_node(_text(node), **_attributes(data))
-    for number, (source, target, key, data) in enumerate(graph.edges()):
-        copy.add_edge(_text(source), _text(target), key, id=f"e{number}", **_attributes(data))
+    import networkx as nx
+
+    copy: Graph = nx.MultiDiGraph()
+    copy.add_nodes_from((_text(node), _attributes(data)) for node, data in graph.nodes(data=True))
+    for number, (source, target, key, data) in enumerate(graph.edges(keys=True, data=True)):
+        copy.add_edge(_text(source), _text(target), key=key, id=f"e{number}", **_attributes(data))
     return copy
 
 
-_GRAPHML = """\
-<?xml version='1.0' encoding='utf-8'?>
-<graphml xmlns="http://graphml.graphdrawing.org/xmlns" \
-xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
-xsi:schemaLocation="http://graphml.graphdrawing.org/xmlns \
-http://graphml.graphdrawing.org/xmlns/1.0/graphml.xsd">
-"""
-
-
 def _graphml(graph: Graph) -> bytes:
-    """Render GraphML as networkx does: an attribute is a key, declared with its type."""
-    shown, keys = printable(graph), dict[tuple[str, str, str], int]()
-    lines = ['  <graph edgedefault="directed">']
+    from networkx.readwrite.graphml import GraphMLWriter
 
-    def add(scope: str, words: str, data: Mapping[str, object]) -> None:
-        lines.append(f"    <{scope} {words}>")
-        for name, value in data.items():
-            kind = "long" if isinstance(value, int) else "string"
-            key = keys.setdefault((name, kind, scope), len(keys))
-            text = f">{escape(str(value), quote=False)}</data>" if value != "" else " />"
-            lines.append(f'      <data key="d{key}"{text}')
-        lines.append(f"    </{scope}>")
-
-    for node, data in shown.nodes.items():
-        add("node", f'id="{_quoted_xml(node)}"', data)
-    for source, target, _, data in shown.edges():
-        ends = f'source="{_quoted_xml(source)}" target="{_quoted_xml(target)}"'
-        add("edge", f'{ends} id="{data["id"]}"', data)
-    declared = [
-        f'  <key id="d{number}" for="{scope}" attr.name="{name}" attr.type="{kind}" />'
-        for (name, kind, scope), number in reversed(keys.items())
-    ]
-    text = "\n".join([*declared, *lines, "  </graph>", "</graphml>"])
-    return f"{_GRAPHML}{text}\n".encode()
-
-
-def _quoted_xml(name: str) -> str:
-    return escape(name, quote=False).replace('"', "&quot;")
+    # networkx takes lxml when it is installed, which writes other bytes: name the writer.
+    writer = GraphMLWriter(prettyprint=True, edge_id_from_attribute="id")
+    writer.add_graph_element(_printable(graph))
+    out = io.BytesIO()
+    writer.dump(out)
+    return out.getvalue()
 
 
 def _json(graph: Graph) -> str:
-    shown = printable(graph)
-    data = {
-        "directed": True,
-        "multigraph": True,
-        "graph": {},
-        "nodes": [{**data, "id": node} for node, data in shown.nodes.items()],
-        "edges": [
-            {**data, "source": source, "target": target, "key": key}
-            for source, target, key, data in shown.edges()
-        ],
-    }
+    import networkx as nx
+
+    data = nx.node_link_data(_printable(graph), edges="edges")
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
 
@@ -169,10 +132,10 @@ def _quoted(*lines: str) -> str:
 
 def _dot(graph: Graph) -> str:
     """Draw each object around what it defines; what it exports has a thick blue line."""
-    shown = printable(graph)
-    exported = {t for _, t, key, _ in shown.edges() if key == Edge.EXPORTS}
+    printable = _printable(graph)
+    exported = {t for _, t, key in printable.edges(keys=True) if key == Edge.EXPORTS}
     boxes: dict[str, list[str]] = {}
-    for node, data in shown.nodes.items():
+    for node, data in printable.nodes(data=True):
         kind = Kind(data["kind"])
         style = [f"label={_quoted(_label(node, data))}", _NODE_STYLE[kind]]
         if node in exported:
@@ -185,7 +148,7 @@ def _dot(graph: Graph) -> str:
             lines += ["    style=dotted;", *(f"    {node}" for node in nodes), "  }"]
         else:
             lines += [f"  {node}" for node in nodes]
-    for source, target, _, data in shown.edges():
+    for source, target, data in printable.edges(data=True):
         words = ", ".join(_edge_words(data))
         lines.append(f"  {_quoted(source)} -> {_quoted(target)} [{words}];")
     return "\n".join([*lines, "}"]) + "\n"

@@ -12,8 +12,7 @@ import pytest
 
 from klpbuild.cli import main
 from klpbuild.graph import queries
-from klpbuild.graph.build import build_graph
-from klpbuild.graph.digraph import Graph
+from klpbuild.graph.build import Graph, build_graph
 from klpbuild.graph.modules import read_modules
 from klpbuild.kernel.tree import Kernel
 from klpbuild.symbols.symvers import Exports
@@ -51,7 +50,7 @@ def test_a_whole_kernel(debian_kernel: Kernel) -> None:
     graph = kernel_graph(debian_kernel)
     assert len(queries.objects(graph)) == len(debian_kernel.modules) + 1
     assert queries.cycles(graph) == ()
-    unresolved = [node for node, data in graph.nodes.items() if data["kind"] == "symbol"]
+    unresolved = [node for node, kind in graph.nodes(data="kind") if kind == "symbol"]
     assert unresolved == []
     order = queries.load_order(graph, ["nfs"])
     assert order.index("sunrpc") < order.index("lockd") < order.index("nfs")
