@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from klpbuild.arch import by_machine
-from klpbuild.elf.constants import SHF, SHT, STB, STT
+from klpbuild.elf.constants import SHF, SHT, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
 from klpbuild.extract.names import is_for_modpost
@@ -444,7 +444,3 @@ class CodeObject:
         """Return the undefined symbol that a reference names, if it does."""
         symbol = self.elf.symbol_list[reference.symbol]
         return symbol if reference.target is None and symbol.st_shndx == 0 else None
-
-    def is_weak(self, index: int) -> bool:
-        """Tell whether a symbol is weak."""
-        return self.elf.symbol_list[index].bind == STB.WEAK

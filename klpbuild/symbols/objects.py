@@ -1,6 +1,7 @@
-"""The symbols of ELF files in symbol-table order, many files in one pass.
+"""Read the symbols of ELF files in symbol-table order, many files in one pass.
 
-One pass over a hundred modules costs numpy little more than one module.
+Undefined symbols are left out, as module_kallsyms_on_each_symbol() of kernel/module/kallsyms.c
+counts them.  One pass over a hundred modules costs numpy little more than one module.
 """
 
 from __future__ import annotations

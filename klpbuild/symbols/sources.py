@@ -1,14 +1,11 @@
-"""Read the symbols of objects, in the order in which the kernel counts them.
+"""Read the symbols of vmlinux, in the order in which the kernel counts them.
 
-vmlinux: from the ELF file, from ``System.map`` or from a copy of
-``/proc/kallsyms``; all give the same.  Modules: from their ``.ko`` files, in
-symbol-table order without undefined symbols, as module_kallsyms_on_each_symbol()
-of kernel/module/kallsyms.c walks them.
+They come from the ELF file, from ``System.map`` or from a copy of ``/proc/kallsyms``;
+all give the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,25 +16,17 @@ from klpbuild.errors import KlpError
 from klpbuild.names import VMLINUX
 from klpbuild.symbols import kallsyms
 from klpbuild.symbols.lines import Bytes, Lines, Numbers
-from klpbuild.symbols.objects import read_symbols, scan
+from klpbuild.symbols.objects import scan
 from klpbuild.symbols.table import ROW, Flag, ObjectSymbols
-from klpbuild.symbols.tables import SymbolTables, read_tables
-
-#: Modules taken together: enough to spread numpy's cost, few enough to stay small.
-_TOGETHER = 128
-
-
-def read_vmlinux(path: Path, version: tuple[int, ...]) -> ObjectSymbols:
-    """Read the symbols of vmlinux from the linked ELF file.
-
-    :param version: the kernel's, which decides what kallsyms leaves out.
-    :raises KlpError: when the file is broken or has no symbol table.
-    """
-    return vmlinux_symbols(read_tables(path), version)
+from klpbuild.symbols.tables import SymbolTables
 
 
 def vmlinux_symbols(tables: SymbolTables, version: tuple[int, ...]) -> ObjectSymbols:
-    """Select the symbols of vmlinux from tables that are read already."""
+    """Select the symbols of vmlinux from the tables of the linked ELF file.
+
+    :param version: the kernel's, which decides what kallsyms leaves out.
+    :raises KlpError: when the file is not linked, or is broken.
+    """
     if not tables.linked:
         raise KlpError(
             "is not linked",
@@ -48,15 +37,6 @@ def vmlinux_symbols(tables: SymbolTables, version: tuple[int, ...]) -> ObjectSym
     found = scan([tables])
     (listed,) = found.objects()
     return _as_kallsyms_has_them(listed, found.names, version)
-
-
-def read_modules(paths: Sequence[Path]) -> Iterator[ObjectSymbols]:
-    """Read the symbols of modules from their ``.ko`` files, in the order of the paths.
-
-    :raises KlpError: when a file is broken or has no symbol table.
-    """
-    for first in range(0, len(paths), _TOGETHER):
-        yield from read_symbols([read_tables(p) for p in paths[first : first + _TOGETHER]])
 
 
 def read_system_map(path: Path, version: tuple[int, ...]) -> ObjectSymbols:

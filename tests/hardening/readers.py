@@ -47,7 +47,7 @@ from klpbuild.symbols.database import SymbolDatabase, parse
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.exported import ExportedNames
 from klpbuild.symbols.index import Index, build
-from klpbuild.symbols.sources import read_kallsyms, read_modules, read_system_map, read_vmlinux
+from klpbuild.symbols.sources import read_kallsyms, read_system_map
 from klpbuild.symbols.symvers import Exports
 from klpbuild.vm.log import by_step, faults
 from klpbuild.vm.log import parse as parse_console
@@ -57,6 +57,7 @@ from tests.elf.inputs import FLAGS, compile_object
 from tests.elf.test_damage import use as rewrite
 from tests.hardening import mutate, patches
 from tests.hardening.mutate import Mutator
+from tests.symbols.reading import read_modules, read_vmlinux
 
 V6_1 = (6, 1, 170)
 #: Source with what debug information has names for.

@@ -15,12 +15,13 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
-from klpbuild.symbols.sources import read_kallsyms, read_modules, read_system_map, read_vmlinux
+from klpbuild.symbols.sources import read_kallsyms, read_system_map
 from klpbuild.symbols.symvers import Exports
 from klpbuild.symbols.table import Flag, ObjectSymbols
 from klpbuild.symbols.write import SymbolSources, write_symbols
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import FetchFile, Group, Modprobe, WriteFile
+from tests.symbols.reading import read_modules, read_vmlinux
 
 #: Modules that Debian's cloud kernels have, with others that they need.
 LOADED = ("btrfs", "nfs", "xfs")

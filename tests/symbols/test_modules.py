@@ -10,11 +10,11 @@ from elftools.elf.elffile import ELFFile
 from klpbuild.elf.constants import EM, SHF, SHN_ABS, SHT, STB, STT
 from klpbuild.elf.writer import ElfObject, WritableSection
 from klpbuild.errors import KlpError
-from klpbuild.symbols.sources import read_modules
 from klpbuild.symbols.table import Flag, ObjectSymbols
 from tests.elf.inputs import FLAGS
 from tests.elf.inputs import compile_object as compile_kind
 from tests.symbols.inputs import compile_object, link_module
+from tests.symbols.reading import read_modules
 
 SUPER = """
 static __attribute__((noinline)) int helper(int value) { return value + 1; }

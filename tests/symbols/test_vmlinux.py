@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
-from klpbuild.symbols.sources import read_kallsyms, read_system_map, read_vmlinux
+from klpbuild.symbols.sources import read_kallsyms, read_system_map
 from klpbuild.symbols.table import Flag, ObjectSymbols
 from tests.symbols.inputs import V6_1, compile_object, link_vmlinux, nm
+from tests.symbols.reading import read_vmlinux
 
 MEMINFO = """
 static __attribute__((noinline)) int show(int value) { return value + 1; }
