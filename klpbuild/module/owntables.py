@@ -8,12 +8,11 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.module.livepatch import FILE_NAME
+from klpbuild.patch.csource import without_comments
 from klpbuild.userfiles import is_file, read_small_file
 
 #: No C file of a kernel is half as large.
 _SIZE_MAX = 1 << 26
-#: Comments, and strings, in which ``//`` begins no comment.
-_PARTS = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 _ENABLES = re.compile(r"\bklp_enable_patch\s*\(")
 _TABLE = re.compile(r"\bstruct\s+klp_patch\s+\w+\s*=")
@@ -83,10 +82,10 @@ def _includes(file: Path, directory: Path) -> list[tuple[str, Path | None]]:
 def _code(path: Path) -> str:
     """Read C text without comments, its strings kept whole."""
     try:
-        text = read_small_file(path, _SIZE_MAX).decode(errors="replace")
+        text = read_small_file(path, _SIZE_MAX)
     except FileNotFoundError as error:
         raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    return _PARTS.sub(lambda m: " " if m[0].startswith("/") else m[0], text)
+    return without_comments(text).decode(errors="replace")
 
 
 def two_tables(where: str, source: str) -> KlpError:
