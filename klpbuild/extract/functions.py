@@ -46,7 +46,7 @@ class _Obstacle(Enum):
 
 
 def settle_functions(case: Case) -> Replaced:
-    """Decide each changed function.
+    """Decide for each changed function whether the livepatch replaces it.
 
     One that has no entry call and that nothing but calls in this object use is taken
     along with its callers, which then count as changed: as if it were inlined.

@@ -281,7 +281,7 @@ class _Owner:
                 member.ties.bound[name] = member.origin(own) if own is not None else origin
 
     def _leave(self, name: str, olds: Sequence[LinkedObject]) -> None:
-        """Decide a global of the kernel that no object defines as a global now."""
+        """Find where a global of the kernel went that no object defines as a global now."""
         if not olds:
             return
         old = olds[0].before[name]

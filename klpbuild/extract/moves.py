@@ -19,7 +19,7 @@ from klpbuild.extract.variable import Variable, same_content
 
 
 def settle_moved(parts: Sequence[Part]) -> None:
-    """Decide what moved between the objects of a patch.
+    """Bind what moved between the objects of a patch to what the kernel has; refuse the rest.
 
     :param parts: by number, with the `Ties` that their names tell.
     :raises KlpError: for what moved, and cannot be what the running kernel has.

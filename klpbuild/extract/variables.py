@@ -23,7 +23,7 @@ _ACCEPT = (
 
 
 def settle_variables(case: Case) -> set[Atom]:
-    """Decide each changed variable.
+    """Decide for each changed variable whether the livepatch has a copy; refuse the others.
 
     A changed constant may become a copy when only functions of this object use it, which
     then count as changed, and these take its content, or pass on its address while it

@@ -113,7 +113,7 @@ def decide_references(
     own: OwnNames,
     home_of: Callable[[int], Home],
 ) -> dict[str, Decision]:
-    """Decide every reference of an extracted object, by its symbol in that object.
+    """Resolve every reference of an extracted object, by its symbol in that object.
 
     :param own: what the livepatch brings: references to it are bound by the linker and left
         out here.

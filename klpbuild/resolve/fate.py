@@ -183,7 +183,7 @@ class Resolver:
         *,
         holder: str = "",
     ) -> Decision:
-        """Decide a reference of code that was extracted from an object of the kernel.
+        """Resolve a reference of code that was extracted from an object of the kernel.
 
         :param home: the object that the code is from: vmlinux or a module.
         :param place: where the symbol stands in the holder, when an object file of the patch
