@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unknown_command(words: Sequence[str]) -> Problem | None:
-    """Say that there is no such command, and which is like it; None if there is one."""
+    """Report that there is no such command, and which is like it; None if there is one."""
     known = command_names()
     if words[0] in known or words[0].startswith("-"):
         return None
@@ -104,7 +104,7 @@ def _unknown_command(words: Sequence[str]) -> Problem | None:
 
 
 def _unread(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
-    """Say which words of the command line nobody reads, and which options are like them."""
+    """Report words of the command line that nobody reads, and options that are like them."""
     from klpbuild.errors import did_you_mean
     from klpbuild.terminal.manual import commands
 
@@ -153,7 +153,7 @@ class _Run:
             return int(parsed.run(parsed))
 
     def _take_colour(self) -> None:
-        """Obey ``--color``, wherever it stands."""
+        """Apply ``--color``, wherever it stands."""
         if not any(word.startswith("--color") for word in self.words):
             return
         import argparse
@@ -185,7 +185,7 @@ def _prepare() -> None:
 
 
 def _end_at_signals() -> None:
-    """Let an interrupt end what is left to do, without a word: all is said."""
+    """Restore the default action of interrupts: all is said, and what is left ends silently."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -203,7 +203,7 @@ def _flush(status: int) -> int:
 
 
 def _guarded(run: _Run) -> int:
-    """Turn what is wrong with input or machine into a message and an exit status."""
+    """Convert errors of input or machine into a message and an exit status."""
     try:
         return run()
     except KeyboardInterrupt:

@@ -105,17 +105,17 @@ class Problems:
         return len(self._found)
 
     def add(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
-        """Note a problem and go on."""
+        """Record a problem and go on."""
         self._found.append(Problem(what, where, why, hint))
 
     def note(self, error: KlpError | None) -> None:
-        """Note the problems of an error, if there is one, and go on."""
+        """Record the problems of an error, if there is one, and go on."""
         if error is not None:
             self._found.extend(error.problems)
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Turn a `KlpError` raised in the block into noted problems."""
+        """Record the problems of a `KlpError` that is raised in the block."""
         try:
             yield
         except KlpError as error:
@@ -157,7 +157,7 @@ def named_by_path(paths: Iterable[Path]) -> Iterator[None]:
 
 @contextmanager
 def broken(what: str, where: str) -> Iterator[None]:
-    """Turn what a reader raises about a damaged file into the user's error.
+    """Convert a reader's exceptions on a damaged file into the user's error.
 
     For readers that look into tables by numbers of the file: each number may lead nowhere.
 

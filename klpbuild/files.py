@@ -170,7 +170,7 @@ def _reason(error: Exception) -> str:
 
 
 def while_unchanged(read: Callable[[type[_T], Path], _T]) -> Callable[[type[_T], Path], _T]:
-    """Keep what a class method reads of a file until size, times or inode of that change.
+    """Cache what a class method reads of a file until size, times or inode of that change.
 
     What it gives must not be changed.  A file that was written just now is read each time:
     it may change again without a trace, for times are not finer.
@@ -228,17 +228,17 @@ def _check_digest(digest: str, data: bytes) -> bool:
 
 
 def note_damage(path: Path, error: Exception) -> None:
-    """Tell the user, once, that a file of klpbuild's own cannot be read and is made again."""
+    """Warn the user, once, that a file of klpbuild's own cannot be read and is made again."""
     note("is damaged, and counts as missing", path, _reason(error))
 
 
 def note(what: str, where: Path, why: str = "") -> None:
-    """Tell the user, once, of something that is no error."""
+    """Show the user, once, a note on something that is no error."""
     _tell_once(str(Problem(what, str(where), why)))
 
 
 def warn(what: str) -> None:
-    """Tell the user, once, of what may go wrong."""
+    """Warn the user, once, of what may go wrong."""
     _tell_once(printable(what), "warning")
 
 
@@ -310,7 +310,7 @@ def _field_kinds(kind: Any) -> dict[str, Any]:
 
 @contextmanager
 def locked(path: Path, hint: str = "") -> Iterator[None]:
-    """Keep other processes and threads from making the same path.
+    """Lock a path: other processes and threads that make it wait.
 
     :param hint: what to do when its directory cannot be written.
     :raises KlpError: when its directory cannot be written.
@@ -321,7 +321,7 @@ def locked(path: Path, hint: str = "") -> Iterator[None]:
 
 @contextmanager
 def working_in(build: Path, *, writes: bool = True) -> Iterator[None]:
-    """Keep other runs of klpbuild and SCons out of a directory of outputs.
+    """Lock a directory of outputs against other runs of klpbuild and SCons.
 
     :param writes: whether outputs are written: then `UNNOTED` is left there.
     :raises KlpError: when it cannot be written.

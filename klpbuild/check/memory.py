@@ -163,7 +163,7 @@ class Memory:
         self.loaded: dict[str, Loaded] = {}
 
     def load(self, elf: ElfFile, name: str) -> Loaded:
-        """Put a module into memory; what is read of it is relocated as far as that can be resolved.
+        """Load a module into memory; what is read of it is relocated as far as possible.
 
         :raises KlpError: when its relocations are broken.
         """

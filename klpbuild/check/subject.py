@@ -112,7 +112,7 @@ class Subject:
     def find(
         self, rule: Rule, what: str, where: str = "", effect: Effect | None = None, **values: object
     ) -> None:
-        """Note that a rule is broken, if the kernel has it.
+        """Add a finding: a rule is broken, if the kernel has it.
 
         :param values: what stands for the ``{fields}`` of the kernel's words and of the hint.
         """
@@ -127,14 +127,14 @@ class Subject:
             self.findings.append(finding)
 
     def not_checked(self, rule: Rule, why: str, about: str = "") -> None:
-        """Note that a rule could not be checked."""
+        """Record that a rule could not be checked."""
         unchecked = Unchecked(rule, why, about)
         if self.applies(rule) and unchecked not in self.unchecked:
             self.unchecked.append(unchecked)
 
     @contextmanager
     def guarded(self, rule: Rule) -> Iterator[None]:
-        """Turn what the reader refuses in the block into findings of a rule.
+        """Convert errors of the reader in the block into findings of a rule.
 
         :raises KlpError: when another file is broken, one of the kernel's.
         """

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the arguments say and return the exit status."""
+    """Compile, or pass the words on, and return the exit status."""
     return main(arguments.words)
 
 

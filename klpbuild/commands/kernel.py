@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the arguments say and return the exit status."""
+    """Fetch, add or list kernels, and return the exit status."""
     if arguments.word == "fetch":
         return _fetch(arguments)
     if arguments.word == "add":

@@ -229,7 +229,7 @@ def module_flags(source: Path, module_name: str) -> tuple[str, ...]:
 
 
 def header_flags(source: Path) -> tuple[str, ...]:
-    """Include our header, unless the source defines the annotations itself.
+    """Make the flags that include our header, unless the source defines the annotations itself.
 
     :raises KlpError: when the source cannot be read.
     """
@@ -243,7 +243,7 @@ def header_flags(source: Path) -> tuple[str, ...]:
 
 
 def source_tree_flags(kernel: Kernel) -> tuple[str, ...]:
-    """Let a livepatch include a header that the kernel keeps beside its sources.
+    """Make the flags by which a livepatch finds headers beside the kernel's sources.
 
     ``#include "fs/ext4/ext4.h"`` is then the one of the kernel that is built for; the
     kernel's own include directories come first.
@@ -254,7 +254,7 @@ def source_tree_flags(kernel: Kernel) -> tuple[str, ...]:
 
 
 def path_flags(command: CompileCommand, source: Path) -> tuple[str, ...]:
-    """Keep the machine's directories out of ``__FILE__`` and of debug data."""
+    """Make the flags that keep the machine's directories out of ``__FILE__`` and debug data."""
     return (
         f"-ffile-prefix-map={command.directory}=.",
         f"-ffile-prefix-map={INCLUDE}/=",

@@ -79,7 +79,7 @@ class Made:
         return data, tuple(map(Path, record.files.splitlines()))
 
     def keep(self, kernel: Kernel, data: bytes, files: Iterable[Path]) -> None:
-        """Keep an object, unless a file that was read may still change without a trace.
+        """Cache an object, unless a file that was read may still change without a trace.
 
         :param files: all but the source that were read.
         """

@@ -39,7 +39,7 @@ class BuildLog:
         source: Path | None = None,
         said: str = "",
     ) -> None:
-        """Note a command that has run.
+        """Log a command that has run.
 
         :param directory: where it ran.
         :param output: the file that it made.

@@ -121,7 +121,7 @@ def _check_input(elf: ElfFile) -> Architecture:
 def _move(
     out: ElfObject, uses: Uses, placed: Placed, architecture: Architecture
 ) -> list[LivepatchRelocation]:
-    """Move the relocations of the decided symbols to livepatch sections."""
+    """Move the relocations of livepatch symbols to livepatch sections."""
     moved = np.zeros(len(uses.elf.symbols), np.bool_)
     moved[list(placed.decided)] = True
     gates = sorted({decision.gate for decision in placed.decisions})

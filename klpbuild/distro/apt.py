@@ -108,7 +108,7 @@ class Apt:
         }
 
     def suites(self, names: Iterable[str]) -> dict[tuple[str, str], str]:
-        """Tell which suite offers packages.
+        """Find which suite offers packages.
 
         :returns: name and version of each package to the suite, such as ``trixie-backports``.
         """

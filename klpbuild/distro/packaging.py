@@ -75,7 +75,7 @@ ARCH = Packaging("linux-headers", "linux", "linux", "linux-headers", "")
 
 
 def packaging_of(headers: PurePath, release: str) -> Packaging:
-    """Tell the distribution from where a kernel's headers are.
+    """Recognise the distribution by the place of a kernel's headers.
 
     :param headers: their place below the system's root, such as ``usr/src/kernels/R``.
     """
@@ -90,7 +90,7 @@ def packaging_of(headers: PurePath, release: str) -> Packaging:
 
 
 def packaging_of_files(names: tuple[str, ...]) -> Packaging:
-    """Tell the distribution from the names of downloaded packages."""
+    """Recognise the distribution by the names of downloaded packages."""
     if any(".pkg.tar" in name for name in names):
         return ARCH
     if any(name.endswith(".rpm") for name in names):

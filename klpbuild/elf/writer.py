@@ -168,7 +168,7 @@ class ElfObject:
         return len(self.symbols) + len(self._added) - 1
 
     def rename_symbol(self, index: int, name: str) -> None:
-        """Give a symbol of `symbols` another name; the old bytes stay in the table."""
+        """Rename a symbol of `symbols`; the old bytes stay in the table."""
         self.symbols[index]["st_name"] = self._strings.add(name)
 
     def set_relocations(self, section: int, relocations: Table) -> None:

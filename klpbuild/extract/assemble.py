@@ -367,7 +367,7 @@ class Assembly:
     # -- what objtool must know
 
     def name_call_keys(self) -> None:
-        """Mention the keys of static calls: objtool looks them up by name."""
+        """Add references to the keys of static calls: objtool looks them up by name."""
         mentioned = {s.name: s for s in self.patched.elf.symbol_list}
         for key, use in self.chosen.keys.items():
             name = key.name
@@ -375,7 +375,7 @@ class Assembly:
                 self.undefined_symbol(name, self._globals_of_original.get(name), mentioned[name])
 
     def _mark_dead_ends(self) -> None:
-        """Tell objtool which calls do not return: it can no longer read the called function."""
+        """Mark calls that do not return for objtool: it can no longer read the called function."""
         found: list[tuple[Output, int]] = []
         for atom, (output, delta) in self.places.items():
             if atom.kind is not SectionKind.CODE:
@@ -401,7 +401,7 @@ class Assembly:
     # -- the rest
 
     def write_namespaces(self) -> None:
-        """Keep the export namespaces that the object imports."""
+        """Copy the export namespaces that the object imports."""
         for section in self.patched.elf.sections:
             if section.name == ".modinfo":
                 texts = bytes(self.patched.elf.contents(section)).split(b"\0")

@@ -50,11 +50,11 @@ class Case:
         self.notices: list[str] = []
 
     def refuse(self, what: str, atom: Atom | None = None, *, why: str, hint: str = "") -> None:
-        """Note why the patch cannot be a livepatch, and go on."""
+        """Record why the patch cannot be a livepatch, and go on."""
         self.problems.add(what, where=self.place(atom), why=why, hint=hint)
 
     def refuse_startup(self, what: str, atom: Atom, *, why: str, hint: str) -> None:
-        """Note why ``__init`` code or data cannot be part of a livepatch, to be decided later."""
+        """Record why ``__init`` code or data cannot be part of a livepatch, to be decided later."""
         self.startup[atom] = Problem(what, self.place(atom), why, hint)
 
     def place(self, atom: Atom | None) -> str:

@@ -192,7 +192,7 @@ class _Owner:
         self.kernel_symbol, self.weak_in = kernel_symbol, weak_in
 
     def bind(self) -> None:
-        """Note what the members share."""
+        """Match the names that the members share, and note them in their `Ties`."""
         for member in self.members:
             for symbol in member.before.values():
                 weak = symbol.bind == STB.WEAK and symbol.is_function

@@ -87,7 +87,7 @@ def _look_at_entry(case: Case, atom: Atom) -> None:
 
 
 def _look_at_information(case: Case) -> None:
-    """Mention new texts of ``.modinfo``, but for namespaces, which the livepatch takes over."""
+    """Report new texts of ``.modinfo``, but for namespaces, which the livepatch takes over."""
     before, after = (_information(code) for code in (case.original, case.patched))
     for text in sorted(after - before):
         tag = text.partition(b"=")[0].rpartition(b".")[2]

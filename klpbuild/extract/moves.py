@@ -56,7 +56,7 @@ def _lead_to_renamed(parts: Sequence[Part]) -> None:
 
 
 def _look_at_landing(part: Part, name: str, former: Part, origin: Origin) -> None:
-    """Note a function that cannot be called by the address that the kernel has of it."""
+    """Record a function that cannot be called by the address that the kernel has of it."""
     assert origin.symbol is not None
     old, new = former.old.code, part.new.code
     is_taken = is_landing_place(new, new.atom_of(part.after[name].index))

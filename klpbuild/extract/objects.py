@@ -265,7 +265,7 @@ class CodeObject:
     # -- code
 
     def _make_branches_explicit(self) -> None:
-        """Give branches between functions of one section the relocation that as(1) left out."""
+        """Add relocations to branches within a section, which as(1) resolved itself."""
         for index, atoms in self._in_section.items():
             functions = [atom for atom in atoms if atom.is_function]
             if len(functions) < 2:

@@ -197,7 +197,7 @@ def _elsewhere(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes and threads from making the same path.
+    """Lock a path: other processes and threads that make it wait.
 
     What a killed process left that was making it (`aside`) is removed.
 

@@ -246,7 +246,7 @@ class Code:
         return None
 
     def _calls(self, code: list[Instruction]) -> Iterator[Call]:
-        """Follow the arguments through the registers, from the first instruction to the last."""
+        """Track arguments through the registers, from the first instruction to the last."""
         ends = (code[0].offset, code[-1].offset) if code else (0, 0)
         registers = Registers()
         for number, each in enumerate(code):

@@ -30,7 +30,7 @@ class Compression(StrEnum):
 
 
 def configured_compression(kernel: Kernel) -> Compression:
-    """Tell how ``make modules_install`` of a kernel compresses.
+    """Read how ``make modules_install`` of a kernel compresses.
 
     Since 6.12 a kernel may choose a compression and yet leave its modules as they are:
     then CONFIG_MODULE_COMPRESS_ALL is not set.

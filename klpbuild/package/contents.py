@@ -292,7 +292,7 @@ def read(path: Path) -> bytes:
 
 
 def package_name(text: str) -> str:
-    """Turn a text into a package's name (Debian policy 5.6.1; rpm takes it, too)."""
+    """Convert a text into a package's name (Debian policy 5.6.1; rpm takes it, too)."""
     return re.sub(r"[^a-z0-9+.-]", "-", text.lower())
 
 

@@ -307,7 +307,7 @@ def uninstall(place: Place, manifest: Path, names: Sequence[str] | None = None) 
 
 
 def run_depmod(place: Place) -> None:
-    """Let depmod find what was installed or removed; only in the running system.
+    """Run depmod after a change; only in the running system.
 
     :raises KlpError: when it is missing or fails.
     """

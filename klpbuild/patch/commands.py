@@ -77,7 +77,7 @@ class CompileCommand:
 
 
 def _moved(argument: str, source: str, shadow: str) -> str:
-    """Put the shadow's name into an argument where the source tree's stands as a path."""
+    """Replace the source tree's path in an argument by the shadow's."""
     start = r"(?:(?<![\w.])|(?<=^-I))"
     return re.sub(rf"{start}{re.escape(source)}(?=/|$)", lambda _: shadow, argument)
 

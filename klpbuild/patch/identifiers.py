@@ -45,7 +45,7 @@ def without_blind(
     tree: PreparedTree,
     notes: list[str],
 ) -> Touched:
-    """Leave out units, of very many, that name nothing of what patches change in headers.
+    """Drop units, of very many, that name nothing of what patches change in headers.
 
     :param tree: where the build's own headers are.
     :param notes: takes how many are left out.

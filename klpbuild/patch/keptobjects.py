@@ -89,7 +89,7 @@ class KeptObjects:
         files: Collection[str],
         data: bytes | None,
     ) -> None:
-        """Keep an object.
+        """Store an object in the cache.
 
         :param read: all files that the compiler read, as it calls them.
         :param files: the patched files among them.

@@ -151,7 +151,7 @@ class Tree:
         return [*there, *paths][0]
 
     def elsewhere(self, names: Sequence[str], level: int) -> str:
-        """Say where the file of a diff may be, if it is not where its names lead.
+        """Suggest where the file of a diff may be, if it is not where its names lead.
 
         :param level: the number of directories that were taken off its names.
         :returns: what to do; empty where no file of the tree is like it.

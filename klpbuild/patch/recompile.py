@@ -152,7 +152,7 @@ class Recompiler:
         return path
 
     def keep_same(self, command: CompileCommand) -> None:
-        """Note that the patched object is the original, for the next time."""
+        """Record in the cache that the patched object is the original."""
         self._keep(command, "patched", None)
 
     def answer(

@@ -275,7 +275,7 @@ class _Comparison:
         return shipped is not None and bytes(shipped) == text
 
     def _doubt_references(self) -> None:
-        """Note a difference for whoever refers to a symbol that stands elsewhere."""
+        """Add a difference for whatever refers to a symbol that is elsewhere."""
         for number in self.bases if self._astray else ():
             section = self.plain.sections[number]
             for offset, kind, index, addend in self._fields(section):
@@ -301,7 +301,7 @@ class _Comparison:
         return places[0] if places else -1
 
     def _disagree(self, section: Section, base: int, target: int, place: int) -> None:
-        """Note the references to a section that lead elsewhere than to its place."""
+        """Record the references to a section that lead elsewhere than to its place."""
         if not self._is_placed(self.plain.sections[target]):
             return
         for offset, kind, index, addend in self._fields(section):
@@ -339,7 +339,7 @@ class _Comparison:
         )
 
     def _instead(self, symbol: Symbol) -> str:
-        """Say what the shipped binary has of a symbol that is not in its place."""
+        """Describe what the shipped binary has of a symbol that is not in its place."""
         sizes = sorted({found.size for found in self.shipped.named(symbol.name)})
         if not sizes:
             return "is not in the shipped binary"

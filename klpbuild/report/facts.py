@@ -149,7 +149,7 @@ class Facts:
         return self.claims.mended
 
     def changes_nothing(self, patch: str) -> str | None:
-        """Say why a patch changes nothing in this kernel; None if it changes something."""
+        """Explain why a patch changes nothing in this kernel; None if it changes something."""
         idle = self.idle.get(patch)
         return idle.why if idle else None
 
@@ -172,7 +172,7 @@ class Facts:
         return build_id(ElfFile.read(self.kernel.vmlinux)) if self.kernel.vmlinux else ""
 
     def why(self, symbol: str, owner: str, sympos: int) -> str:
-        """Say why the conversion decided about a reference as it did; empty if it did not."""
+        """Explain why the conversion decided about a reference as it did; empty if it did not."""
         return self._whys.get((symbol, owner, sympos), "")
 
     @cached_property

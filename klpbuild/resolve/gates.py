@@ -130,7 +130,7 @@ class Gates:
             raise self._too_late(target, use, [gate])
 
     def unchecked(self, gate: str, target: LivepatchSymbol, use: Use) -> str:
-        """Say what could not be checked about a gate; empty when all was."""
+        """Describe what could not be checked about a gate; empty when all was."""
         if self.dependencies.needs(gate, target.owner) is None:
             return f"whether {gate} depends on {target.owner}: its file is not at hand"
         if self._in_time(gate, use) is None:
@@ -180,7 +180,7 @@ class Gates:
 
 
 def _how(name: str, entries: tuple[Entry, ...]) -> str:
-    """Say how code is reached, as a sentence without a full stop."""
+    """Describe how code is reached, as a sentence without a full stop."""
     said = _list([f"{e.name} of {e.object or 'the livepatch itself'}" for e in entries])
     if [entry.name for entry in entries] == [name]:
         return f"It is in {said}"

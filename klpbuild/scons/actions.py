@@ -30,7 +30,7 @@ FAILURES: dict[str, KlpError] = {}
 
 
 def guarded(function: Callable[..., object]) -> Callable[..., object]:
-    """Turn what is wrong with the user's input into one clean message."""
+    """Convert errors of the user's input into one clean message."""
 
     @functools.wraps(function)
     def action(target: list[Node], source: list[Node], env: Environment) -> object:

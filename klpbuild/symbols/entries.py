@@ -89,7 +89,7 @@ class EntryPoints:
         return self._answer(object, symbol, position)[0]
 
     def why_unknown(self, object: str, symbol: str, position: int) -> str:
-        """Say why `has` gives None; empty when it does not."""
+        """Explain why `has` gives None; empty when it does not."""
         return self._answer(object, symbol, position)[1]
 
     def _answer(self, object: str, symbol: str, position: int) -> tuple[bool | None, str]:

@@ -176,7 +176,7 @@ class FragmentCache:
         return None
 
     def finish(self, state: object, result: tuple[int, int]) -> None:
-        """Note that the output was made: see `finished`."""
+        """Record that the output was made: see `finished`."""
         row = self._output + _RESULT, json.dumps({"state": state, "result": result})
         with suppress(sqlite3.Error), self._database:
             self._database.execute("insert or replace into seen values (?, ?)", row)
@@ -208,7 +208,7 @@ class FragmentCache:
         return dict(self._database.execute(query, (keys,)))
 
     def save(self, key: str, symbols: ObjectSymbols) -> None:
-        """Keep a fragment."""
+        """Add a fragment to the cache."""
         self._new.append((key, symbols.to_bytes(key)))
 
     def seen(self, file: Path, kind: str) -> str | None:
@@ -226,7 +226,7 @@ class FragmentCache:
         return str(key)
 
     def note(self, file: Path, state: FileState, key: str) -> None:
-        """Remember the fragment of a file.
+        """Record the fragment of a file.
 
         :param state: from before it was read.
         """

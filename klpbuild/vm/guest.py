@@ -110,7 +110,7 @@ class Guest:
         progress: Progress = lambda result: None,
         started: Started = lambda group: None,
     ) -> tuple[GroupResult, ...]:
-        """Do all groups, in as many boots as it takes.
+        """Run all groups, in as many boots as it takes.
 
         A group during which the guest dies, or which leaves a livepatch behind, is the last
         of its boot; the next boot goes on after it.

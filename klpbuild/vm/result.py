@@ -125,7 +125,7 @@ class StepResult:
 
 
 def judge(planned: Planned, exit_status: int, output: str, log: tuple[LogLine, ...]) -> str:
-    """Say why a step that ended is not as was asked for; empty when it is."""
+    """Explain why a step that ended is not as was asked for; empty when it is."""
     title = planned.step.title
     if planned.fails is False and exit_status != 0:
         said = [line.text for line in log if line.level <= _WARNING and "taint" not in line.text]
