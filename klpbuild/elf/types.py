@@ -35,7 +35,7 @@ class Member:
 
     :ivar offset: in bits; an enumerator's number.
     :ivar name: ``a.b`` for a member of a member whose type has no name, ``a[].b`` for one of
-        an array of these.
+        an array of these; ``a[]`` for an element of another array.
     :ivar size: in bytes; of a bit field in bits; of an enumerator 0.
     """
 
@@ -172,6 +172,9 @@ class Types(ABC):
                 if self.kind(inner) is Kind.ARRAY:
                     text += "[]"
                     inner = self._without(inner, frozenset({Kind.ARRAY, Kind.QUALIFIER}))
+                    if self.kind(self.plain(inner)) not in (Kind.STRUCT, Kind.UNION):
+                        # A flexible array has no size that would tell.
+                        yield Member(offset, text, self.size(inner))
                 if self.name(inner):
                     continue  # it is compared by its own name
                 text += "."

@@ -117,7 +117,7 @@ def _told(old: Layout, new: Layout | None) -> str:
     removed = [name for name in former if name not in present]
     moved = [name for name in former if name in present and former[name] != present[name]]
     parts = [
-        f"{what} {', '.join(names[:3])}"
+        f"{what} {', '.join([*dict.fromkeys(n.removesuffix('[]') for n in names)][:3])}"
         for what, names in (("gets", added), ("loses", removed), ("moves or resizes", moved))
         if names
     ]

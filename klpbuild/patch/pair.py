@@ -439,7 +439,8 @@ def _new_members(before: frozenset[Layout], after: frozenset[Layout]) -> list[st
     """List the members that are put into holes; none if more changes, or there are several."""
     if len(before) != 1 or len(after) != 1:
         return []
-    return [member.name for member in new_members(min(before), min(after))]
+    added = new_members(min(before), min(after))
+    return [member.name for member in added if not member.name.endswith("[]")]
 
 
 def _accept(name: str) -> str:

@@ -148,6 +148,8 @@ CHANGES = [
      "cells[].value is at byte 28, there at byte 29"),
     ("    char name[];\n", "", "struct queue is laid out",
      "It lacks the member name, which is at byte 68 there"),
+    ("char name[]", "short name[]", "struct queue is laid out",
+     "Its member name[] has size 2, there 1"),
     ("point_t where;", "point_t where; int more;", "struct queue is laid out",
      "more, at byte 68, is not there"),
     ("int whole;", "", "union value is laid out",
