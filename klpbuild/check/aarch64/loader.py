@@ -99,5 +99,5 @@ LOADER = Loader(
     _KINDS,
     ("__patchable_function_entries",),
     _is_entry,
-    (".plt", ".init.plt", ".text.ftrace_trampoline", ".init.text.ftrace_trampoline"),
+    (".plt", ".init.plt"),
 )

@@ -229,7 +229,6 @@ KEEPS_ADDRESS = Rule(
     "s390x keeps them in a GOT and in stubs, and writes each once: apply_rela(). Loaded again at"
     " another address, the module is not where the livepatch looks for it.",
     "Clear got_initialized and plt_initialized in a post_unpatch callback; `klpbuild` generates"
-    " one.",
-    effect=Effect.ACCEPTED, only=S390,
+    " one.", severity=Severity.WARNING, effect=Effect.ACCEPTED, only=S390,
 )
 # fmt: on
