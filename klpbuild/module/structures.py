@@ -18,10 +18,10 @@ from klpbuild.elf.dwarftypes import Declared, DwarfTypes
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Described, Layout, Member, TypeName
 from klpbuild.errors import KlpError, Problems, broken
-from klpbuild.graph.modules import read_module
 from klpbuild.kernel.debug import debug_information, type_information
+from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.tree import Kernel
-from klpbuild.names import VMLINUX, object_name
+from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import Candidate
 
 #: Flags with which the compiler describes all types of a file, used or not.
@@ -119,7 +119,7 @@ class _KernelTypes:
         self._units: dict[tuple[str, int], DwarfTypes] = {}
         self._dwarf = cache(partial(_dwarf, kernel))
         self._btf = cache(partial(type_information, kernel))
-        self._needed = cache(partial(_needed, kernel))
+        self._dependencies = Dependencies(kernel.modules)
 
     def find(self, name: TypeName, replaced: Iterable[Candidate]) -> _Where | None:
         """Find the types of a name that code beside the replaced functions may mean.
@@ -135,9 +135,9 @@ class _KernelTypes:
                     if found := unit.find(name):
                         return _Where(function.object, found)
         owners = tuple(dict.fromkeys(function.object for function in functions))
-        needed = dict.fromkeys([*(n for o in owners for n in self._needed(o)), VMLINUX])
+        needed = [name for owner in owners for name in self._dependencies.all_of(owner)]
         unknown = False
-        for objects in (owners, tuple(needed)):
+        for objects in (owners, dict.fromkeys([*needed, VMLINUX])):
             where: dict[str, frozenset[Described]] = {}
             for each in objects:
                 types = self._btf(each)
@@ -178,19 +178,6 @@ def _dwarf(kernel: Kernel, owner: str) -> Dwarf | None:
         return debug_information(kernel, owner)
     except KlpError:
         return None
-
-
-def _needed(kernel: Kernel, owner: str) -> tuple[str, ...]:
-    """List the modules that a module needs, and those that these need."""
-    paths = {object_name(path.name): path for path in kernel.modules}
-    found: dict[str, None] = {}
-    waiting = [owner]
-    while waiting:
-        path = paths.get(waiting.pop())
-        new = [name for name in read_module(path).depends if name not in found] if path else []
-        found |= dict.fromkeys(new)
-        waiting += new
-    return tuple(found)
 
 
 def _difference(source: Source, declared: Declared, own: Described, where: _Where) -> KlpError:
