@@ -11,7 +11,7 @@ from klpbuild.errors import KlpError
 from klpbuild.excerpt.cfile import Kind, items
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
-from klpbuild.names import VMLINUX, object_name
+from klpbuild.names import VMLINUX
 
 #: Directories whose code is never in a kernel.
 _ELSEWHERE = ("Documentation", "LICENSES", "samples", "scripts", "tools", "usr", ".git")
@@ -45,21 +45,20 @@ def find_definition(kernel: Kernel, owner: str, function: str, file: str | None)
 
 def _directories(kernel: Kernel, owner: str) -> list[str]:
     """List the directories to search, the likeliest first."""
-    if owner == VMLINUX:
+    path = kernel.file_of(owner)
+    if path is None or owner == VMLINUX:
         return [""]
-    for path in kernel.modules:
-        if object_name(path.name) == owner:
-            parts = path.parent.parts
-            for marker in ("kernel", "updates"):
-                if marker in parts:
-                    place = len(parts) - 1 - parts[::-1].index(marker)
-                    inside = "/".join(parts[place + 1 :])
-                    if inside and (source_tree(kernel) / inside).is_dir():
-                        return [inside, ""]
-            for end in range(len(parts)):  # a build tree: the directory is the source's
-                inside = "/".join(parts[end:])
-                if not inside.startswith("/") and (source_tree(kernel) / inside).is_dir():
-                    return [inside, ""]
+    parts = path.parent.parts
+    for marker in ("kernel", "updates"):
+        if marker in parts:
+            place = len(parts) - 1 - parts[::-1].index(marker)
+            inside = "/".join(parts[place + 1 :])
+            if inside and (source_tree(kernel) / inside).is_dir():
+                return [inside, ""]
+    for end in range(len(parts)):  # a build tree: the directory is the source's
+        inside = "/".join(parts[end:])
+        if not inside.startswith("/") and (source_tree(kernel) / inside).is_dir():
+            return [inside, ""]
     return [""]
 
 

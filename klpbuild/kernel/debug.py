@@ -18,7 +18,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.files import write_file
 from klpbuild.kernel.tree import Kernel
-from klpbuild.names import VMLINUX, object_name
+from klpbuild.names import VMLINUX
 
 _NO_DEBUG = "the kernel's debug information is not at hand"
 #: The running kernel's own types.
@@ -38,20 +38,14 @@ def debug_information(kernel: Kernel, owner: str) -> Dwarf:
 
 
 def _debug_files(kernel: Kernel, owner: str) -> list[Path]:
-    if owner == VMLINUX:
-        return [kernel.vmlinux] if kernel.vmlinux else []
-    path, directory = _module(kernel, owner), kernel.debug_modules
-    if path is None or directory is None or "kernel" not in path.parts:
+    path, directory = kernel.file_of(owner), kernel.debug_modules
+    if path is None or owner == VMLINUX or directory is None or "kernel" not in path.parts:
         return [path] if path else []
     parts = path.parts
     place = len(parts) - 1 - parts[::-1].index("kernel")
     separate = directory.joinpath(*parts[place:])
     beside = [separate, separate.with_name(f"{separate.name}.debug")]
     return [*(file for file in beside if file.is_file()), path]
-
-
-def _module(kernel: Kernel, owner: str) -> Path | None:
-    return next((path for path in kernel.modules if object_name(path.name) == owner), None)
 
 
 def type_information(kernel: Kernel, owner: str) -> Btf | None:
@@ -62,7 +56,7 @@ def type_information(kernel: Kernel, owner: str) -> Btf | None:
     base = _vmlinux_types(kernel)
     if base is None or owner == VMLINUX:
         return base
-    path = _module(kernel, owner)
+    path = kernel.file_of(owner)
     return Btf.of(ElfFile.read(path), base) if path else None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from klpbuild.arch import Architecture
 from klpbuild.distro.packaging import Packaging
+from klpbuild.names import VMLINUX, object_name
 
 #: What `klpbuild.vm.probe` brings out of a booted kernel, in ``Kernel.cache``.
 KALLSYMS, FILTER_FUNCTIONS = "kallsyms", "available_filter_functions"
@@ -82,3 +83,9 @@ class Kernel:
     packaging: Packaging | None = None
     folder: str = ""
     further: tuple[Path, ...] = ()
+
+    def file_of(self, name: str) -> Path | None:
+        """Find the file of vmlinux or of a module, by the kernel's name of it; None without one."""
+        if name == VMLINUX:
+            return self.vmlinux
+        return next((path for path in self.modules if object_name(path.name) == name), None)

@@ -25,7 +25,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.prepare import Log, build_environment
 from klpbuild.kernel.tree import Kernel
-from klpbuild.names import VMLINUX, object_name
+from klpbuild.names import VMLINUX
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 from klpbuild.proof.shipped import ShippedBinary, Target
 from klpbuild.run import run
@@ -128,16 +128,11 @@ def shipped_file(kernel: Kernel, owner: str) -> Path:
 
     :raises KlpError: when it is not at hand.
     """
-    if owner == VMLINUX and kernel.vmlinux is not None:
-        return kernel.vmlinux
-    for path in kernel.modules:
-        if object_name(path.name) == owner:
-            return path
-    raise KlpError(
-        f"{owner} is not at hand",
-        where=kernel.name,
-        hint=how_to_get(kernel, Part.DEBUG),
-    )
+    path = kernel.file_of(owner)
+    if path is None:
+        hint = how_to_get(kernel, Part.DEBUG)
+        raise KlpError(f"{owner} is not at hand", where=kernel.name, hint=hint)
+    return path
 
 
 def compare(plain: ElfFile, shipped: ShippedBinary) -> Fidelity:
