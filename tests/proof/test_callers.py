@@ -108,7 +108,9 @@ def check_replaced(kernel: Kernel, directory: Path, before: str, after: str) -> 
         pairs=(pair,),
         unchanged=(),
         patched=SimpleNamespace(files=(file,)),
-        compiler=SimpleNamespace(with_types=lambda command, patched: objects[patched]),
+        compiler=SimpleNamespace(
+            function_types=lambda _, patched: function_types(ElfFile.read(objects[patched]))
+        ),
     )
     extraction: Any = SimpleNamespace(changed=(ChangedFunction("gcd", 1, "gcd", "code differs"),))
     known = {place(kernel, "first")}
