@@ -154,6 +154,24 @@ def compile_source(
     return Compilation(output, dependencies, said.strip())
 
 
+def preprocess(
+    kernel: Kernel, source: Path, module_name: str, extra_flags: Sequence[str] = ()
+) -> str:
+    """Preprocess one C file as a part of a module, without marks of lines.
+
+    :raises KlpError: with the preprocessor's own lines when it refuses it.
+    """
+    command = compile_command(kernel)
+    source = source.absolute()
+    flags = (*compile_arguments(kernel, source, module_name), *extra_flags)
+    done = run([*flags, "-E", "-P", str(source)], build_environment(), command.directory)
+    if done.returncode:
+        said = quotable(done.stderr, None, source, kernel, command)
+        why = "\n".join(map(shortened, said.strip().splitlines()))
+        raise KlpError("the preprocessor refuses it", where=str(source), why=why)
+    return done.stdout
+
+
 def _made(command: CompileCommand, flags: Sequence[str], source: Path, text: str) -> Made:
     """Collect what an object is made from: no directories of its source or of klpbuild."""
     words = (command.version, *flags, *(command.objtool or ()), source.name)

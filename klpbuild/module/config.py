@@ -26,12 +26,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from klpbuild.errors import KlpError
 from klpbuild.module.accepted import Accepted
+from klpbuild.module.listed import LIST, header_of, read_list
 from klpbuild.module.livepatch import (
     CALLBACKS,
     FILE_NAME,
@@ -50,6 +52,7 @@ from klpbuild.module.owntables import (
     starts_livepatch,
     two_tables,
 )
+from klpbuild.module.parts import merged_objects
 from klpbuild.module.toml import TomlFile
 from klpbuild.module.tomlreader import TableReader, shown
 from klpbuild.names import SYMBOL_NAME_MAX, SYMPOS_MAX, object_name
@@ -80,6 +83,7 @@ class Made(Enum):
     SOURCES = "C files"
     PATCHES = "source patches"
     PARTS = "parts"
+    LIST = "C files, and a list of what they replace"
 
 
 def read_livepatch(
@@ -96,7 +100,23 @@ def read_livepatch(
     """
     livepatch = _read(directory, made, is_part)
     check_file_names(livepatch.sources)
-    return livepatch
+    return _with_list(directory, livepatch) if made is Made.LIST else livepatch
+
+
+def _with_list(directory: Path, livepatch: Livepatch) -> Livepatch:
+    if not _IDENTIFIER.fullmatch(livepatch.name):
+        raise KlpError(
+            f"{livepatch.name!r} is not a name in C", where=str(directory), hint="Rename it."
+        )
+    if not is_file(directory / header_of(livepatch)):
+        raise KlpError(
+            f"has no {header_of(livepatch)}",
+            where=str(directory),
+            why=f"With a {LIST} it declares the functions, livepatch_{livepatch.name}_init and"
+            f"\nlivepatch_{livepatch.name}_cleanup.",
+        )
+    objects = merged_objects((*read_list(directory / LIST), *livepatch.objects))
+    return replace(livepatch, objects=objects, has_list=True)
 
 
 def _read(directory: Path, made: Made, is_part: bool) -> Livepatch:
@@ -111,7 +131,7 @@ def _read(directory: Path, made: Made, is_part: bool) -> Livepatch:
     except FileNotFoundError:
         if made is Made.PARTS:
             return Livepatch(name, found, own_tables=any(map(brings_own_tables, found)))
-        if made is Made.PATCHES:
+        if made is Made.PATCHES or (made is Made.LIST and found):
             return Livepatch(name, found)
         return _without_description(name, directory, found)
     return _Reader(file, made, is_part).livepatch(name, file.table, found)
@@ -153,6 +173,7 @@ class _Reader(TableReader):
         super().__init__(file)
         self.patches = made is Made.PATCHES
         self.whole = made is Made.PARTS or (bool(file.table.get("parts")) and not is_part)
+        self.has_list = made is Made.LIST
         self.is_part = is_part
 
     def livepatch(self, name: str, table: Mapping[str, Any], found: tuple[Path, ...]) -> Livepatch:
@@ -279,7 +300,7 @@ class _Reader(TableReader):
 
     def objects(self, table: Mapping[str, Any], own_tables: bool) -> tuple[PatchedObject, ...]:
         tables = self.value(table, "object", list, [])
-        needless = own_tables or self.patches or self.whole
+        needless = own_tables or self.patches or self.whole or self.has_list
         if not tables and not needless and "object" not in table:
             self.add(
                 "no object is patched",

@@ -27,12 +27,15 @@ class Function:
     :ivar sympos: 0 if `old` is unique in the object, else its 1-based place
         among the object's symbols of that name in kallsyms order.
     :ivar where: ``file:line`` that names it.
+    :ivar condition: of C's preprocessor: without it the kernel's function stays; see
+        `klpbuild.module.listed`.
     """
 
     old: str
     new: str
     sympos: int = 0
     where: str = field(default="", compare=False, repr=False)
+    condition: str = ""
 
 
 #: Tag of modinfo: the kernel keeps the module when it is disabled.
@@ -127,6 +130,9 @@ class Livepatch:
         loads a newer version beside the older one that it replaces.
     :ivar skip: source patches of its directory, or parts, that are left out.
     :ivar parts: directories in it whose fixes it is made of, in their order.
+    :ivar has_list: whether its functions are those of a ``patched_funcs.csv``.
+    :ivar calls: names of the fixes whose own functions are called before it is enabled, and when
+        it is gone.
     """
 
     name: str
@@ -142,6 +148,8 @@ class Livepatch:
     version: str = ""
     skip: tuple[Skipped, ...] = ()
     parts: tuple[PartName, ...] = ()
+    has_list: bool = False
+    calls: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:

@@ -24,6 +24,7 @@ def merged(whole: Livepatch, parts: Sequence[Livepatch]) -> Livepatch:
         references=tuple(dict.fromkeys(r for each in every for r in each.references)),
         accepted=merged_accepted(each.accepted for each in every),
         skip=tuple(skipped for each in every for skipped in each.skip),
+        calls=tuple(each.name for each in parts if each.has_list),
     )
 
 
@@ -41,7 +42,8 @@ def merged_objects(objects: Iterable[PatchedObject]) -> tuple[PatchedObject, ...
             continue
         there = {_key(function): function for function in known.functions}
         for function in patched.functions:
-            if other := there.get(_key(function)):
+            other = there.get(_key(function))
+            if other and not function.condition and not other.condition:
                 problems.add(
                     f"function {function.old!r} of {patched.name!r} is replaced by two parts",
                     where=function.where,

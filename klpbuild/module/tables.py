@@ -11,6 +11,7 @@ from klpbuild.compiler.flags import CompileCommand, compile_command
 from klpbuild.elf.constants import EM
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
+from klpbuild.module.listed import entering, leaving
 from klpbuild.module.livepatch import STAYS_TAG, Livepatch, PatchedObject, check_object
 from klpbuild.names import VMLINUX
 
@@ -128,6 +129,7 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
             )
             for entry in livepatch.objects
         },
+        calls=livepatch.calls,
         undone={entry.name: _undone(entry) for entry in livepatch.objects},
         replace=livepatch.replace and api.replace,
         register=api.register,
@@ -161,7 +163,7 @@ def _template() -> jinja2.Template:
     from klpbuild.module.templates import environment
 
     templates = environment(Path(__file__).parent)
-    templates.filters["c"] = c_string
+    templates.filters.update(c=c_string, entering=entering, leaving=leaving)
     return templates.get_template("tables.c.j2")
 
 

@@ -24,8 +24,9 @@ from klpbuild.module.old_functions import check_old_functions
 from klpbuild.names import object_name
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.pipeline import steps
+from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.paths import Paths
-from klpbuild.pipeline.table import Build, livepatch_steps, run_steps, steps_to
+from klpbuild.pipeline.table import livepatch_steps, run_steps, steps_to
 from klpbuild.request.chosen import Chosen
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.userfiles import check_file_names

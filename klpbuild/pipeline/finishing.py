@@ -6,7 +6,8 @@ from pathlib import Path
 
 from klpbuild.package.compression import Compression
 from klpbuild.package.finish import Finish
-from klpbuild.pipeline.table import Build, Said, Step
+from klpbuild.pipeline.build import Build
+from klpbuild.pipeline.table import Said, Step
 
 
 def finish_steps(build: Build, how: Finish) -> tuple[Step, ...]:

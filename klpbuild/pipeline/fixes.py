@@ -16,6 +16,7 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError, Problem
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
+from klpbuild.module.listed import LIST
 from klpbuild.patch.fix import Fault, Fix, IdleError, PatchesError, Standing
 from klpbuild.patch.patchfile import needed_patch
 from klpbuild.pipeline.extracted import Extracted
@@ -106,20 +107,23 @@ def all_fixes(chosen: Chosen, fixes: Sequence[Fix], *, built: bool = True) -> tu
     for part in chosen.parts:
         names = {path.name for path in part.chosen.listed}
         found += (replace(fix, part=part.name) for fix in fixes if fix.patch in names)
-        if not names and (part.name or part.chosen.livepatch.sources):
+        if not names and (part.name or part.chosen.livepatch.objects):
             found.append(_of_sources(part, Standing.IN if built else Standing.NOT_TRIED))
     return tuple(found)
 
 
 def _of_sources(part: Part, standing: Standing) -> Fix:
     livepatch = part.chosen.livepatch
+    why = part.why_not or ""
+    if livepatch.has_list and part.taken and standing is Standing.IN and not livepatch.objects:
+        standing, why = Standing.IDLE, f"no condition of its {LIST} holds"
     references = described_references(livepatch.references)
     return Fix(
         "",
         standing if part.taken else Standing.SKIPPED,
         livepatch.description,
         tuple(r.id for r in references if r.kind is ReferenceKind.CVE),
-        part.why_not or "",
+        why,
         (),
         tuple(f"{o.name}:{f.old}" for o in livepatch.objects for f in o.functions),
         part.name or livepatch.name,

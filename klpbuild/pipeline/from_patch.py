@@ -32,6 +32,7 @@ from klpbuild.patch.fix import Fix, Standing, faults
 from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.patch.versions import check_versions
 from klpbuild.pipeline import steps
+from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.callbacks import check_callbacks, idle_notes, nothing_runs, without_idle
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.homes import Homes, new_symbol
@@ -40,7 +41,6 @@ from klpbuild.pipeline.keys import ask_keys_of_modules
 from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.startup import check_left_out
 from klpbuild.pipeline.table import (
-    Build,
     Said,
     Step,
     Tell,

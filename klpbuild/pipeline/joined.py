@@ -17,9 +17,10 @@ _APART = "klpbuild_apart_"
 def check_apart(parts: Mapping[str, Sequence[Path]], in_kernel: Callable[[str], bool]) -> None:
     """Check that no part defines what another one takes from the kernel.
 
-    The linker would bind the one to the other: a part was written against the kernel alone.
+    The linker would bind the one to the other: a part was written against the kernel alone, and
+    what the livepatch's own C files define for all parts.
 
-    :param parts: the objects of each part.
+    :param parts: the objects of each part; own ones have no name.
     :param in_kernel: whether the kernel has a symbol of a name.
     :raises KlpError: with every symbol of which that is not so.
     """
@@ -36,7 +37,9 @@ def check_apart(parts: Mapping[str, Sequence[Path]], in_kernel: Callable[[str], 
         for elf in objects:
             for symbol in elf.symbol_list:
                 other = defined.get(symbol.name, part)
-                if symbol.st_shndx == SHN_UNDEF and other != part and in_kernel(symbol.name):
+                if symbol.st_shndx or other in ("", part):
+                    continue
+                if in_kernel(symbol.name):
                     problems.add(
                         f"{symbol.name!r} is the kernel's here, and {other} defines it",
                         where=elf.name,

@@ -101,6 +101,14 @@ class Paths:
         """Provenance, bill of materials and report page."""
         return tuple(self.directory / f"{self.name}{suffix}" for suffix in SUFFIXES)
 
+    def conditions(self, part: str) -> Path:
+        """Name the file that says which functions a part with a list replaces."""
+        return self.work / "parts" / part / "conditions.i"
+
+    def calls(self, part: str) -> Path:
+        """Name the C file that calls the functions of a part with a list."""
+        return self.work / "parts" / part / "calls" / "calls.c"
+
     def object_of(self, source: Path, part: str = "") -> Path:
         """Name the object of a C source, the user's or `tables`.
 

@@ -53,6 +53,8 @@ from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.stopwatch import measured
 
 _ENABLE = "klp_enable_patch"
+#: What klp-ccp writes where the kernel that it read was configured otherwise.
+_OTHER_CONFIGURATION = '#error "klp-ccp: '
 
 #: Reports of `klpbuild.check` in this process, by cache key.
 _CHECKED: dict[object, Report] = {}
@@ -68,7 +70,7 @@ def compile_source(
     *,
     generated: bool = False,
     text: str = "",
-    above: Path | None = None,
+    flags: Sequence[str] = (),
 ) -> None:
     """Compile one source; the user's files that it reads are recorded beside the object.
 
@@ -78,23 +80,31 @@ def compile_source(
         directory.
     :param generated: whether klpbuild wrote the source, `text` a part of it that may differ: see
         `klpbuild.compiler.driver.compile_source`.
-    :param above: the livepatch that the source is a part of: its headers are for all parts.
+    :param flags: come after the kernel's.
     :raises KlpError: with the compiler's lines.
     """
-    flags = TYPE_FLAGS if defines_types(source.read_bytes()) else ()
-    if above is not None:
-        place = above.absolute()
-        flags = (*flags, f"-I{place}", f"-ffile-prefix-map={place}/=")
-    compilation = compile_with_kernel_flags(
-        kernel,
-        source,
-        output,
-        module_name=module.replace("-", "_"),
-        extra_flags=flags,
-        log=log,
-        generated=generated,
-        text=text,
-    )
+    if defines_types(source.read_bytes()):
+        flags = (*flags, *TYPE_FLAGS)
+    try:
+        compilation = compile_with_kernel_flags(
+            kernel,
+            source,
+            output,
+            module_name=module.replace("-", "_"),
+            extra_flags=flags,
+            log=log,
+            generated=generated,
+            text=text,
+        )
+    except KlpError as error:
+        if _OTHER_CONFIGURATION in str(error):
+            raise KlpError(
+                "is made for a kernel of another configuration",
+                where=str(source),
+                why=error.problems[0].why,
+                hint="Make it again for this kernel.",
+            ) from error
+        raise
     if compilation.said:
         said.warnings.append(f"{source}: {compilation.said}")
     here = Path.cwd()

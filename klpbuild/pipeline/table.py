@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import named_by_path, printable
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import Livepatch
 from klpbuild.names import index_path
 from klpbuild.patch.fix import PatchesError, fix_table
 from klpbuild.patch.series import stated_level
-from klpbuild.pipeline.extracted import Extracted, archive_path, described
-from klpbuild.pipeline.paths import Paths
+from klpbuild.pipeline.build import Build
+from klpbuild.pipeline.extracted import Extracted, archive_path
 from klpbuild.report.inputs import meaning
 from klpbuild.report.timings import timed
-from klpbuild.request.chosen import Chosen
+from klpbuild.request.chosen import Part
 
 
 class Counts(Enum):
@@ -91,39 +89,6 @@ class Step:
     shared: bool = True
 
 
-@dataclass(frozen=True)
-class Build:
-    """One livepatch to be built for one kernel.
-
-    :ivar strip: whether debug data is left out of the module.
-    :ivar source: the kernel's source, if the user names one.
-    :ivar keep_going: whether patches may be left out that cannot be in a livepatch.
-    """
-
-    kernel: Kernel
-    chosen: Chosen
-    paths: Paths
-    log: BuildLog
-    strip: bool = True
-    source: Path | None = None
-    keep_going: bool = False
-
-    @property
-    def record(self) -> tuple[Path, ...]:
-        """The record of what was extracted: one file, or none for a livepatch of C files."""
-        return (self.paths.record,) if self.chosen.patches else ()
-
-    def livepatch(self) -> Livepatch:
-        """Return the livepatch, with the functions that were found in patches."""
-        livepatch = self.chosen.livepatch
-        return described(livepatch, self.paths.record) if self.chosen.patches else livepatch
-
-    def object_of(self, source: Path) -> Path:
-        """Name the object of a C source, the user's or the tables."""
-        part = self.chosen.part_of(source)
-        return self.paths.object_of(source, part.name if part else "")
-
-
 _ALWAYS = (Counts.KERNEL, Counts.KLPBUILD)
 
 
@@ -149,11 +114,14 @@ def livepatch_steps(build: Build) -> tuple[Step, ...]:
     steps = []
     if chosen.patches:
         steps.append(_extract(build))
+    for part in build.lists:
+        steps += _list(build, part)
     if chosen.patches or chosen.parts or chosen.description is not None:
         steps.append(_tables(build))
         sources.append(paths.tables)
     steps += [_compile(build, source) for source in sources]
     objects = tuple(build.object_of(source) for source in sources)
+    objects += tuple(paths.calls(part.name).with_suffix(".o") for part in build.lists)
     own = objects[: len(chosen.livepatch.sources)]
     return (
         *steps,
@@ -208,13 +176,36 @@ def _tables(build: Build) -> Step:
         write_tables(build.kernel, build.livepatch(), build.paths.tables)
 
     counts = (*_ALWAYS, build.chosen.livepatch.content)
-    return Step("GEN", (build.paths.tables,), run, build.record, counts)
+    return Step("GEN", (build.paths.tables,), run, build.found, counts)
+
+
+def _list(build: Build, part: Part) -> tuple[Step, ...]:
+    """Make the steps for a part with a list: what it replaces here, and calls of its functions."""
+    conditions, calls = build.paths.conditions(part.name), build.paths.calls(part.name)
+    directories = (part.chosen.directory, build.chosen.directory)
+    headers = tuple(sorted(h for directory in directories for h in directory.glob("*.h")))
+    counts = (*_ALWAYS, Counts.COMPILER, repr(part.chosen.livepatch.objects))
+    where = build, part.chosen.livepatch, build.flags_of(part)
+
+    def ask(said: Said) -> None:
+        from klpbuild.pipeline.listed import write_conditions
+
+        write_conditions(*where, conditions)
+
+    def call(said: Said) -> None:
+        from klpbuild.pipeline.listed import compile_calls
+
+        compile_calls(*where, calls, said)
+
+    return (
+        Step("COND", (conditions,), ask, headers, counts),
+        Step("CC", (calls, calls.with_suffix(".o")), call, headers, counts),
+    )
 
 
 def _compile(build: Build, source: Path) -> Step:
     output = build.object_of(source)
     part = build.chosen.part_of(source)
-    above = build.chosen.directory if part and part.name else None
     rule = output.with_suffix(".d")
 
     def run(said: Said) -> None:
@@ -229,7 +220,7 @@ def _compile(build: Build, source: Path) -> Step:
             build.log,
             said,
             generated=generated,
-            above=above,
+            flags=build.flags_of(part, source),
         )
 
     return Step(
@@ -253,14 +244,14 @@ def _inputs(build: Build, rules: tuple[Path, ...]) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline.documents import compile_inputs
 
-        compile_inputs(build.kernel, chosen, rules, paths, build.log, said)
+        compile_inputs(build.kernel, build.for_kernel(), rules, paths, build.log, said)
 
     described = tuple(map(meaning, chosen.files))
     return Step(
         "INPUTS",
         (paths.inputs, paths.inputs_list),
         run,
-        (*rules, *chosen.livepatch.sources, *chosen.patches, *build.record),
+        (*rules, *chosen.livepatch.sources, *chosen.patches, *build.found),
         (*_ALWAYS, Counts.COMPILER, *described),
         headers=(chosen.directory, *(part.chosen.directory for part in chosen.parts)),
         rules=rules,
@@ -274,7 +265,7 @@ def _link(build: Build, objects: tuple[Path, ...]) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline import from_patch, steps
 
-        kernel, chosen, log, strip = build.kernel, build.chosen, build.log, build.strip
+        kernel, chosen, log, strip = build.kernel, build.for_kernel(), build.log, build.strip
         if chosen.parts:
             steps.check_parts(kernel, _objects_of_parts(build), paths.symbols)
         if chosen.patches:
@@ -285,7 +276,7 @@ def _link(build: Build, objects: tuple[Path, ...]) -> Step:
             steps.link(kernel, chosen, made, paths.linked, log, said, strip)
 
     symbols = (paths.symbols,) if build.chosen.parts else ()
-    inputs = (*build.record, *made, *symbols)
+    inputs = (*build.found, *made, *symbols)
     counts = (*_ALWAYS, Counts.COMPILER, f"strip={build.strip}")
     return Step("LD [M]", (paths.linked,), run, inputs, counts)
 
@@ -293,9 +284,7 @@ def _link(build: Build, objects: tuple[Path, ...]) -> Step:
 def _objects_of_parts(build: Build) -> dict[str, Sequence[Path]]:
     """List the objects of each part, those of all patches together."""
     found: dict[str, Sequence[Path]] = {
-        part.name or "the livepatch itself": [
-            build.object_of(source) for source in part.chosen.livepatch.sources
-        ]
+        part.name: [build.object_of(source) for source in part.chosen.livepatch.sources]
         for part in build.chosen.parts
         if part.taken
     }
@@ -342,7 +331,8 @@ def _convert(build: Build, own: tuple[Path, ...]) -> Step:
                 for source, made in zip(chosen.livepatch.sources, own, strict=True)
             ],
         )
-        fixes = all_fixes(chosen, Extracted.read(paths.record).fixes if chosen.patches else ())
+        fixes = Extracted.read(paths.record).fixes if chosen.patches else ()
+        fixes = all_fixes(build.for_kernel(), fixes)
         if chosen.parts:
             said.results += fix_table(fixes)
         result = Result.of_check(build.kernel.name, chosen.livepatch.name, report, fixes)
@@ -354,7 +344,7 @@ def _convert(build: Build, own: tuple[Path, ...]) -> Step:
         "KLP",
         (paths.module, paths.relocations, paths.result, paths.digest),
         run,
-        (paths.linked, paths.dependencies, *build.record, *own),
+        (paths.linked, paths.dependencies, *build.found, *own),
         (*_ALWAYS, chosen.livepatch.content),
         after=(paths.symbols,),
     )
@@ -380,7 +370,7 @@ def _documents(build: Build) -> Step:
         from klpbuild.pipeline.steps import check_unchanged
 
         check_unchanged(paths.module.read_bytes(), paths.module, paths.digest)
-        write_documents(build.kernel, chosen, paths)
+        write_documents(build.kernel, build.for_kernel(), paths)
 
     made = (paths.module, paths.relocations, paths.result, paths.digest)
     date = os.environ.get("SOURCE_DATE_EPOCH", "")
@@ -388,7 +378,7 @@ def _documents(build: Build) -> Step:
         "REPORT",
         paths.documents,
         run,
-        (*made, paths.inputs_list, *build.record),
+        (*made, paths.inputs_list, *build.found),
         (*_ALWAYS, Counts.COMPILER, chosen.livepatch.content, date),
         after=(paths.symbols, paths.dependencies),
     )

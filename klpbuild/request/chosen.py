@@ -10,11 +10,13 @@ from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.config import Made, read_livepatch
+from klpbuild.module.listed import LIST
 from klpbuild.module.livepatch import FILE_NAME, Livepatch, PartName, PatchedObject
 from klpbuild.module.owntables import brings_own_tables
 from klpbuild.module.parts import merged, merged_accepted, merged_objects
 from klpbuild.patch.series import SERIES, directories_of, read_series
-from klpbuild.userfiles import check_file_name, check_file_names
+from klpbuild.request.comment import with_comment
+from klpbuild.userfiles import check_file_name, check_file_names, is_file
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def known_livepatches(directory: Path) -> tuple[str, ...]:
 
 def _is_livepatch(directory: Path) -> bool:
     return (directory / FILE_NAME).exists() or any(
-        any(directory.glob(pattern)) for pattern in ("*.c", "*.patch", SERIES)
+        any(directory.glob(pattern)) for pattern in ("*.c", "*.patch", SERIES, LIST)
     )
 
 
@@ -190,6 +192,12 @@ def _read(directory: Path, name: str, known: tuple[str, ...]) -> Chosen:
             why=did_you_mean(name, known),
             hint=f"Known: {', '.join(known) or 'none'}.",
         )
+    if is_file(directory / name / LIST):
+        raise KlpError(
+            f"has a {LIST}, and is not a part of a livepatch",
+            where=str(directory / name),
+            hint=f'Put it into a directory whose {FILE_NAME} says parts = ["{name}"].',
+        )
     listed = _parts_in(directory / name / SERIES)
     if listed:
         own = _read_one(directory / name, Made.PARTS)
@@ -262,6 +270,16 @@ def _whole(own: Chosen, names: Sequence[PartName]) -> Chosen:
     problems.check()
     _check_patches(parts, problems)
     problems.check()
+    return joined(own, parts)
+
+
+def joined(own: Chosen, parts: Sequence[Part]) -> Chosen:
+    """Make a livepatch of its parts.
+
+    :param own: what it says itself.
+    :param parts: its own C files are the first.
+    :raises KlpError: for functions that two of them replace.
+    """
     taken = [part.chosen for part in parts if part.taken]
     skipped = {
         patch: part.chosen.skipped.get(patch, part.why_not or "")
@@ -271,7 +289,7 @@ def _whole(own: Chosen, names: Sequence[PartName]) -> Chosen:
     }
     return replace(
         own,
-        livepatch=merged(own.livepatch, [each.livepatch for each in taken[1:]]),
+        livepatch=merged(parts[0].chosen.livepatch, [each.livepatch for each in taken[1:]]),
         patches=tuple(patch for each in taken for patch in each.patches),
         skipped=skipped,
         listed=tuple(patch for part in parts for patch in part.chosen.listed),
@@ -283,7 +301,10 @@ def _read_part(own: Chosen, name: PartName) -> Chosen:
     directory = own.directory / name.name
     if within := _parts_in(directory / SERIES):
         raise KlpError("is a part, and has parts", where=within[0].where, hint="Name all in one.")
-    part = _read_one(directory, is_part=True)
+    made = Made.LIST if is_file(directory / LIST) else None
+    part = _read_one(directory, made, is_part=True)
+    if made is Made.LIST:
+        part = replace(part, livepatch=with_comment(part.livepatch))
     if part.livepatch.own_tables:
         sources = part.livepatch.sources
         raise _tables_in_parts(next(s for s in sources if brings_own_tables(s)))
@@ -295,7 +316,8 @@ def _tables_in_parts(source: Path) -> KlpError:
         "brings its own struct klp_patch",
         where=str(source),
         why="A livepatch of parts has one, which klpbuild makes.",
-        hint=f"Name in {source.parent / FILE_NAME} what it replaces, and take the tables out.",
+        hint=f"Name in {source.parent / FILE_NAME} what it replaces, and take the tables out,\n"
+        "or name in sources the C files that are to be built.",
     )
 
 
@@ -313,21 +335,22 @@ def _check_names(own: Chosen, names: Sequence[PartName], problems: Problems) -> 
                 hint=did_you_mean(each.name, there) or f"Write {own.directory / each.name}/.",
             )
         seen[each.name] = each
-    if left := [name for name in there if name not in seen]:
+    skipped = {each.patch for each in own.livepatch.skip}
+    if left := [name for name in there if name not in seen and name not in skipped]:
         problems.add(
             f"does not name {', '.join(left[:5])}",
             where=names[0].where,
             why="A part beside the others would be left out without a word.",
             hint='Name it in parts; skip = [{ part = "x", reason = "..." }] leaves it out.',
         )
-    for skipped in own.livepatch.skip:
-        if skipped.patch not in seen:
+    for left_out in own.livepatch.skip:
+        if left_out.patch not in seen and left_out.patch not in there:
             problems.add(
-                f"skip names {skipped.patch!r}, which is not one of the parts",
-                where=skipped.where,
-                hint=did_you_mean(skipped.patch, seen) or "Take it out.",
+                f"skip names {left_out.patch!r}, which is not one of the parts",
+                where=left_out.where,
+                hint=did_you_mean(left_out.patch, seen) or "Take it out.",
             )
-    if len({s.patch for s in own.livepatch.skip} & seen.keys()) == len(seen):
+    if seen.keys() <= skipped:
         problems.add("skip leaves out all parts", where=own.livepatch.skip[0].where)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from klpbuild.compiler.log import BuildLog
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.finish import Finish
+from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.finishing import finish_steps
 from klpbuild.pipeline.identity import compiler_identity, identity, tool_identity
 from klpbuild.pipeline.paths import SYMBOLS, Paths
 from klpbuild.pipeline.table import (
-    Build,
     Counts,
     Step,
     livepatch_steps,

@@ -8,8 +8,9 @@ import pytest
 
 from klpbuild.compiler.log import BuildLog
 from klpbuild.kernel.tree import Kernel
+from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.paths import Paths
-from klpbuild.pipeline.table import Build, livepatch_steps, run_steps, symbols_step
+from klpbuild.pipeline.table import livepatch_steps, run_steps, symbols_step
 from klpbuild.request.chosen import named_livepatches
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Insmod, Planned

@@ -142,7 +142,8 @@ def test_what_stands_beside_parts(tmp_path: Path) -> None:
         "  Put it into a part.\n"
         "all/main.c: brings its own struct klp_patch\n"
         "  A livepatch of parts has one, which klpbuild makes.\n"
-        "  Name in all/livepatch.toml what it replaces, and take the tables out."
+        "  Name in all/livepatch.toml what it replaces, and take the tables out,\n"
+        "  or name in sources the C files that are to be built."
     )
 
 
@@ -152,7 +153,8 @@ def test_tables_in_a_livepatch_of_parts(tmp_path: Path) -> None:
     assert refused(tmp_path, 'parts = ["a"]\n') == (
         "all/main.c: brings its own struct klp_patch\n"
         "  A livepatch of parts has one, which klpbuild makes.\n"
-        "  Name in all/livepatch.toml what it replaces, and take the tables out."
+        "  Name in all/livepatch.toml what it replaces, and take the tables out,\n"
+        "  or name in sources the C files that are to be built."
     )
 
 

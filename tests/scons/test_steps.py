@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from klpbuild.compiler.log import BuildLog
+from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.paths import Paths
-from klpbuild.pipeline.table import Build, livepatch_steps, run_steps
+from klpbuild.pipeline.table import livepatch_steps, run_steps
 from klpbuild.request.chosen import named_livepatches
 from klpbuild.request.given import locate_kernel
 from tests.scons.checkout import Checkout

@@ -1,0 +1,97 @@
+"""Describe the build of one livepatch for one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from klpbuild.compiler.log import BuildLog
+from klpbuild.files import read_output
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.listed import FLAGS, read_flags, with_conditions
+from klpbuild.module.livepatch import Livepatch
+from klpbuild.pipeline.extracted import described
+from klpbuild.pipeline.paths import Paths
+from klpbuild.request.chosen import Chosen, Part, joined
+from klpbuild.userfiles import is_file
+
+
+@dataclass(frozen=True)
+class Build:
+    """One livepatch to be built for one kernel.
+
+    :ivar strip: whether debug data is left out of the module.
+    :ivar source: the kernel's source, if the user names one.
+    :ivar keep_going: whether patches may be left out that cannot be in a livepatch.
+    """
+
+    kernel: Kernel
+    chosen: Chosen
+    paths: Paths
+    log: BuildLog
+    strip: bool = True
+    source: Path | None = None
+    keep_going: bool = False
+
+    @property
+    def record(self) -> tuple[Path, ...]:
+        """The record of what was extracted: one file, or none for a livepatch of C files."""
+        return (self.paths.record,) if self.chosen.patches else ()
+
+    @property
+    def lists(self) -> tuple[Part, ...]:
+        """The parts whose functions depend on the kernel's configuration."""
+        return tuple(p for p in self.chosen.parts if p.taken and p.chosen.livepatch.has_list)
+
+    @property
+    def found(self) -> tuple[Path, ...]:
+        """The files that say what the livepatch replaces in this kernel."""
+        return (*self.record, *(self.paths.conditions(part.name) for part in self.lists))
+
+    def for_kernel(self) -> Chosen:
+        """Return the livepatch with the functions whose conditions hold for the kernel.
+
+        A part of which none does mends nothing there.
+        """
+        if not self.lists:
+            return self.chosen
+        parts = [self._for_kernel(part) for part in self.chosen.parts]
+        found = joined(self.chosen, parts)
+        replaces = self.chosen.livepatch.replace  # the user's word may be another than its own
+        return replace(found, livepatch=replace(found.livepatch, replace=replaces))
+
+    def _for_kernel(self, part: Part) -> Part:
+        if part not in self.lists:
+            return part
+        text = read_output(self.paths.conditions(part.name), bytes.decode)
+        livepatch = with_conditions(part.chosen.livepatch, text)
+        if not livepatch.objects:
+            livepatch = replace(livepatch, references=())
+        return replace(part, chosen=replace(part.chosen, livepatch=livepatch))
+
+    def livepatch(self) -> Livepatch:
+        """Return the livepatch, with the functions that were found in patches."""
+        livepatch = self.for_kernel().livepatch
+        return described(livepatch, self.paths.record) if self.chosen.patches else livepatch
+
+    def object_of(self, source: Path) -> Path:
+        """Name the object of a C source, the user's or the tables."""
+        part = self.chosen.part_of(source)
+        return self.paths.object_of(source, part.name if part else "")
+
+    def flags_of(self, part: Part | None, source: Path | None = None) -> Sequence[str]:
+        """Return the flags for a C file of a part, behind the kernel's own.
+
+        The headers of the livepatch's directory are for all parts.
+        """
+        if part is None or not part.name:
+            return ()
+        above, own = self.chosen.directory.absolute(), part.chosen.directory.absolute()
+        flags = [f"-I{above}", f"-ffile-prefix-map={above}/="]
+        if part.chosen.livepatch.has_list:
+            # The symbols of the kernel are declared as such, and not looked up by the fix.
+            flags += [f"-I{own}", "-DUSE_KLP_CONVERT"]
+            if source is not None and is_file(part.chosen.directory / FLAGS):
+                flags += read_flags(part.chosen.directory / FLAGS, source)
+        return flags
