@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from klpbuild.errors import KlpError, Problem, printable
+from klpbuild.errors import KlpError, Problem, Problems, printable
 
 _T = TypeVar("_T")
 
@@ -96,12 +97,32 @@ def remove_unfinished(directory: Path, depth: int | None = None) -> None:
 
     :param depth: how many directories deep to look; None: all of them.
     """
+    for path in _files_below(directory, depth):
+        match = _UNFINISHED.fullmatch(path.name)
+        if match and _is_left(path, int(match[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def check_kinds(directory: Path, depth: int | None = None) -> None:
+    """Refuse pipes, sockets and devices in a directory, also behind links.
+
+    Whoever opens one, a compiler, SCons or we, may wait for ever or read without end.
+
+    :param depth: how many directories deep to look; None: all of them.
+    :raises KlpError: for each of them.
+    """
+    problems = Problems()
+    for path in _files_below(directory, depth):
+        with suppress(OSError):  # a link that leads nowhere is told by who opens it
+            if not path.is_file() and path.exists():
+                problems.add("is not a file", where=str(path), hint="Remove it.")
+    problems.check()
+
+
+def _files_below(directory: Path, depth: int | None) -> Iterator[Path]:
     for parent, directories, names in os.walk(directory):
-        for name in names:
-            match = _UNFINISHED.fullmatch(name)
-            if match and _is_left(Path(parent, name), int(match[1])):
-                with suppress(OSError):
-                    Path(parent, name).unlink()
+        yield from (Path(parent, name) for name in names)
         if depth is not None and len(Path(parent).relative_to(directory).parts) >= depth:
             directories.clear()
 
@@ -140,7 +161,7 @@ def read_record(path: Path, read: Callable[[bytes], _T]) -> _T | None:
     :param read: whatever it raises means damage: nobody foresees what is in a damaged file.
     """
     try:
-        return read(path.read_bytes())
+        return read(_content(path))
     except OSError as error:
         if error.errno not in _ABSENT:
             note_damage(path, error)
@@ -155,7 +176,7 @@ def read_output(path: Path, read: Callable[[bytes], _T]) -> _T:
     :raises KlpError: when it is missing or damaged.
     """
     try:
-        return read(path.read_bytes())
+        return read(_content(path))
     except Exception as error:
         raise KlpError(
             "is missing or damaged",
@@ -163,6 +184,14 @@ def read_output(path: Path, read: Callable[[bytes], _T]) -> _T:
             why=_reason(error),
             hint="Remove it, and build again.",
         ) from error
+
+
+def _content(path: Path) -> bytes:
+    """Read a file whole, and no pipe or device, which would be waited for."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("is not a file")
+        return file.read()
 
 
 def _reason(error: Exception) -> str:
@@ -330,6 +359,7 @@ def working_in(build: Path, *, writes: bool = True) -> Iterator[None]:
         _OUTPUTS_HELD.append(file)
         try:
             remove_unfinished(build, _OUTPUTS_DEPTH)
+            check_kinds(build, _OUTPUTS_DEPTH)
             if writes:
                 write_file(build / UNNOTED, b"")
             yield

@@ -55,6 +55,17 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def read_given_file(path: Path, size_max: int) -> bytes:
+    """Read a file that the user names, as `read_small_file` does.
+
+    :raises KlpError: also when there is none.
+    """
+    try:
+        return read_small_file(path, size_max)
+    except FileNotFoundError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
 def read_small_file(path: Path, size_max: int) -> bytes:
     """Read a user's file that cannot be large; devices and pipes are never opened.
 

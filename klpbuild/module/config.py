@@ -122,7 +122,7 @@ def _with_list(directory: Path, livepatch: Livepatch) -> Livepatch:
 def _read(directory: Path, made: Made, is_part: bool) -> Livepatch:
     if not directory.is_dir():
         raise KlpError("is not a directory", where=str(directory))
-    name = directory.resolve().name
+    name = directory.absolute().name  # a link's own: two may lead to one directory
     check_name(name)
     path = directory / FILE_NAME
     found = separate_sources(sorted(directory.glob("*.c")))

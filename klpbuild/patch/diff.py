@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from klpbuild.errors import KlpError, printable
+from klpbuild.userfiles import read_given_file
 
+#: A distribution's largest patches have 20 MiB.
+PATCH_MAX = 1 << 26
 _AGAIN = "Make it again with git format-patch or diff -u."
 
 
@@ -121,10 +124,7 @@ def read_diff(path: Path) -> Diff:
         mails, one after another.
     :raises KlpError: when it cannot be read, is no patch, or has a line that is not understood.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=printable(str(path))) from error
+    data = read_given_file(path, PATCH_MAX)
     name = printable(path.name)
     before, zero, _ = data.partition(b"\0")
     if zero:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems, printable
 from klpbuild.patch.csource import without_comments
-from klpbuild.patch.diff import Action, FileDiff, read_diff
+from klpbuild.patch.diff import PATCH_MAX, Action, FileDiff, read_diff
 from klpbuild.patch.fix import Fault, IdleError, Standing, at_fault
 from klpbuild.patch.hunks import ENOUGH, Applied, FileLines, apply_hunks
 from klpbuild.patch.makefiles import added_sources, check_makefiles
 from klpbuild.patch.patched import PatchedFile, PatchedSource, SourceLine
 from klpbuild.patch.paths import MAKEFILE, Tree, check_kind, is_source, named, without_code
 from klpbuild.patch.series import stated_level
+from klpbuild.userfiles import read_given_file
 
 #: Modes that git writes for a symbolic link and for another repository.
 _MODES = {"120000": "a symbolic link", "160000": "a submodule"}
@@ -263,8 +264,9 @@ class _Applied:
 def _file_names(patch: Path) -> frozenset[bytes]:
     """List the names of the files that a patch changes, without directories."""
     try:
-        found = re.findall(rb"^\+\+\+ ([^\t\r\n]*)", patch.read_bytes(), re.MULTILINE)
-    except OSError:  # told elsewhere
+        data = read_given_file(patch, PATCH_MAX)
+        found = re.findall(rb"^\+\+\+ ([^\t\r\n]*)", data, re.MULTILINE)
+    except KlpError:  # told elsewhere
         return frozenset()
     return frozenset(name.rpartition(b"/")[2] for name in found)
 

@@ -22,6 +22,7 @@ from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import FILE_NAME, Function, check_name
 from klpbuild.module.old_functions import check_old_functions
 from klpbuild.names import object_name
+from klpbuild.patch.diff import PATCH_MAX
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.pipeline import steps
 from klpbuild.pipeline.build import Build
@@ -29,7 +30,7 @@ from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.table import livepatch_steps, run_steps, steps_to
 from klpbuild.request.chosen import Chosen
 from klpbuild.symbols.database import Candidate, SymbolDatabase
-from klpbuild.userfiles import check_file_names
+from klpbuild.userfiles import check_file_names, read_given_file
 
 #: Limit on attempts to leave out headers that do not compile.
 _TRIES = 4
@@ -151,7 +152,8 @@ def begin_with_patches(kernel: Kernel, directory: Path, patches: Sequence[Path])
     _check_new(directory)
     check_file_names(patches)
     patched = apply_patches(patches, source_tree(kernel))
-    texts = {path.name: path.read_bytes().decode(errors="surrogateescape") for path in patches}
+    read = {path.name: read_given_file(path, PATCH_MAX) for path in patches}
+    texts = {name: data.decode(errors="surrogateescape") for name, data in read.items()}
     if len(texts) < len(patches):
         raise KlpError("two patches have one name", hint="Rename one of them.")
     changed = ", ".join(file.path for file in patched.files)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems, did_you_mean
+from klpbuild.files import check_kinds
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.config import Made, read_livepatch
@@ -223,6 +224,7 @@ def _read_one(directory: Path, made: Made | None = None, *, is_part: bool = Fals
 
     :param made: what from, if it is known.
     """
+    check_kinds(directory)
     whole = made is Made.PARTS
     patches = tuple(sorted(directory.glob("*.patch"))) if whole else _patches(directory)
     check_file_names(patches)

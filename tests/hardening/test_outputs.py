@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.scons.checkout import Checkout
 
@@ -99,6 +102,24 @@ def test_a_directory_in_the_place_of_an_output(shared: Checkout) -> None:
     finally:
         module.rmdir()
         module.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [".sconsign.dblite", "fixtures/build.log", "fixtures/x/y/z.json"])
+def test_a_pipe_among_the_outputs(shared: Checkout, name: str) -> None:
+    """Nobody opens it: that would wait for ever."""
+    path = shared.directory / "build" / name
+    before = path.read_bytes() if path.is_file() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    try:
+        assert shared.scons("livepatch=meminfo", status=2) == (
+            f"scons: error: build/{name}: is not a file\n  Remove it.\n"
+        )
+    finally:
+        path.unlink()
+        if before is not None:
+            path.write_bytes(before)
 
 
 def test_two_runs_in_one_checkout(checkout: Checkout) -> None:

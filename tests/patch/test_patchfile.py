@@ -525,6 +525,8 @@ def test_what_is_not_a_patch(source: Path, tmp_path: Path) -> None:
     assert refusal(source, write(tmp_path, cut)).startswith("fix.patch:7: the hunk of line 3 is")
     missing = tmp_path / "none.patch"
     assert refusal(source, missing) == f"{missing}: cannot be read: No such file or directory"
+    for name in ("/dev/zero", str(tmp_path)):
+        assert refusal(source, Path(name)) == f"{name}: is not a file"
 
 
 def test_a_mail_with_a_signature(source: Path, tmp_path: Path) -> None:

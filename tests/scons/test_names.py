@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -108,6 +109,30 @@ def test_names_that_are_refused(hostile: Checkout) -> None:
             )
     text = hostile.scons("livepatches=hostile", status=2)
     assert set(text.split("scons: error: hostile/")[1:]) == {e + "  Rename it.\n" for e in errors}
+
+
+def test_what_is_no_file_is_refused(hostile: Checkout) -> None:
+    """Who opens a pipe waits for ever: the compiler, SCons, or we."""
+    top = hostile.directory / "hostile"
+    (add_source(top / "one").parent / "include").mkdir()
+    os.mkfifo(top / "one/include/x.h")
+    add_patch(top / "two")
+    (top / "two/zero.patch").symlink_to("/dev/zero")
+    add_patch(top / "three")
+    os.mkfifo(top / "three/series")
+    places = ("one/include/x.h", "three/series", "two/zero.patch")
+    assert hostile.scons("livepatches=hostile", status=2) == "".join(
+        f"scons: error: hostile/{place}: is not a file\n  Remove it.\n" for place in places
+    )
+
+
+def test_two_names_of_one_directory(hostile: Checkout) -> None:
+    """A link is a livepatch of its own name."""
+    top = hostile.directory / "hostile"
+    add_source(top / "one")
+    (top / "two").symlink_to("one")
+    (top / "loop").symlink_to("loop")
+    assert "2 in all: 2 would load.\n" in hostile.scons("livepatches=hostile")
 
 
 @pytest.mark.hardening
