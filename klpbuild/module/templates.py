@@ -1,10 +1,11 @@
-"""Load Jinja templates, each compiled once and kept in the cache."""
+"""Load Jinja templates, each compiled once and kept beside itself."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
 from contextlib import suppress
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import jinja2
@@ -12,7 +13,6 @@ from jinja2.bccache import Bucket
 
 from klpbuild.errors import KlpError
 from klpbuild.files import read_record, write_file
-from klpbuild.kernel.cache import cache_directory
 
 
 def environment(directory: Path, *, html: bool = False) -> jinja2.Environment:
@@ -34,23 +34,28 @@ def environment(directory: Path, *, html: bool = False) -> jinja2.Environment:
 class _Kept(jinja2.BytecodeCache):
     """Compiled templates: compiling that of the report page takes a tenth of a second.
 
-    A digest comes first: Python trusts compiled code, which a damaged disk must not make.
+    They are where Python keeps its own compiled code, if it may.  A digest comes first: Python
+    trusts compiled code, which a damaged disk must not make.
     """
 
     def __init__(self, html: bool) -> None:
-        self._key = f"{jinja2.__version__} {sys.implementation.cache_tag} {html}"
+        self._suffix = f".{'html' if html else 'text'}-{jinja2.__version__}"
+
+    def get_cache_key(self, name: str, filename: str | None = None) -> str:
+        return filename or name
 
     def load_bytecode(self, bucket: Bucket) -> None:
         read_record(self._path(bucket), lambda data: bucket.bytecode_from_string(_whole(data)))
 
     def dump_bytecode(self, bucket: Bucket) -> None:
+        if sys.dont_write_bytecode:
+            return
         data = bucket.bytecode_to_string()
-        with suppress(KlpError):  # a cache that cannot be written costs time only
+        with suppress(KlpError):  # what cannot be kept costs time only
             write_file(self._path(bucket), hashlib.sha256(data).digest() + data)
 
     def _path(self, bucket: Bucket) -> Path:
-        digest = hashlib.sha256(f"{self._key} {bucket.key}".encode()).hexdigest()[:32]
-        return cache_directory() / "templates" / digest
+        return Path(cache_from_source(bucket.key)).with_suffix(self._suffix)
 
 
 def _whole(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import jinja2
@@ -12,9 +13,9 @@ from klpbuild.module.templates import environment
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("KLPBUILD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     (tmp_path / "x.j2").write_text("{% if a %}\n{{ b }}\n{% endif %}\n")
-    return tmp_path / "cache/templates"
+    return tmp_path / "__pycache__"
 
 
 def test_a_template_is_compiled_once(
@@ -49,3 +50,11 @@ def test_a_changed_template_is_compiled_again(tmp_path: Path, kept: Path) -> Non
     (tmp_path / "x.j2").write_text("other\n")
     assert environment(tmp_path).get_template("x.j2").render() == "other\n"
     assert len(list(kept.iterdir())) == 1
+
+
+def test_nothing_is_kept_where_python_keeps_nothing(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert environment(tmp_path).get_template("x.j2").render(a=1, b="y") == "y\n"
+    assert not kept.exists()

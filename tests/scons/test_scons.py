@@ -349,7 +349,7 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
          "  Known: ARCH, CC, COMPRESS, CROSS_COMPILE, DESTDIR, KCFLAGS, KDIR, KSRC, KVER, PREFIX, "
          "REPLACE, SIGN_CERT, SIGN_HASH, SIGN_KEY, SOURCE_DATE_EPOCH, STRIP, SYSTEM_MAP, V, "
          "VMLINUX, cache, junit, kallsyms, kernel, launcher, livepatch, livepatches, modules, "
-         "packages, sarif, system_map, vmlinux, watch.\n"),
+         "packages, sarif, system_map, timings, vmlinux, watch.\n"),
         (("livepatch=memino",),
          "scons: error: kernel-fixtures/livepatches: livepatch 'memino' is not known\n"
          "  Did you mean meminfo?\n"
