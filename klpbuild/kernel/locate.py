@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -151,10 +153,26 @@ def _follow(path: Path) -> tuple[Path, Path | None]:
     return tree, None
 
 
+#: The names of a vmlinux's sections, in bytes, are less by far.
+_NAMES_MAX = 1 << 20
+
+
 def _has_code(vmlinux: Path) -> bool:
     """Tell a real vmlinux from the file of type information in Debian's 6.12 headers."""
     if not vmlinux.is_file():
         return False
+    with suppress(OSError, OverflowError, struct.error), vmlinux.open("rb") as file:
+        head = file.read(64)  # Elf64_Ehdr: where the table of sections is, and which names them
+        order = "<" if head[5:6] == b"\1" else ">"
+        place, size, count, names = struct.unpack(f"{order}40xQ10xHHH", head)
+        file.seek(place)
+        table = file.read(size * count)  # of Elf64_Shdr
+        place, size = struct.unpack_from(f"{order}24xQQ", table, names * 64)
+        file.seek(place)
+        texts = file.read(min(size, _NAMES_MAX))
+        starts = [start for start, *_ in struct.iter_unpack(f"{order}I60x", table)]
+        if any(texts[start : start + 6] == b".text\0" for start in starts):
+            return True
     from klpbuild.elf.reader import ElfFile  # numpy takes longer than all the rest here
 
     return any(section.name == ".text" for section in ElfFile.read(vmlinux).sections)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import posixpath
 import subprocess
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +235,14 @@ def decompress(path: Path) -> bytes:
         raise KlpError("cannot be decompressed", where=str(path), why=str(error)) from error
 
 
+def _files_in(directory: str) -> set[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
+
+
 def built_modules(tree: Path) -> tuple[Path, ...]:
     """List the modules of a build tree, sorted by path, as its ``modules.order`` does.
 
@@ -244,5 +253,15 @@ def built_modules(tree: Path) -> tuple[Path, ...]:
         lines = (tree / "modules.order").read_text().split()
     except OSError:
         return tuple(sorted(tree.rglob("*.ko")))
-    named = [Path(line.removeprefix("kernel/")).with_suffix(".ko") for line in lines]
-    return tuple(sorted(path for name in named if (path := tree / name).is_file()))
+    # Strings and directories: there may be 30,000, and each build lists them.
+    directories: dict[str, set[str]] = {}
+
+    def is_there(path: str) -> bool:
+        directory, _, name = path.rpartition("/")
+        if directory not in directories:
+            directories[directory] = _files_in(directory)
+        return name in directories[directory]
+
+    named = (f"{posixpath.splitext(line.removeprefix('kernel/'))[0]}.ko" for line in lines)
+    files = (path for path in (f"{tree}/{name}" for name in named) if is_there(path))
+    return tuple(map(Path, sorted(files, key=lambda path: path.split("/"))))

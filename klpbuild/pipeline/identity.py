@@ -12,13 +12,12 @@ import json
 import shutil
 import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import klpbuild
 from klpbuild.compiler.flags import compile_command
 from klpbuild.errors import KlpError
-from klpbuild.files import SETTLED_NS, from_json, read_record, write_file
+from klpbuild.files import SETTLED_NS, read_record, write_file
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.tree import Kernel
@@ -30,24 +29,23 @@ _OWN = (".py", ".h", ".j2", ".css", ".js", ".sh")
 _BUILD_TOOLS = ("tools/objtool/objtool", "scripts/mod/modpost", "scripts/module.lds")
 
 
-def identity(kernel: Kernel, *, modules: bool = True) -> str:
-    """Compute the cache key of a kernel: it changes when any part of the kernel does.
+def identities(kernel: Kernel) -> tuple[str, str]:
+    """Compute the cache keys of a kernel without its modules, and of all of it.
 
-    The tree is never modelled file by file: what is built from it stands for it.
-
-    :param modules: whether a changed module counts, too.
+    Each changes when any part of what it stands for does.  The tree is never modelled file by
+    file: what is built from it stands for it.
     """
     # What the kernel says when it is booted follows from its image.
     symbols = kernel.vmlinux or kernel.system_map or kernel.image or kernel.kallsyms
-    parts = [kernel.config, kernel.module_symvers, symbols]
-    if modules:
-        parts += kernel.modules
-    digest = hashlib.sha256()
+    parts = filter(None, (kernel.config, kernel.module_symvers, symbols))
+    digest, found = hashlib.sha256(), []
     with _Digests(kernel.cache / "digests.json") as digests:
-        for path in parts:
-            if path is not None:
+        for paths in (parts, kernel.modules):
+            for path in paths:
                 digest.update(f"{path.name} {digests.of(path)}\n".encode())
-    return f"{kernel.release}:{digest.hexdigest()[:16]}"
+            found.append(f"{kernel.release}:{digest.hexdigest()[:16]}")
+    without, whole = found
+    return without, whole
 
 
 def compiler_identity(kernel: Kernel) -> str:
@@ -78,12 +76,20 @@ def tool_identity() -> str:
     return f"{klpbuild.__version__}:{digest.hexdigest()[:16]}"
 
 
+def _read(data: bytes) -> dict[str, object]:
+    """Read what `_Digests` keeps; `from_json` takes long for 30,000 files."""
+    found = json.loads(data)
+    if not isinstance(found, dict):
+        raise ValueError("is no record of digests")
+    return found
+
+
 class _Digests:
     """Cache of files' digests, read again only when size, times or inode of a file change."""
 
     def __init__(self, kept: Path) -> None:
         self._kept = kept
-        self._known = read_record(kept, partial(from_json, dict[str, object])) or {}
+        self._known = read_record(kept, _read) or {}
         self._new: dict[str, object] = {}
 
     def __enter__(self) -> _Digests:

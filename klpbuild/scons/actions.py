@@ -31,11 +31,24 @@ FAILURES: dict[str, KlpError] = {}
 
 def guarded(function: Callable[..., object]) -> Callable[..., object]:
     """Convert errors of the user's input into one clean message."""
+    return _Guarded(function)
 
-    @functools.wraps(function)
-    def action(target: list[Node], source: list[Node], env: Environment) -> object:
+
+class _Guarded:
+    """A function of a node's targets and sources, with clean messages.
+
+    No closure: SCons puts all that is in one, as a kernel's 30,000 modules, into the signature
+    of the action, which says nothing here: nodes stand for what counts.
+    """
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, target: list[Node], source: list[Node], env: Environment) -> object:
+        paths = [Path(str(node)) for node in target], [Path(str(node)) for node in source]
         try:
-            return function([Path(str(t)) for t in target], [Path(str(s)) for s in source], env)
+            return self._function(*paths, env)
         except Exception as error:
             if (told := explained(error)) is None:
                 raise
@@ -45,8 +58,6 @@ def guarded(function: Callable[..., object]) -> Callable[..., object]:
                 if note := annotation(problem):
                     print(note, flush=True)
             raise SCons.Errors.BuildError(node=target[0], errstr=text) from error
-
-    return action
 
 
 def failing(env: Environment, name: Path | str, error: KlpError) -> Node:

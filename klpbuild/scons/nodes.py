@@ -11,7 +11,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.package.finish import Finish
 from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.finishing import finish_steps
-from klpbuild.pipeline.identity import compiler_identity, identity, tool_identity
+from klpbuild.pipeline.identity import compiler_identity, identities, tool_identity
 from klpbuild.pipeline.paths import SYMBOLS, Paths
 from klpbuild.pipeline.table import (
     Counts,
@@ -85,9 +85,10 @@ def kernel_nodes(
     """
     directory = Path(env["KLP_BUILD"]) / kernel.name
     how = plan(kernel, variables)
+    without, whole = identities(kernel)
     stands_for: dict[Counts | str, Node] = {
-        Counts.KERNEL: env.Value(identity(kernel, modules=False)),
-        Counts.MODULES: env.Value(identity(kernel)),
+        Counts.KERNEL: env.Value(without),
+        Counts.MODULES: env.Value(whole),
         Counts.COMPILER: env.Value(compiler_identity(kernel)),
         Counts.KLPBUILD: env.Value(tool_identity()),
     }
