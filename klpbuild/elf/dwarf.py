@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from struct import error as struct_error
 from struct import unpack_from
+from typing import Literal
 
 import numpy as np
 
 from klpbuild.elf.constants import ET
-from klpbuild.elf.reader import ElfFile, Section
+from klpbuild.elf.debugfields import WIDTHS, relocate
+from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import string_at
 from klpbuild.errors import KlpError, broken
 
@@ -87,7 +89,7 @@ class Dwarf:
         if self.elf.e_type != ET.REL:
             return self.elf.uncompressed(section)
         data = bytearray(self.elf.uncompressed(section))
-        _relocate(self.elf, section, data)
+        relocate(self.elf, section, data)
         return memoryview(data)
 
     @cached_property
@@ -104,7 +106,7 @@ class Dwarf:
     def _relocate_unit(self, start: int, end: int) -> None:
         section = self.elf.section(".debug_info")
         if self.elf.e_type == ET.REL and section is not None:
-            _relocate(self.elf, section, self._info, start, end)
+            relocate(self.elf, section, self._info, start, end)
 
     @cached_property
     def _strings(self) -> dict[int, bytes | memoryview]:
@@ -143,7 +145,7 @@ class Dwarf:
         for relocations in self.elf.relocation_sections:
             if self.elf.sections[relocations.sh_info].name == ".debug_info":
                 rows = self.elf.relocations(relocations)
-                kinds = [k for (m, k), n in _WIDTHS.items() if (m, n) == (self.elf.e_machine, 8)]
+                kinds = [k for (m, k), n in WIDTHS.items() if (m, n) == (self.elf.e_machine, 8)]
                 for offset, _, symbol, addend in rows[np.isin(rows["r_type"], kinds)].tolist():
                     aim = self.elf.symbol(symbol)
                     found[offset] = aim.st_shndx, aim.st_value + addend
@@ -157,10 +159,11 @@ class Dwarf:
         found: list[tuple[int, int, int, int]] = []
         at = 0
         while at + 12 <= len(data):
-            length, _, unit = unpack_from("<IHI", data, at)
+            length, _, unit = unpack_from(f"{self.elf.order}IHI", data, at)
             end = min(at + 4 + length, len(data))
             at += 16  # two sizes and the padding to a pair of addresses
-            pairs = np.frombuffer(data[at : at + (end - at) // 16 * 16], "<u8").reshape(-1, 2)
+            fields = np.frombuffer(data[at : at + (end - at) // 16 * 16], f"{self.elf.order}u8")
+            pairs = fields.reshape(-1, 2)
             for number, (start, size) in enumerate(pairs.tolist()):
                 if size:
                     found.append((start, size, unit, places.get(at + 16 * number, 0)))
@@ -227,21 +230,27 @@ class Unit:
         """Read the unit's header; refuse what is not DWARF 4 or 5, or is broken."""
         self._dwarf, self.offset = dwarf, offset
         self._listed: tuple[dict[int, frozenset[int]], tuple[Entry, ...]] | None = None
-        data = dwarf._info
+        data, order = dwarf._info, dwarf.elf.order
+        self._order: Literal["little", "big"] = "big" if order == ">" else "little"
         with broken(_BROKEN, dwarf.elf.name):
-            length, self._version = unpack_from("<IH", data, offset)
+            length, self._version = unpack_from(f"{order}IH", data, offset)
             dwarf._relocate_unit(offset, offset + 4 + length)
             if self._version == 5:
-                _, width, abbreviations = unpack_from("<BBI", data, offset + 6)
+                _, width, abbreviations = unpack_from(f"{order}BBI", data, offset + 6)
                 self._first = offset + 12
             else:
-                abbreviations, width = unpack_from("<IB", data, offset + 6)
+                abbreviations, width = unpack_from(f"{order}IB", data, offset + 6)
                 self._first = offset + 11
             if self._version not in (4, 5) or width != 8 or length >= 0xFFFFFFF0:
                 what = f"has debug information of DWARF {self._version}"
                 raise KlpError(what, where=dwarf.elf.name)
             self._abbreviations = dwarf.abbreviations(abbreviations)
         self._end = min(offset + 4 + length, len(data))
+
+    @property
+    def is_big_endian(self) -> bool:
+        """Tell whether bits are counted from the most significant one."""
+        return self._order == "big"
 
     def entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
         """Walk through the entries of the unit in order, and decode what is asked for.
@@ -291,13 +300,13 @@ class Unit:
     def _value(self, data: memoryview, at: int, form: Form) -> tuple[int | str, int]:
         kind, implicit = form
         if kind in (_STRP, _LINE_STRP):
-            (offset,) = unpack_from("<I", data, at)
+            offset = int.from_bytes(data[at : at + 4], self._order)
             return self._dwarf.text(kind, offset), at + 4
         if kind in _SIZES:
             if kind == _IMPLICIT:
                 return implicit, at
             size = _SIZES[kind]
-            number = int.from_bytes(data[at : at + size], "little") if size else 1
+            number = int.from_bytes(data[at : at + size], self._order) if size else 1
             if 0x11 <= kind <= 0x14:
                 number += self.offset
             return number, at + size
@@ -308,7 +317,7 @@ class Unit:
             return string_at(bytes(data[at : at + end]), 0), at + end + 1
         if kind in _BLOCKS:
             width = _BLOCKS[kind]
-            return 0, at + width + int.from_bytes(data[at : at + width], "little")
+            return 0, at + width + int.from_bytes(data[at : at + width], self._order)
         if kind in _LENGTHS:
             length, at = _uleb(data, at)
             return at, at + length
@@ -325,9 +334,9 @@ class Unit:
 
     def _files(self, start: int) -> tuple[str, ...]:
         data = self._dwarf.lines
-        _, version = unpack_from("<IH", data, start)
-        if version == 4:
-            return self._old_files(data, start)
+        _, version = unpack_from(f"{self._dwarf.elf.order}IH", data, start)
+        if version < 5:
+            return self._old_files(data, start, version)
         at = start + 12 + 6  # lengths, version, sizes; five bytes and opcode_base
         opcodes = data[at - 1]
         at += opcodes - 1
@@ -356,9 +365,12 @@ class Unit:
             found.append((name, directory))
         return found, at
 
-    def _old_files(self, data: memoryview, start: int) -> tuple[str, ...]:
-        """Read the file table of DWARF 4: numbered from 1, directory 0 is the compiler's."""
-        at = start + 10 + 6
+    def _old_files(self, data: memoryview, start: int, version: int) -> tuple[str, ...]:
+        """Read the file table of DWARF 2 to 4: numbered from 1, directory 0 is the compiler's.
+
+        An assembler may write it as DWARF 3 where the compiler wrote DWARF 5.
+        """
+        at = start + 10 + (6 if version == 4 else 5)
         at += data[at - 1] - 1
         directories = [""]
         while data[at]:
@@ -415,36 +427,3 @@ def _sleb(data: memoryview, at: int) -> tuple[int, int]:
     value, at = _uleb(data, at)
     bits = 7 * (at - start)
     return value - (1 << bits) if value >> (bits - 1) else value, at
-
-
-def _relocate(
-    elf: ElfFile,
-    section: Section,
-    data: bytearray | memoryview,
-    start: int = 0,
-    end: int | None = None,
-) -> None:
-    """Apply the absolute relocations of 4 and 8 bytes of a debug section in a relocatable file.
-
-    :param data: the section's bytes, not compressed.
-    :param start: where to begin, and `end` where to stop.
-    """
-    end = len(data) if end is None else min(end, len(data))
-    fields = np.frombuffer(data, np.uint8)
-    for relocations in elf.relocation_sections:
-        if relocations.sh_info != section.index:
-            continue
-        rows = elf.relocations(relocations)
-        rows = rows[(rows["r_offset"] >= start) & (rows["r_offset"] < end)]
-        for (machine, kind), width in _WIDTHS.items():
-            if machine != elf.e_machine:
-                continue
-            made = rows[(rows["r_type"] == kind) & (rows["r_offset"] + width <= len(data))]
-            values = elf.symbols["st_value"][made["r_sym"]].astype("<u8")
-            values += made["r_addend"].astype("<u8")
-            places = made["r_offset"].astype(np.int64)[:, None] + np.arange(width)
-            fields[places] = values.view(np.uint8).reshape(-1, 8)[:, :width]
-
-
-#: e_machine and type of the absolute relocations to how many bytes they write.
-_WIDTHS = {(62, 1): 8, (62, 10): 4, (183, 257): 8, (183, 258): 4}

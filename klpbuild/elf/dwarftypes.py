@@ -140,9 +140,10 @@ class DwarfTypes(Types):
             bits, offset = member.value(_BITS), 8 * member.value(_AT)
             if _BIT_AT in member.values:
                 offset = member.value(_BIT_AT)
-            elif bits and _OLD_BIT_AT in member.values:  # DWARF 4, of a little-endian machine
+            elif bits and _OLD_BIT_AT in member.values:  # DWARF 4: from the most significant one
+                skipped = member.value(_OLD_BIT_AT)
                 unit = 8 * (member.value(_BYTES) or self.size(member.value(_TYPE)))
-                offset += unit - member.value(_OLD_BIT_AT) - bits
+                offset += skipped if self._unit.is_big_endian else unit - skipped - bits
             yield Field(member.name, member.value(_TYPE), offset, bits)
 
     def enumerators(self, number: int) -> Iterator[tuple[str, int]]:

@@ -8,11 +8,13 @@ import pytest
 
 from klpbuild.check import catalogue
 from klpbuild.check.header import header_faults
+from klpbuild.check.kernelside import arch_vermagic
 from klpbuild.check.loaders import check_loading
 from klpbuild.check.patched import Patched
 from klpbuild.check.subject import Subject
 from klpbuild.elf.constants import EM, SHF
 from klpbuild.elf.reader import ElfFile
+from klpbuild.kernel.config import Config
 from tests.check.editor import Edit, Editor, edited
 from tests.machines.objects import FLAGS, compile_for
 
@@ -131,3 +133,22 @@ def test_a_module_of_the_other_byte_order(tmp_path: Path) -> None:
     assert [fault.what for fault in faults] == [
         "has e_type 256, not ET_REL: it is little-endian, and s390x is big-endian"
     ]
+
+
+@pytest.mark.parametrize(
+    ("machine", "options", "said"),
+    [
+        (EM.PPC64, "MPROFILE_KERNEL RELOCATABLE", "mprofile-kernel relocatable "),
+        (EM.PPC64, "ARCH_USING_PATCHABLE_FUNCTION_ENTRY MPROFILE_KERNEL",
+         "patchable-function-entry "),
+        (EM.AARCH64, "RELOCATABLE", "aarch64"),
+        (EM.LOONGARCH, "64BIT", "LOONGARCH 64BIT "),
+        (EM.S390, "RELOCATABLE", ""),
+    ],
+)  # fmt: skip
+def test_vermagic_ends_as_the_architecture_says(
+    machine: EM, options: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / ".config"
+    path.write_text("".join(f"CONFIG_{option}=y\n" for option in options.split()))
+    assert arch_vermagic(machine, Config.read(path)) == said
