@@ -81,6 +81,19 @@ def test_patches_need_instructions_and_relocations(
         assert CodeObject(elf, SIZES).instructions is architecture.instructions
 
 
+def test_patches_are_refused_before_anything_is_built(architecture: Architecture) -> None:
+    if architecture.instructions is None:
+        with pytest.raises(KlpError) as caught:
+            architecture.check_patches("6.12-x")
+        assert str(caught.value) == (
+            "6.12-x: source patches are built for x86-64 kernels, and this one is for "
+            f"{architecture.name}\n"
+            "  Write the livepatch by hand: that works on every architecture."
+        )
+    else:
+        architecture.check_patches("6.12-x")
+
+
 def test_gates_are_followed_where_instructions_are_known(
     architecture: Architecture, elf: ElfFile
 ) -> None:

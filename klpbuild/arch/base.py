@@ -209,6 +209,19 @@ class Architecture:
             )
         return self.instructions
 
+    def check_patches(self, kernel: str) -> None:
+        """Refuse to build source patches for an architecture without a decoder.
+
+        :param kernel: the kernel that they are for.
+        :raises KlpError: where its instructions are not known.
+        """
+        if self.instructions is None:
+            raise KlpError(
+                f"source patches are built for x86-64 kernels, and this one is for {self.name}",
+                where=kernel,
+                hint="Write the livepatch by hand: that works on every architecture.",
+            )
+
     @property
     def is_native(self) -> bool:
         """Whether this computer has this architecture."""

@@ -150,6 +150,7 @@ def begin_with_patches(kernel: Kernel, directory: Path, patches: Sequence[Path])
         kernel's source.
     """
     _check_new(directory)
+    kernel.arch.check_patches(kernel.name)
     check_file_names(patches)
     patched = apply_patches(patches, source_tree(kernel))
     read = {path.name: read_given_file(path, PATCH_MAX) for path in patches}

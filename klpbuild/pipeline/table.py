@@ -107,12 +107,14 @@ def symbols_step(kernel: Kernel, output: Path) -> Step:
 def livepatch_steps(build: Build) -> tuple[Step, ...]:
     """Make the steps of one livepatch in an order in which they can be run, without symbols.klp.
 
-    :raises KlpError: when its description or a patch cannot be read.
+    :raises KlpError: when its description or a patch cannot be read, or patches cannot be built
+        for the kernel.
     """
     chosen, paths = build.chosen, build.paths
     sources = [*chosen.livepatch.sources]
     steps = []
     if chosen.patches:
+        build.kernel.arch.check_patches(build.kernel.name)
         steps.append(_extract(build))
     for part in build.lists:
         steps += _list(build, part)
