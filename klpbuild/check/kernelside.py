@@ -89,8 +89,6 @@ class KernelSide:
         """Its configuration.
 
         :raises KlpError: when it cannot be read.
-
-        :raises KlpError: when it cannot be read.
         """
         return Config.read(self.kernel.config)
 

@@ -1,5 +1,4 @@
-"""Read single compile units of DWARF 4 and 5: a kernel's debug information has 160 MB, a
-unit's 60 KB.
+"""Read single compile units of DWARF 4 and 5: a kernel has 160 MB of it, a unit 60 KB.
 
 `.debug_aranges` (DWARF 5, section 6.1.2) leads from an address to its unit; of a unit's
 entries only those attributes are decoded that are asked for.

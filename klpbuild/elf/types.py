@@ -194,9 +194,7 @@ class Types(ABC):
         return frozenset(each for each in described if each[0] != ENUMERATOR or each[1].members)
 
     def described(self, name: TypeName, number: int) -> Described:
-        """Describe a structure, union or enumeration; of the latter one enumerator if that is
-        named.
-        """
+        """Describe a structure, union or enumeration; by an enumerator's name that one alone."""
         if name.word == ENUMERATOR:
             found = [(n, value) for n, value in self.enumerators(number) if n == name.name]
             return name.word, Layout(0, tuple(Member(value, n, 0) for n, value in found))

@@ -212,8 +212,7 @@ class Assembly:
             output.relocations.append((offset + reference.offset, reference.type, symbol, addend))
 
     def _load_constant(self, entry: Entry, output: Output, field: int) -> None:
-        """Replace a constant that the kernel writes into its code at boot by a load.
-        variable.
+        """Replace a constant that the kernel writes into its code by a load of its variable.
 
         The kernel does that for vmlinux only; modules load the variable too
         (arch/x86/include/asm/runtime-const.h).

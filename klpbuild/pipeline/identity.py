@@ -1,8 +1,7 @@
 """Cache keys of kernel, compiler and klpbuild: short texts that change with their content.
 
-Short texts that change with the content of what they stand for, and with nothing
-else: not with times, and not with the machine or the directory, so that builds can
-share results.
+Nothing else changes them: not times, and not the machine or the directory, so that builds can share
+results.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ class GuestModules:
 
     def __init__(self, files: Iterable[Path], builtin: Iterable[str] = ()) -> None:
         """Index the modules by name.
+
         :param files: module files that can be loaded.
         :param builtin: names of modules that are part of the image.
         """
