@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from functools import cached_property
 from struct import Struct, unpack_from
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Field, Kind, Types
@@ -18,8 +18,9 @@ from klpbuild.errors import KlpError, broken
 
 BROKEN = "has broken type information (BTF)"
 _MAGIC = 0xEB9F
-_HEADER = Struct("<HBBIIIII")
-_TYPE = Struct("<III")
+_HEADERS = {"<": Struct("<HBBIIIII"), ">": Struct(">HBBIIIII")}
+_TYPES = {"<": Struct("<III"), ">": Struct(">III")}
+_TYPE_SIZE = 12
 
 
 class BtfKind(IntEnum):
@@ -83,6 +84,7 @@ class Btf(Types):
 
     :ivar base: vmlinux', if it is a module's.
     :ivar where: the file.
+    :ivar order: ``"<"`` or ``">"``.
     """
 
     def __init__(self, data: bytes | memoryview, base: Btf | None = None, where: str = "") -> None:
@@ -99,9 +101,12 @@ class Btf(Types):
         self._kinds: list[BtfKind] = []
         self._names: list[int] = []
         with broken(BROKEN, where):
-            magic, _, _, size, types, types_size, strings, length = _HEADER.unpack_from(data)
+            self.order = ">" if data[:2] == _MAGIC.to_bytes(2, "big") else "<"
+            header = _HEADERS[self.order].unpack_from(data)
+            magic, _, _, size, types, types_size, strings, length = header
             if magic != _MAGIC:
-                raise KlpError("is not BTF of this machine's byte order", where=where)
+                raise KlpError("is not BTF", where=where)
+            self._type = _TYPES[self.order]
             self._strings = bytes(self._data[size + strings : size + strings + length])
             self._first_string = base.strings_end if base else 0
             self._first = base.end if base else 1
@@ -131,12 +136,12 @@ class Btf(Types):
             raise ValueError("types end behind the section")
         known = dict(enumerate(BtfKind))
         while at < end:
-            name, info, _ = _TYPE.unpack_from(self._data, at)
+            name, info, _ = self._type.unpack_from(self._data, at)
             kind = known[info >> 24 & 31]
             self._at.append(at)
             self._kinds.append(kind)
             self._names.append(name)
-            at += _TYPE.size + _BEHIND.get(kind, 0) + _MEMBER.get(kind, 0) * (info & 0xFFFF)
+            at += _TYPE_SIZE + _BEHIND.get(kind, 0) + _MEMBER.get(kind, 0) * (info & 0xFFFF)
         if at > end:
             raise ValueError("a type ends behind the others")
 
@@ -153,8 +158,8 @@ class Btf(Types):
             return BtfType("", BtfKind.VOID, 0, False, 0, self._data[:0])
         holder, place = self._holder(number)
         at = holder._at[place]
-        _, info, other = _TYPE.unpack_from(holder._data, at)
-        kind, behind = holder._kinds[place], holder._data[at + _TYPE.size :]
+        _, info, other = self._type.unpack_from(holder._data, at)
+        kind, behind = holder._kinds[place], holder._data[at + _TYPE_SIZE :]
         return BtfType(self.name(number), kind, info & 0xFFFF, bool(info >> 31), other, behind)
 
     def _holder(self, number: int) -> tuple[Btf, int]:
@@ -203,12 +208,12 @@ class Btf(Types):
         holder, place = self._holder(number)
         at = holder._at[place]
         if holder._kinds[place] is BtfKind.ARRAY:
-            return int(_TYPE.unpack_from(holder._data, at + _TYPE.size)[0])
-        return int(_TYPE.unpack_from(holder._data, at)[2])
+            return int(self._type.unpack_from(holder._data, at + _TYPE_SIZE)[0])
+        return int(self._type.unpack_from(holder._data, at)[2])
 
     def count(self, number: int) -> int:
         """Return the number of elements of an array."""
-        return int(_TYPE.unpack_from(self.type(number).behind)[2])
+        return int(self._type.unpack_from(self.type(number).behind)[2])
 
     def bytes(self, number: int) -> int:
         """Return the size that a type states itself."""
@@ -221,7 +226,7 @@ class Btf(Types):
         """List the members of a structure or union."""
         found = self.type(number)
         for place in range(found.members):
-            name, aim, offset = _TYPE.unpack_from(found.behind, _TYPE.size * place)
+            name, aim, offset = self._type.unpack_from(found.behind, _TYPE_SIZE * place)
             bits = 0
             if found.flag:
                 offset, bits = offset & 0xFFFFFF, offset >> 24
@@ -232,9 +237,12 @@ class Btf(Types):
         found = self.type(number)
         each = _MEMBER[found.kind]
         for place in range(found.members):
-            (name,) = unpack_from("<I", found.behind, each * place)
+            (name,) = unpack_from(f"{self.order}I", found.behind, each * place)
             value = found.behind[each * place + 4 : each * (place + 1)]
-            yield self.string(name), int.from_bytes(value, "little", signed=True)
+            if self.order == ">":  # of 8 bytes the lower four come first, in each order
+                value = memoryview(b"".join((value[4:], value[:4])))
+            order: Literal["little", "big"] = "little" if self.order == "<" else "big"
+            yield self.string(name), int.from_bytes(value, order, signed=True)
 
     def named(self, name: str, kinds: frozenset[Kind]) -> Iterator[int]:
         """Find the types of a name."""

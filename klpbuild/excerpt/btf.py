@@ -54,7 +54,7 @@ def _declared(types: Btf, number: int, name: str, named: bool = False) -> str:
             return _declared(types, other, f"{word} {name}")
         return f"{word} {_declared(types, other, name)}"
     if kind is BtfKind.ARRAY:
-        element, _, length = unpack_from("<III", behind)
+        element, _, length = unpack_from(f"{types.order}III", behind)
         return _declared(types, element, f"{name}[{length}]")
     if kind is BtfKind.FUNC_PROTO:
         return _declared(types, other, f"{name}({_parameters(types, count, behind, named)})")
@@ -67,7 +67,7 @@ def _parameters(types: Btf, count: int, behind: memoryview, named: bool) -> str:
     parameters: list[str] = []
     length = 0
     for i in range(count):
-        name, number = unpack_from("<II", behind, 8 * i)
+        name, number = unpack_from(f"{types.order}II", behind, 8 * i)
         if not name and not number:
             parameters.append("...")
             continue
