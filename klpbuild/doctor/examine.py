@@ -11,14 +11,19 @@ from pathlib import Path
 
 from klpbuild.arch import X86_64
 from klpbuild.distro.parts import Part
-from klpbuild.distro.tools import compiler_packages, runs_here
+from klpbuild.distro.tools import runs_here
 from klpbuild.doctor.needs import NEEDS, Need, Purpose
 from klpbuild.doctor.system import System
 from klpbuild.errors import KlpError
 from klpbuild.kernel.added import added_kernel
 from klpbuild.kernel.cache import cache_directory, cached_kernel
 from klpbuild.kernel.config import Config
-from klpbuild.kernel.kbuild import cross_prefix, find_compiler, version_line
+from klpbuild.kernel.kbuild import (
+    cross_prefix,
+    find_compiler,
+    packages_of_compiler,
+    version_line,
+)
 from klpbuild.kernel.lacking import WITHOUT, how_to_get
 from klpbuild.kernel.locate import locate
 from klpbuild.kernel.tree import Kernel
@@ -128,6 +133,8 @@ def _kernel(text: str) -> Iterator[Finding]:
     yield from _compiler(heading, kernel)
     yield _binutils(heading, kernel)
     yield from _own_programs(heading, kernel)
+    if kernel.arch != X86_64:  # whose emulator is among what every machine needs
+        yield _emulator(heading, kernel)
     there = {
         Part.IMAGE: kernel.image,
         Part.DEBUG: kernel.vmlinux,
@@ -179,12 +186,12 @@ def _compiler(heading: str, kernel: Kernel) -> Iterator[Finding]:
 
 def _wanted(heading: str, state: State, kernel: Kernel, text: str) -> Finding:
     """Report a compiler that is not here, and what brings it."""
-    packages = compiler_packages(Config.read(kernel.config).value("CC_VERSION_TEXT"))
+    wanted = Config.read(kernel.config).value("CC_VERSION_TEXT")
     # Debian's other suites have it; the fetch unpacks it into the cache.
     if kernel.package_version:
         command = f"klpbuild kernel fetch {kernel.release}"
         return Finding(heading, state, "compiler", text, command=command)
-    return Finding(heading, state, "compiler", text, " ".join(packages))
+    return Finding(heading, state, "compiler", text, packages_of_compiler(kernel, wanted))
 
 
 def _binutils(heading: str, kernel: Kernel) -> Finding:
@@ -194,13 +201,28 @@ def _binutils(heading: str, kernel: Kernel) -> Finding:
     found = version_line(name)
     if not found:
         text = f"{name} is not on this machine"
-        return Finding(heading, State.MISSING, "linker", text, "lld" if llvm else "binutils")
+        own = "binutils" if kernel.arch.is_native else f"binutils-{kernel.arch.name}-linux-gnu"
+        package = "lld" if llvm else own.replace("_", "-")
+        return Finding(heading, State.MISSING, "linker", text, package)
     numbers = Config.read(kernel.config).value("LLD_VERSION" if llvm else "LD_VERSION")
     text = found
     if numbers.isdigit() and int(numbers):
         wanted = f"{int(numbers) // 10000}.{int(numbers) // 100 % 100}"
         text += f"; the kernel was linked by {wanted}"
     return Finding(heading, State.OK, "linker", text)
+
+
+def _emulator(heading: str, kernel: Kernel) -> Finding:
+    """Check the emulator that boots kernels of another machine."""
+    qemu = kernel.arch.qemu
+    if qemu is None:
+        text = f"`klpbuild boot` cannot boot kernels of {kernel.arch.name}"
+        return Finding(heading, State.ABSENT, "emulator", text)
+    found = shutil.which(qemu.program)
+    if found is None:
+        text = f"{qemu.program} is not on this machine: `klpbuild boot` does not work"
+        return Finding(heading, State.ABSENT, "emulator", text, qemu.package)
+    return Finding(heading, State.OK, "emulator", found)
 
 
 def _own_programs(heading: str, kernel: Kernel) -> Iterator[Finding]:

@@ -130,7 +130,7 @@ def find_compiler(kernel: Kernel) -> Compiler:
             why=f"{kernel.release} was built by {wanted}.  Looked for: {', '.join(names)}.",
             hint="CROSS_COMPILE says what their names begin with."
             if kernel.toolchain.cross_compile
-            else f"Install {_packages(kernel, wanted) or names[0]}.",
+            else f"Install {packages_of_compiler(kernel, wanted) or names[0]}.",
         )
     major = _major(wanted)
     # kbuild warns of another compiler when only the name that it was called by differs.
@@ -143,7 +143,7 @@ def find_compiler(kernel: Kernel) -> Compiler:
     return chosen
 
 
-def _packages(kernel: Kernel, wanted: str) -> str:
+def packages_of_compiler(kernel: Kernel, wanted: str) -> str:
     """Name Debian's packages with a kernel's compiler, such as gcc-12-s390x-linux-gnu."""
     prefix = "" if "clang" in wanted else cross_prefix(kernel).replace("_", "-").removesuffix("-")
     packages = compiler_packages(wanted)

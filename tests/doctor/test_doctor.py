@@ -228,6 +228,28 @@ def test_a_kernel_that_cannot_be_patched(tmp_path: Path, option: str, line: str)
     assert sum("unusable" in each for each in lines) == 2, "there and in the summary"
 
 
+def test_a_kernel_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gcc = "s390x-linux-gnu-gcc (Debian 12.2.0-14) 12.2.0"
+    config = f'CONFIG_CC_VERSION_TEXT="{gcc}"\nCONFIG_S390=y\nCONFIG_LIVEPATCH=y\n'
+    tree = prepared_tree(tmp_path / "linux", "6.12-own", config)
+    system = machine(tmp_path / "machine", "debian", "gcc", *EVERYTHING, headers=True)
+    shutil.copy("/bin/busybox", tmp_path / "machine/bin/busybox")
+    monkeypatch.setenv("PATH", str(tmp_path / "machine/bin"))
+    lines = about(str(tree), system)
+    assert lines[2:5] == [
+        "  missing  compiler            no compiler for s390x is on this machine; the kernel was "
+        f"built by {gcc}",
+        "  missing  linker              s390x-linux-gnu-ld is not on this machine",
+        "  -        emulator            qemu-system-s390x is not on this machine: "
+        "`klpbuild boot` does not work",
+    ]
+    assert lines[-3:] == [
+        "optional: sudo apt install qemu-system-misc",
+        "Required, and not there: compiler, linker",
+        "  sudo apt install binutils-s390x-linux-gnu gcc-12-s390x-linux-gnu",
+    ]
+
+
 def test_every_required_need_has_a_package_everywhere() -> None:
     for need in NEEDS:
         if need.purpose.required:
