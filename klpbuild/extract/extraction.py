@@ -155,6 +155,7 @@ def extract_part(
             ),
         ),
         words=sum(len(words(correlation, atom)) for atom in chosen.written),
+        written=tuple(correlation.to_original[a].symbols[0].name for a in chosen.written),
         stays=any(
             isinstance(word.becomes.target, Literal) or word.becomes.target in chosen.atoms
             for atom in chosen.written

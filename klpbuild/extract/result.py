@@ -136,6 +136,7 @@ class Extraction:
     :ivar included: all functions and variables in it.
     :ivar notices: what the user should know and is no fault.
     :ivar words: how many words of the kernel's variables a callback writes.
+    :ivar written: names of these variables, by their numbers in the list.
     :ivar stays: whether one of them becomes a pointer into the livepatch, which must not be
         unloaded any more.
     :ivar left_out: changed ``__init`` code and data.
@@ -153,6 +154,7 @@ class Extraction:
     included: tuple[Included, ...]
     notices: tuple[str, ...]
     words: int
+    written: tuple[str, ...]
     stays: bool
     left_out: tuple[LeftOut, ...]
     state: frozenset[str]

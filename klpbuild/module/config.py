@@ -13,6 +13,7 @@
     accept_data = ["policy"]         # variables whose content patches may change
     version = "1"                    # default: none; its package needs one
     skip = ["x.patch"]               # source patches that are left out on purpose
+    state_version = 1                # of what stays behind when another livepatch takes over
     parts = ["fix"]                  # directories in it whose fixes it is made of
 
     [[object]]
@@ -26,14 +27,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from klpbuild.errors import KlpError
 from klpbuild.module.accepted import Accepted
-from klpbuild.module.listed import LIST, header_of, read_list
+from klpbuild.module.listed import with_list
 from klpbuild.module.livepatch import (
     CALLBACKS,
     FILE_NAME,
@@ -42,6 +42,7 @@ from klpbuild.module.livepatch import (
     PartName,
     PatchedObject,
     Skipped,
+    State,
     check_name,
     check_object,
 )
@@ -52,7 +53,7 @@ from klpbuild.module.owntables import (
     starts_livepatch,
     two_tables,
 )
-from klpbuild.module.parts import merged_objects
+from klpbuild.module.states import may_allocate
 from klpbuild.module.toml import TomlFile
 from klpbuild.module.tomlreader import TableReader, shown
 from klpbuild.names import SYMBOL_NAME_MAX, SYMPOS_MAX, object_name
@@ -100,23 +101,7 @@ def read_livepatch(
     """
     livepatch = _read(directory, made, is_part)
     check_file_names(livepatch.sources)
-    return _with_list(directory, livepatch) if made is Made.LIST else livepatch
-
-
-def _with_list(directory: Path, livepatch: Livepatch) -> Livepatch:
-    if not _IDENTIFIER.fullmatch(livepatch.name):
-        raise KlpError(
-            f"{livepatch.name!r} is not a name in C", where=str(directory), hint="Rename it."
-        )
-    if not is_file(directory / header_of(livepatch)):
-        raise KlpError(
-            f"has no {header_of(livepatch)}",
-            where=str(directory),
-            why=f"With a {LIST} it declares the functions, livepatch_{livepatch.name}_init and"
-            f"\nlivepatch_{livepatch.name}_cleanup.",
-        )
-    objects = merged_objects((*read_list(directory / LIST), *livepatch.objects))
-    return replace(livepatch, objects=objects, has_list=True)
+    return with_list(directory, livepatch) if made is Made.LIST else livepatch
 
 
 def _read(directory: Path, made: Made, is_part: bool) -> Livepatch:
@@ -130,11 +115,16 @@ def _read(directory: Path, made: Made, is_part: bool) -> Livepatch:
         file = TomlFile.read(path)
     except FileNotFoundError:
         if made is Made.PARTS:
-            return Livepatch(name, found, own_tables=any(map(brings_own_tables, found)))
+            own = any(map(brings_own_tables, found))
+            return Livepatch(name, found, own_tables=own, states=_states(name, found))
         if made is Made.PATCHES or (made is Made.LIST and found):
-            return Livepatch(name, found)
+            return Livepatch(name, found, states=_states(name, found))
         return _without_description(name, directory, found)
     return _Reader(file, made, is_part).livepatch(name, file.table, found)
+
+
+def _states(name: str, sources: tuple[Path, ...]) -> tuple[State, ...]:
+    return (State(name),) if any(map(may_allocate, sources)) else ()
 
 
 def _without_description(name: str, directory: Path, sources: tuple[Path, ...]) -> Livepatch:
@@ -157,11 +147,14 @@ _KEYS = (
     "accept_data",
     "version",
     "skip",
+    "state_version",
     "parts",
     "object",
 )
 #: What a livepatch says for all its parts.
 _KEYS_OF_ALL = ("license", "replace", "kernels", "version", "parts")
+#: The kernel's is an unsigned int.
+_STATE_MAX = (1 << 32) - 1
 _OBJECT_KEYS = ("name", "functions", "callbacks")
 _FUNCTION_KEYS = ("old", "new", "sympos")
 
@@ -213,6 +206,7 @@ class _Reader(TableReader):
             self.version(name, table),
             self.skip(table),
             self.parts(table),
+            states=self.states(name, table, sources),
         )
         if self.problems:
             raise self.error()
@@ -237,6 +231,18 @@ class _Reader(TableReader):
         if found and not self.patches and not self.whole:
             self.add("skip is for source patches", "skip", hint="Name the C files in sources.")
         return tuple(found)
+
+    def states(
+        self, name: str, table: Mapping[str, Any], sources: tuple[Path, ...]
+    ) -> tuple[State, ...]:
+        version = self.value(table, "state_version", int, 0)
+        if not 0 <= version <= _STATE_MAX:
+            self.add(
+                f"state_version = {version} is not between 0 and {_STATE_MAX}", "state_version"
+            )
+        if "state_version" in table:
+            return (State(name, version),)
+        return _states(name, sources)
 
     def parts(self, table: Mapping[str, Any]) -> tuple[PartName, ...]:
         start, found = self.file.line_of_key("parts"), []

@@ -16,7 +16,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, check_object
 from klpbuild.module.parts import merged_objects
 from klpbuild.names import object_name
-from klpbuild.userfiles import read_small_file
+from klpbuild.userfiles import is_file, read_small_file
 
 #: What SUSE calls the list, and flags of C files.
 LIST, FLAGS = "patched_funcs.csv", "Kbuild.inc"
@@ -27,6 +27,7 @@ _OLD = re.compile(r"(.*?)(?:,(\d{1,9}))?")
 _FLAGS_OF = re.compile(r"CFLAGS_(\S+)\.o\s*[:+]?=\s*(.*)")
 #: Flags that name no program and no file.
 _FLAG = re.compile(r"-[DU][^$`;&|<>()]*|-[OWgm][\w=+.-]*|-f(?!plugin)[\w=+-]+|-std=\w+")
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _MARK = "klpbuild_replaces"
 
 
@@ -62,6 +63,26 @@ def read_list(path: Path) -> tuple[PatchedObject, ...]:
         found.append(PatchedObject(name, (function,), where=where))
     problems.check()
     return merged_objects(found)
+
+
+def with_list(directory: Path, livepatch: Livepatch) -> Livepatch:
+    """Add to a fix what its list says.
+
+    :raises KlpError: with what is wrong with the list, or when its header is missing.
+    """
+    if not _IDENTIFIER.fullmatch(livepatch.name):
+        raise KlpError(
+            f"{livepatch.name!r} is not a name in C", where=str(directory), hint="Rename it."
+        )
+    if not is_file(directory / header_of(livepatch)):
+        raise KlpError(
+            f"has no {header_of(livepatch)}",
+            where=str(directory),
+            why=f"With a {LIST} it declares the functions, livepatch_{livepatch.name}_init and"
+            f"\nlivepatch_{livepatch.name}_cleanup.",
+        )
+    objects = merged_objects((*read_list(directory / LIST), *livepatch.objects))
+    return replace(livepatch, objects=objects, has_list=True)
 
 
 def _lines(path: Path) -> list[str]:

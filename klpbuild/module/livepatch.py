@@ -50,11 +50,25 @@ class Words:
     :ivar count: how many there are.
     :ivar stays: whether one of them is a pointer into the livepatch, which somebody may keep: it
         cannot be unloaded.
+    :ivar variables: what the variables are called in all versions of a livepatch.
     """
 
     symbol: str
     count: int
     stays: bool = False
+    variables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class State:
+    """Something that a livepatch leaves behind when another one takes its place.
+
+    :ivar name: the livepatch's, or that of a part.
+    :ivar version: one with an older version cannot take over; 0: nothing is left behind.
+    """
+
+    name: str
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,8 @@ class Livepatch:
     :ivar has_list: whether its functions are those of a ``patched_funcs.csv``.
     :ivar calls: names of the fixes whose own functions are called before it is enabled, and when
         it is gone.
+    :ivar states: the version of what stays behind when another livepatch takes its place, such
+        as shadow variables: an older one cannot take over.
     """
 
     name: str
@@ -150,6 +166,7 @@ class Livepatch:
     parts: tuple[PartName, ...] = ()
     has_list: bool = False
     calls: tuple[str, ...] = ()
+    states: tuple[State, ...] = ()
 
     @property
     def stem(self) -> str:

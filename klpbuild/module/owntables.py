@@ -36,7 +36,7 @@ def starts_livepatch(path: Path) -> bool:
 
     :raises KlpError: when it cannot be read.
     """
-    code = _code(path)
+    code = code_of(path)
     return bool(_ENABLES.search(code) or (_TABLE.search(code) and _START.search(code)))
 
 
@@ -72,14 +72,14 @@ def _not_found(source: Path) -> list[str]:
 def _includes(file: Path, directory: Path) -> list[tuple[str, Path | None]]:
     """List what a file includes: the name, and the file, None if it is not found."""
     found: list[tuple[str, Path | None]] = []
-    for name in _INCLUDE.findall(_code(file)):
+    for name in _INCLUDE.findall(code_of(file)):
         places = (file.parent / name, directory / name)
         path = next((place.resolve() for place in places if is_file(place)), None)
         found.append((name, path))
     return found
 
 
-def _code(path: Path) -> str:
+def code_of(path: Path) -> str:
     """Read C text without comments, its strings kept whole."""
     try:
         text = read_small_file(path, _SIZE_MAX)

@@ -24,6 +24,7 @@ def merged(whole: Livepatch, parts: Sequence[Livepatch]) -> Livepatch:
         references=tuple(dict.fromkeys(r for each in every for r in each.references)),
         accepted=merged_accepted(each.accepted for each in every),
         skip=tuple(skipped for each in every for skipped in each.skip),
+        states=tuple(state for each in every for state in each.states),
         calls=tuple(each.name for each in parts if each.has_list),
     )
 

@@ -13,6 +13,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.listed import entering, leaving
 from klpbuild.module.livepatch import STAYS_TAG, Livepatch, PatchedObject, check_object
+from klpbuild.module.states import numbered
 from klpbuild.names import VMLINUX
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ class LivepatchApi:
         a module that goes; empty where it keeps nothing.  On x86 relocations stay written, and
         the module cannot be loaded again; Linux commit 0c05e7bd2d01 ("livepatch,x86: Clear
         relocation targets on a module removal"), v6.3, mended that.  On s390 addresses stay.
+    :ivar states: ``klp_patch.states``; since v5.5.
     """
 
     register: bool
     replace: bool
     callbacks: bool
     forget: str = ""
+    states: bool = False
 
 
 def livepatch_api(kernel: Kernel) -> LivepatchApi:
@@ -65,6 +68,7 @@ def livepatch_api(kernel: Kernel) -> LivepatchApi:
         replace=re.search(r"\bbool\s+replace\s*;", text) is not None,
         callbacks=re.search(r"\bstruct\s+klp_callbacks\b", text) is not None,
         forget=_forget(command, kernel),
+        states=re.search(r"\bklp_get_prev_state\b", text) is not None,
     )
 
 
@@ -114,6 +118,7 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
         for pair in sorted(each.items())
     )
     callback_names = {(kind, label): f"{kind}_{n}" for n, (kind, label) in enumerate(called)}
+    states = numbered(livepatch)
     return _template().render(
         new_functions={label: f"new_function_{n}" for n, label in enumerate(new)},
         callbacks=[(kind, label, name) for (kind, label), name in callback_names.items()],
@@ -130,6 +135,9 @@ def generate_tables(livepatch: Livepatch, api: LivepatchApi) -> str:
             for entry in livepatch.objects
         },
         calls=livepatch.calls,
+        states=states if api.states else [],
+        numbers={state.variable: state.number for state in states},
+        places={state.variable: place for place, state in enumerate(states)},
         undone={entry.name: _undone(entry) for entry in livepatch.objects},
         replace=livepatch.replace and api.replace,
         register=api.register,
@@ -163,8 +171,13 @@ def _template() -> jinja2.Template:
     from klpbuild.module.templates import environment
 
     templates = environment(Path(__file__).parent)
-    templates.filters.update(c=c_string, entering=entering, leaving=leaving)
+    templates.filters.update(c=c_string, comment=_comment, entering=entering, leaving=leaving)
     return templates.get_template("tables.c.j2")
+
+
+def _comment(text: str) -> str:
+    """Take from a text what would end a comment of C."""
+    return text.replace("*/", "* /")
 
 
 def c_string(text: str) -> str:

@@ -10,8 +10,8 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.files import read_output
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.listed import FLAGS, read_flags, with_conditions
-from klpbuild.module.livepatch import Livepatch
-from klpbuild.pipeline.extracted import described
+from klpbuild.module.livepatch import Livepatch, State
+from klpbuild.pipeline.extracted import Extracted, described
 from klpbuild.pipeline.paths import Paths
 from klpbuild.request.chosen import Chosen, Part, joined
 from klpbuild.userfiles import is_file
@@ -73,7 +73,14 @@ class Build:
     def livepatch(self) -> Livepatch:
         """Return the livepatch, with the functions that were found in patches."""
         livepatch = self.for_kernel().livepatch
-        return described(livepatch, self.paths.record) if self.chosen.patches else livepatch
+        if not self.chosen.patches:
+            return livepatch
+        found = described(livepatch, self.paths.record)
+        parts = [part.chosen for part in self.chosen.parts if part.taken and part.chosen.patches]
+        said = any(each.livepatch.states for each in parts or [self.chosen])
+        if said or not Extracted.read(self.paths.record).allocates:
+            return found
+        return replace(found, states=(*found.states, State(livepatch.name)))
 
     def object_of(self, source: Path) -> Path:
         """Name the object of a C source, the user's or the tables."""

@@ -54,6 +54,7 @@ class _Record:
     places: Mapping[str, str]
     idle: Mapping[str, Idle]
     fixes: tuple[Fix, ...] = ()
+    allocates: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Extracted:
     :ivar places: how the place of each livepatch symbol was found, by its name there.
     :ivar idle: the patches that change nothing in this kernel, by name.
     :ivar fixes: what became of each patch, in their order.
+    :ivar allocates: whether its code allocates shadow variables.
     """
 
     objects: tuple[Path, ...]
@@ -80,6 +82,7 @@ class Extracted:
     places: Mapping[str, str] = field(default_factory=dict)
     idle: Mapping[str, Idle] = field(default_factory=dict)
     fixes: tuple[Fix, ...] = ()
+    allocates: bool = False
 
     def write(self, path: Path) -> None:
         """Write the record as JSON, and its objects once more into an archive beside that.
@@ -100,6 +103,7 @@ class Extracted:
             self.places,
             self.idle,
             self.fixes,
+            self.allocates,
         )
         write_file(archive_path(path), _archive(contents))
         write_file(path, to_json(record))
@@ -121,6 +125,7 @@ class Extracted:
             record.places,
             record.idle,
             record.fixes,
+            record.allocates,
         )
 
     @classmethod

@@ -26,6 +26,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
+from klpbuild.module.states import allocates
 from klpbuild.names import VMLINUX
 from klpbuild.patch.effect import Effect, patch_effects, patches_of
 from klpbuild.patch.fix import Fix, Standing, faults
@@ -358,7 +359,8 @@ def _finish(
             functions[pair.owner] += builder.homes.functions(extraction)
             if extraction.words:
                 label = new_symbol(WORDS, extraction.number)
-                words[pair.owner].append(Words(label, extraction.words, extraction.stays))
+                written = tuple(f"{pair.target}:{name}" for name in extraction.written)
+                words[pair.owner].append(Words(label, extraction.words, extraction.stays, written))
             objects.append(builder.finish_object(pair, extraction, decided, late))
             decisions += decided.values()
             names = (*(i.name for i in extraction.included), *(c.name for c in extraction.changed))
@@ -395,6 +397,7 @@ def _finish(
         {d.target.format(): d.why for d in decisions if d.target is not None},
         {name: effect.idle for name, effect in effects.items() if effect.idle is not None},
         tuple(_fix(name, effect) for name, effect in effects.items()),
+        any(allocates(ElfFile.read(path)) for path in objects),
     )
 
 

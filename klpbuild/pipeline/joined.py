@@ -1,4 +1,4 @@
-"""Join the parts of a livepatch: symbols that must not be bound across parts."""
+"""Check whether the parts of a livepatch can be in one module, and link them apart."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from pathlib import Path
 from klpbuild.elf.constants import SHN_UNDEF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import Problems
+from klpbuild.kernel.tree import Kernel
+from klpbuild.module.livepatch import FILE_NAME
+from klpbuild.module.states import allocates
 from klpbuild.proof.references import rename_undefined
+from klpbuild.request.chosen import Chosen
+from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.symvers import Exports
 
 #: Before a symbol's name while the linker must not take it for another one of that name.
 _APART = "klpbuild_apart_"
 
 
-def check_apart(parts: Mapping[str, Sequence[Path]], in_kernel: Callable[[str], bool]) -> None:
+def _check_apart(parts: Mapping[str, Sequence[Path]], in_kernel: Callable[[str], bool]) -> None:
     """Check that no part defines what another one takes from the kernel.
 
     The linker would bind the one to the other: a part was written against the kernel alone, and
@@ -47,6 +53,38 @@ def check_apart(parts: Mapping[str, Sequence[Path]], in_kernel: Callable[[str], 
                         hint=f"Make it static in {other}, or give it another name there.",
                     )
     problems.check()
+
+
+def check_states(chosen: Chosen, objects: Sequence[tuple[Path, Path]]) -> None:
+    """Check that what makes shadow variables says so to the livepatch that takes its place.
+
+    :param objects: the C files, each with its object.
+    :raises KlpError: where neither the text of the C files nor a description does.
+    """
+    problems = Problems()
+    for source, made in objects:
+        part = chosen.part_of(source)
+        livepatch = part.chosen.livepatch if part else chosen.livepatch
+        if livepatch.own_tables or livepatch.states or not allocates(ElfFile.read(made)):
+            continue
+        problems.add(
+            "makes shadow variables, which its text does not show",
+            where=str(source),
+            why="The livepatch that takes its place must know of them.",
+            hint=f"Write state_version = 1 into {source.parent / FILE_NAME}.",
+        )
+    problems.check()
+
+
+def check_parts(kernel: Kernel, parts: Mapping[str, Sequence[Path]], symbols: Path) -> None:
+    """Check that the parts of a livepatch can be in one module.
+
+    :param parts: the objects of each.
+    :param symbols: the kernel's symbols.klp.
+    :raises KlpError: when one defines what another one takes from the kernel.
+    """
+    database, exports = SymbolDatabase.read(symbols), Exports.read(kernel.module_symvers)
+    _check_apart(parts, lambda n: bool(database.candidates(n)) or exports.find(n) is not None)
 
 
 def set_apart(

@@ -43,7 +43,6 @@ from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, def
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
-from klpbuild.pipeline.joined import check_apart
 from klpbuild.pipeline.table import Said
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Fate, Resolver
@@ -170,17 +169,6 @@ def check_functions(chosen: Chosen, objects: Sequence[Path]) -> None:
     _check_enabled(chosen, elves)
     check_new_functions(elves, functions, problems, callbacks=callbacks)
     problems.check()
-
-
-def check_parts(kernel: Kernel, parts: Mapping[str, Sequence[Path]], symbols: Path) -> None:
-    """Check that the parts of a livepatch can be in one module.
-
-    :param parts: the objects of each.
-    :param symbols: the kernel's symbols.klp.
-    :raises KlpError: when one defines what another one takes from the kernel.
-    """
-    database, exports = SymbolDatabase.read(symbols), Exports.read(kernel.module_symvers)
-    check_apart(parts, lambda n: bool(database.candidates(n)) or exports.find(n) is not None)
 
 
 def _check_enabled(chosen: Chosen, objects: Sequence[ElfFile]) -> None:

@@ -261,15 +261,16 @@ def _inputs(build: Build, rules: tuple[Path, ...]) -> Step:
 
 
 def _link(build: Build, objects: tuple[Path, ...]) -> Step:
-    paths = build.paths
+    paths, sources = build.paths, build.chosen.livepatch.sources
     made = (*objects, paths.inputs)
 
     def run(said: Said) -> None:
-        from klpbuild.pipeline import from_patch, steps
+        from klpbuild.pipeline import from_patch, joined, steps
 
         kernel, chosen, log, strip = build.kernel, build.for_kernel(), build.log, build.strip
+        joined.check_states(chosen, [(source, build.object_of(source)) for source in sources])
         if chosen.parts:
-            steps.check_parts(kernel, _objects_of_parts(build), paths.symbols)
+            joined.check_parts(kernel, _objects_of_parts(build), paths.symbols)
         if chosen.patches:
             from_patch.link_extracted(
                 kernel, chosen, paths.record, made, paths.linked, log, said, strip

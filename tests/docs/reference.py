@@ -25,6 +25,7 @@ _FIELDS = {
     "accept_layouts": "layouts",
     "accept_threads": "threads",
     "accept_data": "data",
+    "state_version": "states",
 }
 _WHEN = {
     "pre_patch": "before the object is patched; may refuse with an error",

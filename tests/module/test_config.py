@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
 from klpbuild.module.config import Made, read_livepatch
-from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, check_for_kernel
+from klpbuild.module.livepatch import (
+    Function,
+    Livepatch,
+    PatchedObject,
+    State,
+    check_for_kernel,
+)
 from klpbuild.module.owntables import brings_own_tables
 from klpbuild.module.tables import LivepatchApi, generate_tables
 from klpbuild.names import object_name
@@ -501,3 +507,17 @@ def test_what_skip_cannot_be(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(KlpError) as caught:
         skipping(tmp_path, text)
     assert f"livepatch.toml:1: {message}\n" in f"{caught.value}\n"
+
+
+def test_what_stays_behind(tmp_path: Path) -> None:
+    path = _livepatch(tmp_path, MINIMAL)
+    assert read_livepatch(path).states == ()
+    (path / "more.c").write_text("void *f(void) { return klp_shadow_alloc(0, 1, 2, 3, 0, 0); }")
+    assert read_livepatch(path).states == (State(path.name),)
+    (path / "more.c").write_text("/* klp_shadow_alloc */")
+    assert read_livepatch(path).states == ()
+    (path / "livepatch.toml").write_text("state_version = 3\n" + MINIMAL)
+    assert read_livepatch(path).states == (State(path.name, 3),)
+    (path / "livepatch.toml").write_text("state_version = -1\n" + MINIMAL)
+    with pytest.raises(KlpError, match=r":1: state_version = -1 is not between 0 and 4294967295"):
+        read_livepatch(path)

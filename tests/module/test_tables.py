@@ -15,8 +15,9 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import string_at
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import Function, Livepatch, PatchedObject
+from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, State
 from klpbuild.module.parts import merged_objects
+from klpbuild.module.states import state_number
 from klpbuild.module.tables import (
     LivepatchApi,
     c_string,
@@ -25,7 +26,7 @@ from klpbuild.module.tables import (
     tables_source,
 )
 
-NEWEST = LivepatchApi(register=False, replace=True, callbacks=True)
+NEWEST = LivepatchApi(register=False, replace=True, callbacks=True, states=True)
 
 LIVEPATCH = Livepatch(
     "fix",
@@ -296,7 +297,7 @@ def test_callbacks_that_the_kernel_does_not_know() -> None:
 
 
 def test_interface_is_read_from_the_kernels_header(fixtures_kernel: Kernel) -> None:
-    assert livepatch_api(fixtures_kernel) == NEWEST
+    assert livepatch_api(fixtures_kernel) == dataclasses.replace(NEWEST, states=False)
 
 
 @pytest.mark.kernel
@@ -324,3 +325,14 @@ def test_c_strings_mean_what_was_written(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-std=c99", "p.c", "-o", "p"], cwd=tmp_path, check=True)
     out = subprocess.run([tmp_path / "p"], capture_output=True, check=True).stdout
     assert out.decode().split("\0")[:-1] == texts
+
+
+def test_states_for_who_takes_its_place() -> None:
+    states = (State("fix", 2), State("other", 0))
+    livepatch = dataclasses.replace(LIVEPATCH, states=states)
+    text = generate_tables(livepatch, NEWEST)
+    number = f"{state_number(State('fix')):#x}ul"
+    assert f"{{ .id = {number}, .version = 2 }}, /* fix */\n\t{{ }}\n" in text
+    assert "\t.states = states,\n" in text
+    assert ".states" not in generate_tables(livepatch, dataclasses.replace(NEWEST, states=False))
+    assert ".states" not in generate_tables(LIVEPATCH, NEWEST)

@@ -108,3 +108,19 @@ def test_what_is_left_out_on_purpose(shared: Checkout, whole: Path) -> None:
     assert [(s["vulnerability"]["name"], s["status"]) for s in vex["statements"]] == [
         ("CVE-2024-1002", "affected")
     ]
+
+
+def test_shadow_variables_that_the_text_does_not_show(shared: Checkout, whole: Path) -> None:
+    (whole / "hand" / "more.c").write_text(
+        "#define CALL(name) klp_shadow_ ## name\n"
+        "void *CALL(alloc)(void *of, unsigned long number);\n"
+        "void *make(void *of);\n"
+        "void *make(void *of)\n"
+        "{\n\treturn CALL(alloc)(of, 1);\n}\n"
+    )
+    said = shared.scons("livepatches=own", status=2)
+    assert (
+        "own/all-fixes/hand/more.c: makes shadow variables, which its text does not show\n"
+        "  The livepatch that takes its place must know of them.\n"
+        "  Write state_version = 1 into own/all-fixes/hand/livepatch.toml.\n"
+    ) in said
