@@ -183,7 +183,7 @@ class Recompiler:
         dependencies = self.workdir / f"{command.target[:-2]}.{name}.d"
         dependencies.parent.mkdir(parents=True, exist_ok=True)
         data = ask(dependencies)
-        packed = zlib.compress(data)
+        packed = zlib.compress(data, 1)
         if patched:
             self._keep(command, kind, packed, line)
         else:
@@ -243,14 +243,22 @@ class Recompiler:
         :raises KlpError: when the compiler cannot write BTF.
         """
         output = self.workdir / f"{command.target[:-2]}.{'new' if patched else 'old'}-btf.o"
-        error = self._compile(command, output, BTF_FLAGS, self.shadow if patched else None)
-        if error:
-            raise KlpError(
-                "the compiler does not write the layouts of structures",
-                where=command.target,
-                why=_first_lines(error),
-                hint="gcc can since version 12 (-gbtf).",
-            )
+
+        def ask(dependencies: Path) -> bytes:
+            flags = (*BTF_FLAGS, f"-Wp,-MD,{dependencies}")
+            error = self._compile(command, output, flags, self.shadow if patched else None)
+            if error:
+                raise KlpError(
+                    "the compiler does not write the layouts of structures",
+                    where=command.target,
+                    why=_first_lines(error),
+                    hint="gcc can since version 12 (-gbtf).",
+                )
+            return output.read_bytes()
+
+        data = self.answer(command, "layouts", BTF_FLAGS, patched, ask)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(data)
         return output
 
     def with_types(self, command: CompileCommand, patched: bool, *flags: str) -> Path:
