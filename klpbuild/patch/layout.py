@@ -7,13 +7,19 @@ gcc writes them as BTF (``-gbtf``, since gcc 12; include/uapi/linux/btf.h).
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from klpbuild.elf import btf, types
 from klpbuild.elf.btf import BROKEN, Btf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Kind, Layout
 from klpbuild.errors import KlpError, broken
+from klpbuild.files import write_file
 from klpbuild.patch.csource import (
     Lines,
     Marks,
@@ -73,6 +79,47 @@ def _types(elf: ElfFile, why: str) -> Btf:
     if types is None:
         raise KlpError("has no BTF", where=elf.name, why=why)
     return types
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What differs of an object's structures and enumerations before and after a patch.
+
+    :ivar before: all layouts, and so `after`; empty when nothing differs.
+    :ivar layouts: structures that are laid out otherwise, and what is other about each.
+    :ivar enumerators: enumerations that are numbered otherwise, and which numbers.
+    """
+
+    before: dict[str, frozenset[Layout]] = field(default_factory=dict)
+    after: dict[str, frozenset[Layout]] = field(default_factory=dict)
+    layouts: tuple[tuple[str, str], ...] = ()
+    enumerators: tuple[tuple[str, str], ...] = ()
+
+
+def compare_layouts(before: ElfFile, after: ElfFile, kept: Path) -> Compared:
+    """Compare the layouts and enumerators in the BTF of two objects.
+
+    That nothing differs is kept by the content of both and of the code that compares: reading
+    all structures of a file takes longer than all else about a file that is compiled already.
+
+    :param kept: the directory for that.
+    """
+    digest = hashlib.sha256()
+    for path in (btf.__file__, types.__file__, __file__):
+        digest.update(Path(path).read_bytes())
+    for elf in (before, after):
+        digest.update(hashlib.sha256(elf.data).digest())
+    same = kept / f"{digest.hexdigest()}.same"
+    if same.is_file():
+        return Compared()
+    olds, news = layouts(before), layouts(after)
+    changed = tuple(changed_layouts(olds, news))
+    others = tuple(changed_enumerators(enumerators(before), enumerators(after)))
+    if not changed and not others:
+        with suppress(KlpError):  # a cache that cannot be written costs time only
+            write_file(same, b"")
+        return Compared()
+    return Compared(olds, news, changed, others)
 
 
 def changed_layouts(

@@ -26,11 +26,8 @@ from klpbuild.patch.holes import new_members, why_not_zero
 from klpbuild.patch.identifiers import without_blind
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.layout import (
-    changed_enumerators,
-    changed_layouts,
-    enumerators,
+    compare_layouts,
     kept_local_types,
-    layouts,
     may_change_layouts,
 )
 from klpbuild.patch.patched import PatchedFile, PatchedSource
@@ -392,8 +389,9 @@ def _check_layouts(
                 )
         jobs = [pool.submit(compiler.with_layouts, pair.command, new) for new in (False, True)]
         before, after = (ElfFile.read(job.result()) for job in jobs)
-        olds, news = layouts(before), layouts(after)
-        for name, change in changed_layouts(olds, news):
+        compared = compare_layouts(before, after, compiler.tree.kept / "layouts")
+        olds, news = compared.before, compared.after
+        for name, change in compared.layouts:
             if name in told:
                 continue
             told.add(name)
@@ -418,7 +416,7 @@ def _check_layouts(
                 "new layout another name if only new code uses it.\n"
                 f"If none outlives the replaced functions, accept it: {_accept(name)}",
             )
-        for name, change in changed_enumerators(enumerators(before), enumerators(after)):
+        for name, change in compared.enumerators:
             if name in told:
                 continue
             told.add(name)

@@ -12,9 +12,11 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.patch.layout import (
     BTF_FLAGS,
+    Compared,
     Layout,
     changed_enumerators,
     changed_layouts,
+    compare_layouts,
     enumerators,
     kept_local_types,
     layouts,
@@ -288,3 +290,23 @@ def test_a_new_structure_is_no_change(small: SmallKernel, tmp_path: Path) -> Non
     assert may_change_layouts(file) == "fix.patch:7"
     result = compiled(small, tmp_path, patch)
     assert [pair.target for pair in result.pairs] == ["fs/open.o"]
+
+
+def test_that_nothing_differs_is_kept_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kept := tmp_path / "kept").mkdir()
+    before, after = with_types(tmp_path, SOURCE), with_types(tmp_path, SOURCE + "int g;\n")
+    other = with_types(tmp_path, SOURCE.replace("int x, y;", "int y, x;"))
+    for _ in range(2):
+        assert compare_layouts(before, other, kept).layouts == (("point", "moves or resizes x, y"),)
+    assert list(kept.iterdir()) == []
+    assert compare_layouts(before, after, kept) == Compared()
+
+    def refuse(elf: ElfFile) -> object:
+        raise AssertionError
+
+    monkeypatch.setattr("klpbuild.patch.layout.layouts", refuse)
+    assert compare_layouts(before, after, kept) == Compared()
+    with pytest.raises(AssertionError):
+        compare_layouts(before, other, kept)
