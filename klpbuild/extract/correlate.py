@@ -46,6 +46,8 @@ class Correlation:
     :ivar to_patched: the patched twin of an original atom.
     :ivar folded: pairs of functions that are one in one object and several in the other,
         as identical code folding leaves them; `to_original` holds one of each.
+    :ivar ordered: twins that are static variables of one name in one function, which only
+        their order tells apart.
     :ivar renamed: patched variables that have another name than the original's.
     :ivar ambiguous: patched variables that may or may not be one that the kernel has.
     """
@@ -57,6 +59,7 @@ class Correlation:
     to_original: dict[Atom, Atom] = field(default_factory=dict)
     to_patched: dict[Atom, Atom] = field(default_factory=dict)
     folded: list[tuple[Atom, Atom]] = field(default_factory=list)
+    ordered: list[list[tuple[Atom, Atom]]] = field(default_factory=list)
     renamed: dict[Atom, Atom] = field(default_factory=dict)
     ambiguous: dict[Atom, Doubt] = field(default_factory=dict)
 
@@ -64,6 +67,10 @@ class Correlation:
         """Record two atoms as twins."""
         self.to_original[patched] = original
         self.to_patched.setdefault(original, patched)
+
+    def part(self, original: Atom, patched: Atom) -> None:
+        """Take two atoms apart that are no twins."""
+        del self.to_original[patched], self.to_patched[original]
 
     def rename(self, original: Atom, patched: Atom) -> None:
         """Record two variables as twins that have different names or users."""
@@ -220,8 +227,11 @@ class _Statics:
             by_users[self.users_patched.get(atom, frozenset())][1].append(atom)
         for olds, news in by_users.values():
             if len(olds) == len(news):
-                for old, new in zip(olds, news, strict=True):
+                pairs = list(zip(olds, news, strict=True))
+                for old, new in pairs:
                     self.result.pair(old, new)
+                if len(pairs) > 1:
+                    self.result.ordered.append(pairs)
         olds = [a for a in originals if a not in self.result.to_patched]
         news = [a for a in patched if a not in self.result.to_original]
         for new in news:

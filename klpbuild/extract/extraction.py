@@ -123,6 +123,7 @@ def extract_part(
         where=part.where,
         in_module=part.owner != VMLINUX,
         key_policy=key_policy,
+        retyped=part.retyped,
         accepted_data=accepted_data,
     )
     made, references, sections = assemble(correlation, chosen, tables, part.source)

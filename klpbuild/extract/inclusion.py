@@ -7,7 +7,7 @@ kernel's own state.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -71,6 +71,7 @@ def include(
     where: str,
     in_module: bool,
     key_policy: KeyPolicy,
+    retyped: Retyped,
     accepted_data: Collection[str] = (),
 ) -> Inclusion:
     """Choose what to include.
@@ -78,13 +79,14 @@ def include(
     :param tables: those of the patched object.
     :param where: what messages call the object, ``source:object``.
     :param in_module: whether the object is part of a module.
+    :param retyped: tells why code takes one of the kernel's variables for another type.
     :param accepted_data: names of variables whose content may change.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
     case = Case(correlation, changes, arch, where, in_module, accepted_data)
     for new, old in correlation.renamed.items():
         case.notices.append(f"{case.place(new)}: is the running kernel's {old.name}")
-    choice = _Choice(case, tables, key_policy)
+    choice = _Choice(case, tables, key_policy, retyped)
     choice.reach()
     look_at_metadata(case, choice.result.atoms)
     result = choice.result
@@ -94,9 +96,13 @@ def include(
     return result
 
 
+#: Tells why code takes a variable of the original for another type, empty if it does not.
+Retyped = Callable[[Atom, Atom], str]
+
+
 class _Choice:
-    def __init__(self, case: Case, tables: Tables, key_policy: KeyPolicy) -> None:
-        self.case, self.tables, self.key_policy = case, tables, key_policy
+    def __init__(self, case: Case, tables: Tables, key_policy: KeyPolicy, retyped: Retyped) -> None:
+        self.case, self.tables, self.key_policy, self.retyped = case, tables, key_policy, retyped
         self.correlation, self.refuse = case.correlation, case.refuse
         self.original, self.patched = case.original, case.patched
         self.copies = settle_variables(case)
@@ -236,6 +242,14 @@ class _Choice:
                 hint="Take the reference out of the function.",
             )
         self._note_static_call(atom, target.name)
+        if why := self.retyped(twin, target):
+            self.refuse(
+                f"{target.name} has another type than the running kernel's",
+                target,
+                why=f"{why}  The running kernel's holds what the old code put there.",
+                hint="Keep its type.  If it is new, give it another name, and keep"
+                f" {twin.name} declared, with __used.",
+            )
 
     def _check_runtime_constant(self, atom: Atom, entry: Entry) -> None:
         """Allow a constant that the kernel writes into its code if a load can stand there."""

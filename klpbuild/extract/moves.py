@@ -13,6 +13,7 @@ from klpbuild.extract.landing import is_landing_place
 from klpbuild.extract.linkage import Origin
 from klpbuild.extract.names import base_name
 from klpbuild.extract.part import Part
+from klpbuild.extract.retyped import type_change
 from klpbuild.extract.sections import Memory
 from klpbuild.extract.state import choose, difference, may_be, named_alike, names, several
 from klpbuild.extract.variable import Variable, same_content
@@ -76,6 +77,8 @@ def _check_variable(
         what = f"it was in {old.atom.section.name} and is in {new.atom.section.name}"
     elif not same_content(old, new):
         what = "its initial value differs"
+    elif told := type_change(old, new):
+        what = told[:1].lower() + told[1:-1]
     else:
         return
     if old.memory is new.memory is Memory.READ_ONLY and origin.is_local:

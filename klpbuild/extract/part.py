@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from klpbuild.elf.reader import Symbol
 from klpbuild.elf.vartypes import VariableType
 from klpbuild.extract.correlate import Correlation, correlate
 from klpbuild.extract.linkage import LinkedObject, Origin
-from klpbuild.extract.objects import CodeObject
+from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.extract.retyped import type_change
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.special import Tables
 from klpbuild.extract.state import settle_renamed
-from klpbuild.extract.variable import Version
+from klpbuild.extract.variable import Variable, Version
 
 #: The types of an object's variables by their symbols: of the patched one, or the original.
 VariableTypes = Callable[[bool], Mapping[str, VariableType]]
@@ -32,13 +33,16 @@ class Part(LinkedObject):
     :ivar source: its source file.
     :ivar sizes: sizes of the table entries of this kernel.
     :ivar types: the types of its variables.
+    :ivar declares: whether the patch may declare variables otherwise.
     :ivar trees: the directories of the original and the patched source.
     """
 
     source: str
     sizes: EntrySizes
     types: VariableTypes = no_types
+    declares: bool = True
     trees: tuple[str, str] = ("", "")
+    _compared: set[Atom] = field(default_factory=set)
 
     @cached_property
     def _versions(self) -> tuple[Version, Version]:
@@ -81,3 +85,11 @@ class Part(LinkedObject):
     def forget(self) -> None:
         """Free the memory of the contents: a patch may change hundreds of objects."""
         self.__dict__.pop("_versions", None)
+
+    def retyped(self, original: Atom, patched: Atom) -> str:
+        """Tell why code takes a variable of the original for another type; empty if not."""
+        old, new = Variable(self.old, original), Variable(self.new, patched)
+        if not self.declares or not old.holds_state or original in self._compared:
+            return ""
+        self._compared.add(original)
+        return type_change(old, new)

@@ -18,6 +18,7 @@ from klpbuild.extract.variable import (
     Variable,
     Version,
     held,
+    likeness,
     listed,
     same_content,
     used_alike,
@@ -30,6 +31,13 @@ _NUMBER = re.compile(
     rf"{_INTEGER}|struct {{{_INTEGER} \w+}}|struct (?:static_key(?:_true|_false)?|percpu_counter)"
 )
 _POINTER = re.compile(r".*\*")
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a type is a number, or a structure of one."""
+    return _NUMBER.fullmatch(text) is not None
+
+
 #: What holds nothing between its uses: who replaces one by another begins anew.
 _LOCK = re.compile(
     r"struct (?:(?:raw_)?spinlock|mutex|rw_semaphore|semaphore|ratelimit_state|lock_class_key"
@@ -42,6 +50,7 @@ def settle_renamed(old: Version, new: Version) -> None:
 
     What may be the kernel's, and is not for sure, becomes ambiguous.
     """
+    _part_reordered(old, new)
     pending = list(choose(old.written(), new.written()))
     number = len(pending) + 1
     while len(pending) < number:  # the content of one may refer to another
@@ -56,6 +65,20 @@ def settle_renamed(old: Version, new: Version) -> None:
                 new.correlation.ambiguous.pop(variable.atom, None)
                 new.correlation.rename(olds[0].atom, variable.atom)
     _pair_constants(old.constants(), new.constants())
+
+
+def _part_reordered(old: Version, new: Version) -> None:
+    """Take twins apart that have one name in one function, if code uses them as it used others.
+
+    The patch may have added one and taken another away, or changed their order.
+    """
+    for pairs in new.correlation.ordered:
+        olds = [Variable(old, original) for original, _ in pairs]
+        news = [Variable(new, patched) for _, patched in pairs]
+        alike = [[likeness(one, other, olds, news) for other in news] for one in olds]
+        if any(max(row) > row[place] for place, row in enumerate(alike)):
+            for original, patched in pairs:
+                new.correlation.part(original, patched)
 
 
 def _pair_constants(gone: Sequence[Variable], come: Sequence[Variable]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
+from itertools import takewhile
+from operator import eq
 
 from klpbuild.elf.vartypes import VariableType
 from klpbuild.extract.correlate import Correlation
@@ -142,6 +144,12 @@ class Variable:
     def memory(self) -> Memory:
         return memory_of(self.atom.section)
 
+    @property
+    def holds_state(self) -> bool:
+        """Whether code may write it, and finds there what it wrote."""
+        data = self.atom.kind is SectionKind.DATA and bool(self.atom.symbols)
+        return data and self.memory is not Memory.READ_ONLY and _holds_state(self.atom)
+
     @cached_property
     def type(self) -> VariableType:
         """Its type; `UNKNOWN` when nobody knows it."""
@@ -205,10 +213,37 @@ def held(variable: Variable) -> Counter[Hashable]:
     return found
 
 
+#: How many instructions from a use on tell what it is for.
+_FOLLOWING = 6
+
+
+def likeness(
+    old: Variable, new: Variable, olds: Sequence[Variable], news: Sequence[Variable]
+) -> int:
+    """Count the instructions that are the same from two variables' uses on, to the first other.
+
+    :param olds: variables of the old version, and
+    :param news: of the new one, of which it is not known which is which.
+    """
+    befores, afters = _uses(old, olds), _uses(new, news)
+    return sum(max((_same(one, other) for other in afters), default=0) for one in befores)
+
+
+def _same(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
+    return sum(1 for _ in takewhile(bool, map(eq, one, other)))
+
+
+def _uses(variable: Variable, group: Sequence[Variable]) -> list[list[Hashable]]:
+    """List the instructions from each use of a variable on; those of a group are one."""
+    steps = _steps(variable, set(variable.users), {v.atom for v in group})
+    words = [word for _, word in steps]
+    return [words[at : at + _FOLLOWING] for at, (uses, _) in enumerate(steps) if uses]
+
+
 _Step = tuple[bool, Hashable]
 
 
-def _steps(variable: Variable, users: set[str]) -> list[_Step]:
+def _steps(variable: Variable, users: set[str], group: Collection[Atom] = ()) -> list[_Step]:
     """Decode functions without register names, and note which instructions use a variable."""
     version, found = variable.version, list[_Step]()
     for atom in version.code.atoms:
@@ -221,7 +256,13 @@ def _steps(variable: Variable, users: set[str]) -> list[_Step]:
             aims = [r for r in references if offset <= r.offset < offset + size]
             uses = any(r.target is variable.atom for r in aims)
             words = "" if operands.startswith("0x") else _REGISTER.sub("%", operands)
-            meaning = tuple((_meaning(version, r, variable.atom), r.addend) for r in aims)
+            meaning = tuple(
+                (
+                    "itself" if r.target in group else _meaning(version, r, variable.atom),
+                    r.addend,
+                )
+                for r in aims
+            )
             found.append((uses, (mnemonic, words, meaning)))
     return found
 

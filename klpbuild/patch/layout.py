@@ -27,6 +27,7 @@ from klpbuild.patch.csource import (
     code_alone,
     directive_lines,
     function_bodies,
+    function_lines,
 )
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.touched import changed_lines
@@ -239,6 +240,25 @@ def _used_by_static(body: bytes) -> set[bytes]:
             if has_value or body[end : end + 1] == b";":
                 found.add(b" ".join(match.groups()))
     return found
+
+
+def may_declare_variables(file: PatchedFile) -> bool:
+    """Tell whether a patch may change declarations of variables that keep what they hold.
+
+    Outside of functions any may be one; inside what is static, or a macro that may say so.
+    """
+    sides = zip((file.original or b"", file.patched), changed_lines(file), strict=True)
+    for text, changed in sides:
+        plain = code_alone(text)
+        inside, lines = function_lines(plain), plain.split(b"\n")
+        for number in changed:
+            line = lines[number - 1] if number <= len(lines) else b""
+            if line.strip() and (number not in inside or _DECLARES.search(line)):
+                return True
+    return False
+
+
+_DECLARES = re.compile(rb"\bstatic\b|\b[A-Z][A-Z0-9_]{3,}\s*\(|[}]\s*\w+\s*(?:;|=)")
 
 
 def may_change_layouts(file: PatchedFile) -> str:

@@ -30,6 +30,7 @@ from klpbuild.module.states import allocates
 from klpbuild.names import VMLINUX
 from klpbuild.patch.effect import Effect, patch_effects, patches_of
 from klpbuild.patch.fix import Fix, Standing, faults
+from klpbuild.patch.layout import may_declare_variables
 from klpbuild.patch.pair import CompiledPatch, ObjectPair, compile_patch
 from klpbuild.patch.versions import check_versions
 from klpbuild.pipeline import steps
@@ -175,6 +176,7 @@ def _read_pair(compiled: CompiledPatch, sizes: EntrySizes, number: int, pair: Ob
         source=pair.source,
         sizes=sizes,
         types=lambda patched: compiled.variable_types(pair, patched),
+        declares=any(map(may_declare_variables, compiled.patched.files)),
         trees=(str(compiled.tree.source), str(compiled.compiler.shadow)),
     )
 

@@ -220,6 +220,7 @@ def test_new_state_in_another_file_is_new(tmp_path: Path) -> None:
     [
         ("int x = 3;", "int x = 4;", "its initial value differs"),
         ("int x;", "long x;", "its size was 4 bytes and is 8"),
+        ("int x;", "short x[2];", "its type was int and is short int[2]"),
         (
             "int x;",
             'int __attribute__((section(".data..percpu"))) x;',

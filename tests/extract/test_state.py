@@ -279,3 +279,75 @@ def test_a_renamed_variable_goes_on(tmp_path: Path) -> None:
     printed, extraction = run(Pair(tmp_path, source, change), main)
     assert printed == "41 43 42"
     assert [function.name for function in extraction.changed] == ["next"]
+
+
+BLOCKS = {
+    "A": "if (n & 1) { static int seen; n += out(seen++); }",
+    "B": "if (n & 2) { static int seen; n ^= out(seen--); }",
+    "C": "if (n & 4) { static int seen; n *= out(seen *= 3); }",
+    "L": "if (n & 8) { static long seen; n |= out(seen /= 3); }",
+}
+
+
+def blocks(names: str, number: int) -> str:
+    """A function that has static variables of one name, each with its own code."""
+    inside = " ".join(BLOCKS[name] for name in names)
+    return f"int f(int n) {{ use((void *){number}L); {inside} return n; }}"
+
+
+def test_statics_of_one_name_that_stay_in_order_are_the_kernels(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, HEADER + blocks("AB", 1), {blocks("AB", 1): blocks("AB", 2)})
+    assert kernels(pair) == {"seen.0", "seen.1"}
+
+
+@pytest.mark.parametrize(("old", "new"), [("AB", "BA"), ("AB", "BC"), ("ABC", "BCA"), ("AL", "LA")])
+def test_statics_of_one_name_that_change_their_order_are_refused(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    pair = Pair(tmp_path, HEADER + blocks(old, 1), {blocks(old, 1): blocks(new, 2)})
+    assert "seen (in f) may be the running kernel's seen (in f)" in pair.refusal()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("static int VAR;", "static unsigned int VAR;"),
+        ("static int VAR;", "static atomic_t VAR;"),
+        ("static int VAR;", "static int VAR[1];"),
+        ("static struct { int a, b; } VAR;", "static struct { int a, c; } VAR;"),
+        ("static struct { int a, b; } VAR;", "static struct two { unsigned a, b; } VAR;"),
+        ("static void *VAR;", "static struct list *VAR;"),
+        ("static char *VAR[2];", "static char *VAR[2];"),
+    ],
+)
+def test_a_variable_that_keeps_what_it_holds(tmp_path: Path, old: str, new: str) -> None:
+    before, after = versions(old, new, "(use(&VAR), 1)", "same", "same")
+    assert kernels(Pair(tmp_path, HEADER + before, {before: after})) == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("int VAR", "short VAR[2]", "Its type was int and is short int[2]."),
+        ("struct list *VAR", "struct mutex *VAR",
+         "Its type was struct list * and is struct mutex *."),
+        ("void *VAR", "unsigned long VAR", "Its type was void * and is long unsigned int."),
+        ("int (*VAR)(int)", "int (*VAR)(long)",
+         "Its type was int (int) * and is int (long int) *."),
+        ("struct { int lock, count; } VAR", "struct { int count, lock; } VAR",
+         "Its members were int lock, int count and are int count, int lock."),
+        ("struct { int a; void *p; } VAR", "struct { int a; long p; } VAR",
+         "Its members were int a, void * p and are int a, long int p."),
+        ("struct { int a, b; } VAR", "struct { long a; } VAR",
+         "Its members were int a, int b and are long int a."),
+    ],
+)  # fmt: skip
+def test_a_variable_that_holds_something_else_is_refused(
+    tmp_path: Path, old: str, new: str, why: str
+) -> None:
+    before, after = versions(f"static {old};", f"static {new};", "(use(&VAR), 1)", "it", "it")
+    assert Pair(tmp_path, HEADER + before, {before: after}).refusal() == (
+        "code.c:code.o:it: it has another type than the running kernel's\n"
+        f"  {why}  The running kernel's holds what the old code put there.\n"
+        "  Keep its type.  If it is new, give it another name, and keep it declared, with __used."
+    )

@@ -21,6 +21,7 @@ from klpbuild.patch.layout import (
     kept_local_types,
     layouts,
     may_change_layouts,
+    may_declare_variables,
     type_lines,
 )
 from klpbuild.patch.patchfile import apply_patches
@@ -280,6 +281,33 @@ def test_a_static_variable_of_another_type(small: SmallKernel, tmp_path: Path) -
         '  If the layout is the same, accept it: --accept-layout "struct of last", '
         'or accept_layouts = ["struct of last"] in livepatch.toml.'
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "may"),
+    [
+        ("} all;", "} all, more;", True),
+        ("\tint a", "\tlong a", True),
+        ("static int once", "static long once", True),
+        ("\tDEFINE_MUTEX(lock);", "\tDEFINE_SPINLOCK(lock);", True),
+        ("\t} kept;", "\t} kept = { 1 };", True),
+        ("return n;", "return n + 1;", False),
+        ("int n)", "long n)", True),  # outside of the braces
+        ("return n;", "return -n; /* static int said; */", False),
+    ],
+)
+def test_where_variables_are_declared(tmp_path: Path, old: str, new: str, may: bool) -> None:
+    text = (
+        "static struct {\n\tint a;\n} all;\n\n/* said */\nint f(int n)\n{\n\tstatic int once;\n"
+        "\tDEFINE_MUTEX(lock);\n\tstatic struct {\n\t\tint b;\n\t} kept;\n\n\treturn n;\n}\n"
+    )
+    (tmp_path / "x.c").write_text(text)
+    assert text.count(old) == 1
+    changed = text.replace(old, new).splitlines(keepends=True)
+    diff = difflib.unified_diff(text.splitlines(keepends=True), changed, "a/x.c", "b/x.c")
+    (tmp_path / "fix.patch").write_text("".join(diff))
+    file = apply_patches([tmp_path / "fix.patch"], tmp_path).files[0]
+    assert may_declare_variables(file) is may
 
 
 def test_a_new_structure_is_no_change(small: SmallKernel, tmp_path: Path) -> None:
