@@ -44,7 +44,7 @@ class Conversion:
     """A converted module, and how it was converted.
 
     :ivar data: the bytes of the file.
-    :ivar decisions: what became of each undefined symbol, in symbol-table order; one for
+    :ivar decisions: how each undefined symbol was resolved, in symbol-table order; one for
         each gate that it has.
     :ivar relocations: the livepatch relocations, in section order.
     :ivar unchecked: what of their gates could not be told.

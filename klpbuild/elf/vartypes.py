@@ -57,7 +57,7 @@ class VariableType:
 def variable_types(elf: ElfFile) -> dict[str, VariableType]:
     """Read the types of the variables that a compiled object of one unit defines.
 
-    :return: by symbol.
+    :returns: by symbol.
     :raises KlpError: when the object has no debug information that can be read.
     """
     dwarf = Dwarf(elf)
@@ -76,7 +76,7 @@ def variable_types(elf: ElfFile) -> dict[str, VariableType]:
 def function_types(elf: ElfFile) -> dict[str, tuple[str, ...]]:
     """Read how the global functions that a compiled object of one unit defines are called.
 
-    :return: by name what a caller must know: the result's kind, then each parameter's. Types
+    :returns: by name what a caller must know: the result's kind, then each parameter's. Types
         that are passed alike are of one kind: ``int`` and ``unsigned int``, all pointers.
     :raises KlpError: when the object has no debug information that can be read.
     """

@@ -99,7 +99,7 @@ def excerpt(
     """Extract functions of a file.
 
     :param functions: name to new name.
-    :param place: says what becomes of a name of the file; told whether it is static code.
+    :param place: decides how a name of the file is provided; told whether it is static code.
     :param heading: the lines of the comment at the top.
     :param local_headers: whether to keep headers that are not under ``include/``.
     :param without: ``#include`` lines to leave out.

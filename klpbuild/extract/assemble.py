@@ -77,7 +77,7 @@ def assemble(
 
     :param tables: those of the patched object.
     :param source_file: name for the STT_FILE symbol.
-    :return: the object, its undefined symbols, and the section of each included atom.
+    :returns: the object, its undefined symbols, and the section of each included atom.
     """
     assembly = Assembly(correlation, chosen, tables, source_file)
     assembly.place_atoms()

@@ -63,7 +63,7 @@ def extract(
     :param key_policy: decides about static keys and calls that the object does not own.
     :param types: the types of variables.
     :param accepted_data: names of variables whose content may change.
-    :return: without changed functions when all that is new are globals, which another
+    :returns: without changed functions when all that is new are globals, which another
         object of the same livepatch may use.
     :raises UnchangedError: when nothing changes.
     :raises OnlyStartError: when nothing but ``__init`` code changes.
@@ -107,7 +107,7 @@ def extract_part(
     :param key_policy: decides about static keys and calls that the object does not own.
     :param renewed: global functions that are declared otherwise.
     :param accepted_data: names of variables whose content may change.
-    :return: with nothing included when nothing changes, and without changed functions when
+    :returns: with nothing included when nothing changes, and without changed functions when
         all that is new are globals, which another object of the same livepatch may use.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """

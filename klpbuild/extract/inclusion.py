@@ -45,7 +45,7 @@ class Inclusion:
     :ivar atoms: included atoms of the patched object, each with the reason.
     :ivar changed: those that replace a function of the original.
     :ivar detached: jump label entries that get a key of their own.
-    :ivar keys: keys with what became of their uses.
+    :ivar keys: keys, each with the `KeyUse` of the code that it switches.
     :ivar notices: what the user should know.
     :ivar written: accepted variables, of which callbacks write what changes.
     :ivar left_out: changed ``__init`` code and data that the livepatch does without.

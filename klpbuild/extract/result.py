@@ -132,7 +132,7 @@ class Extraction:
         have, which other objects of the same livepatch may use.
     :ivar removed: names of the original's functions that the patched object does not have.
     :ivar references: its undefined symbols.
-    :ivar keys: keys with what became of their uses.
+    :ivar keys: keys, each with the `KeyUse` of the code that it switches.
     :ivar included: all functions and variables in it.
     :ivar notices: what the user should know and is no fault.
     :ivar words: how many words of the kernel's variables a callback writes.

@@ -164,7 +164,7 @@ def choose(
     """Find new variables that may be the kernel's, by name first and else by type.
 
     :param may: whether a new variable may be one of the kernel's.
-    :return: a new variable, those of the kernel that it may be, and the new ones that may be
+    :returns: a new variable, those of the kernel that it may be, and the new ones that may be
         one of these.
     """
     left_gone, left_come = list(gone), list(come)

@@ -30,7 +30,7 @@ def settle_variables(case: Case) -> set[Atom]:
     holds no function's.  Tables of functions whose address is passed on
     (``inode->i_fop``) are compared and kept by the kernel: they are refused.
 
-    :return: the constants of which the livepatch has its own copy.
+    :returns: the constants of which the livepatch has its own copy.
     """
     copies = set()
     for atom, difference in case.changes.data.items():

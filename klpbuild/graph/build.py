@@ -24,8 +24,8 @@ Edges have as key and as attribute ``kind`` one of:
                                           ``symbols``: how many
 ==============  ========================  ===========================================
 
-The graph tells what there is.  What becomes of a reference that is not yet
-converted is decided by the conversion, not here.
+The graph tells what there is.  How a reference that is not yet
+converted is resolved is decided by the conversion, not here.
 """
 
 from __future__ import annotations

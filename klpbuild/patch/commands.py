@@ -89,7 +89,7 @@ def compile_commands(
 
     :param cache: a directory for the answers.
     :param targets: objects such as ``fs/open.o``.
-    :return: by target; a target that kbuild knows no rule for is missing.
+    :returns: by target; a target that kbuild knows no rule for is missing.
     :raises KlpError: when kbuild itself fails.
     """
     wanted = list(dict.fromkeys(targets))
@@ -109,7 +109,7 @@ def compile_commands(
 def make_objects(tree: PreparedTree, cache: Path, targets: Iterable[str], log: Log) -> bool:
     """Let kbuild make objects, and so whatever they need that is generated.
 
-    :return: whether it could.
+    :returns: whether it could.
     """
     command = tree.make(*targets)
     with locked(cache / "kbuild"):

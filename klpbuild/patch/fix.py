@@ -32,7 +32,7 @@ GOOD = frozenset({Standing.IN, Standing.IDLE, Standing.SKIPPED})
 class Fault(Problem):
     """A problem that a patch has.
 
-    :ivar standing: what it makes of the patch.
+    :ivar standing: the patch's result by it.
     :ivar patches: the names of the patches that may be at fault, one or several.
     :ivar others: the names of those that it conflicts with, or needs.
     :ivar object: the kernel's object that it is about, as kbuild calls it; may be empty.
@@ -51,7 +51,7 @@ class IdleError(KlpError):
 class PatchesError(KlpError):
     """Some patches cannot be in a livepatch.
 
-    :ivar fixes: what became of each patch.
+    :ivar fixes: the result of each patch.
     """
 
     fixes: tuple[Fix, ...] = ()

@@ -65,11 +65,11 @@ class Extracted:
     :ivar functions: what they replace, by object of the kernel.
     :ivar late_names: names that undefined symbols get after the link, by those in `objects`.
     :ivar report: what was changed, for people.
-    :ivar references: what became of each reference, for people.
+    :ivar references: how each reference was resolved, for people.
     :ivar reasons: why each function and variable is in the module, by its name there.
     :ivar places: how the place of each livepatch symbol was found, by its name there.
     :ivar idle: the patches that change nothing in this kernel, by name.
-    :ivar fixes: what became of each patch, in their order.
+    :ivar fixes: the result of each patch, in their order.
     :ivar allocates: whether its code allocates shadow variables.
     """
 

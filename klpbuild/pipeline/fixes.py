@@ -96,7 +96,7 @@ def extract_chosen(
 
 
 def all_fixes(chosen: Chosen, fixes: Sequence[Fix], *, built: bool = True) -> tuple[Fix, ...]:
-    """Tell what became of each patch, and of each part of C files, in the order of the parts.
+    """List the result of each patch, and of each part of C files, in the order of the parts.
 
     :param fixes: of the patches.
     :param built: whether the C files were compiled.

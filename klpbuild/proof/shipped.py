@@ -142,7 +142,7 @@ class ShippedBinary:
 
         :param type: relocation type in the object.
         :param addend: the object's addend, which is taken off again.
-        :return: None when the shipped binary has no such relocation there.
+        :returns: None when the shipped binary has no such relocation there.
         """
         if self.linked:
             return self._linked_target(place, type, addend)

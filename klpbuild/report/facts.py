@@ -80,13 +80,13 @@ class Facts:
     :ivar inputs: what it was compiled from.
     :ivar patches: the source patches in it, in their order; empty for C files.
     :ivar module: the converted module.
-    :ivar fates: what became of each reference.
+    :ivar fates: how each reference was resolved.
     :ivar used_symbols: digest of the symbols of each object that the conversion used.
     :ivar epoch: SOURCE_DATE_EPOCH, None when it is not set.
     :ivar reasons: why a function or variable of an extracted object is in the module, by
         its name there.
     :ivar idle: the patches that change nothing in this kernel, by name.
-    :ivar fixes: what became of each source patch, those that are left out among them.
+    :ivar fixes: the result of each source patch, those that are left out among them.
     :ivar left: the source patches that are left out, on purpose or not.
     :ivar checked: the second opinion on the module, if it has been asked for.
     """

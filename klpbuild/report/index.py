@@ -17,7 +17,7 @@ class Entry:
 
     :ivar kernel: the directory of its outputs.
     :ivar module: ``livepatch-NAME``.
-    :ivar state: what became of it.
+    :ivar state: its result, in words.
     :ivar good: whether nothing is wrong.
     :ivar page: whether it has a report page beside it.
     """

@@ -104,7 +104,7 @@ class Result:
     :ivar detail: findings, or the first thing that is wrong; may be empty.
     :ivar findings: how many of each severity `klpbuild.check` has, by its word.
     :ivar booted: whether the kernel loaded it in QEMU; None if that was not tried.
-    :ivar fixes: what became of each of its source patches.
+    :ivar fixes: the result of each of its source patches.
     """
 
     kernel: str

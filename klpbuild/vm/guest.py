@@ -68,7 +68,7 @@ class Guest:
             livepatch behind, or when it dies.
         :param number: of the boot, for the names of its files.
         :param started: called with each group when the guest begins it.
-        :returns: what became of the groups that were begun.
+        :returns: the results of the groups that were begun.
         :raises KlpError: when the guest cannot be booted: a missing program, a missing module,
             or a kernel that dies before the first step.
         """
