@@ -22,7 +22,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,9 +92,9 @@ def _file(module: str) -> Path | None:
     """Find the file of a module, named as `modprobe` takes it, or by its path; None without one."""
     if module.endswith(_SUFFIXES):
         return Path(module) if Path(module).exists() else None
-    done = subprocess.run(
-        ["modinfo", "-n", "--", module], capture_output=True, text=True, check=False
-    )
+    from klpbuild.run import run as run_to_end
+
+    done = run_to_end(["modinfo", "-n", "--", module])
     return Path(done.stdout.strip()) if done.returncode == 0 and done.stdout.strip() else None
 
 

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 import textwrap
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.files import write_file
 from klpbuild.package.contents import Package, PackagedFile, render
+from klpbuild.run import run as run_to_end
 
 #: Since Debian 13 /lib is a link to /usr/lib, so that both places are one.
 _UNITS = "/lib/systemd/system"
@@ -81,15 +81,7 @@ def run(command: list[str], epoch: int, package: str) -> None:
             hint=f"Run: apt-get install {package}",
         )
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C", "TZ": "UTC"}
-    done = subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = run_to_end(command, environment)
     if done.returncode:
         said = (done.stderr + done.stdout).strip().splitlines()
         raise KlpError(
