@@ -19,8 +19,9 @@ from klpbuild.elf.reader import Section
 from klpbuild.errors import KlpError
 from klpbuild.names import VMLINUX, LivepatchSection
 
+Contents = bytes | memoryview
 #: Whether code takes a relocation at an offset.
-Fits = Callable[[bytes, int], bool]
+Fits = Callable[[Contents, int], bool]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Loader:
             return
         code = subject.elf.contents(target)
         executable = target.sh_flags & SHF.EXECINSTR
-        if kind.fits and executable and not kind.fits(bytes(code), row.offset):
+        if kind.fits and executable and not kind.fits(code, row.offset):
             what = f"{kind.name} is not in an instruction that has such a field"
             subject.find(catalogue.MISFIT, what, applied.place(subject))
         if kind.align > 1 and self._is_odd(subject, applied, kind.align):
@@ -135,6 +136,13 @@ class Loader:
         gates = {p.object for p in subject.patched or ()}
         effect = Effect.LATE if gates and VMLINUX not in gates else Effect.REFUSED
         subject.find(catalogue.BAD_ENTRY, what, place(applied.target, row.offset), effect)
+
+
+def word(code: Contents, offset: int) -> int:
+    """Read the little-endian instruction of 4 bytes at an offset, 0 where there is none."""
+    if not 0 <= offset <= len(code) - 4 or offset % 4:
+        return 0
+    return int.from_bytes(code[offset : offset + 4], "little")
 
 
 def _all_applied(subject: Subject) -> Iterator[Applied]:

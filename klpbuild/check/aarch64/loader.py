@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-
-from klpbuild.check.loader import Fits, Kind, Loader
+from klpbuild.check.loader import Contents, Fits, Kind, Loader, word
 from klpbuild.check.subject import Subject
 
 _NOP, _BTI_C = 0xD503201F, 0xD503245F
@@ -12,32 +10,25 @@ _NOP, _BTI_C = 0xD503201F, 0xD503245F
 _BEFORE = 8
 
 
-def _word(code: bytes, offset: int) -> int:
-    """Read the instruction at an offset, 0 where there is none."""
-    if not 0 <= offset <= len(code) - 4 or offset % 4:
-        return 0
-    return int(struct.unpack_from("<I", code, offset)[0])
-
-
 def _masked(mask: int, *values: int) -> Fits:
     """Tell which instructions of these encodings the field is in."""
-    return lambda code, offset: _word(code, offset) & mask in values
+    return lambda code, offset: word(code, offset) & mask in values
 
 
 def _access(size: int) -> Fits:
     """Tell accesses of 1 << size bytes with an unsigned 12-bit offset; prefetches have 8."""
 
-    def fits(code: bytes, offset: int) -> bool:
-        word = _word(code, offset)
-        if word & 0x3B000000 != 0x39000000:
+    def fits(code: Contents, offset: int) -> bool:
+        found = word(code, offset)
+        if found & 0x3B000000 != 0x39000000:
             return False
-        wide = word >> 26 & 1 and word >> 23 & 1  # a register of 16 bytes
-        return (4 if wide else word >> 30) == size
+        wide = found >> 26 & 1 and found >> 23 & 1  # a register of 16 bytes
+        return (4 if wide else found >> 30) == size
 
     return fits
 
 
-def _add_or_access(code: bytes, offset: int) -> bool:
+def _add_or_access(code: Contents, offset: int) -> bool:
     return _ADD(code, offset) or _access(0)(code, offset)
 
 
@@ -85,14 +76,14 @@ _KINDS |= {
 
 def _is_entry(subject: Subject, section: int, offset: int) -> bool:
     """Find an entry as ftrace_call_adjust() does: two nops, perhaps behind bti c."""
-    code = bytes(subject.elf.contents(subject.elf.sections[section]))
+    code = subject.elf.contents(subject.elf.sections[section])
     functions = {(s.st_shndx, s.st_value) for s in subject.elf.symbol_list if s.is_function}
     places = [offset, offset + 4]
     if (section, offset + _BEFORE) in functions:
         start = offset + _BEFORE
-        start += 4 * (_word(code, start) == _BTI_C)
+        start += 4 * (word(code, start) == _BTI_C)
         places += [start, start + 4]
-    return all(_word(code, at) == _NOP for at in places)
+    return all(word(code, at) == _NOP for at in places)
 
 
 LOADER = Loader(

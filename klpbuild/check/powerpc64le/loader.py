@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-
 from klpbuild.check import catalogue
-from klpbuild.check.loader import Applied, Fits, Kind, Loader, is_elsewhere
+from klpbuild.check.loader import Applied, Contents, Fits, Kind, Loader, is_elsewhere, word
 from klpbuild.check.subject import Subject
 
 _REL24 = 10
@@ -14,22 +12,15 @@ _NOP, _LOAD_TOC = 0x60000000, 0xE8410018
 _MFLR, _STD = 0x7C0802A6, 0xF8010010
 
 
-def _word(code: bytes, offset: int) -> int:
-    """Read the instruction at an offset, 0 where there is none."""
-    if not 0 <= offset <= len(code) - 4 or offset % 4:
-        return 0
-    return int(struct.unpack_from("<I", code, offset)[0])
-
-
 def _opcodes(*wanted: int) -> Fits:
     """Tell which instructions of these primary opcodes the field is in."""
-    return lambda code, offset: _word(code, offset) >> 26 in wanted
+    return lambda code, offset: word(code, offset) >> 26 in wanted
 
 
-def _branch(code: bytes, offset: int) -> bool:
+def _branch(code: Contents, offset: int) -> bool:
     """Tell whether it is b or bl with a distance: opcode 18 without the bit AA."""
-    word = _word(code, offset)
-    return word >> 26 == 18 and not word & 2
+    found = word(code, offset)
+    return found >> 26 == 18 and not found & 2
 
 
 #: Power ISA: 14 addi, 15 addis; 32 to 55 loads and stores, 58 and 62 those of 8 bytes.
@@ -58,11 +49,11 @@ def _is_entry(subject: Subject, section: int, offset: int) -> bool:
 
     It is mflr r0, perhaps std r0,16(r1), and bl _mcount; or two nops.
     """
-    code = bytes(subject.elf.contents(subject.elf.sections[section]))
-    before = _word(code, offset - 4)
+    code = subject.elf.contents(subject.elf.sections[section])
+    before = word(code, offset - 4)
     if (section, offset) in subject.entry_calls:
-        return before == _MFLR or (before == _STD and _word(code, offset - 8) == _MFLR)
-    return _word(code, offset) == _word(code, offset + 4) == _NOP
+        return before == _MFLR or (before == _STD and word(code, offset - 8) == _MFLR)
+    return word(code, offset) == word(code, offset + 4) == _NOP
 
 
 def _check_nop(subject: Subject, applied: Applied) -> None:
@@ -70,9 +61,9 @@ def _check_nop(subject: Subject, applied: Applied) -> None:
     row = applied.row
     if row.kind != _REL24 or not is_elsewhere(subject, row.symbol):
         return
-    code = bytes(subject.elf.contents(applied.target))
-    after = _word(code, row.offset + 4)
-    is_call = _word(code, row.offset) & 1
+    code = subject.elf.contents(applied.target)
+    after = word(code, row.offset + 4)
+    is_call = word(code, row.offset) & 1
     name = subject.elf.symbol_name(row.symbol)
     if is_call and name != _ENTRY_CALL and after not in (_NOP, _LOAD_TOC):
         what = f"the call is followed by {after:08x}, which is no nop"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from klpbuild.check import catalogue
-from klpbuild.check.loader import Applied, Kind, Loader, gate_of
+from klpbuild.check.loader import Applied, Contents, Kind, Loader, gate_of
 from klpbuild.check.subject import Subject
 from klpbuild.names import VMLINUX
 
@@ -21,7 +21,7 @@ _KEPT = frozenset({6, 7, 8, 15, 18, 20, 24, 25, 26, 29, 30, 31, 32, 33, 34, 35, 
 _NOP = bytes.fromhex("c00400000000")
 
 
-def _relative_long(code: bytes, offset: int) -> bool:
+def _relative_long(code: Contents, offset: int) -> bool:
     """Tell whether the 4 bytes are the last ones of an instruction of formats RIL-b and RIL-c.
 
     The Principles of Operation: larl, brcl, brasl; those of opcode c4 and c6.
@@ -32,11 +32,11 @@ def _relative_long(code: bytes, offset: int) -> bool:
     return (operation == 0xC0 and extension in (0, 4, 5)) or operation in (0xC4, 0xC6)
 
 
-def _branch(code: bytes, offset: int) -> bool:
+def _branch(code: Contents, offset: int) -> bool:
     return offset >= 2 and code[offset - 2] == 0xC0 and code[offset - 1] & 0x0F in (4, 5)
 
 
-def _load(code: bytes, offset: int) -> bool:
+def _load(code: Contents, offset: int) -> bool:
     """Tell whether it is lgrl or larl, which take a GOT entry's content or address."""
     opcode = (code[offset - 2], code[offset - 1] & 0x0F) if offset >= 2 else (0, 0)
     return opcode in ((0xC4, 8), (0xC0, 0))
