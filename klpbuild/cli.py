@@ -168,10 +168,12 @@ class _Run:
 
 
 def _prepare() -> None:
-    """Make the streams usable, and let signals clean up."""
+    """Make texts UTF-8 and the streams usable, and let signals clean up."""
     import os
     import signal
 
+    if sys.getfilesystemencoding() != "utf-8":  # the locale's: Python starts again with our own
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     # ./scons lets the script start with interrupts blocked: Python would show where one came.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     from klpbuild.terminal.streams import open_streams

@@ -182,6 +182,8 @@ def explained(error: BaseException) -> KlpError | None:
         return KlpError("there is not enough memory", hint="See `ulimit -v`.")
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return KlpError("the system starts no further thread", hint="See `ulimit -u` and `-v`.")
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        error = error.__context__  # Path.resolve() before Python 3.13, for links in a circle
     if not isinstance(error, OSError):
         return None
     what, where = error.strerror or str(error), str(error.filename or "")

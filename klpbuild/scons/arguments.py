@@ -189,10 +189,14 @@ def _wrapped(width: int, name: str, text: str) -> list[str]:
 
 
 def check_arguments(env: Any, further: Iterable[str] = ()) -> None:
-    """End with a message when the command line has a word that nobody reads.
+    """End with a message for a word that nobody reads, or when texts are not UTF-8.
 
     :param further: targets of the SConstruct.
     """
+    if sys.getfilesystemencoding() != "utf-8":
+        what = f"Python takes texts for {sys.getfilesystemencoding()}, as the locale says"
+        show(Problem(what, hint="Set PYTHONUTF8=1, as ./scons does."), "scons")
+        sys.exit(2)
     options = [*(option.name for option in OPTIONS), *NAMES]
     targets = [*TARGETS, *further]
     unknown = [("option", word, options) for word in sorted(set(ARGUMENTS) - set(options))]

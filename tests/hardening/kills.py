@@ -12,6 +12,7 @@ is new, every twentieth time what klpbuild keeps of the kernel, too.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,8 +43,9 @@ UNITS = ("KB", "ki")
 #: whose children go on; and what users and systems send.
 SIGNALS = ("group", "alone", "terminate", "interrupt", "hang up")
 _NUMBERS = {"terminate": signal.SIGTERM, "interrupt": signal.SIGINT, "hang up": signal.SIGHUP}
-#: Logs, pages, which tell how long it took, and what no step takes for an output.
-_LEFT_OUT = (".log", ".jsonl", ".lock", "inputs.c", "inputs.d", ".html")
+#: Logs, pages, which tell how long it took, and what no step takes for an output: what is kept
+#: in dependencies.json says what it was made from, and may be of the killed run.
+_LEFT_OUT = (".log", ".jsonl", ".lock", "inputs.c", "inputs.d", ".html", "/dependencies.json")
 
 
 @dataclass
@@ -57,11 +59,23 @@ class Killed:
     wrong: list[str] = field(default_factory=list)
 
 
+def scons(*words: str) -> list[str]:
+    """The command line that ./scons starts: an interrupt waits until it can be told in a line."""
+    start = re.search(
+        r" -c '\n(.*)' \"\$@\"$", (ROOT / "scons").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert start
+    return ["env", "--block-signal=INT", sys.executable, "-c", start[1], *words]
+
+
 class Builds:
     """Two livepatches of one name, and the ways to build them.
 
     :ivar directory: a checkout's place; ``build/`` in it is the directory of outputs.
+    :ivar makers: who builds.
     """
+
+    makers: tuple[str, ...] = ("klpbuild", "scons")
 
     def __init__(self, directory: Path, release: str, cache: Path) -> None:
         self.directory, self.release, self.cache = directory, release, cache
@@ -81,7 +95,7 @@ class Builds:
         """The command line that builds."""
         if by == "scons":
             words = ["livepatches=fixes", "livepatch=x", f"kernel={self.release}"]
-            return [sys.executable, "-m", "SCons", "-Q", *words]
+            return scons("-Q", *words)
         words = ["build", "--kernel", self.release, "--name", "x", str(self.patch)]
         return [sys.executable, "-m", "klpbuild.cli", *words]
 
@@ -135,7 +149,7 @@ class Builds:
         return {
             str(path.relative_to(top)): path.read_bytes()
             for path in paths
-            if path.is_file() and not path.name.endswith(_LEFT_OUT)
+            if path.is_file() and not str(path).endswith(_LEFT_OUT)
         }
 
     def leftovers(self) -> list[str]:
@@ -177,7 +191,7 @@ def run(builds: Builds, kills: int, random: Random, fresh: bool = True) -> Kille
     clean, seconds = _clean(builds)
     killed = Killed()
     for number in range(kills):
-        by, how = random.choice(("scons", "klpbuild")), random.choice(SIGNALS)
+        by, how = random.choice(builds.makers), random.choice(SIGNALS)
         before, after = random.sample(UNITS, 2)
         longest = seconds[by]
         if fresh and number % 10 == 9:
@@ -189,7 +203,7 @@ def run(builds: Builds, kills: int, random: Random, fresh: bool = True) -> Kille
         said = builds.kill(by, how, moment)
         killed.kinds[f"{by}, {how}"] += 1
         builds.choose(after)
-        by = random.choice(("scons", "klpbuild"))
+        by = random.choice(builds.makers)
         said = said or builds.build(by)
         wrong = [said] if said else _differences(builds, clean[by, after])
         killed.wrong += [f"{begun}: {each}" for each in wrong]
@@ -206,8 +220,8 @@ def _clean(builds: Builds) -> tuple[Clean, dict[str, float]]:
     clean: dict[tuple[str, str], Mapping[str, bytes]] = {}
     seconds: dict[str, float] = {}
     builds.choose(UNITS[0])
-    builds.build("klpbuild")  # makes what is kept of the kernel
-    for by in ("klpbuild", "scons"):
+    builds.build(builds.makers[0])  # makes what is kept of the kernel
+    for by in builds.makers:
         for unit in UNITS:
             builds.choose(unit)
             builds.forget(False)

@@ -45,6 +45,26 @@ ENVIRONMENTS = {
     "TMPDIR is nowhere": Environment(SCONS, variables={"TMPDIR": "/nowhere"}),
     "no TERM": Environment(SCONS, variables={"TERM": "dumb"}),
     "C locale": Environment(SCONS, variables={"LC_ALL": "C", "LANG": "C"}),
+    "a locale of other letters": Environment(
+        SCONS,
+        2,
+        "scons: error: Python takes texts for ascii, as the locale says\n"
+        "  Set PYTHONUTF8=1, as ./scons does.\n",
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ),
+    "check: a locale of other letters": Environment(
+        CHECK, variables={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ),
+    "DESTDIR is a link in a circle": Environment(
+        f"ln -sfn circle circle; {SCONS} install DESTDIR=circle",
+        2,
+        "circle/lib/modules/6.1.0-fixtures/updates/livepatch: too many levels of symbolic links\n",
+    ),
+    "links in DESTDIR in a circle": Environment(
+        f"mkdir -p root; ln -sfn lib root/lib; {SCONS} install DESTDIR=root",
+        2,
+        "root/lib/modules/6.1.0-fixtures/updates/livepatch: too many levels of symbolic links\n",
+    ),
     "another language": Environment(SCONS, variables={"LC_ALL": "de_DE.UTF-8"}),
     "umask": Environment(f"umask 077; {SCONS}"),
     "no input": Environment(f"{SCONS} <&-"),
