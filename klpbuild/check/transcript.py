@@ -1,9 +1,11 @@
-"""Write an explanation as text: what each reference resolved to, then old and new code."""
+"""Write an explanation as text or JSON: what each reference resolved to, old and new code."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
+from klpbuild.check.code import Instruction
 from klpbuild.check.explain import Explanation, Pair
 from klpbuild.errors import printable
 
@@ -34,6 +36,32 @@ def lines(explanation: Explanation, *, changes_only: bool = False) -> Iterator[s
                 yield printable(f"  {pair.new.offset:6x}  {pair.new.text}")
         return
     yield from _side_by_side(explanation, changes_only)
+
+
+def as_record(explanation: Explanation, *, changes_only: bool = False) -> dict[str, object]:
+    """Convert a function's explanation to what JSON can hold.
+
+    :param changes_only: leave out instructions that are the same in both.
+    """
+    wrong = [mismatch.pair for mismatch in explanation.mismatches]
+    pairs = [p for p in explanation.pairs if not changes_only or not p.same or p in wrong]
+    return {
+        "name": explanation.name,
+        "replaces": explanation.old,
+        "why": explanation.why,
+        "references": [asdict(reference) for reference in explanation.references],
+        "mismatches": [mismatch.what for mismatch in explanation.mismatches],
+        "shipped": explanation.shipped,
+        "instructions": [
+            {"same": p.same, "old": _instruction(p.old), "new": _instruction(p.new)} for p in pairs
+        ],
+    }
+
+
+def _instruction(instruction: Instruction | None) -> dict[str, object] | None:
+    if instruction is None:
+        return None
+    return {"offset": instruction.offset, "text": instruction.text}
 
 
 def _side_by_side(explanation: Explanation, changes_only: bool) -> Iterator[str]:

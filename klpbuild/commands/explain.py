@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--changes", action="store_true", help="leave out instructions that did not change"
     )
+    parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,13 +36,16 @@ def run(arguments: argparse.Namespace) -> int:
     from klpbuild.check.explain import Explainer
     from klpbuild.check.kernelside import KernelSide
     from klpbuild.check.module import open_module
-    from klpbuild.check.transcript import lines
+    from klpbuild.check.transcript import as_record, lines
 
     kernel = find_kernel(arguments.kernel, arguments.further)
     side = KernelSide(kernel, find_symbols(kernel, arguments.symbols))
     explainer = Explainer(open_module(arguments.module, side))
     found = [explainer.explain(name) for name in arguments.functions or explainer.functions]
-    for explanation in found:
+    if arguments.json:
+        told = [as_record(each, changes_only=arguments.changes) for each in found]
+        print(json.dumps(told, indent=1))
+    for explanation in () if arguments.json else found:
         text = "\n".join(lines(explanation, changes_only=arguments.changes))
         sys.stdout.write(text + "\n\n")
     return 1 if any(explanation.mismatches for explanation in found) else 0

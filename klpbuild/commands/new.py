@@ -12,7 +12,9 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--file", metavar="FILE", help="the file of the kernel's source that defines the functions"
     )
     add_modules_argument(parser)
+    parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,9 +78,15 @@ def _begin(arguments: argparse.Namespace, directory: Path, name: str, build: Pat
         symbols = build / kernel.name / "symbols.klp"
         said = Said()
         symbol_steps.write_symbols(kernel, symbols, said)
-        print(*(f"{line}\n" for line in said.lines()), sep="", end="")
+        output = sys.stderr if arguments.json else sys.stdout
+        print(*(f"{line}\n" for line in said.lines()), sep="", end="", file=output)
         begun = begin.begin_with_functions(kernel, symbols, directory, wanted, arguments.file)
-    for line in begin.lines(begun, name, bootable=kernel.image is not None):
+    bootable = kernel.image is not None
+    if arguments.json:
+        command = begin.build_command(begun, name, bootable=bootable)
+        print(json.dumps({**asdict(begun), "build": command}, indent=1, default=str))
+        return 1 if begun.problem else 0
+    for line in begin.lines(begun, name, bootable=bootable):
         print(line)
     if begun.problem:
         print(f"klpbuild: it does not build yet: {begun.problem}", file=sys.stderr)

@@ -366,5 +366,10 @@ def lines(begun: Begun, kernel: str, *, bootable: bool) -> Iterator[str]:
         yield f"{begun.directory / name}: {told}"
     for doubt in begun.doubts:
         yield f"  look at it: {doubt}"
-    command = f"./scons livepatches={begun.directory.parent} livepatch={begun.directory.name}"
-    yield f"Edit it, then: {command} kernel={kernel}{' boot' if bootable else ''}"
+    yield f"Edit it, then: {build_command(begun, kernel, bootable=bootable)}"
+
+
+def build_command(begun: Begun, kernel: str, *, bootable: bool) -> str:
+    """Write the command that builds it; see `lines`."""
+    words = f"livepatches={begun.directory.parent} livepatch={begun.directory.name}"
+    return f"./scons {words} kernel={kernel}{' boot' if bootable else ''}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from klpbuild.check.explain import Explainer
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.subject import Subject
-from klpbuild.check.transcript import lines
+from klpbuild.check.transcript import as_record, lines
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from tests.check.breaks import HOMONYM, SWAPINFO
@@ -96,6 +97,19 @@ def test_what_is_shown(miniature: KernelSide, tmp_path: Path) -> None:
     changes = list(lines(explanation, changes_only=True))
     assert any(" ! " in line for line in changes)
     assert any("the same" in line for line in changes)
+
+
+def test_what_programs_read(miniature: KernelSide, tmp_path: Path) -> None:
+    explanation = explainer(again(tmp_path, 2), miniature).explain("meminfo_proc_show")
+    record = as_record(explanation)
+    assert json.loads(json.dumps(record)) == record
+    assert record["replaces"] == "vmlinux:meminfo_proc_show"
+    assert record["mismatches"] == [mismatch.what for mismatch in explanation.mismatches]
+    assert len(record["instructions"]) == len(explanation.pairs)
+    changes = as_record(explanation, changes_only=True)["instructions"]
+    same = [each for each in changes if each["same"]]
+    assert 0 < len(changes) < len(explanation.pairs)
+    assert len(same) <= len(explanation.mismatches)  # these look the same, and lead elsewhere
 
 
 def test_a_modules_function(miniature: KernelSide, good: dict[str, bytes]) -> None:

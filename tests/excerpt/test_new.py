@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -52,7 +53,14 @@ def test_functions_of_the_fixtures_build(
         "fixes/two/sysfs.c: ext4_attr_show from fs/ext4/sysfs.c\n"
         "Edit it, then: ./scons livepatches=fixes livepatch=two kernel=fixtures\n"
     )
-    new(capsys, "homonym", *words, "vmlinux:version_show,2")
+    told = json.loads(new(capsys, "homonym", "--json", *words, "vmlinux:version_show,2"))
+    assert told == {
+        "directory": "fixes/homonym",
+        "files": {"version.c": "version_show from fs/proc/version.c"},
+        "doubts": told["doubts"],
+        "problem": "",
+        "build": "./scons livepatches=fixes livepatch=homonym kernel=fixtures",
+    }
 
     two = checkout.directory / "fixes/two"
     assert '#include "fs/ext4/ext4.h"\n' in (two / "sysfs.c").read_text()
