@@ -10,11 +10,14 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from klpbuild.elf.constants import SHN_UNDEF
-from klpbuild.elf.reader import ElfFile
 from klpbuild.module.livepatch import Livepatch, State
 from klpbuild.module.owntables import code_of, included_files
+
+if TYPE_CHECKING:
+    from klpbuild.elf.reader import ElfFile  # its numpy is not waited for where nothing is done
 
 #: Functions that make shadow variables (Documentation/livepatch/shadow-vars.rst).
 _ALLOCATE = ("klp_shadow_alloc", "klp_shadow_get_or_alloc")
