@@ -1,5 +1,6 @@
 """Boot a kernel in QEMU with livepatches and show what they change.
 
+Modules that they patch are loaded before the livepatches, and once more after them.
 Needs neither root nor KVM.  KLPBUILD_ACCEL=tcg or kvm overrides the choice of the accelerator.
 
 Examples:
@@ -20,6 +21,7 @@ from klpbuild.errors import printable
 from klpbuild.files import working_in
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
+from klpbuild.vm.redirected import targets_of
 from klpbuild.vm.transcript import as_json, transcript
 from klpbuild.vm.trial import boot_livepatch
 
@@ -74,9 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Boot, show, and return 0 when all went as wanted."""
     build = Path("build")
     with working_in(build, writes=False) if (build / ".lock").exists() else nullcontext():
+        kernel = with_modules(locate(arguments.kernel), arguments.further)
+        others = (*arguments.modprobe, *arguments.modprobe_after)
         trial = boot_livepatch(
-            with_modules(locate(arguments.kernel), arguments.further),
+            kernel,
             arguments.modules,
+            targets=targets_of(kernel, arguments.modules, others),
             watch=arguments.watch,
             modprobe=arguments.modprobe,
             late=arguments.modprobe_after,

@@ -404,14 +404,17 @@ def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[P
 def boot(
     kernel: Kernel, modules: Sequence[Path], watch: Sequence[str]
 ) -> tuple[tuple[str, ...], bool]:
-    """Boot the kernel with the modules; further modules that they patch are loaded before.
+    """Boot the kernel with the modules; what they patch is loaded before, and once more after.
 
     :returns: what changes in the watched files, as lines, and whether all went well.
     """
+    from klpbuild.vm.redirected import targets_of
     from klpbuild.vm.transcript import transcript
     from klpbuild.vm.trial import boot_livepatch
 
-    patched = {p.object for path in modules for p in read_patches(ElfFile.read(path))}
-    further = [name for path in kernel.further if (name := object_name(path.name)) in patched]
-    trial = boot_livepatch(kernel, modules, watch=watch, modprobe=further)
+    further = [object_name(path.name) for path in kernel.further]
+    targets = targets_of(kernel, modules, ())
+    modprobe = [name for name in targets if name in further]  # these must be there
+    targets = [name for name in targets if name not in further]
+    trial = boot_livepatch(kernel, modules, watch=watch, modprobe=modprobe, targets=targets)
     return tuple(transcript(trial)), trial.passed

@@ -68,6 +68,18 @@ class ReadFile(Step):
 
 
 @dataclass(frozen=True)
+class ReadRedirected(Step):
+    """Read which functions ftrace redirects."""
+
+    @property
+    def title(self) -> str:
+        return "read which functions are redirected"
+
+    def command(self, files: GuestFiles) -> tuple[str, ...]:
+        return ("read_file", "/sys/kernel/tracing/enabled_functions")
+
+
+@dataclass(frozen=True)
 class FetchFile(Step):
     """Bring out a file of several MB; it goes into the result's `file`, not its output."""
 
@@ -280,13 +292,21 @@ def load_and_unload(module: Path, modules: tuple[str, ...] = ()) -> Group:
 
 def unload(path: Path, name: str) -> tuple[Planned, ...]:
     """List the steps that disable and unload a livepatch; that may fail for one that stays."""
-    stays = STAYS_TAG in modinfo(ElfFile.read(path))
+    stays = holds_itself(path)
     return (
         # One with `replace` has disabled those before it.
         Planned(Disable(name, if_loaded=True), always=True),
         Planned(WaitDisabled(name, stays=stays), always=True),
         Planned(Rmmod(name, if_loaded=True), always=True, fails=None if stays else False),
     )
+
+
+def holds_itself(path: Path) -> bool:
+    """Tell whether a livepatch stays loaded when it is disabled: see `STAYS_TAG`.
+
+    :raises KlpError: when it is not ELF.
+    """
+    return STAYS_TAG in modinfo(ElfFile.read(path))
 
 
 def module_name(path: Path) -> str:

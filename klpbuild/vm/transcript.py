@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from klpbuild.vm.result import GroupResult, Status, StepResult
-from klpbuild.vm.scenario import ReadFile
+from klpbuild.vm.scenario import ReadFile, ReadRedirected, holds_itself, module_name
 from klpbuild.vm.trial import FileSeen, Trial, masked
 
 #: Longer files are shown by their beginning.
@@ -28,18 +28,26 @@ def transcript(trial: Trial) -> Iterator[str]:
     seen = {file.path: file for file in trial.files}
     times: dict[str, int] = {}
     for step in trial.result.steps:
-        yield f"{_SIGNS[step.status]:>8}  {step.title}"
+        may_fail = step.planned.fails is None and step.exit_status
+        yield f"{'not done' if may_fail else _SIGNS[step.status]:>8}  {step.title}"
         if isinstance(step.planned.step, ReadFile) and step.exit_status == 0:
             path = step.planned.step.path
             time = times.get(path, 0)
             times[path] = time + 1
             yield from _file(seen[path], time, step.output)
-        elif step.output:
+        elif step.output and not isinstance(step.planned.step, ReadRedirected):
             yield from (f"          | {line}" for line in step.output.splitlines())
         yield from (f"          {line}" for line in step.log)
     yield from _states(trial.result)
+    for owner, names in trial.redirected.items():
+        yield f"          redirected in {owner}: {', '.join(names)}"
+    yield from (f"          not tried: {text}" for text in trial.not_tried)
     yield ""
-    if trial.passed:
+    stay = [module_name(path) for path in trial.wanted.livepatches if holds_itself(path)]
+    if trial.passed and stay:
+        yield f"{trial.result.group.name}: loaded, patched and disabled."
+        yield f"{', '.join(stay)} stays loaded: pointers to it may be in use."
+    elif trial.passed:
         yield f"{trial.result.group.name}: loaded, patched, disabled and unloaded."
     else:
         yield from (f"FAILED: {problem}" for problem in trial.problems)
@@ -88,6 +96,8 @@ def as_json(trial: Trial) -> dict[str, Any]:
         "livepatches": [str(path) for path in trial.wanted.livepatches],
         "passed": trial.passed,
         "problems": list(trial.problems),
+        "redirected": {owner: list(names) for owner, names in trial.redirected.items()},
+        "not_tried": list(trial.not_tried),
         "files": [{**asdict(file), "changed": file.changed} for file in trial.files],
         "steps": [_step_as_json(step) for step in trial.result.steps],
         "end": trial.result.end.value if trial.result.end else None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
+from klpbuild.vm.redirected import look_at
 from klpbuild.vm.result import End, GroupResult, Status, StepResult
 from klpbuild.vm.scenario import (
     Group,
@@ -17,8 +18,11 @@ from klpbuild.vm.scenario import (
     Modprobe,
     Planned,
     ReadFile,
+    ReadRedirected,
+    Rmmod,
     Step,
     WaitEnabled,
+    holds_itself,
     module_name,
     unload,
 )
@@ -39,6 +43,8 @@ class Wanted:
         loaded, and none without.
     :ivar must_change: whether each watched file must change; numbers do not count, since in
         files like /proc/meminfo they never stay.
+    :ivar targets: modules of the kernel that the livepatches patch, loaded before the livepatches
+        and once more after them; that one cannot be loaded is no failure.
     """
 
     livepatches: tuple[Path, ...]
@@ -47,6 +53,7 @@ class Wanted:
     late: tuple[str, ...] = ()
     expect: tuple[str, ...] = ()
     must_change: bool = False
+    targets: tuple[str, ...] = ()
 
     def group(self) -> Group:
         """List the steps that a guest does for it.
@@ -62,15 +69,17 @@ class Wanted:
             )
         names = [module_name(path) for path in self.livepatches]
         look = tuple(ReadFile(path) for path in self.watch)
+        pairs = list(zip(self.livepatches, names, strict=True))
+        load = [step for path, name in pairs for step in (Insmod(path), WaitEnabled(name))]
+        gone = [step for path, name in reversed(pairs) for step in unload(path, name)]
+        targets = [Planned(Modprobe(name), fails=None) for name in self.targets]
         steps: list[Planned | Step] = [Modprobe(name) for name in self.modprobe]
-        steps += look
-        for path, name in zip(self.livepatches, names, strict=True):
-            steps += [Insmod(path), WaitEnabled(name)]
+        steps += [*targets, *look, *load]
         steps += [Modprobe(name) for name in self.late]
-        steps += look
-        for path, name in reversed(list(zip(self.livepatches, names, strict=True))):
-            steps += unload(path, name)
-        steps += look
+        steps += [ReadRedirected(), *look, *gone, *look]
+        if targets and not any(map(holds_itself, self.livepatches)):
+            away = [Planned(Rmmod(t, if_loaded=True), fails=None) for t in reversed(self.targets)]
+            steps += [*away, *load, *targets, ReadRedirected(), *gone]
         return Group(", ".join(names), tuple(steps))
 
 
@@ -99,12 +108,16 @@ class Trial:
     """Result of a trial.
 
     :ivar problems: why it failed, in order; empty when all went as wanted.
+    :ivar redirected: the functions that ftrace redirected, by object.
+    :ivar not_tried: what the trial does not show.
     """
 
     wanted: Wanted
     result: GroupResult
     files: tuple[FileSeen, ...]
     problems: tuple[str, ...]
+    redirected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    not_tried: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -121,6 +134,7 @@ def boot_livepatch(
     late: Sequence[str] = (),
     expect: Sequence[str] = (),
     must_change: bool = False,
+    targets: Sequence[str] = (),
     directory: Path | None = None,
 ) -> Trial:
     """Boot a kernel, load livepatches, see what changes, unload them.
@@ -132,7 +146,13 @@ def boot_livepatch(
     The other parameters are those of `Wanted`.
     """
     wanted = Wanted(
-        tuple(livepatches), tuple(watch), tuple(modprobe), tuple(late), tuple(expect), must_change
+        tuple(livepatches),
+        tuple(watch),
+        tuple(modprobe),
+        tuple(late),
+        tuple(expect),
+        must_change,
+        tuple(targets),
     )
     (result,) = Guest(kernel, directory).run([wanted.group()])
     return judge_trial(wanted, result)
@@ -144,9 +164,13 @@ def judge_trial(wanted: Wanted, result: GroupResult) -> Trial:
     problems = [s.problem for s in result.steps if s.status in (Status.FAILED, Status.LOST)]
     if result.end is End.UNCLEAN:
         problems.append("a livepatch is still loaded at the end")
+    seen = look_at(result.steps, wanted.targets)
     if not problems:
-        problems += _unseen(wanted, files)
-    return Trial(wanted, result, files, tuple(problems))
+        problems += [*seen.problems, *_unseen(wanted, files)]
+    not_tried = [*seen.not_tried]
+    if not wanted.watch:
+        not_tried.append("what the new functions do, since no file is watched")
+    return Trial(wanted, result, files, tuple(problems), seen.redirected, tuple(not_tried))
 
 
 def _files(wanted: Wanted, steps: tuple[StepResult, ...]) -> tuple[FileSeen, ...]:

@@ -10,6 +10,7 @@ import pytest
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import Accepted
 from klpbuild.pipeline.from_patch import build_from_patches
+from klpbuild.vm.transcript import transcript
 from klpbuild.vm.trial import Trial, boot_livepatch
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
@@ -72,3 +73,7 @@ def test_a_pointer_to_a_new_function(debian_source_kernel: Kernel, tmp_path: Pat
     assert devices.before == devices.after
     unload = next(s for s in trial.result.steps if s.planned.step.title.startswith("rmmod"))
     assert "Resource temporarily unavailable" in unload.output  # its code may be in use
+    assert [*transcript(trial)][-2:] == [
+        "livepatch_fix: loaded, patched and disabled.",
+        "livepatch_fix stays loaded: pointers to it may be in use.",
+    ]

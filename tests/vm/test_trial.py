@@ -56,6 +56,7 @@ def test_a_trial_as_wanted(livepatch: Path) -> None:
         "      ok  insmod livepatch-x.ko",
         "          [    1.500000] livepatch: hello",
         "      ok  wait for the transition to livepatch_x",
+        "      ok  read which functions are redirected",
         "      ok  read /proc/meminfo",
         "          + Patched: yes",
         "      ok  disable livepatch_x",
@@ -124,6 +125,7 @@ def test_two_are_unloaded_in_reverse(livepatch: Path, tmp_path: Path) -> None:
         "insmod livepatch-y.ko",
         "wait for the transition to livepatch_y",
         "modprobe b",
+        "read which functions are redirected",
         "disable livepatch_y",
         "wait for the transition from livepatch_y",
         "rmmod livepatch_y",
@@ -131,6 +133,15 @@ def test_two_are_unloaded_in_reverse(livepatch: Path, tmp_path: Path) -> None:
         "wait for the transition from livepatch_x",
         "rmmod livepatch_x",
     ]
+
+
+def test_what_is_patched_is_loaded_before_and_after(livepatch: Path) -> None:
+    titles = [p.step.title for p in Wanted((livepatch,), targets=("a", "b")).group().planned]
+    cycle = ["insmod livepatch-x.ko", "wait for the transition to livepatch_x"]
+    read = "read which functions are redirected"
+    gone = ["disable livepatch_x", "wait for the transition from livepatch_x", "rmmod livepatch_x"]
+    first = ["modprobe a", "modprobe b", *cycle, read, *gone]
+    assert titles == [*first, "rmmod b", "rmmod a", *cycle, "modprobe a", "modprobe b", read, *gone]
 
 
 def test_a_change_needs_a_file(livepatch: Path) -> None:
