@@ -21,6 +21,7 @@ from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import (
     cross_prefix,
     find_compiler,
+    linker_suffix,
     packages_of_compiler,
     version_line,
 )
@@ -196,15 +197,16 @@ def _wanted(heading: str, state: State, kernel: Kernel, text: str) -> Finding:
 
 def _binutils(heading: str, kernel: Kernel) -> Finding:
     """Check the linker: kbuild takes any that it finds, so another version is only noted."""
-    llvm = Config.read(kernel.config).enabled("LD_IS_LLD")
-    name = "ld.lld" if llvm else f"{cross_prefix(kernel)}ld"
+    llvm = linker_suffix(kernel)
+    name = f"{cross_prefix(kernel)}ld" if llvm is None else f"ld.lld{llvm}"
     found = version_line(name)
     if not found:
         text = f"{name} is not on this machine"
         own = "binutils" if kernel.arch.is_native else f"binutils-{kernel.arch.name}-linux-gnu"
-        package = "lld" if llvm else own.replace("_", "-")
+        package = own.replace("_", "-") if llvm is None else f"lld{llvm}"
         return Finding(heading, State.MISSING, "linker", text, package)
-    numbers = Config.read(kernel.config).value("LLD_VERSION" if llvm else "LD_VERSION")
+    option = "LD_VERSION" if llvm is None else "LLD_VERSION"
+    numbers = Config.read(kernel.config).value(option)
     text = found
     if numbers.isdigit() and int(numbers):
         wanted = f"{int(numbers) // 10000}.{int(numbers) // 100 % 100}"

@@ -26,6 +26,8 @@ ALTERNATIVES, REPLACEMENTS = ".altinstructions", ".altinstr_replacement"
 #: Sections of code without symbols that functions jump to and that jumps back.
 _OUT_OF_LINE = (".altinstr_aux", ".fixup")
 _PADDING_TABLE = "__patchable_function_entries"
+#: Symbol of what clang's KCFI puts before a function: the hash of its type, which callers compare.
+_TYPE_HASH = "__cfi_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Atom:
     """A run of bytes in one section.
 
     :ivar index: its place among the object's atoms.
-    :ivar start: offset in the section; a function's includes the padding before it.
+    :ivar start: offset in the section; a function's includes padding and type's hash before it.
     :ivar end: offset behind it.
     :ivar entry: offset of its first symbol, `start` if it has none.
     :ivar symbols: its symbols, the one that names it first.
@@ -184,7 +186,7 @@ class CodeObject:
         self, section: Section, start: int, end: int, entry: int, symbols: Iterable[Symbol]
     ) -> Atom:
         # the name that outlives the compilation: global before local, typed before label
-        ordered = sorted(symbols, key=lambda s: (s.st_value, s.is_local, s.type == STT.NOTYPE))
+        ordered = sorted(symbols, key=lambda s: (abs(s.st_value - entry), s.is_local, not s.type))
         kind = self.kinds[section.index]
         atom = Atom(len(self.atoms), section, kind, start, end, entry, tuple(ordered))
         self.atoms.append(atom)
@@ -205,6 +207,9 @@ class CodeObject:
 
     def _cut_by_symbols(self, section: Section, symbols: list[Symbol], paddings: set[int]) -> None:
         groups: list[tuple[int, int, list[Symbol]]] = []
+        names = {symbol.name for symbol in symbols}
+        hashes = {s.name: s for s in symbols if s.name.removeprefix(_TYPE_HASH) in names - {s.name}}
+        symbols = [symbol for symbol in symbols if symbol.name not in hashes]
         for symbol in sorted(symbols, key=lambda s: (s.st_value, -s.st_size)):
             end = symbol.st_value + symbol.st_size
             if groups and (symbol.st_value < groups[-1][1] or symbol.st_value == groups[-1][0]):
@@ -212,16 +217,15 @@ class CodeObject:
                 groups[-1] = (start, max(end, old_end), [*members, symbol])
             else:
                 groups.append((symbol.st_value, end, [symbol]))
-        if len(groups) == 1:
-            self._add(section, 0, section.sh_size, groups[0][0], groups[0][2])
-            return
+        alone = len(groups) == 1
         for i, (entry, end, members) in enumerate(groups):
-            following = groups[i + 1][0] if i + 1 < len(groups) else section.sh_size
-            if end == entry:  # a label without a size
-                end = following
-            previous = groups[i - 1][1] if i else 0
-            start = max((p for p in paddings if previous <= p <= entry), default=entry)
-            self._add(section, start, end, entry, members)
+            if alone or end == entry:  # a label without a size
+                end = section.sh_size if i + 1 == len(groups) else groups[i + 1][0]
+            heads = [hashes[name] for s in members if (name := _TYPE_HASH + s.name) in hashes]
+            previous = 0 if alone or not i else groups[i - 1][1]
+            starts = {*paddings, *(head.st_value for head in heads), entry, 0 if alone else entry}
+            start = min(place for place in starts if previous <= place <= entry)
+            self._add(section, start, end, entry, [*members, *heads])
 
     def _cut_replacements(self, section: Section) -> None:
         """Cut one atom for each replacement that an entry of .altinstructions names."""

@@ -272,8 +272,25 @@ def llvm_variables(kernel: Kernel, compiler: str) -> dict[str, str]:
     """
     if not Config.read(kernel.config).enabled("LD_IS_LLD"):
         return {}
+    return {"LLVM": _llvm_suffix(compiler) or "1"}
+
+
+def linker_suffix(kernel: Kernel) -> str | None:
+    """Find what ``ld.lld`` ends in for a kernel; None for one that GNU ld linked.
+
+    :returns: ``-19``, or an empty text.
+    """
+    if not Config.read(kernel.config).enabled("LD_IS_LLD"):
+        return None
+    try:
+        return _llvm_suffix(find_compiler(kernel).command)
+    except KlpError:
+        return ""
+
+
+def _llvm_suffix(compiler: str) -> str:
     match = re.search(r"clang(-\d+)$", compiler)
-    return {"LLVM": match[1] if match and "/" not in compiler else "1"}
+    return match[1] if match and "/" not in compiler else ""
 
 
 def run_make(

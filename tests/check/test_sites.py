@@ -275,6 +275,36 @@ def test_a_return_that_is_in_no_table(miniature: KernelSide, good: dict[str, byt
     assert missing not in found(miniature, data)
 
 
+def test_a_return_with_a_prefix(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    """clang puts one before each (-mindirect-branch-cs-prefix)."""
+
+    def prefixed(e: Editor) -> None:
+        code = e.section(".text.return")
+        code.data = b"\x2e" + bytes(code.data)
+        e.change_row(".rela.text.return", 0, r_offset=2)
+
+    side = KernelSide(replace(miniature.kernel, version=(6, 12, 0)), None)
+    data = edited(prefixed)(good["tables"])
+    assert found(side, data) == found(side, good["tables"])
+    missing = "a jump to __x86_return_thunk is in no entry of .return_sites"
+    assert ("KLP425", missing) in found(side, edited(shorter(".return_sites", 4))(data))
+
+
+@pytest.mark.parametrize("name", [".kcfi_traps", "__kcfi_traps"])
+def test_a_trap_of_a_checked_call(miniature: KernelSide, good: dict[str, bytes], name: str) -> None:
+    """Its ud2 is in clang's own table, which module.lds.S renames, and not in __bug_table."""
+
+    def renamed(name: str) -> Edit:
+        def edit(e: Editor) -> None:
+            e.section("__bug_table").name = name
+
+        return edit
+
+    missing = ("KLP425", "a ud2 is in no entry of __bug_table")
+    assert missing not in found(miniature, edited(renamed(name))(good["tables"]))
+    assert missing in found(miniature, edited(renamed(".other"))(good["tables"]))
+
+
 def formatted(flags: int, addend: int = 0, text: bytes = b"bad mode: %u\n\0") -> Edit:
     """Give struct bug_entry a format before the file's name, as Linux 6.19 and later have.
 

@@ -16,7 +16,7 @@ from klpbuild.graph.tables import read_patches
 from klpbuild.resolve.fate import Fate, Resolver
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
-from tests.objects import compile_c, module_symvers, symbols_klp
+from tests.objects import HEADER, compile_c, module_symvers, symbols_klp
 
 SHF_ALLOC, SHF_INFO_LINK, SHF_RELA_LIVEPATCH = 0x2, 0x40, 0x100000
 
@@ -186,6 +186,17 @@ def test_the_pasted_line_resolves_it(kernel: Kernel, tmp_path: Path) -> None:
         ".klp.sym.vmlinux.twin,2"
     ]
     assert read.ordinary() == set()
+
+
+def test_clang_writes_quotation_marks_itself(tmp_path: Path) -> None:
+    (tmp_path / "x.c").write_text(
+        "extern int x(void) KLP_RELOC_SYMBOL(vmlinux, vmlinux, twin, 2);\n"
+    )
+    command = ["gcc", "-E", "-P", "-D__clang__", "-include", HEADER, tmp_path / "x.c"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert text.endswith(
+        '__asm__( ".klp.sym.rela." "vmlinux" "." "vmlinux" "." "twin" "," "2" );\n'
+    )
 
 
 @pytest.mark.parametrize(

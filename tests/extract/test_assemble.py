@@ -178,6 +178,25 @@ int get_second(void) { return second++ + second; }
 """
 
 
+def test_the_hash_of_a_functions_type_comes_along(tmp_path: Path) -> None:
+    """clang's KCFI puts it before the padding: who calls through a pointer compares it."""
+    twice = r"""static int total;
+    int twice(int);
+    asm(".pushsection .text.twice, \"ax\"\n.p2align 4\n.globl __cfi_twice, twice\n"
+        ".type __cfi_twice, @function\n.type twice, @function\n"
+        "__cfi_twice: mov $0x12345678, %eax\n.skip 11, 0x90\n.size __cfi_twice, . - __cfi_twice\n"
+        "twice: lea (%rdi,%rdi), %eax\nret\n.size twice, . - twice\n.popsection");
+    """
+    change = {"total += n;": "int (*volatile go)(int) = twice; total += go(n);",
+              "static int total;": twice}  # fmt: skip
+    made = Extracted(Pair(tmp_path, COUNTER, change).extract())
+    assert made.extraction.new == ("twice",)
+    hashed, function = made.defined["__cfi_twice"], made.defined["twice"]
+    assert hashed.st_shndx == function.st_shndx and function.st_value - hashed.st_value == 16
+    code = bytes(made.elf.contents(made.elf.sections[function.st_shndx]))
+    assert code[hashed.st_value :][:16] == b"\xb8\x78\x56\x34\x12" + 11 * b"\x90"
+
+
 def test_functions_of_a_shared_section_get_their_own(tmp_path: Path) -> None:
     pair = Pair(tmp_path, SHARED, {"return m * 2": "return m * 3"})
     main = """

@@ -221,6 +221,7 @@ def test_a_kernel_built_by_clang(tmp_path: Path, programs: Path) -> None:
     assert kbuild.make_variables(kernel)["LLVM"] == "-14"
     assert kbuild.llvm_variables(kernel, "/opt/llvm/bin/clang-14") == {"LLVM": "1"}
     assert kernel_compiler(kernel) == "clang-14"
+    assert kbuild.linker_suffix(kernel) == "-14"
 
 
 def test_a_patch_needs_the_kernels_own_version(kernel: Kernel, programs: Path) -> None:

@@ -10,8 +10,8 @@ from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import Section
 
 _THUNK = "__x86_return_thunk"
-#: Table of the traps in clang's checks of indirect calls.
-_CFI = ".kcfi_traps"
+#: Table of the traps in clang's checks of indirect calls; module.lds.S gives it the second name.
+_CFI = (".kcfi_traps", "__kcfi_traps")
 #: KVM's own assembly has ud2 instructions there that nothing reports.
 _ASSEMBLY = ".noinstr.text"
 _REPLACEMENTS = ".altinstr_replacement"
@@ -42,7 +42,7 @@ def _check_bugs(subject: Subject, tables: Tables, section: Section) -> None:
     """
     known = tables.listed.get("__bug_table", set()) | tables.listed.get("__ex_table", set())
     for table in subject.elf.sections:
-        if table.name == _CFI:
+        if table.name in _CFI:
             rows = subject.applied.get(table.index, {}).values()
             known |= {target_of(subject, row).place for row in rows}
     behind, bodies = False, subject.pointers.bodies.get(section.index, [])
@@ -91,7 +91,12 @@ def _check_user_access(subject: Subject, tables: Tables) -> None:
 def _check_returns(subject: Subject, tables: Tables, section: Section) -> None:
     known = tables.listed.get(".return_sites", set())
     for row in subject.applied.get(section.index, {}).values():
-        jump = section.index, row.offset - 1
-        if subject.elf.symbol_name(row.symbol) == _THUNK and jump not in known:
+        if subject.elf.symbol_name(row.symbol) != _THUNK:
+            continue
+        jump = row.offset - 1
+        # clang puts a prefix of one byte before it (-mindirect-branch-cs-prefix).
+        if subject.instructions.at(section.index, jump) is None:
+            jump -= 1
+        if (section.index, jump) not in known:
             what = f"a jump to {_THUNK} is in no entry of .return_sites"
-            subject.find(catalogue.UNLISTED, what, place(section, jump[1]))
+            subject.find(catalogue.UNLISTED, what, place(section, jump))

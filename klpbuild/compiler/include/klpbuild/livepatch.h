@@ -50,12 +50,17 @@ typedef struct klpbuild_module_reloc {
  * whose loading makes it reachable; for a symbol of vmlinux both are vmlinux.
  * The gate depends on the owner, and nothing that runs without the gate may lead
  * to the symbol.  All of it goes into the assembler's name of the symbol, in
- * quotation marks because of its dots and comma.
+ * quotation marks because of its dots and comma; clang writes them itself.
  */
 #ifndef KLP_RELOC_SYMBOL
+#ifdef __clang__
+#define KLPBUILD_QUOTE
+#else
+#define KLPBUILD_QUOTE "\""
+#endif
 #define KLP_RELOC_SYMBOL(gate, owner, symbol, ...)                             \
-	__asm__("\".klp.sym.rela." #gate "." #owner "." #symbol                \
-		"," KLPBUILD_POSITION(0, ##__VA_ARGS__, 0, 0) "\"")
+	__asm__(KLPBUILD_QUOTE ".klp.sym.rela." #gate "." #owner "." #symbol   \
+		"," KLPBUILD_POSITION(0, ##__VA_ARGS__, 0, 0) KLPBUILD_QUOTE)
 #define KLPBUILD_POSITION(unused, position, ...) KLPBUILD_TEXT(position)
 #define KLPBUILD_TEXT(text) #text
 #endif
