@@ -134,17 +134,22 @@ class Package:
         )
 
     def _left_out(self) -> list[str]:
-        """Describe each patch that is not in it, but could be."""
+        """Describe each patch and part that is not in it, but could be."""
         return [
-            printable(": ".join(each for each in ("Without " + fix["patch"], fix["why"]) if each))
+            printable(": ".join(each for each in (f"Without {_name(fix)}", fix["why"]) if each))
             for fix in self._provenance.get("fixes", ())
             if fix["result"] not in (Standing.IN, Standing.IDLE)
         ]
 
     def _fixes(self) -> list[tuple[str, tuple[str, ...]]]:
-        """List the subject of each patch that changes something, and the CVE numbers in it."""
+        """List the subject of each fix that changes something, and the CVE numbers in it."""
         references = self._provenance.get("references", ())
-        return [
+        of_parts = [
+            (printable(fix["subject"]), tuple(cve for cve in fix["cves"] if cve in self.mended))
+            for fix in self._provenance.get("fixes", ())
+            if fix["subject"] and not fix["patch"] and fix["result"] == Standing.IN
+        ]
+        return of_parts + [
             (
                 printable(patch["subject"]),
                 tuple(
@@ -281,6 +286,11 @@ def _says_replace(livepatch: Livepatch) -> bool:
     """Tell whether a source with tables of its own asks for atomic replace."""
     texts = (read(source).decode(errors="replace") for source in livepatch.sources)
     return any(re.search(r"\.replace\s*=\s*true\b", text) for text in texts)
+
+
+def _name(fix: Mapping[str, Any]) -> str:
+    """Name a patch, or a part, of the provenance."""
+    return "/".join(name for name in (fix.get("part"), fix["patch"]) if name)
 
 
 def read(path: Path) -> bytes:

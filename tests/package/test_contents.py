@@ -122,6 +122,40 @@ def test_the_changelog_lists_the_fixes(module: Path, tmp_path: Path) -> None:
     assert package.cves == ("cve-2024-5678", "cve-2024-7777")
 
 
+def test_the_changelog_lists_parts(module: Path, tmp_path: Path) -> None:
+    def fix(part: str, patch: str, result: str, **more: object) -> dict[str, object]:
+        told = {
+            "part": part,
+            "patch": patch,
+            "result": result,
+            "subject": "",
+            "why": "",
+            "cves": [],
+        }
+        return {**told, **more}
+
+    provenance = tmp_path / "livepatch-demo-1_2.provenance.json"
+    predicate = {
+        "references": [{"kind": "cve", "id": "CVE-2024-5678", "where": "livepatch.toml"}],
+        "patches": [{"name": "1.patch", "subject": "mm: a lock", "changes_nothing": None}],
+        "fixes": [
+            fix("hand", "", "in", subject="tun: a limit", cves=["CVE-2024-5678"]),
+            fix("bsc1", "", "changes nothing in this kernel", subject="not here"),
+            fix("fixes", "1.patch", "in", subject="mm: a lock"),
+            fix("fixes", "2.patch", "left out on purpose", why="only matters at boot"),
+            fix("bsc2", "", "left out on purpose", why="waits for review"),
+        ],
+    }
+    provenance.write_text(json.dumps({"predicate": predicate}))
+    assert demo_package(module, documents=(provenance,)).changes == (
+        "a line of its own in /proc/version",
+        "tun: a limit (CVE-2024-5678)",
+        "mm: a lock",
+        "Without fixes/2.patch: only matters at boot",
+        "Without bsc2: waits for review",
+    )
+
+
 def test_the_version_of_an_installed_kernel(
     fixtures_kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
