@@ -254,6 +254,60 @@ def test_branches_to_what_follows(
     assert [re.sub(" (N|0x[0-9a-f]+)", "", what) for _, what in found(miniature, data)] == wanted
 
 
+OWN = r"""
+volatile int own[2], behind;
+int livepatch_meminfo_proc_show(void *m)
+{
+    own[1] = 3;
+    asm(".pushsection __trace_printk_fmt, \"aw\"; .quad 1f; .popsection;"
+        ".pushsection .rodata.str, \"a\"; 1: .asciz \"seen %%d\\n\"; .popsection" : : "r" (m));
+    return si_meminfo(m) + klp_si_swapinfo(m);
+}
+static struct klp_func functions_vmlinux[] = {
+    { "meminfo_proc_show", livepatch_meminfo_proc_show }, { }
+};
+static struct klp_object objects[] = { { .funcs = functions_vmlinux }, { } };
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (0, ""),
+        (-4, ""),
+        (1, "reaches for .bss+0x5 and over the variable's end"),
+        (0x100, "reaches for .bss+0x104 and over the variable's end"),
+    ],
+)
+def test_variables_of_the_module(
+    miniature: KernelSide, tmp_path: Path, change: int, said: str
+) -> None:
+    data = make_from(tmp_path, "meminfo", OWN, {"klp_si_swapinfo": SWAPINFO}, "vmlinux")
+    editor = Editor(data)
+    own = editor.symbol("own")
+    (number,) = np.flatnonzero(editor.rows(".rela.text")["r_sym"] == own)
+    made = edited(row(".text", int(number), addend=change))(data)
+    assert [re.sub(".*3 rea", "rea", what) for _, what in found(miniature, made)] == (
+        [said] if said else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (row("__trace_printk_fmt", addend=1), "leads to .rodata.str+0x1, where no text begins"),
+        (row("__trace_printk_fmt", r_type=R_NONE), "has no relocation of type R_X86_64_64"),
+        (row("__trace_printk_fmt"), ""),
+    ],
+)
+def test_formats_of_trace_printk(
+    miniature: KernelSide, tmp_path: Path, edit: Edit, said: str
+) -> None:
+    data = make_from(tmp_path, "meminfo", OWN, {"klp_si_swapinfo": SWAPINFO}, "vmlinux")
+    told = [what for _, what in found(miniature, edited(edit)(data))]
+    assert told == ([f"an entry of __trace_printk_fmt {said}"] if said else [])
+
+
 def test_a_section_without_contents(miniature: KernelSide, good: dict[str, bytes]) -> None:
     number = Editor(good["tables"]).number(".rodata.str")
     data = section_header(number, sh_type=int(SHT.NOBITS))(good["tables"])

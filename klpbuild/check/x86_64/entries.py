@@ -108,12 +108,16 @@ _LAYOUTS = {
         40, (Field(0, R_64), Field(16, R_64)), more=(Field(8, R_64), Field(32, R_64))
     ),
     "__jump_table": Layout(16, (*_PAIR, Field(8, R_PC64))),
+    "__trace_printk_fmt": Layout(8, (Field(0, R_64),)),
 }
 _ALTERNATIVES = ".altinstructions"
 #: First kernel whose struct bug_entry has a format (HAVE_ARCH_BUG_FORMAT of x86).
 _FORMATTED = (6, 19)
 #: Tables of which section_objs() and its like count the whole entries; others end at their end.
-_COUNTED = ("__bug_table", "__ex_table", "__param", "__jump_table", ".static_call_sites")
+_COUNTED = (
+    "__bug_table", "__ex_table", "__param", "__jump_table", ".static_call_sites",
+    "__trace_printk_fmt",
+)  # fmt: skip
 
 
 def layouts(version: Version | None, size: int) -> dict[str, Layout]:

@@ -262,6 +262,13 @@ def _parameters(tables: Tables, entry: Entry) -> Faults:
         yield catalogue.KEY, 16, f"leads to {called(tables.subject, operations)}, no operations"
 
 
+def _formats(tables: Tables, entry: Entry) -> Faults:
+    """Check a format of trace_printk(), which hold_module_trace_bprintk_format() copies."""
+    (text,) = entry.targets
+    if not tables.subject.pointers.is_text(text.place, is_format=True):
+        yield catalogue.KEY, 0, f"leads to {called(tables.subject, text)}, where no text begins"
+
+
 #: What is wrong with an entry: the rule, where in it, and what.
 MEANINGS: dict[str, Meaning] = {
     ".return_sites": _returns,
@@ -277,4 +284,5 @@ MEANINGS: dict[str, Meaning] = {
     "__ex_table": _faults,
     "__jump_table": _jumps,
     "__param": _parameters,
+    "__trace_printk_fmt": _formats,
 }

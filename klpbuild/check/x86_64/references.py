@@ -163,10 +163,10 @@ def _branch_faults(subject: Subject, found: Instruction, led: Target) -> Iterato
 
 
 def _check_extent(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:
-    """Check that an instruction's address in the kernel lies in the variable that it names."""
+    """Check that what an instruction reaches for lies in the variable that it names."""
     target, kernel = target_of(subject, row), subject.kernel
     branch = is_branch(found) and "[" not in found.operands
-    if target.section or kernel is None or branch or row.kind == _64:
+    if branch or row.kind == _64:
         return  # a whole address may have been reckoned with
     offset, room = target.offset, (0, 0)
     if row.kind in _RELATIVE:
@@ -175,7 +175,27 @@ def _check_extent(subject: Subject, section: Section, found: Instruction, row: R
         fields = subject.instructions.fields(section.index, found)
         # The address of an array's end may be taken; an index may be added to another one.
         room = _NEAR if row.offset - found.offset == fields.displacement else (0, 1)
-    extent = kernel.extent(target.symbol, target.owner, target.sympos)
+    if target.section:
+        if row.kind in _RELATIVE and found.name != "lea":
+            _check_own(subject, section, found, row, Target(target.section, offset))
+        return
+    extent = kernel.extent(target.symbol, target.owner, target.sympos) if kernel else 0
     if extent and not -room[0] <= offset < extent + room[1]:
         what = f"{found} reaches for {target.symbol}{offset:+#x}, which has {extent} bytes"
         subject.find(catalogue.INSIDE, what, place(section, row.offset, target.symbol))
+
+
+def _check_own(
+    subject: Subject, section: Section, found: Instruction, row: Relocation, target: Target
+) -> None:
+    """Check that what an instruction reads or writes in the module lies in one variable."""
+    width = _WIDTHS.get(found.operands.partition(" ptr ")[0].rpartition(" ")[2], 1)
+    start, size = subject.pointers.variable_at(target.place)
+    end = start + size if size else subject.elf.sections[target.section].sh_size
+    if not 0 <= target.offset <= end - width:
+        what = f"{found} reaches for {called(subject, target)} and over the variable's end"
+        subject.find(catalogue.INSIDE, what, place(section, row.offset))
+
+
+#: How many bytes an operand has, as a disassembler says it.
+_WIDTHS = {"word": 2, "dword": 4, "qword": 8}
