@@ -38,11 +38,13 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
 
 
-#: What holds nothing between its uses: who replaces one by another begins anew.
+#: A lock: old and new code keep each other out by it until the transition ends.
 _LOCK = re.compile(
-    r"struct (?:(?:raw_)?spinlock|mutex|rw_semaphore|semaphore|ratelimit_state|lock_class_key"
+    r"struct (?:(?:raw_)?spinlock|mutex|rw_semaphore|semaphore"
     r"|{struct (?:qrwlock|seqcount_spinlock) .*})"
 )
+#: What nobody misses.
+_NO_STATE = re.compile(r"struct (?:ratelimit_state|lock_class_key)")
 
 
 def settle_renamed(old: Version, new: Version) -> None:
@@ -127,9 +129,11 @@ def may_be(old: Variable, new: Variable) -> bool:
         return False
     if _holds(after, before, base_name(old.name)) or _holds(before, after, base_name(new.name)):
         return True
-    if _LOCK.fullmatch(before.text) or _LOCK.fullmatch(after.text):
-        return False
     texts = before.text, after.text
+    if any(map(_NO_STATE.fullmatch, texts)):
+        return False
+    if any(map(_LOCK.fullmatch, texts)):
+        return all(map(_LOCK.fullmatch, texts))
     # A pointer may become the head of a list, a structure another one; no number a structure.
     return _are_numbers(before) is _are_numbers(after) or any(map(_POINTER.fullmatch, texts))
 
