@@ -342,6 +342,7 @@ def _convert(build: Build, own: tuple[Path, ...]) -> Step:
         result.write(paths.result)
         steps.note_digest(paths.module, paths.digest)
         said.results += (report.summary, steps.summary(paths.relocations))
+        said.details += report.not_checked
 
     return Step(
         "KLP",

@@ -65,6 +65,20 @@ def test_a_changed_source_is_compiled_and_converted(checkout: Checkout) -> None:
     }
 
 
+def test_which_rules_were_not_checked(checkout: Checkout) -> None:
+    """One word shows them: V=1."""
+    module = checkout.directory / "build/fixtures/livepatch-meminfo.ko"
+    for words in ((), ("V=1",)):
+        module.unlink()
+        said = checkout.scons("livepatch=meminfo", *words)
+        assert "nothing found, 88 of 91 rules checked\n" in said
+        line = (
+            "          3 rules not checked: only the running system can tell "
+            "(KLP606, KLP607, KLP608; `klpbuild check -v` lists them)\n"
+        )
+        assert (line in said) == bool(words)
+
+
 def test_a_changed_description_compiles_only_the_tables(checkout: Checkout) -> None:
     description = checkout.directory / "kernel-fixtures/livepatches/meminfo/livepatch.toml"
     description.write_text('description = "other"\n' + description.read_text().split("\n", 1)[1])
