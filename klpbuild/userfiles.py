@@ -11,6 +11,8 @@ from klpbuild.errors import KlpError, Problems, printable
 #: The longest name in bytes.  What is made of a file is called like it and a little longer,
 #: and file systems take 255 bytes.
 NAME_MAX = 200
+#: The largest patch in bytes: of a distribution's largest the most have 20 MiB.
+PATCH_MAX = 1 << 26
 
 
 def check_file_name(path: Path) -> None:

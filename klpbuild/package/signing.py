@@ -26,6 +26,7 @@ from klpbuild.files import write_file
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
 from klpbuild.run import run
+from klpbuild.userfiles import read_given_file
 
 PIN = "KBUILD_SIGN_PIN"
 MARKER = b"~Module signature appended~\n"
@@ -34,6 +35,8 @@ MARKER = b"~Module signature appended~\n"
 #: padding, sig_len in network order.  With PKCS#7 all but the type and the length are zero.
 _TRAILER = struct.Struct(">BBBBB3xI")
 _PKCS7 = 2
+#: Of a key or certificate with all that stands around it.
+_SIZE_MAX = 1 << 20
 
 #: crypto/asymmetric_keys/pkcs7_parser.c, pkcs7_sig_note_digest_algo.
 HASHES = ("sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512")
@@ -110,13 +113,7 @@ def find_signer(kernel: Kernel, key: str, certificate: Path, digest: str = "") -
 
 
 def _read_certificate(certificate: Path, key: str) -> str:
-    try:
-        data = certificate.read_bytes()
-    except OSError as error:
-        name = "SIGN_KEY" if str(certificate) == key else "SIGN_CERT"
-        raise KlpError(
-            f"cannot be read: {error.strerror}", where=f"{name}={certificate}"
-        ) from error
+    data = _read("SIGN_KEY" if str(certificate) == key else "SIGN_CERT", certificate)
     form = "DER" if data[:1] == b"\x30" else "PEM"  # as sign-file tells them apart
     done = _openssl(["x509", "-inform", form], data)
     if done.returncode == 0:
@@ -132,13 +129,18 @@ def _read_certificate(certificate: Path, key: str) -> str:
     )
 
 
+def _read(name: str, path: Path) -> bytes:
+    """Read a key or certificate; openssl reads it again, so a pipe cannot be one."""
+    try:
+        return read_given_file(path, _SIZE_MAX)
+    except KlpError as error:
+        raise KlpError(error.problems[0].what, where=f"{name}={path}") from error
+
+
 def _check_key(key: Path, certificate: Path, text: str) -> None:
     """Refuse a key file that cannot sign for a certificate."""
     where = f"SIGN_KEY={key}"
-    try:
-        begins = re.findall(rb"^(?:-----BEGIN .*-----|Proc-Type:.*)$", key.read_bytes(), re.M)
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=where) from error
+    begins = re.findall(rb"^(?:-----BEGIN .*-----|Proc-Type:.*)$", _read("SIGN_KEY", key), re.M)
     if not any(b"PRIVATE KEY" in line for line in begins):
         raise KlpError(
             "holds no private key in PEM",

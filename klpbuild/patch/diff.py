@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from klpbuild.errors import KlpError, printable
-from klpbuild.userfiles import read_given_file
+from klpbuild.userfiles import PATCH_MAX, read_given_file
 
-#: A distribution's largest patches have 20 MiB.
-PATCH_MAX = 1 << 26
 _AGAIN = "Make it again with git format-patch or diff -u."
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems, printable
 from klpbuild.patch.csource import without_comments
-from klpbuild.patch.diff import PATCH_MAX, Action, FileDiff, read_diff
+from klpbuild.patch.diff import Action, FileDiff, read_diff
 from klpbuild.patch.fix import Fault, IdleError, Standing, at_fault
 from klpbuild.patch.hunks import ENOUGH, Applied, FileLines, apply_hunks
 from klpbuild.patch.makefiles import added_sources, check_makefiles
 from klpbuild.patch.patched import PatchedFile, PatchedSource, SourceLine
 from klpbuild.patch.paths import MAKEFILE, Tree, check_kind, is_source, named, without_code
 from klpbuild.patch.series import stated_level
-from klpbuild.userfiles import read_given_file
+from klpbuild.userfiles import PATCH_MAX, read_given_file
 
 #: Modes that git writes for a symbolic link and for another repository.
 _MODES = {"120000": "a symbolic link", "160000": "a submodule"}

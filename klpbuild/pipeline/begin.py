@@ -22,7 +22,6 @@ from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import FILE_NAME, Function, check_name
 from klpbuild.module.old_functions import check_old_functions
 from klpbuild.names import object_name
-from klpbuild.patch.diff import PATCH_MAX
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.pipeline import steps
 from klpbuild.pipeline.build import Build
@@ -30,7 +29,7 @@ from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.table import livepatch_steps, run_steps, steps_to
 from klpbuild.request.chosen import Chosen
 from klpbuild.symbols.database import Candidate, SymbolDatabase
-from klpbuild.userfiles import check_file_names, read_given_file
+from klpbuild.userfiles import PATCH_MAX, check_file_names, read_given_file
 
 #: Limit on attempts to leave out headers that do not compile.
 _TRIES = 4

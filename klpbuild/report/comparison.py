@@ -14,6 +14,10 @@ from klpbuild.report.file import ModuleFile
 from klpbuild.report.inputs import Input, InputKind, inputs_digest
 from klpbuild.report.names import INPUTS_TAG, PROVENANCE, VERSION_TAG
 from klpbuild.report.provenance import PREDICATE, SCHEMA_VERSION, STATEMENT
+from klpbuild.userfiles import read_given_file
+
+#: More than a livepatch of hundreds of patches needs.
+_SIZE_MAX = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,7 @@ def read_statement(path: Path) -> Statement:
     :raises KlpError: when it cannot be read, or is none of klpbuild's.
     """
     try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        document = json.loads(read_given_file(path, _SIZE_MAX))
     except (ValueError, RecursionError) as error:
         raise KlpError("is not JSON", where=str(path), why=str(error)) from error
     try:

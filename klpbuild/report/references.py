@@ -12,9 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
-from klpbuild.errors import KlpError
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.patch.idle import Idle
+from klpbuild.userfiles import PATCH_MAX, read_given_file
 
 
 class ReferenceKind(StrEnum):
@@ -84,10 +84,8 @@ def read_patch_header(path: Path) -> PatchHeader:
 
     :raises KlpError: when it cannot be read.
     """
-    try:
-        text = path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    data = read_given_file(path, PATCH_MAX)
+    text = data.decode(errors="replace").replace("\r\n", "\n")
     end = _ENDS.search(text)
     text = text[: end.start()] if end else text
     subject, description = _subject(text)

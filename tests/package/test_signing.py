@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import struct
@@ -103,9 +104,10 @@ def test_keys_that_are_wrong(fixtures_kernel: Kernel, keys: Keys, tmp_path: Path
     assert refused(kernel, tmp_path / "none", keys.der) == (
         f"SIGN_KEY={tmp_path}/none: cannot be read: No such file or directory"
     )
-    assert refused(kernel, tmp_path, keys.der) == (
-        f"SIGN_KEY={tmp_path}: cannot be read: Is a directory"
-    )
+    assert refused(kernel, tmp_path, keys.der) == f"SIGN_KEY={tmp_path}: is not a file"
+    os.mkfifo(pipe := tmp_path / "pipe")  # openssl reads it again
+    assert refused(kernel, pipe, keys.der) == f"SIGN_KEY={pipe}: is not a file"
+    assert refused(kernel, keys.key, pipe) == f"SIGN_CERT={pipe}: is not a file"
     assert refused(kernel, empty, keys.der) == (
         f"SIGN_KEY={empty}: holds no private key in PEM\n"
         "  `openssl pkey -inform DER -in FILE -out FILE.pem` makes PEM of DER."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from klpbuild.check.kernelside import KernelSide
 from klpbuild.errors import KlpError
 from klpbuild.package.compression import Compression
 from klpbuild.patch.idle import Idle
-from klpbuild.report.comparison import compare, provenance_beside
+from klpbuild.report.comparison import compare, provenance_beside, read_statement
 from klpbuild.report.contents import read_contents
 from klpbuild.report.facts import Facts, build_id, read_fates
 from klpbuild.report.file import ModuleFile, read_file
@@ -285,3 +286,10 @@ def test_a_provenance_that_cannot_be_used(
     with pytest.raises(KlpError) as error:
         compare(path, file, read_contents(file.data, "x.ko"))
     assert str(error.value).startswith(said.replace("PATH", str(path)))
+
+
+def test_a_pipe_is_no_provenance(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe.json")
+    with pytest.raises(KlpError) as error:
+        read_statement(pipe)
+    assert str(error.value) == f"{pipe}: is not a file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,7 @@ def test_a_patch_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(KlpError) as error:
         read_patch_header(tmp_path / "no.patch")
     assert str(error.value) == f"{tmp_path}/no.patch: cannot be read: No such file or directory"
+    os.mkfifo(pipe := tmp_path / "pipe.patch")
+    with pytest.raises(KlpError) as error:
+        read_patch_header(pipe)
+    assert str(error.value) == f"{pipe}: is not a file"
