@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,23 +202,31 @@ def compile_arguments(kernel: Kernel, source: Path, module_name: str) -> list[st
     ]
 
 
-def compile_commands(kernel: Kernel, sources: Sequence[Path], module_name: str) -> list[Entry]:
+def compile_commands(
+    kernel: Kernel,
+    sources: Sequence[Path],
+    module_name: str,
+    flags: Callable[[Path], Sequence[str]] = lambda source: (),
+) -> list[Entry]:
     """List how C files of a module are compiled, for compile_commands.json.
 
     Its format is that of https://clang.llvm.org/docs/JSONCompilationDatabase.html.
+
+    :param flags: those of a source, behind the kernel's.
     """
     directory = str(compile_command(kernel).directory)
     return [
         {
             "directory": directory,
-            "file": str(path),
+            "file": str(source.absolute()),
             "arguments": [
-                *unlaunched(compile_arguments(kernel, path, module_name)),
+                *unlaunched(compile_arguments(kernel, source.absolute(), module_name)),
+                *flags(source),
                 "-c",
-                str(path),
+                str(source.absolute()),
             ],
         }
-        for path in (source.absolute() for source in sources)
+        for source in sources
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,18 +86,27 @@ class Build:
         part = self.chosen.part_of(source)
         return self.paths.object_of(source, part.name if part else "")
 
-    def flags_of(self, part: Part | None, source: Path | None = None) -> Sequence[str]:
-        """Return the flags for a C file of a part, behind the kernel's own.
 
-        The headers of the livepatch's directory are for all parts.
-        """
-        if part is None or not part.name:
-            return ()
-        above, own = self.chosen.directory.absolute(), part.chosen.directory.absolute()
-        flags = [f"-I{above}", f"-ffile-prefix-map={above}/="]
-        if part.chosen.livepatch.has_list:
-            # The symbols of the kernel are declared as such, and not looked up by the fix.
-            flags += [f"-I{own}", "-DUSE_KLP_CONVERT"]
-            if source is not None and is_file(part.chosen.directory / FLAGS):
-                flags += read_flags(part.chosen.directory / FLAGS, source)
-        return flags
+def source_flags(chosen: Chosen, source: Path) -> tuple[str, ...]:
+    """Return the flags for a C file, behind the kernel's own: see `flags_of`."""
+    return flags_of(chosen, chosen.part_of(source), source)
+
+
+def flags_of(chosen: Chosen, part: Part | None, source: Path | None = None) -> tuple[str, ...]:
+    """Return the flags for a C file of a part, behind the kernel's own.
+
+    The headers of the livepatch's directory are for all parts.
+
+    :param source: None for a file that klpbuild writes.
+    :raises KlpError: when those of a fix are not understood.
+    """
+    if part is None or not part.name:
+        return ()
+    above, own = chosen.directory.absolute(), part.chosen.directory.absolute()
+    flags = [f"-I{above}", f"-ffile-prefix-map={above}/="]
+    if part.chosen.livepatch.has_list:
+        # The symbols of the kernel are declared as such, and not looked up by the fix.
+        flags += [f"-I{own}", "-DUSE_KLP_CONVERT"]
+        if source is not None and is_file(part.chosen.directory / FLAGS):
+            flags += read_flags(part.chosen.directory / FLAGS, source)
+    return tuple(flags)

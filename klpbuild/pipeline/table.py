@@ -17,7 +17,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import index_path
 from klpbuild.patch.fix import PatchesError, fix_table
 from klpbuild.patch.series import stated_level
-from klpbuild.pipeline.build import Build
+from klpbuild.pipeline.build import Build, flags_of, source_flags
 from klpbuild.pipeline.extracted import Extracted, archive_path
 from klpbuild.report.inputs import meaning
 from klpbuild.report.timings import timed
@@ -187,7 +187,7 @@ def _list(build: Build, part: Part) -> tuple[Step, ...]:
     directories = (part.chosen.directory, build.chosen.directory)
     headers = tuple(sorted(h for directory in directories for h in directory.glob("*.h")))
     counts = (*_ALWAYS, Counts.COMPILER, repr(part.chosen.livepatch.objects))
-    where = build, part.chosen.livepatch, build.flags_of(part)
+    where = build, part.chosen.livepatch, flags_of(build.chosen, part)
 
     def ask(said: Said) -> None:
         from klpbuild.pipeline.listed import write_conditions
@@ -222,7 +222,7 @@ def _compile(build: Build, source: Path) -> Step:
             build.log,
             said,
             generated=generated,
-            flags=build.flags_of(part, source),
+            flags=source_flags(build.chosen, source),
         )
 
     return Step(

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from klpbuild.compiler.launcher import with_launcher
 from klpbuild.errors import KlpError, Problems, explained, printable
 from klpbuild.files import write_file
 from klpbuild.package.formats import wanted_formats
+from klpbuild.pipeline.build import source_flags
 from klpbuild.request.chosen import named_livepatches, with_replace
 from klpbuild.request.given import GivenSymbols, newest_kernel
 from klpbuild.request.matrix import cells, locate_kernels
@@ -155,7 +157,10 @@ def _compile_commands(env: Environment, every: list[KernelNodes]) -> Node:
             for livepatch in nodes.livepatches
             if (chosen := livepatch.cell.chosen) is not None
             for entry in compile_commands(
-                nodes.kernel, chosen.livepatch.sources, chosen.livepatch.module_name
+                nodes.kernel,
+                chosen.livepatch.sources,
+                chosen.livepatch.module_name,
+                partial(source_flags, chosen),
             )
         ]
         write_file(target[0], (json.dumps(entries, indent=1) + "\n").encode())

@@ -124,3 +124,20 @@ def test_shadow_variables_that_the_text_does_not_show(shared: Checkout, whole: P
         "  The livepatch that takes its place must know of them.\n"
         "  Write state_version = 1 into own/all-fixes/hand/livepatch.toml.\n"
     ) in said
+
+
+def test_what_cannot_be_in_it_is_left_out_with_k(shared: Checkout, whole: Path) -> None:
+    (whole / "fixes" / "other.patch").write_text(
+        "Subject: other\n\n--- a/fs/proc/meminfo.c\n+++ b/fs/proc/meminfo.c\n"
+        "@@ -1,3 +1,3 @@\n is\n-not\n+no\n there\n"
+    )
+    said = shared.scons("livepatches=own", "-k", status=2)
+    assert "          3 fixes: 2 in, 1 does not apply.\n" in said
+    assert (shared.directory / f"{PATH}.ko").is_file()
+
+
+def test_editors_see_the_flags_of_parts(shared: Checkout, whole: Path) -> None:
+    shared.scons("livepatches=own", "compile_commands")
+    commands = json.loads((shared.directory / "build/compile_commands.json").read_text())
+    (arguments,) = (c["arguments"] for c in commands if c["file"].endswith("hand/main.c"))
+    assert f"-I{whole}" in arguments
