@@ -29,11 +29,13 @@ _SIZES = {
 }  # fmt: skip
 _STRING, _STRP, _LINE_STRP, _IMPLICIT = 0x08, 0x0E, 0x1F, 0x21
 _NUMBERS = frozenset({0x0D, 0x0F, 0x15, 0x1A, 0x1B, 0x22, 0x23})  # (s|u)data and indexes
+#: Forms that number what is in .debug_str_offsets and .debug_addr: clang writes them.
+_STRX, _ADDRX = frozenset({0x1A, *range(0x25, 0x29)}), frozenset({0x1B, *range(0x29, 0x2D)})
 _BLOCKS = {0x0A: 1, 0x03: 2, 0x04: 4}
 _LENGTHS = frozenset({0x09, 0x18})  # block, exprloc
 _SDATA = 0x0D
 _DIRECTORY, _PATH = 2, 1  # DW_LNCT_directory_index, DW_LNCT_path
-_STMT_LIST = 0x10
+_STMT_LIST, _UNIT, _STR_OFFSETS_BASE, _ADDR_BASE = 0x10, 0x11, 0x72, 0x73
 _LEB_BITS_MAX = 70
 _BROKEN = "has broken debug information"
 
@@ -214,6 +216,10 @@ class Dwarf:
         return self._data(".debug_abbrev")
 
     @cached_property
+    def _indexed(self) -> tuple[memoryview, memoryview]:
+        return self._data(".debug_str_offsets"), self._data(".debug_addr")
+
+    @cached_property
     def lines(self) -> memoryview:
         """The bytes of ``.debug_line``."""
         return self._data(".debug_line")
@@ -291,10 +297,26 @@ class Unit:
                 if form is not None:
                     value, at = self._value(data, at, form)
                     if attribute:
-                        values[attribute] = value
+                        values[attribute] = self._meant(form[0], value)
             if abbreviation.tag in wanted:
                 yield Entry(start, abbreviation.tag, depth, values)
             depth += abbreviation.children
+
+    def _meant(self, form: int, value: int | str) -> int | str:
+        """Look an indexed string or address up (DWARF 5, sections 7.26 and 7.27)."""
+        if not isinstance(value, int) or form not in _STRX | _ADDRX:
+            return value
+        table, width = (0, 4) if form in _STRX else (1, 8)
+        at = self._bases[table] + width * value
+        found = int.from_bytes(self._dwarf._indexed[table][at : at + width], self._order)
+        return found if table else self._dwarf.text(_STRP, found)
+
+    @cached_property
+    def _bases(self) -> tuple[int, int]:
+        """Where the unit's own entries begin in the two tables."""
+        wanted = frozenset({_STR_OFFSETS_BASE, _ADDR_BASE})
+        values = next(self._entries({_UNIT: wanted})).values
+        return int(values.get(_STR_OFFSETS_BASE, 8)), int(values.get(_ADDR_BASE, 8))
 
     def _value(self, data: memoryview, at: int, form: Form) -> tuple[int | str, int]:
         kind, implicit = form
@@ -325,7 +347,7 @@ class Unit:
     def file_names(self) -> tuple[str, ...]:
         """Read the files that DW_AT_call_file numbers; empty when their table cannot be read."""
         try:
-            unit = next(self._entries({0x11: frozenset({_STMT_LIST})}))
+            unit = next(self._entries({_UNIT: frozenset({_STMT_LIST})}))
             start = unit.values.get(_STMT_LIST)
             return self._files(start) if isinstance(start, int) else ()
         except (LookupError, ValueError, OverflowError, StopIteration, struct_error):

@@ -122,6 +122,8 @@ class DwarfTypes(Types):
         """Compute the number of elements of an array, in all its dimensions."""
         found = 1
         for child in self._node(number).children:
+            if child.tag != _SUBRANGE:  # of a function behind it, whose own tag is not asked for
+                continue
             if _COUNT in child.values:
                 found *= child.value(_COUNT)
             else:  # without an upper bound it has none
@@ -129,8 +131,9 @@ class DwarfTypes(Types):
         return found
 
     def bytes(self, number: int) -> int:
-        """Return the size that a type states itself."""
-        return self._node(number).value(_BYTES)
+        """Return the size that a type states itself; clang leaves a pointer's out."""
+        node = self._node(number)
+        return node.value(_BYTES) or (8 if node.tag == _POINTER else 0)
 
     def fields(self, number: int) -> Iterator[Field]:
         """List the members of a structure or union."""
@@ -162,7 +165,12 @@ class DwarfTypes(Types):
 
     def enumerations(self) -> Iterator[int]:
         """List all enumerations."""
-        yield from (n for n, node in self._nodes.items() if self.kind(n) is Kind.ENUM)
+        yield from (n for n in self.every if self.kind(n) is Kind.ENUM)
+
+    @property
+    def every(self) -> tuple[int, ...]:
+        """The numbers of all types that are defined."""
+        return tuple(n for n, node in self._nodes.items() if not node.value(_DECLARATION))
 
 
 _VOID = _Node(0, {})

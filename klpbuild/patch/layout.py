@@ -2,7 +2,7 @@
 
 What exists when a livepatch is loaded keeps those that it was made with.
 
-gcc writes them as BTF (``-gbtf``, since gcc 12; include/uapi/linux/btf.h).
+gcc writes them as BTF (``-gbtf``, since gcc 12; include/uapi/linux/btf.h), clang as DWARF.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from klpbuild.elf import btf, types
+from klpbuild.elf import btf, dwarftypes, types
 from klpbuild.elf.btf import BROKEN, Btf
+from klpbuild.elf.dwarf import Dwarf, Unit
+from klpbuild.elf.dwarftypes import DwarfTypes
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Kind, Layout
 from klpbuild.errors import KlpError, broken
@@ -32,17 +34,19 @@ from klpbuild.patch.csource import (
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.touched import changed_lines
 
-#: All types that a file declares are wanted, used or not; not those inside of functions.
-BTF_FLAGS = ("-g0", "-gbtf", "-fno-eliminate-unused-debug-types")
+#: All types that a file declares are wanted, used or not.
+_ALL = "-fno-eliminate-unused-debug-types"
+BTF_FLAGS = ("-g0", "-gbtf", _ALL)
+CLANG_FLAGS = ("-g", "-gdwarf-5", _ALL)
 _STRUCTURES = (Kind.STRUCT, Kind.UNION)
 
 
 def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
-    """Read the layouts in an object's BTF, by names such as ``struct page``.
+    """Read the layouts in an object's debug information, by names such as ``struct page``.
 
     A name may stand for several, in different functions.
 
-    :raises KlpError: when the object has no BTF.
+    :raises KlpError: when the object has none.
     """
     types = _types(elf, "Layouts of structures are read from it.")
     found: dict[str, set[Layout]] = defaultdict(set)
@@ -59,11 +63,11 @@ def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
 
 
 def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:
-    """Read the enumerators in an object's BTF: the enumeration and the number of each.
+    """Read the enumerators in debug information: the enumeration and the number of each.
 
     That of a nameless enumeration stands for itself, as ``enumerator X``.
 
-    :raises KlpError: when the object has no BTF.
+    :raises KlpError: when the object has none.
     """
     types = _types(elf, "Numbers of enumerators are read from it.")
     found = {}
@@ -75,10 +79,12 @@ def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _types(elf: ElfFile, why: str) -> Btf:
+def _types(elf: ElfFile, why: str) -> Btf | DwarfTypes:
     types = Btf.of(elf)
+    if types is None and elf.section(".debug_info"):
+        return DwarfTypes(Unit(Dwarf(elf), 0))
     if types is None:
-        raise KlpError("has no BTF", where=elf.name, why=why)
+        raise KlpError("has no debug information", where=elf.name, why=why)
     return types
 
 
@@ -98,7 +104,7 @@ class Compared:
 
 
 def compare_layouts(before: ElfFile, after: ElfFile, kept: Path) -> Compared:
-    """Compare the layouts and enumerators in the BTF of two objects.
+    """Compare the layouts and enumerators in the debug information of two objects.
 
     That nothing differs is kept by the content of both and of the code that compares: reading
     all structures of a file takes longer than all else about a file that is compiled already.
@@ -106,7 +112,7 @@ def compare_layouts(before: ElfFile, after: ElfFile, kept: Path) -> Compared:
     :param kept: the directory for that.
     """
     digest = hashlib.sha256()
-    for path in (btf.__file__, types.__file__, __file__):
+    for path in (btf.__file__, dwarftypes.__file__, types.__file__, __file__):
         digest.update(Path(path).read_bytes())
     for elf in (before, after):
         digest.update(hashlib.sha256(elf.data).digest())
@@ -199,7 +205,7 @@ _DECLARED = re.compile(rb"\b(?:struct|union|enum)\b[^;(){}=,]*(?P<brace>\{)?")
 def kept_local_types(file: PatchedFile) -> list[str]:
     """List types inside of functions that static variables have and a patch declares otherwise.
 
-    BTF does not have them.  Variables on the stack do not outlive the function.
+    BTF has none of these.  Variables on the stack do not outlive the function.
     """
     if file.original is None or not file.path.endswith(".c"):
         return []

@@ -24,12 +24,13 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.vartypes import function_types
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_record, write_file
+from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import shortened
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.patch.commands import CompileCommand, make_objects
 from klpbuild.patch.fix import Fault, Standing
 from klpbuild.patch.keptobjects import KeptObjects
-from klpbuild.patch.layout import BTF_FLAGS
+from klpbuild.patch.layout import BTF_FLAGS, CLANG_FLAGS
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.shadow import make_shadow
 from klpbuild.run import run
@@ -238,14 +239,15 @@ class Recompiler:
         return frozenset(read)
 
     def with_layouts(self, command: CompileCommand, patched: bool) -> Path:
-        """Compile the object with BTF, from the original or the patched file.
+        """Compile the object with the layouts of all its structures, original or patched.
 
-        :raises KlpError: when the compiler cannot write BTF.
+        :raises KlpError: when the compiler cannot write them.
         """
+        kind = CLANG_FLAGS if self._is_clang else BTF_FLAGS
         output = self.workdir / f"{command.target[:-2]}.{'new' if patched else 'old'}-btf.o"
 
         def ask(dependencies: Path) -> bytes:
-            flags = (*BTF_FLAGS, f"-Wp,-MD,{dependencies}")
+            flags = (*kind, f"-Wp,-MD,{dependencies}")
             error = self._compile(command, output, flags, self.shadow if patched else None)
             if error:
                 raise KlpError(
@@ -256,7 +258,7 @@ class Recompiler:
                 )
             return output.read_bytes()
 
-        data = self.answer(command, "layouts", BTF_FLAGS, patched, ask)
+        data = self.answer(command, "layouts", kind, patched, ask)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(data)
         return output
@@ -267,7 +269,11 @@ class Recompiler:
         :raises KlpError: when the compiler fails.
         """
         output = self.workdir / f"{command.target[:-2]}.{'new' if patched else 'old'}-types.o"
-        flags = (*TYPE_FLAGS, *flags)
+        # In DWARF 5 clang numbers addresses instead of writing them.
+        kind = (
+            [f.replace("dwarf-5", "dwarf-4") for f in TYPE_FLAGS] if self._is_clang else TYPE_FLAGS
+        )
+        flags = (*kind, *flags)
         error = self._compile(command, output, flags, self.shadow if patched else None)
         if error:
             raise KlpError(
@@ -276,6 +282,10 @@ class Recompiler:
                 why=_first_lines(error),
             )
         return output
+
+    @cached_property
+    def _is_clang(self) -> bool:
+        return Config.read(self.tree.build / ".config").enabled("CC_IS_CLANG")
 
     def function_types(
         self, command: CompileCommand, patched: bool

@@ -12,6 +12,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.patch.layout import (
     BTF_FLAGS,
+    CLANG_FLAGS,
     Compared,
     Layout,
     changed_enumerators,
@@ -58,6 +59,16 @@ def with_types(tmp_path: Path, text: str) -> ElfFile:
     command = ["gcc", *BTF_FLAGS, "-c", "-o", tmp_path / "x.o", tmp_path / "x.c"]
     subprocess.run(command, check=True)
     return ElfFile.read(tmp_path / "x.o")
+
+
+def test_clangs_flags_give_the_same(tmp_path: Path) -> None:
+    """Where the compiler writes no BTF, DWARF tells; it has types inside of functions, too."""
+    as_btf = with_types(tmp_path, SOURCE)
+    command = ["gcc", *CLANG_FLAGS, "-c", "-o", tmp_path / "y.o", tmp_path / "x.c"]
+    subprocess.run(command, check=True)
+    as_dwarf = ElfFile.read(tmp_path / "y.o")
+    assert layouts(as_btf) == layouts(as_dwarf)
+    assert enumerators(as_btf) == enumerators(as_dwarf)
 
 
 def test_members_have_the_compiler_s_offsets_and_sizes(tmp_path: Path) -> None:
@@ -155,7 +166,7 @@ def test_enumerators(tmp_path: Path, old: str, new: str, changes: list[tuple[str
 def test_an_object_without_btf(tmp_path: Path) -> None:
     (tmp_path / "x.c").write_text("int a;\n")
     subprocess.run(["gcc", "-c", "-o", tmp_path / "x.o", tmp_path / "x.c"], check=True)
-    with pytest.raises(KlpError, match="has no BTF"):
+    with pytest.raises(KlpError, match="has no debug information"):
         layouts(ElfFile.read(tmp_path / "x.o"))
 
 
