@@ -17,7 +17,7 @@ _CONST, _VARIABLE, _VOLATILE, _RESTRICT, _ATOMIC = 0x26, 0x34, 0x35, 0x37, 0x47
 _LOCATION, _NAME, _UPPER, _ABSTRACT, _COUNT = 0x02, 0x03, 0x2F, 0x31, 0x37
 _SPECIFICATION, _TYPE = 0x47, 0x49
 _SUBPROGRAM, _ELLIPSIS = 0x2E, 0x18
-_BYTES, _DECLARATION, _ENCODING, _EXTERNAL = 0x0B, 0x3C, 0x3E, 0x3F
+_BITS, _BYTES, _DECLARATION, _ENCODING, _EXTERNAL = 0x0D, 0x0B, 0x3C, 0x3E, 0x3F
 _BOOLEAN, _SIGNED = 0x02, (0x05, 0x06)
 
 _QUALIFIERS = (_TYPEDEF, _CONST, _VOLATILE, _RESTRICT, _ATOMIC)
@@ -27,6 +27,7 @@ _WANTED = dict.fromkeys(
     (_ARRAY, _PARAMETER, _MEMBER, _POINTER, _FUNCTION, _BASE, *_QUALIFIERS, *_WORDS), _REFERENCES
 )
 _WANTED |= {
+    _MEMBER: _REFERENCES | {_BITS},
     _SUBRANGE: frozenset({_UPPER, _COUNT}),
     _VARIABLE: _REFERENCES | {_LOCATION, _ABSTRACT, _SPECIFICATION},
 }
@@ -161,7 +162,8 @@ class _Types:
         if aim is None or aim.tag not in (_STRUCTURE, _UNION):
             return {}
         children = self._children[aim.offset]
-        return {str(c.values.get(_NAME, "")): self.of(c) for c in children if c.tag == _MEMBER}
+        members = [c for c in children if c.tag == _MEMBER]
+        return {str(c.values.get(_NAME, "")): self.of(c) + _width(c) for c in members}
 
     def _told(self, entry: Entry) -> str:
         if entry.tag in _QUALIFIERS:
@@ -178,10 +180,17 @@ class _Types:
         word = _WORDS.get(entry.tag, "")
         if word and not name:
             inside = (
-                f"{self.of(c)} {c.values.get(_NAME, '')}" for c in self._children[entry.offset]
+                f"{self.of(c)} {c.values.get(_NAME, '')}{_width(c)}"
+                for c in self._children[entry.offset]
             )
             name = "{" + ", ".join(inside) + "}"
         return f"{word} {name}".strip()
+
+
+def _width(member: Entry) -> str:
+    """Tell how wide a bit field is, as C does; empty for another member."""
+    bits = member.values.get(_BITS)
+    return "" if bits is None else f" : {bits}"
 
 
 def _elements(subrange: Entry) -> str:

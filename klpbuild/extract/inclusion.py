@@ -246,7 +246,7 @@ class _Choice:
             self.refuse(
                 f"{target.name} has another type than the running kernel's",
                 target,
-                why=f"{why}  The running kernel's holds what the old code put there.",
+                why=f"{why}\nThe running kernel's holds what the old code put there.",
                 hint="Keep its type.  If it is new, give it another name, and keep"
                 f" {twin.name} declared, with __used.",
             )

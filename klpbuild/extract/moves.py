@@ -78,7 +78,7 @@ def _check_variable(
     elif not same_content(old, new):
         what = "its initial value differs"
     elif told := type_change(old, new):
-        what = told[:1].lower() + told[1:-1]
+        what = (told[:1].lower() + told[1:-1]).replace("\n", " ")
     else:
         return
     if old.memory is new.memory is Memory.READ_ONLY and origin.is_local:

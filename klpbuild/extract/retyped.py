@@ -24,14 +24,14 @@ def type_change(old: Variable, new: Variable) -> str:
     if _alike(before.text, after.text) or _same_members(before, after):
         return ""
     if before.members and after.members:
-        return f"Its members were {_listed(before)} and are {_listed(after)}."
+        return f"Its members were {_listed(before)}\nand are {_listed(after)}."
     return f"Its type was {before.text} and is {after.text}."
 
 
 def _alike(before: str, after: str) -> bool:
     """Tell whether what is one type can be read as another one of the same size."""
-    if before == after:
-        return True
+    if before == after or " : " in before + after:  # a bit field
+        return before == after
     old, new = (_shape(text) for text in (before, after))
     if is_number(old[0]) and is_number(new[0]):
         return old[1] == new[1]

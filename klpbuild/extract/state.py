@@ -25,10 +25,11 @@ from klpbuild.extract.variable import (
 )
 
 _ARRAY = re.compile(r"(?:\[\d*\])+$")
-_INTEGER = r"(?:(?:long |short |signed |unsigned )*(?:int|char)|_Bool|enum \S*)"
+_INTEGER = r"(?:(?:long |short |signed |unsigned )*(?:int|char)|_Bool|enum \S*)(?: : \d+)?"
 #: A number, one in a structure of its own, as atomic_t, and what code uses as one.
 _NUMBER = re.compile(
-    rf"{_INTEGER}|struct {{{_INTEGER} \w+}}|struct (?:static_key(?:_true|_false)?|percpu_counter)"
+    rf"{_INTEGER}|struct {{{_INTEGER} \w+(?: : \d+)?}}"
+    r"|struct (?:static_key(?:_true|_false)?|percpu_counter)"
 )
 _POINTER = re.compile(r".*\*")
 

@@ -335,11 +335,17 @@ def test_a_variable_that_keeps_what_it_holds(tmp_path: Path, old: str, new: str)
         ("int (*VAR)(int)", "int (*VAR)(long)",
          "Its type was int (int) * and is int (long int) *."),
         ("struct { int lock, count; } VAR", "struct { int count, lock; } VAR",
-         "Its members were int lock, int count and are int count, int lock."),
+         "Its members were int lock, int count\n  and are int count, int lock."),
         ("struct { int a; void *p; } VAR", "struct { int a; long p; } VAR",
-         "Its members were int a, void * p and are int a, long int p."),
+         "Its members were int a, void * p\n  and are int a, long int p."),
+        ("struct { int a : 3, b : 5; } VAR", "struct { int a : 4, b : 4; } VAR",
+         "Its members were int : 3 a, int : 5 b\n  and are int : 4 a, int : 4 b."),
+        ("struct { struct { int a : 3, b : 5; } in; } VAR",
+         "struct { struct { int b : 5, a : 3; } in; } VAR",
+         "Its members were struct {int a : 3, int b : 5} in"
+         "\n  and are struct {int b : 5, int a : 3} in."),
         ("struct { int a, b; } VAR", "struct { long a; } VAR",
-         "Its members were int a, int b and are long int a."),
+         "Its members were int a, int b\n  and are long int a."),
     ],
 )  # fmt: skip
 def test_a_variable_that_holds_something_else_is_refused(
@@ -348,6 +354,6 @@ def test_a_variable_that_holds_something_else_is_refused(
     before, after = versions(f"static {old};", f"static {new};", "(use(&VAR), 1)", "it", "it")
     assert Pair(tmp_path, HEADER + before, {before: after}).refusal() == (
         "code.c:code.o:it: it has another type than the running kernel's\n"
-        f"  {why}  The running kernel's holds what the old code put there.\n"
+        f"  {why}\n  The running kernel's holds what the old code put there.\n"
         "  Keep its type.  If it is new, give it another name, and keep it declared, with __used."
     )
