@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from klpbuild.elf.constants import SHN_UNDEF
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import Problems
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import FILE_NAME
+from klpbuild.module.livepatch import FILE_NAME, Function
 from klpbuild.module.states import allocates
 from klpbuild.proof.references import rename_undefined
 from klpbuild.request.chosen import Chosen
@@ -18,6 +18,28 @@ from klpbuild.symbols.symvers import Exports
 
 #: Before a symbol's name while the linker must not take it for another one of that name.
 _APART = "klpbuild_apart_"
+
+
+def old_copies(parts: Mapping[str, Sequence[Path]], functions: Iterable[Function]) -> Iterator[str]:
+    """Name the functions that a part has a copy of, as they were, and that another one replaces.
+
+    :param parts: the objects of each part.
+    :param functions: what the livepatch replaces.
+    """
+    replaced = {function.old.partition(".")[0]: function for function in functions}
+    for objects in parts.values():
+        elves = [ElfFile.read(path) for path in objects]
+        defined = {
+            symbol.name: elf.name
+            for elf in elves
+            for symbol in elf.symbol_list
+            if symbol.is_function and symbol.is_defined
+        }
+        for symbol_name, place in defined.items():
+            name = symbol_name.partition(".")[0]  # as in the source, without .isra.0
+            function = replaced.get(name)
+            if function is not None and function.new not in defined:
+                yield f"{place}: has a copy of {name}(), which {function.where} replaces"
 
 
 def _check_apart(parts: Mapping[str, Sequence[Path]], in_kernel: Callable[[str], bool]) -> None:

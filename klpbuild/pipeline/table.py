@@ -270,7 +270,10 @@ def _link(build: Build, objects: tuple[Path, ...]) -> Step:
         kernel, chosen, log, strip = build.kernel, build.for_kernel(), build.log, build.strip
         joined.check_states(chosen, [(source, build.object_of(source)) for source in sources])
         if chosen.parts:
-            joined.check_parts(kernel, _objects_of_parts(build), paths.symbols)
+            parts = _objects_of_parts(build)
+            joined.check_parts(kernel, parts, paths.symbols)
+            functions = (f for entry in build.livepatch().objects for f in entry.functions)
+            said.warnings += joined.old_copies(parts, functions)
         if chosen.patches:
             from_patch.link_extracted(
                 kernel, chosen, paths.record, made, paths.linked, log, said, strip

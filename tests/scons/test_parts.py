@@ -141,3 +141,15 @@ def test_editors_see_the_flags_of_parts(shared: Checkout, whole: Path) -> None:
     commands = json.loads((shared.directory / "build/compile_commands.json").read_text())
     (arguments,) = (c["arguments"] for c in commands if c["file"].endswith("hand/main.c"))
     assert f"-I{whole}" in arguments
+
+
+def test_a_copy_of_what_another_part_replaces(shared: Checkout, whole: Path) -> None:
+    source = whole / "hand" / "main.c"
+    source.write_text(
+        "static noinline int meminfo_proc_show(int i)\n{\n\treturn i + 1;\n}\n"
+        + SOURCE.replace("return 0;", "return meminfo_proc_show(-1);")
+    )
+    said = shared.scons("livepatches=own")
+    place = "build/fixtures/livepatch-all-fixes/parts/hand/main.o"
+    assert f"{place}: has a copy of meminfo_proc_show(), which fix.patch replaces\n" in said
+    assert said.count("has a copy of") == 1
