@@ -70,7 +70,9 @@ def _cells(rule: Rule, record: dict[str, dict[str, str]]) -> list[str]:
 
 def _kernels(rule: Rule) -> str:
     first = f"{rule.since[0]}.{rule.since[1]}"
-    return f"{first} to before {rule.until[0]}.{rule.until[1]}" if rule.until else f"since {first}"
+    until = f" to before {rule.until[0]}.{rule.until[1]}" if rule.until else ""
+    names = "".join(f", {a.name}" for a in ARCHITECTURES if a.machine in rule.only)
+    return (f"{first}{until}" if until else f"since {first}") + names
 
 
 def _predicted(rule: Rule) -> str:
