@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from klpbuild.elf import btf, dwarftypes, types
+from klpbuild.elf import btf, dwarf, dwarftypes, types
 from klpbuild.elf.btf import BROKEN, Btf
 from klpbuild.elf.dwarf import Dwarf, Unit
 from klpbuild.elf.dwarftypes import DwarfTypes
@@ -112,8 +113,8 @@ def compare_layouts(before: ElfFile, after: ElfFile, kept: Path) -> Compared:
     :param kept: the directory for that.
     """
     digest = hashlib.sha256()
-    for path in (btf.__file__, dwarftypes.__file__, types.__file__, __file__):
-        digest.update(Path(path).read_bytes())
+    for path in (m.__file__ for m in (btf, dwarf, dwarftypes, types, sys.modules[__name__])):
+        digest.update(Path(str(path)).read_bytes())
     for elf in (before, after):
         digest.update(hashlib.sha256(elf.data).digest())
     same = kept / f"{digest.hexdigest()}.same"

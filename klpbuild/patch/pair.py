@@ -12,7 +12,7 @@ from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Layout
-from klpbuild.elf.vartypes import VariableType, variable_types
+from klpbuild.elf.vartypes import VariableType
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.prepare import Log, PreparedTree, prepare
@@ -108,7 +108,7 @@ class CompiledPatch:
                 return path
         return ""
 
-    def variable_types(self, pair: ObjectPair, patched: bool) -> dict[str, VariableType]:
+    def variable_types(self, pair: ObjectPair, patched: bool) -> Mapping[str, VariableType]:
         """Read the types of an object's variables, before or after, by their symbols.
 
         :raises KlpError: when the compiler does not tell them.
@@ -116,7 +116,7 @@ class CompiledPatch:
         is_new = any(f.path == pair.source and f.original is None for f in self.patched.files)
         if is_new and not patched:
             return {}
-        return variable_types(ElfFile.read(self.compiler.with_types(pair.command, patched)))
+        return self.compiler.types(pair.command, patched).variables
 
 
 @measured("compile")

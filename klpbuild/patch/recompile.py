@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -15,15 +14,16 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from klpbuild.compiler.launcher import launched, launcher_environment
 from klpbuild.compiler.quotes import without_foreign
+from klpbuild.elf import dwarf, vartypes
 from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.vartypes import function_types
+from klpbuild.elf.vartypes import VariableType, function_types, variable_types
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_record, write_file
+from klpbuild.files import from_json, read_record, to_json, write_file
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import shortened
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
@@ -59,10 +59,18 @@ _KPATCH_HINT = (
 
 
 @dataclass(frozen=True)
-class _FunctionTypes:
-    """How each function of an object is called, see `klpbuild.elf.vartypes`."""
+class Types:
+    """Types of an object's variables and functions, see `klpbuild.elf.vartypes`."""
 
-    of: Mapping[str, tuple[str, ...]]
+    variables: Mapping[str, VariableType]
+    functions: Mapping[str, tuple[str, ...]]
+
+
+@cache
+def _types_kind() -> str:
+    """Name what is kept of debug information: it changes with the code that reads that."""
+    content = b"".join(Path(str(module.__file__)).read_bytes() for module in (dwarf, vartypes))
+    return f"types-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -287,20 +295,17 @@ class Recompiler:
     def _is_clang(self) -> bool:
         return Config.read(self.tree.build / ".config").enabled("CC_IS_CLANG")
 
-    def function_types(
-        self, command: CompileCommand, patched: bool
-    ) -> Mapping[str, tuple[str, ...]]:
-        """Read how the functions of the original or the patched file are called.
+    def types(self, command: CompileCommand, patched: bool) -> Types:
+        """Read the types in the debug information of the original or the patched file.
 
         :raises KlpError: when the compiler does not tell.
         """
 
         def ask(dependencies: Path) -> bytes:
-            made = self.with_types(command, patched, f"-Wp,-MD,{dependencies}")
-            return json.dumps(function_types(ElfFile.read(made))).encode()
+            elf = ElfFile.read(self.with_types(command, patched, f"-Wp,-MD,{dependencies}"))
+            return to_json(Types(variable_types(elf), function_types(elf)))
 
-        data = self.answer(command, "functions", TYPE_FLAGS, patched, ask)
-        return from_json(_FunctionTypes, b'{"of": %b}' % data).of
+        return from_json(Types, self.answer(command, _types_kind(), TYPE_FLAGS, patched, ask))
 
     def _compile(
         self, command: CompileCommand, output: Path, flags: Sequence[str], shadow: Path | None

@@ -167,6 +167,8 @@ class _Builder:
 
 def _read_pair(compiled: CompiledPatch, sizes: EntrySizes, number: int, pair: ObjectPair) -> Part:
     """Read an object before and after the patches."""
+    own = {pair.source, *pair.files}
+    made_from = [file for file in compiled.patched.files if file.path in own]
     return Part(
         number=number,
         owner=pair.owner,
@@ -176,7 +178,7 @@ def _read_pair(compiled: CompiledPatch, sizes: EntrySizes, number: int, pair: Ob
         source=pair.source,
         sizes=sizes,
         types=lambda patched: compiled.variable_types(pair, patched),
-        declares=any(map(may_declare_variables, compiled.patched.files)),
+        declares=any(map(may_declare_variables, made_from)),
         trees=(str(compiled.tree.source), str(compiled.compiler.shadow)),
     )
 

@@ -9,9 +9,12 @@ of functions that share theirs.
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-import shutil
+import zlib
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -22,6 +25,7 @@ from klpbuild.distro.parts import Part
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
+from klpbuild.files import read_record, write_file
 from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.prepare import Log, build_environment
 from klpbuild.kernel.tree import Kernel
@@ -107,20 +111,38 @@ def prove(kernel: Kernel, compiled: CompiledPatch, pair: ObjectPair, log: Log) -
 
     :raises KlpError: when objtool refuses the object, or the owner is not at hand.
     """
-    finished = pair.patched.with_suffix(".shipped.o")
-    shutil.copyfile(pair.plain, finished)
     objtool = pair.command.objtool
     if not objtool and compiled.tree.objtool_runs_late:
         module = pair.owner != VMLINUX
         objtool = tuple(a for a in compiled.tree.objtool if module or a != "--module")
-    if objtool:
+    finished = _finished(compiled, pair, objtool, log) if objtool else ElfFile.read(pair.plain)
+    return compare(finished, ShippedBinary.read(shipped_file(kernel, pair.owner)))
+
+
+def _finished(
+    compiled: CompiledPatch, pair: ObjectPair, objtool: Sequence[str], log: Log
+) -> ElfFile:
+    """Run objtool over the original object, once for its content.
+
+    :raises KlpError: when objtool refuses the object.
+    """
+    plain = pair.plain.read_bytes()
+    digest = hashlib.sha256(shlex.join(objtool).encode() + b"\0" + plain).hexdigest()[:16]
+    kept = compiled.tree.kept / "objects" / f"{pair.target[:-2]}.shipped-{digest}"
+    data = read_record(kept, zlib.decompress)
+    if data is None:
+        finished = pair.patched.with_suffix(".shipped.o")
+        finished.write_bytes(plain)
         command = [*objtool, str(finished)]
         log(shlex.join(command))
         done = run(command, build_environment(), compiled.tree.build)
         log(done.stderr)
         if done.returncode:
             raise KlpError("objtool refuses the object", where=pair.target, why=done.stderr.strip())
-    return compare(ElfFile.read(finished), ShippedBinary.read(shipped_file(kernel, pair.owner)))
+        data = finished.read_bytes()
+        with suppress(KlpError):  # a cache that cannot be written costs time only
+            write_file(kept, zlib.compress(data, 1))
+    return ElfFile(data, pair.target)
 
 
 def shipped_file(kernel: Kernel, owner: str) -> Path:

@@ -65,7 +65,7 @@ def _called_otherwise(
     if not names:
         return
     before, after = (
-        compiled.compiler.function_types(pair.command, patched) for patched in (False, True)
+        compiled.compiler.types(pair.command, patched).functions for patched in (False, True)
     )
     for name in names:
         old, new = before.get(name), after.get(name)

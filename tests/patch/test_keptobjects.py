@@ -164,10 +164,10 @@ def test_what_the_compiler_told_may_be_damaged(small: SmallKernel, builds: Build
     assert asks == [False, True, False]
 
 
-def test_the_types_of_functions_are_kept(small: SmallKernel, builds: Builds) -> None:
+def test_types_are_kept(small: SmallKernel, builds: Builds) -> None:
     (pair,) = (made := builds.build(small.patch(*LIMIT))).pairs
-    read = [made.compiler.function_types(pair.command, patched) for patched in (False, True)]
+    read = [made.compiler.types(pair.command, patched) for patched in (False, True)]
     made = builds.build(small.patch(*LIMIT))
-    assert [made.compiler.function_types(pair.command, p) for p in (False, True)] == read
-    assert read[0]["open_file"] == ("4 bytes", "4 bytes")
+    assert [made.compiler.types(pair.command, p) for p in (False, True)] == read
+    assert read[0].functions["open_file"] == ("4 bytes", "4 bytes")
     assert not list((made.compiler.workdir / "fs").glob("*-types.o"))

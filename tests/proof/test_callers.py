@@ -17,6 +17,7 @@ from klpbuild.errors import KlpError
 from klpbuild.extract.result import ChangedFunction
 from klpbuild.kernel.tree import Kernel
 from klpbuild.patch.patched import PatchedFile, SourceLine
+from klpbuild.patch.recompile import Types
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.prototypes import check_prototypes
 from tests.patch.small_kernel import make_kernel
@@ -109,7 +110,7 @@ def check_replaced(kernel: Kernel, directory: Path, before: str, after: str) -> 
         unchanged=(),
         patched=SimpleNamespace(files=(file,)),
         compiler=SimpleNamespace(
-            function_types=lambda _, patched: function_types(ElfFile.read(objects[patched]))
+            types=lambda _, patched: Types({}, function_types(ElfFile.read(objects[patched])))
         ),
     )
     extraction: Any = SimpleNamespace(changed=(ChangedFunction("gcd", 1, "gcd", "code differs"),))
