@@ -14,6 +14,7 @@ from klpbuild.extract.variable import Variable
 
 _SHAPE = re.compile(r"(.*?)((?:\[\d*\])*)$", re.DOTALL)
 _ONE = "[1]"
+_WIDTH = re.compile(r"\b(?:char|_Bool|short|long|struct static_key\w*|struct percpu_counter)\b")
 
 
 def type_change(old: Variable, new: Variable) -> str:
@@ -32,13 +33,21 @@ def _alike(before: str, after: str) -> bool:
     """Tell whether what is one type can be read as another one of the same size."""
     if before == after or " : " in before + after:  # a bit field
         return before == after
-    old, new = (_shape(text) for text in (before, after))
-    if is_number(old[0]) and is_number(new[0]):
-        return old[1] == new[1]
-    if old[1] or new[1] or not (before.endswith("*") and after.endswith("*")):
+    (old, had), (new, has) = _shape(before), _shape(after)
+    if had or has:
+        return had == has and _alike(old, new)
+    if old == new or (is_number(old) and is_number(new) and _width(old) == _width(new)):
+        return True
+    if not (old.endswith("*") and new.endswith("*")):
         return False
-    aims = before[:-1].strip(), after[:-1].strip()
+    aims = old[:-1].strip(), new[:-1].strip()
     return "void" in aims or _alike(*aims)
+
+
+def _width(number: str) -> str:
+    """Tell how wide a number is, by the word that says so; signs and structures do not count."""
+    match = _WIDTH.search(number)
+    return match[0].replace("_Bool", "char") if match else "int"
 
 
 def _shape(text: str) -> tuple[str, str]:

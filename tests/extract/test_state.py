@@ -317,7 +317,9 @@ def test_statics_of_one_name_that_change_their_order_are_refused(
         ("static struct { int a, b; } VAR;", "static struct { int a, c; } VAR;"),
         ("static struct { int a, b; } VAR;", "static struct two { unsigned a, b; } VAR;"),
         ("static void *VAR;", "static struct list *VAR;"),
-        ("static char *VAR[2];", "static char *VAR[2];"),
+        ("static void *VAR[2];", "static struct list *VAR[2];"),
+        ("static char *VAR;", "static unsigned char *VAR;"),
+        ("static long VAR;", "static struct { long long counter; } VAR;"),
     ],
 )
 def test_a_variable_that_keeps_what_it_holds(tmp_path: Path, old: str, new: str) -> None:
@@ -331,6 +333,9 @@ def test_a_variable_that_keeps_what_it_holds(tmp_path: Path, old: str, new: str)
         ("int VAR", "short VAR[2]", "Its type was int and is short int[2]."),
         ("struct list *VAR", "struct mutex *VAR",
          "Its type was struct list * and is struct mutex *."),
+        ("int *VAR", "long *VAR", "Its type was int * and is long int *."),
+        ("struct { int a; long b; } VAR", "struct { long a, b; } VAR",
+         "Its members were int a, long int b\n  and are long int a, long int b."),
         ("void *VAR", "unsigned long VAR", "Its type was void * and is long unsigned int."),
         ("int (*VAR)(int)", "int (*VAR)(long)",
          "Its type was int (int) * and is int (long int) *."),
