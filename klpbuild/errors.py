@@ -187,6 +187,7 @@ def explained(error: BaseException) -> KlpError | None:
     if not isinstance(error, OSError):
         return None
     what, where = error.strerror or str(error), str(error.filename or "")
-    if traceback.extract_tb(error.__traceback__)[-1].name == "_execute_child":  # of subprocess
+    in_child = traceback.extract_tb(error.__traceback__)[-1].name == "_execute_child"
+    if where and in_child:  # of subprocess; without a name no pipe could be opened
         return KlpError(f"{where} does not run: {what}", hint="Is it installed, and in PATH?")
     return KlpError(what[:1].lower() + what[1:], where=where)

@@ -352,7 +352,7 @@ def _symvers(path: Path) -> None:
 def _description(path: Path) -> None:
     """What is said in it gets into C code as text, and into nothing else of it."""
     livepatch = read_livepatch(path.parent)
-    code = generate_tables(livepatch, LivepatchApi(True, True, True, True))
+    code = generate_tables(livepatch, LivepatchApi(True, True, True, "forget.c.j2", True))
     assert all(char.isprintable() or char in "\n\t" for char in code) and code.isascii()
     outside = re.sub(r'"(\\.|[^"\\])*"', "", code)
     assert '"' not in outside and outside.count("{") == outside.count("}")

@@ -75,7 +75,7 @@ ENVIRONMENTS = {
     "cache is a file": Environment(
         SCONS, 2, "/dev/null: is not a directory\n", {"KLPBUILD_CACHE": "/dev/null"}
     ),
-    "few files": Environment(f"ulimit -n 12; {SCONS}", 2, "too many open files"),
+    "few files": Environment(f"ulimit -n 8; {SCONS}", 2, "error: too many open files"),
     "small files": Environment(f"ulimit -f 1; {SCONS}", 2, "cannot be written: File too large"),
     "little memory": Environment(f"ulimit -v 50000; {CHECK}", 2, "there is not enough memory\n"),
     "check: no HOME": Environment(CHECK, unset=("HOME", "KLPBUILD_CACHE")),
