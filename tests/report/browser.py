@@ -124,8 +124,10 @@ class Browser:
             self._note(self._read())
 
     def value(self, expression: str) -> Any:
-        """What an expression of JavaScript comes to."""
-        done = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """What an expression of JavaScript comes to, also a promise."""
+        done = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
@@ -143,3 +145,13 @@ class Browser:
         self.mouse("mouseMoved", x, y)
         for kind in ("mousePressed", "mouseReleased"):
             self.mouse(kind, x, y, button="left", clickCount=1)
+
+    def press(self, key: str) -> None:
+        """Press a key, such as Tab or Enter."""
+        text = {"Enter": "\r", " ": " "}.get(key, "")
+        code = {"Tab": 9, "Enter": 13, " ": 32}[key]
+        for kind in ("keyDown", "keyUp"):
+            more = {"text": text} if text and kind == "keyDown" else {}
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more
+            )

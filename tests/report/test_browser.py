@@ -28,6 +28,9 @@ CONTRAST_MIN = 4.5
 #: Where screenshots go, to be looked at.
 SHOTS = os.environ.get("KLPBUILD_SCREENSHOTS", "")
 
+#: A script that finds what hinders people with disabilities.
+AXE = os.environ.get("KLPBUILD_AXE", "")
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
@@ -287,3 +290,48 @@ def test_printed_on_paper(browser: Browser, plain: Path) -> None:
         assert browser.value("document.documentElement.scrollWidth") <= 800
     finally:
         browser.call("Emulation.setEmulatedMedia", media="")
+
+
+#: Whether what has the focus is marked: by a line around it, in the picture by a thicker one.
+MARKED = """
+    getComputedStyle(document.activeElement).outlineStyle !== "none" ||
+    getComputedStyle(document.activeElement.querySelector("rect")).strokeWidth === "2.6px"
+"""
+
+
+def test_the_keyboard_reaches_everything(browser: Browser, plain: Path) -> None:
+    """In the order of the page, each with a mark of its own; Enter and the space bar act."""
+    browser.show(plain, 1400, 900, dark=False)
+    wanted = "a[href], button, input, select, summary, [tabindex]:not([tabindex='-1'])"
+    browser.value(f"""window.wanted = [...document.querySelectorAll("{wanted}")]
+        .filter((e) => e.checkVisibility())""")
+    count = browser.value("wanted.length")
+    assert count > 5
+    seen, unmarked = [], []
+    for _ in range(count):
+        browser.press("Tab")
+        seen.append(browser.value("wanted.indexOf(document.activeElement)"))
+        if not browser.value(MARKED):
+            unmarked.append(browser.value("document.activeElement.outerHTML.slice(0, 200)"))
+    assert (seen, unmarked) == (list(range(count)), [])
+    browser.value("document.querySelector('#symbols summary').focus()")
+    opened = "document.querySelector('#symbols details').open"
+    before = browser.value(opened)
+    browser.press("Enter")
+    assert browser.value(opened) is not before
+    browser.press(" ")
+    assert browser.value(opened) is before
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_axe_finds_nothing(browser: Browser, plain: Path, window: tuple[int, int, bool]) -> None:
+    """``KLPBUILD_AXE`` names axe.min.js of the npm package axe-core."""
+    if not AXE:
+        pytest.skip("axe-core is not there: KLPBUILD_AXE=FILE names its axe.min.js")
+    width, height, dark = window
+    browser.show(plain, width, height, dark=dark)
+    browser.value(Path(AXE).read_text())
+    found = browser.value("""axe.run().then((result) => result.violations.map(
+        (each) => [each.id, each.nodes.map((node) => node.target.join(" "))]))""")
+    assert found == []
