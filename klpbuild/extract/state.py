@@ -115,10 +115,10 @@ def named_alike(old: Variable, new: Variable) -> bool:
 def may_be(old: Variable, new: Variable) -> bool:
     """Tell whether a new variable may be one of the kernel's, to judge by what both hold.
 
-    An array may have grown.  If one function uses both, the new one may hold in another way
+    An array may have grown.  If the same code uses both, the new one may hold in another way
     what the kernel's does: numbers, a pointer or a structure, for itself or as a member.
     """
-    related = bool(old.users & new.users)
+    related = _share_code(old, new)
     if (old.memory is Memory.PER_CPU) is not (new.memory is Memory.PER_CPU) and not related:
         return False
     before, after = old.type, new.type
@@ -137,6 +137,18 @@ def may_be(old: Variable, new: Variable) -> bool:
         return all(map(_LOCK.fullmatch, texts))
     # A pointer may become the head of a list, a structure another one; no number a structure.
     return _are_numbers(before) is _are_numbers(after) or any(map(_POINTER.fullmatch, texts))
+
+
+def _share_code(old: Variable, new: Variable) -> bool:
+    """Tell whether code that used the one may use the other: the same, or what moved out of it.
+
+    A function that is gone may have another name now.
+    """
+    before, after = old.version, new.version
+    if not old.users | new.users or before.correlation is not after.correlation:
+        return bool(old.users & new.users)
+    gone, come = old.users - after.functions, new.users - before.functions
+    return bool(gone and come) or _is_related(old.users, new.users, [before], [after])
 
 
 def _are_numbers(type: VariableType) -> bool:

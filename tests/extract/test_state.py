@@ -225,6 +225,25 @@ def test_a_static_variable_of_a_function_is_the_kernels(tmp_path: Path, new: str
             "s may be the running kernel's a\n",
         ),
         (
+            "static int a; int f(int n) { use((void *)1L); return n + a++; }",
+            "static long b; static noinline int h(int n) { return n + b++; }"
+            " int f(int n) { use((void *)2L); return h(n); }",
+            "b may be the running kernel's a\n  The type was int and is long int.",
+        ),
+        (
+            "static int a; static noinline int h(int n) { return n + a++; }"
+            " int f(int n) { use((void *)1L); return h(n); }",
+            "static long b; int f(int n) { use((void *)2L); return n + b++; }",
+            "b may be the running kernel's a\n  The type was int and is long int.",
+        ),
+        (
+            "static int a; static noinline int h(int n) { return n + a++; }"
+            " int f(int n) { return h(n) + 1; }",
+            "static long b; static noinline int k(int n) { return n + b++; }"
+            " int f(int n) { return k(n) + 2; }",
+            "b may be the running kernel's a\n  The type was int and is long int.",
+        ),
+        (
             "static struct list *a; int f(int n) { use(a); a = (void *)(long)n; return n; }",
             "static void *b; int f(int n) { use(b); b = (void *)(long)n; return n + 1; }",
             "b may be the running kernel's a\n  The type was struct list * and is void *.",
