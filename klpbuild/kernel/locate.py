@@ -85,6 +85,12 @@ def _is_there(path: Path) -> bool:
 
 
 def _unknown(text: str) -> KlpError:
+    if text == FIXTURES:
+        return KlpError(
+            f"kernel {text!r} cannot be named here",
+            why="The miniature kernel cannot boot; scons and others build it where they need it.",
+            hint="When it is built, its build tree can be named: build/fixtures/kernel.",
+        )
     fetched = [kernel.release for kernel in cached_kernels()]
     installed = [path.parent.name for path in sorted(MODULES.glob("*/build"))]
     known = "Fetched kernels: " + (", ".join(fetched) or "none") + "."

@@ -296,6 +296,16 @@ def test_a_kernel_s_name_with_a_typo_is_not_one_to_fetch() -> None:
     )
 
 
+def test_the_miniature_kernel_where_it_cannot_be() -> None:
+    with pytest.raises(KlpError) as caught:
+        locate("fixtures")
+    assert str(caught.value) == (
+        "kernel 'fixtures' cannot be named here\n"
+        "  The miniature kernel cannot boot; scons and others build it where they need it.\n"
+        "  When it is built, its build tree can be named: build/fixtures/kernel."
+    )
+
+
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(KlpError) as caught:
         locate(str(tmp_path / "nothing"))
