@@ -277,3 +277,16 @@ def test_a_list_tells_whether_it_is_whole(
         f"klpbuild: note: {path}: is damaged, and counts as missing\n"
         "  its SHA-256 is not the one beside it\n"
     )
+
+
+def test_a_pipe_in_the_place_of_a_record_is_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody waits for who would write into it, and the record takes its place."""
+    os.mkfifo(path := tmp_path / "record")
+    assert read_record(path, bytes) is None
+    assert capsys.readouterr().err == (
+        f"klpbuild: note: {path}: is damaged, and counts as missing\n  is not a file\n"
+    )
+    write_file(path, b"whole")
+    assert read_record(path, bytes) == b"whole"
