@@ -60,7 +60,7 @@ def test_an_architecture_without_a_machine() -> None:
         machine_for(RISCV64)
     assert str(caught.value) == (
         "riscv64 kernels cannot be booted\n"
-        "  Known machines: x86_64, s390x.\n"
+        "  Known machines: x86_64, aarch64, powerpc64le, s390x.\n"
         "  Build the livepatch here and try it on a machine of its own."
     )
 
