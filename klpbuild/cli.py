@@ -85,7 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run, status = _Run(arguments), FAILED
     try:
         status = _guarded(run)
-    finally:  # also after --help
+    except SystemExit as ended:  # of --help and --version
+        if not ended.code and _flush(OK) != OK:
+            sys.exit(FAILED)
+        raise
+    finally:
         if arguments is None:
             _end_at_signals()
         status = _flush(status)

@@ -51,7 +51,7 @@ def run(shell: str, **environment: str) -> tuple[int, str, str]:
     command = f'K() {{ {sys.executable} -m klpbuild.cli "$@"; }}; {shell}'
     done = subprocess.run(
         ["bash", "-c", command],
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -67,7 +67,9 @@ def run(shell: str, **environment: str) -> tuple[int, str, str]:
         ("K symbols -h 2>&-", 0, ""),
         ("K nonsense >&- 2>&-", 2, ""),
         ("K -h <&- >&- 2>&-", 0, ""),
-        ("K -h > /dev/full", 1, "klpbuild: error: no space left on device\n"),
+        ("K -h > /dev/full", 1, "klpbuild: error: standard output: No space left on device\n"),
+        ("K --version > /dev/full", 1, "klpbuild: error: standard output: No space left on dev"),
+        ("PYTHONUNBUFFERED=1 K -h > /dev/full", 1, "klpbuild: error: no space left on device\n"),
         ("K completion zsh | head -1 >/dev/null", 0, ""),
         ("K check --kernel $'\\xff' /nowhere", 2, "klpbuild: error: kernel '\\udcff' is not known"),
     ],
