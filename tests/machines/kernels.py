@@ -57,8 +57,6 @@ MACHINES = {
         ARM64, OTHERS["trixie-backports"], ("gcc-aarch64-linux-gnu", "qemu-system-arm")
     ),
 }
-#: Those that are tried when none is named: a kernel takes some minutes to build.
-USUAL = ("s390x",)
 
 
 def built(machine: Machine) -> Path:

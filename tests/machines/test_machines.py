@@ -10,7 +10,7 @@ import pytest
 from klpbuild.kernel.locate import locate
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Modprobe, Planned, Rmmod, Shell
-from tests.machines.kernels import MACHINES, USUAL, built
+from tests.machines.kernels import MACHINES, built
 from tests.samples import Built, build
 from tests.test_real_kernel import lacks, load, shows, unload
 
@@ -52,7 +52,7 @@ def _groups(built: Built) -> list[Group]:
     ]  # fmt: skip
 
 
-_CHOSEN = os.environ.get("KLPBUILD_MACHINES", "").replace(",", " ").split() or USUAL
+_CHOSEN = os.environ.get("KLPBUILD_MACHINES", "").replace(",", " ").split() or MACHINES
 
 
 @pytest.mark.parametrize("name", _CHOSEN)
