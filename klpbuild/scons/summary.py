@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import SCons.Node
 from SCons.Script import GetBuildFailures, GetOption
 
 from klpbuild.check.rule import RefusedError
+from klpbuild.cli import INTERRUPTED
 from klpbuild.errors import KlpError, Problem
 from klpbuild.files import write_file
 from klpbuild.report.junit import Case, junit
@@ -51,13 +54,22 @@ class Summary:
     def show_at_the_end(self) -> None:
         """Let the run end with a table and the cache's hit rate, unless it builds nothing."""
         if not any(GetOption(name) for name in ("clean", "no_exec", "question")):
-            atexit.register(self._show)
+            atexit.register(self._end)
 
     def results(self) -> list[Result]:
         """List the result of each livepatch for each kernel; empty if none was asked for."""
         found = [result for part in self._parts for result in part() if result is not None]
         built = any(result.outcome is not Outcome.OTHER_KERNEL for result in found)
         return found if built else []
+
+    def _end(self) -> None:
+        """Show the results; an interrupt ends this, too, in one line."""
+        try:
+            self._show()
+        except KeyboardInterrupt:
+            sys.stdout.flush()
+            print("scons: interrupted", file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)  # nothing else ends Python from here with a status
 
     def _show(self) -> None:
         results = self.results()
