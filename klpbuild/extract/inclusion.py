@@ -103,6 +103,7 @@ Retyped = Callable[[Atom, Atom], str]
 class _Choice:
     def __init__(self, case: Case, tables: Tables, key_policy: KeyPolicy, retyped: Retyped) -> None:
         self.case, self.tables, self.key_policy, self.retyped = case, tables, key_policy, retyped
+        self._compared: set[Atom] = set()
         self.correlation, self.refuse = case.correlation, case.refuse
         self.original, self.patched = case.original, case.patched
         self.copies = settle_variables(case)
@@ -242,6 +243,9 @@ class _Choice:
                 hint="Take the reference out of the function.",
             )
         self._note_static_call(atom, target.name)
+        if twin in self._compared:  # several functions may use it
+            return
+        self._compared.add(twin)
         if why := self.retyped(twin, target):
             self.refuse(
                 f"{target.name} has another type than the running kernel's",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from klpbuild.elf.reader import Symbol
@@ -42,7 +42,6 @@ class Part(LinkedObject):
     types: VariableTypes = no_types
     declares: bool = True
     trees: tuple[str, str] = ("", "")
-    _compared: set[Atom] = field(default_factory=set)
 
     @cached_property
     def _versions(self) -> tuple[Version, Version]:
@@ -89,7 +88,4 @@ class Part(LinkedObject):
     def retyped(self, original: Atom, patched: Atom) -> str:
         """Tell why code takes a variable of the original for another type; empty if not."""
         old, new = Variable(self.old, original), Variable(self.new, patched)
-        if not self.declares or not old.holds_state or original in self._compared:
-            return ""
-        self._compared.add(original)
-        return type_change(old, new)
+        return type_change(old, new) if self.declares and old.holds_state else ""

@@ -162,7 +162,7 @@ class Patch:
 
     def extract(self) -> dict[str, Extraction]:
         """The extraction of each file, by its name."""
-        parts = [self._part(number, name) for number, name in enumerate(self.files)]
+        parts = [self.part(name, number) for number, name in enumerate(self.files)]
         link(
             parts,
             lambda owner, name: self.kernel.get(self._key(owner, name)),
@@ -182,7 +182,8 @@ class Patch:
     def _key(self, owner: str, name: str) -> str:
         return name if owner == VMLINUX else f"{owner}:{name}"
 
-    def _part(self, number: int, name: str) -> Part:
+    def part(self, name: str, number: int = 0) -> Part:
+        """Compile one file in both versions."""
         directory = self.directory / name.removesuffix(".c")
         directory.mkdir(parents=True)
         pair = Pair(directory, self.files[name][0], {})

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.extract.pairs import Pair
+from klpbuild.arch import X86_64
+from klpbuild.errors import KlpError
+from klpbuild.extract.extraction import extract_part
+from tests.extract.pairs import Pair, Patch
 from tests.extract.program import run
 
 HEADER = """
@@ -381,3 +384,11 @@ def test_a_variable_that_holds_something_else_is_refused(
         f"  {why}\n  The running kernel's holds what the old code put there.\n"
         "  Keep its type.  If it is new, give it another name, and keep it declared, with __used."
     )
+
+
+def test_it_is_refused_each_time_that_the_object_is_extracted(tmp_path: Path) -> None:
+    before, after = versions("static int *it;", "static long *it;", "(use(&it), 1)", "it", "it")
+    part = Patch(tmp_path, {"code.c": (HEADER + before, HEADER + after)}).part("code.c")
+    for _ in range(2):
+        with pytest.raises(KlpError, match="it has another type than the running kernel's"):
+            extract_part(part, X86_64)

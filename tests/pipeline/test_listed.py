@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.compiler.log import BuildLog
 from klpbuild.kernel.tree import Kernel
-from klpbuild.pipeline.build import Build
-from klpbuild.pipeline.paths import Paths
-from klpbuild.pipeline.table import livepatch_steps, run_steps, symbols_step
-from klpbuild.request.chosen import named_livepatches
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Insmod, Planned
 from klpbuild.vm.trial import boot_livepatch
+from tests.pipeline.livepatches import build_all
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
@@ -61,13 +57,7 @@ def built(kernel: Kernel, directory: Path, error: str) -> Path:
             f"vmlinux KLP_SYSCALL_SYM({call}) KLP_SYSCALL_SYM(klpp_{call})"
             " defined(KLP_SYSCALL_SYM)\n"
         )
-    (named,) = named_livepatches(directory, "all")
-    assert named.chosen is not None, named.error
-    paths = Paths.below(directory / "build", named.chosen.module)
-    build = Build(kernel, named.chosen, paths, BuildLog(directory / "build.log"))
-    first = symbols_step(kernel, paths.symbols)
-    run_steps(livepatch_steps(build), paths.directory, first=first)
-    return paths.module
+    return build_all(kernel, directory, directory)
 
 
 def test_fixes_begin_and_end(debian_source_kernel: Kernel, tmp_path: Path) -> None:

@@ -7,14 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.compiler.log import BuildLog
 from klpbuild.kernel.tree import Kernel
-from klpbuild.pipeline.build import Build
-from klpbuild.pipeline.paths import Paths
-from klpbuild.pipeline.table import livepatch_steps, run_steps, symbols_step
-from klpbuild.request.chosen import named_livepatches
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Insmod, Planned, ReadFile, Rmmod, WaitEnabled, unload
+from tests.pipeline.livepatches import build_all
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
@@ -75,13 +71,7 @@ def built(
         (whole / "counter" / "main.c").write_text(SOURCE.format(error=error))
         parts = '["patches", "counter"]'
     (whole / "livepatch.toml").write_text(f'version = "{version}"\nparts = {parts}\n')
-    (named,) = named_livepatches(whole.parent, "all")
-    assert named.chosen is not None, named.error
-    paths = Paths.below(directory / "build", named.chosen.module)
-    build = Build(kernel, named.chosen, paths, BuildLog(directory / "build.log"))
-    first = symbols_step(kernel, paths.symbols)
-    run_steps(livepatch_steps(build), paths.directory, first=first)
-    return paths.module
+    return build_all(kernel, whole.parent, directory)
 
 
 def test_one_takes_over_from_another(debian_source_kernel: Kernel, tmp_path: Path) -> None:
