@@ -12,7 +12,7 @@ import SCons.Node
 from SCons.Script import GetBuildFailures, GetOption
 
 from klpbuild.check.rule import RefusedError
-from klpbuild.cli import INTERRUPTED
+from klpbuild.cli import INTERRUPTED, OK, USAGE
 from klpbuild.errors import KlpError, Problem
 from klpbuild.files import write_file
 from klpbuild.report.junit import Case, junit
@@ -24,6 +24,7 @@ from klpbuild.scons.caching import hit_rate
 from klpbuild.scons.literal import Environment, Node
 from klpbuild.scons.nodes import KernelNodes, LivepatchNodes
 from klpbuild.terminal.shown import show
+from klpbuild.terminal.streams import flush_output
 
 
 class Summary:
@@ -63,22 +64,30 @@ class Summary:
         return found if built else []
 
     def _end(self) -> None:
-        """Show the results; an interrupt ends this, too, in one line."""
+        """Show the results; what cannot be written and an interrupt set the exit status."""
         try:
-            self._show()
+            status = self._show()
         except KeyboardInterrupt:
-            sys.stdout.flush()
-            print("scons: interrupted", file=sys.stderr, flush=True)
-            os._exit(INTERRUPTED)  # nothing else ends Python from here with a status
+            print("scons: interrupted", file=sys.stderr)
+            status = INTERRUPTED
+        if status != OK:
+            flush_output()
+            os._exit(status)  # nothing else ends Python from here with a status
 
-    def _show(self) -> None:
-        results = self.results()
+    def _show(self) -> int:
+        """Write and print the results.
+
+        :returns: OK, or that a file could not be written.
+        """
+        results, status = self.results(), OK
         try:
             self._write(results)
         except KlpError as error:
+            status = USAGE
             for problem in error.problems:
                 show(problem, "scons")
         except OSError as error:
+            status = USAGE
             show(Problem(f"cannot be written: {error.strerror}", str(error.filename)), "scons")
         # A module that comes from the cache was not told of when it came.
         if len(results) > 1 or (results and self._env["cache"]):
@@ -87,6 +96,7 @@ class Summary:
             print(rate)
         if self._env["timings"]:
             print("\n".join(timing_table(done())))
+        return status
 
     def _write(self, results: list[Result]) -> None:
         """Write the index of outputs, and what continuous integration reads, if asked for."""
