@@ -26,6 +26,8 @@ from klpbuild.elf.tables import (
 from klpbuild.errors import KlpError
 
 _EI_CLASS, _EI_DATA = 4, 5
+#: How LLVM's bitcode begins, alone and with a header.
+_BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
 _ELFCLASS64 = 2
 _CHDR_SIZE, _ELFCOMPRESS_ZLIB = 24, 1
 #: Largest ratio of deflate (zlib.net/zlib_tech.html).
@@ -107,6 +109,13 @@ class ElfFile:
         self.name = name
         self.data = memoryview(data)
         if len(data) < EHDR_SIZE or bytes(self.data[:4]) != b"\x7fELF":
+            if bytes(self.data[:4]) in _BITCODE:
+                raise KlpError(
+                    "is LLVM's bitcode and no ELF file",
+                    where=name,
+                    why="What it becomes is known when it is linked.",
+                    hint="Compile it without -flto.",
+                )
             raise self._broken("is not an ELF file")
         if self.data[_EI_CLASS] != _ELFCLASS64 or self.data[_EI_DATA] not in (1, 2):
             raise KlpError(

@@ -233,6 +233,17 @@ def test_other_kinds_of_file() -> None:
     assert str(caught.value) == "script: is not an ELF file\n  Build or fetch the file again."
 
 
+@pytest.mark.parametrize("magic", [b"BC\xc0\xde", b"\xde\xc0\x17\x0b"])
+def test_bitcode_is_named(magic: bytes) -> None:
+    with pytest.raises(KlpError) as caught:
+        ElfFile(magic + bytes(60), "a.o")
+    assert str(caught.value) == (
+        "a.o: is LLVM's bitcode and no ELF file\n"
+        "  What it becomes is known when it is linked.\n"
+        "  Compile it without -flto."
+    )
+
+
 def test_relocations_without_addends_are_refused() -> None:
     small = small_object()
     small.sections[6].sh_type, small.sections[6].sh_entsize = SHT.REL, 16
