@@ -1,14 +1,19 @@
-"""Refuse files of another machine than the kernel's."""
+"""Refuse files of another machine than the kernel's, or of another kernel."""
 
 from __future__ import annotations
 
+import mmap
+import re
 from pathlib import Path
 
 from klpbuild.arch import ARCHITECTURES, Architecture
 from klpbuild.errors import KlpError
+from klpbuild.kernel.tree import Kernel
 
 #: ELF's magic number; offsets of EI_DATA and e_machine.
 _MAGIC, _ORDER, _MACHINE = b"\x7fELF", 5, 18
+#: linux_banner in init/version-timestamp.c (until 6.0 init/version.c).
+_BANNER = re.compile(rb"Linux version (\d\S*) \(")
 
 
 def check_machine(path: Path, arch: Architecture, where: str = "") -> None:
@@ -34,3 +39,24 @@ def check_machine(path: Path, arch: Architecture, where: str = "") -> None:
     else:
         return
     raise KlpError(what, where=where or str(path), hint="Name the file of this kernel.")
+
+
+def check_vmlinux(path: Path, kernel: Kernel, where: str) -> None:
+    """Refuse a vmlinux of another machine or release: its symbols have other positions.
+
+    What does not say its release is left to who reads it.
+
+    :param where: how the user named it.
+    """
+    check_machine(path, kernel.arch, where)
+    if not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        match = _BANNER.search(data)
+        release = match[1].decode(errors="replace") if match else kernel.release
+    if release != kernel.release:
+        raise KlpError(
+            f"is of {release}, and the kernel is {kernel.release}",
+            where=where,
+            hint="Name the file of this kernel.",
+        )

@@ -14,7 +14,7 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import cached_kernels
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
-from klpbuild.kernel.ofmachine import check_machine
+from klpbuild.kernel.ofmachine import check_vmlinux
 from klpbuild.kernel.tree import Kernel
 from klpbuild.request.target import with_variables
 from klpbuild.request.variables import Variables
@@ -45,7 +45,7 @@ class Parts:
 def with_parts(kernel: Kernel, parts: Parts) -> Kernel:
     """Set the parts of a kernel that the user names.
 
-    :raises KlpError: for each that is not there, and for a source of another version.
+    :raises KlpError: for each that is not there, and for a source or vmlinux of another version.
     """
     problems = Problems()
     named = {key: path for key, path in vars(parts).items() if path is not None}
@@ -57,7 +57,7 @@ def with_parts(kernel: Kernel, parts: Parts) -> Kernel:
             problems.add(f"there is no such {kind}", where=f"{option} {path}")
         elif key == "vmlinux":
             with problems.collect():
-                check_machine(path, kernel.arch, f"--vmlinux {path}")
+                check_vmlinux(path, kernel, f"--vmlinux {path}")
     problems.check()
     with_source = with_variables(kernel, Variables(source=parts.source, toolchain=kernel.toolchain))
     return replace(with_source, **{key: path.absolute() for key, path in named.items()})
@@ -99,7 +99,7 @@ def locate_kernel(
             problems.add("there is no such file", where=f"{key}={path}")
         elif key == "vmlinux":
             with problems.collect():
-                check_machine(path, kernel.arch, f"vmlinux={path}")
+                check_vmlinux(path, kernel, f"vmlinux={path}")
     problems.check()
     if not named:
         return kernel

@@ -44,6 +44,8 @@ def _check_source(kernel: Kernel, source: Path | None) -> None:
     """Refuse a source tree of another version."""
     if source is None:
         return
+    if not (source / "Makefile").is_file():
+        raise KlpError("is not the source of a kernel: it has no Makefile", where=f"KSRC={source}")
     text = (source / "Makefile").read_text(errors="replace")
     numbers = dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL) *= *(\d+)$", text, re.M))
     found = ".".join(numbers.get(name, "?") for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))

@@ -46,6 +46,14 @@ def test_what_is_for_another_kernel(fixtures_kernel: Kernel, tmp_path: Path) -> 
     )
 
 
+def test_a_directory_that_is_no_source(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    with pytest.raises(KlpError) as caught:
+        with_variables(fixtures_kernel, Variables(source=tmp_path))
+    assert (
+        str(caught.value) == f"KSRC={tmp_path}: is not the source of a kernel: it has no Makefile"
+    )
+
+
 def test_replace(tmp_path: Path) -> None:
     own, described = tmp_path / "own", tmp_path / "described"
     for directory in (own, described):

@@ -49,9 +49,13 @@ def _header(machine: int, order: int) -> bytes:
         (_header(22, 2), "is for s390x, and the kernel is for x86_64"),
         (_header(40, 1), "is for machine 40, and the kernel is for x86_64"),
         (_header(62, 2), "is big-endian, and x86_64 kernels are little-endian"),
+        (
+            _header(62, 1) + b"Linux version %s\0Linux version 6.1.170-y (a@b) (gcc) #1",
+            "is of 6.1.170-y, and the kernel is 6.1.170-x",
+        ),
     ],
 )
-def test_vmlinux_of_another_machine(header: bytes, said: str, tmp_path: Path) -> None:
+def test_vmlinux_of_another_kernel(header: bytes, said: str, tmp_path: Path) -> None:
     tree = str(prepared_tree(tmp_path / "tree", "6.1.170-x"))
     vmlinux = tmp_path / "vmlinux"
     vmlinux.write_bytes(header)
