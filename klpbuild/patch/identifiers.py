@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from klpbuild.kernel.prepare import PreparedTree
@@ -21,10 +22,11 @@ from klpbuild.patch.touched import Touched, changed_lines
 _COMMENTS = re.compile(rb"(%b)|//(?:[^\n\\]|\\.)*|/\*.*?(?:\*/|\Z)" % LITERAL, re.DOTALL)
 _CALLED = re.compile(rb"\b([A-Za-z_]\w*)\s*\(")
 _WORD = re.compile(rb"[A-Za-z_]\w*")
-_TOKEN = re.compile(rb"\w+")
+#: Makes blanks of all bytes but those of words: what is left is split faster than searched.
+_BLANKS = bytes(c if chr(c).isascii() and (chr(c).isalnum() or c == 95) else 32 for c in range(256))
 _DEFINE = re.compile(rb"\A[ \t]*#[ \t]*define[ \t]+(\w+)")
 _ITEM = re.compile(rb"(?:^|,)\s*(\w+)")
-_PASTED = re.compile(rb"(\w+)(?=\s*##)|(?<=##)\s*(\w+)")
+_FIRST, _LAST = re.compile(rb"\w+"), re.compile(rb"\w+\Z")
 _PROTOTYPE = re.compile(rb"\s*(?:extern\s+)?[a-z_]\w*(?:[\s*]+\w+)*[\s*]+([a-z_]\w*)\s*\(")
 _NOT_PROTOTYPE = re.compile(rb"\b(?:static|typedef|asm|__asm__)\b|[={}]")
 #: What `IncludeGraph` does not follow: a header that a macro names (TRACE_INCLUDE() names the
@@ -230,7 +232,7 @@ def seen_by(
     others = [path for path in closure if path not in set(wanted)]
     texts = {path: _texts(source / path, files.get(path)) for path in others}
     texts |= {
-        str(path): [path.read_bytes()]
+        str(path): _texts(path, None)
         for directory in generated
         for path in sorted(directory.rglob("*.h"))
         if path.is_file()
@@ -240,28 +242,39 @@ def seen_by(
         return None
     names, direct = found
     # Which header a macro names is not followed.
-    direct |= {p for p, t in texts.items() if any(map(_COMPUTED.search, t))}
+    direct |= {p for p, t in texts.items() if any(_COMPUTED.search(v.text) for v in t)}
     if direct & {path for path in texts if path.startswith("/")}:
         return None  # who includes a generated header is not known
     pieces = _Pieces(names, texts)
     if pieces.make(texts):
         return None
     everywhere = {path for header in direct for path in includes.includers(header, wanted)}
-    pattern = _any(names)
     seen = set()
     for path in wanted:
-        text = b"".join(_texts(source / path, files.get(path)))
-        is_named = pattern.search(text) or _COMPUTED.search(text)
-        if path in everywhere or path in files or is_named or pieces.make({path: [text]}):
+        versions = _texts(source / path, files.get(path))
+        is_named = any(v.tokens & names or _COMPUTED.search(v.text) for v in versions)
+        if path in everywhere or path in files or is_named or pieces.make({path: versions}):
             seen.add(path)
     return frozenset(seen)
 
 
-def _texts(path: Path, patched: PatchedFile | None) -> list[bytes]:
+@dataclass(frozen=True)
+class _Version:
+    """A file's text, and all words and numbers in it, those in comments, too."""
+
+    text: bytes
+    tokens: frozenset[bytes]
+
+    @classmethod
+    def of(cls, text: bytes) -> _Version:
+        return cls(text, frozenset(text.translate(_BLANKS).split()))
+
+
+def _texts(path: Path, patched: PatchedFile | None) -> list[_Version]:
     if patched is not None:
-        return [patched.original or b"", patched.patched]
+        return [_Version.of(text) for text in (patched.original or b"", patched.patched)]
     try:
-        return [path.read_bytes()]
+        return [_Version.of(path.read_bytes())]
     except OSError:
         return []
 
@@ -271,7 +284,7 @@ def _any(names: Iterable[bytes]) -> re.Pattern[bytes]:
 
 
 def _spread(
-    names: frozenset[bytes], texts: Mapping[str, list[bytes]]
+    names: frozenset[bytes], texts: Mapping[str, list[_Version]]
 ) -> tuple[frozenset[bytes], set[str]] | None:
     """Collect the names with all that use them in headers, and headers with other uses."""
     known = set(names)
@@ -279,17 +292,18 @@ def _spread(
     cut: dict[tuple[str, int], _Text] = {}
     fresh = set(names)
     while fresh:
-        pattern, fresh = _any(fresh), set()
+        wanted, fresh = fresh, set()
+        pattern = _any(wanted)
         for path, versions in texts.items():
-            for number, text in enumerate(versions):
-                if not pattern.search(text):
+            for number, version in enumerate(versions):
+                if wanted.isdisjoint(version.tokens):
                     continue
                 if not path.endswith(".h"):
                     direct.add(path)
                     continue
                 key = path, number
                 if key not in cut:
-                    cut[key] = _Text(text)
+                    cut[key] = _Text(version.text)
                 for match in pattern.finditer(cut[key].text):
                     region = cut[key].at(match.start())
                     if region is None:
@@ -309,24 +323,24 @@ _NAMES_MAX = 500
 class _Pieces:
     """Tokens in texts of which two, or three, may be pasted to one of some names."""
 
-    def __init__(self, names: frozenset[bytes], texts: Mapping[str, list[bytes]]) -> None:
+    def __init__(self, names: frozenset[bytes], texts: Mapping[str, list[_Version]]) -> None:
         self._halves = [(n[:i], n[i:]) for n in names for i in range(1, len(n))]
         self._names = names
         parts = {n[i:j] for n in names for i in range(len(n)) for j in range(i + 1, len(n) + 1)}
         self._parts = parts - names
         self._tokens, self._fragments = self._read(texts)
 
-    def _read(self, texts: Mapping[str, list[bytes]]) -> tuple[set[bytes], set[bytes]]:
+    def _read(self, texts: Mapping[str, list[_Version]]) -> tuple[set[bytes], set[bytes]]:
         """Find the pieces that are there, and those beside a ``##``."""
         tokens: set[bytes] = set()
         fragments: set[bytes] = set()
-        for text in (text for versions in texts.values() for text in versions):
-            tokens |= self._parts.intersection(_TOKEN.findall(text))
-            if b"##" in text:
-                fragments |= self._parts.intersection(a or b for a, b in _PASTED.findall(text))
+        for version in (version for versions in texts.values() for version in versions):
+            tokens |= self._parts & version.tokens
+            if b"##" in version.text:
+                fragments |= self._parts.intersection(_beside_pasting(version.text))
         return tokens, fragments
 
-    def make(self, texts: Mapping[str, list[bytes]]) -> bool:
+    def make(self, texts: Mapping[str, list[_Version]]) -> bool:
         """Tell whether ``##`` may make a name of pieces of these texts and of those before."""
         more, beside = self._read(texts)
         tokens, fragments = self._tokens | more, self._fragments | beside
@@ -345,7 +359,19 @@ class _Pieces:
         return False
 
 
-def _stand_together(one: bytes, other: bytes, texts: Mapping[str, list[bytes]]) -> bool:
+def _beside_pasting(text: bytes) -> Iterator[bytes]:
+    """List the words before and behind each ``##``, those in lines that are continued, too."""
+    pieces = text.replace(b"\\\n", b" ").split(b"##")
+    for before, after in pairwise(pieces):
+        for match in (
+            _LAST.search(b"".join(before.rsplit(None, 1)[-1:])),
+            _FIRST.match(b"".join(after.split(None, 1)[:1])),
+        ):
+            if match:
+                yield match[0]
+
+
+def _stand_together(one: bytes, other: bytes, texts: Mapping[str, list[_Version]]) -> bool:
     """Tell whether two words are in one line, as arguments of a macro would be."""
     pattern = re.compile(rb"\b%b\b[^\n]*\b%b\b" % (re.escape(one), re.escape(other)))
-    return any(pattern.search(text) for versions in texts.values() for text in versions)
+    return any(pattern.search(v.text) for versions in texts.values() for v in versions)
