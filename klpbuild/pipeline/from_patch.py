@@ -61,7 +61,7 @@ from klpbuild.proof.references import (
     rename_undefined,
 )
 from klpbuild.request.chosen import Chosen
-from klpbuild.resolve.fate import Decision, Resolver
+from klpbuild.resolve.fate import Decision, Fate, Resolver
 from klpbuild.run import run
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
@@ -377,10 +377,12 @@ def _finish(
     with faults(problems, effects):
         check_prototypes(builder.kernel, builder.compiled, extractions, builder.homes.places)
     problems.check()
+    # New code for other objects is relocated when its own is loaded, even if that gets no function.
+    gates = {d.gate for d in decisions if d.fate is Fate.LIVEPATCH} - {VMLINUX}
     patched = tuple(
         PatchedObject(owner, tuple(found), words=tuple(words[owner]))
         for owner, found in sorted(functions.items())
-        if found or words[owner]
+        if found or words[owner] or owner in gates
     )
     notes = [
         *builder.compiled.notes,

@@ -52,20 +52,25 @@ CHANGES = {
 }
 
 
-def test_it_works_on_what_the_kernel_has(debian_source_kernel: Kernel, tmp_path: Path) -> None:
-    source = debian_source_kernel.source
+def written(kernel: Kernel, changes: dict[str, dict[str, str]], directory: Path) -> Path:
+    """Write a patch that replaces texts in files of the kernel's source."""
+    source = kernel.source
     assert source is not None
     text = ""
-    for path, changes in CHANGES.items():
+    for path, replaced in changes.items():
         old = new = (source / path).read_text()
-        for former, latter in changes.items():
+        for former, latter in replaced.items():
             assert former in new
             new = new.replace(former, latter)
         before, after = (t.splitlines(keepends=True) for t in (old, new))
         text += "".join(difflib.unified_diff(before, after, f"a/{path}", f"b/{path}"))
-    patch = tmp_path / "fix.patch"
+    patch = directory / "fix.patch"
     patch.write_text(text)
+    return patch
 
+
+def test_it_works_on_what_the_kernel_has(debian_source_kernel: Kernel, tmp_path: Path) -> None:
+    patch = written(debian_source_kernel, CHANGES, tmp_path)
     module, extracted = build_from_patches(debian_source_kernel, [patch], "fix", tmp_path)
     names = {s.name for s in ElfFile.read(module).symbol_list}
     assert ".klp.sym.vmlinux.misc_list,0" in names
@@ -84,3 +89,32 @@ def test_it_works_on_what_the_kernel_has(debian_source_kernel: Kernel, tmp_path:
     assert load.startswith("7.")
     assert "228  hpet" in devices
     assert uptime.startswith("devices ")
+
+
+#: What is new in a module calls what that has, and only code of another module calls it.
+NEW = {
+    "net/sctp/socket.c": {
+        "int sctp_for_each_endpoint(": "int klp_count(void *p);\nint klp_count(void *p)\n{\n"
+        "\tsctp_get_sctp_info(NULL, NULL, p);\n\treturn sctp_ep_hashsize;\n}\n"
+        "int sctp_for_each_endpoint("
+    },
+    "net/sctp/diag.c": {
+        "#include <net/sctp/sctp.h>": "#include <net/sctp/sctp.h>\nint klp_count(void *p);",
+        "if (!net_eq(sock_net(sk), net))": "if (!net_eq(sock_net(sk), net) || !klp_count(p))",
+    },
+}
+
+
+def test_what_is_new_in_a_module_of_which_nothing_changes(
+    debian_source_kernel: Kernel, tmp_path: Path
+) -> None:
+    patch = written(debian_source_kernel, NEW, tmp_path)
+    module, extracted = build_from_patches(debian_source_kernel, [patch], "fix", tmp_path)
+    assert [(p.name, len(p.functions)) for p in extracted.functions] == [
+        ("sctp", 0),
+        ("sctp_diag", 1),
+    ]
+    sections = {section.name for section in ElfFile.read(module).sections}
+    assert any(name.startswith(".klp.rela.sctp.") for name in sections)
+    trial = boot_livepatch(debian_source_kernel, [module])
+    assert trial.problems == ()
