@@ -46,6 +46,9 @@ KEYS = (
     "patch_large_first_over_two_gcc",
     "patch_small_peak_mb",
     "patch_large_peak_mb",
+    "fixes_cold_s",
+    "fixes_warm_s",
+    "fixes_two_more_over_two",
     "check_vmlinux_s",
     "check_module_s",
     "cli_start_s",
@@ -66,6 +69,12 @@ def main() -> int:
         default=RELEASE,
         metavar="RELEASE",
         help="a fetched kernel, with source and debug symbols for all of it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--patches",
+        type=Path,
+        metavar="DIR",
+        help="a directory of fixes for that kernel that can be built together",
     )
     parser.add_argument(
         "--small",
@@ -105,7 +114,9 @@ def _run(
             status.update(name)
             try:
                 with TemporaryDirectory() as directory:
-                    setting = Setting(Path(directory), arguments.kernel, arguments.small)
+                    setting = Setting(
+                        Path(directory), arguments.kernel, arguments.small, arguments.patches
+                    )
                     for one in BENCHMARKS[name](setting):
                         status.update(f"{name}: {one.name}")
                         rounds = {"rounds": 1} if setting.small else {}

@@ -37,11 +37,13 @@ class Setting:
     :ivar directory: empty, and its own.
     :ivar kernel: release of the fetched kernel.
     :ivar small: whether answers count and times do not: small inputs, the miniature kernel.
+    :ivar patches: a directory of fixes for the kernel, if there is one.
     """
 
     directory: Path
     kernel: str
     small: bool = False
+    patches: Path | None = None
 
 
 class Quantity(Enum):

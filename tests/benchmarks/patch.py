@@ -115,16 +115,14 @@ def _measured(
             )
 
     def first_time() -> None:
-        for name in ("objects/{}.*", "patched/{}-*"):
-            for path in tree.kept.glob(name.format(command.target[:-2])):
-                path.unlink()
-        _klpbuild(words)
+        forget(tree, command.target)
+        klpbuild(words)
 
-    _klpbuild(words)
+    klpbuild(words)
     module = build / release / f"livepatch-{case.name}.ko"
     yield Comparison(
         f"patch of {case.path} to a checked module",
-        lambda: _klpbuild(words),
+        lambda: klpbuild(words),
         "compiling the file",
         gcc,
         ratio_max=_RATIOS[case.name],
@@ -148,7 +146,7 @@ def _measured(
     symbols = build / release / "symbols.klp"
     yield Comparison(
         f"klpbuild check of it, for {what}",
-        lambda: _klpbuild(("check", str(module), "--kernel", release, "--symbols", str(symbols))),
+        lambda: klpbuild(("check", str(module), "--kernel", release, "--symbols", str(symbols))),
         "readelf -aW",
         lambda: subprocess.run(["readelf", "-aW", module], check=True, capture_output=True),
         seconds_max=seconds,
@@ -157,5 +155,13 @@ def _measured(
     )
 
 
-def _klpbuild(words: Sequence[str]) -> None:
+def forget(tree: PreparedTree, target: str) -> None:
+    """Remove what is kept of compiling an object and its patched versions."""
+    for name in ("objects/{}.*", "patched/{}-*"):
+        for path in tree.kept.glob(name.format(target[:-2])):
+            path.unlink()
+
+
+def klpbuild(words: Sequence[str]) -> None:
+    """Run the command."""
     subprocess.run([sys.executable, "-m", "klpbuild.cli", *words], check=True, capture_output=True)
