@@ -10,6 +10,9 @@ from klpbuild.arch import ARCHITECTURES, Architecture
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 
+#: By which the members of structures are laid out at random, in a build tree.
+RANDSTRUCT_SEED = Path("scripts/basic/randstruct.seed")
+
 #: Options of kernels for which no livepatch can be made, with what they do and why that is so.
 _REFUSED = {
     "LTO_CLANG": (

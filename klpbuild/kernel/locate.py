@@ -20,7 +20,7 @@ from klpbuild.kernel.cache import (
     cached_kernels,
     tree_directory,
 )
-from klpbuild.kernel.config import Config
+from klpbuild.kernel.config import RANDSTRUCT_SEED, Config
 from klpbuild.kernel.headers import usable_build_tree
 from klpbuild.kernel.installed import Installed, is_stub
 from klpbuild.kernel.kbuild import build_fixtures
@@ -33,7 +33,6 @@ FIXTURES = "fixtures"
 MODULES = Path("/lib/modules")
 
 _UTS_RELEASE = Path("include/generated/utsrelease.h")
-_SEED = Path("scripts/basic/randstruct.seed")
 _VERSION = Path("include/generated/uapi/linux/version.h")
 _BOOT_IMAGES = ("bzImage", "Image", "Image.gz", "vmlinuz.efi", "zImage")
 
@@ -252,10 +251,11 @@ def _checked(tree: Path) -> tuple[str, tuple[int, int, int], Config]:
 
 def _check_seed(tree: Path, config: Config) -> None:
     """Refuse a kernel with structures laid out at random whose seed is not at hand."""
-    if config.enabled("RANDSTRUCT") and not (tree / _SEED).is_file():
+    at_random = config.enabled("RANDSTRUCT") or config.enabled("GCC_PLUGIN_RANDSTRUCT")
+    if at_random and not (tree / RANDSTRUCT_SEED).is_file():
         raise KlpError(
             "CONFIG_RANDSTRUCT is set, and its seed is not here",
-            where=str(tree / _SEED),
+            where=str(tree / RANDSTRUCT_SEED),
             why="Structures of the running kernel are laid out by it; without it a livepatch would "
             "be compiled with other layouts.",
             hint="Name the build tree of the kernel: distributions do not ship the seed.",

@@ -23,6 +23,7 @@ from klpbuild.files import (
 )
 from klpbuild.kernel.cache import locked, remove_outlived
 from klpbuild.kernel.cleansource import is_clean, link_sources
+from klpbuild.kernel.config import RANDSTRUCT_SEED
 from klpbuild.kernel.kbuild import (
     check_make_path,
     cross_prefix,
@@ -44,6 +45,7 @@ _FORMAT = 4
 _STAMP = ".klpbuild-prepared"
 _EXPORTED = ".klpbuild-environment"
 _KEPT = ".klpbuild"
+_HASHED_SEED = "include/generated/randstruct_hash.h"
 _AUTOCONF = "include/generated/autoconf.h"
 #: What kbuild notes of a Rust compiler and of OpenSSL here.  C code sees CONFIG_RUST as the
 #: kernel has it, see `_define_rust`; the rest changes none.
@@ -223,6 +225,8 @@ def _key(kernel: Kernel, source: Path, variables: tuple[str, ...]) -> str:
     form = f"{_FORMAT} rust" if _has_rust(kernel) else _FORMAT
     digest = hashlib.sha256(f"{form} {source} {variables}".encode())
     digest.update(kernel.config.read_bytes())
+    for path in _seed_files(kernel):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -236,6 +240,11 @@ def _build(kernel: Kernel, tree: PreparedTree, log: Log) -> None:
         pahole.chmod(0o755)
     jobs = f"-j{len(os.sched_getaffinity(0))}"
     _run(tree.make("olddefconfig"), kernel, log)
+    if seed_files := _seed_files(kernel):
+        # kbuild makes a seed at random first of all, and no other as long as that is there.
+        _run(tree.make("scripts_basic"), kernel, log)
+        for path in seed_files:
+            shutil.copyfile(path, tree.build / path.relative_to(kernel.config.parent))
     _run(tree.make(jobs, "prepare"), kernel, log)
     # Another target of the top Makefile, which calls itself once to go to the build
     # directory: there the rule sees all that is exported to Makefile.build.
@@ -246,6 +255,13 @@ def _build(kernel: Kernel, tree: PreparedTree, log: Log) -> None:
     _define_rust(kernel, tree.build)
     if kernel.module_symvers.is_file():
         shutil.copyfile(kernel.module_symvers, tree.build / "Module.symvers")
+
+
+def _seed_files(kernel: Kernel) -> tuple[Path, ...]:
+    """List the files by which structures are laid out at random, if they are."""
+    if _settings(kernel.config).get("CONFIG_RANDSTRUCT") != "y":
+        return ()
+    return tuple(kernel.config.parent / name for name in (RANDSTRUCT_SEED, _HASHED_SEED))
 
 
 def _has_rust(kernel: Kernel) -> bool:

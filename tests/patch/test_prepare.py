@@ -13,6 +13,7 @@ from klpbuild.kernel.kbuild import find_compiler
 from klpbuild.kernel.prepare import prepare
 from klpbuild.kernel.tree import Toolchain
 from klpbuild.patch.pair import compile_patch
+from tests.kernel.machines import write
 from tests.patch.small_kernel import make_kernel
 
 
@@ -106,6 +107,25 @@ def test_c_code_sees_rust_as_the_kernel_has_it(tmp_path: Path) -> None:
     assert (tree.build / "include/generated/autoconf.h").read_text() == (
         "#define CONFIG_A 1\n#define CONFIG_RUST 1\n#define CONFIG_RUST_OVERFLOW_CHECKS 1\n"
     )
+
+
+def test_structures_are_laid_out_by_the_kernels_seed(tmp_path: Path) -> None:
+    """kbuild makes one at random as the first thing (scripts/basic/Makefile)."""
+    small = make_kernel(tmp_path, config="CONFIG_RANDSTRUCT=y\n")
+    makefile = small.source / "Makefile"
+    made = (
+        "scripts_basic:\n\t@mkdir -p scripts/basic include/generated\n"
+        "\t@for file in scripts/basic/randstruct.seed include/generated/randstruct_hash.h; do \\\n"
+        "\t\ttest -e $$file || echo random > $$file; done\n"
+    )
+    rule = f"{made}prepare: scripts_basic\n\t@cat scripts/basic/randstruct.seed > used\n"
+    makefile.write_text(makefile.read_text().replace("prepare:\n", rule))
+    for name in ("scripts/basic/randstruct.seed", "include/generated/randstruct_hash.h"):
+        write(small.kernel.config.parent / name, f"{name} of the kernel")
+    tree = prepare(small.kernel, lambda line: None)
+    assert (tree.build / "used").read_text() == "scripts/basic/randstruct.seed of the kernel"
+    header = tree.build / "include/generated/randstruct_hash.h"
+    assert header.read_text() == "include/generated/randstruct_hash.h of the kernel"
 
 
 def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
