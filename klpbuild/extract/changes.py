@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from klpbuild.elf.constants import SHF
@@ -31,11 +32,18 @@ class Changes:
     removed: list[Atom] = field(default_factory=list)
 
 
-def compare(correlation: Correlation, original_tables: Tables, patched_tables: Tables) -> Changes:
+def compare(
+    correlation: Correlation,
+    original_tables: Tables,
+    patched_tables: Tables,
+    known: Collection[str] = (),
+) -> Changes:
     """Compare all twins: bytes, what references lead to, table entries.
 
     Not a change: line numbers in bug tables, strings and constants that moved, numbers
     in the names of static variables and clones.
+
+    :param known: names of functions that change though these two objects do not show it.
     """
     comparison = _Comparison(correlation, original_tables, patched_tables)
     changes = Changes()
@@ -48,6 +56,8 @@ def compare(correlation: Correlation, original_tables: Tables, patched_tables: T
                 changes.new.append(atom)
             continue
         difference = comparison.difference(twin, atom)
+        if not difference and twin.is_function and twin.name in known:
+            difference = "it differs when it is compiled as the kernel is"
         if difference and atom.kind is SectionKind.CODE:
             changes.functions[atom] = difference
         elif difference:

@@ -114,7 +114,7 @@ def extract_part(
     _check_kind(part.original, part.patched, arch)
     correlation, tables = part.correlation, part.new.tables
     _separate(correlation, renewed, part.where)
-    changes = compare(correlation, part.old.tables, tables)
+    changes = compare(correlation, part.old.tables, tables, part.known)
     chosen = include(
         correlation,
         changes,

@@ -16,7 +16,7 @@ from klpbuild.extract.special import JUMP_TABLE
 
 def changed_functions(part: Part) -> dict[Atom, str]:
     """List the functions of the patched object that differ or are new, and their former names."""
-    changes = compare(part.correlation, part.old.tables, part.new.tables)
+    changes = compare(part.correlation, part.old.tables, part.new.tables, part.known)
     twins = part.correlation.to_original
     changed = {atom: twins[atom].name for atom in changes.functions}
     return changed | dict.fromkeys(changes.new, "")

@@ -35,6 +35,7 @@ class Part(LinkedObject):
     :ivar types: the types of its variables.
     :ivar declares: whether the patch may declare variables otherwise.
     :ivar trees: the directories of the original and the patched source.
+    :ivar known: names of functions that change though its two versions do not show it.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Part(LinkedObject):
     types: VariableTypes = no_types
     declares: bool = True
     trees: tuple[str, str] = ("", "")
+    known: frozenset[str] = frozenset()
 
     @cached_property
     def _versions(self) -> tuple[Version, Version]:

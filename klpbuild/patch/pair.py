@@ -55,6 +55,7 @@ class ObjectPair:
     :ivar plain: the original as kbuild compiles it, objtool not run.
     :ivar command: kbuild's command, with the objtool command.
     :ivar files: paths of the patched files that it is made from.
+    :ivar known: names of functions that change though its two versions do not show it.
     """
 
     owner: str
@@ -65,6 +66,7 @@ class ObjectPair:
     plain: Path
     command: CompileCommand
     files: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
 
     @property
     def where(self) -> str:

@@ -180,6 +180,7 @@ def _read_pair(compiled: CompiledPatch, sizes: EntrySizes, number: int, pair: Ob
         types=lambda patched: compiled.variable_types(pair, patched),
         declares=any(map(may_declare_variables, made_from)),
         trees=(str(compiled.tree.source), str(compiled.compiler.shadow)),
+        known=pair.known,
     )
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.keys import branch_keys, changed_functions, may_branch, outline
+from klpbuild.extract.names import cold_parent
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import KeyPolicy
 from klpbuild.files import write_file
@@ -61,8 +62,9 @@ def ask_keys_of_modules(
 ) -> CompiledPatch:
     """Compile those objects otherwise whose changed code branches by a module's static key.
 
-    An object that then has functions of its own, other variables, or fewer functions that change,
-    stays as it was: extraction refuses the key.
+    An object that then has functions of its own, other variables, or lacks a function that changes,
+    stays as it was: extraction refuses the key.  What changes in either way is replaced: a function
+    may have another one inlined as the kernel has it, and call it as it is compiled here.
 
     :param part: reads a pair; its number is of no account.
     :param policy: the rule for the keys of an object.
@@ -96,7 +98,7 @@ def _asking(
     text = asking_header(names).encode()
     header = compiled.tree.kept / "keys" / f"{hashlib.sha256(text).hexdigest()[:16]}.h"
     write_file(header, text)
-    before = set(changed_functions(read(pair)).values())
+    before = {name for name in changed_functions(read(pair)).values() if not cold_parent(name)}
     functions, variables = outline(ElfFile.read(pair.original))
     compiler, former = compiled.compiler, pair.patched.read_bytes()
     command = replace(pair.command, arguments=(*pair.command.arguments, "-include", str(header)))
@@ -104,7 +106,8 @@ def _asking(
         original = compiler.kept(command, "asking", SECTION_FLAGS)
         patched = compiler.patched(command, False)
         assert patched is not None
-        made = replace(pair, original=original, patched=patched, command=command)
+        known = frozenset(before - {""})
+        made = replace(pair, original=original, patched=patched, command=command, known=known)
         others, same = outline(ElfFile.read(original))
         changed = set(changed_functions(read(made)).values())
         if others <= functions and same == variables and before <= changed:

@@ -1,7 +1,9 @@
-"""Build a livepatch of any kind step by step, as `klpbuild build` does."""
+"""Write patches, and build a livepatch of any kind step by step, as `klpbuild build` does."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
@@ -21,3 +23,20 @@ def build_all(kernel: Kernel, livepatches: Path, output: Path) -> Path:
     first = symbols_step(kernel, paths.symbols)
     run_steps(livepatch_steps(build), paths.directory, first=first)
     return paths.module
+
+
+def written(kernel: Kernel, changes: Mapping[str, Mapping[str, str]], directory: Path) -> Path:
+    """Write a patch that replaces texts in files of the kernel's source."""
+    source = kernel.source
+    assert source is not None
+    text = ""
+    for path, replaced in changes.items():
+        old = new = (source / path).read_text()
+        for former, latter in replaced.items():
+            assert former in new
+            new = new.replace(former, latter)
+        before, after = (t.splitlines(keepends=True) for t in (old, new))
+        text += "".join(difflib.unified_diff(before, after, f"a/{path}", f"b/{path}"))
+    patch = directory / "fix.patch"
+    patch.write_text(text)
+    return patch

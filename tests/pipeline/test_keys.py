@@ -10,8 +10,11 @@ import pytest
 from klpbuild.elf.reader import ElfFile
 from klpbuild.extract.keys import branch_keys, changed_functions, outline
 from klpbuild.extract.part import Part
+from klpbuild.kernel.tree import Kernel
+from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.pipeline.keys import asking_header
 from tests.extract.pairs import FLAGS, SIZES, Pair
+from tests.pipeline.livepatches import written
 
 #: As include/linux/jump_label.h and arch/x86/include/asm/jump_label.h have them.
 JUMP_LABELS = r"""
@@ -144,3 +147,40 @@ def test_the_keys_of_changed_functions_are_found(tmp_path: Path) -> None:
     names, variables = outline(part.original)
     assert names == {"first", "second", "third"}
     assert variables == {("own", 16)}
+
+
+def test_what_changes_as_the_kernel_is_compiled_changes_here_too(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, BRANCHES, {"n + 1": "n + 2"})
+    part = Part(
+        number=0,
+        owner="m",
+        where="code.c:code.o",
+        original=ElfFile.read(pair.compile("original", pair.source)),
+        patched=ElfFile.read(pair.compile("patched", pair.patched_source())),
+        source="code.c",
+        sizes=SIZES,
+        known=frozenset({"second", "third", "gone"}),
+    )
+    assert sorted(changed_functions(part).values()) == ["second", "third"]
+
+
+#: The function that changes has sync_vmcs02_to_vmcs12_rare() inlined, or not, as keys are read.
+LESS = {
+    "\tif (guest_cpuid_has(vcpu, X86_FEATURE_SPEC_CTRL))\n"
+    "\t\tindirect_branch_prediction_barrier();\n\n\t/* Update any": "\t/* Update any"
+}
+
+
+@pytest.mark.kernel
+def test_a_function_that_is_inlined_otherwise_where_keys_are_asked(
+    debian_source_kernel: Kernel, tmp_path: Path
+) -> None:
+    patch = written(debian_source_kernel, {"arch/x86/kvm/vmx/nested.c": LESS}, tmp_path)
+    _, extracted = build_from_patches(debian_source_kernel, [patch], "fix", tmp_path)
+    report = extracted.report
+    (nested,) = (p.functions for p in extracted.functions if p.name == "kvm_intel")
+    assert {function.old for function in nested} >= {
+        "nested_vmx_vmexit",
+        "sync_vmcs02_to_vmcs12_rare",
+    }
+    assert any("asks static keys of modules when it runs: enable_evmcs" in line for line in report)

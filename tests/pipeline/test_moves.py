@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.vm.trial import boot_livepatch
+from tests.pipeline.livepatches import written
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
@@ -50,23 +50,6 @@ CHANGES = {
         ' int active) { pr_info("%d\\n", irq); }'
     },
 }
-
-
-def written(kernel: Kernel, changes: dict[str, dict[str, str]], directory: Path) -> Path:
-    """Write a patch that replaces texts in files of the kernel's source."""
-    source = kernel.source
-    assert source is not None
-    text = ""
-    for path, replaced in changes.items():
-        old = new = (source / path).read_text()
-        for former, latter in replaced.items():
-            assert former in new
-            new = new.replace(former, latter)
-        before, after = (t.splitlines(keepends=True) for t in (old, new))
-        text += "".join(difflib.unified_diff(before, after, f"a/{path}", f"b/{path}"))
-    patch = directory / "fix.patch"
-    patch.write_text(text)
-    return patch
 
 
 def test_it_works_on_what_the_kernel_has(debian_source_kernel: Kernel, tmp_path: Path) -> None:
