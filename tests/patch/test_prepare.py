@@ -13,6 +13,7 @@ from klpbuild.kernel.kbuild import find_compiler
 from klpbuild.kernel.prepare import prepare
 from klpbuild.kernel.tree import Toolchain
 from klpbuild.patch.pair import compile_patch
+from klpbuild.pipeline.from_patch import build_from_patches
 from tests.kernel.machines import write
 from tests.patch.small_kernel import make_kernel
 
@@ -133,7 +134,8 @@ def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
     small.kernel.config.write_text('CONFIG_CC_VERSION_TEXT="gcc-99 (Debian 99.1.0-1) 99.1.0"\n')
     here = find_compiler(small.kernel).version
     with pytest.raises(KlpError) as caught:
-        prepare(small.kernel, lambda line: None)
+        build_from_patches(small.kernel, [tmp_path / "fix.patch"], "fix", tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # it is the first thing that is said
     assert str(caught.value) == (
         "small: the compiler that built this kernel is not on this machine\n"
         f"  It was built by gcc-99 (Debian 99.1.0-1) 99.1.0; here is {here}.\n"
