@@ -20,7 +20,7 @@ TARGETS = {
     "test": "run the tests that need no kernel",
     "test-hardening": "damage, kill and fuzz, for up to ten minutes",
     "test-kernel": "fetch Debian kernels, build the samples for them and boot them",
-    "test-machines": "build small kernels for other machines, and boot livepatches there",
+    "test-machines": "build small kernels, for other machines too, and boot livepatches there",
     "benchmark": "measure, and write build/benchmark.json",
 }
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.arch import X86_64
 from klpbuild.kernel.tree import Kernel
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +45,7 @@ def build(
         "-m",
         "SCons",
         "-Q",
-        f"kernel={kernel.build if kernel.arch != X86_64 else kernel.name}",
+        f"kernel={kernel.build if (kernel.build / 'System.map').is_file() else kernel.name}",
     ]
     done = subprocess.run(
         [*command, f"livepatch={','.join(names)}"],

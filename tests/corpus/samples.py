@@ -124,6 +124,9 @@ SAMPLES = (
         "cat /proc/sys/kernel/random/boot_id",
         _upper_case,
     ),
+    Sample(
+        "through-pointer", ("vmlinux/show_console_dev",), "cat /proc/consoles", shows("first tty")
+    ),
     Sample("per-cpu", ("vmlinux/nr_processes",), "stat -c %h /proc", _many_processes),
     Sample(
         "exported",

@@ -1,7 +1,7 @@
-"""Small kernels with livepatch for other machines: distributions' own lack it or are not at hand.
+"""Small kernels with livepatch that no distribution has at hand: other machines, other settings.
 
 ``python -m tests.machines.kernels s390x`` builds one, from the source of a Debian kernel, with
-Debian's cross compiler, and keeps it in the cache.
+a compiler of Debian's, and keeps it in the cache.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.arch import ARM64, PPC64LE, S390X, Architecture
+from klpbuild.arch import ARM64, PPC64LE, S390X, X86_64, Architecture
 from klpbuild.kernel.cache import cache_directory, locked
 from klpbuild.kernel.source import source_tree
 from tests.kernels import NEWEST, OTHERS, Wanted, fetched
@@ -27,46 +27,50 @@ class Machine:
     """A machine and the kernel that it runs.
 
     :ivar source: the kernel whose source is built.
-    :ivar packages: Debian's packages of its compiler and its emulator.
+    :ivar llvm: what kbuild's ``LLVM=`` is, where clang builds it.
     """
 
     arch: Architecture
-    source: Wanted
-    packages: tuple[str, str]
+    source: Wanted = NEWEST
+    llvm: str = ""
 
     @property
-    def prefix(self) -> str:
-        return f"{self.arch.name}-linux-gnu-"
+    def words(self) -> tuple[str, ...]:
+        """What kbuild is told of the compiler."""
+        prefix = f"CROSS_COMPILE={self.arch.name}-linux-gnu-"
+        return (f"ARCH={self.arch.kernel_name}", f"LLVM={self.llvm}" if self.llvm else prefix)
 
     @property
     def missing(self) -> str:
         """The programs that are not on this machine, in a line; empty when all are there."""
         assert self.arch.qemu is not None
-        programs = (f"{self.prefix}gcc", self.arch.qemu.program)
-        absent = [
-            p for p, package in zip(programs, self.packages, strict=True) if not shutil.which(p)
-        ]
+        compilers = [f"{self.arch.name}-linux-gnu-gcc"]
+        if self.llvm:
+            compilers = [f"{name}{self.llvm}" for name in ("clang", "ld.lld", "llvm-ar")]
+        absent = [p for p in (*compilers, self.arch.qemu.program) if not shutil.which(p)]
         return f"not on this machine: {', '.join(absent)}" if absent else ""
 
 
+#: By the name that its settings have, too.
 MACHINES = {
-    "s390x": Machine(S390X, NEWEST, ("gcc-s390x-linux-gnu", "qemu-system-misc")),
-    "powerpc64le": Machine(PPC64LE, NEWEST, ("gcc-powerpc64le-linux-gnu", "qemu-system-ppc")),
+    "s390x": Machine(S390X),
+    "powerpc64le": Machine(PPC64LE),
     # Livepatch came to arm64 with 6.19.
-    "aarch64": Machine(
-        ARM64, OTHERS["trixie-backports"], ("gcc-aarch64-linux-gnu", "qemu-system-arm")
-    ),
+    "aarch64": Machine(ARM64, OTHERS["trixie-backports"]),
+    "x86_64-gcc": Machine(X86_64),
+    "x86_64-clang": Machine(X86_64, llvm="-19"),
 }
 
 
-def built(machine: Machine) -> Path:
+def built(name: str) -> Path:
     """The build tree of a machine's kernel; it takes some minutes of processor time once."""
+    machine = MACHINES[name]
     donor = fetched(machine.source, source=True)
     source = source_tree(donor)
-    fragments = [_FRAGMENTS / f"{name}.config" for name in ("common", machine.arch.name)]
-    settings = "".join(path.read_text() for path in fragments)
+    fragments = ["common", machine.arch.name, *([name] if name != machine.arch.name else [])]
+    settings = "".join((_FRAGMENTS / f"{one}.config").read_text() for one in fragments)
     identity = hashlib.sha256(f"{donor.release}\n{settings}".encode()).hexdigest()[:12]
-    tree = cache_directory() / "machines" / f"{machine.arch.name}-{identity}"
+    tree = cache_directory() / "machines" / f"{name}-{identity}"
     tree.parent.mkdir(parents=True, exist_ok=True)
     with locked(tree):
         if not (tree / "built").is_file():
@@ -84,16 +88,13 @@ def _make(machine: Machine, source: Path, tree: Path, *words: str) -> None:
     # It warns of each setting that is made twice, the second time by a fragment.
     quiet = subprocess.DEVNULL if "olddefconfig" in words else None
     subprocess.run(
-        [
-            "make", "-s", "-C", source, f"O={tree}", f"ARCH={machine.arch.kernel_name}",
-            f"CROSS_COMPILE={machine.prefix}", *words,
-        ],
+        ["make", "-s", "-C", source, f"O={tree}", *machine.words, *words],
         check=True,
         stderr=quiet,
         env={**os.environ, "LC_ALL": "C"},
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        print(built(MACHINES[name]))
+        print(built(name))

@@ -1,4 +1,4 @@
-"""Hand-written livepatches, built here for other machines and booted there."""
+"""Livepatches for other machines and other settings, on kernels that are built here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.arch import X86_64
 from klpbuild.kernel.locate import locate
+from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Modprobe, Planned, Rmmod, Shell
+from tests.corpus.samples import SAMPLES
 from tests.machines.kernels import MACHINES, built
 from tests.samples import Built, build
 from tests.test_real_kernel import lacks, load, shows, unload
@@ -52,6 +55,9 @@ def _groups(built: Built) -> list[Group]:
     ]  # fmt: skip
 
 
+#: From a patch: a new function's own data, and new functions that a new table points to.
+_SAMPLES = tuple(s for s in SAMPLES if s.name in ("new-function", "through-pointer"))
+
 _CHOSEN = os.environ.get("KLPBUILD_MACHINES", "").replace(",", " ").split() or MACHINES
 
 
@@ -61,8 +67,18 @@ def test_livepatches_of_another_machine(name: str, tmp_path: Path) -> None:
     if machine.missing:
         assert os.environ.get("KLPBUILD_REQUIRE_MACHINES") != "1", machine.missing
         pytest.skip(machine.missing)
-    kernel = locate(str(built(machine)))
+    kernel = locate(str(built(name)))
     made = build(kernel, tmp_path, ("meminfo", "meminfo-2", "cmdline", "loop"), _LIVEPATCHES)
-    results = Guest(kernel, tmp_path / "boot").run(_groups(made))
+    groups = _groups(made)
+    samples = _SAMPLES if kernel.arch == X86_64 else ()
+    for sample in samples:
+        module, extracted = build_from_patches(kernel, [sample.patch], sample.name, tmp_path)
+        changed = [f"{e.name}/{f.old}" for e in extracted.functions for f in e.functions]
+        assert tuple(changed) == sample.functions
+        groups.append(sample.group(module))
+    results = Guest(kernel, tmp_path / "boot").run(groups)
     assert [(r.group.name, r.problem) for r in results if not r.passed] == []
-    assert len(results) == len(_groups(made))
+    assert len(results) == len(groups)
+    for sample, result in zip(samples, results[len(groups) - len(samples) :], strict=True):
+        seen = [s.output for s in result.steps if s.planned.step == Shell(sample.look)]
+        assert sample.right(*seen), (sample.name, seen)
