@@ -82,7 +82,7 @@ def test_the_small_form_gives_right_answers(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     written = json.loads((tmp_path / "build" / "benchmark.json").read_text())
     assert written["not_run"] == {}
-    fetched = [key for key in KEYS if key.startswith(("patch_", "check_"))]
+    fetched = [key for key in KEYS if key.startswith(("patch_", "fixes_", "check_"))]
     assert [key for key in KEYS if written[key] is None] == fetched
     assert {row["benchmark"] for row in written["results"]} == {
         "cli",

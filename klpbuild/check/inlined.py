@@ -109,13 +109,36 @@ def check_inlined(subject: Subject) -> None:
         except KlpError as error:
             subject.not_checked(catalogue.INLINED, error.problems[0].what, patched.object)
             continue
+        units = _Units(dwarf)
         for function in patched.functions:
             if ".part." not in function.old:  # the rest of it is where it was inlined
-                _check_function(subject, subject.kernel, dwarf, patched, function)
+                _check_function(subject, subject.kernel, units, patched, function)
+
+
+class _Units:
+    """The compile units of a file, of which the last one is kept: functions come file by file."""
+
+    def __init__(self, dwarf: Dwarf) -> None:
+        self._dwarf = dwarf
+        self._last: Unit | None = None
+
+    def at(self, address: int, section: str) -> Unit | None:
+        """Read the unit whose code has an address.
+
+        :param section: in a module the section that `address` counts from; else empty.
+        :raises KlpError: when it is broken.
+        """
+        place = self._dwarf.elf.section(section) if section else None
+        offset = self._dwarf.unit_offset(address, place.index if place else 0)
+        if offset is None:
+            return None
+        if self._last is None or self._last.offset != offset:
+            self._last = Unit(self._dwarf, offset)
+        return self._last
 
 
 def _check_function(
-    subject: Subject, kernel: KernelSide, dwarf: Dwarf, patched: Patched, function: PatchedFunction
+    subject: Subject, kernel: KernelSide, units: _Units, patched: Patched, function: PatchedFunction
 ) -> None:
     found = kernel.old_function(patched.object, function)
     where = f"{patched.object}:{function.old}"
@@ -124,9 +147,8 @@ def _check_function(
     if found.address is None:
         subject.not_checked(catalogue.INLINED, "its address is not known", where)
         return
-    section = dwarf.elf.section(found.section) if patched.object != VMLINUX else None
     try:
-        unit = dwarf.unit_at(found.address, section.index if section else 0)
+        unit = units.at(found.address, "" if patched.object == VMLINUX else found.section)
         if unit is None:
             why = "its debug information is not at hand"
             subject.not_checked(catalogue.INLINED, why, where)

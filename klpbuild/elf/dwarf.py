@@ -74,7 +74,6 @@ class Dwarf:
     def __init__(self, elf: ElfFile) -> None:
         """Note the file; refuse one without debug information."""
         self.elf = elf
-        self._units: dict[int, Unit] = {}
         if not self._has(".debug_info") or not self._has(".debug_abbrev"):
             raise KlpError("has no debug information", where=elf.name)
 
@@ -119,26 +118,26 @@ class Dwarf:
         return len(text) <= 4 or b"\0" + text in bytes(self._strings[_STRP])
 
     def unit_at(self, address: int, section: int = 0) -> Unit | None:
+        """Read the compile unit whose code has an address; None when none has.
+
+        :raises KlpError: as `unit_offset` and `Unit`.
+        """
+        offset = self.unit_offset(address, section)
+        return None if offset is None else Unit(self, offset)
+
+    def unit_offset(self, address: int, section: int = 0) -> int | None:
         """Find the compile unit whose code has an address; None when none has.
 
         :param section: in a relocatable file the section that `address` counts from.
+        :returns: where it begins in ``.debug_info``, in bytes.
         :raises KlpError: when ``.debug_aranges`` is missing or broken.
         """
         if not self._has(".debug_aranges"):
             raise KlpError("has no table of addresses (.debug_aranges)", where=self.elf.name)
         for start, length, unit, place in self._ranges:
             if start <= address < start + length and place == section:
-                return self.unit(unit)
+                return unit
         return None
-
-    def unit(self, offset: int) -> Unit:
-        """Read the compile unit at an offset of ``.debug_info``.
-
-        :raises KlpError: when it is not DWARF 4 or 5, or is broken.
-        """
-        if offset not in self._units:
-            self._units[offset] = Unit(self, offset)
-        return self._units[offset]
 
     def addresses(self) -> dict[int, tuple[int, int]]:
         """Map the addresses in ``.debug_info`` of a relocatable file to section and offset."""

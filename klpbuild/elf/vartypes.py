@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from klpbuild.elf.constants import STT
-from klpbuild.elf.dwarf import Dwarf, Entry
+from klpbuild.elf.dwarf import Dwarf, Entry, Unit
 from klpbuild.elf.reader import ElfFile
 
 # Tags and attributes of DWARF 5, sections 7.5.3 and 7.5.4.
@@ -111,7 +111,7 @@ class _Types:
         entries: dict[int, Entry] = {}
         children: dict[int, list[Entry]] = defaultdict(list)
         above: list[int] = []
-        for entry in dwarf.unit(0).entries(wanted):
+        for entry in Unit(dwarf, 0).entries(wanted):
             entries[entry.offset] = entry
             del above[entry.depth :]
             above += [0] * (entry.depth - len(above)) + [entry.offset]

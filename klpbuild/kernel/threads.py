@@ -216,6 +216,6 @@ class Threads:
         return not self._code.callers({place}) and not self._code.is_exported(place)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _read(path: Path, size: int, changed: int) -> Threads:
     return Threads(Code(ElfFile.read(path)))

@@ -157,14 +157,14 @@ class _KernelTypes:
             return None
         section = dwarf.elf.section(function.section) if function.object != VMLINUX else None
         try:
-            unit = dwarf.unit_at(function.address, section.index if section else 0)
+            offset = dwarf.unit_offset(function.address, section.index if section else 0)
+            if offset is None:
+                return None
+            key = function.object, offset
+            if key not in self._units:
+                self._units[key] = DwarfTypes(Unit(dwarf, offset))
         except KlpError:  # without a table of addresses
             return None
-        if unit is None:
-            return None
-        key = function.object, unit.offset
-        if key not in self._units:
-            self._units[key] = DwarfTypes(unit)
         return self._units[key]
 
     def _mentions(self, owner: str, name: TypeName) -> bool:

@@ -187,6 +187,6 @@ class ShippedBinary:
         return {}
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _read(path: Path, size: int, changed: int) -> ShippedBinary:
     return ShippedBinary(ElfFile.read(path))

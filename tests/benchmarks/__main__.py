@@ -49,6 +49,7 @@ KEYS = (
     "fixes_cold_s",
     "fixes_warm_s",
     "fixes_two_more_over_two",
+    "fixes_peak_mb",
     "check_vmlinux_s",
     "check_module_s",
     "cli_start_s",

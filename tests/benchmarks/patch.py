@@ -137,11 +137,7 @@ def _measured(
         ratio_max=2.5,
         key=f"patch_{case.name}_first_over_two_gcc",
     )
-    done = subprocess.run(
-        [sys.executable, "-c", _PEAK, *words], check=True, capture_output=True, text=True
-    )
-    peak = int(done.stdout.split()[-1])
-    yield Figure(f"patch_{case.name}_peak_mb", "memory at most", peak, "MB", 200)
+    yield peak_memory(f"patch_{case.name}_peak_mb", words)
     what, seconds = _CHECKS[case.name]
     symbols = build / release / "symbols.klp"
     yield Comparison(
@@ -153,6 +149,14 @@ def _measured(
         key=f"check_{what}_s",
         quantity=Quantity.SECONDS,
     )
+
+
+def peak_memory(key: str, words: Sequence[str]) -> Figure:
+    """Run the command and measure its memory at most, without programs that it runs."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, *words], check=True, capture_output=True, text=True
+    )
+    return Figure(key, "memory at most", int(done.stdout.split()[-1]), "MB", 200)
 
 
 def forget(tree: PreparedTree, target: str) -> None:

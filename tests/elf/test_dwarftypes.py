@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.elf.dwarf import Dwarf
+from klpbuild.elf.dwarf import Dwarf, Unit
 from klpbuild.elf.dwarftypes import DwarfTypes
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Kind
@@ -26,7 +26,7 @@ int f(int n) { struct local { int z; } l = { n }; return l.z; }
 """)
     command = ["gcc", "-g", f"-gdwarf-{version}", "-c", source, "-o", tmp_path / "x.o"]
     subprocess.run(command, check=True)
-    types = DwarfTypes(Dwarf(ElfFile.read(tmp_path / "x.o")).unit(0))
+    types = DwarfTypes(Unit(Dwarf(ElfFile.read(tmp_path / "x.o")), 0))
     (number,) = types.named("table", _STRUCTURES)
     (field,) = types.fields(number)
     assert (types.count(field.type), types.size(field.type)) == (6, 24)
@@ -69,7 +69,7 @@ _CLANG = """
 def test_numbered_strings_and_addresses(tmp_path: Path) -> None:
     command = ["as", "-o", tmp_path / "x.o", "-"]
     subprocess.run(command, input=_CLANG.encode(), check=True)
-    unit = Dwarf(ElfFile.read(tmp_path / "x.o")).unit(0)
+    unit = Unit(Dwarf(ElfFile.read(tmp_path / "x.o")), 0)
     types = DwarfTypes(unit)
     (number,) = types.named("s", _STRUCTURES)
     (field,) = types.fields(number)
