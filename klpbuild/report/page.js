@@ -234,7 +234,9 @@
   }
 
   const diffs = [...document.querySelectorAll("pre.diff")];
-  for (const diff of diffs) for (const line of diff.children) colour(line);
+  for (const diff of diffs) {
+    if (!diff.classList.contains("machine")) for (const line of diff.children) colour(line);
+  }
 
   const button = document.getElementById("sides");
   if (!button) return;

@@ -16,6 +16,7 @@ from markupsafe import Markup
 import klpbuild
 from klpbuild.module import templates
 from klpbuild.names import VMLINUX
+from klpbuild.report.assembly import DiffLine, Kind, changed_code
 from klpbuild.report.drawing import HEIGHT, Role
 from klpbuild.report.facts import Facts, Fate
 from klpbuild.report.inputs import inputs_digest
@@ -38,14 +39,6 @@ _LEGEND = {
     Role.LIVEPATCH: "livepatch relocation",
     Role.EXPORTED: "exported",
 }
-
-
-@dataclass(frozen=True)
-class DiffLine:
-    """A line of a patch; its kind is ``add``, ``del``, ``hunk``, ``file`` or ``same``."""
-
-    kind: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +96,7 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
             if few
             else [],
             patches=[_shown(*pair) for pair in zip(facts.patches, facts.headers, strict=True)],
+            codes=changed_code(facts, references.replacements),
             symbols=symbols,
             tables={
                 "livepatch symbol": [row for row in symbols if row.fate == "livepatch"],
@@ -165,7 +159,7 @@ def _shown(path: Path, header: PatchHeader) -> ShownPatch:
     return ShownPatch(header, shown, max(len(lines) - _LINES_MAX, 0))
 
 
-def _kind(line: str) -> str:
+def _kind(line: str) -> Kind:
     if line.startswith(("diff --git ", "--- ", "+++ ", "index ")):
-        return "file"
-    return {"+": "add", "-": "del", "@": "hunk"}.get(line[:1], "same")
+        return Kind.FILE
+    return {"+": Kind.ADD, "-": Kind.DEL, "@": Kind.HUNK}.get(line[:1], Kind.SAME)

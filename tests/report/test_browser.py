@@ -150,6 +150,9 @@ def look(browser: Browser, path: Path, window: tuple[int, int, bool]) -> dict[st
     assert (found["width"], found["wide"]) == (width, [])
     assert found["window"] == width
     assert (found["pictures"], found["outside"], found["spills"]) == (1, 0, [])
+    browser.value("for (const each of document.querySelectorAll('details')) each.open = true")
+    found |= {"opened": browser.value(LOOK)}
+    assert (found["opened"]["width"], found["opened"]["wide"]) == (width, [])
     worst = browser.value(CONTRASTS)
     assert {name: ratio for name, ratio in worst.items() if ratio < CONTRAST_MIN} == {}
     return found
@@ -250,8 +253,9 @@ def test_diffs_side_by_side(browser: Browser, plain: Path) -> None:
     sides = "[...document.querySelectorAll('.sides > div')].map((e) => e.textContent)"
     assert browser.value(sides) == []
     browser.value("document.getElementById('sides').click()")
-    before, after = browser.value(sides)
+    before, after, old, new = browser.value(sides)
     assert before.endswith("-old") and after.endswith("+new")
+    assert "mov rbp, rdi" in old and "mov rbx, rdi" in new  # of the machine code
     assert browser.value("document.querySelector('pre.diff').hidden") is True
     if SHOTS:
         browser.screenshot(Path(SHOTS) / "sides.png", whole=False)

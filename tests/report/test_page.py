@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from klpbuild.arch import S390X
 from klpbuild.check.kernelside import KernelSide
+from klpbuild.report.assembly import changed_code
 from klpbuild.report.drawing import HEIGHT, Edge, Node, Picture, Role, draw, draw_tall
 from klpbuild.report.facts import Facts
 from klpbuild.report.page import page
@@ -88,6 +90,36 @@ def test_what_comes_first(facts: Facts) -> None:
     assert "<details open><summary>fix.patch</summary>" in fix
     assert "<details open><summary>1 livepatch symbol</summary>" in text
     assert "<details><summary>1 ordinary symbol</summary>" in text
+
+
+def test_machine_code_on_demand(facts: Facts) -> None:
+    """What differs from the shipped function, as `klpbuild explain` has it, and folded."""
+    text = page(facts).decode()
+    code = text[text.index('<details class="code">') :].partition("</details>")[0]
+    assert code.startswith(
+        '<details class="code"><summary><code>vmlinux:<wbr>meminfo_<wbr>proc_<wbr>show</code>'
+    )
+    lines = re.findall(r'<span class="(\w+)">(.*?)</span>', code)
+    kinds = [kind for kind, _ in lines]
+    assert {"add", "del", "hunk"} == set(kinds)
+    assert ("hunk", "... 1 the same") in lines
+    explained = [line for line in lines if line[0] == "add" and "livepatch_meminfo:said" in line[1]]
+    assert len(explained) == 1
+    # Old instructions before the new ones that take their place.
+    assert "add del" not in " ".join(kinds)
+    shown = f"klpbuild explain {facts.module.name} --kernel {facts.kernel.release}"
+    assert shown in Tags(text).text
+
+
+def test_machine_code_of_another_machine(facts: Facts) -> None:
+    kernel = replace(facts.kernel, arch=S390X)
+    assert changed_code(replace(facts, kernel=kernel), References(facts).replacements) == ()
+
+
+def test_machine_code_has_its_limit(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("klpbuild.report.assembly._LINES_MAX", 3)
+    text = page(facts).decode()
+    assert '<details class="code">' not in text and "Machine code" not in text
 
 
 def test_names_break_between_their_words(facts: Facts) -> None:
