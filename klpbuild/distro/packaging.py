@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from klpbuild.distro.parts import Part
 
+_UBUNTU_FLAVOUR = re.compile(r"\d+\.\d+\.\d+-\d+-[a-z]")
 _DEBIAN_FLAVOUR = re.compile(r"-(?:amd64|arm64|armmp|686|686-pae|s390x|powerpc64le|riscv64)\Z")
 
 
@@ -57,6 +58,14 @@ UBUNTU = Packaging(
     "linux-image-unsigned-{release}-dbgsym (*.ddeb)",
     "linux-source-{series}.0",
 )
+#: By ``make bindeb-pkg``.
+KBUILD = Packaging(
+    "linux-headers-{release}",
+    "linux-image-{release}",
+    "linux-image-{release}",
+    "linux-image-{release}-dbg (made with CONFIG_DEBUG_INFO)",
+    "",
+)
 FEDORA = Packaging(
     "kernel-devel-{release}",
     "kernel-core-{release}",
@@ -86,7 +95,9 @@ def packaging_of(headers: PurePath, release: str) -> Packaging:
         return SUSE
     if "modules" in parts:
         return ARCH
-    return DEBIAN if _DEBIAN_FLAVOUR.search(release) else UBUNTU
+    if _UBUNTU_FLAVOUR.match(release):
+        return UBUNTU
+    return DEBIAN if _DEBIAN_FLAVOUR.search(release) else KBUILD
 
 
 def packaging_of_files(names: tuple[str, ...]) -> Packaging:

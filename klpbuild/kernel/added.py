@@ -24,7 +24,7 @@ from klpbuild.distro.parts import Part
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, make_directory, read_record, remove_tree, to_json, write_file
 from klpbuild.kernel.cache import aside, cached_kernel, kernel_directory, locked
-from klpbuild.kernel.config import Config
+from klpbuild.kernel.config import config_of
 from klpbuild.kernel.headers import common_headers
 from klpbuild.kernel.installed import Installed
 from klpbuild.kernel.modules import module_files
@@ -171,10 +171,9 @@ def _headers(root: Path, folder: Path, packages: tuple[Path, ...]) -> tuple[Path
         for tree in sorted(root.glob(pattern)):
             real = tree.resolve()
             text = real / "include/generated/utsrelease.h"
-            if (real / ".config").is_file() and text.is_file():
-                match = _RELEASE.search(text.read_text(errors="replace"))
-                if match and _NAME.fullmatch(match[1]):
-                    found[real] = match[1]
+            match = _RELEASE.search(text.read_text(errors="replace")) if text.is_file() else None
+            if match and _NAME.fullmatch(match[1]):
+                found[real] = match[1]
     releases = sorted(set(found.values()))
     if len(releases) > 1:
         raise KlpError(
@@ -191,9 +190,17 @@ def _headers(root: Path, folder: Path, packages: tuple[Path, ...]) -> tuple[Path
             why=f"There are {', '.join(path.name for path in packages)}.",
             hint=f"Add {wanted.package(Part.HEADERS, release)}.",
         )
-    headers = sorted(found)[0]
+    headers, installed = sorted(found)[0], Installed(root, releases[0])
+    if not (headers / ".config").is_file() and not installed.config():
+        wanted = packaging_of(headers.relative_to(root), releases[0])
+        raise KlpError(
+            f"no package has the configuration of {releases[0]}",
+            where=str(folder),
+            why="It is .config in the headers, or in /boot or beside the modules.",
+            hint=f"Add {wanted.package(Part.IMAGE, releases[0])}.",
+        )
     try:
-        config = Config.read(headers / ".config")
+        config = config_of(headers, installed)
         config.architecture()
         config.check_livepatch()
     except KlpError as error:  # what it names goes with the unpacked packages

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from klpbuild.arch import ARCHITECTURES, Architecture
 from klpbuild.errors import KlpError
+from klpbuild.kernel.installed import Installed
 from klpbuild.kernel.tree import Kernel
 
 #: By which the members of structures are laid out at random, in a build tree.
@@ -84,6 +85,13 @@ class Config:
                     why=why,
                     hint="Use a kernel that was built without it.",
                 )
+
+
+def config_of(headers: Path, installed: Installed | None = None) -> Config:
+    """Read the configuration of a headers or build tree, or that beside its kernel's image."""
+    own = headers / ".config"
+    found = installed.config() if installed and not own.is_file() else None
+    return Config.read(found or own)
 
 
 def check_livepatch(kernel: Kernel) -> None:

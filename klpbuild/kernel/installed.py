@@ -26,6 +26,13 @@ class Installed:
         places = [self.root / lib / "modules" / self.release for lib in ("lib", "usr/lib")]
         return next((place for place in places if place.is_dir()), places[0])
 
+    def config(self) -> Path | None:
+        """Find its configuration beside the image, where the headers have none.
+
+        Those that the kernel's own ``bindeb-pkg`` and ``binrpm-pkg`` make have none since 6.3.
+        """
+        return _first([self.root / "boot" / f"config-{self.release}", self.modules / "config"])
+
     def image(self) -> Path | None:
         """Find the bootable image."""
         boot = self.root / "boot"

@@ -20,7 +20,7 @@ from klpbuild.kernel.cache import (
     cached_kernels,
     tree_directory,
 )
-from klpbuild.kernel.config import RANDSTRUCT_SEED, Config
+from klpbuild.kernel.config import RANDSTRUCT_SEED, Config, config_of
 from klpbuild.kernel.headers import usable_build_tree
 from klpbuild.kernel.installed import Installed, is_stub
 from klpbuild.kernel.kbuild import build_fixtures
@@ -227,7 +227,9 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _checked(tree: Path) -> tuple[str, tuple[int, int, int], Config]:
+def _checked(
+    tree: Path, installed: Installed | None = None
+) -> tuple[str, tuple[int, int, int], Config]:
     """Read what every kernel must have; all that is missing is told together."""
     problems = Problems()
     with problems.collect():
@@ -242,7 +244,7 @@ def _checked(tree: Path) -> tuple[str, tuple[int, int, int], Config]:
             hint="Build the kernel, or name its distribution's headers tree.",
         )
     with problems.collect():
-        config = Config.read(tree / ".config")
+        config = config_of(tree, installed)
         config.check_livepatch()
         _check_seed(tree, config)
     problems.check()
@@ -268,7 +270,7 @@ def _from_headers(
     under: Path | None,
     cached: CachedKernel | AddedKernel | None = None,
 ) -> Kernel:
-    release, version, config = _checked(headers)
+    release, version, config = _checked(headers, installed)
     if cached and (under is None or os.access(cached.path, os.W_OK)):
         learned, shadow = cached.path / "learned", cached.path / "build"
     else:

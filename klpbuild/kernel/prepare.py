@@ -244,7 +244,7 @@ def _build(kernel: Kernel, tree: PreparedTree, log: Log) -> None:
         # kbuild makes a seed at random first of all, and no other as long as that is there.
         _run(tree.make("scripts_basic"), kernel, log)
         for path in seed_files:
-            shutil.copyfile(path, tree.build / path.relative_to(kernel.config.parent))
+            shutil.copyfile(path, tree.build / path.relative_to(kernel.module_symvers.parent))
     _run(tree.make(jobs, "prepare"), kernel, log)
     # Another target of the top Makefile, which calls itself once to go to the build
     # directory: there the rule sees all that is exported to Makefile.build.
@@ -261,7 +261,7 @@ def _seed_files(kernel: Kernel) -> tuple[Path, ...]:
     """List the files by which structures are laid out at random, if they are."""
     if _settings(kernel.config).get("CONFIG_RANDSTRUCT") != "y":
         return ()
-    return tuple(kernel.config.parent / name for name in (RANDSTRUCT_SEED, _HASHED_SEED))
+    return tuple(kernel.module_symvers.parent / name for name in (RANDSTRUCT_SEED, _HASHED_SEED))
 
 
 def _has_rust(kernel: Kernel) -> bool:

@@ -212,6 +212,38 @@ def test_ubuntus_packages_with_debug_symbols_and_source(tmp_path: Path) -> None:
     assert lacking_parts(kernel) == ()
 
 
+def test_packages_of_the_kernels_own_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """bindeb-pkg puts the configuration beside the image, and none into the headers."""
+    release = "6.12.117-own"
+    tree = f"usr/src/linux-headers-{release}"
+    files = headers(release, tree)
+    config = files.pop(f"{tree}/.config")
+    link = links_of(release, f"/{tree}")
+    folder = tmp_path / "packages"
+    deb(folder, f"linux-headers-{release}", files, link)
+    with pytest.raises(KlpError) as caught:
+        add("own", folder)
+    assert str(caught.value) == (
+        f"{folder}: no package has the configuration of {release}\n"
+        "  It is .config in the headers, or in /boot or beside the modules.\n"
+        f"  Add linux-image-{release}."
+    )
+    image = {f"boot/config-{release}": config, f"boot/vmlinuz-{release}": "image"}
+    deb(folder, f"linux-image-{release}", image | modules(release))
+    assert main(["kernel", "add", "own", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[2::2] == [
+        f"  Put linux-image-{release}-dbg (made with CONFIG_DEBUG_INFO) into {folder} and run "
+        f"`klpbuild kernel add own {folder}` again.",
+        "  No package of files has it: unpack the source package and name it with --source "
+        "(scons: KSRC=).",
+    ]
+    kernel = locate("own")
+    assert kernel.config == kernel_directory("own") / f"root/boot/config-{release}"
+    assert (kernel.build, kernel.release) == (kernel_directory("own") / "root" / tree, release)
+
+
 def test_headers_that_need_a_package_that_is_not_there(tmp_path: Path) -> None:
     folder = tmp_path / "packages"
     tree = f"usr/src/linux-headers-{UBUNTU}"
