@@ -29,6 +29,7 @@ from klpbuild.graph.tables import read_entries, read_patches
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.graph.write import TOO_LARGE_TO_DRAW, write_all
 from klpbuild.kernel.dependencies import Dependencies
+from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.modules import builtin_modules
 from klpbuild.kernel.tree import FILTER_FUNCTIONS, Kernel
 from klpbuild.module.link import link_module
@@ -39,6 +40,7 @@ from klpbuild.module.livepatch import (
 )
 from klpbuild.module.old_functions import check_objects, check_old_functions
 from klpbuild.module.owntables import no_tables, two_tables
+from klpbuild.module.places import SourcePlaces
 from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, defines_types
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
@@ -246,10 +248,15 @@ def convert(
     exports = Exports.read(kernel.module_symvers)
     patched = frozenset(p.object for p in patches)
     resolver = Resolver(database, exports, patched, Dependencies(kernel.modules))
-    with problems.collect():
-        name_max = symbol_name_max(kernel.version[:2])
-        conversion = convert_elf(elf, resolver, read_entries(elf), name_max)
-    problems.check()
+    try:
+        with problems.collect():
+            name_max = symbol_name_max(kernel.version[:2])
+            conversion = convert_elf(elf, resolver, read_entries(elf), name_max)
+        problems.check()
+    except KlpError as error:
+        addr2line = f"{cross_prefix(kernel)}addr2line"
+        places = SourcePlaces(elf, [(path, made) for path, made, _ in sources], addr2line)
+        raise places.named(error) from error
     said.warnings += (f"{linked.name}: not checked {each}" for each in conversion.unchecked)
     checked = _checked(conversion.data, output, kernel, symbols)
     write_file(report, _report(conversion).encode())
