@@ -114,6 +114,24 @@ class Livepatch:
         """The objects that it patches."""
         return frozenset(patched.object for patched in self.patches)
 
+    def dependencies(self, exports: Exports) -> tuple[str, ...]:
+        """List the objects whose symbols count for its conversion, as the graph does.
+
+        A build asks this each time, and the graph takes longer to make than all the rest:
+        see `queries.dependencies`, which answers people.
+        """
+        found = {VMLINUX, *self.touched, *self.module.depends}
+        annotated = {each.symbol: each for each in self.annotations}
+        references = list(self.module.references)
+        for name in self.module.undefined:
+            if name in annotated:
+                references.append(annotated[name])
+            elif export := exports.find(name):
+                found.add(export.owner)
+        for reference in references:
+            found |= {reference.owner, reference.gate} - {""}
+        return tuple(sorted(found))
+
 
 def symbol_node(owner: str, symbol: str, sympos: int | None = None) -> str:
     """Name the node of a symbol: ``ext4:ext4_attr_store,0``."""

@@ -6,15 +6,10 @@ They import little, for they are most of such a build.
 from __future__ import annotations
 
 import hashlib
-import json
-from contextlib import suppress
 from pathlib import Path
 
-import klpbuild.graph
 from klpbuild.elf.reader import ElfFile
 from klpbuild.files import write_file
-from klpbuild.graph.build import Livepatch, build_graph
-from klpbuild.graph.queries import dependencies
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.dependencies import Dependencies
@@ -60,46 +55,15 @@ def write_symbols(kernel: Kernel, output: Path, said: Said) -> Written:
 def write_dependencies(kernel: Kernel, linked: Path, symbols: Path, output: Path) -> None:
     """Write which objects' symbols the conversion of a livepatch depends on.
 
-    A line has an object, the digest of its symbols, and the modules that it needs.  The
-    graph says which objects; a change in any other one leaves the file as it is, and so the
-    livepatch.  What it said is kept beside the file with a digest of all that it was made
-    from, for making it takes longer than all the rest.
+    A line has an object, the digest of its symbols, and the modules that it needs.  A change
+    in any other object leaves the file as it is, and so the livepatch.
     """
     database = SymbolDatabase.read(symbols)
     livepatch = read_tables(ElfFile.read(linked), linked.name)
-    own = sorted(Path(klpbuild.graph.__file__).parent.glob("*.py"))
-    content = hashlib.sha256(repr(_meanings(livepatch, database)).encode())
-    for path in (linked, kernel.module_symvers, *own):
-        content.update(path.read_bytes())
-    kept = output.with_suffix(".json")
-    needed = _kept(kept, content.hexdigest())
-    if needed is None:
-        exports = Exports.read(kernel.module_symvers)
-        graph = build_graph(exports, livepatches=[livepatch], database=database)
-        needed = list(dependencies(graph, livepatch.module.name))
-        said = {"content": content.hexdigest(), "objects": needed}
-        write_file(kept, json.dumps(said).encode())
     lines, modules = [], Dependencies(kernel.modules)
-    for name in needed:
+    for name in livepatch.dependencies(Exports.read(kernel.module_symvers)):
         if name in database.objects:
             found = database.symbols(name)
             digest = hashlib.sha256(bytes(found.names) + found.rows.tobytes()).hexdigest()
             lines.append(" ".join((name, digest, *modules.all_of(name))) + "\n")
     write_file(output, "".join(lines).encode())
-
-
-def _meanings(livepatch: Livepatch, database: SymbolDatabase) -> list[object]:
-    """Collect all that the graph of a livepatch takes from the kernel's symbols."""
-    meanings: list[object] = [livepatch.module.name in database.objects]
-    for name in livepatch.module.undefined:
-        meanings += [name, *((c.object, c.sympos) for c in database.candidates(name))]
-    return meanings
-
-
-def _kept(path: Path, content: str) -> list[str] | None:
-    """Read the graph's answer for the same content; None when it has not been asked."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads(path.read_text())
-        if said["content"] == content:
-            return [str(name) for name in said["objects"]]
-    return None

@@ -43,9 +43,8 @@ UNITS = ("KB", "ki")
 #: whose children go on; and what users and systems send.
 SIGNALS = ("group", "alone", "terminate", "interrupt", "hang up")
 _NUMBERS = {"terminate": signal.SIGTERM, "interrupt": signal.SIGINT, "hang up": signal.SIGHUP}
-#: Logs, pages, which tell how long it took, and what no step takes for an output: what is kept
-#: in dependencies.json says what it was made from, and may be of the killed run.
-_LEFT_OUT = (".log", ".jsonl", ".lock", "inputs.c", "inputs.d", ".html", "/dependencies.json")
+#: Logs, pages, which tell how long it took, and what no step takes for an output.
+_LEFT_OUT = (".log", ".jsonl", ".lock", "inputs.c", "inputs.d", ".html")
 
 
 @dataclass

@@ -29,7 +29,6 @@ def outputs(checkout: Checkout) -> dict[Path, bytes]:
         "build.log",
         "commands.jsonl",
         "timings.jsonl",
-        "dependencies.json",
         "inputs.c",
         "inputs.d",
     )
