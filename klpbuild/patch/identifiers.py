@@ -111,11 +111,16 @@ def _called(head: bytes) -> frozenset[bytes]:
     return frozenset(_CALLED.findall(head)) - _KEYWORDS
 
 
+def _without_comments(text: bytes) -> bytes:
+    """Blank out comments."""
+    return _COMMENTS.sub(lambda m: m[1] or re.sub(rb"[^\n]", b" ", m[0]), text)
+
+
 class _Text:
     """A header's text, cut into regions."""
 
     def __init__(self, text: bytes) -> None:
-        self.text = _COMMENTS.sub(lambda m: m[1] or re.sub(rb"[^\n]", b" ", m[0]), text)
+        self.text = _without_comments(text)
         self.plain = code_alone(text)
         macros = [
             _Region(match.start(), match.end(), frozenset(_DEFINE.findall(match[0])[:1]))
@@ -360,8 +365,8 @@ class _Pieces:
 
 
 def _beside_pasting(text: bytes) -> Iterator[bytes]:
-    """List the words before and behind each ``##``, those in lines that are continued, too."""
-    pieces = text.replace(b"\\\n", b" ").split(b"##")
+    """List the words before and behind each ``##``, across comments and continued lines."""
+    pieces = _without_comments(text.replace(b"\\\n", b" ")).split(b"##")
     for before, after in pairwise(pieces):
         for match in (
             _LAST.search(b"".join(before.rsplit(None, 1)[-1:])),

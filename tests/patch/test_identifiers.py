@@ -116,6 +116,8 @@ FILES = {
                     "void f(void) { DO(_)(0, 1); }\n", True),
     "net/continued.c": ("#include <net/sock.h>\n#define DO(x) set_ \\\n\t## x\n"
                         "void f(void) { DO(sock)(0, 1); }\n", True),
+    "net/commented.c": ("#include <net/sock.h>\n#define DO(x) set_ /* and */ ## /* then */ x\n"
+                        "void f(void) { DO(sock)(0, 1); }\n", True),
     "net/computed.c": ("#include <net/sock.h>\n#include WHICH\n", True),
 }  # fmt: skip
 HEADERS = {
