@@ -4,8 +4,8 @@
 INPUTS = "inputs.json"
 
 #: Suffixes of what `klpbuild.pipeline.documents.write_documents` writes.
-PROVENANCE = ".provenance.json"
-SUFFIXES = (PROVENANCE, ".cdx.json", ".openvex.json", ".html")
+PROVENANCE, PAGE = ".provenance.json", ".html"
+SUFFIXES = (PROVENANCE, ".cdx.json", ".openvex.json", PAGE)
 
 #: Tags of modinfo.
 VERSION_TAG, INPUTS_TAG, REFERENCE_TAG = "klpbuild", "klpbuild_inputs", "klpbuild_reference"

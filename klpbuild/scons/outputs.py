@@ -100,6 +100,13 @@ def _is_elf(path: Path) -> bool:
         return False
 
 
+def note_rewritten(node: Node) -> None:
+    """Note the contents of an output that its action did not write."""
+    node.clear_memoized_values()
+    node.get_ninfo().csig = hash_file_signature(node.path)
+    node.visited()
+
+
 def _check_database(data: bytes) -> bool:
     """Check that it is a table of directories, as SCons writes it.
 

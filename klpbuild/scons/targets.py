@@ -20,6 +20,7 @@ from klpbuild.errors import KlpError, Problems, explained, printable
 from klpbuild.files import write_file
 from klpbuild.package.formats import wanted_formats
 from klpbuild.pipeline.build import source_flags
+from klpbuild.report.names import PAGE
 from klpbuild.request.chosen import named_livepatches, with_replace
 from klpbuild.request.given import GivenSymbols, newest_kernel
 from klpbuild.request.matrix import cells, locate_kernels
@@ -30,7 +31,7 @@ from klpbuild.scons.arguments import read_options
 from klpbuild.scons.caching import use_cache
 from klpbuild.scons.literal import Environment, Node
 from klpbuild.scons.nodes import KernelNodes, kernel_nodes
-from klpbuild.scons.outputs import Outputs
+from klpbuild.scons.outputs import Outputs, note_rewritten
 from klpbuild.scons.summary import Summary
 from klpbuild.terminal.shown import show
 
@@ -120,7 +121,7 @@ def _aliases(env: Environment, every: list[KernelNodes], unusable: list[Node]) -
         modules = nodes.modules
         if modules:
             name = literal.alias(env, f"boot {nodes.kernel.name}")
-            boot = env.Alias(name, modules, _boot(nodes, watch))
+            boot = env.Alias(name, [*modules, *_pages(nodes)], _boot(nodes, watch))
             (nodes.boot,) = env.AlwaysBuild(boot)
             env.Alias("boot", boot)
         env.Alias("symbols", nodes.symbols)
@@ -177,13 +178,23 @@ def _wants_packages() -> bool:
     return any(name == "dist" or "/dist/" in name for name in map(str, COMMAND_LINE_TARGETS))
 
 
+def _pages(nodes: KernelNodes) -> list[Node]:
+    """List the report pages of a kernel's livepatches."""
+    others = (node for livepatch in nodes.livepatches for node in livepatch.others)
+    return [node for node in others if str(node).endswith(PAGE)]
+
+
 def _boot(nodes: KernelNodes, watch: Sequence[str]) -> Any:
     kernel, modules = nodes.kernel, [Path(str(module)) for module in nodes.modules]
 
     def boot(target: list[Path], source: list[Path], env: Environment) -> int:
         from klpbuild.pipeline import steps
+        from klpbuild.report.boot import add_boot
 
         lines, passed = steps.boot(kernel, modules, watch)
+        for page in _pages(nodes):
+            add_boot(Path(str(page)), lines, passed=passed)
+            note_rewritten(page)
         # In one piece: another kernel may boot meanwhile.
         print("\n".join(printable(line, keep="\t") for line in lines))
         return 0 if passed else 1

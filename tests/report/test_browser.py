@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from klpbuild.check.kernelside import KernelSide
+from klpbuild.report.boot import add_boot
 from klpbuild.report.page import page
 from klpbuild.report.picture import References
 from klpbuild.report.timings import Timing
@@ -53,6 +54,7 @@ def plain(miniature: KernelSide, good: dict[str, bytes], tmp_path: Path) -> Path
     timings = [Timing("CC", "livepatch-meminfo/x.o", 1.5), Timing("KLP", "x" * 90, 0.01)]
     path = tmp_path / "plain.html"
     path.write_bytes(page(facts, timings))
+    add_boot(path, ["      ok  insmod x.ko", "x " * 200, HARM, "x: loaded."], passed=True)
     return path
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from klpbuild.arch import S390X
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.report.assembly import changed_code
+from klpbuild.report.boot import add_boot
 from klpbuild.report.drawing import HEIGHT, Edge, Node, Picture, Role, draw, draw_tall
 from klpbuild.report.facts import Facts
 from klpbuild.report.page import page
@@ -120,6 +121,25 @@ def test_machine_code_has_its_limit(facts: Facts, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("klpbuild.report.assembly._LINES_MAX", 3)
     text = page(facts).decode()
     assert '<details class="code">' not in text and "Machine code" not in text
+
+
+def test_what_the_kernel_said(facts: Facts, tmp_path: Path) -> None:
+    """The log of the last boot, before the findings; that of an earlier one is gone."""
+    path = tmp_path / "page.html"
+    plain = page(facts)
+    path.write_bytes(plain)
+    add_boot(path, ["      ok  insmod x.ko", "FAILED: it crashed"], passed=False)
+    assert '<p class="verdict bad">FAILED: it crashed</p>' in path.read_text()
+    add_boot(path, [f"a {HARM}\x1b", *["line"] * 2000, "x: loaded."], passed=True)
+    text = path.read_text()
+    assert "FAILED" not in text
+    sections = ["patched", "boot", "check", "references", "symbols", "build"]
+    assert re.findall(r'<section id="(\w+)">', text) == sections
+    assert '<p class="verdict good">x: loaded.</p>\n<details><summary>The boot</summary>' in text
+    said = Tags(text).text
+    assert f"a {HARM}\\x1b\nline\n" in said and "2 more lines are not shown." in said
+    before, _, rest = text.partition("<!-- boot -->")
+    assert before + "<!-- boot -->" + rest[rest.index("<!-- end of boot -->") :] == plain.decode()
 
 
 def test_names_break_between_their_words(facts: Facts) -> None:
