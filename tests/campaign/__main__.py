@@ -38,13 +38,16 @@ def main() -> int:
     parser.add_argument(
         "--module", type=Path, action="append", default=[], help="another good livepatch"
     )
+    parser.add_argument("--guests", type=int, default=1, metavar="N", help="at a time")
     words = parser.parse_args()
     directory = words.directory / words.kernel
     directory.mkdir(parents=True, exist_ok=True)
     built = build_samples(locate(words.kernel), directory / "samples")
     modules = {name: built.module(name) for name in SAMPLES}
     modules |= {path.stem: path for path in words.module}
-    campaign = Campaign(built.kernel, built.directory / "symbols.klp", modules, directory)
+    campaign = Campaign(
+        built.kernel, built.directory / "symbols.klp", modules, directory, words.guests
+    )
     outcomes = campaign.run(words.mutants, words.seed, tell)
     print("\n".join(pages(outcomes)))
     return 1 if any(o.passed_wrongly and not o.meaning for o in outcomes) else 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,12 +35,14 @@ class Campaign:
 
     :ivar modules: name to file; the first one is mutated most.
     :ivar directory: keeps mutants that wait, consoles, and what was observed of the others.
+    :ivar guests: how many run at a time: each waits for grace periods most of the time.
     """
 
     kernel: Kernel
     symbols: Path
     modules: dict[str, Path]
     directory: Path
+    guests: int = 1
 
     def run(
         self, count: int, seed: int, told: Callable[[Outcome], None] = lambda outcome: None
@@ -60,14 +64,21 @@ class Campaign:
                 outcomes.append(_with(outcome, verdict))
         # Those that pass are judged first: what they leave behind is not to be feared.
         waiting.sort(key=lambda pair: [*Predicted].index(pair[1].predicted))
-        shown: dict[str, str] = {}
-        for first in range(0, len(waiting), BATCH):
-            batch = waiting[first : first + BATCH]
-            made = {mutant.number: mutant for mutant, _ in batch}
-            for outcome in self._judge(batch, shown):
-                self._keep(made[outcome.number], outcome)
-                told(outcome)
-                outcomes.append(outcome)
+        shown = {base: self._shown(base) for base in dict.fromkeys(o.base for _, o in waiting)}
+        made = {mutant.number: mutant for mutant, _ in waiting}
+        pool = ThreadPoolExecutor(self.guests)
+        batches = [
+            pool.submit(self._judge, waiting[first : first + BATCH], shown)
+            for first in range(0, len(waiting), BATCH)
+        ]
+        try:
+            for batch in as_completed(batches):
+                for outcome in batch.result():
+                    self._keep(made[outcome.number], outcome)
+                    told(outcome)
+                    outcomes.append(outcome)
+        finally:
+            pool.shutdown(cancel_futures=True)
         return sorted(outcomes, key=lambda o: o.number)
 
     def _known(self) -> dict[str, Verdict]:
@@ -92,62 +103,70 @@ class Campaign:
             predicted(report), errors, warnings, Observed.NOT_TRIED, "", mutant.meaning,
         )  # fmt: skip
 
+    def _shown(self, base: str) -> str:
+        """What a good module shows."""
+        (result,) = self._boot([group_of(0, self.modules[base], base)], self.directory)
+        shown = result.steps[0].output
+        verdict = judge(result, shown)
+        assert verdict.observed is Observed.WELL, (base, verdict)
+        return shown
+
     def _judge(
         self, pairs: Sequence[tuple[Mutant, Outcome]], shown: dict[str, str]
-    ) -> Iterator[Outcome]:
+    ) -> list[Outcome]:
         """What the kernel does with each; a guest that dies is begun anew behind it."""
-        files = {mutant.number: self._write(mutant) for mutant, _ in pairs}
-        waiting = [outcome for _, outcome in pairs]
+        directory = self.directory / f"batch-{pairs[0][0].number}"
+        directory.mkdir(exist_ok=True)
+        files = {mutant.number: directory / f"{mutant.number}.ko" for mutant, _ in pairs}
+        for mutant, _ in pairs:
+            files[mutant.number].write_bytes(mutant.data)
+        waiting, found = [outcome for _, outcome in pairs], []
         while waiting:
-            for base in dict.fromkeys(o.base for o in waiting if o.base not in shown):
-                (result,) = self._boot([group_of(0, self.modules[base], base)])
-                shown[base] = result.steps[0].output
-                verdict = judge(result, shown[base])
-                assert verdict.observed is Observed.WELL, (base, verdict)
             groups = [group_of(o.number, files[o.number], o.base) for o in waiting]
-            results = self._boot(groups)
+            results = self._boot(groups, directory)
             later = []
             for place, (outcome, result) in enumerate(zip(waiting, results, strict=False)):
                 verdict = judge(result, shown[outcome.base])
                 if verdict.observed is Observed.NOT_TRIED:
                     later.append(outcome)
                     continue
-                yield self._settled(outcome, verdict, groups[: place + 1], shown[outcome.base])
+                tried = groups[: place + 1]
+                found.append(self._settled(outcome, verdict, tried, shown[outcome.base], directory))
             waiting = later + waiting[len(results) :]
-        for path in files.values():
-            path.unlink()
+        shutil.rmtree(directory)
+        return found
 
     def _settled(
-        self, outcome: Outcome, verdict: Verdict, groups: Sequence[Group], good: str
+        self,
+        outcome: Outcome,
+        verdict: Verdict,
+        groups: Sequence[Group],
+        good: str,
+        directory: Path,
     ) -> Outcome:
         """The outcome; where it is not as predicted, after a boot with this module alone."""
         found = _with(outcome, verdict)
         if len(groups) > 1 and found.passed_wrongly:
-            (result,) = self._boot(groups[-1:])
+            (result,) = self._boot(groups[-1:], directory)
             again = _with(outcome, judge(result, good))
             if found.observed is Observed.DIED and again.observed is not Observed.DIED:
-                culprit = self._culprit(groups)
+                culprit = self._culprit(groups, directory)
                 return replace(again, said=f"died behind {culprit}: {found.said}")
             found = again
         return found
 
-    def _culprit(self, groups: Sequence[Group]) -> str:
+    def _culprit(self, groups: Sequence[Group], directory: Path) -> str:
         """The module that makes the guest die when a later one is tried: found by halving."""
         before, last = list(groups[:-1]), groups[-1]
         while len(before) > 1:
             half = before[: len(before) // 2]
-            died = self._boot([*half, last])[-1].end in (End.OOPS, End.PANIC)
+            died = self._boot([*half, last], directory)[-1].end in (End.OOPS, End.PANIC)
             before = half if died else before[len(before) // 2 :]
         return before[0].name
 
-    def _boot(self, groups: Sequence[Group]) -> tuple[GroupResult, ...]:
-        guest = Guest(self.kernel, self.directory, QUIET, processors=1)
+    def _boot(self, groups: Sequence[Group], directory: Path) -> tuple[GroupResult, ...]:
+        guest = Guest(self.kernel, directory, QUIET, processors=1)
         return guest.boot(groups).groups
-
-    def _write(self, mutant: Mutant) -> Path:
-        path = self.directory / f"{mutant.number}.ko"
-        path.write_bytes(mutant.data)
-        return path
 
 
 def _digest(mutant: Mutant) -> str:
