@@ -167,17 +167,20 @@ _INTRODUCES = re.compile(rb"Subject:.*\[[^]]*\b0+/\d+\]")
 _UNKNOWN = (
     (re.compile(rb"diff --(cc|combined) |@@@+ -"), "is part of a merge's diff",
      "It compares with several versions at once.", "git diff MERGE^1 MERGE compares with one."),
-    (re.compile(rb"\*\*\* \d+(,\d+)? \*{4}$"), "is part of a context diff",
+    (re.compile(rb"\*\*\* (\d+(,\d+)? \*{4}$|\S+\t)"), "is part of a context diff",
      "Only unified diffs are read.", _AGAIN),
     (re.compile(rb"\d+(,\d+)?[acd](\d+(,\d+)?)?$"), "is part of a diff without context",
      "Nothing in it tells where a line belongs.", _AGAIN),
     (re.compile(rb"@@ *[-+]?\d"), "is a hunk header that is malformed or below no file's name",
      "It is @@ -LINE,COUNT +LINE,COUNT @@ below the lines --- and +++.", _AGAIN),
+    (re.compile(rb"Binary file .+ has changed$|Cannot display: |Submodule \S+ [0-9a-f]+\."),
+     "says that a file changes, and not how", "", _AGAIN),
     (re.compile(rb"GIT binary patch"), "is a binary file's change below no file's name",
      "", _AGAIN),
 )  # fmt: skip
 _SHIFTED = re.compile(
-    rb"[ \t>|:#*X]+(?:@@+ -\d+(?:,\d+)? [-+]|diff --(?:git|cc|combined) |\*\*\* \d+,\d+ \*{4})"
+    rb"(?:[ \t>|:#*X-]|\w{1,3}>)+(?:@@+ -\d+(?:,\d+)? [-+]|diff --(?:git|cc|combined) "
+    rb"|--- a/|\+\+\+ b/|\*\*\* \d+,\d+ \*{4})"
 )
 
 
@@ -229,8 +232,8 @@ class _Reader:
         at = self.at + ahead
         return self._lines[at].removesuffix(b"\r") if at < len(self._lines) else b""
 
-    def _refuse(self, what: str, why: str = "", hint: str = _AGAIN) -> NoReturn:
-        raise KlpError(what, where=f"{self.name}:{self.at + 1}", why=why, hint=hint)
+    def _refuse(self, what: str, why: str = "", hint: str = _AGAIN, at: int = 0) -> NoReturn:
+        raise KlpError(what, where=f"{self.name}:{at or self.at + 1}", why=why, hint=hint)
 
     def _text(self, line: bytes) -> None:
         """Skip a line around the diff, if it is no part of one."""
@@ -289,7 +292,7 @@ class _Reader:
             if match["mode"] in (b"new mode", b"new file mode"):
                 file = replace(file, mode=match["bits"].decode())
             self.at += 1
-        if self._is_header():
+        if self._is_header_of(file):
             return self._file(file)
         line = self._line()
         if _differing(line) or line == b"GIT binary patch":
@@ -299,11 +302,19 @@ class _Reader:
                 not self._line() and _BINARY_LINE.match(self._line(1))
             ):
                 self.at += 1
+        elif self._line(-1).startswith(b"index ") and file.old and file.new:
+            self._refuse("says that a file changes, and no line of it follows", at=file.number)
         self._ended()
         if not file.names:
-            self.at = file.number - 1
-            self._refuse("names no file that can be told")
+            self._refuse("names no file that can be told", at=file.number)
         return file
+
+    def _is_header_of(self, file: FileDiff) -> bool:
+        """Tell whether the names of this file follow, not those of one without a git line."""
+        pairs = ((_name(self._line()[4:]), file.old), (_name(self._line(1)[4:]), file.new))
+        return self._is_header() and all(
+            a.partition(b"/")[2] == b.partition(b"/")[2] for a, b in pairs if a and b
+        )
 
     def _git_names(self, text: bytes) -> tuple[bytes | None, bytes | None]:
         """Split the names of ``diff --git``, if only their first directories differ."""
@@ -328,8 +339,7 @@ class _Reader:
         if not hunks:
             self._refuse("does not begin a hunk, though the names of a file stand above it")
         if old is None and new is None:
-            self.at = number - 1
-            self._refuse("names no file")
+            self._refuse("names no file", at=number)
         self._ended()
         self.below_hunk = True
         return replace(file, number=number, old=old, new=new, hunks=tuple(hunks))
@@ -361,8 +371,7 @@ class _Reader:
                 lines[-1] = replace(lines[-1], text=lines[-1].text.removesuffix(b"\n"))
                 self.at += 1
         if not lines:
-            self.at = number - 1
-            self._refuse("is the header of a hunk without lines")
+            self._refuse("is the header of a hunk without lines", at=number)
         # Without old lines it is the number of the line before (diff's manual, "Detailed Unified").
         return Hunk(number, start - 1 if old_count and start else start, tuple(lines))
 
@@ -411,13 +420,7 @@ def _differing(line: bytes) -> tuple[bytes, bytes] | None:
 _BINARY_LINE = re.compile(rb"(?:literal|delta) \d+$|[A-Za-z][!-~]{1,70}$")
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)")
 _ESCAPES = {
-    b"n": b"\n",
-    b"t": b"\t",
-    b"r": b"\r",
-    b"a": b"\a",
-    b"b": b"\b",
-    b"f": b"\f",
-    b"v": b"\v",
+    bytes([code]): bytes([end]) for code, end in zip(b"ntrabfv", b"\n\t\r\a\b\f\v", strict=True)
 }
 
 

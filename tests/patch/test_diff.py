@@ -77,13 +77,17 @@ def shifted(mark: str) -> str:
         (MERGE, 1, "is part of a merge's diff"),
         (MERGE.partition("\n")[2].partition("\n")[2], 3, "is a malformed hunk header"),
         (MERGE.replace("--cc", "--combined"), 1, "is part of a merge's diff"),
-        (CONTEXT, 4, "is part of a context diff"),
+        (CONTEXT, 1, "is part of a context diff"),
+        (CONTEXT.replace("\t2024-01-01", ""), 4, "is part of a context diff"),
         (NORMAL, 2, "is part of a diff without context"),
-        (shifted("> "), 3, "is an indented or quoted part of a diff"),
-        (shifted(">"), 3, "is an indented or quoted part of a diff"),
-        (shifted("| "), 3, "is an indented or quoted part of a diff"),
-        (shifted("  "), 3, "is an indented or quoted part of a diff"),
-        (shifted("\t"), 3, "is an indented or quoted part of a diff"),
+        (shifted("> "), 1, "is an indented or quoted part of a diff"),
+        (shifted(">"), 1, "is an indented or quoted part of a diff"),
+        (shifted("| "), 1, "is an indented or quoted part of a diff"),
+        (shifted("  "), 1, "is an indented or quoted part of a diff"),
+        (shifted("\t"), 1, "is an indented or quoted part of a diff"),
+        (shifted("- "), 1, "is an indented or quoted part of a diff"),
+        (shifted("ab> "), 1, "is an indented or quoted part of a diff"),
+        (shifted("> ").replace("a/", "").replace("b/", ""), 3, "is an indented or quoted part"),
         ("> diff --git a/x.c b/x.c\n", 1, "is an indented or quoted part of a diff"),
         (OTHER.replace("@@ -1,3 +1,3 @@", "@@ -1,3 +1,3"), 3, "is a malformed hunk header"),
         (OTHER.replace("@@ -1,3 +1,3 @@", "@@ -1,3 +1,x @@"), 3, "is a malformed hunk header"),
@@ -105,6 +109,10 @@ def shifted(mark: str) -> str:
         ("--- /dev/null\n+++ /dev/null\n@@ -1 +1 @@\n-a\n+b\n", 1, "names no file"),
         ("GIT binary patch\nliteral 0\nHcmV?d00001\n", 1, "is a binary file's change below no"),
         ("diff --git a/x.c b/y.c\nold mode 100644\n", 1, "names no file that can be told"),
+        ("diff --git a/x.c b/x.c\nindex 1..2 100644\n", 1, "says that a file changes, and no line"),
+        ("diff --git a/x.c b/x.c\nindex 1..2\n" + OTHER, 1, "says that a file changes, and no"),
+        ("Binary file logo.png has changed\n", 1, "says that a file changes, and not how"),
+        ("Submodule lib 1234567..89abcde:\n", 1, "says that a file changes, and not how"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_refused(
@@ -118,7 +126,7 @@ def test_what_is_not_understood_is_refused(
 
 def test_the_whole_message(tmp_path: Path) -> None:
     assert refusal(tmp_path, shifted("> ")) == (
-        "fix.patch:3: is an indented or quoted part of a diff\n"
+        "fix.patch:1: is an indented or quoted part of a diff\n"
         "  Nobody can tell whether it belongs to the patch.\n"
         "  Take the marks before its lines away, or take it out."
     )
@@ -192,12 +200,17 @@ def test_mails_one_after_another(tmp_path: Path) -> None:
 
 def test_an_indented_diff_below_the_message(tmp_path: Path) -> None:
     text = MAIL.replace(FILE, shifted("  ").replace("read.c", "open.c"))
-    assert refusal(tmp_path, text).startswith("fix.patch:25: is an indented or quoted part")
+    assert refusal(tmp_path, text).startswith("fix.patch:21: says that a file changes, and no line")
+    text = text.replace("index 1111111..2222222 100644\n", "")
+    assert refusal(tmp_path, text).startswith("fix.patch:22: is an indented or quoted part")
 
 
 def test_the_log_of_git(tmp_path: Path) -> None:
-    log = "commit 0123456789\nAuthor: A\n\n    It was:\n    @@ -1 +1 @@\n\ndiff --git a/x.c b/x.c\n"
-    assert len(read(tmp_path, (log + FILE + "\n") * 2).files) == 2
+    log = "commit 0123456789\nAuthor: A\n\n    It was:\n    @@ -1 +1 @@\n\n"
+    assert (
+        len(read(tmp_path, (log + "diff --git a/fs/open.c b/fs/open.c\n" + FILE + "\n") * 2).files)
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,11 +288,31 @@ def test_what_git_says_of_a_file(
 ) -> None:
     target = "y.c" if "y.c" in text else "x.c"
     first, second = read(
-        tmp_path, f"diff --git a/x.c b/{target}\n{text}diff --git a/x b/x\n{FILE}"
+        tmp_path, f"diff --git a/x.c b/{target}\n{text}diff --git a/fs/open.c b/fs/open.c\n{FILE}"
     ).files
     assert (first.action, first.mode, first.hunks) == (action, mode, ())
     shown = [name.decode().partition("/")[2] if name else "None" for name in (first.old, first.new)]
     assert " ".join(shown) == names
+    assert second.hunks
+
+
+@pytest.mark.parametrize(
+    ("text", "action", "mode"),
+    [
+        ("old mode 100644\nnew mode 100755\n", Action.CHANGES, "100755"),
+        ("deleted file mode 100644\nindex e69de29..0000000\n", Action.CHANGES, ""),
+        ("new file mode 120000\nindex 0000000..e69de29\n", Action.CHANGES, "120000"),
+        ("rename from x.c\nrename to x.c\n", Action.RENAMES, ""),
+        ("copy from x.c\ncopy to x.c\n", Action.COPIES, ""),
+    ],
+)
+def test_a_file_without_lines_before_one_without_a_git_line(
+    tmp_path: Path, text: str, action: Action, mode: str
+) -> None:
+    first, second = read(tmp_path, f"diff --git a/x.c b/x.c\n{text}{FILE}").files
+    assert (first.names[0].endswith(b"/x.c"), first.action, first.mode) == (True, action, mode)
+    assert (second.new, second.action, second.mode) == (b"b/fs/open.c", Action.CHANGES, "")
+    assert not first.hunks
     assert second.hunks
 
 
