@@ -213,9 +213,17 @@ class Pointers:
 
     def in_function(self, place: Place) -> bool:
         """Tell whether a place is in a function, by the symbols."""
+        return self._start_of(place) is not None
+
+    def function_of(self, place: Place) -> str:
+        """Name the function that a place is in; empty when none is known."""
+        start = self._start_of(place)
+        return "" if start is None else self.function_at((place[0], start))
+
+    def _start_of(self, place: Place) -> int | None:
         ranges = self.bodies.get(place[0], [])
         number = bisect_right(ranges, (place[1], 1 << 63)) - 1
-        return number >= 0 and place[1] < ranges[number][1]
+        return ranges[number][0] if number >= 0 and place[1] < ranges[number][1] else None
 
     @cached_property
     def names(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from klpbuild.check import catalogue
+from klpbuild.check.rule import Effect
 from klpbuild.check.structmodule import THIS_MODULE
 from klpbuild.check.subject import Subject, is_relocated, place
 from klpbuild.elf.constants import SHF, SHT, STT
@@ -19,6 +20,8 @@ _WRITTEN = (
 _DATA = (".data", ".bss")
 _PERCPU = ".data..percpu"
 _NO_CONTENTS = (".bss", ".sbss", _PERCPU)
+#: Since this version a module without its files in sysfs is refused (kernel/module/sysfs.c).
+_SYSFS_MUST = (6, 12)
 #: Tables that the module loader and its notifiers find by their names.
 TABLES = frozenset({
     "__jump_table", "__bug_table", "__ex_table", "__param", "__mcount_loc", "__tracepoints_ptrs",
@@ -31,6 +34,7 @@ TABLES = frozenset({
 def check_sections(subject: Subject) -> None:
     """Check each section by its purpose."""
     names: set[str] = set()
+    shown: set[str] = set()
     for section in subject.elf.sections[1:]:
         if section.sh_flags & SHF.ALLOC and section.sh_size:
             _check_loaded(subject, section)
@@ -38,9 +42,20 @@ def check_sections(subject: Subject) -> None:
             what = f"there are two sections {section.name}, and one is read"
             subject.find(catalogue.ROLE, what, section.name)
         names.add(section.name)
+        if is_relocated(section) and section.sh_size:
+            if section.name in shown:
+                _same_name(subject, section.name)
+            shown.add(section.name)
         _check_relocations(subject, section)
     _check_functions(subject)
     _check_extents(subject)
+
+
+def _same_name(subject: Subject, name: str) -> None:
+    is_warned = subject.version is not None and subject.version < _SYSFS_MUST
+    effect = Effect.WARNED if is_warned else None
+    what = f"there are two sections {name} in memory"
+    subject.find(catalogue.SAME_NAME, what, name, effect, section=name)
 
 
 def _check_loaded(subject: Subject, section: Section) -> None:

@@ -7,12 +7,14 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Severity
+from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.result import End, GroupResult
@@ -23,8 +25,10 @@ from tests.campaign.mutate import Mutant, mutants
 
 #: Mutants in one boot, as far as it survives them: what an interruption loses.
 BATCH = 20
-#: Seconds without a word of the guest after which it hangs: a mutant takes a few.
-QUIET = 90.0
+#: Seconds without a word of the guest after which it hangs: a mutant takes a few, a boot on a
+#: busy computer many, and then it may need another try.
+QUIET = 180.0
+_BOOTS = 3
 #: What was observed, by the digest of the mutant: check may be asked again, later.
 _RECORD = "observed.jsonl"
 
@@ -166,6 +170,9 @@ class Campaign:
 
     def _boot(self, groups: Sequence[Group], directory: Path) -> tuple[GroupResult, ...]:
         guest = Guest(self.kernel, directory, QUIET, processors=1)
+        for _ in range(_BOOTS - 1):
+            with suppress(KlpError):
+                return guest.boot(groups).groups
         return guest.boot(groups).groups
 
 

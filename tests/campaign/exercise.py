@@ -17,6 +17,8 @@ _REFUSED, _LATE, _STAYS, _DEAD = 10, 20, 35, 77
 _EXPECTED = "the exercise warns"
 #: Where it does so, and what the exercise shows as often as it is told to.
 _PLACE, _WARNS = " at exercise.c:", "warns"
+#: sysfs shows its callers, and that is no fault of its kind.
+_TWICE = "sysfs: cannot create duplicate filename"
 #: A module's name behind that of a function.
 _MODULE = re.compile(r"\[[^]]*\]")
 
@@ -142,6 +144,7 @@ def judge(result: GroupResult, good: str) -> Verdict:
     (step,) = result.steps
     faults = [f for f in step.faults if f.kind is not FaultKind.STALL]
     titles = [f.title for f in faults if _EXPECTED not in f.title]
+    titles += [line.text for line in step.log if line.text.startswith(_TWICE)]
     said = titles[0] if titles else ""
     if result.end not in (None, End.DONE, End.UNCLEAN) or step.status is Status.LOST:
         return Verdict(Observed.DIED, said or str(result.end))

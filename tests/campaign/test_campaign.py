@@ -67,6 +67,7 @@ def result(status: int | None, output: str, log: str = "", end: End | None = Non
 
 
 OTHER = "<4>[    1.0] WARNING: CPU: 0 PID: 9 at alternative.c:8 apply_returns+0x1/0x2\n"
+TWICE = "<4>[    1.0] sysfs: cannot create duplicate filename '/module/x/sections/.text'\n"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ OTHER = "<4>[    1.0] WARNING: CPU: 0 PID: 9 at alternative.c:8 apply_returns+0x
         (result(0, GOOD), Observed.WRONG),
         (result(0, GOOD.replace("1", "0"), WARNED), Observed.WRONG),
         (result(0, GOOD, WARNED + OTHER), Observed.WARNED),
+        (result(0, GOOD, WARNED + TWICE), Observed.WARNED),
         (result(10, "insmod: Invalid argument"), Observed.REFUSED),
         (result(20, "insmod: Invalid argument"), Observed.LATE),
         (result(32, ""), Observed.STUCK),

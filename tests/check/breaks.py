@@ -268,6 +268,7 @@ BREAKS = (
     Broken("KLP115", "meminfo", lambda data: data[:4] + b"\1" + data[5:]),
     _meminfo("KLP116", _no_entry("init_module")),
     Broken("KLP117", "meminfo", edited(_no_entry("cleanup_module")), fresh=True, stays=True),
+    _meminfo("KLP120", _name_section(".exit.text", ".text")),
     _meminfo("KLP202", _info(b" preempt ", b" preempx ")),
     _meminfo("KLP203", _info(b"vermagic=", b"vermagix=")),
     _meminfo("KLP205", _info(b"livepatch=", b"livepatcx=")),

@@ -162,6 +162,12 @@ BAD: dict[str, tuple[Edit, str, str]] = {
               "an entry of __ex_table leads to .text+0x5b, where no instruction begins"),
     "fixup in code replaced": (to_alternative, "KLP422", "an entry of __ex_table leads to"
                                " .text N, amid code that may be replaced"),
+    "fixup of another function": (names("__ex_table", 1, "init_module"), "KLP422",
+                                  "an entry of __ex_table leads from livepatch_meminfo_proc_show"
+                                  " to .init.text+0x0, which is in init_module"),
+    "jump to another function": (names("__jump_table", 1, "init_module"), "KLP422",
+                                 "an entry of __jump_table leads from livepatch_meminfo_proc_show"
+                                 " to .init.text+0x0, which is in init_module"),
     "fixup's data": (names("__ex_table", 1, "patch"), "KLP422",
                      "an entry of __ex_table leads to .data+0x2c0, which is no code"),
     "type": (poke("__ex_table", 8, 0x40), "KLP422", "an entry of __ex_table has the type 64,"

@@ -105,4 +105,11 @@ ROLE = Rule(
     "The kernel places sections by their flags, and finds tables by their names.", DAMAGED,
     effect=Effect.UNFORESEEN,
 )
+SAME_NAME = Rule(
+    "KLP120", "two sections that are loaded have the same name",
+    "sysfs shows each as a file in /sys/module/NAME/sections; before 6.12 there are none, then.",
+    "Link the objects with kbuild; strip and objcopy must not touch the module.",
+    says("sysfs: cannot create duplicate filename '/module/{module}/sections/{section}'"),
+    after="KLP499",
+)
 # fmt: on

@@ -174,7 +174,7 @@ def _bugs(tables: Tables, entry: Entry) -> Faults:
 def _faults(tables: Tables, entry: Entry) -> Faults:
     code, fixup = entry.targets
     yield from _site(tables, code, _may_fault, "an instruction that does not fault")
-    if astray := tables.strays(fixup):
+    if astray := tables.strays(fixup) or tables.leaves(code, fixup):
         yield catalogue.SITE, 4, astray
     kind, found = entry.number(8, 1), tables.instruction(code)
     if len(entry.targets) == 2 and found is not None and not _handles(kind, found):
@@ -233,7 +233,9 @@ def _jumps(tables: Tables, entry: Entry) -> Faults:
         leads = f"leads to {called(tables.subject, code)}"
         yield catalogue.SITE, 0, f"{leads}, which is neither a jump nor a nop"
         return
-    if jump and tables.jumps_to(code) != target:
+    if astray := tables.leaves(code, target):
+        yield catalogue.SITE, 4, astray
+    elif jump and tables.jumps_to(code) != target:
         leads = f"leads to {called(tables.subject, target)}"
         yield catalogue.SITE, 4, f"{leads}, and the jump elsewhere"
     near = code.section == target.section and -128 <= target.offset - code.offset - 2 < 128

@@ -184,6 +184,17 @@ class Tables:
             return f"leads to {called(self.subject, target)}, amid code that may be replaced"
         return self.astray(target)
 
+    def leaves(self, code: Target, target: Target) -> str:
+        """Explain why a function does not go on at a target; empty when it is its own code.
+
+        Labels of an asm goto are in the function, or in what gcc split off as cold.
+        """
+        pointers = self.subject.pointers
+        here, there = (pointers.function_of(each.place) for each in (code, target))
+        if not here or not there or here.partition(".cold")[0] == there.partition(".cold")[0]:
+            return ""
+        return f"leads from {here} to {called(self.subject, target)}, which is in {there}"
+
     def jumps_to(self, target: Target) -> Target | None:
         """Find where the jump or call at a target leads; None for another instruction."""
         found = self.instruction(target)
