@@ -84,7 +84,7 @@ def _bad_name(subject: Subject, section: Section, gates: set[str] | None) -> Non
     if not is_relocated(target):
         effect = Effect.LATE if gates is None or gates - {VMLINUX} else Effect.ACCEPTED
     what = f"section {section.index} is called {section.name!r}"
-    rule = catalogue.SECTION_FORMAT
+    rule = catalogue.LENIENT if effect is Effect.ACCEPTED else catalogue.SECTION_FORMAT
     subject.find(rule, what, section.name, effect, section=section.name)
 
 

@@ -49,7 +49,10 @@ _RELATIVE = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+)\]$")
 
 
 class Code:
-    """The functions of a binary."""
+    """The functions of a binary.
+
+    :ivar is_linked: whether it is vmlinux, not a module.
+    """
 
     def __init__(self, elf: ElfFile) -> None:
         """Index the functions; refuse another architecture."""
@@ -58,13 +61,13 @@ class Code:
             raise KlpError("is not an x86-64 binary", where=elf.name)
         self._code = self._architecture.instructions
         self._elf = elf
-        self._linked = elf.e_type != ET.REL
+        self.is_linked = elf.e_type != ET.REL
         self._sections = [s for s in elf.sections if s.sh_flags & SHF.EXECINSTR]
         self._bodies: dict[int, Body] = {}
 
     def place(self, section: str, offset: int) -> int:
         """Return the place of an address in vmlinux, or of an offset in a module's section."""
-        if self._linked:
+        if self.is_linked:
             return _signed(offset)
         found = self._elf.section(section)
         return offset + ((found.index if found else 0) << _SECTION_SHIFT)
@@ -75,7 +78,7 @@ class Code:
         rows = self._elf.symbols
         sections = rows["st_shndx"].astype(np.int64)
         values = rows["st_value"].astype(np.int64)
-        if not self._linked:
+        if not self.is_linked:
             values = values + (sections << _SECTION_SHIFT)
         indexes = np.arange(len(rows), dtype=np.int64)
         return np.where(sections == 0, -indexes, values)
@@ -90,6 +93,12 @@ class Code:
         places, first = np.unique(self._places[indexes], return_index=True)
         return places, indexes[first]
 
+    @property
+    def functions(self) -> list[int]:
+        """The starts of its functions, ascending."""
+        found: list[int] = self._functions[0].tolist()
+        return found
+
     def named(self, names: Iterable[str]) -> frozenset[int]:
         """Find the places of symbols by their names, here or in other objects."""
         return frozenset(self._places[self._elf.symbols_named(*names)].tolist())
@@ -97,7 +106,7 @@ class Code:
     def name(self, place: int) -> str:
         """Name the function that starts at a place; empty when there is none."""
         index = self._index(place)
-        if index is None and place < 0 and not self._linked:
+        if index is None and place < 0 and not self.is_linked:
             index = -place
         return "" if index is None else self._elf.symbol_name(index)
 
@@ -149,7 +158,7 @@ class Code:
         called, sites = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for section in self._sections:
             start = _signed(section.sh_addr)
-            if not self._linked:
+            if not self.is_linked:
                 start = section.index << _SECTION_SHIFT
             _, rows = self._relocations(section.index)
             rows = rows[np.isin(rows["r_type"], list(self._code.counted))]
@@ -170,7 +179,7 @@ class Code:
             holders = [
                 s
                 for s in self._elf.relocation_sections
-                if s.sh_info == section and not self._linked
+                if s.sh_info == section and not self.is_linked
             ]
             tables = [self._elf.relocations(holder) for holder in holders]
             empty = np.zeros(0, [(n, "<u8") for n in ("r_offset", "r_type", "r_sym", "r_addend")])
@@ -201,7 +210,7 @@ class Code:
             return b""
         row = self._elf.symbols[index]
         section = self._elf.sections[int(row["st_shndx"])]
-        start = int(row["st_value"]) - (section.sh_addr if self._linked else 0)
+        start = int(row["st_value"]) - (section.sh_addr if self.is_linked else 0)
         return bytes(self._elf.contents(section)[start : start + int(row["st_size"])])
 
     def _instructions(self, place: int) -> Iterator[Instruction]:
@@ -215,7 +224,7 @@ class Code:
                     continue  # an entry call of a module, which ftrace fills
                 target = named if named is not None else place + _signed(moved)
             elif mnemonic == "lea" or (mnemonic in MOVES and "[" not in operands.split(", ")[-1]):
-                address = named if not self._linked else self._loaded(at + size, operands)
+                address = named if not self.is_linked else self._loaded(at + size, operands)
                 if address is not None and not self.name(address):
                     address = None
             yield Instruction(at, mnemonic.split()[-1], operands, target, address)
@@ -230,7 +239,7 @@ class Code:
 
     def _relocated(self, place: int, size: int) -> int | None:
         """Find where the relocated field of a module's instruction leads."""
-        if self._linked:
+        if self.is_linked:
             return None
         section, start = place >> _SECTION_SHIFT, place & ((1 << _SECTION_SHIFT) - 1)
         offsets, rows = self._relocations(section)

@@ -98,6 +98,9 @@ class Threads:
                 return f"{starter}() starts one with {self._code.name(thread)}(), which calls it"
         if self._asks_unnamed(place):
             return "it asks whether its thread is to end"
+        relay = self._relay_to(place)
+        if relay is not None:
+            return f"{self._code.name(relay)}(), which threads begin with, calls what it is given"
         return ""
 
     def _may_stay(self, place: int) -> bool:
@@ -214,6 +217,32 @@ class Threads:
         if not any(self._asks & {call.target for call in calls} for calls in loops):
             return False
         return not self._code.callers({place}) and not self._code.is_exported(place)
+
+    def _relay_to(self, place: int) -> int | None:
+        """Find a thread that may get a function of its module in what it is given.
+
+        The function waits like a thread, code stores its address, and nothing calls it by its name.
+        """
+        if self._code.is_linked or not self._relays or not self._stays_in_thread(place):
+            return None
+        if self._code.callers({place}) or self._code.is_exported(place):
+            return None
+        return min(self._relays) if place in self._stored else None
+
+    @cached_property
+    def _relays(self) -> frozenset[int]:
+        """The functions that threads begin with, and that call what their argument points to."""
+        return frozenset(
+            thread
+            for thread in self._begun
+            if any(call.of_argument for call in self._code.body(thread).calls)
+        )
+
+    @cached_property
+    def _stored(self) -> frozenset[int]:
+        """The functions whose addresses are in code."""
+        bodies = map(self._code.body, self._code.functions)
+        return frozenset(address for body in bodies for address in body.addresses)
 
 
 @lru_cache(maxsize=2)

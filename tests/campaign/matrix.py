@@ -62,8 +62,15 @@ class Outcome:
 
     @property
     def refused_wrongly(self) -> bool:
-        """Whether check did not let it pass and the kernel took it and ran well."""
-        return self.predicted is not Predicted.LOADS and self.observed in _FINE
+        """Whether check said that it is refused and the kernel took it and ran well."""
+        said = self.predicted in (Predicted.REFUSED, Predicted.LATE)
+        return said and self.observed in _FINE
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it is said to do harm that the guest did not come to."""
+        harmful = self.predicted in (Predicted.MUST_NOT, Predicted.UNFORESEEN)
+        return harmful and self.observed in _FINE
 
 
 #: The warnings that a module cannot be unloaded, and that something of it has no effect.
@@ -101,3 +108,6 @@ def pages(outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield from matrix(chosen)
         yield ""
         yield from (line(o) for o in disagreements(chosen))
+        yield "\nHarm that was not seen:\n"
+        yield from (f"{o.predicted.value}: {line(o)}" for o in chosen if o.unseen)
+        yield ""

@@ -120,7 +120,7 @@ DAMAGE: tuple[tuple[Edit, str, Effect, str], ...] = (
      "a table of the livepatch has an address that is no table's"),
     (_align, "KLP118", Effect.ACCEPTED, "section .text has an alignment of 0x18"),
     (_align_far, "KLP110", Effect.UNFORESEEN, "section .text has an alignment of 0x80000000"),
-    (_flagged(".data"), "KLP401", Effect.ACCEPTED, "section 3 is called '.data'"),
+    (_flagged(".data"), "KLP118", Effect.ACCEPTED, "section 3 is called '.data'"),
     (lambda e: e.change_row(".rela.return_sites", 0, r_type=R_NONE), "KLP422", Effect.UNFORESEEN,
      "an entry of .return_sites has no relocation of type R_X86_64_PC32"),
     (lambda e: e.change_row(".rela.text", 1, r_sym=e.symbol("livepatch-meminfo.c")), "KLP110",

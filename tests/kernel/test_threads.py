@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.elf.constants import ET
 from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.code import Code
 from klpbuild.kernel.threads import Threads
@@ -79,6 +80,8 @@ static int other(void *data) { return (*(int (*)(void *))dying)(data) + out(20);
 /* What nobody calls by its name. */
 static int kept(void *data) { while (!kthread_should_stop()) out(21); return 0; }
 static int worked(void *data) { while (waiting) schedule(); return out(22); }
+static int pointed(void *data) { while (!dying) { schedule(); out(27); } return 0; }
+void give(struct job *job) { job->run = pointed; }
 int shown(void *data) { while (!kthread_should_stop()) out(23); return 0; }
 __asm__(".pushsection .rodata; __ksymtab_shown: .quad shown; .popsection");
 struct job jobs[] = { { kept }, { worked }, { shown } };
@@ -164,6 +167,13 @@ def test_a_thread_comes_back(binary: Path, name: str) -> None:
     """It returns, or waits for what comes soon, or users call it, too."""
     if name in functions(binary):
         assert Threads.read(binary).stay(*functions(binary)[name]) == ""
+
+
+def test_a_thread_is_given_a_function_of_its_module(binary: Path) -> None:
+    """In vmlinux, kthread() is given all of them."""
+    found = Threads.read(binary).stay(*functions(binary)["pointed"])
+    is_module = ElfFile.read(binary).e_type == ET.REL
+    assert found == "relay(), which threads begin with, calls what it is given" * is_module
 
 
 def test_all_threads_wait_in_the_scheduler(tmp_path: Path) -> None:
