@@ -10,9 +10,19 @@ import platform
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from enum import Enum
+from typing import ClassVar, Literal, NamedTuple
 
 from klpbuild.errors import KlpError
+
+
+class Part(Enum):
+    """The part of an address that a field holds."""
+
+    ALL = "all"
+    PAGE = "its page of 4 KiB"
+    LOW = "its place in the page"
+    ENTRY = "a table's entry that holds it"
 
 
 class Field(NamedTuple):
@@ -21,11 +31,34 @@ class Field(NamedTuple):
     :ivar size: in bytes.
     :ivar relative: whether the field's own place is subtracted.
     :ivar signed: whether a short field is extended by its sign.
+    :ivar behind: how far behind the field lies what code counts from.
+    :ivar scale: what its number is multiplied by.
+    :ivar bits: first bit and width of its pieces, the low ones first; none for all bytes.
     """
 
     size: int
     relative: bool
     signed: bool
+    behind: int = 0
+    scale: int = 1
+    bits: tuple[tuple[int, int], ...] = ()
+    part: Part = Part.ALL
+
+    def value(self, data: bytes | memoryview, order: Literal["little", "big"]) -> int:
+        """Read the number that the field holds."""
+        whole = int.from_bytes(data, order)
+        number, width = (0, 0) if self.bits else (whole, self.size * 8)
+        for first, length in self.bits:
+            number |= (whole >> first & (1 << length) - 1) << width
+            width += length
+        if self.signed:
+            number -= (number >> width - 1) << width
+        return number * self.scale
+
+    def mask(self, order: Literal["little", "big"]) -> bytes:
+        """Make bytes in which the bits of the field are set."""
+        bits = sum(((1 << length) - 1) << first for first, length in self.bits)
+        return bits.to_bytes(self.size, order) if self.bits else b"\xff" * self.size
 
 
 @dataclass(frozen=True)
@@ -36,21 +69,19 @@ class Branch:
     :ivar end: offset behind it.
     :ivar target: offset that it goes to, before relocation.
     :ivar is_call: whether it is a call.
+    :ivar is_short: whether no relocation may lead it to another section.
     """
 
     start: int
     end: int
     target: int
     is_call: bool
+    is_short: bool = False
 
     @property
     def field(self) -> int:
-        """Offset of its displacement, which is 1 byte wide in a short jump, else 4."""
-        return self.end - (1 if self.is_short else 4)
-
-    @property
-    def is_short(self) -> bool:
-        return self.end - self.start == 2
+        """Offset of the 4 bytes with its displacement, of a branch that is not short."""
+        return self.end - 4
 
 
 class Instructions(ABC):
@@ -58,19 +89,33 @@ class Instructions(ABC):
 
     :cvar relative: the relocation type of a 32-bit field that counts from its own place.
     :cvar branch: that of a direct branch.
-    :cvar signed: that of a 32-bit address that is extended by its sign.
+    :cvar branch_types: those that only direct branches have.
+    :cvar counted: those that code counts from another place than the field.
+    :cvar behind: how far behind the field that is.
+    :cvar to_end: whether it is where the instruction ends, which may be farther.
+    :cvar based: those of addresses to which code adds an index, so that they may lie beside
+        what is meant.
+    :cvar landing: instructions one of which begins each function that may be called by its
+        address, if the processor wants that.
+    :cvar landing_note: the type of the property whose lowest bit says that it does
+        (``.note.gnu.property``); None where it always may.
     :cvar return_thunk: the function that returns jump to, if the compiler makes them do so.
+    :cvar has_objtool: whether the kernel's objtool reads its code.
+    :cvar registers: whether it is known which registers its instructions read and write.
     """
 
     relative: ClassVar[int]
     branch: ClassVar[int]
-    signed: ClassVar[int]
-    return_thunk: ClassVar[str]
-
-    @property
-    def counted(self) -> frozenset[int]:
-        """The relocation types whose fields count from where the instruction ends."""
-        return frozenset((self.relative, self.branch))
+    branch_types: ClassVar[frozenset[int]]
+    counted: ClassVar[frozenset[int]]
+    behind: ClassVar[int]
+    to_end: ClassVar[bool] = False
+    based: ClassVar[frozenset[int]]
+    landing: ClassVar[tuple[bytes, ...]] = ()
+    landing_note: ClassVar[int | None] = None
+    return_thunk: ClassVar[str] = ""
+    has_objtool: ClassVar[bool] = False
+    registers: ClassVar[bool] = False
 
     @abstractmethod
     def decode(self, code: bytes) -> Iterator[tuple[int, int, str, str]]:
@@ -89,23 +134,38 @@ class Instructions(ABC):
         """Tell whether the field at an offset is the displacement of a direct call."""
 
     @abstractmethod
-    def is_memory_operand(self, code: bytes, field: int) -> bool:
-        """Tell whether the field at an offset is the address of memory that is accessed."""
+    def aim(self, step: tuple[int, int, str, str], code: bytes) -> int | None:
+        """Compute the offset that a decoded instruction without relocation names."""
 
-    @abstractmethod
+    def without_aim(self, code: bytes) -> bytes:
+        """Take the displacement out of a direct branch that is not short."""
+        return code[:-4] + bytes(4)
+
+    def is_memory_operand(self, code: bytes, field: int) -> bool:
+        """Tell whether the field at an offset is surely the address of memory that is accessed."""
+        return False
+
     def as_load(self, code: bytes, field: int) -> bytes | None:
         """Make a load from memory of the instruction with a 64-bit constant at an offset.
 
         :returns: an instruction of the same length; None for one that has no such constant.
         """
+        return None
 
-    @abstractmethod
     def returns(self, code: bytes, thunks: frozenset[int], calls_out: frozenset[int]) -> bool:
-        """Tell whether a function may return to its caller.
+        """Tell whether a function may return to its caller; only objtool wants to know.
 
         :param thunks: offsets of displacements that lead to `return_thunk`.
         :param calls_out: offsets of displacements that lead to other functions which return.
         """
+        return True
+
+    def is_beside(self, type: int, operands: str, at_end: bool) -> bool:
+        """Tell whether a field may be the address of a place before what is meant.
+
+        :param at_end: whether the field is the last of its instruction.
+        """
+        return type in self.based
 
     def at(self, code: bytes, field: int) -> tuple[str, str]:
         """Decode mnemonic and operands of the instruction that has a field at an offset."""
@@ -140,6 +200,9 @@ class Qemu:
     results: tuple[str, ...] = ("-serial", "chardev:results")
 
 
+_NO_PATCHES = "Source patches are built for x86-64, s390x and arm64 only."
+
+
 @dataclass(frozen=True)
 class Architecture:
     """An architecture that can be livepatched.
@@ -162,6 +225,8 @@ class Architecture:
         What is farther belongs to a weak function that was overridden and has no symbol.
     :ivar entry_before: bytes before the function that an entry's address may name instead.
     :ivar absolute_64: relocation type of a 64-bit address.
+    :ivar relocated: relocation type by which a linked kernel that moves holds its own addresses;
+        None where it holds them itself.
     :ivar none: relocation type that does nothing.
     :ivar takes_none: whether the module loader knows it.
     :ivar fields: what each relocation type writes; empty where this is not known, and
@@ -182,6 +247,7 @@ class Architecture:
     entry_sections: tuple[str, ...]
     entry_symbol: str
     absolute_64: int
+    relocated: int | None = None
     none: int = 0
     takes_none: bool = True
     entry_opcode: int | None = None
@@ -194,6 +260,11 @@ class Architecture:
     instructions: Instructions | None = field(default=None, repr=False)
     qemu: Qemu | None = None
 
+    @property
+    def order(self) -> Literal["little", "big"]:
+        """The byte order of its objects."""
+        return "big" if self.big_endian else "little"
+
     def decoded(self, where: str) -> Instructions:
         """Return the instructions; refuse an architecture without a decoder.
 
@@ -202,9 +273,9 @@ class Architecture:
         """
         if self.instructions is None:
             raise KlpError(
-                "is not an x86-64 object",
+                f"is an object for {self.name}",
                 where=where,
-                why="Source patches are built for x86-64 only.",
+                why=_NO_PATCHES,
                 hint="Write the livepatch by hand: that works on every architecture.",
             )
         return self.instructions
@@ -217,8 +288,9 @@ class Architecture:
         """
         if self.instructions is None:
             raise KlpError(
-                f"source patches are built for x86-64 kernels, and this one is for {self.name}",
+                f"is a kernel for {self.name}",
                 where=kernel,
+                why=_NO_PATCHES,
                 hint="Write the livepatch by hand: that works on every architecture.",
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 1, 2, 4, 10, 11, 24
 _R_16, _R_PC16, _R_8, _R_PC8 = 12, 13, 14, 15
 
+_RIP = re.compile(r"\[rip (?:([+-]) (\w+))?\]")
+_INDEXED = re.compile(r"\[(?!rip)[a-z]")
 _CALL_NEAR, _JMP_NEAR = 0xE8, 0xE9
 
 
@@ -42,7 +45,11 @@ def _displacement(instruction: bytes) -> int:
 class X86Instructions(Instructions):
     """The instructions of x86-64, as gcc and clang make them for the kernel."""
 
-    relative, branch, signed = R_PC32, R_PLT32, R_32S
+    relative, branch, branch_types = R_PC32, R_PLT32, frozenset({R_PLT32})
+    counted, behind, to_end = frozenset({R_PC32, R_PLT32}), 4, True
+    based = frozenset({R_32S})
+    landing = (bytes.fromhex("f30f1efa"),)  # endbr64
+    has_objtool = registers = True
     #: with ``-mfunction-return=thunk-extern``
     return_thunk = "__x86_return_thunk"
 
@@ -58,7 +65,7 @@ class X86Instructions(Instructions):
             if operands.startswith("0x") and (name == "call" or name.startswith("j")):
                 target = int(operands, 16)
                 target -= (target & 1 << 63) << 1  # capstone wraps what lies before offset 0
-                found.append(Branch(offset, offset + size, target, name == "call"))
+                found.append(Branch(offset, offset + size, target, name == "call", size == 2))
         return found
 
     def is_branch_field(self, code: bytes | memoryview, offset: int) -> bool:
@@ -70,6 +77,23 @@ class X86Instructions(Instructions):
         if offset >= 1 and code[offset - 1] in (_CALL_NEAR, _JMP_NEAR):
             return True
         return offset >= 2 and code[offset - 2] == 0x0F and code[offset - 1] & 0xF0 == 0x80
+
+    def aim(self, step: tuple[int, int, str, str], code: bytes) -> int | None:
+        """Compute the offset that a decoded instruction without relocation names."""
+        offset, size, mnemonic, operands = step
+        distance = _RIP.search(operands)
+        if distance is not None:
+            return offset + size + int((distance[1] or "") + (distance[2] or "0"), 0)
+        name = mnemonic.split()[-1]
+        if (name == "call" or name.startswith("j")) and operands[:1].isdigit():
+            target = int(operands, 0)
+            return target - ((target & 1 << 63) << 1)  # capstone wraps what lies before offset 0
+        return None
+
+    def is_beside(self, type: int, operands: str, at_end: bool) -> bool:
+        """Tell whether a field may be the address of a table that an index is added to."""
+        immediate = at_end and operands.endswith(", 0")
+        return type in self.based and bool(_INDEXED.search(operands)) and not immediate
 
     def is_call_field(self, code: bytes, offset: int) -> bool:
         """Tell whether the 4 bytes at an offset are the displacement of a call."""
@@ -135,15 +159,15 @@ X86_64 = Architecture(
     # psABI x86-64, 4.4
     fields={
         R_64: Field(8, False, False),
-        R_PC32: Field(4, True, True),
-        R_PLT32: Field(4, True, True),
+        R_PC32: Field(4, True, True, behind=4),
+        R_PLT32: Field(4, True, True, behind=4),
         R_32: Field(4, False, False),
         R_32S: Field(4, False, True),
         _R_16: Field(2, False, False),
-        _R_PC16: Field(2, True, True),
+        _R_PC16: Field(2, True, True, behind=2),
         _R_8: Field(1, False, False),
-        _R_PC8: Field(1, True, True),
-        R_PC64: Field(8, True, True),
+        _R_PC8: Field(1, True, True, behind=1),
+        R_PC64: Field(8, True, True, behind=8),
     },
     instructions=X86Instructions(),
     qemu=Qemu(

@@ -17,11 +17,11 @@ from klpbuild.elf.constants import SHF, SHN_ABS, SHT, STB, STT
 from klpbuild.elf.reader import Section, Symbol
 from klpbuild.elf.tables import rela_dtype
 from klpbuild.elf.writer import ElfObject, WritableSection
+from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import CALL_KEY, TRAMPOLINE, Inclusion
 from klpbuild.extract.landing import is_landing_place
 from klpbuild.extract.linkage import Origin
-from klpbuild.extract.objects import Atom, Literal, Reference
 from klpbuild.extract.result import KeyKind, KeyUse
 from klpbuild.extract.result import Reference as UndefinedReference
 from klpbuild.extract.returns import Returns
@@ -195,7 +195,8 @@ class Assembly:
             output = self.output(self.patched.elf.sections[index], link=link)
             for entry in sorted(entries, key=lambda e: e.offset):
                 self._write_entry(entry, output)
-        self._mark_dead_ends()
+        if self.patched.instructions.has_objtool:
+            self._mark_dead_ends()
 
     def _write_entry(self, entry: Entry, output: Output) -> None:
         assert entry.owner is not None
@@ -291,7 +292,7 @@ class Assembly:
             return False  # taken for the first time: there is none to keep or to compare
         bias = 0
         if atom.kind is SectionKind.CODE and reference.type in self.patched.instructions.counted:
-            bias = -4
+            bias = -self.patched.instructions.behind
         return reference.addend == bias
 
     @cached_property

@@ -7,9 +7,11 @@ from collections.abc import Collection
 
 from klpbuild.arch import Architecture
 from klpbuild.errors import Problem, Problems
+from klpbuild.extract.atoms import Atom
 from klpbuild.extract.changes import Changes, families
 from klpbuild.extract.correlate import Correlation
-from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.extract.objects import CodeObject
+from klpbuild.extract.special import Tables
 
 
 class Case:
@@ -21,6 +23,7 @@ class Case:
     :ivar startup: changed ``__init`` code and data, with the refusal if anything depends on it.
     :ivar where: what messages call the object, ``source:object``.
     :ivar in_module: whether the object is part of a module.
+    :ivar original_tables: the tables of the original object.
     :ivar families: pieces of the patched object's code that only work together.
     :ivar users_original: which atoms of the original refer to one.
     :ivar users_patched: which atoms of the patched object refer to one.
@@ -35,10 +38,12 @@ class Case:
         where: str,
         in_module: bool,
         accepted_data: Collection[str] = (),
+        *,
+        original_tables: Tables,
     ) -> None:
         self.correlation, self.changes, self.arch = correlation, changes, arch
         self.original, self.patched = correlation.original, correlation.patched
-        self.where, self.in_module = where, in_module
+        self.where, self.in_module, self.original_tables = where, in_module, original_tables
         self.functions = dict(changes.functions)
         self.accepted_data = accepted_data
         self.written: list[Atom] = []

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from klpbuild.elf.constants import SHF
+from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.correlate import Correlation, Identities
 from klpbuild.extract.names import cold_parent
-from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import Memory, SectionKind, is_init, memory_of
 from klpbuild.extract.special import Tables
 
@@ -180,7 +181,7 @@ def families(code: CodeObject) -> dict[Atom, frozenset[Atom]]:
             target = reference.target
             if not isinstance(target, Atom) or not target.is_function or target is atom:
                 continue
-            if code.is_branch(atom, reference) and reference.addend != -4:
+            if code.is_branch(atom, reference) and reference.addend != -code.instructions.behind:
                 parent[root(atom)] = root(target)
     found: dict[Atom, set[Atom]] = defaultdict(set)
     for atom in code.atoms:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.linkage import Origin, Ties
 from klpbuild.extract.names import UBSAN, base_name, is_special_static, source_name, static_number
-from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import SectionKind
 
 #: Size of struct source_location (lib/ubsan.h), with which the data of a check begins: the file's

@@ -9,11 +9,11 @@ from klpbuild.elf.constants import ET
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.assemble import assemble
+from klpbuild.extract.atoms import Literal
 from klpbuild.extract.changes import compare
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import Inclusion, include
 from klpbuild.extract.names import source_name
-from klpbuild.extract.objects import Literal
 from klpbuild.extract.part import Part, VariableTypes, no_types
 from klpbuild.extract.result import (
     ChangedFunction,
@@ -118,6 +118,7 @@ def extract_part(
     chosen = include(
         correlation,
         changes,
+        part.old.tables,
         tables,
         arch=arch,
         where=part.where,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
-from klpbuild.extract.objects import Atom
 from klpbuild.extract.sections import is_exit, is_init
 
 #: Functions begin with their entry call, behind at most an endbr64 (arch/x86, CET).
@@ -125,6 +125,8 @@ def has_entry_call(case: Case, atom: Atom) -> bool:
     twin = case.twin(atom)
     if twin is None:
         return False
+    if any(e.section.name in case.arch.entry_sections for e in case.original_tables.of(twin)):
+        return True
     symbols = case.original.elf.symbol_list
     reach = twin.entry - twin.start + _ENTRY_REACH
     return any(

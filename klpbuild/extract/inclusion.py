@@ -14,17 +14,17 @@ from functools import cached_property
 from klpbuild.arch import Architecture
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import Symbol
+from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.functions import settle_functions
 from klpbuild.extract.metadata import look_at_metadata
 from klpbuild.extract.names import is_special_static
-from klpbuild.extract.objects import Atom, Literal, Reference
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse, LeftOut
 from klpbuild.extract.sections import (
+    RUNTIME,
     RUNTIME_POINTER,
-    RUNTIME_SHIFT,
     SectionKind,
     holds_variables,
     is_exit,
@@ -65,6 +65,7 @@ class Inclusion:
 def include(
     correlation: Correlation,
     changes: Changes,
+    old_tables: Tables,
     tables: Tables,
     *,
     arch: Architecture,
@@ -76,14 +77,17 @@ def include(
 ) -> Inclusion:
     """Choose what to include.
 
-    :param tables: those of the patched object.
+    :param old_tables: those of the original object.
+    :param tables: those of the patched one.
     :param where: what messages call the object, ``source:object``.
     :param in_module: whether the object is part of a module.
     :param retyped: tells why code takes one of the kernel's variables for another type.
     :param accepted_data: names of variables whose content may change.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
-    case = Case(correlation, changes, arch, where, in_module, accepted_data)
+    case = Case(
+        correlation, changes, arch, where, in_module, accepted_data, original_tables=old_tables
+    )
     for new, old in correlation.renamed.items():
         case.notices.append(f"{case.place(new)}: is the running kernel's {old.name}")
     choice = _Choice(case, tables, key_policy, retyped)
@@ -131,7 +135,7 @@ class _Choice:
             for reference in self.patched.references(atom):
                 self._follow(atom, reference, pending)
             for entry in self.tables.of(atom):
-                if entry.section.name.startswith((RUNTIME_POINTER, RUNTIME_SHIFT)):
+                if entry.section.name.startswith(RUNTIME):
                     self._check_runtime_constant(atom, entry)
                     continue
                 detached = entry.section.name == JUMP_TABLE and self._detach(atom, entry)
@@ -185,14 +189,18 @@ class _Choice:
         That does no harm where both variables stand as they did.
         """
         named = self.patched.elf.symbol_list[reference.symbol]
-        if named.type != STT.SECTION or reference.type != self.patched.instructions.signed:
+        instructions = self.patched.instructions
+        if named.type != STT.SECTION or reference.type not in instructions.based:
             return False
+        beyond = reference.addend
+        if reference.type in instructions.counted:
+            beyond += instructions.behind
         if target.kind is not SectionKind.DATA or atom.kind is not SectionKind.CODE:
             return False
         before, behind = self.patched.neighbours(target)
-        if reference.addend < 0:
+        if beyond < 0:
             return False  # nothing stands before it
-        if reference.addend:
+        if beyond:
             return behind is not None and not self._stand_as_before(target, behind)
         if before is None or before.end != target.entry or self._stand_as_before(before, target):
             return False
@@ -218,7 +226,7 @@ class _Choice:
             self.refuse(
                 f"{atom.name} shares code with its neighbour in {name}",
                 atom,
-                why="A short jump between two functions of one section cannot be relocated.",
+                why=self.patched.immovable[atom],
             )
         if is_init(name) and atom.symbols:
             self.refuse(
@@ -259,7 +267,8 @@ class _Choice:
         """Allow a constant that the kernel writes into its code if a load can stand there."""
         name = entry.section.name
         code, place = self.patched.contents(atom), entry.place - atom.start
-        if name.startswith(RUNTIME_SHIFT) or self.patched.instructions.as_load(code, place) is None:
+        is_pointer = name.startswith(RUNTIME_POINTER)
+        if not is_pointer or self.patched.instructions.as_load(code, place) is None:
             self.refuse(
                 f"{atom.name} uses {name}",
                 atom,

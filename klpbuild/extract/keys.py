@@ -6,8 +6,8 @@ import numpy as np
 
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import ElfFile
+from klpbuild.extract.atoms import Atom
 from klpbuild.extract.changes import compare
-from klpbuild.extract.objects import Atom
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy
 from klpbuild.extract.sizes import EntrySizes

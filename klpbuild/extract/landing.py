@@ -13,17 +13,33 @@ import numpy as np
 from klpbuild.elf.constants import ET
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.extract.atoms import Atom
+from klpbuild.extract.objects import CodeObject
 from klpbuild.resolve.fate import Place
 
-ENDBR64 = b"\xf3\x0f\x1e\xfa"
 _SEALED = ".ibt_endbr_seal"
+_PROPERTY = np.dtype([("type", "u4"), ("size", "u4"), ("value", "u4")])
 
 
 def is_landing_place(code: CodeObject, function: Atom) -> bool:
-    """Tell whether a function begins with ``endbr64``."""
-    at = function.entry - function.start
-    return code.contents(function)[at : at + len(ENDBR64)] == ENDBR64
+    """Tell whether a function begins with an instruction that an indirect call may reach."""
+    landing, note = code.instructions.landing, code.instructions.landing_note
+    if not landing or (note is not None and not _feature(code.elf, note) & 1):
+        return False
+    return code.contents(function)[function.entry - function.start :].startswith(landing)
+
+
+def _feature(elf: ElfFile, kind: int) -> int:
+    """Read a property that an object notes of its code, 0 without one."""
+    section = elf.section(".note.gnu.property")
+    # The note's head, "GNU\0", then properties of 8 bytes of head and data filled up to 8.
+    data = bytes(elf.contents(section))[16:] if section is not None else b""
+    while len(data) >= _PROPERTY.itemsize:
+        found = np.frombuffer(data[: _PROPERTY.itemsize], _PROPERTY.newbyteorder(elf.order))[0]
+        if int(found["type"]) == kind:
+            return int(found["value"])
+        data = data[8 + -(-int(found["size"]) // 8) * 8 :]
+    return 0
 
 
 def sealed_places(elf: ElfFile) -> frozenset[Place]:

@@ -10,10 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable
 
 from klpbuild.elf.constants import SHT
+from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
 from klpbuild.extract.correlate import Identities
 from klpbuild.extract.names import base_name, is_special_static
-from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import (
     READ_BY_OBJTOOL,
     SectionKind,

@@ -11,15 +11,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from klpbuild.arch import by_machine
 from klpbuild.elf.constants import SHF, SHT, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
+from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.names import is_for_modpost
-from klpbuild.extract.sections import OBJTOOL_TABLES, SectionKind, entry_size, kind_of
+from klpbuild.extract.sections import (
+    OBJTOOL_TABLES,
+    SectionKind,
+    entry_size,
+    kind_of,
+)
 from klpbuild.extract.sizes import EntrySizes
 
 ALTERNATIVES, REPLACEMENTS = ".altinstructions", ".altinstr_replacement"
@@ -30,75 +35,9 @@ _PADDING_TABLE = "__patchable_function_entries"
 _TYPE_HASH = "__cfi_"
 
 
-@dataclass(frozen=True, eq=False)
-class Atom:
-    """A run of bytes in one section.
-
-    :ivar index: its place among the object's atoms.
-    :ivar start: offset in the section; a function's includes padding and type's hash before it.
-    :ivar end: offset behind it.
-    :ivar entry: offset of its first symbol, `start` if it has none.
-    :ivar symbols: its symbols, the one that names it first.
-    """
-
-    index: int
-    section: Section
-    kind: SectionKind
-    start: int
-    end: int
-    entry: int
-    symbols: tuple[Symbol, ...]
-
-    @property
-    def name(self) -> str:
-        return self.symbols[0].name if self.symbols else self.section.name
-
-    @property
-    def is_function(self) -> bool:
-        return self.kind is SectionKind.CODE and bool(self.symbols)
-
-    @property
-    def is_global(self) -> bool:
-        return any(not symbol.is_local for symbol in self.symbols)
-
-    @property
-    def is_writable(self) -> bool:
-        return bool(self.section.sh_flags & SHF.WRITE)
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-
-class Literal(NamedTuple):
-    """A string or a constant of a mergeable section, known by its content.
-
-    :ivar entry: offset of an entry of a table that code refers to: since Linux 6.19 a WARN() with
-        a format hands over that of ``__bug_table``.  Its content is then where it stands in the
-        code; -1 for no entry.
-    """
-
-    section: int
-    content: bytes
-    entry: int = -1
-
-
-class Reference(NamedTuple):
-    """A relocation, with what it leads to.
-
-    :ivar offset: of the field, from the start of its atom or of its table entry.
-    :ivar type: relocation type.
-    :ivar symbol: index of the symbol it names.
-    :ivar target: what it leads to; None for an undefined symbol, and for what cannot be
-        extracted.
-    :ivar addend: what is added to the address of the target's `Atom.entry`, of the literal's
-        first byte or of the undefined symbol.
-    """
-
-    offset: int
-    type: int
-    symbol: int
-    target: Atom | Literal | None
-    addend: int
+#: Local labels, and where arm64's code and data begin (ELF for the Arm 64-bit Architecture).
+_OF_ASSEMBLER = (".L", "$x", "$d")
+_SHORT_JUMP = "A short jump between two functions of one section cannot be relocated."
 
 
 class _Raw(NamedTuple):
@@ -112,6 +51,7 @@ class CodeObject:
     """A relocatable object of one source file, from before objtool ran.
 
     :ivar elf: the file.
+    :ivar arch: its architecture.
     :ivar instructions: those of its architecture.
     :ivar atoms: all atoms, by section and offset.
     """
@@ -122,7 +62,8 @@ class CodeObject:
         :raises KlpError: when objtool ran over it, or a table does not fit its entry size.
         """
         self.elf, self.sizes = elf, sizes
-        self.instructions = by_machine(elf.e_machine, elf.name).decoded(elf.name)
+        self.arch = by_machine(elf.e_machine, elf.name)
+        self.instructions = self.arch.decoded(elf.name)
         self._tree = f"{tree}/".encode() if tree else b""
         for section in elf.sections:
             if section.name in OBJTOOL_TABLES:
@@ -140,7 +81,7 @@ class CodeObject:
         self._starts: dict[int, list[int]] = {}
         self._of_symbol: dict[int, Atom] = {}
         self.replacements: dict[tuple[int, int], Atom] = {}
-        self.immovable: set[Atom] = set()
+        self.immovable: dict[Atom, str] = {}
         self._references: dict[Atom, tuple[Reference, ...]] = {}
         self._instruction_ends: dict[int, list[int]] = {}
         self._literals: dict[int, bytes] = {}
@@ -163,7 +104,7 @@ class CodeObject:
         symbols: dict[int, list[Symbol]] = defaultdict(list)
         for symbol in self.elf.symbol_list:
             is_named = symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC)
-            if not symbol.is_defined or not is_named or symbol.name.startswith(".L"):
+            if not symbol.is_defined or not is_named or symbol.name.startswith(_OF_ASSEMBLER):
                 continue
             if not is_for_modpost(symbol.name):
                 symbols[symbol.st_shndx].append(symbol)
@@ -255,7 +196,7 @@ class CodeObject:
             for raw in raws:
                 symbol = self.elf.symbol_list[raw.symbol]
                 if symbol.st_shndx == section.index:
-                    bias = 4 if kind is SectionKind.CODE else 0
+                    bias = self.instructions.behind if kind is SectionKind.CODE else 0
                     entries.add(symbol.st_value + raw.addend + bias)
         code = bytes(self.elf.contents(section))
         stops = {0}
@@ -281,16 +222,19 @@ class CodeObject:
             for atom in functions:
                 for branch in self.instructions.branches(data[atom.start : atom.end]):
                     field, to = atom.start + branch.field, atom.start + branch.target
-                    if atom.start <= to < atom.end or field in known:
+                    if atom.start <= to < atom.end or known.intersection(
+                        range(atom.start + branch.start, atom.start + branch.end)
+                    ):
                         continue
                     target = self.locate(index, to)
                     if branch.is_short or target is None or not target.symbols:
-                        self.immovable.add(atom)
+                        self.immovable[atom] = _SHORT_JUMP
                         continue
                     symbol = target.symbols[0]
-                    addend = to - symbol.st_value - 4
+                    addend = to - symbol.st_value - self.instructions.behind
                     added.append(_Raw(field, self.instructions.branch, symbol.index, addend))
-                    code[field : field + 4] = bytes(4)
+                    whole = slice(atom.start + branch.start, atom.start + branch.end)
+                    code[whole] = self.instructions.without_aim(data[whole])
             if added:
                 self._raw[index] = sorted([*self._raw.get(index, ()), *added])
                 self._code[index] = code
@@ -327,7 +271,9 @@ class CodeObject:
             return 0
         data = self.elf.contents(self.elf.sections[section])
         if not several or self.instructions.is_branch_field(data, raw.offset):
-            return 4
+            return self.instructions.behind
+        if not self.instructions.to_end:
+            return self.instructions.behind
         ends = self._instruction_ends.get(section)
         if ends is None:
             ends = self._instruction_ends[section] = self._read_instructions(section)
@@ -427,7 +373,7 @@ class CodeObject:
 
     def is_branch(self, atom: Atom, reference: Reference) -> bool:
         """Tell whether a reference of a code atom is a direct jump or call."""
-        if reference.type == self.instructions.branch:
+        if reference.type in self.instructions.branch_types:
             return True
         if (
             reference.type != self.instructions.relative
@@ -441,7 +387,9 @@ class CodeObject:
         return self.instructions.is_memory_operand(self.contents(atom), reference.offset)
 
     def is_compared(self, atom: Atom, reference: Reference) -> bool:
-        """Tell whether code compares something with the address that a reference leads to."""
+        """Tell whether code may compare something with the address that a reference leads to."""
+        if not self.instructions.registers:
+            return True
         return self.instructions.at(self.contents(atom), reference.offset)[0] == "cmp"
 
     def undefined(self, reference: Reference) -> Symbol | None:

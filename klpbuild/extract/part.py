@@ -8,9 +8,10 @@ from functools import cached_property
 
 from klpbuild.elf.reader import Symbol
 from klpbuild.elf.vartypes import VariableType
+from klpbuild.extract.atoms import Atom
 from klpbuild.extract.correlate import Correlation, correlate
 from klpbuild.extract.linkage import LinkedObject, Origin
-from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.retyped import type_change
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.special import Tables

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.extract.atoms import Atom
+from klpbuild.extract.objects import CodeObject
 
 
 class Returns:

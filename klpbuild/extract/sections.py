@@ -45,13 +45,20 @@ _TABLES: dict[str, str | int] = {
     ".parainstructions": "paravirt_patch_site",
     ".smp_locks": 4,
     ".kcfi_traps": 4,
+    # Where the kernel takes expolines out that it does not need (arch/s390/kernel/nospec-branch.c).
+    ".s390_indirect_branches": 4,
+    ".s390_indirect_call": 4,
+    ".s390_indirect_jump": 4,
+    ".s390_return_mem": 4,
+    ".s390_return_reg": 4,
     "__mcount_loc": 8,
     "__patchable_function_entries": 8,
 }
 
 #: Places in code where the kernel writes a constant at boot, in vmlinux only
 #: (include/asm-generic/vmlinux.lds.h, RUNTIME_CONST); the rest of the name is a variable.
-RUNTIME_POINTER, RUNTIME_SHIFT = "runtime_ptr_", "runtime_shift_"
+RUNTIME_POINTER = "runtime_ptr_"
+RUNTIME = (RUNTIME_POINTER, "runtime_shift_", "runtime_mask_")
 
 #: objtool writes these (tools/objtool/check.c and orc_gen.c), and does it again for the result.
 OBJTOOL_TABLES = frozenset(
@@ -103,7 +110,7 @@ def kind_of(section: Section) -> SectionKind:
     name, flags = section.name, section.sh_flags
     if section.sh_type not in (SHT.PROGBITS, SHT.NOBITS):
         return SectionKind.DROPPED
-    if name in _TABLES or name.startswith((".discard.", RUNTIME_POINTER, RUNTIME_SHIFT)):
+    if name in _TABLES or name.startswith((".discard.", *RUNTIME)):
         return SectionKind.TABLE
     if name in OBJTOOL_TABLES or not flags & SHF.ALLOC:
         return SectionKind.DROPPED
@@ -120,7 +127,7 @@ def entry_size(name: str, sizes: EntrySizes) -> int | None:
     None for a table where each entry has one relocation, so that these tell it
     (``.discard.*``), and for one that this kernel does not have.
     """
-    if name.startswith((RUNTIME_POINTER, RUNTIME_SHIFT)):
+    if name.startswith(RUNTIME):
         return 4
     field = _TABLES.get(name)
     size = getattr(sizes, field) if isinstance(field, str) else field
@@ -148,4 +155,9 @@ def memory_of(section: Section) -> Memory:
         return Memory.PER_CPU
     if section.name.startswith(".data..ro_after_init"):
         return Memory.AFTER_INIT
-    return Memory.ORDINARY if section.sh_flags & SHF.WRITE else Memory.READ_ONLY
+    return Memory.ORDINARY if is_writable(section) else Memory.READ_ONLY
+
+
+def is_writable(section: Section) -> bool:
+    """Tell whether anything but the linker and the loader writes to a section."""
+    return bool(section.sh_flags & SHF.WRITE) and not section.name.startswith(".data.rel.ro")

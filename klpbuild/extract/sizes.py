@@ -21,8 +21,18 @@ PROBE = """\
 SIZE(pointer, sizeof(void *));
 #if __has_include(<asm/alternative.h>)
 #include <asm/alternative.h>
+#if defined(CONFIG_X86)
 SIZE(alt_instr, sizeof(struct alt_instr));
 SIZE(alt_replacement_length, __builtin_offsetof(struct alt_instr, replacementlen));
+#elif defined(CONFIG_S390)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 1, 0)
+SIZE(alt_instr, sizeof(struct alt_instr));
+SIZE(alt_replacement_length, __builtin_offsetof(struct alt_instr, instrlen));
+#endif
+#elif defined(CONFIG_ARM64)
+SIZE(alt_instr, sizeof(struct alt_instr));
+SIZE(alt_replacement_length, __builtin_offsetof(struct alt_instr, alt_len));
+#endif
 #endif
 #if defined(CONFIG_GENERIC_BUG) && __has_include(<linux/bug.h>)
 #include <linux/bug.h>

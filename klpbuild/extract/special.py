@@ -13,10 +13,13 @@ from dataclasses import dataclass
 
 from klpbuild.elf.reader import Section
 from klpbuild.errors import KlpError
+from klpbuild.extract.atoms import Atom, Reference
 from klpbuild.extract.correlate import Identities
-from klpbuild.extract.objects import ALTERNATIVES, Atom, CodeObject, Reference
+from klpbuild.extract.objects import ALTERNATIVES, CodeObject
 from klpbuild.extract.sections import SectionKind, entry_size
 
+#: arm64 puts replacements behind the code of the section.
+_ALTERNATIVE = "What replaces its instructions stands behind other functions of the section."
 BUG_TABLE, JUMP_TABLE = "__bug_table", "__jump_table"
 #: Hints for objtool and addresses of what the entries' own functions tell already.
 _NOT_COMPARED = (".discard.", "__mcount_loc", "__patchable_function_entries", ".smp_locks")
@@ -114,8 +117,14 @@ class Tables:
         length_at = self.code.sizes.alt_replacement_length
         data = self.code.elf.contents(section)
         found = []
+        owner = _owner(references)
         for reference in references:
             target = reference.target
+            if isinstance(target, Atom) and target.is_function and owner is not None:
+                # Another function is a callback, which chooses the instructions.
+                beyond = target.entry + reference.addend >= target.end
+                if beyond or (target is not owner and reference.addend):
+                    self.code.immovable[owner] = _ALTERNATIVE
             if isinstance(target, Atom) and not target.symbols and length_at is not None:
                 start = target.start + reference.addend
                 exact = self.code.replacements.get((start, data[offset + length_at]))

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from klpbuild.elf.constants import SHF
 from klpbuild.errors import KlpError
+from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.case import Case
 from klpbuild.extract.correlate import Identities
 from klpbuild.extract.names import is_special_static
-from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.result import LeftOut
 from klpbuild.extract.sections import Memory, SectionKind, is_exit, is_init, memory_of
 from klpbuild.extract.special import Tables

@@ -12,9 +12,10 @@ from itertools import takewhile
 from operator import eq
 
 from klpbuild.elf.vartypes import VariableType
+from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.names import base_name, is_special_static, source_name, static_number
-from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import Memory, SectionKind, holds_variables, memory_of
 from klpbuild.extract.special import Tables
 

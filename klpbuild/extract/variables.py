@@ -6,10 +6,11 @@ the content and the layout that it has.
 
 from __future__ import annotations
 
+from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
 from klpbuild.extract.escape import passes_on
 from klpbuild.extract.names import base_name
-from klpbuild.extract.objects import Atom, CodeObject
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import SectionKind, holds_variables, is_exit, is_init
 from klpbuild.extract.special import Tables
 from klpbuild.extract.words import why_not_written
@@ -91,6 +92,8 @@ def _has_functions(code: CodeObject, atom: Atom) -> bool:
 
 def _passes_on(code: CodeObject, user: Atom, atom: Atom) -> bool:
     """Tell whether code may let others see a variable's address, and not only its content."""
+    if not code.instructions.registers:
+        return True  # nobody follows its registers
     references = code.references(user)
     taken = [
         reference.offset

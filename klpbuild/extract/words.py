@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
-from klpbuild.arch import x86_64
+from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.correlate import Correlation, Identities
-from klpbuild.extract.objects import Atom, CodeObject, Literal, Reference
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import (
     Memory,
     SectionKind,
@@ -52,10 +52,11 @@ def why_not_written(correlation: Correlation, atom: Atom) -> str:
         return "it is used at the start or the end only"
     if memory is Memory.PER_CPU or memory is not memory_of(atom.section):
         return "it is in other memory"
+    pointer = correlation.patched.arch.absolute_64
     for code, one in ((correlation.original, twin), (correlation.patched, atom)):
         for reference in code.references(one):
             place = reference.offset - (one.entry - one.start)
-            if reference.type != x86_64.R_64 or place % _WORD or _alignment(twin) % _WORD:
+            if reference.type != pointer or place % _WORD or _alignment(twin) % _WORD:
                 return "it has a reference that is no aligned pointer"
     for word in words(correlation, atom):
         if word.was is not None and not _is_named(correlation.original, word.was):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from klpbuild.arch import x86_64
 from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import Section
-from klpbuild.extract.objects import Atom
+from klpbuild.extract.atoms import Atom
 from klpbuild.extract.sections import Memory, memory_of
 from klpbuild.extract.words import words
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 #: The symbol of the list.
 WORDS = "klpbuild_words"
 #: ``struct klpbuild_word`` of klpbuild/module/words.c.j2 behind its place, old and new value.
-_REST = "<IHBB"
+_REST = "IHBB"
 
 
 def write_words(assembly: Assembly) -> None:
@@ -26,6 +25,8 @@ def write_words(assembly: Assembly) -> None:
     chosen, correlation = assembly.chosen.written, assembly.correlation
     if not chosen:
         return
+    arch = correlation.patched.arch
+    pointer, order = arch.absolute_64, correlation.patched.elf.order
     flags = SHF.ALLOC | SHF.WRITE
     like = Section(0, f".data.{WORDS}", SHT.PROGBITS, flags, 0, 0, 0, 0, 0, 8, 0)
     output = assembly.output(like)
@@ -37,16 +38,17 @@ def write_words(assembly: Assembly) -> None:
         for word in words(correlation, atom):
             start = len(output.data)
             for value in (b"", word.old, word.new):
-                output.data += value.ljust(8, b"\0")
-            output.data += struct.pack(_REST, number, word.size, is_variable, 0)
+                # It is read as an unsigned long.
+                output.data += value.rjust(8, b"\0") if arch.big_endian else value.ljust(8, b"\0")
+            output.data += struct.pack(order + _REST, number, word.size, is_variable, 0)
             place = word.offset + twin.entry - symbol.st_value
-            output.relocations.append((start, x86_64.R_64, variable, place))
+            output.relocations.append((start, pointer, variable, place))
             if word.was is not None:
                 old, addend = _former(assembly, word.was.symbol, word.was.target, word.was.addend)
-                output.relocations.append((start + 8, x86_64.R_64, old, addend))
+                output.relocations.append((start + 8, pointer, old, addend))
             if word.becomes is not None:
                 new, addend = assembly.bind(atom, word.becomes, is_entry=False)
-                output.relocations.append((start + 16, x86_64.R_64, new, addend))
+                output.relocations.append((start + 16, pointer, new, addend))
     assembly.define(WORDS, output, len(output.data))
 
 

@@ -16,23 +16,23 @@ from klpbuild.kernel.code import Code
 from klpbuild.kernel.flow import Body, Call
 
 #: Functions that start a kernel thread with a function (kernel/kthread.c, kernel/fork.c).
-_STARTERS = (
+STARTERS = (
     "__kthread_create_on_node", "_do_fork", "copy_process", "create_io_thread", "kernel_clone",
     "kernel_thread", "kthread_create_on_cpu", "kthread_create_on_node", "user_mode_thread",
     "vhost_task_create",
 )  # fmt: skip
 #: Keep a function and start threads with it later, which serve until they are told to end
 #: (net/sunrpc/svc.c).
-_SERVERS = ("svc_create", "svc_create_pooled")
+SERVERS = ("svc_create", "svc_create_pooled")
 #: Asks whether the thread is to end (kernel/kthread.c).
-_ASKS = (
+ASKS = (
     "kthread_freezable_should_stop", "kthread_should_park", "kthread_should_stop",
     "kthread_should_stop_or_park",
 )  # fmt: skip
 #: Sleeps until something wakes the thread.
-_ENDLESS = ("io_schedule", "schedule", "schedule_preempt_disabled", "schedule_rtlock")
+ENDLESS = ("io_schedule", "schedule", "schedule_preempt_disabled", "schedule_rtlock")
 #: Sleeps, but not for ever, or sleeps in a loop of its own.
-_SLEEPS = (
+SLEEPS = (
     "down_interruptible", "io_schedule_timeout", "kthread_parkme", "msleep",
     "msleep_interruptible", "schedule_hrtimeout", "schedule_hrtimeout_range",
     "schedule_hrtimeout_range_clock", "schedule_timeout", "schedule_timeout_idle",
@@ -59,12 +59,12 @@ class Threads:
 
     def __init__(self, code: Code) -> None:
         self._code = code
-        self._starters = code.named(_STARTERS)
-        self._servers = code.named(_SERVERS)
-        self._asks = code.named(_ASKS)
-        self._endless = code.named(_ENDLESS)
-        self._sleeps = self._endless | code.named(_SLEEPS)
-        self._schedules = code.named(n for n in (*_ENDLESS, *_SLEEPS) if "schedule" in n)
+        self._starters = code.named(STARTERS)
+        self._servers = code.named(SERVERS)
+        self._asks = code.named(ASKS)
+        self._endless = code.named(ENDLESS)
+        self._sleeps = self._endless | code.named(SLEEPS)
+        self._schedules = code.named(n for n in (*ENDLESS, *SLEEPS) if "schedule" in n)
         self._prepares = code.named(_PREPARES)
 
     @classmethod

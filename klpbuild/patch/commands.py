@@ -22,6 +22,9 @@ _MAKEFILE = "scripts/Makefile.build"
 # scripts/Kbuild.include, cmd_and_fixdep
 _FIXDEP = re.compile(r"scripts/basic/fixdep \S+ (\S+) ('.*') > \S+\.cmd")
 
+#: An argument of arch/x86/Makefile; gcc for x86 makes no section anchors.
+_X86_ONLY = "-mcmodel=kernel"
+
 
 @dataclass(frozen=True)
 class CompileCommand:
@@ -67,6 +70,9 @@ class CompileCommand:
             object as if they were the source tree's.
         """
         arguments = [*self.arguments, *flags]
+        if "-fdata-sections" in flags and _X86_ONLY not in arguments:
+            # Else code reaches variables that share a section from one another's address.
+            arguments.append("-fno-section-anchors")
         place = self.source
         if shadow is not None:
             arguments = [_moved(argument, str(source), str(shadow)) for argument in arguments]

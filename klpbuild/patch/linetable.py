@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass
 from struct import unpack_from
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,13 +66,13 @@ def _line_units(elf: ElfFile, section: Section) -> list[LineUnit]:
     paths: dict[int, str] = {}
     units, offset = [], 0
     while offset + 4 < len(data):
-        (length,) = unpack_from("<I", data, offset)
+        (length,) = unpack_from(f"{elf.order}I", data, offset)
         if offset + 4 + length > len(data):
             raise ValueError("a line table ends behind its section")
-        if _is_rust(data, offset, offset + 4 + length):
+        if _is_rust(data, offset, offset + 4 + length, elf.order):
             offset += 4 + length
             continue
-        header = _Header(data, offset, elf.name)
+        header = _Header(data, offset, elf)
         keys = header.keys()
         for key in np.unique(keys).tolist():
             if key not in paths:
@@ -101,7 +102,7 @@ def _relocated(elf: ElfFile, index: int) -> bytes:
         relocations = elf.relocations(section)
         short = relocations[relocations["r_type"] == _absolute_32(elf.e_machine)]
         values = elf.symbols["st_value"][short["r_sym"]] + short["r_addend"].astype(np.uint64)
-        fields = values.astype("<u4").view(np.uint8).reshape(-1, 4)
+        fields = values.astype(f"{elf.order}u4").view(np.uint8).reshape(-1, 4)
         data[short["r_offset"].astype(np.int64)[:, None] + np.arange(4)] = fields
     return data.tobytes()
 
@@ -111,12 +112,12 @@ def _absolute_32(machine: int) -> int:
     return {62: 10, 183: 258, 21: 1, 22: 4, 243: 1, 258: 1}[machine]
 
 
-def _is_rust(data: bytes, offset: int, end: int) -> bool:
+def _is_rust(data: bytes, offset: int, end: int, order: str) -> bool:
     """Tell whether a line table before DWARF 5 names only Rust's files.
 
     DWARF 4, section 6.2.4: directories, then files, as strings.
     """
-    (version,) = unpack_from("<H", data, offset + 4)
+    (version,) = unpack_from(f"{order}H", data, offset + 4)
     if version not in (2, 3, 4):
         return False
     opcode_base = offset + (15 if version == 4 else 14)
@@ -139,15 +140,15 @@ def _is_rust(data: bytes, offset: int, end: int) -> bool:
 class _Header:
     """File names in the header of one line table."""
 
-    def __init__(self, data: bytes, offset: int, where: str) -> None:
-        (version,) = unpack_from("<H", data, offset + 4)
+    def __init__(self, data: bytes, offset: int, elf: ElfFile) -> None:
+        (version,) = unpack_from(f"{elf.order}H", data, offset + 4)
         if version != 5:
             raise KlpError(
                 f"has debug information of DWARF {version}",
-                where=where,
+                where=elf.name,
                 why="Which files a compile unit is made of is read from DWARF 5.",
             )
-        self._data, self._where = data, where
+        self._data, self._where, self._order = data, elf.name, elf.order
         opcode_base = data[offset + 17]
         self._at = offset + 17 + opcode_base
         self.string_form = _LINE_STRP
@@ -186,10 +187,13 @@ class _Header:
         length = self._leb()
         if length > len(self._data):
             raise ValueError("a table has more entries than bytes")
+        order: Literal["little", "big"] = "little" if self._order == "<" else "big"
         names = np.zeros(length, np.uint64)
         indexes = np.zeros(length, np.int64)
         if [form for _, form in formats] == [_LINE_STRP, _UDATA] and self._all_short(length):
-            table = np.frombuffer(self._data, [("n", "<u4"), ("d", "u1")], length, self._at)
+            table = np.frombuffer(
+                self._data, [("n", f"{self._order}u4"), ("d", "u1")], length, self._at
+            )
             self._at += 5 * length
             return table["n"].astype(np.uint64), table["d"].astype(np.int64)
         for i in range(length):
@@ -198,7 +202,7 @@ class _Header:
                     value = self._leb()
                 else:
                     size = _FIXED_SIZES[form]
-                    value = int.from_bytes(self._data[self._at : self._at + size], "little")
+                    value = int.from_bytes(self._data[self._at : self._at + size], order)
                     self._at += size
                 if kind == _PATH:
                     names[i] = value

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
+from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.result import ChangedFunction, Extraction
+from klpbuild.extract.sizes import EntrySizes
 from klpbuild.kernel.accepting import HINT, WHY
 from klpbuild.kernel.threads import Threads
 from klpbuild.kernel.tree import Kernel
@@ -15,6 +17,7 @@ from klpbuild.module.livepatch import Function
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 from klpbuild.proof.fidelity import Fidelity, prove, shipped_file
 from klpbuild.proof.references import Home
+from klpbuild.proof.staying import may_stay
 from klpbuild.resolve.fate import Resolver
 from klpbuild.symbols.database import Candidate
 from klpbuild.symbols.entries import EntryPoints
@@ -103,14 +106,23 @@ class Homes:
         name = changed.name.partition(".")[0]  # as in the source, without .isra.0
         if name in self.accept_threads or candidate.address is None:
             return
-        threads = Threads.read(shipped_file(self.kernel, home.owner))
-        if how := threads.stay(candidate.section, candidate.address):
+        if how := self._thread_stays(changed, home, candidate):
             raise KlpError(
                 f"changed, and a kernel thread stays in it: {how}",
                 where=where,
                 why=f"{WHY} ({changed.why}).",
                 hint=HINT.format(function=name),
             )
+
+    def _thread_stays(self, changed: ChangedFunction, home: Home, candidate: Candidate) -> str:
+        """Explain how a kernel thread comes to stay in a function, empty if none does."""
+        instructions = self.kernel.arch.instructions
+        if instructions is not None and instructions.registers:
+            assert candidate.address is not None
+            threads = Threads.read(shipped_file(self.kernel, home.owner))
+            return threads.stay(candidate.section, candidate.address)
+        pair = next(pair for pair in self.compiled.pairs if pair.where == home.where)
+        return may_stay(CodeObject(ElfFile.read(pair.original), EntrySizes()), changed.name)
 
 
 def new_symbol(name: str, number: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
-from klpbuild.elf.constants import SHF, SHT, STT
+from klpbuild.elf.constants import EM, SHF, SHT, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.names import source_name
@@ -38,6 +38,14 @@ def check_callers(
     :param why: what is wrong with the others.
     :raises KlpError: with the others.
     """
+    if kernel.arch.machine != EM.X86_64:
+        raise KlpError(
+            f"{name}() is declared otherwise",
+            where=where,
+            why=f"What calls a function in kernels of {kernel.arch.name} is not found here, and its"
+            " callers would go on as they were.",
+            hint="Add a function of another name.",
+        )
     users = (*_users_in_vmlinux(kernel, owner, name), *_users_in_modules(kernel, owner, name))
     others = sorted(
         {f"{u} of {o}" for o, u, at in users if at not in replaced.get(o, ()) and not is_known(u)}

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from klpbuild.distro.parts import Part
+from klpbuild.arch.base import Part
+from klpbuild.distro import parts
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
@@ -152,7 +153,7 @@ def shipped_file(kernel: Kernel, owner: str) -> Path:
     """
     path = kernel.file_of(owner)
     if path is None:
-        hint = how_to_get(kernel, Part.DEBUG)
+        hint = how_to_get(kernel, parts.Part.DEBUG)
         raise KlpError(f"{owner} is not at hand", where=kernel.name, hint=hint)
     return path
 
@@ -175,8 +176,15 @@ class _Comparison:
     imported: set[str] = field(default_factory=set)
     differences: list[Difference] = field(default_factory=list)
     singles: dict[int, int] = field(default_factory=dict)
+    _grouped: dict[int, dict[tuple[int, int, Part], list[tuple[int, int]]]] = field(
+        default_factory=dict
+    )
 
     def run(self) -> Fidelity:
+        self.masks = {
+            kind: np.frombuffer(field.mask(self.shipped.arch.order), np.uint8)
+            for kind, field in self.shipped.fields.items()
+        }
         self._told: set[tuple[str, str]] = set()
         self._astray: set[int] = set()
         self._symbols: dict[int, list[Symbol]] = defaultdict(list)
@@ -241,15 +249,18 @@ class _Comparison:
         if data is None:
             self._differ(section, 0, "the shipped binary ends before it")
             return {}
-        differs = ours != np.frombuffer(data, np.uint8)
+        theirs = np.frombuffer(data, np.uint8)
+        differs = ours != theirs
         found: dict[int, Counter[int]] = defaultdict(Counter)
         is_code = section.sh_flags & SHF.EXECINSTR
         for offset, kind, index, addend in self._fields(section):
             if kind not in self.shipped.fields:
                 self._differ(section, offset, f"has a relocation of type {kind}, not known here")
                 continue
-            differs[offset : offset + self.shipped.fields[kind].size] = False
-            target = self.shipped.target(base + offset, kind, addend)
+            mask = self.masks[kind]
+            span = slice(offset, offset + len(mask))
+            differs[span] = ((ours[span] ^ theirs[span]) & ~mask) != 0
+            target = self._target(section, base, offset, kind, index, addend)
             symbol = self.plain.symbol(index)
             if target is None:
                 self._differ(section, offset, f"has no relocation to {_called(symbol, self.plain)}")
@@ -299,7 +310,7 @@ class _Comparison:
                 symbol = self.plain.symbol(index)
                 field = self.shipped.fields.get(kind)
                 if symbol.type == STT.SECTION and field is not None:
-                    place = addend + (field.size if field.relative else 0)
+                    place = addend + field.behind
                     symbol = self._symbol_at(symbol.st_shndx, place) or symbol
                 if symbol.index in self._astray:
                     self._differ(section, offset, f"does not refer to {symbol.name}")
@@ -329,9 +340,33 @@ class _Comparison:
                 or kind not in self.shipped.fields
             ):
                 continue
-            found = self.shipped.target(base + offset, kind, addend)
+            found = self._target(section, base, offset, kind, index, addend)
             if found is not None and found.place != place + symbol.st_value:
                 self._differ(section, offset, f"does not refer to {_called(symbol, self.plain)}")
+
+    def _target(
+        self, section: Section, base: int, offset: int, kind: int, index: int, addend: int
+    ) -> Target | None:
+        """Find what a shipped field leads to; two instructions may hold one address."""
+        part, rest = self.shipped.fields[kind].part, None
+        if self.shipped.linked and part in (Part.PAGE, Part.LOW):
+            others = self._parts(section)[
+                index, addend, Part.LOW if part is Part.PAGE else Part.PAGE
+            ]
+            if not others:
+                return None
+            nearest = min(others, key=lambda other: abs(other[0] - offset))
+            rest = base + nearest[0], nearest[1]
+        return self.shipped.target(base + offset, kind, addend, rest)
+
+    def _parts(self, section: Section) -> dict[tuple[int, int, Part], list[tuple[int, int]]]:
+        """Group the fields that hold parts of addresses, by symbol, addend and part."""
+        if section.index not in self._grouped:
+            found = self._grouped[section.index] = defaultdict(list)
+            for offset, kind, index, addend in self._fields(section):
+                if kind in self.shipped.fields:
+                    found[index, addend, self.shipped.fields[kind].part].append((offset, kind))
+        return self._grouped[section.index]
 
     def _fields(self, section: Section) -> list[tuple[int, int, int, int]]:
         table = self._relocations.get(section.index)

@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from klpbuild.arch import by_machine
+from klpbuild.arch.base import Part
 from klpbuild.elf.constants import ET, SHF, SHN_ABS, SHN_LORESERVE, SHT, STB
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 
 SECTION_SHIFT = 40
 _MASK = (1 << 64) - 1
+_ADDRESS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,17 @@ class ShippedBinary:
     def __init__(self, elf: ElfFile) -> None:
         """Note the file; refuse an architecture whose relocations are not known here."""
         self.elf = elf
-        architecture = by_machine(elf.e_machine, elf.name)
-        self.fields = architecture.fields
+        self.arch = by_machine(elf.e_machine, elf.name)
+        self.fields = self.arch.fields
         if not self.fields:
             raise KlpError(
-                f"is for {architecture.name}, whose relocations are not known",
+                f"is for {self.arch.name}, whose relocations are not known",
                 where=elf.name,
                 hint="Livepatches for it can be written by hand, not made from a patch.",
             )
+        code = self.arch.decoded(elf.name)
+        #: The two types of a branch, of which as(1) takes either.
+        self._alike = {code.relative, code.branch}
         self.linked = elf.e_type != ET.REL
         self._sections = [
             s for s in elf.sections if s.sh_flags & SHF.ALLOC and s.sh_type != SHT.NOTE
@@ -137,26 +142,52 @@ class ShippedBinary:
         data = self.elf.contents(section)[offset : offset + size]
         return data if len(data) == size else None
 
-    def target(self, place: int, type: int, addend: int) -> Target | None:
+    def target(
+        self, place: int, type: int, addend: int, rest: tuple[int, int] | None = None
+    ) -> Target | None:
         """Find what the field at a place leads to, if it is relocated as an object says.
 
         :param type: relocation type in the object.
         :param addend: the object's addend, which is taken off again.
+        :param rest: place and type of a field with the rest of the address, if this one has a part.
         :returns: None when the shipped binary has no such relocation there.
         """
         if self.linked:
-            return self._linked_target(place, type, addend)
+            return self._linked_target(place, type, addend, rest)
         return self._loaded_target(place, type, addend)
 
-    def _linked_target(self, place: int, type: int, addend: int) -> Target | None:
+    def _linked_target(
+        self, place: int, type: int, addend: int, rest: tuple[int, int] | None
+    ) -> Target | None:
+        value = self._value(place, type)
+        if value is not None and self.fields[type].part is Part.ENTRY:
+            entry = self.bytes_at(value - addend, _ADDRESS)
+            return Target(int.from_bytes(entry, self.arch.order), "") if entry else None
+        if self.fields[type].part in (Part.PAGE, Part.LOW):
+            other = None if rest is None else self._value(*rest)
+            value = None if value is None or other is None else value + other
+        return None if value is None else Target((value - addend) & _MASK, "")
+
+    def _value(self, place: int, type: int) -> int | None:
         field = self.fields[type]
         data = self.bytes_at(place, field.size)
         if data is None:
             return None
-        value = int.from_bytes(data, "little", signed=field.signed)
-        if field.relative:
-            value += place
-        return Target((value - addend) & _MASK, "")
+        if place in self._relocated and type == self.arch.absolute_64:
+            return self._relocated[place]
+        base = place - place % field.scale if field.part is Part.PAGE else place
+        return field.value(data, self.arch.order) + (base if field.relative else 0)
+
+    @cached_property
+    def _relocated(self) -> dict[int, int]:
+        """The addresses that the linked kernel holds in relocations, by their place."""
+        found: dict[int, int] = {}
+        for section in self.elf.relocation_sections if self.linked else ():
+            rows = self.elf.relocations(section)
+            rows = rows[rows["r_type"] == self.arch.relocated] if self.arch.relocated else rows[:0]
+            addends = rows["r_addend"].astype(np.uint64)
+            found.update(zip(rows["r_offset"].tolist(), addends.tolist(), strict=True))
+        return found
 
     def _loaded_target(self, place: int, type: int, addend: int) -> Target | None:
         index, offset = place >> SECTION_SHIFT, place & ((1 << SECTION_SHIFT) - 1)
@@ -165,7 +196,7 @@ class ShippedBinary:
         if at == len(offsets) or int(offsets[at]) != offset:
             return None
         row = relocations[at]
-        if int(row["r_type"]) != type and {int(row["r_type"]), type} != {2, 4}:
+        if int(row["r_type"]) != type and {int(row["r_type"]), type} != self._alike:
             return None
         symbol = self.elf.symbols[int(row["r_sym"])]
         if int(symbol["st_shndx"]) == 0:

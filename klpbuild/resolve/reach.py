@@ -32,8 +32,6 @@ _OWN_ENTRIES = re.compile(
 #: Tables whose entries begin with a place in the code and another one where it goes on: behind
 #: a static branch, after a fault, in the code that replaces it.  How many relocations one has.
 _GOING_ON = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
-_RIP = re.compile(r"\[rip (?:([+-]) (\w+))?\]")
-_INDEXED = re.compile(r"\[(?!rip)[a-z]")
 
 
 @dataclass(frozen=True, order=True)
@@ -167,8 +165,9 @@ class Reach:
         found: dict[int, list[tuple[int, int, int, int]]] = {}
         for section in self._elf.relocation_sections:
             if section.sh_info in self._bounds:
-                rows = self._elf.relocations(section).tolist()
-                found.setdefault(section.sh_info, []).extend(rows)
+                table = self._elf.relocations(section)
+                columns = (table[f"r_{n}"].tolist() for n in ("offset", "type", "sym", "addend"))
+                found.setdefault(section.sh_info, []).extend(zip(*columns, strict=True))
         return {index: sorted(rows) for index, rows in found.items()}
 
     def _followed(self, piece: Place) -> list[Place]:
@@ -197,22 +196,19 @@ class Reach:
         code = bytes(self._elf.contents(self._elf.sections[index])[start:end])
         rows, instructions = deque(self._rows(piece)), self._code
         assert instructions is not None  # see `traced`
-        for offset, length, mnemonic, operands in instructions.decode(code):
+        for step in instructions.decode(code):
+            offset, length, _, operands = step
             behind = start + offset + length
             resolved = not rows or rows[0][0] >= behind
             while rows and rows[0][0] < behind:
                 row = rows.popleft()
-                for target in self._referred(row, behind - row[0]):
+                counts = behind - row[0] if instructions.to_end else instructions.behind
+                for target in self._referred(row, counts):
                     yield target
-                    immediate = row[0] + 4 == behind and operands.endswith(", 0")
-                    if (
-                        row[1] == instructions.signed
-                        and _INDEXED.search(operands)
-                        and not immediate
-                    ):
+                    if instructions.is_beside(row[1], operands, row[0] + 4 == behind):
                         # table[i - 1]: the address may lie before the table.
                         yield target[0], self._end(self._piece(*target))
-            if resolved and (target_offset := _target(mnemonic, operands, behind)) is not None:
+            if resolved and (target_offset := instructions.aim(step, code)) is not None:
                 yield index, start + target_offset
         if piece not in self._names and end < size:
             yield index, end  # code of which only the beginning is known may run on
@@ -220,8 +216,7 @@ class Reach:
     def _referred(self, row: tuple[int, int, int, int], behind: int) -> Iterator[Place]:
         """Find the place in the module that a relocation leads to, if it leads to one.
 
-        :param behind: distance from its field to the end of its instruction, which is what
-            the processor counts from.
+        :param behind: distance from its field to what the processor counts from.
         """
         symbol = self._elf.symbol(row[2])
         if symbol.is_defined and symbol.st_shndx in self._bounds:
@@ -239,18 +234,3 @@ class Reach:
                 pieces = [self._piece(*t) for row in (start, to) for t in self._referred(row, 0)]
                 found.setdefault(pieces[0], []).extend(pieces[1:])
         return found
-
-
-def _target(mnemonic: str, operands: str, behind: int) -> int | None:
-    """Compute where an instruction without relocation leads, from the beginning of its piece.
-
-    :param behind: where the next instruction begins.
-    """
-    distance = _RIP.search(operands)
-    if distance is not None:
-        return behind + int((distance[1] or "") + (distance[2] or "0"), 0)
-    name = mnemonic.split()[-1]
-    if (name == "call" or name.startswith("j")) and operands[:1].isdigit():
-        target = int(operands, 0)
-        return target - ((target & 1 << 63) << 1)  # capstone wraps what lies before offset 0
-    return None

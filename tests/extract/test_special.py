@@ -223,7 +223,18 @@ def test_entry_sizes_that_do_not_fit(tmp_path: Path, sizes: EntrySizes, told: st
     assert told in str(caught.value)
 
 
-def test_sizes_are_read_from_the_probe(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arch", "members", "sizes"),
+    [
+        ("X86", "short c; unsigned char instrlen, replacementlen;", (12, 11)),
+        ("S390", "unsigned feature; unsigned char instrlen;", (13, 12)),
+        ("ARM64", "short c; unsigned char orig_len, alt_len;", (12, 11)),
+        ("MIPS", "int c;", (None, None)),
+    ],
+)
+def test_sizes_are_read_from_the_probe(
+    tmp_path: Path, arch: str, members: str, sizes: tuple[int | None, int | None]
+) -> None:
     (tmp_path / "linux").mkdir()
     (tmp_path / "asm").mkdir()
     for name in ("version", "kconfig", "module", "bug", "jump_label"):
@@ -232,15 +243,18 @@ def test_sizes_are_read_from_the_probe(tmp_path: Path) -> None:
         "struct bug_entry { int addr, file; unsigned short line, flags; };"
     )
     (tmp_path / "asm/alternative.h").write_text(
-        "struct alt_instr { int a, b; short c; unsigned char instrlen, replacementlen;"
-        " } __attribute__((packed));"
+        "struct alt_instr { int a, b; " + members + " } __attribute__((packed));"
+    )
+    (tmp_path / "linux/version.h").write_text(
+        "#define LINUX_VERSION_CODE 6\n#define KERNEL_VERSION(a, b, c) (a)\n"
     )
     config = ["-DCONFIG_GENERIC_BUG", "-DCONFIG_DEBUG_BUGVERBOSE", f"-I{tmp_path}"]
+    config.append(f"-DCONFIG_{arch}")
     (tmp_path / "probe.c").write_text(PROBE)
     command = ["gcc", *config, "-c", "probe.c", "-o", "probe.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert EntrySizes.from_probe(ElfFile.read(tmp_path / "probe.o")) == EntrySizes(
-        alt_instr=12, alt_replacement_length=11, bug_entry=12, bug_line=8
+        alt_instr=sizes[0], alt_replacement_length=sizes[1], bug_entry=12, bug_line=8
     )
     with pytest.raises(KlpError, match="does not hold the sizes of the kernel's tables"):
         EntrySizes.from_probe(ElfFile.read(Pair(tmp_path, "int x;", {}).compile("x", "int x;")))

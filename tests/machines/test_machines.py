@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild.arch import X86_64
+from klpbuild.arch import PPC64LE, X86_64
 from klpbuild.kernel.locate import locate
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.vm.guest import Guest
-from klpbuild.vm.scenario import Group, Modprobe, Planned, Rmmod, Shell
+from klpbuild.vm.scenario import Group, Insmod, Modprobe, Planned, Rmmod, Shell, WaitEnabled
 from tests.corpus.samples import SAMPLES
 from tests.machines.kernels import MACHINES, built
 from tests.samples import Built, build
@@ -20,7 +20,23 @@ from tests.test_real_kernel import lacks, load, shows, unload
 pytestmark = pytest.mark.machines
 
 _LIVEPATCHES = Path(__file__).parent / "livepatches"
+_PATCH = Path(__file__).parent / "patches" / "visible.patch"
 _DEPTH = "/sys/module/loop/parameters/hw_queue_depth"
+
+
+def _from_patch(module: Path) -> Group:
+    """A patch of vmlinux and of a module that comes after it, twice."""
+    loop = Planned(Shell("modprobe loop hw_queue_depth=64"))
+    return Group(
+        "from a patch",
+        (lacks("/proc/cmdline", "patched=1"),
+         Insmod(module), WaitEnabled("livepatch_visible"),
+         shows("/proc/cmdline", " patched=1\n"),
+         loop, shows(_DEPTH, "65"), Rmmod("loop"),
+         loop, shows(_DEPTH, "65"), *unload("visible"), Rmmod("loop"),
+         lacks("/proc/cmdline", "patched=1"),
+         loop, shows(_DEPTH, "64"), Rmmod("loop")),
+    )  # fmt: skip
 
 
 def _groups(built: Built) -> list[Group]:
@@ -70,6 +86,9 @@ def test_livepatches_of_another_machine(name: str, tmp_path: Path) -> None:
     kernel = locate(str(built(name)))
     made = build(kernel, tmp_path, ("meminfo", "meminfo-2", "cmdline", "loop"), _LIVEPATCHES)
     groups = _groups(made)
+    if kernel.arch not in (X86_64, PPC64LE):
+        module, _ = build_from_patches(kernel, [_PATCH], "visible", tmp_path / "patch")
+        groups.append(_from_patch(module))
     samples = _SAMPLES if kernel.arch == X86_64 else ()
     for sample in samples:
         module, extracted = build_from_patches(kernel, [sample.patch], sample.name, tmp_path)

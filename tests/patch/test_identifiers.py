@@ -9,8 +9,8 @@ import pytest
 
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.reader import ElfFile
+from klpbuild.extract.atoms import Atom
 from klpbuild.extract.changes import compare
-from klpbuild.extract.objects import Atom
 from klpbuild.extract.part import Part
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel

@@ -16,6 +16,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.linetable import line_units
 from klpbuild.patch.units import Unit, Units
+from tests.machines.objects import FLAGS, compile_for
 from tests.patch.small_kernel import SmallKernel, make_kernel
 
 
@@ -141,6 +142,15 @@ def test_more_directories_than_one_byte_counts(tmp_path: Path, linked: bool) -> 
     headers = {f"{tmp_path}/d{n}/h{n}.h" for n in range(200)}
     assert unit.source == f"{tmp_path}/x.c"
     assert set(unit.files) == {f"{tmp_path}/x.c"} | headers
+
+
+@pytest.mark.parametrize("arch", FLAGS)
+def test_files_of_units_of_other_machines(arch: str, tmp_path: Path) -> None:
+    flags = ("-gdwarf-5", "-gno-as-loc-support")  # Not all assemblers write DWARF 5.
+    elf = ElfFile(compile_for(arch, tmp_path, "int f(void) { return 1; }", *flags), "x.o")
+    (unit,) = line_units(elf)
+    assert unit.source == f"{tmp_path}/{arch}.c"
+    assert unit.files == (unit.source,)
 
 
 def test_two_units_of_a_module(tmp_path: Path) -> None:
