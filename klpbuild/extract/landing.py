@@ -18,7 +18,8 @@ from klpbuild.extract.objects import CodeObject
 from klpbuild.resolve.fate import Place
 
 _SEALED = ".ibt_endbr_seal"
-_PROPERTY = np.dtype([("type", "u4"), ("size", "u4"), ("value", "u4")])
+#: Type, size, and 4 bytes of value.
+_PROPERTY = 12
 
 
 def is_landing_place(code: CodeObject, function: Atom) -> bool:
@@ -34,11 +35,11 @@ def _feature(elf: ElfFile, kind: int) -> int:
     section = elf.section(".note.gnu.property")
     # The note's head, "GNU\0", then properties of 8 bytes of head and data filled up to 8.
     data = bytes(elf.contents(section))[16:] if section is not None else b""
-    while len(data) >= _PROPERTY.itemsize:
-        found = np.frombuffer(data[: _PROPERTY.itemsize], _PROPERTY.newbyteorder(elf.order))[0]
-        if int(found["type"]) == kind:
-            return int(found["value"])
-        data = data[8 + -(-int(found["size"]) // 8) * 8 :]
+    while len(data) >= _PROPERTY:
+        found, size, value = np.frombuffer(data[:_PROPERTY], f"{elf.order}u4").tolist()
+        if found == kind:
+            return int(value)
+        data = data[8 + -(-size // 8) * 8 :]
     return 0
 
 

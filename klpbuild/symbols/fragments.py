@@ -22,7 +22,7 @@ from klpbuild.symbols.table import ObjectSymbols
 from klpbuild.symbols.tables import FileState, state_of
 
 #: Version of fragments: raised when what is read from an object changes.
-_FORMAT = "3"
+_FORMAT = "4"
 
 #: Time limit of waiting for another build that writes, in seconds.
 _PATIENCE = 30

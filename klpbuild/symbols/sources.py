@@ -106,13 +106,23 @@ def _as_kallsyms_has_them(
 
 
 def _with_flags(vmlinux: ObjectSymbols, names: Lines) -> ObjectSymbols:
-    """Set the flags of vmlinux: all symbols stay, those between two marks lose their memory."""
+    """Set the flags of vmlinux: all symbols stay, those between two marks lose their memory.
+
+    Per-CPU variables, which some architectures have there, are copied for each processor.
+    """
     addresses, flags = vmlinux.rows["address"], vmlinux.rows["flags"]
     flags[:] = Flag.LIVE
-    begin, end = (names.beginning_with(mark) for mark in (b"__init_begin\n", b"__init_end\n"))
-    if len(begin) and len(end):
-        inside = (addresses >= addresses[begin[0]]) & (addresses < addresses[end[0]])
-        flags[inside] = Flag.LIVE | Flag.INIT
+
+    def between(first: bytes, last: bytes) -> npt.NDArray[np.bool_]:
+        begin, end = names.beginning_with(first), names.beginning_with(last)
+        if not len(begin) or not len(end):
+            return np.zeros(len(addresses), bool)
+        inside: npt.NDArray[np.bool_] = addresses >= addresses[begin[0]]
+        return inside & (addresses < addresses[end[0]])
+
+    freed = between(b"__init_begin\n", b"__init_end\n")
+    copied = between(b"__per_cpu_start\n", b"__per_cpu_end\n")
+    flags[freed & ~copied] = Flag.LIVE | Flag.INIT
     return vmlinux
 
 

@@ -10,7 +10,7 @@ import pytest
 from klpbuild.errors import KlpError
 from klpbuild.symbols.sources import read_kallsyms, read_system_map
 from klpbuild.symbols.table import Flag, ObjectSymbols
-from tests.symbols.inputs import V6_1, compile_object, link_vmlinux, nm
+from tests.symbols.inputs import V6_1, V6_12, compile_object, link_vmlinux, nm
 from tests.symbols.reading import read_vmlinux
 
 MEMINFO = """
@@ -111,6 +111,17 @@ def test_init_memory(vmlinux: Path) -> None:
     assert flags["meminfo_init"] == Flag.INIT | Flag.LIVE
     assert flags["__init_begin"] == Flag.INIT | Flag.LIVE
     assert flags["__init_end"] == flags["per_processor"] == flags["_text"] == Flag.LIVE
+
+
+def test_per_cpu_variables_in_init_memory_stay(tmp_path: Path) -> None:
+    """As arm64, s390x, and x86-64 since 6.15 are linked."""
+    listing = tmp_path / "System.map"
+    names = ("__init_begin", "starts", "__per_cpu_start", "each", "__per_cpu_end", "__init_end")
+    listing.write_text("".join(f"{n * 16 + 4096:016x} D {name}\n" for n, name in enumerate(names)))
+    symbols = read_system_map(listing, V6_12)
+    flags = dict(zip(symbols.name_list, symbols.rows["flags"].tolist(), strict=True))
+    assert Flag(flags["starts"]) == Flag.INIT | Flag.LIVE
+    assert Flag(flags["each"]) == Flag.LIVE
 
 
 def test_all_sources_agree(vmlinux: Path, system_map: Path, tmp_path: Path) -> None:
