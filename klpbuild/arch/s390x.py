@@ -57,9 +57,10 @@ class S390Instructions(Instructions):
     """The instructions of s390x, as gcc makes them for the kernel."""
 
     relative, branch = R_PC32DBL, R_PLT32DBL
-    branch_types = frozenset({R_PC16DBL, R_PLT16DBL, R_PLT32DBL})
+    # gcc takes addresses of functions by R_390_PLT32DBL, too (larl %r1,f@PLT).
+    branch_types = frozenset({R_PC16DBL, R_PLT16DBL})
     # A displacement stands 2 bytes behind the start of its instruction, which it counts from.
-    counted, behind = branch_types | {R_PC32DBL, R_GOTENT}, -2
+    counted, behind = branch_types | {R_PC32DBL, R_PLT32DBL, R_GOTENT}, -2
     based = frozenset({R_PC32DBL, R_GOTENT})
 
     def decode(self, code: bytes) -> Iterator[tuple[int, int, str, str]]:

@@ -376,7 +376,7 @@ class CodeObject:
         if reference.type in self.instructions.branch_types:
             return True
         if (
-            reference.type != self.instructions.relative
+            reference.type not in (self.instructions.relative, self.instructions.branch)
             or self.kinds[atom.section.index] is not SectionKind.CODE
         ):
             return False

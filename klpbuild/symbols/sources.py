@@ -118,7 +118,8 @@ def _with_flags(vmlinux: ObjectSymbols, names: Lines) -> ObjectSymbols:
         if not len(begin) or not len(end):
             return np.zeros(len(addresses), bool)
         inside: npt.NDArray[np.bool_] = addresses >= addresses[begin[0]]
-        return inside & (addresses < addresses[end[0]])
+        inside[addresses >= addresses[end[0]]] = False
+        return inside
 
     freed = between(b"__init_begin\n", b"__init_end\n")
     copied = between(b"__per_cpu_start\n", b"__per_cpu_end\n")

@@ -159,6 +159,23 @@ def test_an_entry_of_a_table_is_a_change(pair: _Pair) -> None:
     assert changed.why == "an entry of .altinstructions differs"
 
 
+def test_the_address_of_a_replaced_function_stays_the_kernel_s(pair: _Pair) -> None:
+    source = """\
+extern void keep(int (*f)(int)), other(void);
+static noinline int taken(int a) { other(); return a + 2; }
+int first(int a) { keep(taken); return taken(a) + taken(a + 1); }
+"""
+    made = pair.extract(
+        "{ other(); return a + 2; }\nint first(int a) {",
+        "{ other(); return a + 3; }\nint first(int a) { other();",
+        source,
+    )
+    assert sorted(made.changed) == ["first", "taken"]
+    assert "original.taken" in made.undefined
+    called = [name.removeprefix(".text.") for name, _ in made.targets(".text.first")]
+    assert called.count("taken") == 2
+
+
 def test_replacements_behind_other_functions_are_refused(tmp_path: Path) -> None:
     source = (
         _SOURCE

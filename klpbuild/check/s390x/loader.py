@@ -32,8 +32,9 @@ def _relative_long(code: Contents, offset: int) -> bool:
     return (operation == 0xC0 and extension in (0, 4, 5)) or operation in (0xC4, 0xC6)
 
 
-def _branch(code: Contents, offset: int) -> bool:
-    return offset >= 2 and code[offset - 2] == 0xC0 and code[offset - 1] & 0x0F in (4, 5)
+def _function(code: Contents, offset: int) -> bool:
+    """Tell whether it is brcl or brasl, or larl, by which gcc 12 takes a function's address."""
+    return offset >= 2 and code[offset - 2] == 0xC0 and code[offset - 1] & 0x0F in (0, 4, 5)
 
 
 def _load(code: Contents, offset: int) -> bool:
@@ -49,7 +50,7 @@ _KINDS |= {
     17: Kind("R_390_PC16DBL", 2, 2),
     18: Kind("R_390_PLT16DBL", 2, 2),
     19: Kind("R_390_PC32DBL", 4, 2, _relative_long),
-    20: Kind("R_390_PLT32DBL", 4, 2, _branch),
+    20: Kind("R_390_PLT32DBL", 4, 2, _function),
     21: Kind("R_390_GOTPCDBL", 4),
     26: Kind("R_390_GOTENT", 4, fits=_load),
     33: Kind("R_390_GOTPLTENT", 4, fits=_load),
