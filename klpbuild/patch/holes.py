@@ -26,7 +26,7 @@ from klpbuild.patch.shadow import make_shadow
 #: Sizes of what kmalloc() gives, in bytes (mm/slab_common.c, kmalloc_info).
 _KMALLOC = (8, 16, 32, 64, 96, 128, 192, *(1 << n for n in range(8, 14)))
 #: Limit on objects that are compiled for a proof.
-_OBJECTS_MAX = 40
+OBJECTS_MAX = 40
 #: Options that fill the memory behind an allocation with a pattern, and report who writes there.
 _WATCHING = (b"KASAN", b"KFENCE", b"SLUB_DEBUG_ON")
 _GROWN = b" char klpbuild_grown[16384]; "
@@ -37,8 +37,10 @@ _MADE_ZERO = re.compile(rb"\bmemset\s*\([^;]*?,\s*0\s*,")
 #: Other functions that may allocate memory, or fill it with what is not zero.
 _OTHERS = re.compile(
     rb"\b\w*(?:alloc|memdup|memcpy|memmove|copy_|strdup|memset|_put\w*data|skb_put|skb_push|_priv"
-    rb"|vmap|get_free_page|fillbytes|random_bytes|read_buf)\w*\b"
+    rb"|vmap|get_free_page|fillbytes|random_bytes|read_buf)\w*\b|\b\w*ALLOC\w*(?=\s*\()"
 )
+#: Macros that allocate pages, whatever the size of anything.
+_PAGES = {"alloc_page", "alloc_pages", "__get_free_page", "dev_alloc_page"}
 _FUNCTION = re.compile(
     r"\.text\.(?:unlikely\.|hot\.|startup\.)?(\w+)(?:\.(?:cold|part|isra|constprop)[.\d]*)*"
 )
@@ -48,6 +50,10 @@ _TABLES = re.compile(
     r"|__patchable_function_entries|\.discard\..*|\.comment|\.static_call.*|\.kcfi_traps"
 )
 _NAMED = re.compile(rb"\b(\w+)\s*\(")
+_SIZEOF = re.compile(rb"\bsizeof\b\s*(?:\(\s*)?([^();,]*\w)")
+_OTHER_TYPE = re.compile(
+    rb"(?:struct|union|enum) \w+|[us](?:8|16|32|64)|__(?:[us]|[bl]e)\d+|char|int|long|\w+_t"
+)
 
 
 def new_members(before: Layout, after: Layout) -> tuple[Member, ...]:
@@ -91,7 +97,7 @@ def why_not_zero(
     text = config.read_bytes() if sizes[0] != sizes[1] and config.is_file() else b""
     if watching := re.search(rb"^CONFIG_(%b)=y" % b"|".join(_WATCHING), text, re.MULTILINE):
         return f"{watching[1].decode()} watches the memory behind it"
-    if len(commands) > _OBJECTS_MAX:
+    if len(commands) > OBJECTS_MAX:
         return f"{len(commands)} objects know it"
     shadow = compiler.workdir / "grown" / name.split()[-1] / "shadow"
     make_shadow(shadow, compiler.tree.source, [grown], compiler.real, directives=False)
@@ -113,7 +119,9 @@ def why_not_zero(
             return f"{rest} of {command.target} depends on its size"
         source = Path(command.source.removeprefix(f"{compiler.tree.source}/"))
         texts = [file.original or b"", (compiler.tree.source / source).read_bytes()]
-        why = _why_not_cleared(texts, name, functions, exactly=sizes[0] != sizes[1])
+        outside = {symbol.name for symbol in old.symbol_list if not symbol.st_shndx}
+        exactly = sizes[0] != sizes[1]
+        why = _why_not_cleared(texts, name, functions, outside, exactly=exactly)
         if why:
             return why
         is_allocated = is_allocated or bool(functions)
@@ -171,11 +179,13 @@ def _contents(elf: ElfFile) -> dict[str, list[object]]:
 
 
 def _why_not_cleared(
-    texts: Sequence[bytes], name: str, functions: set[str], *, exactly: bool
+    texts: Sequence[bytes], name: str, functions: set[str], outside: set[str], *, exactly: bool
 ) -> str:
     """Explain why functions that depend on a structure's size do more than allocate zeroed ones.
 
     What they call in these texts counts with them, since it may be inlined.
+
+    :param outside: the functions of other objects that are called; what is not may be a macro.
     """
     bodies: dict[str, bytes] = {}
     for text in texts:
@@ -195,7 +205,12 @@ def _why_not_cleared(
                 whole += body
                 waiting += [word.decode() for word in _NAMED.findall(body)]
         cleared = _CLEARS.findall(whole)
-        other = next((m[0] for m in _OTHERS.finditer(whole) if not _CLEARS.fullmatch(m[0])), None)
+        rest = _without_calls(whole, _CLEARS)
+        harmless = set(bodies)  # they are in `whole`
+        if not _asks_size(rest, name):
+            harmless |= outside | _PAGES
+        others = (m[0] for m in _OTHERS.finditer(rest) if not _CLEARS.fullmatch(m[0]))
+        other = next((each for each in others if each.decode() not in harmless), None)
         if not cleared:
             return f"{function}() depends on its size, and allocates none"
         if other is not None:
@@ -203,6 +218,26 @@ def _why_not_cleared(
         if exactly and len(re.findall(_EXACTLY, whole)) != len(cleared):
             return f"{function}() allocates more than one of it"
     return ""
+
+
+def _without_calls(plain: bytes, names: re.Pattern[bytes]) -> bytes:
+    """Blank out the arguments of calls of some functions."""
+    out = bytearray(plain)
+    for match in names.finditer(plain):
+        depth, at = 0, match.end()
+        while at < len(plain):
+            depth += {b"(": 1, b")": -1}.get(plain[at : at + 1], 0)
+            if depth == 0:
+                break
+            at += 1
+        out[match.end() : at] = b" " * (at - match.end())
+    return bytes(out)
+
+
+def _asks_size(plain: bytes, name: str) -> bool:
+    """Tell whether code may ask for the size of a structure, by its name or by a variable."""
+    aims = (match[1] for match in _SIZEOF.finditer(plain))
+    return any(_OTHER_TYPE.fullmatch(aim) is None or aim.decode() == name for aim in aims)
 
 
 def _bodies(plain: bytes) -> dict[str, bytes]:

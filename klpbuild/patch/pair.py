@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klpbuild.elf.reader import ElfFile
-from klpbuild.elf.types import Layout
 from klpbuild.elf.vartypes import VariableType
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.cache import locked
@@ -22,18 +20,13 @@ from klpbuild.names import VMLINUX
 from klpbuild.patch.added import added_units, listing_directories
 from klpbuild.patch.commands import CompileCommand, compile_commands
 from klpbuild.patch.fix import at_fault, faults
-from klpbuild.patch.holes import new_members, why_not_zero
 from klpbuild.patch.identifiers import without_blind
 from klpbuild.patch.includes import IncludeGraph
-from klpbuild.patch.layout import (
-    compare_layouts,
-    kept_local_types,
-    may_change_layouts,
-)
 from klpbuild.patch.patched import PatchedFile, PatchedSource
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.patch.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
 from klpbuild.patch.shadow import make_shadow
+from klpbuild.patch.structures import MovableError, check_layouts
 from klpbuild.patch.touched import Touched, touched_units
 from klpbuild.patch.units import Unit, Units
 from klpbuild.terminal.stopwatch import measured
@@ -144,6 +137,33 @@ def compile_patch(
     :raises KlpError: when the patches cannot be applied or compiled, or touch no object.
     """
     patched = apply_patches(patches, source_tree(kernel), kernel.arch.kernel_name)
+
+    def compiled(patched: PatchedSource) -> CompiledPatch:
+        return _compile(kernel, patched, workdir, log, progress, accept_layouts, only)
+
+    try:
+        return compiled(patched)
+    except MovableError as error:
+        moved = {file.path: file for file in error.files}
+        files = tuple(moved.get(file.path, file) for file in patched.files)
+        note = "new members stand behind the others of their structures: nothing else moves"
+        notes = (*patched.notes, *(f"{file.where}: {note}" for file in error.files))
+        try:
+            return compiled(replace(patched, files=files, notes=notes))
+        except KlpError:
+            raise error from None
+
+
+def _compile(
+    kernel: Kernel,
+    patched: PatchedSource,
+    workdir: Path,
+    log: Log,
+    progress: Callable[[int, int], None],
+    accept_layouts: Sequence[str],
+    only: Collection[str] | None,
+) -> CompiledPatch:
+    """Compile the objects that patched files go into, see `compile_patch`."""
     tree = prepare(kernel, log)
     notes = [*patched.notes, *tree.differences]
     includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")
@@ -173,10 +193,10 @@ def compile_patch(
         pairs = _pairs(jobs, own)
         pairs |= _new_pairs(compiler, new, patched.makefiles, pool)
         told, known = set(accept_layouts), dict(commands)
-        seen = _check_layouts(compiler, pairs, touched, known, pool, told, notes)
+        seen = check_layouts(compiler, pairs, touched, known, pool, told, notes)
         if others:
             pairs |= _pairs(jobs, others)
-            _check_layouts(compiler, pairs, touched, known, pool, told, notes, seen)
+            check_layouts(compiler, pairs, touched, known, pool, told, notes, seen)
     unchanged = {unit: command.target for unit, command in commands if unit not in pairs}
     same = {
         path: tuple(unchanged[unit] for unit in touching if unit in unchanged)
@@ -346,102 +366,3 @@ def _pair(
         return None
     files = compiler.files_read(command)
     return ObjectPair(unit.owner, unit.source, command.target, old, new, old, command, files)
-
-
-def _check_layouts(
-    compiler: Recompiler,
-    pairs: dict[Unit, ObjectPair],
-    touched: Touched,
-    commands: Mapping[Unit, CompileCommand],
-    pool: ThreadPoolExecutor,
-    told: set[str],
-    notes: list[str],
-    seen: Collection[str] = (),
-) -> set[str]:
-    """Compare the layouts of structures and the numbers of enumerations.
-
-    A structure may get members where nothing was, if they are zero in each one that exists.
-
-    :param told: those that may differ; grows.
-    :param notes: takes what was assumed.
-    :param seen: the paths of files that need not be looked at.
-    :returns: the paths of the files that were looked at.
-    :raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise.
-    """
-    problems = Problems()
-    looked_at = set()
-    for file in compiler.files:
-        if file.path in seen:
-            continue
-        where = may_change_layouts(file)
-        # One object tells: it has all types that its source and headers declare.
-        pair = next((pairs[unit] for unit in touched.by_file[file.path] if unit in pairs), None)
-        if not where or pair is None:
-            continue
-        looked_at.add(file.path)
-        found = Problems()
-        for name in kept_local_types(file):
-            if name not in told:
-                found.add(
-                    f"{name}, which a static variable of a function has, is declared otherwise",
-                    where=where,
-                    why="The variable is the running kernel's and keeps its old layout.",
-                    hint="Give the type and the variable other names.\n"
-                    f"If the layout is the same, accept it: {_accept(name)}",
-                )
-        jobs = [pool.submit(compiler.with_layouts, pair.command, new) for new in (False, True)]
-        before, after = (ElfFile.read(job.result()) for job in jobs)
-        compared = compare_layouts(before, after, compiler.tree.kept / "layouts")
-        olds, news = compared.before, compared.after
-        for name, change in compared.layouts:
-            if name in told:
-                continue
-            told.add(name)
-            why = f"Each {name} that exists when the livepatch is loaded keeps its old layout."
-            if members := _new_members(olds[name], news[name]):
-                units = touched.by_file[file.path]
-                known = [commands[unit] for unit in units if unit in commands]
-                sizes = min(olds[name]).size, min(news[name]).size
-                unproven = why_not_zero(compiler, name, sizes, file, known)
-                if not unproven:
-                    notes.append(
-                        f"{name} gets {', '.join(members)} where nothing was: taken to be zero in"
-                        " each one that exists, since all of them are allocated as zeros"
-                    )
-                    continue
-                why += f"\nWhat it gets may hold anything in those: {unproven}."
-            found.add(
-                f"{name} {change}",
-                where=where,
-                why=why,
-                hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
-                "new layout another name if only new code uses it.\n"
-                f"If none outlives the replaced functions, accept it: {_accept(name)}",
-            )
-        for name, change in compared.enumerators:
-            if name in told:
-                continue
-            told.add(name)
-            found.add(
-                f"{name} is numbered otherwise: {change}",
-                where=where,
-                why="What the running kernel has stored keeps its old numbers.",
-                hint="Add new enumerators behind the others.\n"
-                f"If no such number outlives the replaced functions, accept it: {_accept(name)}",
-            )
-        with faults(problems, file.patches, pair.target):
-            found.check()
-    problems.check()
-    return looked_at
-
-
-def _new_members(before: frozenset[Layout], after: frozenset[Layout]) -> list[str]:
-    """List the members that are put into holes; none if more changes, or there are several."""
-    if len(before) != 1 or len(after) != 1:
-        return []
-    added = new_members(min(before), min(after))
-    return [member.name for member in added if not member.name.endswith("[]")]
-
-
-def _accept(name: str) -> str:
-    return f'--accept-layout "{name}", or accept_layouts = ["{name}"] in livepatch.toml.'

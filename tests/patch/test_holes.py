@@ -107,6 +107,41 @@ def test_it_is_refused_where_it_may_be_anything(
     assert f"  What it gets may hold anything in those: {why}" in text
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # a function that is read along, and one that knows no sizes
+        ("= kzalloc(sizeof(*f), 3);", "= filter_alloc();"),
+        ("\tf->handle = n;\n", "\tf->handle = alloc_number(n + sizeof(long));\n"),
+    ],
+)
+def test_other_allocations_of_which_the_size_is_another(
+    small: SmallKernel, tmp_path: Path, old: str, new: str
+) -> None:
+    assert SOURCE.count(old) == 1
+    source = SOURCE.replace(old, new).replace(
+        MAKE,
+        "static struct filter *filter_alloc(void)\n{\n\treturn kzalloc(sizeof(struct filter), 1);\n"
+        f"}}\n\nint alloc_number(long n);\n\n{MAKE}",
+    )
+    result = compiled(small, tmp_path, patched(small, source, HOLE, "dying"))
+    assert any("struct filter gets dying where nothing was" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    "call", ["alloc_number(sizeof(*f))", "ALLOC_ONE(f)", "alloc_number((long)sizeof *f)"]
+)
+def test_other_allocations_that_may_know_its_size(
+    small: SmallKernel, tmp_path: Path, call: str
+) -> None:
+    source = SOURCE.replace("\tf->handle = n;\n", f"\tf->handle = {call};\n").replace(
+        MAKE,
+        "int alloc_number(long n);\n#define ALLOC_ONE(f) alloc_number(sizeof(*(f)))\n\n" + MAKE,
+    )
+    text = refusal(small, tmp_path, patched(small, source, HOLE, "dying"))
+    assert f"make_filter() uses {call.partition('(')[0]}()" in text
+
+
 def test_slack_is_there_behind_one_only(small: SmallKernel, tmp_path: Path) -> None:
     source = SOURCE.replace("kzalloc(sizeof(*f), 3)", "kcalloc(n, sizeof(*f), 3)")
     text = refusal(small, tmp_path, patched(small, source, SLACK, "more"))

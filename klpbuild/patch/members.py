@@ -1,0 +1,131 @@
+"""Move the members that a patch adds to a structure behind the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from difflib import SequenceMatcher
+from itertools import accumulate
+
+from klpbuild.patch.csource import Lines, closing_braces, code_alone
+from klpbuild.patch.patched import PatchedFile, SourceLine
+
+#: What a structure may be followed by that does not depend on the order of its members.
+_END = re.compile(rb"\s*(?:____cacheline_aligned\w*\s*)?;")
+#: A last member that must stay the last, or a macro that declares it.
+_LAST = re.compile(rb"\[\s*0?\s*\]\s*;|\)\s*;")
+#: Code that may count on which members stand between others.
+_IN_ORDER = (
+    rb"\b(?:memset_after|memset_startat|struct_group\w*)\s*\("
+    rb"|\boffsetof(?:end)?\s*\(\s*TAG\b"
+    rb"|(?:\bTAG\s+\w+\s*(?:\[[^\]]*\]\s*)?=|\(\s*TAG\s*\))\s*\{(?!\s*(?:\.|\}|0\s*\}))"
+)
+#: The place of one member, as the parameters of a hash table have it.
+_PLACE = re.compile(rb"\.\w+\s*=\s*offsetof\b")
+_CONDITION = re.compile(rb"^[ \t]*#[ \t]*(if|endif)", re.MULTILINE)
+_UAPI = re.compile(r"(^|/)uapi/")
+
+
+def behind_others(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFile | None:
+    """Let the members that a patch adds to a structure stand at its end.
+
+    :param name: such as ``struct x``.
+    :param users: the texts of the C files that may know it, and of all that the patches change.
+    :returns: None where that is not known to be the same to code: the file does not declare it
+        once, the patch does more than add members, or something may count on their order.
+    """
+    before, after = file.original or b"", file.patched
+    if not name.startswith("struct ") or _UAPI.search(file.path):
+        return None
+    olds, news = (_Declared.find(text, name) for text in (before, after))
+    if olds is None or news is None or not olds.members:
+        return None
+    in_order = re.compile(_IN_ORDER.replace(b"TAG", _tag(name)))
+    texts = (_PLACE.sub(b"", code_alone(text)) for text in (before, after, *users))
+    if any(map(in_order.search, texts)):
+        return None
+    added: list[int] = []
+    same = SequenceMatcher(None, olds.texts, news.texts, False)
+    for kind, _, _, first, last in same.get_opcodes():
+        if kind == "insert":
+            added += range(first, last)
+        elif kind != "equal":
+            return None
+    tail = range(len(news.members) - len(added), len(news.members))
+    if not added or added == [*tail] or _LAST.search(olds.texts[-1]):
+        return None
+    return _moved(file, news, added)
+
+
+def _is_conditional(text: bytes) -> bool:
+    """Tell whether there are more ``#if`` than ``#endif``, or ones that end before they begin."""
+    depths = accumulate(1 if word == b"if" else -1 for word in _CONDITION.findall(text))
+    found = [0, *depths]
+    return found[-1] != 0 or min(found) < 0
+
+
+def _tag(name: str) -> bytes:
+    return re.escape(name.encode()).replace(rb"\ ", rb"\s+")
+
+
+class _Declared:
+    """A structure's declaration in a text.
+
+    :ivar members: where the declaration of each begins and ends.
+    :ivar texts: what they are, without comments and line breaks.
+    :ivar start: behind its opening brace.
+    :ivar end: behind its closing one.
+    """
+
+    def __init__(self, plain: bytes, start: int, end: int) -> None:
+        self.start, self.end = start, end
+        self.members: list[tuple[int, int]] = []
+        closing = closing_braces(plain)
+        at = begin = start
+        while at < end - 1:
+            if plain[at : at + 1] == b"{":
+                at = closing[at]
+                continue
+            at += 1
+            if plain[at - 1 : at] == b";":
+                lead = len(plain[begin:at]) - len(plain[begin:at].lstrip())
+                self.members.append((begin + lead, at))
+                begin = at
+        self.texts = [b" ".join(plain[one:other].split()) for one, other in self.members]
+
+    @classmethod
+    def find(cls, text: bytes, name: str) -> _Declared | None:
+        """Find the only declaration of a structure."""
+        plain = code_alone(text)
+        found = list(re.finditer(rb"\b%b\s*\{" % _tag(name), plain))
+        end = closing_braces(plain).get(found[0].end() - 1) if len(found) == 1 else None
+        if end is None or not _END.match(plain, end):
+            return None
+        return cls(plain, found[0].end(), end)
+
+
+def _moved(file: PatchedFile, declared: _Declared, added: list[int]) -> PatchedFile | None:
+    """Move declarations of members that stand on lines of their own, which the patch adds."""
+    numbers = Lines(file.patched)
+    lines: list[SourceLine | None] = list(file.lines)
+    last = numbers.number(declared.end - 1)
+    if not file.lines[last - 1].text.lstrip().startswith(b"}"):
+        return None
+    if _is_conditional(file.patched[declared.start : declared.end]):
+        return None
+    moved = []
+    for member in added:
+        here = numbers.numbers(*declared.members[member])
+        others = [m for n, m in enumerate(declared.members) if n != member]
+        shared = any({*here} & {*numbers.numbers(*other)} for other in others)
+        if shared or any(file.lines[n - 1].old is not None for n in here):
+            return None
+        if _is_conditional(file.patched[declared.start : declared.members[member][0]]):
+            return None
+        text = b"\t" + declared.texts[member] + b"\n"
+        moved.append(SourceLine(text, None, file.lines[here[0] - 1].origin))
+        for number in here:
+            lines[number - 1] = None
+    lines[last - 1 : last - 1] = moved
+    return replace(file, lines=tuple(line for line in lines if line is not None))

@@ -1,0 +1,123 @@
+"""New members of structures stand behind the others where their place matters to nothing."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from klpbuild.patch.members import behind_others
+from klpbuild.patch.patched import PatchedFile
+from klpbuild.patch.patchfile import apply_patches
+from tests.patch.small_kernel import SmallKernel, make_kernel
+from tests.patch.test_holes import SOURCE
+from tests.patch.test_holes import patched as filter_patch
+from tests.patch.test_pair import compiled, refusal
+
+TEXT = """\
+struct other;
+struct filter {
+	int handle; /* one; two */
+	union { int a; long b; };
+	struct filter *next;
+#ifdef MORE
+	int more;
+#endif
+};
+int f(struct filter *f) { return f->handle; }
+"""
+MIDDLE = ("\tunion {", "\tlong fresh[2]; /* new */\n\tint (*call)(int,\n\t\t    long);\n\tunion {")
+
+
+def changed(directory: Path, text: str, change: tuple[str, str], path: str = "f.h") -> PatchedFile:
+    assert text.count(change[0]) == 1
+    source = directory / "source"
+    (source / path).parent.mkdir(parents=True, exist_ok=True)
+    (source / path).write_text(text)
+    before, after = (t.splitlines(keepends=True) for t in (text, text.replace(*change)))
+    patch = directory / "fix.patch"
+    patch.write_text("".join(difflib.unified_diff(before, after, f"a/{path}", f"b/{path}")))
+    (file,) = apply_patches([patch], source, "x86").files
+    return file
+
+
+def moved(file: PatchedFile, user: str = "") -> str | None:
+    found = behind_others(file, "struct filter", [user.encode()])
+    return None if found is None else found.patched.decode()
+
+
+def test_they_stand_behind_the_others(tmp_path: Path) -> None:
+    file = changed(tmp_path, TEXT, MIDDLE)
+    end = "#endif\n\tlong fresh[2];\n\tint (*call)(int, long);\n};"
+    assert moved(file) == TEXT.replace("#endif\n};", end)
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        (TEXT, ("#endif\n", "#endif\n\tint last;\n")),  # there already
+        (TEXT, ("\tint more;\n", "\tint more;\n\tint fresh;\n")),  # under a condition
+        (TEXT, ("int handle;", "int handle, fresh;")),  # beside another one
+        (TEXT, ("\tunion { int a; long b; };\n", "\tint fresh;\n")),  # one goes
+        (TEXT, ("\tunion { int a;", "\tunion { int fresh; int a;")),  # within one
+        (TEXT.replace("};\nint f", "} __packed;\nint f"), MIDDLE),
+        (TEXT.replace("#endif\n", "#endif\n\tchar text[];\n"), MIDDLE),
+        (TEXT.replace("#endif\n", "#endif\n\tDECLARE_FLEX_ARRAY(char, text);\n"), MIDDLE),
+        (TEXT.replace("struct other;", "struct filter { int b; };"), MIDDLE),  # twice
+        (TEXT.replace("\tunion", "\tstruct_group(all, int x;);\n\tunion"),
+         ("\tunion", "\tint y;\n\tunion")),
+        (TEXT.replace("struct filter {", "struct another {"), MIDDLE),
+    ],
+)  # fmt: skip
+def test_where_they_stay(tmp_path: Path, text: str, change: tuple[str, str]) -> None:
+    assert moved(changed(tmp_path, text, change)) is None
+
+
+@pytest.mark.parametrize(
+    ("user", "stays"),
+    [
+        ("memset(f, 0, offsetof(struct filter, next));", True),
+        ("memcpy(f, g, sizeof(*f) - offsetofend(struct filter, a));", True),
+        ("memset_after(f, 0, handle);", True),
+        ("int length = offsetof(struct filter, next);", True),
+        ("x = { .head = offsetof(struct filter, next), };", False),
+        ("memset(f, 0, offsetof(struct others, next));", False),
+        ("struct filter one = { 1, 2 };", True),
+        ("static const struct filter all[] = {\n\t{ 1 },\n};", True),
+        ("f = (struct filter) { n };", True),
+        ("struct filter one = { .handle = 1 }, two = {}, three = { 0 };", False),
+    ],
+)
+def test_code_that_counts_on_their_order(tmp_path: Path, user: str, stays: bool) -> None:
+    assert (moved(changed(tmp_path, TEXT, MIDDLE), user) is None) is stays
+
+
+def test_what_programs_see_stays(tmp_path: Path) -> None:
+    assert moved(changed(tmp_path, TEXT, MIDDLE, "include/uapi/f.h")) is None
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallKernel:
+    return make_kernel(tmp_path / "kernel")
+
+
+FIRST = ("\tint handle;\n", "\tlong more;\n\tint handle;\n")
+
+
+def test_a_member_before_the_others(small: SmallKernel, tmp_path: Path) -> None:
+    result = compiled(small, tmp_path, filter_patch(small, SOURCE, FIRST, "more"))
+    assert result.notes[-2:] == (
+        "0.patch:1: new members stand behind the others of their structures: nothing else moves",
+        "struct filter gets more where nothing was: taken to be zero in each one that exists,"
+        " since all of them are allocated as zeros",
+    )
+    (pair,) = result.pairs
+    assert result.patched.files[0].patched.count(b"long more;") == 1
+    assert pair.source == "fs/read.c"
+
+
+def test_the_refusal_is_of_what_the_patch_does(small: SmallKernel, tmp_path: Path) -> None:
+    source = SOURCE.replace("= kzalloc(sizeof(*f)", "= kmalloc(sizeof(*f)")
+    text = refusal(small, tmp_path, filter_patch(small, source, FIRST, "more"))
+    assert "struct filter gets more, moves or resizes handle, next, kind, has 56 bytes" in text
