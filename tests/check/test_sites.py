@@ -218,6 +218,17 @@ def test_bad_entries(miniature: KernelSide, good: dict[str, bytes], name: str) -
     assert (rule, masked(what)) in found(miniature, edited(edit)(good["tables"]))
 
 
+def test_code_goes_on_in_a_cold_part(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    """It has the kernel's name where the livepatch's function has one of its own."""
+
+    def edit(e: Editor) -> None:
+        names("__ex_table", 1, "init_module")(e)
+        e.rename("init_module", "meminfo_proc_show.cold")
+
+    texts = [text for _, text in found(miniature, edited(edit)(good["tables"]))]
+    assert [text for text in texts if "which is in" in text] == []
+
+
 BRANCH = r"""
 extern char kernel_key[];
 int livepatch_meminfo_proc_show(void *m)

@@ -202,3 +202,12 @@ def test_what_the_kernel_writes_over(
     report = check_bytes(edited(edit)(good["meminfo"]), "livepatch.ko", miniature)
     wanted = "KLP426" if harmless else "KLP513"
     assert [f.rule.identifier for f in report.findings] == [wanted]
+
+
+def test_the_kernel_reads_a_text_to_its_end(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    """Also where the section ends before."""
+    editor = Editor(good["meminfo"])
+    section = editor.section(".modinfo")
+    shorter = section_header(editor.number(".modinfo"), sh_size=len(section.data) - 4)
+    report = check_bytes(shorter(good["meminfo"]), "livepatch.ko", miniature)
+    assert report.findings == ()

@@ -187,11 +187,12 @@ class Tables:
     def leaves(self, code: Target, target: Target) -> str:
         """Explain why a function does not go on at a target; empty when it is its own code.
 
-        Labels of an asm goto are in the function, or in what gcc split off as cold.
+        Labels of an asm goto are in the function, or in what the compiler split off as cold,
+        which goes by another name where a livepatch's author gave the function one.
         """
         pointers = self.subject.pointers
         here, there = (pointers.function_of(each.place) for each in (code, target))
-        if not here or not there or here.partition(".cold")[0] == there.partition(".cold")[0]:
+        if not here or not there or here == there or ".cold" in here + there:
             return ""
         return f"leads from {here} to {called(self.subject, target)}, which is in {there}"
 
