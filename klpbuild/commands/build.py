@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="VARIABLE",
-        help="the patches may change what this variable holds: callbacks write it",
+        help="the patches may change this variable: callbacks write it, or it is the kernel's",
     )
     parser.add_argument(
         "-k",

@@ -18,7 +18,7 @@ class Case:
     """State of one object's extraction.
 
     :ivar functions: changed functions with what differs; decisions may add to them.
-    :ivar accepted_data: names of variables whose content may change.
+    :ivar accepted_data: names of variables whose content, type or name may change.
     :ivar written: those of them of which callbacks write what changes.
     :ivar startup: changed ``__init`` code and data, with the refusal if anything depends on it.
     :ivar where: what messages call the object, ``source:object``.

@@ -28,11 +28,13 @@ class Doubt(NamedTuple):
 
     :ivar name: what messages call it.
     :ivar kernels: what messages call those of the kernel that it may be.
+    :ivar fits: whether it is one that it could be, by what both hold: an author may say so.
     """
 
     name: str
     kernels: str
     why: str
+    fits: bool = False
 
 
 @dataclass(frozen=True)

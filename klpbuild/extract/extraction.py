@@ -62,7 +62,7 @@ def extract(
         the kernel keeps its own.
     :param key_policy: decides about static keys and calls that the object does not own.
     :param types: the types of variables.
-    :param accepted_data: names of variables whose content may change.
+    :param accepted_data: names of variables whose content, type or name may change.
     :returns: without changed functions when all that is new are globals, which another
         object of the same livepatch may use.
     :raises UnchangedError: when nothing changes.
@@ -79,8 +79,9 @@ def extract(
         source=source_file,
         sizes=entry_sizes,
         types=types,
+        accepted_data=accepted_data,
     )
-    found = extract_part(part, arch, key_policy, renewed, accepted_data)
+    found = extract_part(part, arch, key_policy, renewed)
     if found.left_out and not found.changed and not found.words:
         raise OnlyStartError.together(left.problem for left in found.left_out)
     if not found.included and not found.words:
@@ -99,14 +100,12 @@ def extract_part(
     arch: Architecture,
     key_policy: KeyPolicy = keep_all_keys,
     renewed: frozenset[str] = frozenset(),
-    accepted_data: Collection[str] = (),
 ) -> Extraction:
     """Extract the functions that a patch changes in one of its objects, and what they need.
 
     :param part: the object, with its `Ties` to the others.
     :param key_policy: decides about static keys and calls that the object does not own.
     :param renewed: global functions that are declared otherwise.
-    :param accepted_data: names of variables whose content may change.
     :returns: with nothing included when nothing changes, and without changed functions when
         all that is new are globals, which another object of the same livepatch may use.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
@@ -125,7 +124,7 @@ def extract_part(
         in_module=part.owner != VMLINUX,
         key_policy=key_policy,
         retyped=part.retyped,
-        accepted_data=accepted_data,
+        accepted_data=part.accepted_data,
     )
     made, references, sections = assemble(correlation, chosen, tables, part.source)
     return Extraction(

@@ -20,7 +20,7 @@ from klpbuild.extract.changes import Changes
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.functions import settle_functions
 from klpbuild.extract.metadata import look_at_metadata
-from klpbuild.extract.names import is_special_static
+from klpbuild.extract.names import base_name, is_special_static
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse, LeftOut
 from klpbuild.extract.sections import (
     RUNTIME,
@@ -82,7 +82,7 @@ def include(
     :param where: what messages call the object, ``source:object``.
     :param in_module: whether the object is part of a module.
     :param retyped: tells why code takes one of the kernel's variables for another type.
-    :param accepted_data: names of variables whose content may change.
+    :param accepted_data: names of variables whose content, type or name may change.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
     case = Case(
@@ -100,6 +100,10 @@ def include(
     return result
 
 
+_ACCEPT = (
+    "\nIf the running kernel's holds what the new code expects, accept it:\n"
+    '--accept-data {name}, or accept_data = ["{name}"] in livepatch.toml.'
+)
 #: Tells why code takes a variable of the original for another type, empty if it does not.
 Retyped = Callable[[Atom, Atom], str]
 
@@ -173,12 +177,13 @@ class _Choice:
         """Refuse a variable that may be one that the kernel has."""
         doubt = self.correlation.ambiguous.get(variable)
         if doubt is not None:
+            more = _ACCEPT.format(name=base_name(variable.name)) if doubt.fits else ""
             self.refuse(
                 f"{doubt.name} may be the running kernel's {doubt.kernels}",
                 variable,
                 why=doubt.why,
                 hint="Keep its name and its place if it is.  If it is new, give it another name,"
-                f" and keep {doubt.kernels} declared, with __used.",
+                f" and keep {doubt.kernels} declared, with __used." + more,
             )
         return doubt is not None
 
@@ -254,13 +259,18 @@ class _Choice:
         if twin in self._compared:  # several functions may use it
             return
         self._compared.add(twin)
-        if why := self.retyped(twin, target):
+        why = self.retyped(twin, target)
+        name = base_name(target.name)
+        if why and name in self.case.accepted_data:
+            told = "has another type than the running kernel's: accepted"
+            self.case.notices.append(f"{self.case.place(target)}: {told}")
+        elif why:
             self.refuse(
                 f"{target.name} has another type than the running kernel's",
                 target,
                 why=f"{why}\nThe running kernel's holds what the old code put there.",
                 hint="Keep its type.  If it is new, give it another name, and keep"
-                f" {twin.name} declared, with __used.",
+                f" {twin.name} declared, with __used." + _ACCEPT.format(name=name),
             )
 
     def _check_runtime_constant(self, atom: Atom, entry: Entry) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,6 +36,7 @@ class Part(LinkedObject):
     :ivar types: the types of its variables.
     :ivar declares: whether the patch may declare variables otherwise.
     :ivar trees: the directories of the original and the patched source.
+    :ivar accepted_data: names of variables whose content, type or name may change.
     :ivar known: names of functions that change though its two versions do not show it.
     """
 
@@ -45,6 +46,7 @@ class Part(LinkedObject):
     declares: bool = True
     trees: tuple[str, str] = ("", "")
     known: frozenset[str] = frozenset()
+    accepted_data: Collection[str] = ()
 
     @cached_property
     def _versions(self) -> tuple[Version, Version]:
@@ -58,7 +60,7 @@ class Part(LinkedObject):
         correlation = correlate(*codes, self.number, self.ties)
         old = Version(correlation, False, Tables(codes[0]), lambda: self.types(False))
         new = Version(correlation, True, Tables(codes[1]), lambda: self.types(True))
-        settle_renamed(old, new)
+        settle_renamed(old, new, self.accepted_data)
         return old, new
 
     @property

@@ -8,7 +8,7 @@ initial value, and code uses both alike; else it is refused if it could be.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from klpbuild.elf.vartypes import VariableType
 from klpbuild.extract.correlate import Doubt
@@ -48,10 +48,12 @@ _LOCK = re.compile(
 _NO_STATE = re.compile(r"struct (?:ratelimit_state|lock_class_key)")
 
 
-def settle_renamed(old: Version, new: Version) -> None:
+def settle_renamed(old: Version, new: Version, accepted: Collection[str] = ()) -> None:
     """Pair variables of an object that have another name, or that other functions use.
 
     What may be the kernel's, and is not for sure, becomes ambiguous.
+
+    :param accepted: names of variables that are the kernel's if they can be.
     """
     _part_reordered(old, new)
     pending = list(choose(old.written(), new.written()))
@@ -60,14 +62,24 @@ def settle_renamed(old: Version, new: Version) -> None:
         number = len(pending)
         doubtful, pending = pending, []
         for variable, olds, rivals in doubtful:
-            why = several(olds, rivals) or difference(olds[0], variable, [old], [new])
+            why = several(olds, rivals)
+            fits = not why and _hold_the_same(olds[0], variable)
+            if not fits or base_name(variable.name) not in accepted:
+                why = why or difference(olds[0], variable, [old], [new])
             if why:
-                new.correlation.ambiguous[variable.atom] = Doubt(variable.told, names(olds), why)
+                doubt = Doubt(variable.told, names(olds), why, fits)
+                new.correlation.ambiguous[variable.atom] = doubt
                 pending.append((variable, olds, rivals))
             else:
                 new.correlation.ambiguous.pop(variable.atom, None)
                 new.correlation.rename(olds[0].atom, variable.atom)
     _pair_constants(old.constants(), new.constants())
+
+
+def _hold_the_same(old: Variable, new: Variable) -> bool:
+    """Tell whether two variables are alike, but for their names and types."""
+    alike = len(old.atom) == len(new.atom) and old.memory is new.memory
+    return alike and same_content(old, new)
 
 
 def _part_reordered(old: Version, new: Version) -> None:

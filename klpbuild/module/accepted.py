@@ -15,7 +15,8 @@ class Accepted:
     :ivar threads: functions of kernel threads that may be replaced: none of these threads runs
         when the livepatch is loaded.
     :ivar data: variables whose content callbacks may write: all code may see the new one at any
-        time, and keep what it took before.
+        time, and keep what it took before; and those that the patches name or declare otherwise,
+        and that are the running kernel's.
     """
 
     layouts: tuple[str, ...] = ()

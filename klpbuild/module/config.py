@@ -10,7 +10,7 @@
     sources = ["cmdline.c"]          # default: every .c file of the directory
     accept_layouts = ["struct x"]    # structures that may differ from the kernel's
     accept_threads = ["worker"]      # functions of kernel threads that it may replace
-    accept_data = ["policy"]         # variables whose content patches may change
+    accept_data = ["policy"]         # variables that patches may change
     version = "1"                    # default: none; its package needs one
     skip = ["x.patch"]               # source patches that are left out on purpose
     state_version = 1                # of what stays behind when another livepatch takes over

@@ -165,10 +165,11 @@ class _Builder:
             )
 
 
-def _read_pair(compiled: CompiledPatch, sizes: EntrySizes, number: int, pair: ObjectPair) -> Part:
+def _read_pair(
+    compiled: CompiledPatch, sizes: EntrySizes, accepted: Accepted, number: int, pair: ObjectPair
+) -> Part:
     """Read an object before and after the patches."""
-    own = {pair.source, *pair.files}
-    made_from = [file for file in compiled.patched.files if file.path in own]
+    made_from = [f for f in compiled.patched.files if f.path in {pair.source, *pair.files}]
     return Part(
         number=number,
         owner=pair.owner,
@@ -181,6 +182,7 @@ def _read_pair(compiled: CompiledPatch, sizes: EntrySizes, number: int, pair: Ob
         declares=any(map(may_declare_variables, made_from)),
         trees=(str(compiled.tree.source), str(compiled.compiler.shadow)),
         known=pair.known,
+        accepted_data=accepted.data,
     )
 
 
@@ -291,14 +293,13 @@ def extract_patches(
     with faults(problems, names):
         compiled = ask_keys_of_modules(
             compiled,
-            partial(_read_pair, compiled, sizes),
+            partial(_read_pair, compiled, sizes, accepted),
             lambda pair: key_policy(resolver, pair.owner),
         )
     problems.check()
     homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
     builder = _Builder(kernel, work, compiled, resolver, homes, log, accepted)
-    read = partial(_read_pair, compiled, sizes)
-    parts = [read(number, pair) for number, pair in enumerate(compiled.pairs)]
+    parts = [_read_pair(compiled, sizes, accepted, *each) for each in enumerate(compiled.pairs)]
     with faults(problems, names):
         link(parts, homes.is_weak, compiled.weak_in, homes.knows)
     with faults(problems, names):
@@ -312,7 +313,7 @@ def extract_patches(
         with faults(problems, patches_of(compiled, pair), pair.target):
             declared = check_versions(compiled.compiler, pair, accepted.layouts)
             policy = key_policy(resolver, pair.owner, added.__contains__)
-            extraction = extract_part(part, kernel.arch, policy, declared, accepted.data)
+            extraction = extract_part(part, kernel.arch, policy, declared)
             notices += extraction.notices
             left_out += [(pair, left) for left in extraction.left_out]
             if extraction.included or extraction.words:

@@ -33,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--kernel", required=True, help="release of a fetched kernel")
     parser.add_argument("--mutants", type=int, default=200, metavar="N")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="mutants of each")
     parser.add_argument("--directory", type=Path, default=Path("build/campaign"))
     parser.add_argument(
         "--module", type=Path, action="append", default=[], help="another good livepatch"
@@ -48,7 +48,7 @@ def main() -> int:
     campaign = Campaign(
         built.kernel, built.directory / "symbols.klp", modules, directory, words.guests
     )
-    outcomes = campaign.run(words.mutants, words.seed, tell)
+    outcomes = [o for seed in words.seed for o in campaign.run(words.mutants, seed, tell)]
     print("\n".join(pages(outcomes)))
     return 1 if any(o.passed_wrongly and not o.meaning for o in outcomes) else 0
 

@@ -27,6 +27,11 @@ typedef struct { int counter; } atomic_t;
 #define __ro_after_init __attribute__((section(".data..ro_after_init")))
 """
 
+ACCEPT = (
+    "\n  If the running kernel's holds what the new code expects, accept it:\n"
+    '  --accept-data {0}, or accept_data = ["{0}"] in livepatch.toml.'
+)
+
 
 def versions(old: str, new: str, expression: str, name: str, other: str) -> tuple[str, str]:
     """Two functions that use a variable, of which the first changes besides."""
@@ -105,7 +110,7 @@ def test_a_variable_that_may_be_renamed_is_refused(
         "code.c:code.o:latter: latter may be the running kernel's former\n"
         f"  {told}\n"
         "  Keep its name and its place if it is.  If it is new, give it another name, and keep"
-        " former declared, with __used."
+        " former declared, with __used." + ACCEPT.format("latter") * ("Code" in told or "{" in told)
     )
 
 
@@ -383,7 +388,47 @@ def test_a_variable_that_holds_something_else_is_refused(
         "code.c:code.o:it: it has another type than the running kernel's\n"
         f"  {why}\n  The running kernel's holds what the old code put there.\n"
         "  Keep its type.  If it is new, give it another name, and keep it declared, with __used."
+        + ACCEPT.format("it")
     )
+
+
+def test_an_author_knows_that_a_variable_is_the_kernels(tmp_path: Path) -> None:
+    """A structure has another name, and so have a pointer to it and its variable."""
+    header = "struct one { int n; };\nstruct other { int n; };\n"
+    for name, note in (("it", "has another type"), ("that", "is the running kernel's it")):
+        before, after = versions(
+            "static struct one *VAR;",
+            "static struct other *VAR;",
+            "(use(&VAR), VAR->n)",
+            "it",
+            name,
+        )
+        (tmp_path / name).mkdir()
+        pair = Pair(tmp_path / name, HEADER + header + before, {before: after})
+        assert "struct one * and is struct other *" in pair.refusal()
+        found = pair.extract(accepted_data=(name,))
+        assert note in found.notices[0]
+        assert {r.name for r in found.references if r.is_defined} == {"it"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("static int a; static int b;", "static long c;"),
+        ("static int a = 1;", "static int c;"),
+        ("static int a;", "static long c;"),
+        ("static __percpu int a;", "static int c;"),
+    ],
+)
+def test_an_author_cannot_know_better_than_what_both_hold(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    used = "a + b" if " b" in old else "a"
+    before = f"{old}\nint f(int n) {{ use(&a); return out(n) + {used}; }}\n"
+    after = before.replace(old, new).replace("&a", "&c").replace(used + ";", "c + 1;")
+    pair = Pair(tmp_path, HEADER + before, {before: after})
+    assert pair.refusal(accepted_data=("c",)) == pair.refusal()
+    assert "accept it" not in pair.refusal()
 
 
 def test_it_is_refused_each_time_that_the_object_is_extracted(tmp_path: Path) -> None:
