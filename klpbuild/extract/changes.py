@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from klpbuild.elf.constants import SHF
@@ -24,7 +24,11 @@ class Changes:
     :ivar new: functions of the patched object that the original does not have.
     :ivar folded: functions that differ and are one with others in one of the objects.
     :ivar removed: functions of the original that the patched object does not have.
+    :ivar are_equal: tells whether a function of the original and one of the patched object do
+        the same.
     """
+
+    are_equal: Callable[[Atom, Atom], bool]
 
     functions: dict[Atom, str] = field(default_factory=dict)
     data: dict[Atom, str] = field(default_factory=dict)
@@ -47,7 +51,7 @@ def compare(
     :param known: names of functions that change though these two objects do not show it.
     """
     comparison = _Comparison(correlation, original_tables, patched_tables)
-    changes = Changes()
+    changes = Changes(lambda old, new: not comparison.difference(old, new))
     for atom in correlation.patched.atoms:
         if atom.kind is SectionKind.METADATA:
             continue

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
-from klpbuild.extract.sections import is_exit, is_init
+from klpbuild.extract.objects import CodeObject
+from klpbuild.extract.sections import SectionKind, is_exit, is_init
 
 #: Functions begin with their entry call, behind at most an endbr64 (arch/x86, CET).
 _ENTRY_REACH = 16
@@ -52,6 +54,7 @@ def settle_functions(case: Case) -> Replaced:
     along with its callers, which then count as changed: as if it were inlined.
     """
     _refuse_folded(case)
+    _refuse_removed(case)
     result = Replaced()
     pending = list(case.functions)
     for atom in pending:
@@ -108,6 +111,66 @@ def _refuse_folded(case: Case) -> None:
             f" livepatch replaces all names of an address: {names} ({difference}).",
             hint="Make the functions differ in both versions.",
         )
+
+
+def _refuse_removed(case: Case) -> None:
+    """Refuse functions that go, and whose address the running kernel may have stored.
+
+    A work, a timer or a table that has it calls the function as it was: only what keeps its
+    name can be replaced.  One that another function is equal to may stay as it was.
+    A variable that stays is a changed one, and refused or accepted as such.
+    """
+    twins = case.correlation.to_patched
+    for gone in case.changes.removed:
+        if is_init(gone.section.name) or is_exit(gone.section.name):
+            continue
+        users = [
+            user
+            for user in case.users_original[gone]
+            if _hands_on(case.original, user, gone) and (user.is_function or user not in twins)
+        ]
+        if not users or any(case.changes.are_equal(gone, new) for new in case.changes.new):
+            continue
+        heirs = [
+            new.name
+            for new in case.changes.new
+            if any(_hands_on(case.patched, twins[user], new) for user in users if user in twins)
+        ]
+        now = f", and {' or '.join(heirs)} now" if heirs else ""
+        case.refuse(
+            f"{gone.name} is gone, and the running kernel may have stored its address",
+            gone,
+            why=f"{_listed(users)} handed it on{now}: who has it goes on to call the function as it"
+            " was.",
+            hint="Keep it under its name, so that it is replaced; with __used if nothing calls it.",
+        )
+
+
+def _listed(atoms: Iterable[Atom]) -> str:
+    """Join names, for messages."""
+    return ", ".join(sorted(atom.name for atom in atoms))
+
+
+def notice_handed_on(case: Case, included: Collection[Atom]) -> None:
+    """Say of which new functions something may store the address: they go with the module."""
+    for new in case.changes.new:
+        users = case.users_patched[new] & set(included) if new in included else set()
+        by = [user for user in users if _hands_on(case.patched, user, new)]
+        if by:
+            case.notices.append(
+                f"{case.place(new)}: is new, and {_listed(by)} hands its address on: what keeps it"
+                " must be gone before the livepatch is unloaded"
+            )
+
+
+def _hands_on(code: CodeObject, user: Atom, function: Atom) -> bool:
+    """Tell whether an atom that runs or is used holds a function's address, not to call it."""
+    if user is function or user.kind is SectionKind.METADATA or is_exit(user.section.name):
+        return False
+    return any(
+        reference.target is function and not code.is_branch(user, reference)
+        for reference in code.references(user)
+    )
 
 
 def _obstacle(case: Case, atom: Atom, section: str) -> _Obstacle | None:

@@ -18,7 +18,7 @@ from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
 from klpbuild.extract.correlate import Correlation
-from klpbuild.extract.functions import settle_functions
+from klpbuild.extract.functions import notice_handed_on, settle_functions
 from klpbuild.extract.metadata import look_at_metadata
 from klpbuild.extract.names import base_name, is_special_static
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse, LeftOut
@@ -92,6 +92,7 @@ def include(
         case.notices.append(f"{case.place(new)}: is the running kernel's {old.name}")
     choice = _Choice(case, tables, key_policy, retyped)
     choice.reach()
+    notice_handed_on(case, choice.result.atoms)
     look_at_metadata(case, choice.result.atoms)
     result = choice.result
     result.left_out.extend(settle_startup(case, result.atoms, result.changed, tables))

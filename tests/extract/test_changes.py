@@ -143,3 +143,97 @@ def test_exactly_the_changed_functions(changed: set[int], local: bool) -> None:
         made = Extracted(Pair(Path(directory), source, change).extract())
     assert sorted(made.changed) == [f"f{i}" for i in sorted(changed)]
     assert {f"f{i}" for i in changed} == made.defined.keys()
+
+
+#: Code and data that give functions' addresses to others, which may keep them.
+STORES = """
+void set_timer(void *, int (*)(int)), drop_timer(int (*)(int));
+int out(int);
+struct ops { int (*run)(int); };
+void use(const struct ops *);
+static noinline int expire(int n) { return out(n) + 1; }
+static noinline int run(int n) { return out(n) + 2; }
+static noinline int only_called(int n) { return out(n) + 3; }
+static const struct ops ops = { run };
+int begin(void *p) { set_timer(p, expire); return 0; }
+int direct(int n) { return only_called(n) + 4; }
+int table(int n) { use(&ops); return n; }
+void __exit end(void) { drop_timer(expire); }
+"""
+GONE = """\
+code.c:code.o:{}: {} is gone, and the running kernel may have stored its address
+  {}: who has it goes on to call the function as it was.
+  Keep it under its name, so that it is replaced; with __used if nothing calls it."""
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "why"),
+    [
+        # under another name, with the fix
+        (
+            {
+                "int expire(int n) { return out(n) + 1": "int expired(int n) { return out(n) + 5",
+                "(p, expire)": "(p, expired)",
+                "drop_timer(expire)": "drop_timer(expired)",
+            },
+            "expire",
+            "begin handed it on, and expired now",
+        ),
+        # what nothing starts any more
+        (
+            {
+                "static noinline int expire(int n) { return out(n) + 1; }": "",
+                "set_timer(p, expire); return 0": "return 1",
+                "drop_timer(expire);": "",
+            },
+            "expire",
+            "begin handed it on",
+        ),
+        # with the table that has it
+        (
+            {
+                "static noinline int run(int n) { return out(n) + 2; }": "",
+                "static const struct ops ops = { run };": "",
+                "use(&ops); return n": "return n + 1",
+            },
+            "run",
+            "ops handed it on",
+        ),
+    ],
+)
+def test_a_function_that_goes_and_whose_address_may_be_stored(
+    tmp_path: Path, change: dict[str, str], name: str, why: str
+) -> None:
+    assert Pair(tmp_path, STORES, change).refusal() == GONE.format(name, name, why)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"int only_called(int n)": "int called(int n)", "return only_called": "return called"},
+        # the same under another name
+        {
+            "int expire(int n)": "int expired(int n)",
+            "(p, expire); return 0": "(p, expired); return 1",
+            "drop_timer(expire)": "drop_timer(expired)",
+        },
+        # kept, and nothing takes it
+        {
+            "static noinline int expire": "static noinline __used int expire",
+            "set_timer(p, expire); return 0": "return 1",
+        },
+    ],
+)
+def test_a_function_that_goes_and_is_not_missed(tmp_path: Path, change: dict[str, str]) -> None:
+    assert Pair(tmp_path, STORES, change).extract().changed
+
+
+def test_the_address_of_a_new_function_is_handed_on(tmp_path: Path) -> None:
+    change = {
+        "static const": "static noinline int more(int n) { return out(n) + 9; }\nstatic const",
+        "set_timer(p, expire);": "set_timer(p, expire); set_timer(p, more);",
+    }
+    assert Pair(tmp_path, STORES, change).extract().notices == (
+        "code.c:code.o:more: is new, and begin hands its address on: what keeps it must be gone"
+        " before the livepatch is unloaded",
+    )
