@@ -242,7 +242,12 @@ def seen_by(
         for path in sorted(directory.rglob("*.h"))
         if path.is_file()
     }
-    found = _spread(names, texts)
+    # What no header names is new: code that is as it was cannot mean it, unless by its whole name.
+    before = (
+        v for p, versions in texts.items() for v in (versions[:1] if p in files else versions)
+    )
+    fresh = names.difference(*(version.tokens for version in before))
+    found = _spread(names - fresh, texts)
     if found is None:
         return None
     names, direct = found
@@ -257,7 +262,7 @@ def seen_by(
     seen = set()
     for path in wanted:
         versions = _texts(source / path, files.get(path))
-        is_named = any(v.tokens & names or _COMPUTED.search(v.text) for v in versions)
+        is_named = any(v.tokens & (names | fresh) or _COMPUTED.search(v.text) for v in versions)
         if path in everywhere or path in files or is_named or pieces.make({path: versions}):
             seen.add(path)
     return frozenset(seen)

@@ -142,6 +142,34 @@ def test_only_what_names_a_change_sees_it(tmp_path: Path) -> None:
     assert set(seen or ()) == {path for path, (_, sees) in FILES.items() if sees}
 
 
+#: By file: whether it can see that there is a clear_sock() now, which no file had.
+BESIDE_NEW = {
+    "net/pasted.c": ("#include <net/more.h>\nvoid f(void *p) { DO(sock)(p); }\n", False),
+    "net/asks.c": ("#include <net/more.h>\n#ifdef clear_sock\nint f;\n#endif\n", True),
+    "net/other.c": ("#include <net/more.h>\nint f(void *p) { return apart(p); }\n", False),
+}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_is_new_is_seen_by_its_whole_name_only(tmp_path: Path, known: bool) -> None:
+    new = "static inline void clear_sock(struct sock *sk)\n{\n\tsk->a = 0;\n}\n"
+    file = changed(tmp_path, "static inline int apart(", new + "static inline int apart(")
+    source = tmp_path / "source"
+    more = "#include <net/sock.h>\n#define DO(x) clear_##x\n"
+    more += "#ifdef clear_sock\n#endif\n" if known else ""
+    for path, text in {
+        "include/net/more.h": more,
+        **{p: t for p, (t, _) in BESIDE_NEW.items()},
+    }.items():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_text(text)
+    includes = IncludeGraph(source, "x86", tmp_path / "includes.json")
+    names = changed_names(file)
+    assert names is not None and list(names) == [b"clear_sock"]
+    seen = seen_by(source, includes, [], names, {file.path: file}, BESIDE_NEW)
+    assert seen == (None if known else {path for path, (_, sees) in BESIDE_NEW.items() if sees})
+
+
 @pytest.mark.kernel
 def test_a_sample_of_what_is_left_out_differs_in_nothing(
     debian_source_kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
