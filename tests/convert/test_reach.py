@@ -44,6 +44,11 @@ CASES: dict[str, tuple[str, Mapping[str, str], str, str]] = {
         "void queue(int (*)(int)); static noinline int helper(int a) { return a * 3; }"
         "int f(int a) { queue(helper); return a; } int g(int a) { return a; }",
         TWO, "", "helper:ext4"),
+    "an address that the assembler computes": (
+        "void queue(void *); static int __attribute__((used)) helper(int a) { return a * 3; }"
+        'int f(int a) { void *p; asm("lea helper(%%rip), %0" : "=r" (p)); queue(p); return a; }'
+        "int g(int a) { return a; }",
+        TWO, "", "helper:ext4"),
     "a table of functions": (
         "static noinline int one(int a) { return a * 3; } static int two(int a) { return a; }"
         "static int (*table[])(int) = { one, two };"

@@ -260,6 +260,19 @@ def _linked(pair: _Pair, text: str, *options: str) -> ShippedBinary:
     return ShippedBinary(ElfFile.read(directory / "vmlinux"))
 
 
+def test_words_of_accepted_data_are_read_as_numbers(pair: _Pair) -> None:
+    """By ``struct klpbuild_word`` of klpbuild/module/words.c.j2."""
+    source = "int limit = 50; unsigned short two[2] = { 1, 2 }; int get(void) { return limit; }"
+    old, new = (pair.compile(text, *_SECTIONS) for text in (source, source.replace("50", "60")))
+    found = extract(
+        old, new, entry_sizes=_SIZES[pair.arch.name], arch=pair.arch, source_file="code.c",
+        accepted_data=("limit",),
+    )  # fmt: skip
+    data = Extracted(found).contents(".data.klpbuild_words")
+    assert [int.from_bytes(data[at : at + 8], pair.arch.order) for at in (0, 8, 16)] == [0, 50, 60]
+    assert int.from_bytes(data[28:30], pair.arch.order) == 4
+
+
 _LINKS = (("-Ttext=0x100000", "-e", "first", "-z", "noexecstack"), ("-r",))
 
 
@@ -274,6 +287,19 @@ def test_what_is_compiled_is_found_in_what_was_linked(
     for name in ("first", "own", "counted"):
         place = found.located[name].place
         assert [s.place for s in shipped.named(name)] == [place]
+
+
+def test_pointers_of_a_kernel_that_moves_are_in_its_relocations(tmp_path: Path) -> None:
+    """arm64's kernel is linked as a shared object, which does not hold its own addresses."""
+    pair = _Pair(ARM64, tmp_path)
+    source = _SOURCE + "int (*const volatile pointers[])(int) = { helper, waits };"
+    options = ("-shared", "-Bsymbolic", "-z", "notext", "--no-apply-dynamic-relocs", "-Ttext=65536")
+    shipped = _linked(pair, source, *options)
+    found = compare(pair.compile(source), shipped)
+    assert found.differences == ()
+    assert found.proven >= {"first", "third", "pointers"}
+    other = compare(pair.compile(source.replace("{ helper, waits }", "{ waits, helper }")), shipped)
+    assert "pointers" in {difference.symbol for difference in other.differences}
 
 
 @pytest.mark.parametrize("options", _LINKS)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from klpbuild.arch import S390X
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.vartypes import function_types
 from klpbuild.errors import KlpError
@@ -46,6 +47,17 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     subprocess.run(link, check=True)
     (directory / "m.o").rename(module)
     return dataclasses.replace(kernel, vmlinux=vmlinux, modules=(module,))
+
+
+def test_callers_in_binaries_of_other_machines_are_not_looked_for(kernel: Kernel) -> None:
+    with pytest.raises(KlpError) as caught:
+        check_callers(dataclasses.replace(kernel, arch=S390X), "vmlinux", "gcd", "code.c", {})
+    assert str(caught.value) == (
+        "code.c: gcd() is declared otherwise\n"
+        "  What calls a function in kernels of s390x is not found here, and its callers would go"
+        " on as they were.\n"
+        "  Add a function of another name."
+    )
 
 
 def place(kernel: Kernel, name: str) -> int:
