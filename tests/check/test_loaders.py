@@ -48,6 +48,17 @@ def test_what_the_compiler_makes_is_sound(arch: str, tmp_path: Path) -> None:
     assert _found(_object(arch, tmp_path)) == []
 
 
+def test_s390_takes_addresses_by_other_instructions(tmp_path: Path) -> None:
+    """As gcc 12 makes them: of a static function, and in a comparison of pointers."""
+    code = (
+        r'asm("larl %r1,f@PLT\n lgrl %r1,other@GOTENT\n cgrl %r1,other@GOTENT\n"'
+        r' "clgrl %r1,other@GOTENT");'
+    )
+    assert _found(compile_for("s390x", tmp_path, _SOURCE + code)) == []
+    wrong = compile_for("s390x", tmp_path, _SOURCE + 'asm("chrl %r1,other@GOTENT");')
+    assert ("KLP427", _MISFIT.format("R_390_GOTENT")) in _found(wrong)
+
+
 def _row(section: str, symbol: str, **fields: int) -> Edit:
     """Change the first relocation that names a symbol."""
 

@@ -37,10 +37,13 @@ def _function(code: Contents, offset: int) -> bool:
     return offset >= 2 and code[offset - 2] == 0xC0 and code[offset - 1] & 0x0F in (0, 4, 5)
 
 
-def _load(code: Contents, offset: int) -> bool:
-    """Tell whether it is lgrl or larl, which take a GOT entry's content or address."""
+def _entry(code: Contents, offset: int) -> bool:
+    """Tell whether it takes the address of a GOT entry, or the 8 bytes there.
+
+    larl; lgrl, cgrl and clgrl.
+    """
     opcode = (code[offset - 2], code[offset - 1] & 0x0F) if offset >= 2 else (0, 0)
-    return opcode in ((0xC4, 8), (0xC0, 0))
+    return opcode in ((0xC0, 0), (0xC4, 8), (0xC6, 8), (0xC6, 10))
 
 
 _KINDS = {0: Kind("R_390_NONE", 0)} | {
@@ -52,8 +55,8 @@ _KINDS |= {
     19: Kind("R_390_PC32DBL", 4, 2, _relative_long),
     20: Kind("R_390_PLT32DBL", 4, 2, _function),
     21: Kind("R_390_GOTPCDBL", 4),
-    26: Kind("R_390_GOTENT", 4, fits=_load),
-    33: Kind("R_390_GOTPLTENT", 4, fits=_load),
+    26: Kind("R_390_GOTENT", 4, fits=_entry),
+    33: Kind("R_390_GOTPLTENT", 4, fits=_entry),
 }
 
 
