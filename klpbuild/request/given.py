@@ -111,9 +111,10 @@ def locate_kernel(
     )
 
 
-def newest_kernel() -> str:
+def newest_kernel(word: str = "--kernel ") -> str:
     """Name the newest of the fetched kernels, for users who name none.
 
+    :param word: before a kernel's name, as the user would write it.
     :raises KlpError: when no kernel is fetched.
     """
     kernels = cached_kernels()
@@ -121,5 +122,5 @@ def newest_kernel() -> str:
         return kernels[0].release
     raise KlpError(
         "no kernel is fetched, and none is named",
-        hint="Run `klpbuild kernel fetch --source`, or name one: --kernel RELEASE.",
+        hint=f"Run `klpbuild kernel fetch --source`, or name one: {word}RELEASE.",
     )

@@ -72,7 +72,7 @@ def _kernel_targets(env: Environment) -> list[KernelNodes]:
         os.environ["SOURCE_DATE_EPOCH"] = str(variables.source_date_epoch)
     given = GivenSymbols(variables.vmlinux, variables.system_map, env["kallsyms"])
     fixtures, build = Path("kernel-fixtures"), Path(env["KLP_BUILD"])
-    words = variables.kernel or env["kernel"] or newest_kernel()
+    words = variables.kernel or env["kernel"] or newest_kernel("kernel=")
     modules = [Path(name).expanduser() for name in env["modules"].split(",") if name]
     located = locate_kernels(words, fixtures, build, given, variables, modules)
     named = named_livepatches(Path(env["livepatches"]), env["livepatch"])

@@ -83,18 +83,34 @@ def test_an_sconstruct_of_three_lines(
         shared.directory / "kernel-fixtures/livepatches/meminfo", tmp_path / "fixes" / "meminfo"
     )
     kernel = shared.directory / "build/fixtures/kernel"
-    command = [sys.executable, "-S", "-m", "SCons", "-Q", f"kernel={kernel}"]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(site),
-        "KLPBUILD_CACHE": str(tmp_path / "cache"),
-    }
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_scons(site, tmp_path, f"kernel={kernel}")
     assert done.returncode == 0, done.stdout + done.stderr
     (module,) = tmp_path.glob("*/*/livepatch-meminfo.ko")
     assert module.read_bytes() == (shared.directory / "build/fixtures" / module.name).read_bytes()
+
+
+def run_scons(site: Path, directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run SCons with the wheel alone, for a user who has fetched no kernel."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(site),
+        "KLPBUILD_CACHE": str(directory / "cache"),
+    }
+    return subprocess.run(
+        [sys.executable, "-S", "-m", "SCons", "-Q", *words],
+        cwd=directory, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_no_kernel_is_named(site: Path, tmp_path: Path) -> None:
+    """What to write is told as SCons reads it."""
+    (tmp_path / "SConstruct").write_text('Environment(tools=["livepatch"]).Livepatches()\n')
+    done = run_scons(site, tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "scons: error: no kernel is fetched, and none is named\n"
+        "  Run `klpbuild kernel fetch --source`, or name one: kernel=RELEASE.\n",
+    )
 
 
 def test_it_has_what_a_checkout_has(built: Path) -> None:
