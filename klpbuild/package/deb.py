@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from klpbuild.errors import KlpError
@@ -34,25 +34,38 @@ def build_deb(package: Package, directory: Path) -> Path:
     :raises KlpError: when dpkg-deb is missing or fails, or an input cannot be read.
     """
     files = (*package.files(_UNITS), *_documents(package))
-    control = (
-        PackagedFile("/DEBIAN/control", _control(package, files).encode()),
+    scripts = (
+        PackagedFile(f"/DEBIAN/{script}", render(f"{script}.j2", package).encode(), 0o755)
+        for script in _SCRIPTS
+    )
+    control = _control(package, files)
+    return pack(control, files, package.epoch, directory / deb_name(package), *scripts)
+
+
+def pack(
+    control: str, files: Sequence[PackagedFile], epoch: int, made: Path, *scripts: PackagedFile
+) -> Path:
+    """Make a package of files; the same input gives the same bytes.
+
+    :param control: the file of that name.
+    :param made: the package.
+    :raises KlpError: when dpkg-deb is missing or fails.
+    """
+    described = (
+        PackagedFile("/DEBIAN/control", control.encode()),
         PackagedFile("/DEBIAN/md5sums", _md5sums(files).encode()),
-        *(
-            PackagedFile(f"/DEBIAN/{script}", render(f"{script}.j2", package).encode(), 0o755)
-            for script in _SCRIPTS
-        ),
     )
     with tempfile.TemporaryDirectory(prefix="klpbuild-deb-") as name:
         root = Path(name) / "root"
-        stage(root, (*files, *control), package.epoch)
-        made = Path(name) / deb_name(package)
+        stage(root, (*files, *described, *scripts), epoch)
+        packed = Path(name) / made.name
         command = [
             "dpkg-deb", "--root-owner-group", "-Zxz", "--threads-max=1", "--build",
-            str(root), str(made),
+            str(root), str(packed),
         ]  # fmt: skip
-        run(command, package.epoch, "dpkg")
-        write_file(directory / made.name, made.read_bytes())
-    return directory / deb_name(package)
+        run(command, epoch, "dpkg")
+        write_file(made, packed.read_bytes())
+    return made
 
 
 def stage(root: Path, files: Iterable[PackagedFile], epoch: int) -> None:
@@ -91,26 +104,35 @@ def run(command: list[str], epoch: int, package: str) -> None:
 
 def _documents(package: Package) -> tuple[PackagedFile, ...]:
     place = f"/usr/share/doc/{package.name}"
-    changelog = gzip.compress(_changelog(package).encode(), 9, mtime=0)
+    entry = changelog(package.name, package.version, package.changes, package)
     return (
-        PackagedFile(f"{place}/changelog.gz", changelog),
-        PackagedFile(f"{place}/copyright", render("copyright.j2", package).encode()),
+        PackagedFile(f"{place}/changelog.gz", gzip.compress(entry.encode(), 9, mtime=0)),
+        PackagedFile(f"{place}/copyright", render("copyright.j2", package, meta=None).encode()),
     )
 
 
-def _changelog(package: Package) -> str:
-    lines = [f"{package.name} ({package.version}) unstable; urgency=medium", ""]
-    for change in package.changes:
+def changelog(name: str, version: str, changes: Iterable[str], package: Package) -> str:
+    """Write a changelog of one version.
+
+    :param package: whose maintainer and time it has.
+    """
+    lines = [f"{name} ({version}) unstable; urgency=medium", ""]
+    for change in changes:
         lines += textwrap.wrap(change, 78, initial_indent="  * ", subsequent_indent="    ")
     lines += ["", f" -- {package.maintainer}  {package.debian_date}"]
     return "\n".join(lines) + "\n"
 
 
 def _control(package: Package, files: Iterable[PackagedFile]) -> str:
-    size = sum(-(-len(file.data) // 1024) for file in files)
+    size = installed_size(files)
     return render(
         "control.j2", package, size=size, kernels=_kernels(package), description=_long(package)
     )
+
+
+def installed_size(files: Iterable[PackagedFile]) -> int:
+    """Count the kibibytes of an installed package, as dpkg-gencontrol does."""
+    return sum(-(-len(file.data) // 1024) for file in files)
 
 
 def _kernels(package: Package) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.package.contents import Package
 from klpbuild.package.deb import build_deb, deb_name
+from klpbuild.package.meta import build_meta_deb, build_meta_rpm, metapackage
 from klpbuild.package.rpm import build_rpm, rpm_name, source_name, spec_name, write_spec
 
 
@@ -18,6 +19,8 @@ class Format(StrEnum):
     DEB = "deb"
     SPEC = "spec"  #: what rpmbuild takes: a spec file and a source archive
     RPM = "rpm"
+    META_DEB = "meta-deb"  #: the name that follows the newest livepatch of a flavour
+    META_RPM = "meta-rpm"
 
     def file_names(self, package: Package) -> tuple[str, ...]:
         """Name the files that are made."""
@@ -28,6 +31,10 @@ class Format(StrEnum):
                 return (spec_name(package), source_name(package))
             case Format.RPM:
                 return (rpm_name(package),)
+            case Format.META_DEB:
+                return (metapackage(package).deb_name,)
+            case Format.META_RPM:
+                return (metapackage(package).rpm_name,)
 
     def make(self, package: Package, directory: Path) -> None:
         """Make the package's files.
@@ -42,6 +49,10 @@ class Format(StrEnum):
                 write_spec(package, directory)
             case Format.RPM:
                 build_rpm(package, directory)
+            case Format.META_DEB:
+                build_meta_deb(package, directory)
+            case Format.META_RPM:
+                build_meta_rpm(package, directory)
 
 
 def wanted_formats(text: str) -> tuple[Format, ...]:

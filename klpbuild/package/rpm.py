@@ -71,19 +71,27 @@ def build_rpm(package: Package, directory: Path) -> Path:
     :param directory: has them, and gets the package.
     :raises KlpError: when rpmbuild is missing or fails.
     """
+    return rpmbuild(directory / spec_name(package), package, directory / rpm_name(package))
+
+
+def rpmbuild(spec: Path, package: Package, made: Path) -> Path:
+    """Make an ``.rpm`` from a spec file, with its sources beside it.
+
+    :param package: whose architecture and time it gets.
+    :param made: the package.
+    """
     with tempfile.TemporaryDirectory(prefix="klpbuild-rpm-") as name:
         defined = {
             **_REPRODUCIBLE,
             "_topdir": name,
-            "_sourcedir": str(directory.absolute()),
+            "_sourcedir": str(spec.parent.absolute()),
             "_rpmdir": name,
-            "_rpmfilename": rpm_name(package),
+            "_rpmfilename": made.name,
             "_dbpath": f"{name}/database",
         }
         words = [word for key in defined for word in ("--define", f"{key} {defined[key]}")]
-        command = ["rpmbuild", "-bb", "--target", rpm_arch(package), *words]
-        run([*command, str(directory / spec_name(package))], package.epoch, "rpm")
-        made = directory / rpm_name(package)
+        command = ["rpmbuild", "-bb", "--target", rpm_arch(package), *words, str(spec)]
+        run(command, package.epoch, "rpm")
         write_file(made, (Path(name) / made.name).read_bytes())
     return made
 
@@ -99,16 +107,14 @@ def _archive(package: Package, files: tuple[PackagedFile, ...]) -> bytes:
 
 
 def _spec(package: Package, files: tuple[PackagedFile, ...]) -> str:
-    date = package.date
-    day = f"{_DAYS[date.weekday()]} {_MONTHS[date.month - 1]} {date.day:02} {date.year}"
     text = (
         "The livepatch replaces functions of the running kernel, without a reboot. It is loaded"
         " when it is installed and at each boot of exactly this kernel, unless the kernel"
         " command line says livepatch.enable=0."
     )
-    paragraphs = [textwrap.fill(_literal(each), 79) for each in (*package.about, text)]
+    paragraphs = [textwrap.fill(literal(each), 79) for each in (*package.about, text)]
     changes = [
-        textwrap.fill(_literal(each), 79, initial_indent="- ", subsequent_indent="  ")
+        textwrap.fill(literal(each), 79, initial_indent="- ", subsequent_indent="  ")
         for each in package.changes
     ]
     return render(
@@ -118,10 +124,16 @@ def _spec(package: Package, files: tuple[PackagedFile, ...]) -> str:
         kernel=_kernel(package.release),
         description=_inside("\n\n".join(paragraphs)),
         files=files,
-        date=day,
+        date=changelog_day(package),
         changes=[_inside(each) for each in changes],
-        maintainer=_literal(package.maintainer),
+        maintainer=literal(package.maintainer),
     )
+
+
+def changelog_day(package: Package) -> str:
+    """Write the day as changelogs have it."""
+    date = package.date
+    return f"{_DAYS[date.weekday()]} {_MONTHS[date.month - 1]} {date.day:02} {date.year}"
 
 
 def _kernel(release: str) -> str:
@@ -133,7 +145,7 @@ def _kernel(release: str) -> str:
     return f"kernel-uname-r = {release}" if release.count("-") <= 1 else f"kernel-{release}"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Escape rpm's macros in a text."""
     return text.replace("%", "%%")
 

@@ -89,8 +89,9 @@ OPTIONS = (
     ),
     Option(
         "packages",
-        "kinds that dist makes, of deb, spec, rpm; else what has its tools here",
-        "packages=deb",
+        "kinds that dist makes, of deb, spec, rpm, meta-deb, meta-rpm (metapackages);"
+        " else of the first three what has its tools here",
+        "packages=deb,meta-deb",
     ),
     Option("sarif", "file for what is refused and found, as SARIF", "sarif=klpbuild.sarif"),
     Option(

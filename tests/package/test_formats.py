@@ -19,7 +19,8 @@ def test_an_unknown_one() -> None:
     with pytest.raises(KlpError) as error:
         wanted_formats("deb,apk")
     assert str(error.value) == (
-        "packages=deb,apk: 'apk' is no kind of package\n  Known: deb, spec, rpm."
+        "packages=deb,apk: 'apk' is no kind of package\n"
+        "  Known: deb, spec, rpm, meta-deb, meta-rpm."
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from klpbuild.kernel.tree import Kernel
+from klpbuild.package.meta import flavour_of
 from tests.package.debian_guest import DebianGuest, Ran
 from tests.package.debian_root import make_disk
 from tests.package.demo import write_demo
@@ -28,6 +29,7 @@ class Built:
     """The packages of one version."""
 
     deb: Path
+    meta: Path
     spec: Path
     source: Path
     rpm: Path
@@ -78,7 +80,8 @@ def build_dist(directory: Path, kernel: Kernel, version: str, jobs: int) -> Buil
     who = {"DEBFULLNAME": "Livepatch Team", "DEBEMAIL": "livepatch@team.invalid"}
     command = [
         sys.executable, "-m", "SCons", "-Q", f"-j{jobs}", f"kernel={kernel.name}",
-        f"livepatches={version}", "livepatch=demo", "SOURCE_DATE_EPOCH=1700000000", "dist",
+        f"livepatches={version}", "livepatch=demo", "packages=deb,rpm,meta-deb",
+        "SOURCE_DATE_EPOCH=1700000000", "dist",
     ]  # fmt: skip
     done = subprocess.run(
         command,
@@ -90,8 +93,10 @@ def build_dist(directory: Path, kernel: Kernel, version: str, jobs: int) -> Buil
     )
     assert done.returncode == 0, done.stdout + done.stderr
     name, dist = f"livepatch-demo-{kernel.release}", directory / "build" / kernel.name / "dist"
+    (meta,) = dist.glob(f"*+{version}_amd64.deb")
     return Built(
         dist / f"{name}_{version}_amd64.deb",
+        meta,
         dist / f"{name}.spec",
         dist / f"{name}-{version}.tar.gz",
         dist / f"{name}-{version}-1.x86_64.rpm",
@@ -183,6 +188,8 @@ def test_the_life_of_a_package(
     release, unit = packages.kernel.release, f"{packages.name}.service"
     program = f"/usr/libexec/{packages.name}/livepatch"
     old, new = (path.name for path in packages.debs)
+    numbered = packages.kernel.package_version.replace("-", ".") + "+1"
+    meta, followed = packages.first.meta, f"livepatch-demo-{flavour_of(release)}"
     old_rpm, new_rpm = (f"/test/{path.name}" for path in packages.rpms)
     see = "cut -c -27 /proc/version; lsmod | grep -o '^livepatch[^ ]*'; true"
     unpatched = f"Linux version {release[:13]}\n"
@@ -193,16 +200,24 @@ def test_the_life_of_a_package(
         f"rpm -i --nodeps {old_rpm} 2>&1 | tail -n 1; {see}",
         f"rpm -U --nodeps {new_rpm} 2>&1 | tail -n 1; {see}",
         f"systemctl is-enabled {unit}; rpm -e {packages.name} 2>&1 | tail -n 1; {see}",
+        f"dpkg -i /test/{meta.name} >/dev/null 2>&1; dpkg --audit | grep -c {followed}",
         f"{installing(old)}; {see}",
+        f"dpkg --configure {followed} | tail -n 1",
         f"systemctl is-enabled {unit}; systemctl is-active {unit}; {program} status",
-        files=(packages.debs[0], *packages.rpms),
+        f"dpkg -r {packages.name} 2>&1 | grep -c 'depends on {packages.name}'; {see}",
+        f"dpkg -P {followed} | tail -n 1",
+        files=(packages.debs[0], meta, *packages.rpms),
     )
     assert told(first) == [
         (0, "livepatch_demo_1: enabled\n" + patched(1)),
         (0, "livepatch_demo_2: enabled\n" + patched(2)),
         (0, "enabled\nlivepatch_demo_2: disabled and unloaded\n" + unpatched),
+        (0, "1\n"),
         (0, "livepatch_demo_1: enabled\n" + patched(1)),
+        (0, f"Setting up {followed} ({numbered}) ...\n"),
         (0, "enabled\nactive\nlivepatch_demo_1: enabled\n  vmlinux: version_proc_show,1\n"),
+        (0, "1\n" + patched(1)),
+        (0, f"Purging configuration files for {followed} ({numbered}) ...\n"),
     ]
 
     booted, unload, upgrade, removal, later, purge, again = guest.boot(

@@ -48,5 +48,6 @@ def test_packages_are_made_when_something_changed(checkout: Checkout) -> None:
 
 def test_an_unknown_kind(checkout: Checkout) -> None:
     assert dist(checkout, "packages=apk", status=2) == (
-        "scons: error: packages=apk: 'apk' is no kind of package\n  Known: deb, spec, rpm.\n"
+        "scons: error: packages=apk: 'apk' is no kind of package\n"
+        "  Known: deb, spec, rpm, meta-deb, meta-rpm.\n"
     )
