@@ -32,7 +32,7 @@ from klpbuild.extract.sections import (
 )
 from klpbuild.extract.special import JUMP_TABLE, Entry, Tables
 from klpbuild.extract.startup import settle_startup, state_in_use
-from klpbuild.extract.variables import settle_variables
+from klpbuild.extract.variables import notice_own_state, settle_variables
 from klpbuild.extract.words import words
 
 TRAMPOLINE, CALL_KEY = "__SCT__", "__SCK__"
@@ -93,6 +93,7 @@ def include(
     choice = _Choice(case, tables, key_policy, retyped)
     choice.reach()
     notice_handed_on(case, choice.result.atoms)
+    notice_own_state(case, choice.result.atoms)
     look_at_metadata(case, choice.result.atoms)
     result = choice.result
     result.left_out.extend(settle_startup(case, result.atoms, result.changed, tables))

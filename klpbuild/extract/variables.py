@@ -6,16 +6,28 @@ the content and the layout that it has.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
 from klpbuild.extract.escape import passes_on
-from klpbuild.extract.names import base_name
+from klpbuild.extract.names import base_name, is_special_static
 from klpbuild.extract.objects import CodeObject
-from klpbuild.extract.sections import SectionKind, holds_variables, is_exit, is_init
+from klpbuild.extract.sections import (
+    Memory,
+    SectionKind,
+    holds_variables,
+    is_exit,
+    is_init,
+    memory_of,
+)
 from klpbuild.extract.special import Tables
 from klpbuild.extract.words import why_not_written
 
 _HINT = "Change it from a callback of the livepatch, or keep the new state in shadow variables."
+
+#: Memory of variables that code writes.
+_STATE = (Memory.ORDINARY, Memory.PER_CPU)
 
 _ACCEPT = (
     "\nIf code may see its new content at any time, and keep what it took before, accept it:\n"
@@ -58,6 +70,17 @@ def settle_variables(case: Case) -> set[Atom]:
                 if case.twin(member) is not None:
                     case.functions.setdefault(member, f"uses the changed constant {atom.name}")
     return copies
+
+
+def notice_own_state(case: Case, included: Collection[Atom]) -> None:
+    """Say which new variables hold state: the next version of the livepatch has its own."""
+    for atom in sorted(included, key=lambda a: a.index):
+        is_state = atom.kind is SectionKind.DATA and memory_of(atom.section) in _STATE
+        if is_state and case.correlation.is_new(atom) and not is_special_static(atom.name):
+            case.notices.append(
+                f"{case.place(atom)}: is new, and holds state:"
+                " each version of the livepatch has its own"
+            )
 
 
 def _obstacle(case: Case, atom: Atom) -> str:

@@ -437,3 +437,14 @@ def test_it_is_refused_each_time_that_the_object_is_extracted(tmp_path: Path) ->
     for _ in range(2):
         with pytest.raises(KlpError, match="it has another type than the running kernel's"):
             extract_part(part, X86_64)
+
+
+def test_new_state_is_told(tmp_path: Path) -> None:
+    source = "static int limit;\nint f(int n) { return limit += n; }\n"
+    change = {
+        "static int limit;": "static int limit, calls;\nstatic const int step = 2;",
+        "limit += n": "limit += n * step + ++calls",
+    }
+    assert Pair(tmp_path, source, change).extract().notices == (
+        "code.c:code.o:calls: is new, and holds state: each version of the livepatch has its own",
+    )
