@@ -39,6 +39,10 @@ _OTHERS = re.compile(
     rb"\b\w*(?:alloc|memdup|memcpy|memmove|copy_|strdup|memset|_put\w*data|skb_put|skb_push|_priv"
     rb"|vmap|get_free_page|fillbytes|random_bytes|read_buf)\w*\b|\b\w*ALLOC\w*(?=\s*\()"
 )
+#: Functions that allocate or fill as many bytes as a caller likes, which a macro may tell.
+_ANY_SIZE = re.compile(
+    r"_*(?:k|v|kv|devm_k)?(?:[mz]alloc|realloc|calloc|mem(?!_cache_)|strn?dup)\w*|_*copy_\w+"
+)
 #: Macros that allocate pages, whatever the size of anything.
 _PAGES = {"alloc_page", "alloc_pages", "__get_free_page", "dev_alloc_page"}
 _FUNCTION = re.compile(
@@ -51,6 +55,7 @@ _TABLES = re.compile(
 )
 _NAMED = re.compile(rb"\b(\w+)\s*\(")
 _SIZEOF = re.compile(rb"\bsizeof\b\s*(?:\(\s*)?([^();,]*\w)")
+_COMPUTED_SIZE = re.compile(rb"\b(?:struct_size\w*|flex_array_size|offsetof\w*|typeof)\b")
 _OTHER_TYPE = re.compile(
     rb"(?:struct|union|enum) \w+|[us](?:8|16|32|64)|__(?:[us]|[bl]e)\d+|char|int|long|\w+_t"
 )
@@ -208,7 +213,7 @@ def _why_not_cleared(
         rest = _without_calls(whole, _CLEARS)
         harmless = set(bodies)  # they are in `whole`
         if not _asks_size(rest, name):
-            harmless |= outside | _PAGES
+            harmless |= {each for each in outside if not _ANY_SIZE.fullmatch(each)} | _PAGES
         others = (m[0] for m in _OTHERS.finditer(rest) if not _CLEARS.fullmatch(m[0]))
         other = next((each for each in others if each.decode() not in harmless), None)
         if not cleared:
@@ -236,6 +241,8 @@ def _without_calls(plain: bytes, names: re.Pattern[bytes]) -> bytes:
 
 def _asks_size(plain: bytes, name: str) -> bool:
     """Tell whether code may ask for the size of a structure, by its name or by a variable."""
+    if _COMPUTED_SIZE.search(plain):
+        return True
     aims = (match[1] for match in _SIZEOF.finditer(plain))
     return any(_OTHER_TYPE.fullmatch(aim) is None or aim.decode() == name for aim in aims)
 

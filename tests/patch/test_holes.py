@@ -129,14 +129,23 @@ def test_other_allocations_of_which_the_size_is_another(
 
 
 @pytest.mark.parametrize(
-    "call", ["alloc_number(sizeof(*f))", "ALLOC_ONE(f)", "alloc_number((long)sizeof *f)"]
+    "call",
+    [
+        "alloc_number(sizeof(*f))",
+        "ALLOC_ONE(f)",
+        "alloc_number((long)sizeof *f)",
+        "alloc_number(struct_size(f))",
+        "vmalloc(SIZE)",
+    ],
 )
 def test_other_allocations_that_may_know_its_size(
     small: SmallKernel, tmp_path: Path, call: str
 ) -> None:
     source = SOURCE.replace("\tf->handle = n;\n", f"\tf->handle = {call};\n").replace(
         MAKE,
-        "int alloc_number(long n);\n#define ALLOC_ONE(f) alloc_number(sizeof(*(f)))\n\n" + MAKE,
+        "int alloc_number(long n), vmalloc(long n), struct_size(struct filter *f);\n"
+        "#define SIZE sizeof(struct filter)\n#define ALLOC_ONE(f) alloc_number(sizeof(*(f)))\n\n"
+        + MAKE,
     )
     text = refusal(small, tmp_path, patched(small, source, HOLE, "dying"))
     assert f"make_filter() uses {call.partition('(')[0]}()" in text
