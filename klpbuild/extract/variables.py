@@ -45,6 +45,7 @@ def settle_variables(case: Case) -> set[Atom]:
 
     :returns: the constants of which the livepatch has its own copy.
     """
+    _refuse_replaced_tables(case)
     copies = set()
     for atom, difference in case.changes.data.items():
         obstacle = _obstacle(case, atom)
@@ -70,6 +71,39 @@ def settle_variables(case: Case) -> set[Atom]:
                 if case.twin(member) is not None:
                     case.functions.setdefault(member, f"uses the changed constant {atom.name}")
     return copies
+
+
+def _refuse_replaced_tables(case: Case) -> None:
+    """Refuse tables of functions under another name whose former address is stored.
+
+    ``inode->i_fop`` and the like keep the former one, as they keep one whose content changes.
+    """
+    twins = case.correlation.to_patched
+    new = [a for a in case.patched.atoms if _is_table(case.patched, a) and case.twin(a) is None]
+    for gone in case.original.atoms if new else ():
+        if gone in twins or not _is_table(case.original, gone):
+            continue
+        for user in sorted(case.users_original[gone] & twins.keys(), key=lambda a: a.index):
+            heirs = [one.name for one in new if _passes_on_if_code(case.patched, twins[user], one)]
+            if heirs and _passes_on_if_code(case.original, user, gone):
+                case.refuse(
+                    f"{gone.name} is gone, and the running kernel may have stored its address",
+                    gone,
+                    why=f"{user.name} passed it on, and {' or '.join(heirs)} now: who has it goes"
+                    " on with its functions.",
+                    hint="Keep its name and its content, or give callbacks what to write to it.",
+                )
+                break
+
+
+def _is_table(code: CodeObject, atom: Atom) -> bool:
+    """Tell whether an atom is a constant with addresses of functions."""
+    is_constant = atom.kind is SectionKind.DATA and memory_of(atom.section) is Memory.READ_ONLY
+    return is_constant and bool(atom.symbols) and _has_functions(code, atom)
+
+
+def _passes_on_if_code(code: CodeObject, user: Atom, atom: Atom) -> bool:
+    return user.is_function and _passes_on(code, user, atom)
 
 
 def notice_own_state(case: Case, included: Collection[Atom]) -> None:

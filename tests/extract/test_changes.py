@@ -237,3 +237,17 @@ def test_the_address_of_a_new_function_is_handed_on(tmp_path: Path) -> None:
         "code.c:code.o:more: is new, and begin hands its address on: what keeps it must be gone"
         " before the livepatch is unloaded",
     )
+
+
+def test_a_table_under_another_name_whose_address_may_be_stored(tmp_path: Path) -> None:
+    new = "static noinline int walk(int n) { return out(n) + 7; }\n"
+    change = {
+        "static const struct ops ops = { run };": f"{new}static const struct ops more = {{ walk }};"
+        "int other(int n) { return run(n); }",
+        "use(&ops)": "use(&more)",
+    }
+    assert Pair(tmp_path, STORES, change).refusal() == (
+        "code.c:code.o:ops: ops is gone, and the running kernel may have stored its address\n"
+        "  table passed it on, and more now: who has it goes on with its functions.\n"
+        "  Keep its name and its content, or give callbacks what to write to it."
+    )
