@@ -31,10 +31,17 @@ from klpbuild.patch.csource import (
     directive_lines,
     function_bodies,
     function_lines,
+    without_comments,
 )
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.touched import changed_lines
 
+#: A macro that is a number, or numbers and what links them.
+_NUMBER = re.compile(
+    rb"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+"
+    rb"((?:(?:0[xX][\da-fA-F]++|\d++)[uUlL]*|BIT(?:_ULL)?\(|[ \t()<>|*+~-])++(?:/[*/].*)?)$",
+    re.MULTILINE,
+)
 #: All types that a file declares are wanted, used or not.
 _ALL = "-fno-eliminate-unused-debug-types"
 BTF_FLAGS = ("-g0", "-gbtf", _ALL)
@@ -161,6 +168,30 @@ _COUNT = re.compile(
     r"(^|_)(MAX|NUM|NUMBER|NR|N|COUNT|CNT|LAST|END|LIMIT|SIZE|TOTAL|SENTINEL)S?(_|$)",
     re.IGNORECASE,
 )
+
+
+def renumbered_macros(file: PatchedFile) -> list[str]:
+    """Tell which macros of a file stand for another number, with the patch's line of each.
+
+    They may be flags and states, as enumerators are; most are limits, which nothing stores.
+    """
+    before, after = (_numbers(text) for text in (file.original or b"", file.patched))
+    return [
+        f"{file.origin(line)}: {name.decode()} is {new.decode()} instead of {old.decode()}:"
+        " what the running kernel has stored by it stays as it is"
+        for name, (new, line) in after.items()
+        for old in [before.get(name, (new, 0))[0]]
+        if old != new
+    ]
+
+
+def _numbers(text: bytes) -> dict[bytes, tuple[bytes, int]]:
+    """Map macros that stand for a number, and are defined once, to it and to their line."""
+    lines, found = Lines(text), defaultdict(list)
+    for match in _NUMBER.finditer(text):
+        value = b" ".join(without_comments(match[2]).split())
+        found[match[1]].append((value, lines.number(match.start())))
+    return {name: rows[0] for name, rows in found.items() if len(rows) == 1}
 
 
 def _told(old: Layout, new: Layout | None) -> str:

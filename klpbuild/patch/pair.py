@@ -22,6 +22,7 @@ from klpbuild.patch.commands import CompileCommand, compile_commands
 from klpbuild.patch.fix import at_fault, faults
 from klpbuild.patch.identifiers import without_blind
 from klpbuild.patch.includes import IncludeGraph
+from klpbuild.patch.layout import renumbered_macros
 from klpbuild.patch.patched import PatchedFile, PatchedSource
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.patch.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
@@ -165,7 +166,8 @@ def _compile(
 ) -> CompiledPatch:
     """Compile the objects that patched files go into, see `compile_patch`."""
     tree = prepare(kernel, log)
-    notes = [*patched.notes, *tree.differences]
+    renumbered = (note for file in patched.files for note in renumbered_macros(file))
+    notes = [*patched.notes, *renumbered, *tree.differences]
     includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")
     units = Units.read(kernel)
     touched = touched_units(units, includes, patched, notes)

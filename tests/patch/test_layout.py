@@ -234,6 +234,22 @@ def test_a_patch_that_renumbers_an_enumeration(small: SmallKernel, tmp_path: Pat
     )
 
 
+def test_macros_that_are_other_numbers(small: SmallKernel, tmp_path: Path) -> None:
+    path = small.source / "fs/read.c"
+    old = (
+        "#define READY (1 << 2) /* and */\n#define TEXT 3x\n#define WIDE BIT(4)\n#define SAME 0x3\n"
+    )
+    path.write_text(old + path.read_text())
+    new = old.replace("1 << 2", "1 << 3").replace("3x", "4x").replace("0x3", "0x3 // one")
+    made = compiled(small, tmp_path, small.patch("fs/read.c", old, new.replace("BIT(4)", "0x20U")))
+    assert [note for note in made.notes if "instead" in note] == [
+        "0.patch:8: READY is (1 << 3) instead of (1 << 2):"
+        " what the running kernel has stored by it stays as it is",
+        "0.patch:10: WIDE is 0x20U instead of BIT(4):"
+        " what the running kernel has stored by it stays as it is",
+    ]
+
+
 LOCAL = """\
 int count(void)
 {
