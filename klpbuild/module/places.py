@@ -15,7 +15,7 @@ from klpbuild.kernel.kbuild import build_environment
 from klpbuild.names import AnnotatedSymbol
 from klpbuild.run import run
 
-_PLACE = re.compile(r":(?P<section>[^:+]+)\+0x(?P<offset>[0-9a-f]+)")
+_PLACE = re.compile(r":(?P<section>[^:+]+)\+0x(?P<offset>[0-9a-f]+)(?::[\w.]+)?")
 _ANNOTATED = re.compile(r":KLP_RELOC_SYMBOL\((\w+), (\w+), ([^,)]+)\)")
 
 
@@ -26,21 +26,24 @@ class SourcePlaces:
     :ivar linked: the module; its functions are where they are in the objects, but moved.
     :ivar sources: each C file and its object, with debug information.
     :ivar addr2line: the program of that name for the kernel's machine, of binutils.
+    :ivar converted: what messages call the module when it is converted: all is where it was.
     """
 
     linked: ElfFile
     sources: Sequence[tuple[Path, Path]]
     addr2line: str
+    converted: str = ""
 
-    def named(self, error: KlpError) -> KlpError:
+    def name(self, error: KlpError) -> None:
         """Let the problems of an error name lines and functions instead of places in the module.
 
         Those stay as they are of which no line is known.
         """
-        return KlpError.together(self._named(problem) for problem in error.problems)
+        error.problems = tuple(map(self._named, error.problems))
 
     def _named(self, problem: Problem) -> Problem:
-        rest = problem.where.removeprefix(self.linked.name)
+        rest = problem.where.removeprefix(self.converted or self.linked.name)
+        rest = rest.removeprefix(self.linked.name)
         found: Iterator[tuple[Path, Path, str, int, str]] = iter(())
         if rest == problem.where:
             return problem

@@ -253,12 +253,12 @@ def convert(
             name_max = symbol_name_max(kernel.version[:2])
             conversion = convert_elf(elf, resolver, read_entries(elf), name_max)
         problems.check()
+        checked = _checked(conversion.data, output, kernel, symbols)
     except KlpError as error:
-        addr2line = f"{cross_prefix(kernel)}addr2line"
-        places = SourcePlaces(elf, [(path, made) for path, made, _ in sources], addr2line)
-        raise places.named(error) from error
+        made = [(source, made) for source, made, _ in sources]
+        SourcePlaces(elf, made, f"{cross_prefix(kernel)}addr2line", str(output)).name(error)
+        raise
     said.warnings += (f"{linked.name}: not checked {each}" for each in conversion.unchecked)
-    checked = _checked(conversion.data, output, kernel, symbols)
     write_file(report, _report(conversion).encode())
     write_file(output, conversion.data)
     return checked

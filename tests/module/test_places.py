@@ -47,14 +47,15 @@ def places(tmp_path: Path) -> SourcePlaces:
     linked = tmp_path / "x.ko"
     objects = [made for _, made in sources]
     subprocess.run(["ld", "-r", "-S", *objects, "-o", linked], check=True)
-    return SourcePlaces(ElfFile.read(linked), sources, "addr2line")
+    return SourcePlaces(ElfFile.read(linked), sources, "addr2line", "converted.ko")
 
 
-def named(places: SourcePlaces, place: str) -> str:
-    error = KlpError("is wrong", where=f"{places.linked.name}:{place}", why="Why.", hint="Do.")
-    (problem,) = places.named(error).problems
+def named(places: SourcePlaces, place: str, module: str = "") -> str:
+    where = f"{module or places.linked.name}:{place}"
+    error = KlpError("is wrong", where=where, why="Why.", hint="Do.")
+    places.name(error)
     directory = places.sources[0][0].parent
-    return str(problem).replace(f"{directory}/", "")
+    return str(error).replace(f"{directory}/", "")
 
 
 def used_at(places: SourcePlaces, symbol: str) -> str:
@@ -69,6 +70,11 @@ def used_at(places: SourcePlaces, symbol: str) -> str:
 def test_a_place_in_the_code(places: SourcePlaces) -> None:
     place = used_at(places, "nowhere")
     assert named(places, place) == "first.c:8:first: is wrong\n  Why.\n  Do."
+
+
+def test_a_place_in_the_converted_module(places: SourcePlaces) -> None:
+    place = f"{used_at(places, 'nowhere')}:nowhere"
+    assert named(places, place, "converted.ko") == "first.c:8:first: is wrong\n  Why.\n  Do."
 
 
 def test_a_place_in_code_that_the_linker_moved(places: SourcePlaces) -> None:
@@ -100,4 +106,5 @@ def test_without_the_program_the_function_is_named(places: SourcePlaces) -> None
 
 def test_errors_about_other_files_stay(places: SourcePlaces) -> None:
     error = KlpError("is wrong", where="livepatch.toml:1")
-    assert str(places.named(error)) == "livepatch.toml:1: is wrong"
+    places.name(error)
+    assert str(error) == "livepatch.toml:1: is wrong"
