@@ -139,20 +139,23 @@ def compile_patch(
     """
     patched = apply_patches(patches, source_tree(kernel), kernel.arch.kernel_name)
 
-    def compiled(patched: PatchedSource) -> CompiledPatch:
-        return _compile(kernel, patched, workdir, log, progress, accept_layouts, only)
-
-    try:
-        return compiled(patched)
-    except MovableError as error:
-        moved = {file.path: file for file in error.files}
-        files = tuple(moved.get(file.path, file) for file in patched.files)
-        note = "new members stand behind the others of their structures: nothing else moves"
-        notes = (*patched.notes, *(f"{file.where}: {note}" for file in error.files))
+    refused: dict[str, MovableError] = {}
+    while True:
         try:
-            return compiled(replace(patched, files=files, notes=notes))
-        except KlpError:
-            raise error from None
+            return _compile(kernel, patched, workdir, log, progress, accept_layouts, only)
+        except KlpError as error:
+            said = [problem.what for problem in error.problems]
+            for name, first in refused.items():
+                if any(what.startswith(f"{name} ") for what in said):
+                    raise first from None
+            if not isinstance(error, MovableError):
+                raise
+            refused |= dict.fromkeys(error.names, error)
+            moved = {file.path: file for file in error.files}
+            files = tuple(moved.get(file.path, file) for file in patched.files)
+            note = "new members stand behind the others of their structures: nothing else moves"
+            notes = (*patched.notes, *(f"{file.where}: {note}" for file in error.files))
+            patched = replace(patched, files=files, notes=notes)
 
 
 def _compile(

@@ -23,9 +23,11 @@ class MovableError(KlpError):
     """A structure is laid out otherwise, and would not be if its new members stood at its end.
 
     :ivar files: the patched files with these members there.
+    :ivar names: of the structures, such as ``struct x``.
     """
 
     files: tuple[PatchedFile, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def check_layouts(
@@ -53,6 +55,7 @@ def check_layouts(
     problems = Problems()
     looked_at = set()
     moved: dict[str, PatchedFile] = {}
+    names: list[str] = []
     for file in compiler.files:
         if file.path in seen:
             continue
@@ -98,7 +101,9 @@ def check_layouts(
                 sources = [(compiler.tree.source / unit.source).read_bytes() for unit in units]
                 sources += [other.patched for other in compiler.files]
                 rearranged = behind_others(moved.get(file.path, file), name, sources)
-                moved |= {} if rearranged is None else {file.path: rearranged}
+                if rearranged is not None:
+                    moved[file.path] = rearranged
+                    names.append(name)
             found.add(
                 f"{name} {change}",
                 where=where,
@@ -126,7 +131,7 @@ def check_layouts(
         if not moved:
             raise
         movable = MovableError.together(error.problems)
-        movable.files = tuple(moved.values())
+        movable.files, movable.names = tuple(moved.values()), tuple(names)
         raise movable from error
     return looked_at
 

@@ -121,3 +121,15 @@ def test_the_refusal_is_of_what_the_patch_does(small: SmallKernel, tmp_path: Pat
     source = SOURCE.replace("= kzalloc(sizeof(*f)", "= kmalloc(sizeof(*f)")
     text = refusal(small, tmp_path, filter_patch(small, source, FIRST, "more"))
     assert "struct filter gets more, moves or resizes handle, next, kind, has 56 bytes" in text
+
+
+def test_what_is_moved_is_not_blamed_for_another_patch(small: SmallKernel, tmp_path: Path) -> None:
+    other = "struct pair {\n\tint a;\n\tint b;\n};\nstruct pair kept;\n"
+    other += "int both(void)\n{\n\treturn kept.a + kept.b;\n}\n"
+    (small.source / "fs/open.c").write_text(other)
+    loses = small.patch(
+        "fs/open.c", other, other.replace("\tint a;\n", "").replace("kept.a + ", "")
+    )
+    text = refusal(small, tmp_path, filter_patch(small, SOURCE, FIRST, "more"), loses)
+    assert "struct pair loses a, moves or resizes b, has 4 bytes instead of 8" in text
+    assert "struct filter" not in text
