@@ -8,12 +8,13 @@ made the module.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.elf.constants import SHF, SHN_ABS, SHN_LIVEPATCH, SHN_UNDEF, SHT
@@ -211,19 +212,12 @@ class Memory:
         return None if start is None or candidate.address is None else start + candidate.address
 
     @cached_property
-    def _vmlinux_addresses(self) -> list[int]:
+    def _vmlinux(self) -> tuple[list[int], npt.NDArray[np.intp]]:
+        """The addresses of vmlinux' symbols, sorted, and which row each is of."""
         known = self.database.addressed(VMLINUX)
-        rows = self.database.rows(VMLINUX)
-        found: list[int] = np.sort(rows["address"]).tolist() if known else []
-        return found
-
-    @cached_property
-    def _vmlinux(self) -> tuple[list[int], list[str]]:
-        symbols = self.database.symbols(VMLINUX)
-        order = np.argsort(symbols.rows["address"], kind="stable")
-        names = symbols.name_list
-        addresses = symbols.rows["address"][order].tolist() if symbols.addressed else []
-        return addresses, [names[n] for n in order.tolist()]
+        addresses = self.database.rows(VMLINUX)["address"] if known else np.empty(0, np.uint64)
+        order = np.argsort(addresses, kind="stable")
+        return addresses[order].tolist(), order
 
     def owner_of(self, address: int) -> str:
         """Find the object that has an address."""
@@ -235,14 +229,18 @@ class Memory:
     def name_of(self, address: int) -> str:
         """Name an address, ``object:symbol+0xoffset``, from the symbol tables alone."""
         owner = self.owner_of(address)
-        addresses, names = self._vmlinux if owner == VMLINUX else self.loaded[owner].symbols
+        is_module = owner != VMLINUX
+        addresses = self.loaded[owner].symbols[0] if is_module else self._vmlinux[0]
         number = bisect_right(addresses, address) - 1
         if number < 0:
             return f"{owner}:{address:#x}"
-        while number and addresses[number - 1] == addresses[number]:
-            number -= 1
+        number = bisect_left(addresses, addresses[number])
         offset = address - addresses[number]
-        return f"{owner}:{names[number]}" + (f"+{offset:#x}" if offset else "")
+        if is_module:
+            name = self.loaded[owner].symbols[1][number]
+        else:
+            name = self.database.name(VMLINUX, int(self._vmlinux[1][number]))
+        return f"{owner}:{name}" + (f"+{offset:#x}" if offset else "")
 
     def shipped(self, owner: str, symbol: str, sympos: int) -> Code | None:
         """Read the code of a function of the kernel as it is shipped; None when not at hand."""
@@ -266,7 +264,7 @@ class Memory:
         text, start = elf.section(".text"), self.address(VMLINUX, "_text", 0)
         if text is None or text.sh_addr != start:
             return None
-        addresses = self._vmlinux_addresses
+        addresses, _ = self._vmlinux
         number = bisect_right(addresses, address)
         end = addresses[number] if number < len(addresses) else address
         for section in elf.sections:

@@ -122,6 +122,14 @@ class SymbolDatabase:
         first, end = self._index.row_range(self._index.object_numbers[object])
         return self._index.rows[first:end]
 
+    def name(self, object: str, number: int) -> str:
+        """Read the name of one row of `rows`.
+
+        :raises KeyError: when there is no such object.
+        """
+        first, _ = self._index.row_range(self._index.object_numbers[object])
+        return self._index.name(first + number).decode(errors="surrogateescape")
+
     def section_names(self, object: str) -> list[str]:
         """List the sections that rows number; none when they are not known."""
         return self._labels_of(self._index.object_numbers[object])[0]

@@ -159,10 +159,11 @@ class Index:
         return [
             row
             for row in rows[self.rows["hash"][rows] == number].tolist()
-            if self._name(row) == encoded
+            if self.name(row) == encoded
         ]
 
-    def _name(self, row: int) -> bytes:
+    def name(self, row: int) -> bytes:
+        """Read the name of a row."""
         at = int(self._name_at[row])
         return bytes(self.text[at : at + int(self.rows["length"][row])])
 
