@@ -8,8 +8,10 @@ import re
 _CLONE_NUMBER = re.compile(r"\.(isra|constprop|part|cold|localalias|lto_priv)\.\d+")
 _LLVM_HASH = re.compile(r"\.llvm\.\d+")
 _STATIC_NUMBER = re.compile(r"\.\d+$")
+#: A number of its own for each use; since 6.19 an underscore stands before it.
 _UNIQUE_ID = re.compile(
-    r"^(__UNIQUE_ID_\D.*?|__addressable_.*?|__initcall__kmod_.*?_|__BTF_ID__\w+?__)\d[\d_]*"
+    r"^(__UNIQUE_ID_\D.*?)[\d_]*\d$"
+    r"|^(__addressable_.*?|__initcall__kmod_.*?_|__BTF_ID__\w+?__)\d[\d_]*"
 )
 #: A constant that GCC made of an initialiser: C.0.5.
 _CONSTANT = re.compile(r"C(\.\d+)+$")
@@ -60,7 +62,7 @@ def base_name(name: str) -> str:
     if _CONSTANT.match(name):
         return "C"
     name = _STATIC_NUMBER.sub("", _CLONE_NUMBER.sub(r".\1", _LLVM_HASH.sub("", name)))
-    return _UNIQUE_ID.sub(r"\1", name)
+    return _UNIQUE_ID.sub(r"\1\2", name)
 
 
 def source_name(name: str) -> str:

@@ -21,7 +21,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX
 from tests.corpus.objects import LIVEPATCH_SYMBOL, Object, Piece
 
-_NUMBERS = re.compile(r"(\.\d+)+$|(?<=__UNIQUE_ID_ddebug)\d+(\.\d+)?$")
+_NUMBERS = re.compile(r"(\.\d+)+$|(?<=__UNIQUE_ID_ddebug)_?\d+(\.\d+)?$")
 #: Code of alternatives that many functions share a section for, and how much of it is compared.
 _OUT_OF_LINE, _LOOK = ".altinstr_aux", 8
 _SUFFIX = re.compile(r"\.livepatch\d+$")

@@ -29,6 +29,8 @@ from tests.extract.program import run
         ("f.cold.17", "f.cold"),
         ("f.llvm.1234567890", "f"),
         ("__UNIQUE_ID_ddebug241.3", "__UNIQUE_ID_ddebug"),
+        ("__UNIQUE_ID_ddebug_1230.37", "__UNIQUE_ID_ddebug"),
+        ("__UNIQUE_ID_addressable_ext4_init_512", "__UNIQUE_ID_addressable_ext4_init"),
         ("__initcall__kmod_a__338_165_start5", "__initcall__kmod_a__start5"),
         ("C.3.14", "C"),
         ("crc32_le", "crc32_le"),
