@@ -81,6 +81,7 @@ class CompiledPatch:
     :ivar notes: what was remarkable and no fault.
     :ivar compiler: what compiled the patched objects.
     :ivar sources: the C files that the kernel is made from.
+    :ivar moved: structures of which new members stand behind the others, see `MovableError.names`.
     """
 
     pairs: tuple[ObjectPair, ...]
@@ -92,6 +93,7 @@ class CompiledPatch:
     notes: tuple[str, ...]
     compiler: Recompiler
     sources: frozenset[str]
+    moved: tuple[tuple[str, str], ...] = ()
 
     def weak_in(self, name: str) -> str:
         """Find the source file of the kernel that defines a weak function; empty if none does."""
@@ -139,13 +141,14 @@ def compile_patch(
     """
     patched = apply_patches(patches, source_tree(kernel), kernel.arch.kernel_name)
 
-    refused: dict[str, MovableError] = {}
+    refused: dict[tuple[str, str], MovableError] = {}
     while True:
         try:
-            return _compile(kernel, patched, workdir, log, progress, accept_layouts, only)
+            done = _compile(kernel, patched, workdir, log, progress, accept_layouts, only)
+            return replace(done, moved=tuple(refused))
         except KlpError as error:
             said = [problem.what for problem in error.problems]
-            for name, first in refused.items():
+            for (_, name), first in refused.items():
                 if any(what.startswith(f"{name} ") for what in said):
                     raise first from None
             if not isinstance(error, MovableError):

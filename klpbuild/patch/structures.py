@@ -23,11 +23,11 @@ class MovableError(KlpError):
     """A structure is laid out otherwise, and would not be if its new members stood at its end.
 
     :ivar files: the patched files with these members there.
-    :ivar names: of the structures, such as ``struct x``.
+    :ivar names: of the structures, such as ``struct x``, each with its file's path before it.
     """
 
     files: tuple[PatchedFile, ...] = ()
-    names: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
 
 
 def check_layouts(
@@ -55,7 +55,7 @@ def check_layouts(
     problems = Problems()
     looked_at = set()
     moved: dict[str, PatchedFile] = {}
-    names: list[str] = []
+    names: list[tuple[str, str]] = []
     for file in compiler.files:
         if file.path in seen:
             continue
@@ -103,7 +103,7 @@ def check_layouts(
                 rearranged = behind_others(moved.get(file.path, file), name, sources)
                 if rearranged is not None:
                     moved[file.path] = rearranged
-                    names.append(name)
+                    names.append((file.path, name))
             found.add(
                 f"{name} {change}",
                 where=where,

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.elf.reader import ElfFile
+from klpbuild.patch.effect import patch_effects
 from klpbuild.patch.members import behind_others
+from klpbuild.patch.pair import ObjectPair
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.patchfile import apply_patches
 from tests.patch.small_kernel import SmallKernel, make_kernel
@@ -133,3 +136,29 @@ def test_what_is_moved_is_not_blamed_for_another_patch(small: SmallKernel, tmp_p
     text = refusal(small, tmp_path, filter_patch(small, SOURCE, FIRST, "more"), loses)
     assert "struct pair loses a, moves or resizes b, has 4 bytes instead of 8" in text
     assert "struct filter" not in text
+
+
+KIND = "int kind(struct filter *f)\n{\n\treturn f->kind[1];\n}\n"
+
+
+def changes(pair: ObjectPair) -> frozenset[str]:
+    """Stands for an extraction: the functions with other code."""
+    found = [
+        {s.name: bytes(elf.contents(s)) for s in elf.sections if s.name.startswith(".text.")}
+        for elf in map(ElfFile.read, (pair.original, pair.patched))
+    ]
+    return frozenset(name[len(".text.") :] for name, _ in found[0].items() ^ found[1].items())
+
+
+def test_each_patch_has_its_own_functions(small: SmallKernel, tmp_path: Path) -> None:
+    source = SOURCE + "\n" + KIND
+    first = filter_patch(small, source, FIRST, "more")
+    second = small.patch("fs/read.c", "kind[1]", "kind[2]")
+    compiled_both = compiled(small, tmp_path, first, second)
+    used = {pair.target: ["make_filter", "use_filter", "kind"] for pair in compiled_both.pairs}
+    patches = [tmp_path / "0.patch", tmp_path / "1.patch"]
+    effects = patch_effects(compiled_both, patches, used, changes, "x86")
+    assert [effect.functions for effect in effects.values()] == [
+        ("vmlinux:make_filter", "vmlinux:use_filter"),
+        ("vmlinux:kind",),
+    ]
