@@ -46,9 +46,10 @@ def modinfo(elf: ElfFile, version: Version | None = None) -> dict[str, list[str]
     old = version is not None and version < _ANY_MODINFO
     section = found_section(elf, ".modinfo") if old else elf.section(".modinfo")
     if section is not None:
-        held = bytes(elf.contents(section))
+        end = section.sh_offset + section.sh_size
+        held = bytes(elf.data[section.sh_offset : end])  # whatever its type says
         if held and not held.endswith(b"\0"):  # next_string() reads on behind the section
-            held += bytes(elf.data[section.sh_offset + len(held) :]).partition(b"\0")[0]
+            held += bytes(elf.data[end:]).partition(b"\0")[0]
         for text in held.split(b"\0"):
             tag, equals, value = text.decode(errors="replace").partition("=")
             if equals:

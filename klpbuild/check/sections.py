@@ -35,6 +35,7 @@ def check_sections(subject: Subject) -> None:
     """Check each section by its purpose."""
     names: set[str] = set()
     shown: set[str] = set()
+    strings = subject.elf.symtab.sh_link if subject.elf.symtab else 0
     for section in subject.elf.sections[1:]:
         if section.sh_flags & SHF.ALLOC and section.sh_size:
             _check_loaded(subject, section)
@@ -42,7 +43,8 @@ def check_sections(subject: Subject) -> None:
             what = f"there are two sections {section.name}, and one is read"
             subject.find(catalogue.ROLE, what, section.name)
         names.add(section.name)
-        if is_relocated(section) and section.sh_size:
+        # layout_symtab() has the symbols' names loaded, too.
+        if (is_relocated(section) or section.index == strings) and section.sh_size:
             if section.name in shown:
                 _same_name(subject, section.name)
             shown.add(section.name)

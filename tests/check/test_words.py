@@ -11,7 +11,7 @@ import pytest
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Effect
-from klpbuild.elf.constants import SHF
+from klpbuild.elf.constants import SHF, SHT
 from tests.check.breaks import BREAKS
 from tests.check.editor import R_NONE, Edit, Editor, edited, section_header
 from tests.check.test_check import newer
@@ -202,6 +202,27 @@ def test_what_the_kernel_writes_over(
     report = check_bytes(edited(edit)(good["meminfo"]), "livepatch.ko", miniature)
     wanted = "KLP426" if harmless else "KLP513"
     assert [f.rule.identifier for f in report.findings] == [wanted]
+
+
+def test_the_names_of_symbols_are_loaded(miniature: KernelSide, good: dict[str, bytes]) -> None:
+    def edit(e: Editor) -> None:
+        e.section(".text").name = ".strtab"
+
+    report = check_bytes(edited(edit)(good["meminfo"]), "livepatch.ko", miniature)
+    (found,) = [f for f in report.findings if f.rule.identifier == "KLP120"]
+    assert (found.what, found.effect) == (
+        "there are two sections .strtab in memory",
+        Effect.WARNED,
+    )
+
+
+def test_the_kernel_reads_modinfo_without_asking_for_its_type(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    number = Editor(good["meminfo"]).number(".modinfo")
+    data = section_header(number, sh_type=int(SHT.NOBITS))(good["meminfo"])
+    report = check_bytes(data, "livepatch.ko", miniature)
+    assert {f.rule.identifier for f in report.findings} <= {"KLP118", "KLP119"}
 
 
 def test_the_kernel_reads_a_text_to_its_end(miniature: KernelSide, good: dict[str, bytes]) -> None:
