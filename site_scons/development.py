@@ -18,6 +18,7 @@ from klpbuild.vm import needs
 #: What each does.
 TARGETS = {
     "test": "run the tests that need no kernel",
+    "test-bare-debian": "follow the tutorial, and build the Debian package, in a new Debian",
     "test-hardening": "damage, kill and fuzz, for up to ten minutes",
     "test-kernel": "fetch Debian kernels, build the samples for them and boot them",
     "test-machines": "build small kernels, for other machines too, and boot livepatches there",
@@ -25,9 +26,11 @@ TARGETS = {
 }
 
 _LONG = "kernel or boot or browser or slow"
+_OWN = ("bare_debian", "hardening", "machines")  # each has a target
 _PYTEST = ["-m", "pytest", "-n", "auto", "--dist", "worksteal"]
 _WORDS = {
-    "test": [*_PYTEST, "-m", f"not ({_LONG} or hardening or machines)"],
+    "test": [*_PYTEST, "-m", f"not ({' or '.join((_LONG, *_OWN))})"],
+    "test-bare-debian": ["-m", "pytest", "-m", "bare_debian"],
     "test-hardening": [*_PYTEST, "-m", "hardening"],
     "test-kernel": ["-m", "pytest", "-n", "2", "-m", f"({_LONG}) and not hardening"],
     "test-machines": ["-m", "pytest", "-m", "machines"],

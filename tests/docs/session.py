@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tests.docs.document import Block, Command, Kind, WrittenFile, difference, missing_lines
 
@@ -50,16 +51,15 @@ class Session:
 
     def __init__(self, directory: Path, environment: dict[str, str] | None = None) -> None:
         make_checkout(directory)
-        self.directory = directory
+        more = {"PYTHONPATH": str(directory), "TERM": "dumb", **(environment or {})}
+        self._begin(["bash", "--norc"], cwd=directory, env={**os.environ, **more})
+        self._cache = os.environ.get("KLPBUILD_CACHE") or str(Path.home() / ".cache/klpbuild")
+
+    def _begin(self, command: Sequence[str], **how: Any) -> None:
+        pipe = subprocess.PIPE
         self.problems: list[str] = []
         self._shell = subprocess.Popen(
-            ["bash", "--norc"],
-            cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(directory), "TERM": "dumb", **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, **how
         )
 
     def __enter__(self) -> Session:
@@ -89,19 +89,20 @@ class Session:
             lines.append(_COLOUR.sub("", line.rstrip("\n")))
         return lines, -1
 
-    def run(self, blocks: Sequence[Block], *, kernel: bool) -> None:
+    def run(self, blocks: Sequence[Block], *, kernel: bool, never: bool = False) -> None:
         """Run the blocks of a document.
 
         :param kernel: whether those that need a kernel run, too.
+        :param never: whether those run, too, that need root or a network.
         """
+        wanted = {Kind.QUICK: True, Kind.KERNEL: kernel, Kind.NEVER: never}
         for block in blocks:
-            if block.kind is Kind.NEVER or (block.kind is Kind.KERNEL and not kernel):
+            if not wanted[block.kind]:
                 continue
             for item in block.content:
                 if isinstance(item, WrittenFile):
-                    path = self.directory / item.path
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(item.text)
+                    write = f"mkdir -p $(dirname {item.path}) && cat >{item.path}"
+                    assert self.type(f"{write} <<'{_END}'\n{item.text}{_END}") == ([], 0)
                 elif problem := self._problem(item):
                     self.problems.append(f"line {item.line}: $ {item.text}\n{problem}")
 
@@ -110,10 +111,6 @@ class Session:
         if (status != 0) != command.fails:
             return f"exit status {status}\n" + "\n".join(printed)
         expected = [line for line in command.expected if line != _SETTING_UP]
-        cache = os.environ.get("KLPBUILD_CACHE", "")
-        shown = [
-            line.replace(cache or str(Path.home() / ".cache/klpbuild"), "~/.cache/klpbuild")
-            for line in printed
-        ]
+        shown = [line.replace(self._cache, "~/.cache/klpbuild") for line in printed]
         compare = missing_lines if command.shortened else difference
         return compare(expected, shown)

@@ -37,6 +37,7 @@ NOT_RUN = {
     "docs/tutorial.md": {
         "sudo apt install git python3 python3-venv",
         "git clone URL klpbuild",
+        "cd klpbuild",
         "sudo apt install gcc make flex bison bc xz-utils libelf-dev libssl-dev \\\n"
         "    qemu-system-x86 busybox-static",
     },

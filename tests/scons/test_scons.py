@@ -372,7 +372,7 @@ def test_help_names_every_option_with_default_and_example(shared: Checkout) -> N
          "scons: error: target 'bot' is not known\n"
          "  Did you mean boot?\n"
          "  Known: benchmark, boot, check, compile_commands, dist, install, livepatch, symbols, "
-         "test, test-hardening, test-kernel, test-machines, uninstall.\n"),
+         "test, test-bare-debian, test-hardening, test-kernel, test-machines, uninstall.\n"),
         (("kernel=6.1.0-99",),
          "scons: error: kernel '6.1.0-99' is not known\n"
          "  Fetched kernels: none.\n"
