@@ -14,7 +14,7 @@ ended in time.
 
 Examples:
 
-    sudo klpbuild load --dry-run build/6.1.0-47-cloud-amd64/livepatch-fix.ko
+    sudo klpbuild load --dry-run --json build/6.1.0-47-cloud-amd64/livepatch-fix.ko
     sudo klpbuild load livepatch-fix
     sudo klpbuild load build/6.1.0-47-cloud-amd64/livepatch-fix.ko --timeout 300
 """
@@ -22,6 +22,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="only look what is in the way of the livepatch"
     )
+    parser.add_argument("--json", action="store_true", help="with --dry-run: write JSON")
     add_waiting_arguments(parser)
 
 
@@ -73,15 +75,22 @@ def run(arguments: argparse.Namespace) -> int:
     from klpbuild.running.obstacles import Machine, find_obstacles
     from klpbuild.terminal.shown import show
 
+    if arguments.json and not arguments.dry_run:
+        raise KlpError("a load is not told as JSON", where="--json", hint="Add --dry-run.")
     path = _file(arguments.module)
     if path is None and arguments.dry_run:
         raise KlpError("there is no such module", where=arguments.module)
     wanted = _wanted(path) if path is not None else None
     found = find_obstacles(wanted, Machine.this()) if wanted is not None else ()
+    stopped = any(each.stops for each in found)
+    if wanted is not None and arguments.json:
+        told = {"file": str(path), "module": wanted.name, "obstacles": [vars(o) for o in found]}
+        print(json.dumps(told, indent=1))
+        return int(stopped)
     for each in found:
         kind = "error" if each.stops else "warning"
         show(Problem(each.what, str(path), each.why, each.hint), "klpbuild", kind)
-    if any(each.stops for each in found):
+    if stopped:
         return 1
     if wanted is not None and arguments.dry_run:
         print(f"{wanted.name}: nothing stops it from being loaded")

@@ -138,6 +138,28 @@ def test_load_looks_before_it_leaps(
     assert machine.log == []
 
 
+def test_a_dry_run_as_json(
+    machine: FakeMachine,
+    module: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert cli.main(["load", "--dry-run", "--json", str(module)]) == 1
+    told = json.loads(capfd.readouterr().out)
+    assert (told["file"], told["module"]) == (str(module), "livepatch_demo_1")
+    (obstacle,) = [each for each in told["obstacles"] if each["stops"]]
+    assert obstacle["what"].startswith("is for Linux 6.1.0-fixtures, and ")
+    assert set(obstacle) == {"what", "why", "hint", "stops"}
+    monkeypatch.setattr("platform.release", lambda: "6.1.0-fixtures")
+    assert cli.main(["load", "--dry-run", "--json", str(module)]) == 0
+    assert not any(each["stops"] for each in json.loads(capfd.readouterr().out)["obstacles"])
+    assert cli.main(["load", "--json", str(module)]) == 1
+    assert capfd.readouterr().err == (
+        "klpbuild: error: --json: a load is not told as JSON\n  Add --dry-run.\n"
+    )
+    assert machine.log == []
+
+
 def test_a_dry_run_loads_nothing(
     machine: FakeMachine,
     module: Path,
