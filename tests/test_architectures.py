@@ -25,7 +25,7 @@ NEW = 1
 #: Facts that an architecture may lack, each with who asks for it.
 LACKING = {
     "fields", "instructions", "qemu", "entry_opcode", "entry_symbol", "entry_before", "none",
-    "takes_none", "relocated",
+    "takes_none", "relocated", "section_flags",
 }  # fmt: skip
 
 

@@ -142,6 +142,7 @@ ARM64 = Architecture(
         },
     },
     instructions=Arm64Instructions(),
+    section_flags=("-fno-section-anchors",),
     # A shared object points to its own places by these (R_AARCH64_RELATIVE).
     relocated=1027,
     qemu=Qemu(

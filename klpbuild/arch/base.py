@@ -233,6 +233,8 @@ class Architecture:
         code cannot be extracted from patches.
     :ivar instructions: its instructions; None where they are not known: then source patches are
         refused, and a relocation's gate is not found by who runs its code.
+    :ivar section_flags: compiler flags of its own for functions and variables in sections of
+        their own: each variable is to be reached by its own address, wherever it is.
     :ivar qemu: how to boot it; None where this is not known.
     """
 
@@ -258,6 +260,7 @@ class Architecture:
     fields: Mapping[int, Field] = field(default_factory=dict, hash=False)
     #: Left out of the text, by which descriptions of packages are compared.
     instructions: Instructions | None = field(default=None, repr=False)
+    section_flags: tuple[str, ...] = ()
     qemu: Qemu | None = None
 
     @property

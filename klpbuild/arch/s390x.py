@@ -136,6 +136,9 @@ S390X = Architecture(
         R_GOTENT: Field(4, True, True, behind=-2, scale=2, part=Part.ENTRY),
     },
     instructions=S390Instructions(),
+    # Modules may be farther from the kernel's data than a displacement reaches, or than QEMU 7.2
+    # computes (2 GiB): it is to be taken from the GOT, as what other files define.
+    section_flags=("-fno-section-anchors", "-mno-pic-data-is-text-relative"),
     qemu=Qemu(
         program="qemu-system-s390x",
         package="qemu-system-misc",

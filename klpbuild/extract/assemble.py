@@ -8,7 +8,7 @@ compared.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import CALL_KEY, TRAMPOLINE, Inclusion
 from klpbuild.extract.landing import is_landing_place
 from klpbuild.extract.linkage import Origin
+from klpbuild.extract.output import Output, OutputSymbol, from_table
 from klpbuild.extract.result import KeyKind, KeyUse
 from klpbuild.extract.result import Reference as UndefinedReference
 from klpbuild.extract.returns import Returns
@@ -36,38 +37,6 @@ _KEY_OFF = "klpbuild_key_off"
 #: Bits of a jump label's key that are not part of its address: the branch that is likely,
 #: and that objtool makes the jump a no-operation (arch/x86/include/asm/jump_label.h).
 _KEY_FLAGS = 3
-
-
-@dataclass(eq=False)
-class OutputSymbol:
-    """A symbol of the object that is written; its index comes at the end."""
-
-    name: str
-    bind: int
-    type: int
-    section: int
-    value: int = 0
-    size: int = 0
-    other: int = 0
-    index: int = 0
-
-
-@dataclass(eq=False)
-class Output:
-    """A section being filled."""
-
-    section: WritableSection
-    index: int
-    symbol: OutputSymbol
-    data: bytearray = field(default_factory=bytearray)
-    relocations: list[tuple[int, int, OutputSymbol, int]] = field(default_factory=list)
-
-    def place(self, size: int, start: int = 0) -> int:
-        """Append bytes that stood at an offset; keeps their alignment."""
-        align = max(self.section.sh_addralign, 1)
-        offset = -(-len(self.data) // align) * align + start % align if self.data else 0
-        self.data += bytes(offset + size - len(self.data))
-        return offset
 
 
 def assemble(
@@ -253,6 +222,9 @@ class Assembly:
         :param is_entry: whether a table entry makes it, which is always about the code
             at hand.
         """
+        return from_table(self, atom, reference, *self._bind(atom, reference, is_entry))
+
+    def _bind(self, atom: Atom, reference: Reference, is_entry: bool) -> tuple[OutputSymbol, int]:
         target = reference.target
         if isinstance(target, Literal):
             return self._literal(target), reference.addend

@@ -12,7 +12,8 @@ from klpbuild.extract.sections import Memory, memory_of
 from klpbuild.extract.words import words
 
 if TYPE_CHECKING:
-    from klpbuild.extract.assemble import Assembly, OutputSymbol
+    from klpbuild.extract.assemble import Assembly
+    from klpbuild.extract.output import OutputSymbol
 
 #: The symbol of the list.
 WORDS = "klpbuild_words"

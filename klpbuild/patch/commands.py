@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from klpbuild.arch import ARCHITECTURES
 from klpbuild.compiler.flags import recorded_command, split_commands, unescape_recorded
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_record, to_json, write_file
@@ -22,8 +23,8 @@ _MAKEFILE = "scripts/Makefile.build"
 # scripts/Kbuild.include, cmd_and_fixdep
 _FIXDEP = re.compile(r"scripts/basic/fixdep \S+ (\S+) ('.*') > \S+\.cmd")
 
-#: An argument of arch/x86/Makefile; gcc for x86 makes no section anchors.
-_X86_ONLY = "-mcmodel=kernel"
+#: The argument for an architecture's own headers (Makefile, LINUXINCLUDE).
+_HEADERS = re.compile(r"^-I(?:.*/)?arch/(\w+)/include$")
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,8 @@ class CompileCommand:
             object as if they were the source tree's.
         """
         arguments = [*self.arguments, *flags]
-        if "-fdata-sections" in flags and _X86_ONLY not in arguments:
-            # Else code reaches variables that share a section from one another's address.
-            arguments.append("-fno-section-anchors")
+        if "-fdata-sections" in flags:
+            arguments += self._section_flags()
         place = self.source
         if shadow is not None:
             arguments = [_moved(argument, str(source), str(shadow)) for argument in arguments]
@@ -80,6 +80,10 @@ class CompileCommand:
             if not any("prefix-map=" in argument for argument in arguments):
                 arguments.append(f"-fmacro-prefix-map={shadow}/={source}/")
         return [*arguments, "-c", "-o", str(output), place]
+
+    def _section_flags(self) -> tuple[str, ...]:
+        names = {match[1] for match in map(_HEADERS.search, self.arguments) if match}
+        return next((a.section_flags for a in ARCHITECTURES if a.kernel_name in names), ())
 
 
 def _moved(argument: str, source: str, shadow: str) -> str:

@@ -32,7 +32,6 @@ _FLAGS = {
     ),
     "aarch64": ("-Os", "-mgeneral-regs-only", "-fno-optimize-sibling-calls", "-fno-unwind-tables"),
 }  # fmt: skip
-_SECTIONS = ("-ffunction-sections", "-fdata-sections", "-fno-section-anchors")
 
 #: The kernel's macros that fill tables.
 _MACROS = {
@@ -110,9 +109,13 @@ class _Pair:
     def flags(self) -> tuple[str, ...]:
         return _FLAGS[self.arch.name]
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        return ("-ffunction-sections", "-fdata-sections", *self.arch.section_flags)
+
     def extract(self, old: str, new: str, source: str = _SOURCE) -> Extracted:
         assert source.count(old) == 1
-        elfs = [self.compile(t, *_SECTIONS) for t in (source, source.replace(old, new))]
+        elfs = [self.compile(t, *self.sections) for t in (source, source.replace(old, new))]
         return Extracted(
             extract(*elfs, entry_sizes=_SIZES[self.arch.name], arch=self.arch, source_file="code.c")
         )
@@ -260,10 +263,46 @@ def _linked(pair: _Pair, text: str, *options: str) -> ShippedBinary:
     return ShippedBinary(ElfFile.read(directory / "vmlinux"))
 
 
+_GOT = """\
+extern int print(const char *text, int);
+int table[4] = { 1, 2, 3, 4 };
+int first(int a) { void *p; TAKE; return print("first", a) + *(int *)p; }
+"""
+
+
+def test_an_entry_of_the_got_has_a_symbol_of_its_own(tmp_path: Path) -> None:
+    """It holds a symbol's address, and an addend would be another entry's."""
+    take = (
+        r'asm(".pushsection .rodata.mine,\"a\"; .quad 1; .Lmine: .quad 2; .popsection;"'
+        r' "lgrl %0,.Lmine@GOTENT" : "=d" (p))'
+    )
+    made = _Pair(S390X, tmp_path).extract('"first"', '"other"', _GOT.replace("TAKE", take))
+    rows = made.elf.relocations(made.elf.relocation_sections[0])
+    (symbol,) = {int(r["r_sym"]) for r in rows if r["r_type"] == 26 and r["r_addend"] == 2} - {
+        int(r["r_sym"]) for r in rows if made.elf.symbol(int(r["r_sym"])).name.startswith(".LC")
+    }
+    found = made.elf.symbol(symbol)
+    assert (found.st_value, made.elf.sections[found.st_shndx].name) == (8, ".rodata.mine")
+    assert not [r for r in rows if r["r_type"] == 26 and r["r_addend"] != 2]
+
+
+def test_an_entry_of_the_got_cannot_hold_a_place_that_the_kernel_does_not_name(
+    tmp_path: Path,
+) -> None:
+    take = (
+        r'asm(".pushsection .data.table,\"aw\"; .Lmine = table + 4; .popsection;"'
+        r' "lgrl %0,.Lmine@GOTENT" : "=d" (p))'
+    )
+    assert _Pair(S390X, tmp_path).refusal('"first"', '"other"', _GOT.replace("TAKE", take)) == (
+        "code.o: first takes the address of a place in table from the GOT\n"
+        "  An entry of it holds the address of a symbol, and the kernel has none there."
+    )
+
+
 def test_words_of_accepted_data_are_read_as_numbers(pair: _Pair) -> None:
     """By ``struct klpbuild_word`` of klpbuild/module/words.c.j2."""
     source = "int limit = 50; unsigned short two[2] = { 1, 2 }; int get(void) { return limit; }"
-    old, new = (pair.compile(text, *_SECTIONS) for text in (source, source.replace("50", "60")))
+    old, new = (pair.compile(text, *pair.sections) for text in (source, source.replace("50", "60")))
     found = extract(
         old, new, entry_sizes=_SIZES[pair.arch.name], arch=pair.arch, source_file="code.c",
         accepted_data=("limit",),
@@ -347,5 +386,5 @@ int end(int a) { return plain(a) + 1; }
     ],
 )
 def test_threads_are_told_by_names(pair: _Pair, name: str, how: str) -> None:
-    code = CodeObject(pair.compile(_THREADS, *_SECTIONS), _SIZES[pair.arch.name])
+    code = CodeObject(pair.compile(_THREADS, *pair.sections), _SIZES[pair.arch.name])
     assert may_stay(code, name) == how
