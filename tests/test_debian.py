@@ -45,7 +45,7 @@ def test_it_is_built_installed_and_used(tmp_path: Path) -> None:
             assert status == 0, "\n".join((command, *printed))
             return "\n".join(printed)
 
-        does("sudo apt-get install --no-install-recommends build-essential lintian")
+        does("sudo apt-get install --no-install-recommends build-essential git lintian man-db")
         does("git clone URL klpbuild && cd klpbuild && sudo apt-get build-dep ./")
         does("dpkg-buildpackage --no-sign")
         assert does("lintian --tag-display-limit 0 ../klpbuild_*.changes") == ""
