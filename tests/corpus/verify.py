@@ -24,6 +24,8 @@ from tests.corpus.objects import LIVEPATCH_SYMBOL, Object, Piece
 _NUMBERS = re.compile(r"(\.\d+)+$|(?<=__UNIQUE_ID_ddebug)_?\d+(\.\d+)?$")
 #: Code of alternatives that many functions share a section for, and how much of it is compared.
 _OUT_OF_LINE, _LOOK = ".altinstr_aux", 8
+#: Directories of objects that are compiled to prove something.
+_ASIDE = re.compile(r"^pair/(grown|some-\d+)/")
 _SUFFIX = re.compile(r"\.livepatch\d+$")
 #: State that a copy may begin anew: warnings that come once, rate limits, debug messages.
 _FRESH = re.compile(
@@ -65,7 +67,8 @@ def verify(module: Path, work: Path, shipped: Shipped) -> Verdict:
     objects = {}
     for entry in record["objects"]:
         number, _, stem = Path(entry["path"]).name.removesuffix(".named.o").partition("-")
-        (patched,) = (work / "pair").rglob(f"{stem}.patched.o")
+        compiled = (work / "pair").rglob(f"{stem}.patched.o")
+        (patched,) = (path for path in compiled if not _ASIDE.search(str(path.relative_to(work))))
         objects[number] = stem, Object(patched)
     for number, (stem, code) in objects.items():
         owners = [
