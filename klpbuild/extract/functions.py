@@ -114,10 +114,11 @@ def _refuse_folded(case: Case) -> None:
 
 
 def _refuse_removed(case: Case) -> None:
-    """Refuse functions that go, and whose address the running kernel may have stored.
+    """Refuse new functions in the place of ones whose address the running kernel may have stored.
 
     A work, a timer or a table that has it calls the function as it was: only what keeps its
-    name can be replaced.  One that another function is equal to may stay as it was.
+    name can be replaced.  One that another function is equal to may stay as it was, and that
+    of one without successor is told: what has it ends like what has it today.
     A variable that stays is a changed one, and refused or accepted as such.
     """
     twins = case.correlation.to_patched
@@ -136,13 +137,18 @@ def _refuse_removed(case: Case) -> None:
             for new in case.changes.new
             if any(_hands_on(case.patched, twins[user], new) for user in users if user in twins)
         ]
-        now = f", and {' or '.join(heirs)} now" if heirs else ""
+        if not heirs:
+            case.notices.append(
+                f"{case.place(gone)}: is gone; what has its address from {_listed(users)} goes on"
+                " to call it as it was"
+            )
+            continue
         case.refuse(
             f"{gone.name} is gone, and the running kernel may have stored its address",
             gone,
-            why=f"{_listed(users)} handed it on{now}: who has it goes on to call the function as it"
-            " was.",
-            hint="Keep it under its name, so that it is replaced; with __used if nothing calls it.",
+            why=f"{_listed(users)} handed it on, and {' or '.join(heirs)} now: who has it goes on"
+            " to call the function as it was.",
+            hint="Keep its name, so that it is replaced.",
         )
 
 
