@@ -138,6 +138,7 @@ def test_command_writes_files(
     assert ask(fixture_kernel, capsys, "--format", "dot").startswith("digraph references {\n")
 
 
+@pytest.mark.slow
 def test_command_writes_the_same_bytes_in_any_process(
     fixture_kernel: Kernel, demo: tuple[str, ...]
 ) -> None:

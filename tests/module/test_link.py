@@ -181,6 +181,7 @@ MODULE_INFO(livepatch, "Y");
     assert "description" not in info
 
 
+@pytest.mark.slow
 def test_linker_script_that_drops_the_entries(tmp_path: Path) -> None:
     shutil.copytree(SOURCE, tmp_path / "source")
     script = tmp_path / "source" / "arch" / "x86" / "module.lds"

@@ -15,6 +15,8 @@ from klpbuild.scons.caching import sealed, unsealed
 from tests.scons.checkout import ROOT, Checkout
 from tests.scons.livepatches import add_patch
 
+pytestmark = pytest.mark.slow
+
 TREE = "build/fixtures/kernel"
 
 

@@ -46,6 +46,7 @@ def whole(shared: Checkout) -> Iterator[Path]:
     shutil.rmtree(whole)
 
 
+@pytest.mark.slow
 def test_both_kinds(shared: Checkout, whole: Path) -> None:
     said = shared.scons("livepatches=own")
     assert "          hand             CVE-2024-1002  cmdline_proc_show  in; by hand\n" in said
