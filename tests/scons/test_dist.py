@@ -6,6 +6,8 @@ import pytest
 
 from tests.scons.checkout import Checkout
 
+pytestmark = pytest.mark.slow
+
 LIVEPATCH = "kernel-fixtures/livepatches/meminfo/livepatch.toml"
 MODULE = "build/fixtures/livepatch-meminfo-1.ko"
 DIST = "build/fixtures/dist"

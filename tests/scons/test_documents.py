@@ -14,6 +14,8 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.package.compression import Compression, compress
 from tests.scons.checkout import Checkout
 
+pytestmark = pytest.mark.slow
+
 OWN_TABLES = """
 #include <linux/kernel.h>
 #include <linux/module.h>

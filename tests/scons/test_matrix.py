@@ -13,6 +13,8 @@ import pytest
 from tests.scons.checkout import Checkout
 from tests.scons.livepatches import add_patch
 
+pytestmark = pytest.mark.slow
+
 TREE = "build/fixtures/kernel"
 
 

@@ -18,6 +18,8 @@ from klpbuild.pipeline.steps import note_digest, sign_checked
 from tests.package.keys import PASSPHRASE, Keys, make_keys
 from tests.scons.checkout import Checkout
 
+pytestmark = pytest.mark.slow
+
 DIRECTORY = Path("lib/modules/6.1.0-fixtures/updates/livepatch")
 
 
