@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from _typeshed import SupportsWrite
+
     from klpbuild.errors import Problem
 
 #: Exit statuses: done, the input cannot be used, the command line cannot, interrupted.
@@ -44,7 +46,13 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
     import klpbuild
 
-    parser = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        """Parses words; its own of newer Pythons says nothing of help that cannot be printed."""
+
+        def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+            (file or sys.stdout).write(self.format_help())
+
+    parser = Parser(
         prog="klpbuild",
         description="Build, verify and boot Linux livepatch modules.",
         epilog="The build itself is `scons livepatch=NAME kernel=RELEASE`; `scons -h` explains it.",
@@ -149,12 +157,18 @@ class _Run:
         if self.is_program:
             _prepare()
         self._take_colour()
+        if self.words[:1] == ["--version"]:
+            import klpbuild
+
+            print(f"klpbuild {klpbuild.__version__}")
+            return OK
         if self.words[:1] == ["cc"]:  # the compiler's own options must not be read as ours
             from klpbuild.commands import cc
 
             return int(cc.main(self.words[1:]))
         needs_all = self.words[:1] in (["completion"], ["manual"])
-        parser = _import(None if needs_all else (self.words or [""])[0])
+        parse = _import if self.is_program else make_parser
+        parser = parse(None if needs_all else (self.words or [""])[0])
         if not self.words:
             parser.print_help()
             return USAGE

@@ -70,6 +70,8 @@ def run(shell: str, **environment: str) -> tuple[int, str, str]:
         ("K -h > /dev/full", 1, "klpbuild: error: standard output: No space left on device\n"),
         ("K --version > /dev/full", 1, "klpbuild: error: standard output: No space left on dev"),
         ("PYTHONUNBUFFERED=1 K -h > /dev/full", 1, "klpbuild: error: no space left on device\n"),
+        ("PYTHONUNBUFFERED=1 K info -h > /dev/full", 1, "klpbuild: error: no space left on device"),
+        ("PYTHONUNBUFFERED=1 K --version > /dev/full", 1, "klpbuild: error: no space left on dev"),
         ("K completion zsh | head -1 >/dev/null", 0, ""),
         ("K check --kernel $'\\xff' /nowhere", 2, "klpbuild: error: kernel '\\udcff' is not known"),
     ],

@@ -167,6 +167,25 @@ def notice_handed_on(case: Case, included: Collection[Atom]) -> None:
                 f"{case.place(new)}: is new, and {_listed(by)} hands its address on: what keeps it"
                 " must be gone before the livepatch is unloaded"
             )
+        if former := {old for user in by for old in _no_longer_handed_on(case, user)}:
+            case.notices.append(
+                f"{case.place(new)}: is handed on instead of {_listed(former)}: what has that one's"
+                " address goes on to call it"
+            )
+
+
+def _no_longer_handed_on(case: Case, user: Atom) -> set[Atom]:
+    """List functions that stay, and whose address an atom handed on before the patch only."""
+    twin, twins = case.twin(user), case.correlation.to_patched
+    targets = case.original.references(twin) if twin is not None else ()
+    functions = {r.target for r in targets if isinstance(r.target, Atom) and r.target.is_function}
+    return {
+        old
+        for old in functions & twins.keys()
+        if twin is not None
+        and _hands_on(case.original, twin, old)
+        and not _hands_on(case.patched, user, twins[old])
+    }
 
 
 def _hands_on(code: CodeObject, user: Atom, function: Atom) -> bool:

@@ -242,6 +242,19 @@ def test_the_address_of_a_new_function_is_handed_on(tmp_path: Path) -> None:
     )
 
 
+def test_a_new_function_is_handed_on_instead_of_one_that_stays(tmp_path: Path) -> None:
+    change = {
+        "static const": "static noinline int more(int n) { return expire(n) + 9; }\nstatic const",
+        "set_timer(p, expire);": "set_timer(p, more);",
+    }
+    assert Pair(tmp_path, STORES, change).extract().notices == (
+        "code.c:code.o:more: is new, and begin hands its address on: what keeps it must be gone"
+        " before the livepatch is unloaded",
+        "code.c:code.o:more: is handed on instead of expire:"
+        " what has that one's address goes on to call it",
+    )
+
+
 def test_a_table_under_another_name_whose_address_may_be_stored(tmp_path: Path) -> None:
     new = "static noinline int walk(int n) { return out(n) + 7; }\n"
     change = {

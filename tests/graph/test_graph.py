@@ -337,3 +337,19 @@ def test_order_and_cycles_of_any_needs(needs: dict[str, frozenset[str]], random:
     assert sorted(order) == names
     for name, wanted in needs.items():
         assert all(order.index(one) < order.index(name) for one in wanted)
+
+
+@given(
+    st.frozensets(NAMES, max_size=4),
+    st.frozensets(NAMES, max_size=3),
+    st.lists(st.tuples(NAMES, NAMES, NAMES), max_size=4),
+)
+def test_sets_give_the_dependencies_that_the_graph_gives(
+    patched: frozenset[str], depends: frozenset[str], references: list[tuple[str, str, str]]
+) -> None:
+    converted = tuple(LivepatchReference(gate, owner, f"f_{name}", 0)
+                      for gate, owner, name in references)  # fmt: skip
+    made = module("lp", depends=tuple(sorted(depends)), livepatch=True, references=converted)
+    livepatch = Livepatch(made, tuple(PatchedFunction(name, "f") for name in sorted(patched)))
+    graph = build_graph(no_exports(), (), [livepatch])
+    assert livepatch.dependencies(no_exports()) == queries.dependencies(graph, "lp")

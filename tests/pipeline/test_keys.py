@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,14 +124,9 @@ int third(int n) { return static_branch(&own) ? n + 3 : 4; }
 """
 
 
-def test_the_keys_of_changed_functions_are_found(tmp_path: Path) -> None:
-    pair = Pair(
-        tmp_path,
-        BRANCHES,
-        {"n + 1": "n + 2", "int third": "struct static_key fresh;\n"
-         "int new(int n) { return static_branch(&fresh) ? n : 7; }\nint third"},
-    )  # fmt: skip
-    part = Part(
+def part_of(pair: Pair, **fields: Any) -> Part:
+    """Both versions of a source file of a module."""
+    return Part(
         number=0,
         owner="m",
         where="code.c:code.o",
@@ -138,7 +134,18 @@ def test_the_keys_of_changed_functions_are_found(tmp_path: Path) -> None:
         patched=ElfFile.read(pair.compile("patched", pair.patched_source())),
         source="code.c",
         sizes=SIZES,
+        **fields,
     )
+
+
+def test_the_keys_of_changed_functions_are_found(tmp_path: Path) -> None:
+    pair = Pair(
+        tmp_path,
+        BRANCHES,
+        {"n + 1": "n + 2", "int third": "struct static_key fresh;\n"
+         "int new(int n) { return static_branch(&fresh) ? n : 7; }\nint third"},
+    )  # fmt: skip
+    part = part_of(pair)
     functions = changed_functions(part)
     assert sorted(functions.values()) == ["", "second"]
     assert {(key.name, key.is_defined) for key in branch_keys(part, functions)} == {
@@ -151,16 +158,7 @@ def test_the_keys_of_changed_functions_are_found(tmp_path: Path) -> None:
 
 def test_what_changes_as_the_kernel_is_compiled_changes_here_too(tmp_path: Path) -> None:
     pair = Pair(tmp_path, BRANCHES, {"n + 1": "n + 2"})
-    part = Part(
-        number=0,
-        owner="m",
-        where="code.c:code.o",
-        original=ElfFile.read(pair.compile("original", pair.source)),
-        patched=ElfFile.read(pair.compile("patched", pair.patched_source())),
-        source="code.c",
-        sizes=SIZES,
-        known=frozenset({"second", "third", "gone"}),
-    )
+    part = part_of(pair, known=frozenset({"second", "third", "gone"}))
     assert sorted(changed_functions(part).values()) == ["second", "third"]
 
 
