@@ -47,7 +47,7 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     import klpbuild
 
     class Parser(argparse.ArgumentParser):
-        """Parses words; its own of newer Pythons says nothing of help that cannot be printed."""
+        """A parser that fails when its help cannot be written; newer argparse ignores that."""
 
         def print_help(self, file: SupportsWrite[str] | None = None) -> None:
             (file or sys.stdout).write(self.format_help())
@@ -81,7 +81,7 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
 
 def _import(wanted: str | None) -> argparse.ArgumentParser:
-    """Make the parser without looking for garbage: that takes a tenth of a small build.
+    """Make the parser with garbage collection off, which takes a tenth of a small build.
 
     All that is imported stays.
     """

@@ -116,7 +116,7 @@ def check_inlined(subject: Subject) -> None:
 
 
 class _Units:
-    """The compile units of a file, of which the last one is kept: functions come file by file."""
+    """Reads the compile units of a file and keeps the last: functions come file by file."""
 
     def __init__(self, dwarf: Dwarf) -> None:
         self._dwarf = dwarf

@@ -158,7 +158,7 @@ def _listed(atoms: Iterable[Atom]) -> str:
 
 
 def notice_handed_on(case: Case, included: Collection[Atom]) -> None:
-    """Say of which new functions something may store the address: they go with the module."""
+    """Note new functions whose address other code may store: they go when the module does."""
     for new in case.changes.new:
         users = case.users_patched[new] & set(included) if new in included else set()
         by = [user for user in users if _hands_on(case.patched, user, new)]

@@ -107,7 +107,7 @@ def _passes_on_if_code(code: CodeObject, user: Atom, atom: Atom) -> bool:
 
 
 def notice_own_state(case: Case, included: Collection[Atom]) -> None:
-    """Say which new variables hold state: the next version of the livepatch has its own."""
+    """Note new variables that hold state: each version of the livepatch has its own."""
     for atom in sorted(included, key=lambda a: a.index):
         is_state = atom.kind is SectionKind.DATA and memory_of(atom.section) in _STATE
         if is_state and case.correlation.is_new(atom) and not is_special_static(atom.name):

@@ -24,7 +24,7 @@ _SETTING = 'APT::VersionedKernelPackages { "livepatch-.*"; };\n'
 
 @dataclass(frozen=True)
 class Metapackage:
-    """A name that stays from one kernel, and one version of a livepatch, to the next.
+    """A package whose name stays the same with the next kernel and livepatch version.
 
     Its version begins with the kernel's: the newest of all that a repository has is that of the
     newest kernel, whichever was built last.
