@@ -353,7 +353,7 @@ class _Reader(TableReader):
             self.add_at(line, problem.what, why=problem.why, hint=problem.hint)
         functions = self.functions(entry, name, line)
         callbacks = self.callbacks(entry, line)
-        if not functions and not callbacks and not self.patches:
+        if not entry.get("functions") and not callbacks and not self.patches:
             self.add_at(line, f"object {name!r} has neither functions nor callbacks")
         if functions and self.patches:
             self.add_at(
@@ -370,7 +370,8 @@ class _Reader(TableReader):
         for item in self.value(entry, "functions", list, [], line):
             if not isinstance(item, dict):
                 what = f"function of {name!r} is not a table"
-                self.add_at(line, what, hint='Write { old = "f", new = "livepatch_f" }.')
+                at = self.file.line_of_key("functions", line)
+                self.add_at(at, what, hint='Write { old = "f", new = "livepatch_f" }.')
                 continue
             at, old = line, item.get("old")
             if isinstance(old, str):

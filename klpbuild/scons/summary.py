@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import SCons.Node
@@ -13,7 +14,7 @@ from SCons.Script import GetBuildFailures, GetOption
 
 from klpbuild.check.rule import RefusedError
 from klpbuild.cli import INTERRUPTED, OK, USAGE
-from klpbuild.errors import KlpError, Problem
+from klpbuild.errors import KlpError, explained
 from klpbuild.files import write_file
 from klpbuild.report.junit import Case, junit
 from klpbuild.report.timings import done, timing_table
@@ -79,16 +80,8 @@ class Summary:
 
         :returns: OK, or that a file could not be written.
         """
-        results, status = self.results(), OK
-        try:
-            self._write(results)
-        except KlpError as error:
-            status = USAGE
-            for problem in error.problems:
-                show(problem, "scons")
-        except OSError as error:
-            status = USAGE
-            show(Problem(f"cannot be written: {error.strerror}", str(error.filename)), "scons")
+        results = self.results()
+        status = written(partial(self._write, results))
         # A module that comes from the cache was not told of when it came.
         if len(results) > 1 or (results and self._env["cache"]):
             print("\n".join(table(results)))
@@ -104,17 +97,41 @@ class Summary:
             from klpbuild.pipeline.documents import write_index
 
             write_index(Path(self._env["KLP_BUILD"]))
-        if self._env["junit"]:
-            cases = [_case(result) for result in results]
-            write_file(Path(self._env["junit"]), junit("klpbuild", cases))
-        if self._env["sarif"]:
-            from klpbuild.check.formats import as_sarif
+        errors = list({id(error): error for error in FAILURES.values()}.values())
+        write_reports(self._env, [_case(result) for result in results], errors)
 
-            errors = list({id(error): error for error in FAILURES.values()}.values())
-            refused = [e.report for e in errors if isinstance(e, RefusedError)]
-            others = [e for e in errors if not isinstance(e, RefusedError)]
-            problems = dict.fromkeys(problem for error in others for problem in error.problems)
-            write_file(Path(self._env["sarif"]), as_sarif(refused, tuple(problems)).encode())
+
+def written(write: Callable[[], None]) -> int:
+    """Write files, and show why one cannot be written.
+
+    :returns: OK, or that a file could not be written.
+    """
+    try:
+        write()
+    except Exception as error:
+        if (told := explained(error)) is None:
+            raise
+        for problem in told.problems:
+            show(problem, "scons")
+        return USAGE
+    return OK
+
+
+def write_reports(env: Environment, cases: Sequence[Case], errors: Sequence[KlpError]) -> None:
+    """Write what continuous integration reads, if asked for: JUnit XML and SARIF.
+
+    :param cases: the results, for JUnit XML.
+    :param errors: what was refused, for SARIF.
+    """
+    if env["junit"]:
+        write_file(Path(env["junit"]), junit("klpbuild", cases))
+    if env["sarif"]:
+        from klpbuild.check.formats import as_sarif
+
+        refused = [e.report for e in errors if isinstance(e, RefusedError)]
+        others = [e for e in errors if not isinstance(e, RefusedError)]
+        problems = dict.fromkeys(problem for error in others for problem in error.problems)
+        write_file(Path(env["sarif"]), as_sarif(refused, tuple(problems)).encode())
 
 
 def _case(result: Result) -> Case:

@@ -20,6 +20,7 @@ from klpbuild.errors import KlpError, Problems, explained, printable
 from klpbuild.files import write_file
 from klpbuild.package.formats import wanted_formats
 from klpbuild.pipeline.build import source_flags
+from klpbuild.report.junit import Case
 from klpbuild.report.names import PAGE
 from klpbuild.request.chosen import named_livepatches, with_replace
 from klpbuild.request.given import GivenSymbols, newest_kernel
@@ -32,7 +33,7 @@ from klpbuild.scons.caching import use_cache
 from klpbuild.scons.literal import Environment, Node
 from klpbuild.scons.nodes import KernelNodes, kernel_nodes
 from klpbuild.scons.outputs import Outputs, note_rewritten
-from klpbuild.scons.summary import Summary
+from klpbuild.scons.summary import Summary, write_reports, written
 from klpbuild.terminal.shown import show
 
 
@@ -53,6 +54,9 @@ def livepatches(env: Environment) -> list[KernelNodes]:
             raise
         for problem in told.problems:
             show(problem, "scons")
+        if not any(GetOption(name) for name in ("clean", "no_exec", "question")):
+            case = Case(env["kernel"], env["livepatch"], "\n".join(map(str, told.problems)))
+            written(partial(write_reports, env, [case], [told]))
         sys.exit(2)
 
 

@@ -235,6 +235,15 @@ def test_one_problem(tmp_path: Path, toml: str, text: str) -> None:
     assert text in _error(path)
 
 
+def test_a_function_by_its_name_alone(tmp_path: Path) -> None:
+    """That leaves the object without functions is no second error."""
+    path = _livepatch(tmp_path, '[[object]]\nname = "vmlinux"\nfunctions = ["f"]\n')
+    assert _error(path) == (
+        "DIR/livepatch.toml:3: function of 'vmlinux' is not a table\n"
+        '  Write { old = "f", new = "livepatch_f" }.'
+    )
+
+
 def test_not_utf8(tmp_path: Path) -> None:
     path = _livepatch(tmp_path)
     (path / "livepatch.toml").write_bytes(b'description = "\xff"\n')

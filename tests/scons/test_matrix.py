@@ -131,12 +131,29 @@ def test_a_livepatch_that_fails_leaves_no_older_module(shared: Checkout, matrix:
 
 
 def test_without_k_the_first_error_ends_it(shared: Checkout, own: Path) -> None:
-    words = ("kernel=fixtures,6.1.0-99", "livepatches=own")
+    words = (
+        "kernel=fixtures,6.1.0-99",
+        "livepatches=own",
+        "junit=build/a.xml",
+        "sarif=build/a.sarif",
+    )
     text = shared.scons(*words, status=2)
     assert "scons: error: own/unread/livepatch.toml: the livepatch has no C source\n" in text
     assert "scons: error: kernel '6.1.0-99' is not known\n" in text
     assert "build/" not in text
     assert "result" not in text
+    failure = ElementTree.parse(shared.directory / "build/a.xml").getroot().find(".//failure")
+    assert failure is not None
+    (run,) = json.loads((shared.directory / "build/a.sarif").read_text())["runs"]
+    unknown = "kernel '6.1.0-99' is not known\n"
+    assert unknown in str(failure.text)
+    assert any(unknown in result["message"]["text"] for result in run["results"])
+
+
+def test_results_that_cannot_be_written_are_told_beside_the_error(shared: Checkout) -> None:
+    text = shared.scons("kernel=6.1.0-99", "junit=SConstruct/a.xml", status=2)
+    assert "scons: error: kernel '6.1.0-99' is not known\n" in text
+    assert "scons: error: SConstruct: cannot be written: Not a directory" in text
 
 
 @pytest.mark.parametrize(
