@@ -153,7 +153,7 @@ def test_without_k_the_first_error_ends_it(shared: Checkout, own: Path) -> None:
 def test_results_that_cannot_be_written_are_told_beside_the_error(shared: Checkout) -> None:
     text = shared.scons("kernel=6.1.0-99", "junit=SConstruct/a.xml", status=2)
     assert "scons: error: kernel '6.1.0-99' is not known\n" in text
-    assert "scons: error: SConstruct: cannot be written: Not a directory" in text
+    assert "scons: error: SConstruct/a.xml: cannot be written: Not a directory" in text
 
 
 @pytest.mark.parametrize(
