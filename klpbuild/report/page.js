@@ -4,16 +4,41 @@
 
 (() => {
   if (!document.getElementById("details")) return;
-  const pictures = [...document.querySelectorAll(".picture")];
+  const picture = document.querySelector(".picture");
   const panel = document.getElementById("details");
   const search = document.getElementById("search");
   const hits = document.getElementById("hits");
   const known = JSON.parse(document.getElementById("nodes").textContent);
-  const nodes = [...document.querySelectorAll(".node")];
-  const edges = [...document.querySelectorAll(".edge")];
+  const nodes = [...picture.querySelectorAll(".node")];
+  const edges = [...picture.querySelectorAll(".edge")];
   let chosen = null;
 
-  const numberOf = (node) => Number(node.dataset.node);
+  // -- edges: curves between the names, wherever the browser has put them
+
+  function curve(from, to) {
+    const [a, b] = [from.getBoundingClientRect(), to.getBoundingClientRect()];
+    const origin = picture.querySelector(".edges").getBoundingClientRect();
+    let [x, y] = [(a.left + a.right) / 2, (a.top + a.bottom) / 2];
+    let [endX, endY] = [(b.left + b.right) / 2, (b.top + b.bottom) / 2];
+    const pull = (distance) => Math.min(distance / 2, 160);
+    let [pullX, pullY] = [0, 0];
+    if (a.right <= b.left) [x, endX, pullX] = [a.right, b.left, pull(b.left - a.right)];
+    else if (b.right <= a.left) [x, endX, pullX] = [a.left, b.right, -pull(a.left - b.right)];
+    else if (a.bottom <= b.top) [y, endY, pullY] = [a.bottom, b.top, pull(b.top - a.bottom)];
+    else [y, endY, pullY] = [a.top, b.bottom, -pull(a.top - b.bottom)];
+    const points = [[x, y], [x + pullX, y + pullY], [endX - pullX, endY - pullY], [endX, endY]];
+    const [start, ...rest] = points.map(([x, y]) => `${x - origin.left} ${y - origin.top}`);
+    return `M${start}C${rest.join(" ")}`;
+  }
+
+  function connect() {
+    for (const edge of edges) {
+      edge.setAttribute("d", curve(nodes[edge.dataset.from], nodes[edge.dataset.to]));
+    }
+  }
+
+  new ResizeObserver(connect).observe(picture);
+  matchMedia("print").addEventListener("change", connect);
 
   // -- neighbours
 
@@ -25,8 +50,8 @@
   }
 
   function show(near, touches) {
-    for (const picture of pictures) picture.classList.toggle("focus", near !== null);
-    for (const node of nodes) node.classList.toggle("near", near !== null && near.has(numberOf(node)));
+    picture.classList.toggle("focus", near !== null);
+    nodes.forEach((node, number) => node.classList.toggle("near", near !== null && near.has(number)));
     for (const edge of edges) {
       const ends = [Number(edge.dataset.from), Number(edge.dataset.to)];
       edge.classList.toggle("near", near !== null && touches(ends));
@@ -67,7 +92,7 @@
   }
 
   function choose(number) {
-    for (const node of nodes) node.classList.toggle("chosen", numberOf(node) === number);
+    nodes.forEach((node, other) => node.classList.toggle("chosen", other === number));
     chosen = number;
     if (number === null) {
       panel.replaceChildren();
@@ -87,108 +112,17 @@
     highlight(number);
   }
 
-  for (const node of nodes) {
-    const number = numberOf(node);
+  function reveal(number) { nodes[number].scrollIntoView({ block: "center" }); }
+
+  nodes.forEach((node, number) => {
     node.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") highlight(number); });
     node.addEventListener("pointerleave", settle);
-    node.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(number); }
-    });
-  }
+  });
+  picture.addEventListener("click", (event) => {
+    const number = nodes.indexOf(event.target.closest(".node"));
+    choose(number < 0 ? null : number);
+  });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") choose(null); });
-
-  // -- zoom and move
-
-  function explore(picture) {
-    const box = picture.viewBox.baseVal;
-    const full = { x: box.x, y: box.y, width: box.width, height: box.height };
-    let view = { ...full };
-
-    function look(next) {
-      view = next;
-      picture.setAttribute("viewBox", `${view.x} ${view.y} ${view.width} ${view.height}`);
-      picture.style.touchAction = view.width < full.width * 0.99 ? "none" : "pan-y";
-    }
-
-    function zoom(factor, x, y) {
-      const width = Math.min(Math.max(view.width * factor, full.width / 40, 60), full.width * 2);
-      const scale = width / view.width;
-      look({
-        x: x - (x - view.x) * scale, y: y - (y - view.y) * scale,
-        width, height: view.height * scale,
-      });
-    }
-
-    function place(clientX, clientY) {
-      const at = new DOMPoint(clientX, clientY).matrixTransform(picture.getScreenCTM().inverse());
-      return [at.x, at.y];
-    }
-
-    picture.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && !event.metaKey) return;
-      event.preventDefault();
-      zoom(Math.exp(event.deltaY * 0.0025), ...place(event.clientX, event.clientY));
-    }, { passive: false });
-
-    const pointers = new Map();
-    let moved = 0;
-    picture.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
-      pointers.set(event.pointerId, event);
-      if (pointers.size === 1) moved = 0;
-    });
-    picture.addEventListener("pointermove", (event) => {
-      const before = pointers.get(event.pointerId);
-      if (!before) return;
-      if (pointers.size === 1) {
-        moved += Math.hypot(event.clientX - before.clientX, event.clientY - before.clientY);
-        if (moved > 4) {
-          if (!picture.hasPointerCapture(event.pointerId)) picture.setPointerCapture(event.pointerId);
-          picture.classList.add("moving");
-          const [x, y] = place(event.clientX, event.clientY);
-          const [oldX, oldY] = place(before.clientX, before.clientY);
-          look({ ...view, x: view.x + oldX - x, y: view.y + oldY - y });
-        }
-      } else {
-        moved = 99;
-        const [other] = [...pointers.values()].filter((p) => p.pointerId !== event.pointerId);
-        const distance = (p) => Math.hypot(p.clientX - other.clientX, p.clientY - other.clientY) || 1;
-        zoom(distance(before) / distance(event), ...place(other.clientX, other.clientY));
-      }
-      pointers.set(event.pointerId, event);
-    });
-    for (const name of ["pointerup", "pointercancel"]) {
-      picture.addEventListener(name, (event) => {
-        pointers.delete(event.pointerId);
-        if (!pointers.size) picture.classList.remove("moving");
-      });
-    }
-    picture.addEventListener("click", (event) => {
-      if (moved > 4) return;
-      const node = event.target.closest(".node");
-      choose(node ? Number(node.dataset.node) : null);
-    });
-
-    return {
-      fit: () => look({ ...full }),
-      zoomBy: (factor) => zoom(factor, view.x + view.width / 2, view.y + view.height / 2),
-      reveal(number) {
-        const node = picture.querySelector(`[data-node="${number}"]`);
-        const at = node.transform.baseVal[0].matrix;
-        const size = node.querySelector("rect");
-        const width = Math.min(full.width, Math.max(620, size.width.baseVal.value * 2));
-        const height = width * full.height / full.width;
-        const x = at.e + size.width.baseVal.value / 2, y = at.f + size.height.baseVal.value / 2;
-        look({ x: x - width / 2, y: y - height / 2, width, height });
-      },
-    };
-  }
-
-  const views = pictures.map(explore);
-  function reveal(number) { for (const view of views) view.reveal(number); }
-  for (const [id, act] of [
-    ["in", (view) => view.zoomBy(0.7)], ["out", (view) => view.zoomBy(1 / 0.7)], ["fit", (view) => view.fit()],
-  ]) document.getElementById(id).addEventListener("click", () => views.forEach(act));
 
   // -- search
 

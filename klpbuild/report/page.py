@@ -17,10 +17,9 @@ import klpbuild
 from klpbuild.module import templates
 from klpbuild.names import VMLINUX
 from klpbuild.report.assembly import DiffLine, Kind, changed_code
-from klpbuild.report.drawing import HEIGHT, Role
 from klpbuild.report.facts import Facts, Fate
 from klpbuild.report.inputs import inputs_digest
-from klpbuild.report.picture import References
+from klpbuild.report.picture import References, Role
 from klpbuild.report.references import PatchHeader, ReferenceKind
 from klpbuild.report.timings import Timing
 
@@ -74,9 +73,8 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
     """
     style, script = read_style(), (_DIRECTORY / "page.js").read_text()
     references = References(facts)
-    few = len(references.nodes) <= _NAMES_MAX
+    nodes = references.nodes
     symbols = [_row(fate, facts) for fate in facts.fates]
-    numbers = {node.key: number for number, node in enumerate(references.nodes)}
     text = (
         environment()
         .get_template("page.html.j2")
@@ -84,17 +82,14 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
             facts=facts,
             contents=facts.contents,
             references=references,
-            pictures={"wide": references.wide, "tall": references.tall} if few else {},
+            drawn=len(nodes) <= _NAMES_MAX,
             open=len(facts.patches) <= _PATCHES_MAX,
-            numbers=numbers,
-            node_height=HEIGHT,
+            numbers={node.key: number for number, node in enumerate(nodes)},
             legend=_LEGEND,
             details=[
                 {"label": node.label, "role": _LEGEND[node.role], "details": node.details}
-                for node in references.nodes
-            ]
-            if few
-            else [],
+                for node in nodes
+            ],
             patches=[_shown(*pair) for pair in zip(facts.patches, facts.headers, strict=True)],
             codes=changed_code(facts, references.replacements),
             symbols=symbols,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 from klpbuild.names import LivepatchSymbol
-from klpbuild.report.drawing import Edge, Node, Picture, Role, draw, draw_tall
 from klpbuild.report.facts import Facts
 from klpbuild.report.uses import External, Own, Uses
 
@@ -16,6 +16,48 @@ _OURS = {"forget_relocations": "made by klpbuild: lets a module that went be loa
 #: Functions that the compiler calls from any function; the picture would be full of them.
 _COMPILERS = ("__fentry__", "_mcount", "__stack_chk_fail", "__x86_return_thunk")
 _COMPILERS_PREFIX = ("__x86_indirect_thunk_", "__sanitizer_cov_", "__ubsan_handle_")
+
+
+class Role(StrEnum):
+    """Role of a node in the picture."""
+
+    REPLACED = "replaced"
+    NEW = "new"
+    OWN = "own"
+    LIVEPATCH = "livepatch"
+    EXPORTED = "exported"
+
+
+#: What stands below each other, from left to right.
+_BANDS = ((Role.REPLACED,), (Role.NEW, Role.OWN), (Role.LIVEPATCH, Role.EXPORTED))
+
+
+@dataclass(frozen=True)
+class Node:
+    """A name in the picture.
+
+    :ivar key: tells it from all others.
+    :ivar frame: title of the frame that it stands in.
+    :ivar details: what is shown of it, as pairs of a word and a text.
+    """
+
+    key: str
+    label: str
+    role: Role
+    frame: str
+    details: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An arrow from a node to another one, by their keys.
+
+    :ivar word: what it says, ``replaces`` or ``uses``.
+    """
+
+    source: str
+    target: str
+    word: str
 
 
 @dataclass(frozen=True)
@@ -112,19 +154,32 @@ class References:
         return tuple(fate.symbol for fate in self.facts.fates if fate.symbol not in used)
 
     @cached_property
-    def wide(self) -> Picture:
-        """The picture for a screen."""
-        return draw(*self._graph)
+    def bands(self) -> tuple[dict[str, list[Node]], ...]:
+        """The nodes by band and frame; within a frame, what the same functions use together."""
+        nodes, edges = self._graph
+        first: dict[str, int] = {}
+        for number, edge in enumerate(edges):
+            first.setdefault(edge.source, number)
+            first.setdefault(edge.target, number)
 
-    @cached_property
-    def tall(self) -> Picture:
-        """The picture for a narrow screen, with the same nodes in the same order or another."""
-        return draw_tall(*self._graph)
+        def place(node: Node) -> tuple[bool, int]:
+            return node.role is Role.EXPORTED, first.get(node.key, len(edges))
 
-    @cached_property
-    def nodes(self) -> tuple[Node, ...]:
-        """The nodes of both pictures."""
-        return self._graph[0]
+        bands: tuple[dict[str, list[Node]], ...] = tuple({} for _ in _BANDS)
+        for roles, frames in zip(_BANDS, bands, strict=True):
+            for node in sorted((n for n in nodes if n.role in roles), key=place):
+                frames.setdefault(node.frame, []).append(node)
+        return tuple(filter(None, bands))
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes in the order of the bands."""
+        return [node for frames in self.bands for nodes in frames.values() for node in nodes]
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """The edges between the nodes."""
+        return self._graph[1]
 
     @cached_property
     def _graph(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
@@ -151,7 +206,7 @@ class References:
             for end in (use.user, use.used):
                 node = self._own(end) if isinstance(end, Own) else self._external(end)
                 nodes.setdefault(node.key, node)
-            edges.append(Edge(_key(use.user), _key(use.used), "uses", use.count))
+            edges.append(Edge(_key(use.user), _key(use.used), "uses"))
         return tuple(nodes.values()), tuple(edges)
 
     def _own(self, own: Own) -> Node:

@@ -10,17 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from klpbuild.arch import S390X
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.report.assembly import changed_code
 from klpbuild.report.boot import add_boot
-from klpbuild.report.drawing import HEIGHT, Edge, Node, Picture, Role, draw, draw_tall
 from klpbuild.report.facts import Facts
 from klpbuild.report.page import page
-from klpbuild.report.picture import References
+from klpbuild.report.picture import Edge, Node, References, Role
 from klpbuild.report.timings import Timing, done, read_timings, timed, timing_table
 from klpbuild.terminal.stopwatch import measured
 from tests.report.built import PATCH, make_facts
@@ -174,51 +171,6 @@ def test_a_name_that_would_do_harm_in_the_picture() -> None:
     assert json.loads(text.removeprefix("<script>").removesuffix("</script>")) == [HARM]
 
 
-ROLES = list(Role)
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> tuple[list[Node], list[Edge]]:
-    """A livepatch of any size, with edges from what it holds."""
-    count = draw(st.integers(1, 60))
-    nodes = [
-        Node(
-            str(number),
-            draw(st.text("abc_.", min_size=1, max_size=60)),
-            draw(st.sampled_from(ROLES)),
-            draw(st.sampled_from(["vmlinux", "ext4", "a_module_with_a_long_name_indeed"])),
-        )
-        for number in range(count)
-    ]
-    ends = st.integers(0, count - 1).map(str)
-    pairs = draw(st.lists(st.tuples(ends, ends), max_size=120))
-    return nodes, [Edge(a, b, "uses") for a, b in pairs if a != b]
-
-
-def check_picture(picture: Picture, count: int) -> None:
-    """Every name is inside, and none lies on another."""
-    assert len(picture.nodes) == count
-    boxes = sorted((p.y, p.x, p.width) for p in picture.nodes)
-    for y, x, width in boxes:
-        assert x >= 0 and x + width <= picture.width + 0.01
-        assert y >= 0 and y + HEIGHT <= picture.height + 0.01
-    for number, (y, x, width) in enumerate(boxes):
-        for other_y, other_x, _ in boxes[number + 1 :]:
-            if other_y >= y + HEIGHT:
-                break
-            assert other_x >= x + width or other_x + 1 <= x, "two names overlap"
-
-
-@given(graph=graphs())
-@settings(max_examples=25, deadline=None)
-def test_no_name_lies_on_another(graph: tuple[list[Node], list[Edge]]) -> None:
-    nodes, edges = graph
-    for picture in (draw(nodes, edges), draw_tall(nodes, edges)):
-        check_picture(picture, len(nodes))
-        assert len(picture.curves) == len(edges)
-    assert draw(nodes, edges) == draw(nodes, edges)
-
-
 def many_nodes() -> tuple[list[Node], list[Edge]]:
     """A livepatch of 300 names."""
     nodes = [Node(f"o{n}", f"function_{n}", Role.REPLACED, "vmlinux") for n in range(20)]
@@ -232,12 +184,19 @@ def many_nodes() -> tuple[list[Node], list[Edge]]:
     return nodes, edges
 
 
-def test_three_hundred_names_fit_a_screen() -> None:
-    picture = draw(*many_nodes())
-    check_picture(picture, 300)
-    # On a screen of 1400 pixels it has 1180: letters of 12 pixels become 8 at least.
-    assert picture.width * 8 / 12 < 1180
-    assert 0.7 < picture.width / picture.height < 1.7
+def test_three_hundred_names_in_the_picture(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, in three bands; what one function uses stands together, what is exported last."""
+    nodes, edges = many_nodes()
+    monkeypatch.setattr(References, "_graph", (tuple(nodes), tuple(edges)))
+    references = References(facts)
+    assert [list(band) for band in references.bands] == [
+        ["vmlinux"], ["livepatch"], ["ext4", HARM, "vmlinux"]
+    ]  # fmt: skip
+    assert sorted(node.key for node in references.nodes) == sorted(node.key for node in nodes)
+    shown = [node for node in references.nodes if node.frame == "vmlinux"][20:]
+    assert [node.label for node in shown[:2]] == ["an_exported_1", "an_exported_2"]
+    drawn = Tags(page(facts).decode()).found
+    assert sum("node" in (a.get("class") or "").split() for _, a in drawn) == 300
 
 
 def test_timings(tmp_path: Path) -> None:
