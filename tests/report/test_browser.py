@@ -135,6 +135,7 @@ def look(browser: Browser, path: Path, window: tuple[int, int, bool]) -> dict[st
     browser.complaints.clear()
     browser.requests.clear()
     browser.show(path, width, height, dark=dark)
+    browser.value("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")  # drawn
     if SHOTS:
         name = f"{path.stem}-{width}-{'dark' if dark else 'light'}.png"
         browser.screenshot(Path(SHOTS) / name)
