@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
-from klpbuild.package.contents import Package
+from klpbuild.package.contents import Package, package_name
 from klpbuild.package.deb import build_deb
 from klpbuild.package.meta import build_meta_deb, build_meta_rpm, flavour_of
 from klpbuild.package.rpm import build_rpm, write_spec
@@ -243,3 +243,94 @@ def test_rpm_needs_the_livepatch(module: Path, tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert f"livepatch-demo-{NEXT} >= 10 is needed by" in older.stderr
+
+
+RHEL = "5.14.0-427.13.1.el9_4.x86_64"
+
+
+def stub(directory: Path, name: str, version: str, *provides: str) -> None:
+    """Make an rpm without files."""
+    spec = directory / f"{name}-{version}.spec"
+    text = (
+        f"Name: {name}\nVersion: {version.partition('-')[0]}\nSummary: a stub\nLicense: GPL-2.0\n"
+    )
+    text += f"Release: {version.partition('-')[2]}\n" + "".join(
+        f"Provides: {p}\n" for p in provides
+    )
+    spec.write_text(text + "%description\nA stub.\n%files\n")
+    words = ["rpmbuild", "-bb", "--define", f"_topdir {directory}/made", str(spec)]
+    subprocess.run(words, capture_output=True, check=True)
+    for made in (directory / "made/RPMS").rglob("*.rpm"):
+        made.rename(directory / made.name)
+
+
+class Dnf:
+    """A machine as dnf sees it: an empty root, and one repository with two kernels of RHEL 9."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root, self.repository = directory / "root", directory / "repository"
+        self.repository.mkdir()
+        stub(self.repository, "base", "1-1", "/bin/sh", "kmod", "systemd")
+        for version in ("427.13.1", "503.11.1"):
+            uname = f"kernel-uname-r = 5.14.0-{version}.el9_4.x86_64"
+            stub(self.repository, "kernel-core", f"5.14.0-{version}.el9_4", uname)
+        local = f"[local]\nname=local\nbaseurl=file://{self.repository}\ngpgcheck=0\n"
+        places = "".join(f"{each}dir={directory}/{each}\n" for each in ("cache", "log", "persist"))
+        self.settings = directory / "dnf.conf"
+        self.settings.write_text(f"[main]\nplugins=0\nreposdir=/nonexistent\n{places}{local}")
+
+    def run(self, *words: str, status: int = 0) -> str:
+        """Run dnf; the scripts of packages would want a running system."""
+        repository = ["createrepo_c", "--quiet", str(self.repository)]
+        subprocess.run(repository, capture_output=True, check=True)
+        machine = ["-c", str(self.settings), f"--installroot={self.root}", "--releasever=9"]
+        options = ["--setopt=tsflags=noscripts", "--refresh", "--assumeyes"]
+        done = subprocess.run(
+            ["dnf", *machine, *options, *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def installed(self) -> set[str]:
+        words = ["rpm", "--root", str(self.root), "-qa", "--qf", "%{name} %{version}\n"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return {line for line in done.stdout.splitlines() if not line.startswith("base ")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("createrepo_c"), reason="needs createrepo-c")
+@pytest.mark.skipif(not shutil.which("dnf"), reason="needs dnf")
+def test_dnf_follows(module: Path, tmp_path: Path) -> None:
+    dnf = Dnf(tmp_path)
+    of_kernel = package_name(RHEL)
+    name, meta = f"livepatch-demo-{of_kernel}", "livepatch-demo-5.14-x86-64"
+
+    def offered(*described: Package) -> None:
+        for each in described:
+            write_spec(each, dnf.repository)
+            build_rpm(each, dnf.repository)
+            build_meta_rpm(each, dnf.repository)
+
+    first = demo(module, "1", RHEL, "")
+    offered(first)
+    dnf.run("install", meta)  # brings the livepatch, and the very kernel that it is for
+    kernel = "kernel-core 5.14.0"
+    before = dnf.installed()
+    assert {f"{name} 1", kernel} < before and len(before) == 3
+    offered(demo(module, "2", RHEL, ""))
+    dnf.run("upgrade", meta)
+    assert f"{name} 2" in dnf.installed()
+    # Another livepatch for the kernel takes the place of the first, when that is wanted.
+    livepatch = replace(first.livepatch, name="other")
+    offered(replace(first, livepatch=livepatch))
+    said = dnf.run("install", f"livepatch-other-{of_kernel}", status=1)
+    assert (
+        f"livepatch-other-{of_kernel}-1-1.x86_64 conflicts with livepatch-{of_kernel} provided by"
+        in said
+    )
+    dnf.run("install", "--allowerasing", f"livepatch-other-{of_kernel}")
+    assert {each for each in dnf.installed() if "livepatch" in each} == {
+        f"livepatch-other-{of_kernel} 1"
+    }
+    dnf.run("remove", "kernel-core")
+    assert dnf.installed() == set()
