@@ -14,7 +14,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import locked
 from klpbuild.patch.idle import Idle
-from klpbuild.patch.members import behind_others
+from klpbuild.patch.members import in_place
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.patchfile import files_after
@@ -169,7 +169,7 @@ class _Effects:
             files = files_after(patches, whole.tree.source, self.architecture)
             for path, name in self.compiled.moved:
                 files = tuple(
-                    (file.path == path and behind_others(file, name, ())) or file for file in files
+                    (file.path == path and in_place(file, name, ())) or file for file in files
                 )
             workdir = whole.workdir / f"some-{len(self.compilers)}"
             shadow = workdir / "shadow"

@@ -88,18 +88,23 @@ def why_not_zero(
     sizes: tuple[int, int],
     file: PatchedFile,
     commands: Sequence[CompileCommand],
+    *,
+    lost: bool = False,
 ) -> str:
     """Explain why new members of a structure may not be zero in each one that exists; else empty.
 
     :param name: such as ``struct x``; it is declared in the file.
     :param sizes: of the structure in bytes, before and after.
     :param commands: how all objects are compiled that are made from the file.
+    :param lost: whether members are meant that no code uses any more: none may read them with
+        all of the structure.
     """
     grown = _grown(file, name)
     if grown is None:
         return f"{file.path} does not declare it once"
     config = compiler.tree.build / ".config"
-    text = config.read_bytes() if sizes[0] != sizes[1] and config.is_file() else b""
+    exactly = sizes[0] != sizes[1]
+    text = config.read_bytes() if exactly and config.is_file() else b""
     if watching := re.search(rb"^CONFIG_(%b)=y" % b"|".join(_WATCHING), text, re.MULTILINE):
         return f"{watching[1].decode()} watches the memory behind it"
     if len(commands) > OBJECTS_MAX:
@@ -125,12 +130,11 @@ def why_not_zero(
         source = Path(command.source.removeprefix(f"{compiler.tree.source}/"))
         texts = [file.original or b"", (compiler.tree.source / source).read_bytes()]
         outside = {symbol.name for symbol in old.symbol_list if not symbol.st_shndx}
-        exactly = sizes[0] != sizes[1]
-        why = _why_not_cleared(texts, name, functions, outside, exactly=exactly)
+        why = _why_not_cleared(texts, name, functions, outside, exactly=exactly, lost=lost)
         if why:
             return why
         is_allocated = is_allocated or bool(functions)
-    return "" if is_allocated else "nothing that was compiled allocates it"
+    return "" if is_allocated or lost else "nothing that was compiled allocates it"
 
 
 def _grown(file: PatchedFile, name: str) -> PatchedFile | None:
@@ -184,7 +188,13 @@ def _contents(elf: ElfFile) -> dict[str, list[object]]:
 
 
 def _why_not_cleared(
-    texts: Sequence[bytes], name: str, functions: set[str], outside: set[str], *, exactly: bool
+    texts: Sequence[bytes],
+    name: str,
+    functions: set[str],
+    outside: set[str],
+    *,
+    exactly: bool,
+    lost: bool,
 ) -> str:
     """Explain why functions that depend on a structure's size do more than allocate zeroed ones.
 
@@ -212,7 +222,10 @@ def _why_not_cleared(
         cleared = _CLEARS.findall(whole)
         rest = _without_calls(whole, _CLEARS)
         harmless = set(bodies)  # they are in `whole`
-        if not _asks_size(rest, name):
+        asks = _asks_size(rest, name)
+        if asks and lost:
+            return f"{function}() may read all of it"
+        if not asks:
             harmless |= {each for each in outside if not _ANY_SIZE.fullmatch(each)} | _PAGES
         others = (m[0] for m in _OTHERS.finditer(rest) if not _CLEARS.fullmatch(m[0]))
         other = next((each for each in others if each.decode() not in harmless), None)

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from klpbuild.elf import btf, dwarf, dwarftypes, types
@@ -47,6 +47,8 @@ _ALL = "-fno-eliminate-unused-debug-types"
 BTF_FLAGS = ("-g0", "-gbtf", _ALL)
 CLANG_FLAGS = ("-g", "-gdwarf-5", _ALL)
 _STRUCTURES = (Kind.STRUCT, Kind.UNION)
+#: What the names of members begin with that a patch takes away, and that keep their places.
+KEPT = "klpbuild_kept_"
 
 
 def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
@@ -64,10 +66,18 @@ def layouts(elf: ElfFile) -> dict[str, frozenset[Layout]]:
             if kind is Kind.TYPEDEF:
                 aim = types.plain(number)
                 if types.kind(aim) in _STRUCTURES and not types.name(aim):
-                    found[name].add(types.layout(aim))
+                    found[name].add(_as_named(types.layout(aim)))
             elif kind in _STRUCTURES and name:
-                found[f"{kind.value} {name}"].add(types.layout(number))
+                found[f"{kind.value} {name}"].add(_as_named(types.layout(number)))
     return {name: frozenset(several) for name, several in found.items()}
+
+
+def _as_named(layout: Layout) -> Layout:
+    """Give members that keep their places the names that they had."""
+    if not any(member.name.startswith(KEPT) for member in layout.members):
+        return layout
+    named = (replace(member, name=member.name.removeprefix(KEPT)) for member in layout.members)
+    return Layout(layout.size, tuple(sorted(named)))
 
 
 def enumerators(elf: ElfFile) -> dict[str, tuple[str, int]]:

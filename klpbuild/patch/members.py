@@ -1,4 +1,7 @@
-"""Move the members that a patch adds to a structure behind the others."""
+"""Keep the places of a structure's members where a patch adds others, or takes some away.
+
+New members go behind the others.  In place of a lost one stands one of the same type.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import accumulate
 
-from klpbuild.patch.csource import Lines, closing_braces, code_alone
+from klpbuild.patch.csource import Lines, closing_braces, code_alone, directive_lines
+from klpbuild.patch.layout import KEPT
 from klpbuild.patch.patched import PatchedFile, SourceLine
 
 #: What a structure may be followed by that does not depend on the order of its members.
@@ -24,38 +28,60 @@ _IN_ORDER = (
 #: The place of one member, as the parameters of a hash table have it.
 _PLACE = re.compile(rb"\.\w+\s*=\s*offsetof\b")
 _CONDITION = re.compile(rb"^[ \t]*#[ \t]*(if|endif)", re.MULTILINE)
+#: gcc then refuses values of a structure that do not name its members; kernels ask for that
+#: with ``-Werror=designated-init``.
+_DESIGNATED = b"} __attribute__((__designated_init__))"
 _UAPI = re.compile(r"(^|/)uapi/")
+#: A member with one name: a bit field, an array, a pointer to a function.
+_ONE_NAME = re.compile(
+    rb"(?P<type>[\w\s*]*[\s*])(?P<name>\w+)(?P<rest>(?:\s*\[[^\]]+\])*\s*(?::\s*\w+\s*)?;)"
+    rb"|(?P<result>[\w\s*]+\(\s*\*\s*)(?P<pointer>\w+)(?P<parameters>\s*\)\s*\([^{}]*\)\s*;)"
+)
 
 
-def behind_others(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFile | None:
-    """Let the members that a patch adds to a structure stand at its end.
+def in_place(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFile | None:
+    """Let the members that a structure has before and after a patch stay where they are.
+
+    Members that it gets stand at its end.  One that it loses is there as before, under a name
+    that no code uses (`KEPT`).
 
     :param name: such as ``struct x``.
     :param users: the texts of the C files that may know it, and of all that the patches change.
     :returns: None where that is not known to be the same to code: the file does not declare it
-        once, the patch does more than add members, or something may count on their order.
+        once, the patch does both or more, or something may count on the order of members.
     """
     before, after = file.original or b"", file.patched
     if not name.startswith("struct ") or _UAPI.search(file.path):
         return None
     olds, news = (_Declared.find(text, name) for text in (before, after))
-    if olds is None or news is None or not olds.members:
+    if olds is None or news is None or not olds.members or not news.members:
         return None
     in_order = re.compile(_IN_ORDER.replace(b"TAG", _tag(name)))
     texts = (_PLACE.sub(b"", code_alone(text)) for text in (before, after, *users))
     if any(map(in_order.search, texts)):
         return None
     added: list[int] = []
+    lost: list[tuple[range, int]] = []
     same = SequenceMatcher(None, olds.texts, news.texts, False)
-    for kind, _, _, first, last in same.get_opcodes():
+    for kind, start, end, first, last in same.get_opcodes():
         if kind == "insert":
             added += range(first, last)
+        elif kind == "delete":
+            lost.append((range(start, end), first))
         elif kind != "equal":
             return None
     tail = range(len(news.members) - len(added), len(news.members))
-    if not added or added == [*tail] or _LAST.search(olds.texts[-1]):
+    if lost and not added:
+        lines = _kept(file, olds, news, lost)
+    elif not lost and added and added != [*tail] and not _LAST.search(olds.texts[-1]):
+        lines = _moved(file, news, added)
+    else:
         return None
-    return _moved(file, news, added)
+    last = Lines(after).number(news.end - 1) - len(file.lines) - 1
+    if lines is None or not lines[last].text.lstrip().startswith(b"}"):
+        return None
+    lines[last] = replace(lines[last], text=lines[last].text.replace(b"}", _DESIGNATED, 1))
+    return replace(file, lines=tuple(lines))
 
 
 def _is_conditional(text: bytes) -> bool:
@@ -105,13 +131,11 @@ class _Declared:
         return cls(plain, found[0].end(), end)
 
 
-def _moved(file: PatchedFile, declared: _Declared, added: list[int]) -> PatchedFile | None:
+def _moved(file: PatchedFile, declared: _Declared, added: list[int]) -> list[SourceLine] | None:
     """Move declarations of members that stand on lines of their own, which the patch adds."""
     numbers = Lines(file.patched)
     lines: list[SourceLine | None] = list(file.lines)
     last = numbers.number(declared.end - 1)
-    if not file.lines[last - 1].text.lstrip().startswith(b"}"):
-        return None
     if _is_conditional(file.patched[declared.start : declared.end]):
         return None
     moved = []
@@ -128,4 +152,42 @@ def _moved(file: PatchedFile, declared: _Declared, added: list[int]) -> PatchedF
         for number in here:
             lines[number - 1] = None
     lines[last - 1 : last - 1] = moved
-    return replace(file, lines=tuple(line for line in lines if line is not None))
+    return [line for line in lines if line is not None]
+
+
+def _kept(
+    file: PatchedFile, olds: _Declared, news: _Declared, lost: list[tuple[range, int]]
+) -> list[SourceLine] | None:
+    """Declare lost members once more, beside the neighbour that is under the same conditions.
+
+    :param lost: members that follow each other, and the number of the one that follows them now.
+    """
+    original = file.original or b""
+    places, numbers = Lines(original), Lines(file.patched)
+    conditions = directive_lines(original)
+    was = [places.numbers(*member) for member in olds.members]
+    lines = list(file.lines)
+    for members, follower in reversed(lost):
+        first, last = was[members[0]][0], was[members[-1]][-1]
+        previous = was[members[0] - 1][-1] if members[0] else 0
+        following = was[members[-1] + 1][0] if members[-1] + 1 < len(was) else 0
+        if previous and conditions.isdisjoint(range(previous, last)):
+            at = numbers.numbers(*news.members[follower - 1])[-1]
+        elif following and conditions.isdisjoint(range(first, following)):
+            at = numbers.numbers(*news.members[follower])[0] - 1
+        else:
+            return None
+        kept = [_renamed(olds.texts[member]) for member in members]
+        if None in kept:
+            return None
+        lines[at:at] = [SourceLine(b"\t%b\n" % text, None, file.where) for text in kept if text]
+    return lines
+
+
+def _renamed(member: bytes) -> bytes | None:
+    """Give a member a name that no code uses; None where it is not known to have one name."""
+    match = _ONE_NAME.fullmatch(member)
+    if match is None:
+        return None
+    name = "name" if match["name"] else "pointer"
+    return member[: match.start(name)] + KEPT.encode() + member[match.start(name) :]

@@ -81,7 +81,7 @@ class CompiledPatch:
     :ivar notes: what was remarkable and no fault.
     :ivar compiler: what compiled the patched objects.
     :ivar sources: the C files that the kernel is made from.
-    :ivar moved: structures of which new members stand behind the others, see `MovableError.names`.
+    :ivar moved: structures of which members keep their places, see `MovableError.names`.
     """
 
     pairs: tuple[ObjectPair, ...]
@@ -149,16 +149,14 @@ def compile_patch(
         except KlpError as error:
             said = [problem.what for problem in error.problems]
             for (_, name), first in refused.items():
-                if any(what.startswith(f"{name} ") for what in said):
+                if any(what.startswith(f"{name} ") or "designated_init" in what for what in said):
                     raise first from None
             if not isinstance(error, MovableError):
                 raise
             refused |= dict.fromkeys(error.names, error)
             moved = {file.path: file for file in error.files}
             files = tuple(moved.get(file.path, file) for file in patched.files)
-            note = "new members stand behind the others of their structures: nothing else moves"
-            notes = (*patched.notes, *(f"{file.where}: {note}" for file in error.files))
-            patched = replace(patched, files=files, notes=notes)
+            patched = replace(patched, files=files, notes=(*patched.notes, *error.notes))
 
 
 def _compile(

@@ -12,7 +12,7 @@ from klpbuild.patch.commands import CompileCommand
 from klpbuild.patch.fix import faults
 from klpbuild.patch.holes import OBJECTS_MAX, new_members, why_not_zero
 from klpbuild.patch.layout import compare_layouts, kept_local_types, may_change_layouts
-from klpbuild.patch.members import behind_others
+from klpbuild.patch.members import in_place
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.recompile import Recompiler
 from klpbuild.patch.touched import Touched
@@ -20,14 +20,16 @@ from klpbuild.patch.units import Unit
 
 
 class MovableError(KlpError):
-    """A structure is laid out otherwise, and would not be if its new members stood at its end.
+    """A structure is laid out otherwise, and would not be if its members kept their places.
 
-    :ivar files: the patched files with these members there.
+    :ivar files: the patched files with the members there.
     :ivar names: of the structures, such as ``struct x``, each with its file's path before it.
+    :ivar notes: what that assumes.
     """
 
     files: tuple[PatchedFile, ...] = ()
     names: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def check_layouts(
@@ -50,12 +52,13 @@ def check_layouts(
     :param seen: the paths of files that need not be looked at.
     :returns: the paths of the files that were looked at.
     :raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise.
-    :raises MovableError: when new members may stand behind the others instead.
+    :raises MovableError: when members may keep their places instead.
     """
     problems = Problems()
     looked_at = set()
     moved: dict[str, PatchedFile] = {}
     names: list[tuple[str, str]] = []
+    assumed: list[str] = []
     for file in compiler.files:
         if file.path in seen:
             continue
@@ -100,10 +103,17 @@ def check_layouts(
             elif len(units := touched.by_file[file.path]) <= OBJECTS_MAX:
                 sources = [(compiler.tree.source / unit.source).read_bytes() for unit in units]
                 sources += [other.patched for other in compiler.files]
-                rearranged = behind_others(moved.get(file.path, file), name, sources)
-                if rearranged is not None:
-                    moved[file.path] = rearranged
+                arranged = in_place(moved.get(file.path, file), name, sources)
+                lost, unproven = _lost(olds[name], news[name]), ""
+                if arranged is not None and lost and min(olds[name]).size != min(news[name]).size:
+                    known = [commands[unit] for unit in units if unit in commands]
+                    sizes = min(olds[name]).size, min(olds[name]).size
+                    unproven = why_not_zero(compiler, name, sizes, file, known, lost=True)
+                    why += f"\nIt cannot just keep what it loses: {unproven}." if unproven else ""
+                if arranged is not None and not unproven:
+                    moved[file.path] = arranged
                     names.append((file.path, name))
+                    assumed.append(f"{file.where}: {_kept(name, lost) if lost else _BEHIND}")
             found.add(
                 f"{name} {change}",
                 where=where,
@@ -132,6 +142,7 @@ def check_layouts(
             raise
         movable = MovableError.together(error.problems)
         movable.files, movable.names = tuple(moved.values()), tuple(names)
+        movable.notes = tuple(assumed)
         raise movable from error
     return looked_at
 
@@ -142,6 +153,22 @@ def _new_members(before: frozenset[Layout], after: frozenset[Layout]) -> list[st
         return []
     added = new_members(min(before), min(after))
     return [member.name for member in added if not member.name.endswith("[]")]
+
+
+def _lost(before: frozenset[Layout], after: frozenset[Layout]) -> list[str]:
+    """List the members that a structure loses."""
+    present = {member.name for member in min(after).members}
+    return [m.name for m in min(before).members if m.name not in present and "[]" not in m.name]
+
+
+def _kept(name: str, lost: list[str]) -> str:
+    return (
+        f"{name} keeps the place of {', '.join(lost)}: the livepatch's code does not write there,"
+        " and the kernel's own reads it again when the livepatch is disabled"
+    )
+
+
+_BEHIND = "new members stand behind the others of their structures: nothing else moves"
 
 
 def _accept(name: str) -> str:

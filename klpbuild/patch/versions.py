@@ -19,6 +19,7 @@ from pathlib import Path
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.prepare import build_environment
+from klpbuild.patch.layout import KEPT
 from klpbuild.patch.pair import ObjectPair
 from klpbuild.patch.recompile import Recompiler
 
@@ -192,7 +193,7 @@ def _run(
 def _interfaces(answer: bytes) -> Interfaces:
     output, _, types = answer.decode(errors="replace").partition("\0")
     versions = {new or old: crc for new, old, crc in _VERSION.findall(output)}
-    return Interfaces(versions, read_types(types))
+    return Interfaces(versions, read_types(types.replace(KEPT, "")))
 
 
 def read_types(text: str) -> dict[str, tuple[str, ...]]:

@@ -31,7 +31,8 @@ endif
 MAKEFILE_BUILD = """\
 MAKEFLAGS += -rR
 VPATH := $(srctree)
-flags = -O2 -fno-pie -mcmodel=kernel -fno-asynchronous-unwind-tables -I$(srctree)/include -I.
+flags = -O2 -fno-pie -mcmodel=kernel -fno-asynchronous-unwind-tables -Werror=designated-init \\
+	-I$(srctree)/include -I.
 flags += $(if $(filter drivers/%,$@),-DMODULE) $(if $(filter drivers/disk/%,$@),-DFOR_DISK)
 flags += -g -gdwarf-5 -DKBUILD_BASENAME='"$(basename $(@F))"'
 flags += -DKBUILD_MODNAME='"$(if $(filter drivers/disk/%,$@),my_disk,$(basename $(@F)))"'

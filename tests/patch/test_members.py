@@ -9,7 +9,7 @@ import pytest
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.patch.effect import patch_effects
-from klpbuild.patch.members import behind_others
+from klpbuild.patch.members import in_place
 from klpbuild.patch.pair import ObjectPair
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.patchfile import apply_patches
@@ -46,13 +46,14 @@ def changed(directory: Path, text: str, change: tuple[str, str], path: str = "f.
 
 
 def moved(file: PatchedFile, user: str = "") -> str | None:
-    found = behind_others(file, "struct filter", [user.encode()])
-    return None if found is None else found.patched.decode()
+    found = in_place(file, "struct filter", [user.encode()])
+    attribute = "__attribute__((__designated_init__))"
+    return None if found is None else found.patched.decode().replace(attribute, "DESIGNATED")
 
 
 def test_they_stand_behind_the_others(tmp_path: Path) -> None:
     file = changed(tmp_path, TEXT, MIDDLE)
-    end = "#endif\n\tlong fresh[2];\n\tint (*call)(int, long);\n};"
+    end = "#endif\n\tlong fresh[2];\n\tint (*call)(int, long);\n} DESIGNATED;"
     assert moved(file) == TEXT.replace("#endif\n};", end)
 
 
@@ -62,7 +63,10 @@ def test_they_stand_behind_the_others(tmp_path: Path) -> None:
         (TEXT, ("#endif\n", "#endif\n\tint last;\n")),  # there already
         (TEXT, ("\tint more;\n", "\tint more;\n\tint fresh;\n")),  # under a condition
         (TEXT, ("int handle;", "int handle, fresh;")),  # beside another one
-        (TEXT, ("\tunion { int a; long b; };\n", "\tint fresh;\n")),  # one goes
+        (TEXT, ("\tunion { int a; long b; };\n", "\tint fresh;\n")),  # one goes, one comes
+        (TEXT, ("\tunion { int a; long b; };\n", "")),  # it has several names
+        (TEXT.replace("handle;", "handle, last;"), ("\tint handle, last; /* one; two */\n", "")),
+        (TEXT, ("#ifdef MORE\n\tint more;\n#endif\n", "")),  # under what condition?
         (TEXT, ("\tunion { int a;", "\tunion { int fresh; int a;")),  # within one
         (TEXT.replace("};\nint f", "} __packed;\nint f"), MIDDLE),
         (TEXT.replace("#endif\n", "#endif\n\tchar text[];\n"), MIDDLE),
@@ -75,6 +79,26 @@ def test_they_stand_behind_the_others(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_where_they_stay(tmp_path: Path, text: str, change: tuple[str, str]) -> None:
     assert moved(changed(tmp_path, text, change)) is None
+
+
+@pytest.mark.parametrize(
+    ("gone", "kept"),
+    [
+        ("\tstruct filter *next;\n", "\tstruct filter *klpbuild_kept_next;\n"),
+        ("\tint handle; /* one; two */\n", "\tint klpbuild_kept_handle;\n"),
+        ("\tint more;\n", "\tint klpbuild_kept_more;\n"),
+        ("\tchar bits:3;\n\tlong many[2][4];\n",
+         "\tchar klpbuild_kept_bits:3;\n\tlong klpbuild_kept_many[2][4];\n"),
+        ("\tint (*call)(int a,\n\t\tlong b);\n", "\tint (*klpbuild_kept_call)(int a, long b);\n"),
+    ],
+)  # fmt: skip
+def test_a_lost_member_keeps_its_place(tmp_path: Path, gone: str, kept: str) -> None:
+    text = TEXT.replace("#ifdef", "\tchar bits:3;\n\tlong many[2][4];\n#ifdef")
+    text = text.replace("\tint more;\n", "\tint most;\n\tint more;\n")
+    text = text.replace("\tunion", "\tint (*call)(int a,\n\t\tlong b);\n\tunion")
+    text = text.replace("f->handle", "1")
+    kept_text = text.replace(gone, kept).replace("};\nint f", "} DESIGNATED;\nint f")
+    assert moved(changed(tmp_path, text, (gone, ""))) == kept_text
 
 
 @pytest.mark.parametrize(
@@ -126,6 +150,19 @@ def test_the_refusal_is_of_what_the_patch_does(small: SmallKernel, tmp_path: Pat
     assert "struct filter gets more, moves or resizes handle, next, kind, has 56 bytes" in text
 
 
+@pytest.mark.parametrize("value", ["FILTER(3)", "{ .f = { 3 } }"])
+def test_values_without_the_names_of_members(
+    small: SmallKernel, tmp_path: Path, value: str
+) -> None:
+    kind = "struct outer" if "." in value else "struct filter"
+    source = SOURCE.replace("\tint handle;\n", "\tint handle;\n\tint gone;\n") + (
+        "\nstruct outer {\n\tstruct filter f;\n};\n#define FILTER(n) { n }\n"
+        f"int made(void)\n{{\n\t{kind} made = {value};\n\n\tadd(&made);\n\treturn 0;\n}}\n"
+    )
+    text = refusal(small, tmp_path, lost(small, source, ("\tint gone;\n", "")))
+    assert "struct filter loses gone" in text
+
+
 def test_what_is_moved_is_not_blamed_for_another_patch(small: SmallKernel, tmp_path: Path) -> None:
     other = "struct pair {\n\tint a;\n\tint b;\n};\nstruct pair kept;\n"
     other += "int both(void)\n{\n\treturn kept.a + kept.b;\n}\n"
@@ -136,6 +173,62 @@ def test_what_is_moved_is_not_blamed_for_another_patch(small: SmallKernel, tmp_p
     text = refusal(small, tmp_path, filter_patch(small, SOURCE, FIRST, "more"), loses)
     assert "struct pair loses a, moves or resizes b, has 4 bytes instead of 8" in text
     assert "struct filter" not in text
+
+
+LOSES = ("\tchar kind[24];\n", "")
+USES = ("return f->handle;", "return f->handle + 1;")
+
+
+def lost(small: SmallKernel, source: str, change: tuple[str, str] = LOSES) -> str:
+    (small.source / "fs/read.c").write_text(source)
+    return small.patch("fs/read.c", source, source.replace(*change).replace(*USES))
+
+
+def test_a_lost_member_is_proven_never_to_be_read(small: SmallKernel, tmp_path: Path) -> None:
+    result = compiled(small, tmp_path, lost(small, SOURCE))
+    assert result.notes[-1] == (
+        "0.patch:1: struct filter keeps the place of kind: the livepatch's code does not write"
+        " there, and the kernel's own reads it again when the livepatch is disabled"
+    )
+    before, after = (ElfFile.read(path) for path in (result.pairs[0].original,
+                                                     result.pairs[0].patched))  # fmt: skip
+    assert len(result.pairs) == 1
+    assert before.contents(before.section(".text.make_filter")) == after.contents(
+        after.section(".text.make_filter")
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("add(kzalloc(1, 1));\n\treturn sum(f, sizeof(*f));", "all() may read all of it"),
+        ("add(f + 1);\n\treturn 0;", "all() depends on its size, and allocates none"),
+        ("struct filter g = *f;\n\n\treturn sum(&g, 1);", "one is on the stack, or copied whole"),
+    ],
+)
+def test_code_that_may_read_a_lost_member(
+    small: SmallKernel, tmp_path: Path, body: str, why: str
+) -> None:
+    user = f"int sum(void *, int);\n\nint all(struct filter *f)\n{{\n\t{body}\n}}\n"
+    source = SOURCE.replace("struct pool", f"{user}\nstruct pool")
+    text = refusal(small, tmp_path, lost(small, source))
+    assert "struct filter loses kind, moves or resizes last, has 24 bytes instead of 48" in text
+    assert f"It cannot just keep what it loses: {why}." in text
+
+
+def test_a_lost_member_that_leaves_a_hole(small: SmallKernel, tmp_path: Path) -> None:
+    source = SOURCE.replace("\tint handle;\n", "\tint handle;\n\tint gone;\n")
+    source += (
+        "\nint sum(void *, int);\nint all(struct filter *f)\n{\n\treturn sum(f, sizeof(*f));\n}\n"
+    )
+    (pair,) = compiled(small, tmp_path, lost(small, source, ("\tint gone;\n", ""))).pairs
+    assert pair.source == "fs/read.c"
+
+
+def test_a_lost_member_that_code_still_uses(small: SmallKernel, tmp_path: Path) -> None:
+    text = refusal(small, tmp_path, lost(small, SOURCE, ("\tint handle;\n", "")))
+    assert "has no member named 'handle'" in text
+    assert "klpbuild_kept" not in text
 
 
 KIND = "int kind(struct filter *f)\n{\n\treturn f->kind[1];\n}\n"
