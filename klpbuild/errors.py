@@ -156,6 +156,15 @@ def named_by_path(paths: Iterable[Path]) -> Iterator[None]:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Convert an `OSError` in the block into the user's error that a file cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+@contextmanager
 def broken(what: str, where: str) -> Iterator[None]:
     """Convert a reader's exceptions on a damaged file into the user's error.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from klpbuild.errors import KlpError, Problems, printable
+from klpbuild.errors import KlpError, Problems, printable, reading
 
 #: The longest name in bytes.  What is made of a file is called like it and a little longer,
 #: and file systems take 255 bytes.
@@ -62,10 +62,8 @@ def read_given_file(path: Path, size_max: int) -> bytes:
 
     :raises KlpError: also when there is none.
     """
-    try:
+    with reading(path):
         return read_small_file(path, size_max)
-    except FileNotFoundError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def read_small_file(path: Path, size_max: int) -> bytes:

@@ -25,7 +25,7 @@ from klpbuild.check.threads import check_threads
 from klpbuild.check.tolerated import made_sound
 from klpbuild.elf.constants import EM
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, reading
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name
 
@@ -64,15 +64,13 @@ def check_module(path: Path, kernel: Kernel | None = None, symbols: Path | None 
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with reading(path):
         if path.exists() and not path.is_file():
             raise KlpError("is not a file", where=str(path))
         size = path.stat().st_size
         if size > _SIZE_MAX:
             raise KlpError(f"has {size:,} bytes, too many for a module", where=str(path))
         return path.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def open_module(path: Path, side: KernelSide) -> Subject:

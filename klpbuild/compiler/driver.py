@@ -16,7 +16,7 @@ from klpbuild.compiler.kept import Made
 from klpbuild.compiler.launcher import launched, launcher_environment, unlaunched
 from klpbuild.compiler.log import BuildLog
 from klpbuild.compiler.quotes import quotable
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, reading
 from klpbuild.files import read_record, warn, write_file
 from klpbuild.kernel.kbuild import build_environment, shortened
 from klpbuild.kernel.tree import Kernel
@@ -259,10 +259,8 @@ def header_flags(source: Path) -> tuple[str, ...]:
 
     :raises KlpError: when the source cannot be read.
     """
-    try:
+    with reading(source):
         text = source.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(source)) from error
     if _OWN_MACROS.search(text):
         return ()
     return ("-include", str(HEADER))

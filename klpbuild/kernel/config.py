@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.arch import ARCHITECTURES, Architecture
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, reading
 from klpbuild.kernel.installed import Installed
 from klpbuild.kernel.tree import Kernel
 
@@ -34,10 +34,8 @@ class Config:
     @classmethod
     def read(cls, path: Path) -> Config:
         """Read a configuration; refuse one without options."""
-        try:
+        with reading(path):
             text = path.read_text(errors="replace")
-        except OSError as error:
-            raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
         values = dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.MULTILINE))
         if not values:
             raise KlpError("is not a kernel's configuration", where=str(path))

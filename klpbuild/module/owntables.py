@@ -9,7 +9,7 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.patch.csource import without_comments
-from klpbuild.userfiles import is_file, read_small_file
+from klpbuild.userfiles import is_file, read_given_file
 
 #: No C file of a kernel is half as large.
 _SIZE_MAX = 1 << 26
@@ -81,11 +81,7 @@ def _includes(file: Path, directory: Path) -> list[tuple[str, Path | None]]:
 
 def code_of(path: Path) -> str:
     """Read C text without comments, its strings kept whole."""
-    try:
-        text = read_small_file(path, _SIZE_MAX)
-    except FileNotFoundError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    return without_comments(text).decode(errors="replace")
+    return without_comments(read_given_file(path, _SIZE_MAX)).decode(errors="replace")
 
 
 def two_tables(where: str, source: str) -> KlpError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from klpbuild.arch import Architecture
-from klpbuild.errors import KlpError, printable
+from klpbuild.errors import KlpError, printable, reading
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import FILE_NAME, Livepatch
 from klpbuild.module.tables import livepatch_api
@@ -295,10 +295,8 @@ def _name(fix: Mapping[str, Any]) -> str:
 
 def read(path: Path) -> bytes:
     """Read a file; refuse with its name if that fails."""
-    try:
+    with reading(path):
         return path.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def package_name(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.errors import KlpError
+from klpbuild.errors import reading
 from klpbuild.files import write_file
 from klpbuild.package.compression import (
     Compression,
@@ -59,8 +59,6 @@ def compress_file(module: Path, compression: Compression, output: Path) -> None:
 
     :raises KlpError: when it cannot be read or written.
     """
-    try:
+    with reading(module):
         data = module.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(module)) from error
     write_file(output, compress(data, compression))

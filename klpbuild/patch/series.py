@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, reading
 
 #: Name of the file, as quilt has it.
 SERIES = "series"
@@ -64,10 +64,8 @@ def directories_of(series: Path) -> tuple[tuple[str, str], ...]:
 
 def _lines(series: Path) -> Iterator[tuple[str, list[str]]]:
     """Read the words of each line that names a patch, with its place."""
-    try:
+    with reading(series):
         text = series.read_bytes().decode(errors="surrogateescape")
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(series)) from error
     for number, line in enumerate(text.split("\n"), 1):
         if words := re.sub(r"(^|\s)#.*", "", line).split():
             yield f"{series}:{number}", words

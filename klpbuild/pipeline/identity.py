@@ -15,7 +15,7 @@ from pathlib import Path
 
 import klpbuild
 from klpbuild.compiler.flags import compile_command
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, reading
 from klpbuild.files import SETTLED_NS, read_record, write_file
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.kbuild import cross_prefix
@@ -104,7 +104,7 @@ class _Digests:
 
         :raises KlpError: when the file cannot be read.
         """
-        try:
+        with reading(path):
             status = path.stat()
             state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
             match self._known.get(str(path)):
@@ -114,6 +114,4 @@ class _Digests:
                 digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
             if max(state[1:3]) + SETTLED_NS < time.time_ns():
                 self._new[str(path)] = [*state, digest]
-        except OSError as error:
-            raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
         return digest

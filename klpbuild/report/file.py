@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, reading
 from klpbuild.package.compression import Compression
 from klpbuild.package.signing import signature_of
 from klpbuild.report.signature import Signature, read_signature
@@ -63,14 +63,12 @@ def read_file(path: Path) -> ModuleFile:
     :raises KlpError: when it cannot be read, does not decompress, or its signature is
         broken.
     """
-    try:
+    with reading(path):
         if path.exists() and not path.is_file():
             raise KlpError("is not a file", where=str(path))
         if path.stat().st_size > _SIZE_MAX:
             raise _too_large(path)
         data = path.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
     plain, compression = _decompress(data, path)
     signed = signature_of(plain, str(path))
     if signed is None:

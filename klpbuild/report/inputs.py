@@ -13,7 +13,7 @@ from pathlib import Path
 
 import klpbuild
 from klpbuild.compiler.driver import HEADER, INCLUDE
-from klpbuild.errors import KlpError
+from klpbuild.errors import reading
 from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.kernel.accepting import ACCEPT_TAG
 from klpbuild.kernel.tree import Kernel
@@ -98,10 +98,8 @@ def meaning(description: Path) -> str:
 
     :raises KlpError: when it cannot be read.
     """
-    try:
+    with reading(description):
         table = TomlFile.read(description).table
-    except FileNotFoundError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(description)) from error
     return json.dumps(table, sort_keys=True, default=str)
 
 
@@ -110,10 +108,8 @@ def _relative(path: Path, directory: Path) -> str:
 
 
 def _input(kind: InputKind, path: Path, name: str) -> Input:
-    try:
+    with reading(path):
         return Input(kind, name, hashlib.sha256(path.read_bytes()).hexdigest())
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def inputs_digest(inputs: Iterable[Input]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from klpbuild.errors import KlpError, Problems, did_you_mean
+from klpbuild.errors import KlpError, Problems, did_you_mean, reading
 from klpbuild.files import check_kinds
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import Accepted
@@ -109,10 +109,8 @@ def known_livepatches(directory: Path) -> tuple[str, ...]:
     """
     for each in (directory, *directory.parents):
         check_file_name(each)
-    try:
+    with reading(directory):
         entries = sorted(directory.iterdir())
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(directory)) from error
     return tuple(e.name for e in entries if e.is_dir() and _is_livepatch(e))
 
 

@@ -20,7 +20,7 @@ from klpbuild.arch import by_machine
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.elf.tables import distinct
-from klpbuild.errors import KlpError, broken
+from klpbuild.errors import KlpError, broken, reading
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.table import ObjectSymbols
@@ -276,10 +276,8 @@ def _listed(path: Path, symbols: ObjectSymbols) -> _Entries:
 
 
 def _read_text(path: Path) -> str:
-    try:
+    with reading(path):
         return path.read_text(errors="surrogateescape")
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def _vmlinux_names(path: Path, known: dict[str, list[int]]) -> list[str]:

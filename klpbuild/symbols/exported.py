@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from klpbuild.errors import KlpError, broken
+from klpbuild.errors import broken, reading
 from klpbuild.names import object_name
 from klpbuild.symbols.lines import Bytes, Lines
 from klpbuild.symbols.symvers import Exports
@@ -36,10 +36,8 @@ class ExportedNames:
 
         :raises KlpError: when it cannot be read, with every line at fault.
         """
-        try:
+        with reading(path):
             data = np.frombuffer(path.read_bytes(), np.uint8)
-        except OSError as error:
-            raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
         columns = _columns(data)
         if columns is None:  # of an older kernel, or broken
             exports = tuple(Exports.read(path))

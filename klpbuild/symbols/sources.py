@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, reading
 from klpbuild.names import VMLINUX
 from klpbuild.symbols import kallsyms
 from klpbuild.symbols.lines import Bytes, Lines, Numbers
@@ -128,10 +128,8 @@ def _with_flags(vmlinux: ObjectSymbols, names: Lines) -> ObjectSymbols:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with reading(path):
         return path.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 @dataclass(frozen=True, eq=False)

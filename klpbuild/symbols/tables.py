@@ -19,7 +19,7 @@ import numpy as np
 from klpbuild.elf.constants import ET, SHT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import EHDR_SIZE, section_dtype, symbol_dtype
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, reading
 
 _SECTION = {order: section_dtype(order) for order in "<>"}
 _SECTION_SIZE = _SECTION["<"].itemsize
@@ -90,10 +90,8 @@ def read_tables(path: Path) -> SymbolTables:
     :raises KlpError: when it cannot be read, is not a whole ELF64 file or has no
         symbol table.
     """
-    try:
+    with reading(path):
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
     try:
         return _tables(path, file)
     except (_UnusualError, OSError):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from klpbuild.errors import KlpError, Problems
+from klpbuild.errors import KlpError, Problems, reading
 from klpbuild.files import write_file
 from klpbuild.names import VMLINUX, index_path, object_name
 from klpbuild.symbols.database import MAGIC
@@ -321,8 +321,5 @@ class _Source:
 
 
 def _state_and_digest(path: Path) -> tuple[FileState, str]:
-    try:
-        with path.open("rb") as file:
-            return state_of(os.fstat(file.fileno())), hashlib.sha256(file.read()).hexdigest()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    with reading(path), path.open("rb") as file:
+        return state_of(os.fstat(file.fileno())), hashlib.sha256(file.read()).hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from klpbuild.elf.modinfo import depends, modinfo
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError
+from klpbuild.errors import KlpError, reading
 from klpbuild.kernel.modules import builtin_modules, decompress
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name
@@ -50,10 +50,8 @@ def read_module(path: Path) -> bytes:
     """
     if path.suffix != ".ko":
         return decompress(path)
-    try:
+    with reading(path):
         return path.read_bytes()
-    except OSError as error:
-        raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 class GuestModules:
