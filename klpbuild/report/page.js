@@ -15,11 +15,19 @@
 
   // -- edges: curves between the names, wherever the browser has put them
 
+  // In a frame with several names in a row an edge ends at the frame: it would lead through others.
+  function end(node, other) {
+    const frame = node.parentElement;
+    const inside = frame.contains(other) || getComputedStyle(frame).flexWrap === "nowrap";
+    return (inside ? node : frame).getBoundingClientRect();
+  }
+
   function curve(from, to) {
-    const [a, b] = [from.getBoundingClientRect(), to.getBoundingClientRect()];
+    const [a, b] = [end(from, to), end(to, from)];
+    const [name, other] = [from.getBoundingClientRect(), to.getBoundingClientRect()];
     const origin = picture.querySelector(".edges").getBoundingClientRect();
-    let [x, y] = [(a.left + a.right) / 2, (a.top + a.bottom) / 2];
-    let [endX, endY] = [(b.left + b.right) / 2, (b.top + b.bottom) / 2];
+    let [x, y] = [(name.left + name.right) / 2, (name.top + name.bottom) / 2];
+    let [endX, endY] = [(other.left + other.right) / 2, (other.top + other.bottom) / 2];
     const pull = (distance) => Math.min(distance / 2, 160);
     let [pullX, pullY] = [0, 0];
     if (a.right <= b.left) [x, endX, pullX] = [a.right, b.left, pull(b.left - a.right)];
