@@ -23,7 +23,7 @@ from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.vm.redirected import targets_of
 from klpbuild.vm.transcript import as_json, transcript
-from klpbuild.vm.trial import boot_livepatch
+from klpbuild.vm.trial import Wanted, boot_livepatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,17 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
     with working_in(build, writes=False) if (build / ".lock").exists() else nullcontext():
         kernel = with_modules(locate(arguments.kernel), arguments.further)
         others = (*arguments.modprobe, *arguments.modprobe_after)
-        trial = boot_livepatch(
-            kernel,
+        wanted = Wanted(
             arguments.modules,
-            targets=targets_of(kernel, arguments.modules, others),
-            watch=arguments.watch,
-            modprobe=arguments.modprobe,
-            late=arguments.modprobe_after,
-            expect=arguments.expect,
-            must_change=arguments.must_change,
-            directory=arguments.keep,
+            arguments.watch,
+            arguments.modprobe,
+            arguments.modprobe_after,
+            arguments.expect,
+            arguments.must_change,
+            targets_of(kernel, arguments.modules, others),
         )
+        trial = boot_livepatch(kernel, wanted, arguments.keep)
     if arguments.json:
         print(json.dumps(as_json(trial), indent=1))
     else:

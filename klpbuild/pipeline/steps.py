@@ -417,11 +417,12 @@ def boot(
     """
     from klpbuild.vm.redirected import targets_of
     from klpbuild.vm.transcript import transcript
-    from klpbuild.vm.trial import boot_livepatch
+    from klpbuild.vm.trial import Wanted, boot_livepatch
 
     further = [object_name(path.name) for path in kernel.further]
     targets = targets_of(kernel, modules, ())
     modprobe = [name for name in targets if name in further]  # these must be there
     targets = [name for name in targets if name not in further]
-    trial = boot_livepatch(kernel, modules, watch=watch, modprobe=modprobe, targets=targets)
+    wanted = Wanted(modules, watch, modprobe, targets=targets)
+    trial = boot_livepatch(kernel, wanted)
     return tuple(transcript(trial)), trial.passed

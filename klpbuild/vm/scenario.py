@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from klpbuild.elf.modinfo import modinfo
 from klpbuild.elf.reader import ElfFile
@@ -30,17 +30,27 @@ class GuestFiles:
     load: Callable[[str], tuple[str, ...]]
 
 
-class Step(ABC):
-    """One command for the guest; it passes when its exit status is 0."""
+@dataclass(frozen=True)
+class Step:
+    """One command for the guest; it passes when its exit status is 0.
+
+    Its fields are the arguments of the guest's function.
+
+    :cvar says: what it does, in a few words.
+    :cvar function: name of the function in guest.sh.
+    """
+
+    says: ClassVar[str]
+    function: ClassVar[str]
 
     @property
-    @abstractmethod
     def title(self) -> str:
         """What it does, in a few words."""
+        return self.says.format(self)
 
-    @abstractmethod
     def command(self, files: GuestFiles) -> tuple[str, ...]:
         """Return the guest's function (see guest.sh) and its arguments."""
+        return (self.function, *(str(argument) for argument in astuple(self)))
 
     @property
     def module_file(self) -> Path | None:
@@ -58,25 +68,15 @@ class ReadFile(Step):
     """Read a file; the step's output is what it holds."""
 
     path: str
-
-    @property
-    def title(self) -> str:
-        return f"read {self.path}"
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("read_file", self.path)
+    says, function = "read {0.path}", "read_file"
 
 
 @dataclass(frozen=True)
 class ReadRedirected(Step):
     """Read which functions ftrace redirects."""
 
-    @property
-    def title(self) -> str:
-        return "read which functions are redirected"
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("read_file", "/sys/kernel/tracing/enabled_functions")
+    path: str = "/sys/kernel/tracing/enabled_functions"
+    says, function = "read which functions are redirected", "read_file"
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,7 @@ class FetchFile(Step):
     """Bring out a file of several MB; it goes into the result's `file`, not its output."""
 
     path: str
-
-    @property
-    def title(self) -> str:
-        return f"fetch {self.path}"
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("fetch", self.path)
+    says, function = "fetch {0.path}", "fetch"
 
 
 @dataclass(frozen=True)
@@ -99,13 +93,7 @@ class WriteFile(Step):
 
     path: str
     text: str
-
-    @property
-    def title(self) -> str:
-        return f"write {self.path}"
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("write_file", self.path, self.text)
+    says, function = "write {0.path}", "write_file"
 
 
 @dataclass(frozen=True)
@@ -139,10 +127,7 @@ class Rmmod(Step):
 
     name: str
     if_loaded: bool = False
-
-    @property
-    def title(self) -> str:
-        return f"rmmod {self.name}"
+    says = "rmmod {0.name}"
 
     def command(self, files: GuestFiles) -> tuple[str, ...]:
         return ("remove_if_loaded" if self.if_loaded else "remove", self.name)
@@ -153,10 +138,7 @@ class Modprobe(Step):
     """Load a module of the kernel and those that it needs; one that is there is left alone."""
 
     name: str
-
-    @property
-    def title(self) -> str:
-        return f"modprobe {self.name}"
+    says = "modprobe {0.name}"
 
     @property
     def kernel_module(self) -> str:
@@ -175,13 +157,7 @@ class WaitEnabled(Step):
 
     name: str
     seconds: int = TRANSITION_SECONDS
-
-    @property
-    def title(self) -> str:
-        return f"wait for the transition to {self.name}"
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("wait_enabled", self.name, str(self.seconds))
+    says, function = "wait for the transition to {0.name}", "wait_enabled"
 
 
 @dataclass(frozen=True)
@@ -194,10 +170,7 @@ class Disable(Step):
 
     name: str
     if_loaded: bool = False
-
-    @property
-    def title(self) -> str:
-        return f"disable {self.name}"
+    says = "disable {0.name}"
 
     def command(self, files: GuestFiles) -> tuple[str, ...]:
         return ("disable_if_loaded" if self.if_loaded else "disable", self.name)
@@ -205,18 +178,15 @@ class Disable(Step):
 
 @dataclass(frozen=True)
 class WaitDisabled(Step):
-    """Wait until the kernel has let go of a disabled livepatch, so that it can be unloaded."""
+    """Wait until the kernel has let go of a disabled livepatch, so that it can be unloaded.
+
+    :param stays: 1 when it holds itself.
+    """
 
     name: str
     seconds: int = TRANSITION_SECONDS
-    stays: bool = False  # it holds itself
-
-    @property
-    def title(self) -> str:
-        return f"wait for the transition from {self.name}"
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("wait_disabled", self.name, str(self.seconds), str(int(self.stays)))
+    stays: int = 0
+    says, function = "wait for the transition from {0.name}", "wait_disabled"
 
 
 @dataclass(frozen=True)
@@ -224,13 +194,7 @@ class Shell(Step):
     """Run a line of busybox shell."""
 
     line: str
-
-    @property
-    def title(self) -> str:
-        return f"$ {self.line}"
-
-    def command(self, files: GuestFiles) -> tuple[str, ...]:
-        return ("shell", self.line)
+    says, function = "$ {0.line}", "shell"
 
 
 @dataclass(frozen=True)
@@ -296,7 +260,7 @@ def unload(path: Path, name: str) -> tuple[Planned, ...]:
     return (
         # One with `replace` has disabled those before it.
         Planned(Disable(name, if_loaded=True), always=True),
-        Planned(WaitDisabled(name, stays=stays), always=True),
+        Planned(WaitDisabled(name, stays=int(stays)), always=True),
         Planned(Rmmod(name, if_loaded=True), always=True, fails=None if stays else False),
     )
 

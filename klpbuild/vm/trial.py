@@ -47,13 +47,13 @@ class Wanted:
         and once more after them; that one cannot be loaded is no failure.
     """
 
-    livepatches: tuple[Path, ...]
-    watch: tuple[str, ...] = ()
-    modprobe: tuple[str, ...] = ()
-    late: tuple[str, ...] = ()
-    expect: tuple[str, ...] = ()
+    livepatches: Sequence[Path]
+    watch: Sequence[str] = ()
+    modprobe: Sequence[str] = ()
+    late: Sequence[str] = ()
+    expect: Sequence[str] = ()
     must_change: bool = False
-    targets: tuple[str, ...] = ()
+    targets: Sequence[str] = ()
 
     def group(self) -> Group:
         """List the steps that a guest does for it.
@@ -125,35 +125,13 @@ class Trial:
         return not self.problems
 
 
-def boot_livepatch(
-    kernel: Kernel,
-    livepatches: Sequence[Path],
-    *,
-    watch: Sequence[str] = (),
-    modprobe: Sequence[str] = (),
-    late: Sequence[str] = (),
-    expect: Sequence[str] = (),
-    must_change: bool = False,
-    targets: Sequence[str] = (),
-    directory: Path | None = None,
-) -> Trial:
+def boot_livepatch(kernel: Kernel, wanted: Wanted, directory: Path | None = None) -> Trial:
     """Boot a kernel, load livepatches, see what changes, unload them.
 
     :param directory: keeps the guest's console; None for nowhere.
     :raises KlpError: when the guest cannot be booted; what goes wrong after that is in the
         trial's `problems`.
-
-    The other parameters are those of `Wanted`.
     """
-    wanted = Wanted(
-        tuple(livepatches),
-        tuple(watch),
-        tuple(modprobe),
-        tuple(late),
-        tuple(expect),
-        must_change,
-        tuple(targets),
-    )
     (result,) = Guest(kernel, directory).run([wanted.group()])
     return judge_trial(wanted, result)
 

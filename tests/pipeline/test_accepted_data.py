@@ -11,7 +11,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import Accepted
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.vm.transcript import transcript
-from klpbuild.vm.trial import Trial, boot_livepatch
+from klpbuild.vm.trial import Trial, Wanted, boot_livepatch
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
@@ -51,7 +51,7 @@ def tried(
     patch = directory / "fix.patch"
     patch.write_text(text)
     module, _ = build_from_patches(kernel, [patch], "fix", directory, Accepted(data=data))
-    return boot_livepatch(kernel, [module], watch=watch, modprobe=modules)
+    return boot_livepatch(kernel, Wanted([module], watch=watch, modprobe=modules))
 
 
 def test_values_of_vmlinux_and_a_module(debian_source_kernel: Kernel, tmp_path: Path) -> None:

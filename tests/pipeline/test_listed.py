@@ -9,7 +9,7 @@ import pytest
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Insmod, Planned
-from klpbuild.vm.trial import boot_livepatch
+from klpbuild.vm.trial import Wanted, boot_livepatch
 from tests.pipeline.livepatches import build_all
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
@@ -61,7 +61,9 @@ def built(kernel: Kernel, directory: Path, error: str) -> Path:
 
 
 def test_fixes_begin_and_end(debian_source_kernel: Kernel, tmp_path: Path) -> None:
-    trial = boot_livepatch(debian_source_kernel, [built(debian_source_kernel, tmp_path, "0")])
+    trial = boot_livepatch(
+        debian_source_kernel, Wanted([built(debian_source_kernel, tmp_path, "0")])
+    )
     assert trial.problems == ()
     assert trial.redirected == {"vmlinux": ("__x64_sys_setdomainname", "__x64_sys_sethostname")}
     log = [line.text for step in trial.result.steps for line in step.log]

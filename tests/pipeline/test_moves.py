@@ -9,7 +9,7 @@ import pytest
 from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline.from_patch import build_from_patches
-from klpbuild.vm.trial import boot_livepatch
+from klpbuild.vm.trial import Wanted, boot_livepatch
 from tests.pipeline.livepatches import written
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
@@ -66,7 +66,7 @@ def test_it_works_on_what_the_kernel_has(debian_source_kernel: Kernel, tmp_path:
     assert any("pcibios_penalize_isa_irq: changes nothing" in line for line in extracted.report)
 
     watched = ["/proc/loadavg", "/proc/misc", "/proc/uptime"]
-    trial = boot_livepatch(debian_source_kernel, [module], watch=watched)
+    trial = boot_livepatch(debian_source_kernel, Wanted([module], watch=watched))
     assert trial.problems == ()
     load, devices, uptime = (file.patched or "" for file in trial.files)
     assert load.startswith("7.")
@@ -99,5 +99,5 @@ def test_what_is_new_in_a_module_of_which_nothing_changes(
     ]
     sections = {section.name for section in ElfFile.read(module).sections}
     assert any(name.startswith(".klp.rela.sctp.") for name in sections)
-    trial = boot_livepatch(debian_source_kernel, [module])
+    trial = boot_livepatch(debian_source_kernel, Wanted([module]))
     assert trial.problems == ()

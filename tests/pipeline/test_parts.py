@@ -9,7 +9,7 @@ import pytest
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Insmod, Planned
-from klpbuild.vm.trial import boot_livepatch
+from klpbuild.vm.trial import Wanted, boot_livepatch
 from tests.docs.session import ROOT
 from tests.pipeline.livepatches import build_all
 
@@ -61,7 +61,7 @@ def built(kernel: Kernel, directory: Path, error: str = "0") -> Path:
 def test_both_kinds(debian_source_kernel: Kernel, tmp_path: Path) -> None:
     module = built(debian_source_kernel, tmp_path)
     watch = ["/proc/cmdline", "/proc/uptime", "/proc/loadavg"]
-    trial = boot_livepatch(debian_source_kernel, [module], watch=watch)
+    trial = boot_livepatch(debian_source_kernel, Wanted([module], watch=watch))
     assert trial.problems == ()
     cmdline, uptime, loadavg = trial.files
     assert (cmdline.patched, uptime.patched) == ("cmdline of a part\n", "uptime of a part\n")

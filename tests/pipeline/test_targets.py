@@ -10,7 +10,7 @@ import pytest
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline.from_patch import build_from_patches
 from klpbuild.vm.redirected import targets_of
-from klpbuild.vm.trial import boot_livepatch
+from klpbuild.vm.trial import Wanted, boot_livepatch
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
@@ -34,7 +34,7 @@ def test_before_and_after(debian_source_kernel: Kernel, tmp_path: Path) -> None:
     module, _ = build_from_patches(kernel, [patch], "fix", tmp_path)
     targets = targets_of(kernel, [module], ())
     assert targets == ["hv_utils", "tcp_vegas"]
-    trial = boot_livepatch(kernel, [module], targets=targets)
+    trial = boot_livepatch(kernel, Wanted([module], targets=targets))
     assert trial.problems == ()
     assert trial.redirected == {
         "vmlinux": ("loadavg_proc_show",),

@@ -28,7 +28,7 @@ from klpbuild.vm.scenario import (
     load_and_unload,
 )
 from klpbuild.vm.transcript import transcript
-from klpbuild.vm.trial import boot_livepatch
+from klpbuild.vm.trial import Wanted, boot_livepatch
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
@@ -80,10 +80,12 @@ def livepatches(debian_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory)
 def test_a_livepatch_changes_a_file_and_goes(debian_kernel: Kernel, livepatches: Path) -> None:
     trial = boot_livepatch(
         debian_kernel,
-        [livepatches / "livepatch-one.ko"],
-        watch=["/proc/meminfo"],
-        expect=["Patched: one"],
-        must_change=True,
+        Wanted(
+            [livepatches / "livepatch-one.ko"],
+            watch=["/proc/meminfo"],
+            expect=["Patched: one"],
+            must_change=True,
+        ),
     )
     assert trial.problems == ()
     (seen,) = trial.files
@@ -119,11 +121,13 @@ def test_a_livepatch_changes_a_file_and_goes(debian_kernel: Kernel, livepatches:
 def test_a_livepatch_replaces_another(debian_kernel: Kernel, livepatches: Path) -> None:
     trial = boot_livepatch(
         debian_kernel,
-        [livepatches / "livepatch-one.ko", livepatches / "livepatch-two.ko"],
-        watch=["/proc/meminfo"],
-        modprobe=["btrfs"],
-        late=["nf_tables"],
-        expect=["Patched: two"],
+        Wanted(
+            [livepatches / "livepatch-one.ko", livepatches / "livepatch-two.ko"],
+            watch=["/proc/meminfo"],
+            modprobe=["btrfs"],
+            late=["nf_tables"],
+            expect=["Patched: two"],
+        ),
     )
     assert trial.problems == ()
     states = {step.title: step.state for step in trial.result.steps}
@@ -135,9 +139,11 @@ def test_a_livepatch_replaces_another(debian_kernel: Kernel, livepatches: Path) 
 def test_a_livepatch_that_changes_nothing_seen(debian_kernel: Kernel, livepatches: Path) -> None:
     trial = boot_livepatch(
         debian_kernel,
-        [livepatches / "livepatch-one.ko"],
-        watch=["/proc/version"],
-        must_change=True,
+        Wanted(
+            [livepatches / "livepatch-one.ko"],
+            watch=["/proc/version"],
+            must_change=True,
+        ),
     )
     assert trial.problems == ("/proc/version is unchanged with the livepatch loaded",)
 

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from klpbuild.vm.result import GuestState, Livepatch
 from klpbuild.vm.scenario import (
     Disable,
+    FetchFile,
     Group,
     GuestFiles,
     Insmod,
     Modprobe,
     Planned,
     ReadFile,
+    ReadRedirected,
     Rmmod,
     Shell,
     WaitDisabled,
@@ -64,6 +66,8 @@ def test_every_step_calls_a_function_of_the_guest() -> None:
     guest = files("klpbuild.vm").joinpath("guest.sh").read_text()
     steps = [
         ReadFile("/a"),
+        FetchFile("/a"),
+        ReadRedirected(),
         WriteFile("/a", "b"),
         Insmod(Path("x.ko"), ("a=1",)),
         Rmmod("x"),
