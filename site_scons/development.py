@@ -13,7 +13,6 @@ from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS
 
 from klpbuild.scons import literal
 from klpbuild.scons.actions import guarded
-from klpbuild.vm import needs
 
 #: What each does.
 TARGETS = {
@@ -52,6 +51,8 @@ def _runner(name: str, words: list[str]) -> Any:
     def run(target: list[Path], source: list[Path], env: Any) -> int:
         environment = dict(os.environ)
         if name == "test-kernel":
+            from tests import needs
+
             needs.provide()
             environment["KLPBUILD_REQUIRE_KERNEL"] = "1"
         named = ["--kernel", ARGUMENTS["kernel"]] if "kernel" in ARGUMENTS else []

@@ -32,27 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel", required=True, help="release of a fetched kernel, or path of a kernel tree"
     )
-    parser.add_argument(
-        "--watch",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="show this file of the guest before, with and after the livepatches (repeatable)",
-    )
-    parser.add_argument(
-        "--modprobe",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="load this module of the kernel before the livepatches (repeatable)",
-    )
-    parser.add_argument(
-        "--modprobe-after",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="load this module of the kernel after the livepatches (repeatable)",
-    )
+    for option, metavar, text in (
+        ("--watch", "FILE", "show this file of the guest before, with and after the livepatches"),
+        ("--modprobe", "NAME", "load this module of the kernel before the livepatches"),
+        ("--modprobe-after", "NAME", "load this module of the kernel after the livepatches"),
+    ):
+        parser.add_argument(
+            option, action="append", default=[], metavar=metavar, help=f"{text} (repeatable)"
+        )
     add_modules_argument(parser)
     parser.add_argument(
         "--expect",

@@ -53,27 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.ko",
         help="copy the module there, and provenance and page beside it",
     )
-    parser.add_argument(
-        "--accept-layout",
-        action="append",
-        default=[],
-        metavar='"struct X"',
-        help="the patches may change this structure: no object of it outlives what is replaced",
-    )
-    parser.add_argument(
-        "--accept-thread",
-        action="append",
-        default=[],
-        metavar="FUNCTION",
-        help="the patches may change this function of a kernel thread: none runs at the load",
-    )
-    parser.add_argument(
-        "--accept-data",
-        action="append",
-        default=[],
-        metavar="VARIABLE",
-        help="the patches may change this variable: callbacks write it, or it is the kernel's",
-    )
+    for kind, metavar, text in (
+        ("layout", '"struct X"', "structure: no object of it outlives what is replaced"),
+        ("thread", "FUNCTION", "function of a kernel thread: none runs at the load"),
+        ("data", "VARIABLE", "variable: callbacks write it, or it is the kernel's"),
+    ):
+        text = f"the patches may change this {text}"
+        parser.add_argument(
+            f"--accept-{kind}", action="append", default=[], metavar=metavar, help=text
+        )
     parser.add_argument(
         "-k",
         "--keep-going",

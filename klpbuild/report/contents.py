@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from klpbuild.check import catalogue
 from klpbuild.check.header import header_faults
@@ -102,6 +103,22 @@ def read_contents(data: bytes, where: str) -> Contents:
         _relocations(elf),
         _externals(elf),
     )
+
+
+def patched_as_json(contents: Contents) -> list[dict[str, Any]] | None:
+    """List what the static tables replace, for JSON; None when they are made at run time."""
+    if contents.patched is None:
+        return None
+    return [
+        {
+            "object": patched.object,
+            "functions": [
+                {"old": f.old, "sympos": f.sympos, "new": f.new} for f in patched.functions or ()
+            ],
+            "callbacks": sorted(patched.callbacks),
+        }
+        for patched in contents.patched
+    ]
 
 
 def _relocations(elf: ElfFile) -> tuple[LivepatchRelocation, ...]:

@@ -15,6 +15,7 @@ import klpbuild
 from klpbuild.check.rule import Report
 from klpbuild.kernel.kbuild import read_epoch
 from klpbuild.patch.fix import Fix
+from klpbuild.report.contents import patched_as_json
 from klpbuild.report.facts import Facts, Fate, file_digest
 from klpbuild.report.inputs import inputs_digest
 
@@ -48,12 +49,12 @@ def provenance(facts: Facts) -> dict[str, Any]:
             "accept_threads": list(facts.livepatch.accepted.threads),
             "accept_data": list(facts.livepatch.accepted.data),
         },
-        "references": [{"kind": r.kind, "id": r.id, "where": r.where} for r in facts.references],
+        "references": [vars(reference) for reference in facts.references],
         "kernel": _kernel(facts),
         "compiler": {"version": facts.compiler, "kcflags": facts.kernel.toolchain.kcflags},
         "inputs": {
             "sha256": inputs_digest(facts.inputs),
-            "files": [{"kind": i.kind, "name": i.name, "sha256": i.sha256} for i in facts.inputs],
+            "files": [vars(each) for each in facts.inputs],
         },
         "not_affected": [
             {"id": reference.id, "where": reference.where, "why": why}
@@ -64,7 +65,7 @@ def provenance(facts: Facts) -> dict[str, Any]:
             for h in facts.headers
         ],
         "fixes": [_fix(fix) for fix in facts.fixes],
-        "patched": _patched(facts),
+        "patched": patched_as_json(facts.contents) or [],
         "symbols": _symbols(facts),
         "check": _check(facts.check),
     }
@@ -113,19 +114,6 @@ def _fix(fix: Fix) -> dict[str, Any]:
         "others": list(fix.others),
         "functions": list(fix.functions),
     }
-
-
-def _patched(facts: Facts) -> list[dict[str, Any]]:
-    return [
-        {
-            "object": patched.object,
-            "functions": [
-                {"old": f.old, "sympos": f.sympos, "new": f.new} for f in patched.functions or ()
-            ],
-            "callbacks": sorted(patched.callbacks),
-        }
-        for patched in facts.contents.patched or ()
-    ]
 
 
 def _symbols(facts: Facts) -> list[dict[str, Any]]:

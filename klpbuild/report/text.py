@@ -8,7 +8,7 @@ from typing import Any
 from klpbuild.errors import printable
 from klpbuild.package.compression import Compression
 from klpbuild.report.comparison import Comparison
-from klpbuild.report.contents import Contents
+from klpbuild.report.contents import Contents, patched_as_json
 from klpbuild.report.file import ModuleFile
 from klpbuild.report.names import INPUTS_TAG, REFERENCE_TAG, VERSION_TAG
 
@@ -101,18 +101,7 @@ def as_document(
         "klpbuild": contents.says(VERSION_TAG),
         "inputs_sha256": contents.says(INPUTS_TAG),
         "references": contents.information.get(REFERENCE_TAG, []),
-        "patched": contents.patched
-        and [
-            {
-                "object": patched.object,
-                "functions": [
-                    {"old": f.old, "sympos": f.sympos, "new": f.new}
-                    for f in patched.functions or ()
-                ],
-                "callbacks": sorted(patched.callbacks),
-            }
-            for patched in contents.patched
-        ],
+        "patched": patched_as_json(contents),
         "livepatch_relocations": [vars(relocation) for relocation in contents.relocations],
         "exported_symbols": [
             {"symbol": e.symbol, "crc": None if e.crc is None else f"{e.crc:#010x}"}

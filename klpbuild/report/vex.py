@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
 import klpbuild
 from klpbuild.patch.fix import Standing
 from klpbuild.report.facts import Facts
+from klpbuild.report.provenance import as_json
 from klpbuild.report.references import ReferenceKind
 from klpbuild.report.sbom import kernel_purl
 
@@ -26,35 +26,36 @@ def vex(facts: Facts) -> bytes:
     product: dict[str, Any] = {"@id": purl or f"urn:x-klpbuild:linux:{facts.kernel.release}"}
     if purl:
         product["identifiers"] = {"purl": purl}
+
+    def statement(cve: str, status: str, **more: str) -> dict[str, Any]:
+        return {"vulnerability": {"name": cve}, "products": [product], "status": status, **more}
+
     loaded = f"{facts.contents.name} replaces the functions at fault, as long as it is loaded."
     statements = [
-        {
-            "vulnerability": {"name": reference.id},
-            "products": [product],
-            "status": "not_affected",
-            "justification": "inline_mitigations_already_exist",
-            "impact_statement": loaded,
-        }
+        statement(
+            reference.id,
+            "not_affected",
+            justification="inline_mitigations_already_exist",
+            impact_statement=loaded,
+        )
         for reference in facts.references
         if reference.kind is ReferenceKind.CVE
     ]
     statements += [
-        {
-            "vulnerability": {"name": reference.id},
-            "products": [product],
-            "status": "not_affected",
-            "justification": "vulnerable_code_not_present",
-            "impact_statement": f"{header.name} changes nothing in this kernel: {why}",
-        }
+        statement(
+            reference.id,
+            "not_affected",
+            justification="vulnerable_code_not_present",
+            impact_statement=f"{header.name} changes nothing in this kernel: {why}",
+        )
         for reference, header, why in facts.not_affected()
     ]
     statements += [
-        {
-            "vulnerability": {"name": cve},
-            "products": [product],
-            "status": "affected",
-            "action_statement": f"{fix.name} is not in the livepatch: {fix.result}",
-        }
+        statement(
+            cve,
+            "affected",
+            action_statement=f"{fix.name} is not in the livepatch: {fix.result}",
+        )
         for fix in facts.fixes
         if not fix.good or fix.standing is Standing.SKIPPED
         for cve in fix.cves
@@ -68,6 +69,4 @@ def vex(facts: Facts) -> bytes:
         "tooling": f"klpbuild {klpbuild.__version__}",
         "statements": statements,
     }
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(
-        errors="backslashreplace"
-    )
+    return as_json(document)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from klpbuild.errors import KlpError
-from klpbuild.vm import needs
+from tests import needs
 
 
 def test_what_is_missing_and_cannot_be_installed(
