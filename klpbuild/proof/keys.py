@@ -32,6 +32,8 @@ def key_policy(
         # A trampoline is called like any function, and is right at all times.
         if key.kind is KeyKind.STATIC_CALL or key.name.startswith(_TRACEPOINT):
             return KeyUse.DETACHED
+        if not owner:
+            return f"static key {key.name} is not in this kernel where {home} could use it"
         return (
             f"static key {key.name} belongs to module {owner}, "
             "which need not be loaded when the kernel reads the livepatch's jump table: "
