@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from klpbuild.check import catalogue
+from klpbuild.check.entries import target_of
+from klpbuild.check.functions import check_branch, check_pointers
 from klpbuild.check.rule import Effect
+from klpbuild.check.sites import Model, Tables
 from klpbuild.check.subject import (
     Relocation,
     Subject,
@@ -14,6 +17,7 @@ from klpbuild.check.subject import (
     is_relocated,
     place,
 )
+from klpbuild.check.unlisted import check_unlisted
 from klpbuild.elf.constants import SHF, SHN_LIVEPATCH, SHN_UNDEF, SHT
 from klpbuild.elf.reader import Section
 from klpbuild.errors import KlpError
@@ -31,12 +35,18 @@ class Kind:
     :ivar width: of what is written, in bytes.
     :ivar align: what the distance must be a multiple of, for a relative one.
     :ivar fits: which instructions have such a field; None where data has it, too.
+    :ivar branch: which of these are direct branches.
+    :ivar ahead: what such a branch adds to the relocation's addend.
+    :ivar calls: which of these lead to where a function begins.
     """
 
     name: str
     width: int
     align: int = 1
     fits: Fits | None = None
+    branch: Fits | None = None
+    ahead: int = 0
+    calls: Fits | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Loader:
     :ivar entries: the table of entry calls.
     :ivar is_entry: whether an entry call is at a place: subject, section index, offset.
     :ivar filled: sections that it fills, and that must be there.
+    :ivar tables: the tables about code that it reads; None where these have no model.
     :ivar more: what else it asks of a relocation.
     """
 
@@ -73,6 +84,7 @@ class Loader:
     entries: tuple[str, ...]
     is_entry: Callable[[Subject, int, int], bool]
     filled: tuple[str, ...] = ()
+    tables: Model | None = None
     more: Callable[[Subject, Applied], None] = lambda subject, applied: None
 
     def check(self, subject: Subject) -> None:
@@ -84,6 +96,18 @@ class Loader:
         for applied in _all_applied(subject):
             with subject.guarded(catalogue.BROKEN):
                 self._check_row(subject, applied)
+        if self.tables is not None:
+            tables = Tables(subject, self.tables)
+            tables.check()
+            with subject.guarded(catalogue.BROKEN):
+                check_unlisted(tables)
+                self._check_pointers(subject)
+
+    def _check_pointers(self, subject: Subject) -> None:
+        for section in subject.elf.sections:
+            loaded = section.sh_flags & SHF.ALLOC and section.index not in subject.unreadable
+            if loaded and not subject.pointers.holds_code(section.index):
+                check_pointers(subject, section, subject.applied.get(section.index, {}))
 
     def _check_row(self, subject: Subject, applied: Applied) -> None:
         row, target = applied.row, applied.target
@@ -109,6 +133,10 @@ class Loader:
             subject.find(
                 catalogue.OVERFLOW, what, where, applied.effect, type=row.kind, symbol=name
             )
+        if self.tables and kind.branch and executable and kind.branch(code, row.offset):
+            led = target_of(subject, row).moved(kind.ahead)
+            is_call = kind.calls is not None and kind.calls(code, row.offset)
+            check_branch(subject, led, applied.place(subject), is_call)
         if target.name in self.entries:
             self._check_entry(subject, applied)
         self.more(subject, applied)

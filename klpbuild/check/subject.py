@@ -11,6 +11,7 @@ from typing import NamedTuple
 from klpbuild.arch import ARCHITECTURES, by_machine
 from klpbuild.check.catalogue import RULES
 from klpbuild.check.generated import read_generated
+from klpbuild.check.instructions import Instructions
 from klpbuild.check.kernelside import KernelSide, modinfo
 from klpbuild.check.layout import offsets_in_memory
 from klpbuild.check.patched import Patched
@@ -19,7 +20,6 @@ from klpbuild.check.rule import Effect, Finding, Needs, Rule, Unchecked
 from klpbuild.check.signature import Signature
 from klpbuild.check.structmodule import THIS_MODULE, name_in
 from klpbuild.check.tables import Tables, find_tables
-from klpbuild.check.x86_64.instructions import Instructions
 from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError

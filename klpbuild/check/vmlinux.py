@@ -13,7 +13,7 @@ from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import SymbolDatabase
 
 #: struct jump_entry of include/linux/jump_label.h with CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE.
-_JUMP_ENTRY = np.dtype([("code", "<i4"), ("target", "<i4"), ("key", "<i8")])
+_JUMP_ENTRY = [("code", "i4"), ("target", "i4"), ("key", "i8")]
 _KEY, _KEY_SIZE, _TYPE = 8, 16, 8
 _MASK = 2**64 - 1
 
@@ -41,7 +41,7 @@ class Vmlinux:
     def in_place(self) -> bool:
         """Whether its symbols' addresses are the file's: a running kernel moves them (KASLR)."""
         text = self.elf.section(".text")
-        return text is not None and text.sh_addr == self.address("_text")
+        return text is not None and text.sh_addr == self.address("_stext")
 
     def read(self, address: int, size: int) -> bytes | None:
         """Read bytes at an address, zeros where the file holds none; None outside of it."""
@@ -58,13 +58,15 @@ class Vmlinux:
         """Address of each static key that its own jumps use, and whether it begins as true."""
         start, stop = self.address("__start___jump_table"), self.address("__stop___jump_table")
         table = self.read(start, stop - start) if self.in_place and start and stop else None
-        if start is None or table is None or len(table) % _JUMP_ENTRY.itemsize:
+        entry = np.dtype([(name, self.elf.order + kind) for name, kind in _JUMP_ENTRY])
+        if start is None or table is None or len(table) % entry.itemsize:
             return {}
-        rows = np.frombuffer(table, _JUMP_ENTRY)
-        places = np.arange(len(rows)) * _JUMP_ENTRY.itemsize + (start + _KEY - 2**64)
+        rows = np.frombuffer(table, entry)
+        places = np.arange(len(rows)) * entry.itemsize + (start + _KEY - 2**64)
         found = {}
         for key in np.unique((places + rows["key"]) & ~3).tolist():
             data = self.read(key & _MASK, _KEY_SIZE)
             if data is not None:
-                found[key & _MASK] = bool(data[_TYPE] & 1)
+                low = data[_TYPE] if self.elf.order == "<" else data[-1]
+                found[key & _MASK] = bool(low & 1)
         return found

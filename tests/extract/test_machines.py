@@ -18,7 +18,7 @@ from klpbuild.proof.fidelity import compare
 from klpbuild.proof.shipped import ShippedBinary
 from klpbuild.proof.staying import may_stay
 from tests.extract.pairs import SIZES, Extracted
-from tests.machines.objects import compile_for
+from tests.machines.objects import MACROS, compile_for
 
 #: As 6.12 and 7.3 have them.
 _SIZES = {
@@ -32,53 +32,6 @@ _FLAGS = {
     ),
     "aarch64": ("-Os", "-mgeneral-regs-only", "-fno-optimize-sibling-calls", "-fno-unwind-tables"),
 }  # fmt: skip
-
-#: The kernel's macros that fill tables.
-_MACROS = {
-    "s390x": r"""
-#define WARN() asm volatile("0: mc 0,0\n.section .rodata.str,\"aMS\",@progbits,1\n" \
-    "1: .asciz \"" __FILE__ "\"\n.previous\n.section __bug_table,\"aw\"\n" \
-    "2: .long 0b-.\n .long 1b-.\n .short %0,1\n .org 2b+12\n.previous" :: "i" (__LINE__))
-#define ALTERNATIVE(old, new, feature) asm volatile( \
-    ".pushsection .altinstr_replacement, \"ax\"\n663: " new "\n664:\n.popsection\n" \
-    "661: " old "\n662:\n.pushsection .altinstructions,\"a\"\n.long 661b - .\n" \
-    ".long 663b - .\n.long " #feature "\n.byte 662b-661b\n.popsection" ::: "memory")
-#define ALTERNATE(feature) ALTERNATIVE("lghi %%r0,1", "lghi %%r0,2", feature)
-#define LOAD_SAFELY(to, from) asm volatile("1: lg %0,%1\n2:\n.pushsection __ex_table,\"a\"\n" \
-    ".balign 4\n.long 1b - .\n.long 2b - .\n.short 1, 0\n.popsection" : "=d" (to) : "Q" (from))
-#define BRANCH "brcl 0,%l[yes]"
-#define KEY "jdd"
-#define BRANCH_KEY "%0+1"
-""",
-    "aarch64": r"""
-#define WARN() asm volatile(".pushsection __bug_table,\"aw\"\n.align 2\n2: .long 1f-.\n" \
-    ".pushsection .rodata.str,\"aMS\",@progbits,1\n3: .asciz \"" __FILE__ "\"\n.popsection\n" \
-    ".long 3b-.\n.short %c0,1\n.align 2\n.popsection\n1: brk 0x800" :: "i" (__LINE__))
-#define ALTERNATIVE(old, new, feature) asm volatile( \
-    "661: " old "\n662:\n.pushsection .altinstructions,\"a\"\n.word 661b - .\n" \
-    ".word 663f - .\n.hword " #feature "\n.byte 662b-661b\n.byte 664f-663f\n.popsection\n" \
-    ".subsection 1\n663: " new "\n664:\n.previous" ::: "memory")
-#define ALTERNATE(feature) ALTERNATIVE("nop", "isb", feature)
-#define LOAD_SAFELY(to, from) asm volatile("1: ldr %0,%1\n2:\n.pushsection __ex_table,\"a\"\n" \
-    ".align 2\n.long 1b - .\n.long 2b - .\n.short 2, 0\n.popsection" : "=r" (to) : "Q" (from))
-#define BRANCH "nop"
-#define KEY "i"
-#define BRANCH_KEY "%c0+1"
-""",
-}
-_COMMON = r"""
-#define noinline __attribute__((noinline))
-#define __sched __attribute__((section(".sched.text")))
-struct static_key { int enabled; void *entries; };
-static inline __attribute__((always_inline)) int static_branch(struct static_key *key)
-{
-    asm goto("0: " BRANCH "\n.pushsection __jump_table,\"aw\"\n.balign 8\n"
-         ".long 0b-.,%l[yes]-.\n.quad " BRANCH_KEY "-.\n.popsection" :: KEY (key) :: yes);
-    return 0;
-yes:
-    return 1;
-}
-"""
 
 _SOURCE = r"""
 extern int print(const char *text, int), counted;
@@ -101,7 +54,7 @@ class _Pair:
         self.arch, self.directory = arch, directory
 
     def compile(self, text: str, *flags: str) -> ElfFile:
-        source = f"{_MACROS[self.arch.name]}{_COMMON}{text}"
+        source = f"{MACROS[self.arch.name]}{text}"
         data = compile_for(self.arch.name, self.directory, source, *self.flags, *flags)
         return ElfFile(data, "code.o")
 

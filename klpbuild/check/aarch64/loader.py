@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from klpbuild.check.aarch64.tables import MODEL
 from klpbuild.check.loader import Contents, Fits, Kind, Loader, word
 from klpbuild.check.subject import Subject
 
@@ -56,8 +57,8 @@ _KINDS = {
     278: Kind("R_AARCH64_LDST8_ABS_LO12_NC", 4, fits=_add_or_access),
     279: Kind("R_AARCH64_TSTBR14", 4, fits=_masked(0x7E000000, 0x36000000)),
     280: Kind("R_AARCH64_CONDBR19", 4, fits=_CONDITIONAL),
-    282: Kind("R_AARCH64_JUMP26", 4, fits=_B),
-    283: Kind("R_AARCH64_CALL26", 4, fits=_BL),
+    282: Kind("R_AARCH64_JUMP26", 4, fits=_B, branch=_B, calls=_BL),
+    283: Kind("R_AARCH64_CALL26", 4, fits=_BL, branch=_BL, calls=_BL),
     284: Kind("R_AARCH64_LDST16_ABS_LO12_NC", 4, fits=_access(1)),
     285: Kind("R_AARCH64_LDST32_ABS_LO12_NC", 4, fits=_access(2)),
     286: Kind("R_AARCH64_LDST64_ABS_LO12_NC", 4, fits=_access(3)),
@@ -91,4 +92,5 @@ LOADER = Loader(
     ("__patchable_function_entries",),
     _is_entry,
     (".plt", ".init.plt"),
+    MODEL,
 )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from klpbuild.check.catalogue.words import (
     ARM64,
     DAMAGED,
+    KEPT_WHOLE,
     MODELLED,
     PPC64,
     REBUILD,
     S390,
+    TABULATED,
     X86_64,
     says,
 )
@@ -156,27 +158,24 @@ SITE = Rule(
     "KLP422", "a table of places in the code leads elsewhere",
     "The kernel changes the code at these places as it loads the module,"
     " or goes there after a fault.",
-    "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
-    effect=Effect.UNFORESEEN, machines=X86_64,
+    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=TABULATED,
 )
 INSIDE = Rule(
     "KLP423", "a call or a pointer leads into the middle of a function",
-    "A call's relocation takes 4 off the symbol's address; another addend leads elsewhere.",
-    REBUILD, effect=Effect.UNFORESEEN, machines=X86_64,
+    "A call's relocation has one addend on each machine, on x86 -4; another one leads elsewhere.",
+    REBUILD, effect=Effect.UNFORESEEN, machines=TABULATED,
 )
 KEY = Rule(
     "KLP424", "an entry of a table has no key, or a wrong one",
     "The kernel writes to the static key or static call that a jump or call belongs to,"
     " and changes the code when that changes.",
-    "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
-    effect=Effect.UNFORESEEN, machines=X86_64,
+    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=TABULATED,
 )
 UNLISTED = Rule(
     "KLP425", "an instruction is in no table",
-    "The kernel looks it up as it loads the module or when it is run: a ud2 that __bug_table does"
-    " not have is an invalid instruction.",
-    "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
-    effect=Effect.UNFORESEEN, machines=X86_64,
+    "The kernel looks it up as it loads the module or when it is run: a trap (ud2 of x86, mc of"
+    " s390, brk of arm64) that __bug_table does not have is an invalid instruction.",
+    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=TABULATED,
 )
 NO_EFFECT = Rule(
     "KLP426", "something in a table has no effect",

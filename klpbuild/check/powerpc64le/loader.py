@@ -72,5 +72,9 @@ def _check_nop(subject: Subject, applied: Applied) -> None:
 
 
 LOADER = Loader(
-    _KINDS, ("__mcount_loc", "__patchable_function_entries"), _is_entry, (".stubs",), _check_nop
+    _KINDS,
+    ("__mcount_loc", "__patchable_function_entries"),
+    _is_entry,
+    (".stubs",),
+    more=_check_nop,
 )

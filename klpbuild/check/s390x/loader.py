@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from klpbuild.check import catalogue
 from klpbuild.check.loader import Applied, Contents, Kind, Loader, gate_of
+from klpbuild.check.s390x.tables import MODEL
 from klpbuild.check.subject import Subject
 from klpbuild.names import VMLINUX
 
@@ -37,6 +38,11 @@ def _function(code: Contents, offset: int) -> bool:
     return offset >= 2 and code[offset - 2] == 0xC0 and code[offset - 1] & 0x0F in (0, 4, 5)
 
 
+def _branch(code: Contents, offset: int) -> bool:
+    """Tell whether it is brcl or brasl."""
+    return _function(code, offset) and code[offset - 1] & 0x0F != 0
+
+
 def _entry(code: Contents, offset: int) -> bool:
     """Tell whether it takes the address of a GOT entry, or the 8 bytes there.
 
@@ -52,8 +58,8 @@ _KINDS = {0: Kind("R_390_NONE", 0)} | {
 _KINDS |= {
     17: Kind("R_390_PC16DBL", 2, 2),
     18: Kind("R_390_PLT16DBL", 2, 2),
-    19: Kind("R_390_PC32DBL", 4, 2, _relative_long),
-    20: Kind("R_390_PLT32DBL", 4, 2, _function),
+    19: Kind("R_390_PC32DBL", 4, 2, _relative_long, _branch, -2),
+    20: Kind("R_390_PLT32DBL", 4, 2, _function, _function, -2, _function),
     21: Kind("R_390_GOTPCDBL", 4),
     26: Kind("R_390_GOTENT", 4, fits=_entry),
     33: Kind("R_390_GOTPLTENT", 4, fits=_entry),
@@ -79,4 +85,4 @@ def _check_kept(subject: Subject, applied: Applied) -> None:
         subject.find(catalogue.KEEPS_ADDRESS, what, applied.section.name)
 
 
-LOADER = Loader(_KINDS, ("__mcount_loc",), _is_entry, more=_check_kept)
+LOADER = Loader(_KINDS, ("__mcount_loc",), _is_entry, tables=MODEL, more=_check_kept)

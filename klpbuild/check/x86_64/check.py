@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from klpbuild.check import catalogue
+from klpbuild.check.sites import Model, Tables
 from klpbuild.check.subject import Subject
+from klpbuild.check.unlisted import check_unlisted
+from klpbuild.check.x86_64.branches import jumps_to
 from klpbuild.check.x86_64.code import check_code
 from klpbuild.check.x86_64.flow import check_flow
-from klpbuild.check.x86_64.keys import Keys
+from klpbuild.check.x86_64.layouts import layout
 from klpbuild.check.x86_64.meanings import MEANINGS
 from klpbuild.check.x86_64.places import check_places
 from klpbuild.check.x86_64.references import check_references
-from klpbuild.check.x86_64.tables import Tables
 from klpbuild.check.x86_64.unwind import Unwind
 from klpbuild.elf.constants import EM
+
+_MODEL = Model(layout, MEANINGS, jumps_to, "ud2", lambda found: found.name == "ud2")
 
 
 def check_x86_64(subject: Subject) -> None:
@@ -20,12 +24,10 @@ def check_x86_64(subject: Subject) -> None:
     if subject.elf.e_machine != EM.X86_64:
         return
     check_places(subject)
-    tables = Tables(subject, Keys(subject), {})
-    for table in subject.elf.sections:
-        with subject.guarded(catalogue.BROKEN):
-            if table.name in MEANINGS:
-                tables.check(table, MEANINGS[table.name])
+    tables = Tables(subject, _MODEL)
+    tables.check()
     with subject.guarded(catalogue.BROKEN):
+        check_unlisted(tables)
         check_code(subject, tables)
         check_references(subject, tables)
         check_flow(tables)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from klpbuild.check import catalogue
+from klpbuild.check.entries import Target, target_of
+from klpbuild.check.sites import Tables
 from klpbuild.check.subject import place
-from klpbuild.check.x86_64.entries import Target, target_of
-from klpbuild.check.x86_64.instructions import is_branch
-from klpbuild.check.x86_64.tables import Tables
+from klpbuild.check.x86_64.branches import is_branch
 from klpbuild.elf.constants import SHF, SHT, STT
 from klpbuild.elf.reader import Section, Symbol
 

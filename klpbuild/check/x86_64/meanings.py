@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from klpbuild.check import catalogue
-from klpbuild.check.structmodule import THIS_MODULE
+from klpbuild.check.entries import Entry, Target, called, target_of
+from klpbuild.check.instructions import Instruction
+from klpbuild.check.meanings import bugs, check_pieces, faults, formats, jumps, parameters, site
+from klpbuild.check.sites import LONGEST, Faults, Meaning, Tables
 from klpbuild.check.subject import Subject
-from klpbuild.check.x86_64.entries import Entry, Target, called, target_of
-from klpbuild.check.x86_64.instructions import Instruction, is_call
-from klpbuild.check.x86_64.tables import LENGTHS, LONGEST, PATCHED, Faults, Meaning, Tables
+from klpbuild.check.x86_64.branches import is_call
 from klpbuild.elf.constants import SHF
 
 #: Size of struct alt_instr that has flags; ALT_FLAG_DIRECT_CALL, since v6.8.
@@ -21,9 +22,6 @@ _JUMPS = {2: 0xEB, 5: 0xE9}
 _THUNK, _INDIRECT, _TRAMPOLINE, _KEY = (
     "__x86_return_thunk", "__x86_indirect_", "__SCT__", "__SCK__",
 )  # fmt: skip
-#: BUGFLAG_WARNING of include/asm-generic/bug.h; with it BUGFLAG_ONCE, BUGFLAG_NO_CUT_HERE, a taint.
-#: Where entries have a format, also BUGFLAG_ARGS: the code goes on to __WARN_trap() from there.
-_WARNING, _OTHERS, _ARGS, _TAINT_MAX = 1, 2 | 8, 16, 18
 #: Types of arch/x86/include/asm/extable_fixup_types.h in v6.12, by the instructions they are for.
 _FIXUPS = range(1, 22)
 _FOR = {
@@ -40,16 +38,6 @@ _PLAIN = frozenset({
 _SEGMENTS = ("ds", "es", "fs", "gs", "ss", "cs")
 
 
-def _site(tables: Tables, target: Target, good: Callable[[Instruction], bool], what: str) -> Faults:
-    """Check a place in the code, and what stands there."""
-    astray = tables.astray(target)
-    found = tables.instruction(target)
-    if astray:
-        yield catalogue.SITE, 0, astray
-    elif found is None or not good(found):
-        yield catalogue.SITE, 0, f"leads to {called(tables.subject, target)}, {what}"
-
-
 def _jump(tables: Tables, wanted: str) -> Callable[[Entry], bool]:
     def is_jump(entry: Entry) -> bool:
         led = tables.jumps_to(entry.targets[0])
@@ -61,24 +49,24 @@ def _jump(tables: Tables, wanted: str) -> Callable[[Entry], bool]:
 def _returns(tables: Tables, entry: Entry) -> Faults:
     good = _jump(tables, _THUNK)
     what = f"which does not jump to {_THUNK}"
-    yield from _site(tables, entry.targets[0], lambda _: good(entry), what)
+    yield from site(tables, entry.targets[0], lambda _: good(entry), what)
 
 
 def _retpolines(tables: Tables, entry: Entry) -> Faults:
     good = _jump(tables, _INDIRECT)
     what = f"which does not jump to {_INDIRECT}"
-    yield from _site(tables, entry.targets[0], lambda _: good(entry), what)
+    yield from site(tables, entry.targets[0], lambda _: good(entry), what)
 
 
 def _calls(tables: Tables, entry: Entry) -> Faults:
     """Check sites of calls; only retbleed=stuff reads them, and patch_call() skips others."""
-    for _, at, what in _site(tables, entry.targets[0], is_call, "which is no call"):
+    for _, at, what in site(tables, entry.targets[0], is_call, "which is no call"):
         yield catalogue.NO_EFFECT, at, what
 
 
 def _seals(tables: Tables, entry: Entry) -> Faults:
     what = "which is no endbr64"
-    yield from _site(tables, entry.targets[0], lambda i: i.name == "endbr64", what)
+    yield from site(tables, entry.targets[0], lambda i: i.name == "endbr64", what)
 
 
 def _unwinds(tables: Tables, entry: Entry) -> Faults:
@@ -103,8 +91,8 @@ def _locks(tables: Tables, entry: Entry) -> Faults:
 
 def _paravirt(tables: Tables, entry: Entry) -> Faults:
     (target,) = entry.targets
-    kind, length = entry.number(8, 1), entry.number(PATCHED, 1)
-    yield from _site(tables, target, is_call, "which is no call")
+    kind, length = entry.number(8, 1), entry.number(9, 1)
+    yield from site(tables, target, is_call, "which is no call")
     found = tables.instruction(target)
     if found is None or not is_call(found):
         return
@@ -120,18 +108,9 @@ def _paravirt(tables: Tables, entry: Entry) -> Faults:
 
 def _alternatives(tables: Tables, entry: Entry) -> Faults:
     old, new = entry.targets
-    at = LENGTHS[len(entry.data)]
+    at = 12 if len(entry.data) == _WITH_FLAGS else 10
     replaced, by = entry.data[at : at + 2]
-    sections = tables.subject.elf.sections
-    for field, target, length in ((0, old, replaced), (4, new, by)):
-        leads = f"leads to {length} bytes at {called(tables.subject, target)}"
-        end = target.offset + length
-        if astray := tables.astray(target, end=not length):
-            yield catalogue.SITE, field, astray
-        elif end > sections[target.section].sh_size:
-            yield catalogue.SITE, field, f"{leads}, past its end"
-        elif tables.astray(Target(target.section, end), end=True):
-            yield catalogue.SITE, field, f"{leads}, which end inside of an instruction"
+    yield from check_pieces(tables, entry, (replaced, by))
     feature = entry.number(8, 2) & (0xFFFF if len(entry.data) == _WITH_FLAGS else 0x7FFF)
     if feature >= _features(tables.subject):
         yield catalogue.SITE, 8, f"is for the processor's feature {feature}, which is none"
@@ -151,32 +130,9 @@ def _features(subject: Subject) -> int:
     return 8 * (kernel.extent(_CAPABILITIES) if kernel else 0) or 1 << 16
 
 
-def _bugs(tables: Tables, entry: Entry) -> Faults:
-    code, *texts = entry.targets
-    at = len(entry.data) - 2
-    flags = entry.number(at, 2)
-    others = _OTHERS | (_ARGS if len(texts) > 1 else 0)
-    if flags & others & _ARGS:  # the code hands the entry to __WARN_trap()
-        if astray := tables.strays(code):
-            yield catalogue.SITE, 0, astray
-    else:
-        yield from _site(tables, code, lambda i: i.name == "ud2", "which is no ud2")
-    for number, text in enumerate(texts, 1):
-        is_format = len(texts) > number
-        if not tables.subject.pointers.is_text(text.place, is_format=is_format):
-            what = f"leads to {called(tables.subject, text)}, where no text begins"
-            yield catalogue.KEY, 4 * number, what
-    known = flags & _WARNING and not flags & 0xFF & ~(_WARNING | others)
-    if flags and not (known and flags >> 8 <= _TAINT_MAX):
-        yield catalogue.SITE, at, f"has the flags {flags:#x}"
-
-
 def _faults(tables: Tables, entry: Entry) -> Faults:
-    code, fixup = entry.targets
-    yield from _site(tables, code, _may_fault, "an instruction that does not fault")
-    if astray := tables.strays(fixup) or tables.leaves(code, fixup):
-        yield catalogue.SITE, 4, astray
-    kind, found = entry.number(8, 1), tables.instruction(code)
+    yield from faults(tables, entry, _may_fault)
+    kind, found = entry.number(8, 1), tables.instruction(entry.targets[0])
     if len(entry.targets) == 2 and found is not None and not _handles(kind, found):
         yield catalogue.SITE, 8, f"has the type {kind}, which is not for {found}"
 
@@ -220,55 +176,22 @@ def _static_calls(tables: Tables, entry: Entry) -> Faults:
         yield catalogue.KEY, 4, f"calls {plain}, and has the key {called(tables.subject, key)}"
 
 
-def _jumps(tables: Tables, entry: Entry) -> Faults:
-    """Check jump labels: __jump_label_patch() has a BUG() for another jump or nop."""
-    code, target, key = entry.targets
-    for at, each in ((0, code), (4, target)):
-        if astray := tables.strays(each):
-            yield catalogue.SITE, at, astray
-            return
+def _led(tables: Tables, entry: Entry) -> tuple[bool, Target | None] | None:
+    """Read a jump label: __jump_label_patch() has a BUG() for another jump or nop."""
+    code = entry.targets[0]
     shown = tables.code(code)
     jump = len(shown) in _JUMPS and shown[0] == _JUMPS[len(shown)]
     if shown not in _NOPS and not jump:
-        leads = f"leads to {called(tables.subject, code)}"
-        yield catalogue.SITE, 0, f"{leads}, which is neither a jump nor a nop"
-        return
-    if astray := tables.leaves(code, target):
-        yield catalogue.SITE, 4, astray
-    elif jump and tables.jumps_to(code) != target:
-        leads = f"leads to {called(tables.subject, target)}"
-        yield catalogue.SITE, 4, f"{leads}, and the jump elsewhere"
+        return None
+    return jump, tables.jumps_to(code)
+
+
+def _jump_labels(tables: Tables, entry: Entry) -> Faults:
+    yield from jumps(tables, entry, _led)
+    code, target, _ = entry.targets
     near = code.section == target.section and -128 <= target.offset - code.offset - 2 < 128
-    if len(shown) == 2 and not near:
+    if len(tables.code(code)) == 2 and _led(tables, entry) and not near:
         yield catalogue.SITE, 4, f"leads to {called(tables.subject, target)}, too far for 2 bytes"
-    yield from ((catalogue.KEY, 8, what) for what in tables.keys.faults(key, jump))
-
-
-def _parameters(tables: Tables, entry: Entry) -> Faults:
-    """Check struct kernel_param of include/linux/moduleparam.h."""
-    (name, operations), module = entry.targets, entry.more.get(8)
-    pointers, elf = tables.subject.pointers, tables.subject.elf
-    if not pointers.is_text(name.place):
-        yield catalogue.KEY, 0, f"leads to {called(tables.subject, name)}, where no text begins"
-    if module and (elf.sections[module.section].name != THIS_MODULE or module.offset):
-        yield catalogue.KEY, 8, f"is of {called(tables.subject, module)}, which is not this module"
-    start, size = pointers.variable_at(operations.place)
-    if operations.symbol:
-        good = operations.offset == 0
-    else:
-        functions = [(operations.section, start + n) for n in (8, 16, 24)]
-        known = size or pointers.has_locals
-        good = not known or (size >= 32 and start == operations.offset)
-        good = good and all(p not in pointers.targets or pointers.is_code(p) for p in functions)
-    if not good:
-        yield catalogue.KEY, 16, f"leads to {called(tables.subject, operations)}, no operations"
-
-
-def _formats(tables: Tables, entry: Entry) -> Faults:
-    """Check a format of trace_printk(), which hold_module_trace_bprintk_format() copies."""
-    (text,) = entry.targets
-    if not tables.subject.pointers.is_text(text.place, is_format=True):
-        yield catalogue.KEY, 0, f"leads to {called(tables.subject, text)}, where no text begins"
 
 
 #: What is wrong with an entry: the rule, where in it, and what.
@@ -282,9 +205,9 @@ MEANINGS: dict[str, Meaning] = {
     ".parainstructions": _paravirt,
     ".altinstructions": _alternatives,
     ".static_call_sites": _static_calls,
-    "__bug_table": _bugs,
+    "__bug_table": bugs,
     "__ex_table": _faults,
-    "__jump_table": _jumps,
-    "__param": _parameters,
-    "__trace_printk_fmt": _formats,
+    "__jump_table": _jump_labels,
+    "__param": parameters,
+    "__trace_printk_fmt": formats,
 }

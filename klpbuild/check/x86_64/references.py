@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
 
 from klpbuild.check import catalogue
+from klpbuild.check.entries import Target, called, target_of
+from klpbuild.check.functions import check_branch, check_pointers
+from klpbuild.check.instructions import Instruction
+from klpbuild.check.sites import Tables
 from klpbuild.check.subject import Relocation, Subject, place
-from klpbuild.check.x86_64.entries import Target, called, target_of
-from klpbuild.check.x86_64.instructions import Instruction, is_branch
+from klpbuild.check.x86_64.branches import is_branch
 from klpbuild.check.x86_64.places import NAMES
-from klpbuild.check.x86_64.tables import Tables
 from klpbuild.elf.constants import SHF, SHN_ABS, SHT
 from klpbuild.elf.reader import Section
 
@@ -27,54 +28,18 @@ def check_references(subject: Subject, tables: Tables) -> None:
             continue
         rows = subject.applied.get(section.index, {})
         if not subject.pointers.holds_code(section.index) and section.name not in _CODE:
-            _check_pointers(subject, section, rows)
+            check_pointers(subject, section, rows)
         elif section.sh_type != SHT.NOBITS:
             _check_code(subject, section, rows, by_key)
 
 
-def _check_pointers(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
-    """Check that pointers to code lead to functions; labels have no address in the kernel's C."""
-    for row in rows.values():
-        target = target_of(subject, row)
-        code = subject.pointers.holds_code(target.section)
-        name = subject.pointers.name_at((section.index, row.offset))
-        data = bool(target.section) and not code
-        if name.startswith(_KEY) and row.kind == _64 and data:
-            what = f"{name} calls {called(subject, target)}, where no function begins"
-            subject.find(catalogue.INSIDE, what, place(section, row.offset))
-        if section.name.startswith(_DATA) and (row.kind != _64 or row.offset % _POINTER):
-            what = "a relocation of data makes no aligned pointer"
-            subject.find(catalogue.MISFIT, what, place(section, row.offset))
-        if row.kind != _64 or not code or section.name in _PLACES:
-            continue
-        if not _begins(subject, target):
-            what = f"a pointer leads to {called(subject, target)}, where no function begins"
-            subject.find(catalogue.INSIDE, what, place(section, row.offset))
-
-
 #: Bytes of the shortest branch whose distance is more than one of them.
 _LONG = 5
-_POINTER, _DATA = 8, (".data", ".rodata", ".bss")
 _INDEX_ALONE = re.compile(r"\[r\w+\*\d\]")
 #: Bytes before and behind a variable that an indexed access may name.
 _NEAR = (1 << 12, 1 << 12)
-#: Instructions that fill the space between functions.
-_PADDING = ("nop", "int3")
-#: struct static_call_key begins with the function.
-_KEY = "__SCK__"
 #: Sections of code without functions.
 _CODE = (".altinstr_replacement", ".altinstr_aux")
-#: Tables of places in the code.
-_PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")
-
-
-def _begins(subject: Subject, target: Target) -> bool:
-    """Tell whether a function may begin at a place: one does, or none is known to be there."""
-    if subject.pointers.begins_code(target.place):
-        return True
-    found = subject.instructions.at(*target.place)
-    padding = found is None or found.name.split()[-1] in _PADDING
-    return not padding and not subject.pointers.in_function(target.place)
 
 
 def _check_code(
@@ -142,24 +107,8 @@ def _check_branch(subject: Subject, section: Section, found: Instruction, row: R
     """Check that calls lead to functions, and jumps also to instructions of the module."""
     if not is_branch(found) or "[" in found.operands:
         return
-    led = target_of(subject, row)
-    led = Target(led.section, led.offset + 4, led.symbol, led.owner, led.sympos)
-    for what in _branch_faults(subject, found, led):
-        where = place(section, found.offset, subject.elf.symbol_name(row.symbol))
-        subject.find(catalogue.INSIDE, what, where)
-
-
-def _branch_faults(subject: Subject, found: Instruction, led: Target) -> Iterator[str]:
-    word = "call" if found.name == "call" else "jump"
-    if not led.section:
-        if led.offset:
-            yield f"a {word} leads to {led.symbol} and {led.offset:+#x} bytes"
-        return
-    begins = _begins(subject, led)
-    if word == "call" and not begins:
-        yield f"a call leads to {called(subject, led)}, where no function begins"
-    elif word == "jump" and not begins and subject.instructions.at(*led.place) is None:
-        yield f"a jump leads to {called(subject, led)}, where no instruction begins"
+    where = place(section, found.offset, subject.elf.symbol_name(row.symbol))
+    check_branch(subject, target_of(subject, row).moved(4), where, found.name == "call")
 
 
 def _check_extent(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:

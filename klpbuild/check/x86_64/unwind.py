@@ -17,10 +17,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from klpbuild.check import catalogue
+from klpbuild.check.entries import Entry, Layout, Target, entries
+from klpbuild.check.instructions import Instruction
+from klpbuild.check.sites import Tables
 from klpbuild.check.subject import place
-from klpbuild.check.x86_64.entries import Entry, Layout, Target, entries
-from klpbuild.check.x86_64.instructions import Instruction, is_branch
-from klpbuild.check.x86_64.tables import Tables
+from klpbuild.check.x86_64.branches import is_branch
 from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import Section
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from klpbuild.check import catalogue
+from klpbuild.check.entries import Target, called
 from klpbuild.check.rule import Needs
 from klpbuild.check.subject import Subject
-from klpbuild.check.x86_64.entries import Target, called
-from klpbuild.elf.constants import SHF, SHT
+from klpbuild.elf.constants import EM, SHF, SHT
 
 #: struct static_key: ``atomic_t enabled`` and, 8 bytes behind, a pointer with bits; it begins so.
 _SIZE = 16
-_FALSE, _TRUE = bytes(_SIZE), (b"\1" + bytes(7)) * 2
+_FALSE = bytes(_SIZE)
+_TRUE = {
+    "<": struct.pack("<ixxxxq", 1, 1),
+    ">": struct.pack(">ixxxxq", 1, 1),
+}
 #: Low bits of an entry's key: whether the branch is the likely one, and objtool's mark of a nop.
 _BRANCH, _NOP = 1, 2
 _FLAGS = 3
@@ -42,7 +47,9 @@ class Keys:
             target.section, target.offset - flags, target.symbol, target.owner, target.sympos
         )
         version = self.subject.version
-        if (version is None or version >= _OBJTOOL) and bool(flags & _NOP) == jump:
+        marked = self.subject.elf.e_machine == EM.X86_64
+        marked &= version is None or version >= _OBJTOOL
+        if marked and bool(flags & _NOP) == jump:
             yield f"is marked as a {'nop' if jump else 'jump'}"
             return
         if not self._is_key(key):
@@ -65,7 +72,11 @@ class Keys:
         outside = key.offset - start + _SIZE > size or (size == _SIZE and key.offset != start)
         if known and outside:
             return False
-        return self._contents(key) in (_FALSE, _TRUE)
+        return self._contents(key) in (_FALSE, self._true)
+
+    @property
+    def _true(self) -> bytes:
+        return _TRUE[self.subject.elf.order]
 
     def _contents(self, key: Target) -> bytes:
         """Read a key of the module as it begins."""
@@ -94,11 +105,11 @@ class Keys:
         exported = kernel.exports.find(key.symbol) is not None and begins
         data = kernel.vmlinux.read(address + key.offset, _SIZE)
         known = address + key.offset in kernel.vmlinux.static_keys
-        return known or (exported and data in (_FALSE, _TRUE))
+        return known or (exported and data in (_FALSE, self._true))
 
     def _begins_true(self, key: Target) -> bool | None:
         if key.section:
-            return self._contents(key) == _TRUE
+            return self._contents(key) == self._true
         kernel = self.subject.kernel
         if kernel is None or kernel.vmlinux is None:
             return None

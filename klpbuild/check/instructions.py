@@ -1,13 +1,14 @@
-"""Disassemble a module's code."""
+"""Find the instructions of a module's code; those of x86-64 are disassembled."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from klpbuild.elf.constants import STT
+from klpbuild.elf.constants import EM, STT
 from klpbuild.elf.reader import ElfFile
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ class Instruction:
     """An instruction.
 
     :ivar offset: in its section.
-    :ivar name: its mnemonic, with prefixes, as a disassembler writes it.
-    :ivar operands: likewise.
+    :ivar name: its mnemonic, with prefixes, as a disassembler writes it; empty for other machines
+        than x86-64.
+    :ivar operands: likewise; for other machines its bytes.
     """
 
     offset: int
@@ -35,17 +37,6 @@ class Instruction:
     def end(self) -> int:
         """Offset of what follows it."""
         return self.offset + self.size
-
-
-def is_call(found: Instruction) -> bool:
-    """Tell whether an instruction calls."""
-    return found.name == "call"
-
-
-def is_branch(found: Instruction) -> bool:
-    """Tell whether an instruction jumps or calls."""
-    word = found.name.split()[-1]
-    return word == "call" or word.startswith("j")
 
 
 @dataclass(frozen=True)
@@ -93,17 +84,31 @@ class Instructions:
         return engine
 
     def _disassemble(self, section: int) -> dict[int, Instruction]:
-        import capstone
-
-        engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-        engine.skipdata = True
+        decode = self._lengths if self.elf.e_machine in (EM.AARCH64, EM.S390) else self._mnemonics
         data = bytes(self.elf.contents(self.elf.sections[section]))
         starts = [0, *self._starts.get(section, ()), len(data)]
         found = {}
         for start, end in pairwise(starts):
-            for offset, size, name, operands in engine.disasm_lite(data[start:end], start):
-                found[offset] = Instruction(offset, size, name, operands)
+            for each in decode(data[start:end], start):
+                found[each.offset] = each
         return found
+
+    def _lengths(self, code: bytes, start: int) -> Iterator[Instruction]:
+        """Find where instructions begin: arm64's have 4 bytes, s390's first two bits say it."""
+        at = 0
+        while at < len(code):
+            size = 4 if self.elf.e_machine == EM.AARCH64 else (2, 4, 4, 6)[code[at] >> 6]
+            if at + size <= len(code):
+                yield Instruction(start + at, size, "", code[at : at + size].hex())
+            at += size
+
+    def _mnemonics(self, code: bytes, start: int) -> Iterator[Instruction]:
+        import capstone
+
+        engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        engine.skipdata = True
+        for each in engine.disasm_lite(code, start):
+            yield Instruction(*each)
 
     @cached_property
     def _starts(self) -> dict[int, list[int]]:

@@ -1,40 +1,27 @@
 """Check the tables about code that the kernel reads as it loads a module: where entries lead.
 
 apply_alternatives(), apply_returns(), apply_retpolines() and their kind
-(arch/x86/kernel/alternative.c), jump_label_add_module(), static_call_add_module(),
+(arch/*/kernel/alternative.c), jump_label_add_module(), static_call_add_module(),
 module_bug_finalize() and search_exception_tables() trust what compiler and objtool wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from klpbuild.check import catalogue
+from klpbuild.check.entries import Entry, Layout, Malformed, Target, called, entries
+from klpbuild.check.instructions import Instruction
+from klpbuild.check.keys import Keys
 from klpbuild.check.rule import Rule
 from klpbuild.check.subject import Subject, place
-from klpbuild.check.x86_64.entries import (
-    Entry,
-    Layout,
-    Malformed,
-    Target,
-    called,
-    entries,
-    layouts,
-    target_of,
-)
-from klpbuild.check.x86_64.instructions import Instruction, is_branch
-from klpbuild.check.x86_64.keys import Keys
 from klpbuild.elf.constants import SHF
 from klpbuild.elf.reader import Section
 
-#: MAX_PATCH_LEN: apply_alternatives() has a buffer of so many bytes and a BUG_ON() for more.
+#: MAX_PATCH_LEN: apply_alternatives() of x86 has a buffer of so many bytes and a BUG_ON() for more.
 LONGEST = 254
-#: Size of struct alt_instr to where its lengths are.
-LENGTHS = {13: 10, 12: 10, 14: 12}
-#: Offset in struct paravirt_patch_site of the length of its code.
-PATCHED = 9
 #: Tables of code that is replaced.
 _REPLACING = (".altinstructions", ".parainstructions")
 _BY_KEY = "__jump_table"
@@ -68,6 +55,24 @@ class Alternative:
     by: int
 
 
+@dataclass(frozen=True)
+class Model:
+    """The tables of an architecture.
+
+    :ivar layout: how a table's entries are laid out; None where that is not known.
+    :ivar meanings: what is wrong with an entry whose addresses are there, by table.
+    :ivar jumps_to: where the jump or call at a target leads; None for another instruction.
+    :ivar trap: the instruction that BUG() and WARN() are, as messages call it.
+    :ivar is_trap: whether an instruction is that.
+    """
+
+    layout: Callable[[Subject, Section], Layout | None]
+    meanings: Mapping[str, Meaning]
+    jumps_to: Callable[[Subject, Target], Target | None]
+    trap: str
+    is_trap: Callable[[Instruction], bool]
+
+
 @dataclass
 class Tables:
     """The tables of one module.
@@ -76,17 +81,23 @@ class Tables:
     """
 
     subject: Subject
-    keys: Keys
-    listed: dict[str, set[tuple[int, int]]]
+    model: Model
+    listed: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
 
-    def check(self, table: Section, meaning: Meaning) -> None:
-        """Check a table's entries.
+    @cached_property
+    def keys(self) -> Keys:
+        """The static keys that it uses."""
+        return Keys(self.subject)
 
-        :param meaning: tells what is wrong with an entry whose addresses are there.
-        """
-        layout = self._layout(table)
-        if layout is None:
-            return
+    def check(self) -> None:
+        """Check the entries of each table."""
+        for table in self.subject.elf.sections:
+            layout, meaning = self._layout(table), self.model.meanings.get(table.name)
+            if layout is not None and meaning is not None:
+                with self.subject.guarded(catalogue.BROKEN):
+                    self._check(table, layout, meaning)
+
+    def _check(self, table: Section, layout: Layout, meaning: Meaning) -> None:
         if table.name == _BY_KEY and self.subject.offsets.get(table.index, 0) % 4:
             # static_key_set_entries() keeps two bits in the address.
             self._find(catalogue.SITE, table, 0, f"{table.name} will not be aligned")
@@ -118,10 +129,10 @@ class Tables:
                 continue
             for entry in entries(self.subject, table, layout):
                 if isinstance(entry, Entry):
-                    at = LENGTHS.get(len(entry.data), PATCHED)
-                    by = entry.data[at + 1] if len(entry.targets) > 1 else 0
+                    length, by = (entry.data[at] for at in layout.lengths)
                     pair = entry.targets[0], entry.targets[-1]
-                    found.append(Alternative(*pair, entry.data[at], by))
+                    by = by if len(entry.targets) > 1 else 0
+                    found.append(Alternative(*pair, length, by))
         return tuple(found)
 
     def replacement(self, alternative: Alternative) -> bytes:
@@ -143,9 +154,7 @@ class Tables:
         return found
 
     def _layout(self, table: Section) -> Layout | None:
-        rows = self.subject.applied.get(table.index, {})
-        size = 2 * table.sh_size // max(len(rows), 1)
-        return layouts(self.subject.version, size).get(table.name)
+        return self.model.layout(self.subject, table)
 
     # --- what a target is ---
 
@@ -198,18 +207,7 @@ class Tables:
 
     def jumps_to(self, target: Target) -> Target | None:
         """Find where the jump or call at a target leads; None for another instruction."""
-        found = self.instruction(target)
-        if found is None or not is_branch(found):
-            return None
-        width = 1 if found.size == 2 else 4
-        row = self.subject.applied.get(target.section, {}).get(found.end - width)
-        if row is not None:
-            led = target_of(self.subject, row)
-            shifted = led.offset + width
-            return Target(led.section, shifted, led.symbol, led.owner, led.sympos)
-        if found.operands.startswith("0x") or found.operands.isdigit():
-            return Target(target.section, int(found.operands, 0))
-        return None
+        return self.model.jumps_to(self.subject, target) if target.section else None
 
     def name_of(self, target: Target) -> str:
         """Name the function or variable at a target."""

@@ -1,24 +1,48 @@
 """Read entries of the loader's tables: where their fields are, and where relocations lead.
 
-Sizes and fields are those of arch/x86/include/asm and include/linux in v5.16 and later; an
-entry holds distances from its own fields, one relocation each.
+Sizes and fields are those of arch/*/include/asm and include/linux in v5.16 and later; an entry
+holds distances from its own fields, one relocation each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Literal
 
-from klpbuild.check.rule import Version
 from klpbuild.check.subject import Relocation, Subject
-from klpbuild.elf.constants import SHF, SHN_LIVEPATCH
+from klpbuild.elf.constants import EM, SHF, SHN_LIVEPATCH
 from klpbuild.elf.reader import Section
 from klpbuild.names import VMLINUX, LivepatchSymbol
 
-R_64, R_PC32, R_PC64 = 1, 2, 24
-#: Relocation types that the loader treats alike: R_X86_64_PLT32 as R_X86_64_PC32.
-_LIKE = {4: R_PC32}
-_TYPES = {R_64: "R_X86_64_64", R_PC32: "R_X86_64_PC32", R_PC64: "R_X86_64_PC64"}
+
+class Holds(Enum):
+    """What a field of an entry holds."""
+
+    ADDRESS = "64"
+    DISTANCE = "PC32"
+    FAR_DISTANCE = "PC64"
+
+
+#: Relocation types of each, the name first that messages use; x86 takes PLT32 as PC32.
+_TYPES: dict[int, dict[Holds, tuple[str, tuple[int, ...]]]] = {
+    EM.X86_64: {
+        Holds.ADDRESS: ("R_X86_64_64", (1,)),
+        Holds.DISTANCE: ("R_X86_64_PC32", (2, 4)),
+        Holds.FAR_DISTANCE: ("R_X86_64_PC64", (24,)),
+    },
+    EM.S390: {
+        Holds.ADDRESS: ("R_390_64", (22,)),
+        Holds.DISTANCE: ("R_390_PC32", (5,)),
+        Holds.FAR_DISTANCE: ("R_390_PC64", (23,)),
+    },
+    EM.AARCH64: {
+        Holds.ADDRESS: ("R_AARCH64_ABS64", (257,)),
+        Holds.DISTANCE: ("R_AARCH64_PREL32", (261,)),
+        Holds.FAR_DISTANCE: ("R_AARCH64_PREL64", (260,)),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,10 @@ class Target:
     def place(self) -> tuple[int, int]:
         """Section and offset."""
         return self.section, self.offset
+
+    def moved(self, by: int) -> Target:
+        """Return the target so many bytes behind this one."""
+        return replace(self, offset=self.offset + by)
 
 
 def target_of(subject: Subject, row: Relocation) -> Target:
@@ -69,11 +97,10 @@ class Field:
     """A field of an entry that holds an address.
 
     :ivar at: its offset in the entry.
-    :ivar kind: the relocation type that makes it.
     """
 
     at: int
-    kind: int = R_PC32
+    kind: Holds = Holds.DISTANCE
 
 
 @dataclass(frozen=True)
@@ -84,62 +111,34 @@ class Layout:
     :ivar fields: those that hold addresses.
     :ivar short: the last entry may lack the padding at its end.
     :ivar more: fields that may hold an address.
+    :ivar lengths: where an entry of code that is replaced says of how many bytes, and by how many.
     """
 
     size: int
     fields: tuple[Field, ...] = (Field(0),)
     short: int = 0
     more: tuple[Field, ...] = ()
+    lengths: tuple[int, int] = (0, 0)
 
 
-_PAIR = (Field(0), Field(4))
-_LAYOUTS = {
-    ".return_sites": Layout(4),
-    ".retpoline_sites": Layout(4),
-    ".call_sites": Layout(4),
-    ".ibt_endbr_seal": Layout(4),
-    ".smp_locks": Layout(4),
-    ".orc_unwind_ip": Layout(4),
-    ".parainstructions": Layout(16, (Field(0, R_64),), short=6),
-    ".static_call_sites": Layout(8, _PAIR),
-    "__bug_table": Layout(12, _PAIR),
-    "__ex_table": Layout(12, _PAIR),
+PAIR = (Field(0), Field(4))
+#: Tables that all machines have alike.
+COMMON = {
+    "__bug_table": Layout(12, PAIR),
+    "__ex_table": Layout(12, PAIR),
+    "__jump_table": Layout(16, (*PAIR, Field(8, Holds.FAR_DISTANCE))),
     "__param": Layout(
-        40, (Field(0, R_64), Field(16, R_64)), more=(Field(8, R_64), Field(32, R_64))
+        40,
+        (Field(0, Holds.ADDRESS), Field(16, Holds.ADDRESS)),
+        more=(Field(8, Holds.ADDRESS), Field(32, Holds.ADDRESS)),
     ),
-    "__jump_table": Layout(16, (*_PAIR, Field(8, R_PC64))),
-    "__trace_printk_fmt": Layout(8, (Field(0, R_64),)),
+    "__trace_printk_fmt": Layout(8, (Field(0, Holds.ADDRESS),)),
 }
-_ALTERNATIVES = ".altinstructions"
-#: First kernel whose struct bug_entry has a format (HAVE_ARCH_BUG_FORMAT of x86).
-_FORMATTED = (6, 19)
 #: Tables of which section_objs() and its like count the whole entries; others end at their end.
 _COUNTED = (
     "__bug_table", "__ex_table", "__param", "__jump_table", ".static_call_sites",
     "__trace_printk_fmt",
 )  # fmt: skip
-
-
-def layouts(version: Version | None, size: int) -> dict[str, Layout]:
-    """List the tables of a kernel, by name.
-
-    :param version: None when it is not known.
-    :param size: of ``.altinstructions`` for each two relocations, taken without a version.
-    """
-    known = dict(_LAYOUTS)
-    if version is None:
-        length = size if size in (12, 13, 14) else 12
-    else:
-        # v5.13 took the length of the padding out, v6.3 put flags in.
-        length = 14 if version >= (6, 3) else 12 if version >= (5, 13) else 13
-    known[_ALTERNATIVES] = Layout(length, _PAIR)
-    if version is not None and version >= _FORMATTED:
-        known["__bug_table"] = Layout(16, (*_PAIR, Field(8)))  # the second one is the format
-    if version is not None and version < (4, 20):
-        del known["__jump_table"]  # whole addresses until then
-    if version is not None and version < (5, 16):
-        known["__ex_table"] = Layout(12, (*_PAIR, Field(8)))  # the third one is the handler
-    return known
 
 
 @dataclass(frozen=True)
@@ -150,16 +149,18 @@ class Entry:
     :ivar targets: where its fields lead, in order.
     :ivar more: where those lead that it may have, by their offset.
     :ivar data: its bytes.
+    :ivar order: of the bytes of its numbers.
     """
 
     offset: int
     targets: tuple[Target, ...]
     data: bytes
     more: dict[int, Target]
+    order: Literal["little", "big"]
 
     def number(self, at: int, width: int) -> int:
         """Read a number among its bytes."""
-        return int.from_bytes(self.data[at : at + width], "little")
+        return int.from_bytes(self.data[at : at + width], self.order)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ def entries(subject: Subject, table: Section, layout: Layout) -> Iterator[Entry 
     if not table.sh_flags & SHF.ALLOC:
         yield Malformed(0, f"{table.name} is not loaded")
         return
-    rows = subject.applied.get(table.index, {})
+    rows, types = subject.applied.get(table.index, {}), _TYPES[subject.elf.e_machine]
+    order: Literal["little", "big"] = "little" if subject.elf.order == "<" else "big"
     wanted = {field.at for field in (*layout.fields, *layout.more)}
     for offset in rows:
         if offset % layout.size not in wanted:
@@ -196,8 +198,9 @@ def entries(subject: Subject, table: Section, layout: Layout) -> Iterator[Entry 
         targets = []
         for field in layout.fields:
             row = rows.get(start + field.at)
-            if row is None or _LIKE.get(row.kind, row.kind) != field.kind:
-                what = f"an entry of {table.name} has no relocation of type {_TYPES[field.kind]}"
+            name, kinds = types[field.kind]
+            if row is None or row.kind not in kinds:
+                what = f"an entry of {table.name} has no relocation of type {name}"
                 yield Malformed(start + field.at, what)
                 break
             targets.append(target_of(subject, row))
@@ -207,4 +210,4 @@ def entries(subject: Subject, table: Section, layout: Layout) -> Iterator[Entry 
                 for field in layout.more
                 if start + field.at in rows
             }
-            yield Entry(start, tuple(targets), piece, more)
+            yield Entry(start, tuple(targets), piece, more, order)

@@ -1,0 +1,63 @@
+"""Check that pointers and branches to code lead to where functions begin."""
+
+from __future__ import annotations
+
+from klpbuild.arch import by_machine
+from klpbuild.check import catalogue
+from klpbuild.check.entries import Target, called, target_of
+from klpbuild.check.subject import Relocation, Subject, place
+from klpbuild.elf.reader import Section
+
+_POINTER, _DATA = 8, (".data", ".rodata", ".bss")
+#: Instructions that fill the space between functions.
+_PADDING = ("nop", "int3")
+#: struct static_call_key begins with the function.
+_KEY = "__SCK__"
+#: Tables of places in the code.
+_PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")
+
+
+def begins(subject: Subject, target: Target) -> bool:
+    """Tell whether a function may begin at a place: one does, or none is known to be there."""
+    if subject.pointers.begins_code(target.place):
+        return True
+    found = subject.instructions.at(*target.place)
+    padding = found is None or found.name.endswith(_PADDING)
+    return not padding and not subject.pointers.in_function(target.place)
+
+
+def check_pointers(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
+    """Check that pointers to code lead to functions; labels have no address in the kernel's C."""
+    whole = by_machine(subject.elf.e_machine).absolute_64
+    for row in rows.values():
+        target = target_of(subject, row)
+        code = subject.pointers.holds_code(target.section)
+        name = subject.pointers.name_at((section.index, row.offset))
+        data = bool(target.section) and not code
+        if name.startswith(_KEY) and row.kind == whole and data:
+            what = f"{name} calls {called(subject, target)}, where no function begins"
+            subject.find(catalogue.INSIDE, what, place(section, row.offset))
+        if section.name.startswith(_DATA) and (row.kind != whole or row.offset % _POINTER):
+            what = "a relocation of data makes no aligned pointer"
+            subject.find(catalogue.MISFIT, what, place(section, row.offset))
+        if row.kind != whole or not code or section.name in _PLACES:
+            continue
+        if not begins(subject, target):
+            what = f"a pointer leads to {called(subject, target)}, where no function begins"
+            subject.find(catalogue.INSIDE, what, place(section, row.offset))
+
+
+def check_branch(subject: Subject, target: Target, where: str, is_call: bool) -> None:
+    """Check that a call leads to a function, and a jump also to an instruction of the module."""
+    word = "call" if is_call else "jump"
+    if not target.section:
+        if target.offset:
+            what = f"a {word} leads to {target.symbol} and {target.offset:+#x} bytes"
+            subject.find(catalogue.INSIDE, what, where)
+        return
+    if begins(subject, target):
+        return
+    if is_call or subject.instructions.at(*target.place) is None:
+        begun = "function" if is_call else "instruction"
+        what = f"a {word} leads to {called(subject, target)}, where no {begun} begins"
+        subject.find(catalogue.INSIDE, what, where)

@@ -1,0 +1,155 @@
+"""Tables about code of s390x and arm64: what compilers make is sound, and damage is found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+
+from klpbuild.check import catalogue
+from klpbuild.check.loaders import check_loading
+from klpbuild.check.subject import Subject
+from klpbuild.elf.reader import ElfFile
+from tests.check.editor import Edit, Editor
+from tests.machines.objects import MACROS, compile_for
+
+_FLAGS = {
+    "s390x": (
+        "-fno-toplevel-reorder", "-mindirect-branch=thunk-extern", "-mfunction-return=thunk-extern",
+        "-mindirect-branch-table",
+    ),
+    "aarch64": ("-fno-toplevel-reorder", "-mgeneral-regs-only"),
+}  # fmt: skip
+#: One of a facility of s390x; a feature of arm64.
+_FEATURE = {"s390x": "0x10000007", "aarch64": "7"}
+_SOURCE = r"""
+extern int print(const char *text, int);
+extern struct static_key key;
+struct static_key own = { 1, (void *)1 };
+int (*handler)(int);
+int first(int a) { if (static_branch(&own)) return 3; return handler(a) + print("first", a); }
+int second(long *p) { long v; LOAD_SAFELY(v, *p); if (v > 3) WARN(); ALTERNATE(FEATURE); return v; }
+int third(int a) { if (static_branch(&key)) return print("third", a); return first(a) + a; }
+int (*pointer)(int) __attribute__((section(".data..read_mostly"))) = third;
+"""
+
+
+def _found(editor: Editor) -> set[tuple[str, str]]:
+    subject = Subject(ElfFile(editor.data(), "x.ko"), "x.ko", None)
+    check_loading(subject)
+    return {
+        (f.rule.identifier, f.what) for f in subject.findings if f.rule is not catalogue.NOT_FILLED
+    }
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Editor]:
+    """An editor of the object of an architecture, which is compiled once."""
+
+    @cache
+    def compiled(arch: str) -> bytes:
+        source = MACROS[arch] + _SOURCE.replace("FEATURE", _FEATURE[arch])
+        return compile_for(arch, tmp_path_factory.mktemp(arch), source, *_FLAGS[arch])
+
+    return lambda arch: Editor(compiled(arch))
+
+
+@pytest.mark.parametrize("arch", MACROS)
+def test_what_the_compiler_makes_is_sound(arch: str, objects: Callable[[str], Editor]) -> None:
+    assert _found(objects(arch)) == set()
+
+
+def _row(table: str, number: int, by: int) -> Edit:
+    """Let a relocation lead some bytes farther."""
+
+    def edit(e: Editor) -> None:
+        addend = int(e.rows(f".rela{table}")[number]["r_addend"]) + by
+        e.change_row(f".rela{table}", number, r_addend=addend)
+
+    return edit
+
+
+def _to(table: str, number: int, symbol: str, by: int = 0) -> Edit:
+    return lambda e: e.change_row(f".rela{table}", number, r_sym=e.symbol(symbol), r_addend=by)
+
+
+def _poke(table: str, offset: int, *data: int) -> Edit:
+    return lambda e: e.poke(table, offset, bytes(data))
+
+
+def _emptied(table: str) -> Edit:
+    def edit(e: Editor) -> None:
+        e.set_rows(f".rela{table}", e.rows(f".rela{table}")[:0])
+        e.section(table).data = b""
+
+    return edit
+
+
+def _shorter(table: str, by: int) -> Edit:
+    def edit(e: Editor) -> None:
+        e.section(table).data = bytes(e.section(table).data)[:-by]
+
+    return edit
+
+
+def _one_relocation_less(table: str) -> Edit:
+    return lambda e: e.set_rows(f".rela{table}", e.rows(f".rela{table}")[1:])
+
+
+_BOTH = [
+    (_row("__bug_table", 0, 4), "KLP422", "__bug_table leads to .text, which is no"),
+    (_row("__bug_table", 1, 1), "KLP424", "__bug_table leads to .rodata.str, where no text begins"),
+    (_to("__bug_table", 0, "print"), "KLP422", "__bug_table leads to print, which is no code"),
+    (_poke("__bug_table", 10, 64, 64), "KLP422", "__bug_table has the flags 0x4040"),
+    (_emptied("__bug_table"), "KLP425", "is in no entry of __bug_table"),
+    (_one_relocation_less("__bug_table"), "KLP422", "__bug_table has no relocation of type"),
+    (_shorter("__ex_table", 2), "KLP426", "__ex_table ends in a part of an entry"),
+    (_row("__ex_table", 1, 3), "KLP422", "__ex_table leads to .text, where no instruction begins"),
+    (_to("__ex_table", 1, "third"), "KLP422", "leads from second to .text, which is in third"),
+    (_poke("__ex_table", 8, 99, 99), "KLP422", "__ex_table has the type 25443, which is none"),
+    (_to("__jump_table", 0, "second"), "KLP422", "an entry of __jump_table leads "),
+    (_to("__jump_table", 1, "second"), "KLP422", "leads from first to .text, which is in second"),
+    (_row("__jump_table", 2, 8), "KLP424", "__jump_table leads to .data, where no static key is"),
+    (_row("__jump_table", 5, 4), "KLP424", "__jump_table leads to key, where no static key is"),
+    (_row(".altinstructions", 0, 1), "KLP422", ".altinstructions leads to .text, where no"),
+    (_row(".data..read_mostly", 0, 4), "KLP423", "a pointer leads to .text, where no"),
+]  # fmt: skip
+_OF = {
+    "s390x": [
+        (_poke(".altinstructions", 12, 3), "KLP422", "which end inside of an instruction"),
+        (_poke(".altinstructions", 8, 0), "KLP422", "is for the feature 0x7, which is none"),
+        (_emptied(".altinstructions"), "KLP425",
+         ".altinstr_replacement is in no entry of .altinstructions"),
+        (_to("__jump_table", 1, "first"), "KLP422", "leads to .text, and the nop elsewhere"),
+        (_row(".s390_indirect_call", 0, 2), "KLP422", "where no instruction begins"),
+        (_to(".s390_indirect_call", 0, "third", 0), "KLP426", "does not branch to"),
+    ],
+    "aarch64": [
+        (_poke(".altinstructions", 10, 8), "KLP422", "replaces 8 bytes by 4"),
+        (_poke(".altinstructions", 9, 0x80), "KLP422", "has a function and 4 bytes that replace"),
+        (_row("__ex_table", 0, 4), "KLP422", "an instruction that does not fault"),
+    ],
+}  # fmt: skip
+_ALL = [(arch, *case) for arch in MACROS for case in (*_BOTH, *_OF[arch])]
+
+
+@pytest.mark.parametrize(("arch", "edit", "rule", "what"), _ALL)
+def test_damage_is_found(
+    arch: str, edit: Edit, rule: str, what: str, objects: Callable[[str], Editor]
+) -> None:
+    editor = objects(arch)
+    edit(editor)
+    said = [(r, re.sub(r"[+]0x[0-9a-f]+", "", w)) for r, w in _found(editor)]
+    assert [w for r, w in said if r == rule and what in w], said
+
+
+@pytest.mark.parametrize("arch", MACROS)
+def test_a_call_into_a_function_is_found(arch: str, objects: Callable[[str], Editor]) -> None:
+    editor = objects(arch)
+    rows = editor.rows(".rela.text")
+    number = int(np.flatnonzero(rows["r_sym"] == editor.symbol("print"))[0])
+    _row(".text", number, 4)(editor)
+    assert ("KLP423", "a call leads to print and +0x4 bytes") in _found(editor)
