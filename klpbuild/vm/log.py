@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-#: A line under ``console_msg_format=syslog``, with or without CONFIG_PRINTK_CALLER.
-_LINE = re.compile(r"<(\d+)>\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
+#: A line under ``console_msg_format=syslog``, with or without CONFIG_PRINTK_CALLER; without
+#: CONFIG_PRINTK_TIME there is no time until the kernel has read its parameters.
+_LINE = re.compile(r"<(\d+)>(?:\[ *(\d+\.\d+)\])?(?:\[ *[TC]\d+\])? ?(.*)")
 _MARK = re.compile(r"klpbuild: step (\d+|end)")
 
 #: Lines of a report after its first are taken up to its end mark, and at most so many.
@@ -24,7 +25,7 @@ class LogLine:
     """A line of the kernel's log.
 
     :ivar level: 0 (emergency) to 7 (debug).
-    :ivar time: seconds since boot.
+    :ivar time: seconds since boot; 0 where it does not say.
     """
 
     level: int
@@ -91,7 +92,7 @@ def parse(console: bytes) -> tuple[LogLine, ...]:
         match = _LINE.search(text)
         if match:
             # facility * 8 + level
-            found.append(LogLine(int(match[1]) & 7, float(match[2]), match[3].rstrip()))
+            found.append(LogLine(int(match[1]) & 7, float(match[2] or 0), match[3].rstrip()))
     return tuple(found)
 
 

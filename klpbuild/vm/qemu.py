@@ -15,11 +15,11 @@ from pathlib import Path
 from klpbuild.errors import KlpError
 from klpbuild.vm.machine import Machine
 
-#: Kernel parameters of every guest: its log on the console with levels and without a limit on
-#: what init writes to it, a reboot (which ends QEMU) at the first oops, addresses as linked.
+#: Kernel parameters of every guest: its log on the console with levels, times, and without a limit
+#: on what init writes to it, a reboot (which ends QEMU) at the first oops, addresses as linked.
 PARAMETERS = (
     "quiet", "panic=-1", "oops=panic", "nokaslr", "printk.devkmsg=on",
-    "console_msg_format=syslog", "random.trust_cpu=on",
+    "console_msg_format=syslog", "printk.time=1", "random.trust_cpu=on",
 )  # fmt: skip
 
 #: QEMU's options for an accelerator.  With a thread for each processor, emulation lets one of

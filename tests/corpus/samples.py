@@ -97,7 +97,7 @@ SAMPLES = (
         ("vmlinux/version_proc_show",),
         "cat /proc/version",
         shows("warned"),
-        log=("WARNING: CPU: ", "version is read in 4096 bytes"),
+        log=("WARNING: ", "version is read in 4096 bytes"),
     ),
     Sample(
         "static-key",

@@ -71,8 +71,9 @@ def _groups(built: Built) -> list[Group]:
     ]  # fmt: skip
 
 
-#: From a patch: a new function's own data, and new functions that a new table points to.
-_SAMPLES = tuple(s for s in SAMPLES if s.name in ("new-function", "through-pointer"))
+#: From a patch: a new function's own data, new functions that a new table points to, and a warning,
+#: which the kernel finds in the bug table.
+_SAMPLES = tuple(s for s in SAMPLES if s.name in ("new-function", "through-pointer", "warning"))
 
 _CHOSEN = os.environ.get("KLPBUILD_MACHINES", "").replace(",", " ").split() or MACHINES
 

@@ -27,6 +27,16 @@ def test_lines_with_level_and_time() -> None:
     )
 
 
+def test_lines_of_a_kernel_that_notes_no_time() -> None:
+    """Without CONFIG_PRINTK_TIME, before the kernel has read its parameters."""
+    console = b"<5>Linux version 6.12\n<4>[T1] WARNING: CPU: 0\n<4>[    0.2] later\n"
+    assert parse(console) == (
+        LogLine(5, 0, "Linux version 6.12"),
+        LogLine(4, 0, "WARNING: CPU: 0"),
+        LogLine(4, 0.2, "later"),
+    )
+
+
 def test_lines_by_step() -> None:
     found = by_step(
         lines("boot", "klpbuild: step 0", "a", "b", "klpbuild: step 1", "klpbuild: step 2", "c",
