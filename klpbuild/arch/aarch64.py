@@ -84,8 +84,7 @@ class Arm64Instructions(Instructions):
             found = _displacement(word)
             if found is not None and _is_branch(word):
                 target = offset + found.value(code[offset : offset + 4], "little")
-                is_call = found is _JUMP and bool(word >> 31)
-                branches.append(Branch(offset, offset + 4, target, is_call, found is not _JUMP))
+                branches.append(Branch(offset, offset + 4, target, found is not _JUMP))
         return branches
 
     def is_branch_field(self, code: bytes | memoryview, offset: int) -> bool:

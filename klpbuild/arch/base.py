@@ -68,14 +68,12 @@ class Branch:
     :ivar start: offset of the instruction.
     :ivar end: offset behind it.
     :ivar target: offset that it goes to, before relocation.
-    :ivar is_call: whether it is a call.
     :ivar is_short: whether no relocation may lead it to another section.
     """
 
     start: int
     end: int
     target: int
-    is_call: bool
     is_short: bool = False
 
     @property

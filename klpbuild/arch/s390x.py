@@ -89,8 +89,7 @@ class S390Instructions(Instructions):
             found = _displacement(code, offset, size) if offset + size <= len(code) else None
             jumps = opcode != _BRCL or code[offset + 1] >> 4
             if found is not None and jumps and (found[1] or opcode in _LONG):
-                is_call = opcode in (_BRASL, _BRAS)
-                branches.append(Branch(offset, offset + size, found[0], is_call, found[1]))
+                branches.append(Branch(offset, offset + size, *found))
             offset += size
         return branches
 

@@ -65,7 +65,7 @@ class X86Instructions(Instructions):
             if operands.startswith("0x") and (name == "call" or name.startswith("j")):
                 target = int(operands, 16)
                 target -= (target & 1 << 63) << 1  # capstone wraps what lies before offset 0
-                found.append(Branch(offset, offset + size, target, name == "call", size == 2))
+                found.append(Branch(offset, offset + size, target, size == 2))
         return found
 
     def is_branch_field(self, code: bytes | memoryview, offset: int) -> bool:

@@ -142,21 +142,6 @@ def uses(graph: Graph, livepatch: str) -> tuple[Use, ...]:
     return tuple(sorted(found, key=lambda use: (use.symbol, [_by_place(o) for o in use.owners])))
 
 
-def exported(graph: Graph, livepatch: str) -> tuple[Use, ...]:
-    """List a livepatch's references to exported symbols, which stay ordinary relocations."""
-    return _with_fate(graph, livepatch, Fate.EXPORTED)
-
-
-def ambiguous(graph: Graph, livepatch: str) -> tuple[Use, ...]:
-    """List a livepatch's references that several symbols match."""
-    return _with_fate(graph, livepatch, Fate.AMBIGUOUS)
-
-
-def unresolved(graph: Graph, livepatch: str) -> tuple[Use, ...]:
-    """List a livepatch's references that no symbol of vmlinux or of a patched object matches."""
-    return _with_fate(graph, livepatch, Fate.UNRESOLVED)
-
-
 def rebuilds(graph: Graph, name: str) -> tuple[Rebuild, ...]:
     """List the livepatches that must be built again when an object changes, and why.
 
@@ -319,10 +304,6 @@ def _targets(graph: Graph, name: str, kind: Edge) -> tuple[str, ...]:
 
 def _is_symbol(graph: Graph, node: str) -> bool:
     return bool(graph.nodes[node]["kind"] == Kind.SYMBOL)
-
-
-def _with_fate(graph: Graph, livepatch: str, fate: Fate) -> tuple[Use, ...]:
-    return tuple(use for use in uses(graph, livepatch) if use.fate is fate)
 
 
 def _by_place(owner: tuple[str, int | None]) -> tuple[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from klpbuild.errors import KlpError
 from klpbuild.files import write_file
 from klpbuild.graph.build import Edge, Fate, Graph, Kind
 from klpbuild.graph.formats import Format, can_draw
+from klpbuild.run import run
 
 #: Laying out more than this takes graphviz minutes.
 SVG_NODES_MAX = 1500
@@ -41,14 +41,6 @@ def render(graph: Graph, format: Format) -> bytes:
     return _svg(graph)
 
 
-def write_graph(graph: Graph, path: Path, format: Format) -> None:
-    """Write one file of a graph, whole or not at all.
-
-    :raises KlpError: when it cannot be made or written.
-    """
-    write_file(path, render(graph, format))
-
-
 def write_all(graph: Graph, directory: Path, stem: str) -> tuple[Path, ...]:
     """Write ``<stem>.graphml``, ``.dot``, ``.json``, and ``.svg`` when graphviz is there.
 
@@ -60,7 +52,7 @@ def write_all(graph: Graph, directory: Path, stem: str) -> tuple[Path, ...]:
         if kind is Format.SVG and not (can_draw() and len(graph) <= SVG_NODES_MAX):
             continue
         path = directory / f"{stem}.{kind}"
-        write_graph(graph, path, kind)
+        write_file(path, render(graph, kind))
         written.append(path)
     return tuple(written)
 
@@ -185,10 +177,7 @@ def _svg(graph: Graph) -> bytes:
             f"a graph of {len(graph):,} nodes is too large to draw",
             hint="Name a livepatch or an object, to draw what is around it.",
         )
-    done = subprocess.run(
-        ["dot", "-Tsvg"], input=_dot(graph).encode(), capture_output=True, check=False
-    )
+    done = run(["dot", "-Tsvg"], input=_dot(graph))
     if done.returncode:
-        message = done.stderr.decode(errors="replace").strip()
-        raise KlpError("graphviz could not draw the graph", why=message)
-    return done.stdout
+        raise KlpError("graphviz could not draw the graph", why=done.stderr.strip())
+    return done.stdout.encode()

@@ -9,7 +9,6 @@ from pathlib import Path
 from klpbuild.arch import ARCHITECTURES, Architecture
 from klpbuild.errors import KlpError, reading
 from klpbuild.kernel.installed import Installed
-from klpbuild.kernel.tree import Kernel
 
 #: By which the members of structures are laid out at random, in a build tree.
 RANDSTRUCT_SEED = Path("scripts/basic/randstruct.seed")
@@ -90,8 +89,3 @@ def config_of(headers: Path, installed: Installed | None = None) -> Config:
     own = headers / ".config"
     found = installed.config() if installed and not own.is_file() else None
     return Config.read(found or own)
-
-
-def check_livepatch(kernel: Kernel) -> None:
-    """Refuse a kernel that cannot load livepatches."""
-    Config.read(kernel.config).check_livepatch()

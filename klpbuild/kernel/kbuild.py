@@ -299,7 +299,6 @@ def run_make(
     *targets: str,
     variables: Mapping[str, str] | None = None,
     log: Path | None = None,
-    jobs: int = 1,
 ) -> str:
     """Run make in a kernel's build tree.
 
@@ -307,7 +306,6 @@ def run_make(
     :param targets: such as ``modules``.
     :param variables: further variables, such as ``KBUILD_MODPOST_WARN``.
     :param log: the command line and all output are added to this file.
-    :param jobs: how many commands may run at once.
     :returns: what make and its commands printed.
     :raises KlpError: when make fails; with the lines that tell why.
     """
@@ -321,7 +319,7 @@ def run_make(
     settings |= variables or {}
     words = [f"{name}={value}" for name, value in settings.items()]
     try:
-        return make(kernel.build, [*words, *targets], log=log, jobs=jobs)
+        return make(kernel.build, [*words, *targets], log=log)
     except KlpError as error:
         if not (warning := find_compiler(kernel).warning):
             raise
@@ -405,7 +403,7 @@ def shortened(line: str) -> str:
     return line if len(line) <= _LINE_MAX else f"{line[:_LINE_MAX]} [...]"
 
 
-def build_fixtures(fixtures: Path, output: Path, log: Path | None = None) -> None:
+def build_fixtures(fixtures: Path, output: Path) -> None:
     """Build the miniature kernel; does nothing when it is up to date.
 
     :raises KlpError: when it does not compile.
@@ -414,4 +412,4 @@ def build_fixtures(fixtures: Path, output: Path, log: Path | None = None) -> Non
     check_make_path(fixtures)
     with locked(output):
         output.mkdir(exist_ok=True)
-        make(fixtures, [f"O={output.absolute()}"], log=log, jobs=os.cpu_count() or 1)
+        make(fixtures, [f"O={output.absolute()}"], jobs=os.cpu_count() or 1)

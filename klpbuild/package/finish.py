@@ -16,7 +16,7 @@ from klpbuild.package.compression import (
     compress,
 )
 from klpbuild.package.install import Place
-from klpbuild.package.signing import Signer, sign
+from klpbuild.package.signing import Signer
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,6 @@ class Finish:
     def file_name(self, module: str) -> str:
         """Name the finished file of a module: ``livepatch-meminfo.ko.xz``."""
         return f"{module}.ko{self.compression.suffix}"
-
-
-def finish(module: Path, how: Finish, directory: Path) -> Path:
-    """Sign and compress a module as planned.
-
-    :param module: the converted and checked ``.ko``.
-    :param directory: gets the signed module and, when it is compressed, that one beside it.
-    :returns: the file to install; `module` itself when there is nothing to do.
-    :raises KlpError: see `klpbuild.package.signing.sign`; or when nothing can be written.
-    """
-    if how.signer is not None:
-        signed = directory / module.name
-        sign(module, how.signer, signed)
-        module = signed
-    if how.compression is Compression.NONE:
-        return module
-    output = directory / f"{module.name}{how.compression.suffix}"
-    compress_file(module, how.compression, output)
-    return output
 
 
 def compress_file(module: Path, compression: Compression, output: Path) -> None:

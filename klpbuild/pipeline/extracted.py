@@ -12,49 +12,13 @@ from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
-from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
+from klpbuild.module.livepatch import Livepatch, PatchedObject
 from klpbuild.module.parts import merged_objects
 from klpbuild.patch.fix import Fix
 from klpbuild.patch.idle import Idle
 
 #: The record of `Extracted`, in the livepatch's directory of outputs.
 RECORD = "extracted.json"
-
-
-@dataclass(frozen=True)
-class _Object:
-    """An object in the record.
-
-    :ivar path: relative to the record.
-    """
-
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _Functions:
-    """The functions of one of the kernel's objects in the record."""
-
-    object: str
-    functions: tuple[Function, ...]
-    words: tuple[Words, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Record:
-    """Format of the record, see `Extracted`."""
-
-    objects: tuple[_Object, ...]
-    functions: tuple[_Functions, ...]
-    late_names: tuple[tuple[str, str], ...]
-    report: tuple[str, ...]
-    references: tuple[str, ...]
-    reasons: Mapping[str, str]
-    places: Mapping[str, str]
-    idle: Mapping[str, Idle]
-    fixes: tuple[Fix, ...] = ()
-    allocates: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,22 +55,9 @@ class Extracted:
         has a digest of each object, so that its bytes tell of any change.
         """
         contents = {str(o.relative_to(path.parent)): o.read_bytes() for o in self.objects}
-        record = _Record(
-            tuple(
-                _Object(name, hashlib.sha256(data).hexdigest()) for name, data in contents.items()
-            ),
-            tuple(_Functions(p.name, p.functions, p.words) for p in self.functions),
-            self.late_names,
-            self.report,
-            self.references,
-            self.reasons,
-            self.places,
-            self.idle,
-            self.fixes,
-            self.allocates,
-        )
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
         write_file(archive_path(path), _archive(contents))
-        write_file(path, to_json(record))
+        write_file(path, to_json(_Record(digests, replace(self, objects=()))))
 
     @classmethod
     def read(cls, path: Path) -> Extracted:
@@ -115,18 +66,7 @@ class Extracted:
         :raises KlpError: when it is missing or damaged.
         """
         record = read_output(path, partial(from_json, _Record))
-        return cls(
-            tuple(path.parent / entry.path for entry in record.objects),
-            tuple(PatchedObject(e.object, e.functions, words=e.words) for e in record.functions),
-            record.late_names,
-            record.report,
-            record.references,
-            record.reasons,
-            record.places,
-            record.idle,
-            record.fixes,
-            record.allocates,
-        )
+        return replace(record.extracted, objects=tuple(path.parent / n for n in record.digests))
 
     @classmethod
     def restore(cls, path: Path) -> Extracted:
@@ -139,8 +79,8 @@ class Extracted:
         try:
             with tarfile.open(archive) as file:
                 contents = {
-                    _inside(path.parent, entry.path): _member(file, entry)
-                    for entry in record.objects
+                    _inside(path.parent, name): _member(file, name, digest)
+                    for name, digest in record.digests.items()
                 }
         except (OSError, tarfile.TarError, KeyError, ValueError) as error:
             hint = f"Delete {path} and build again."
@@ -148,6 +88,18 @@ class Extracted:
         for place, data in contents.items():
             write_file(place, data)
         return cls.read(path)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Format of the record.
+
+    :ivar digests: SHA-256 of each object, by its path relative to the record.
+    :ivar extracted: without its objects.
+    """
+
+    digests: Mapping[str, str]
+    extracted: Extracted
 
 
 #: The empty record of a livepatch of C files.
@@ -196,12 +148,12 @@ def _inside(directory: Path, name: str) -> Path:
     return place
 
 
-def _member(archive: tarfile.TarFile, entry: _Object) -> bytes:
+def _member(archive: tarfile.TarFile, name: str, digest: str) -> bytes:
     """Read the bytes of an object in an archive, if they are those that were written."""
-    file = archive.extractfile(entry.path)
+    file = archive.extractfile(name)
     data = file.read() if file else b""
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise ValueError(f"{entry.path} is not what was written")
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{name} is not what was written")
     return data
 
 

@@ -8,7 +8,6 @@ kernel has.  Nothing of klpbuild's extraction is used for it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from elftools.elf.constants import SH_FLAGS
 from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX
+from klpbuild.pipeline.extracted import RECORD, Extracted
 from tests.corpus.objects import LIVEPATCH_SYMBOL, Object, Piece
 
 _NUMBERS = re.compile(r"(\.\d+)+$|(?<=__UNIQUE_ID_ddebug)_?\d+(\.\d+)?$")
@@ -63,18 +63,18 @@ def verify(module: Path, work: Path, shipped: Shipped) -> Verdict:
     verdict = Verdict()
     built = Object(module)
     shipped.check_positions(built, work, verdict)
-    record = json.loads((work / "extracted.json").read_text())
+    extracted = Extracted.read(work / RECORD)
     objects = {}
-    for entry in record["objects"]:
-        number, _, stem = Path(entry["path"]).name.removesuffix(".named.o").partition("-")
+    for path in extracted.objects:
+        number, _, stem = path.name.removesuffix(".named.o").partition("-")
         compiled = (work / "pair").rglob(f"{stem}.patched.o")
-        (patched,) = (path for path in compiled if not _ASIDE.search(str(path.relative_to(work))))
+        (patched,) = (p for p in compiled if not _ASIDE.search(str(p.relative_to(work))))
         objects[number] = stem, Object(patched)
     for number, (stem, code) in objects.items():
         owners = [
-            patched["object"]
-            for patched in record["functions"]
-            if any(f["new"].endswith(f".livepatch{number}") for f in patched["functions"])
+            patched.name
+            for patched in extracted.functions
+            if any(f.new.endswith(f".livepatch{number}") for f in patched.functions)
         ]
         state = shipped.state(owners[0], stem) if owners else frozenset()
         others = frozenset(

@@ -19,7 +19,7 @@ from klpbuild.errors import KlpError
 from klpbuild.graph import queries
 from klpbuild.graph.build import Graph, Livepatch, build_graph
 from klpbuild.graph.modules import LivepatchReference
-from klpbuild.graph.write import Format, can_draw, render, write_all, write_graph
+from klpbuild.graph.write import Format, can_draw, render, write_all
 
 from .inputs import SmallKernel
 from .test_graph import DEMO, MODULES, graph_of, module, no_exports
@@ -124,7 +124,7 @@ def test_without_graphviz(small: SmallKernel, tmp_path: Path, monkeypatch: Any) 
     monkeypatch.setenv("PATH", str(tmp_path))
     assert [p.suffix for p in write_all(graph, tmp_path, "g")] == [".graphml", ".dot", ".json"]
     with pytest.raises(KlpError) as caught:
-        write_graph(graph, tmp_path / "g.svg", Format.SVG)
+        render(graph, Format.SVG)
     assert str(caught.value) == (
         "no SVG: graphviz is not installed (its program is dot)\n"
         "  Install the package graphviz, or write another format: graphml, dot."

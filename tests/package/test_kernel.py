@@ -9,7 +9,6 @@ import pytest
 from klpbuild.kernel.modules import decompress
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.compression import Compression
-from klpbuild.package.finish import finish
 from klpbuild.package.install import install
 from klpbuild.package.signing import signature_of, verify
 from klpbuild.request.finish import plan
@@ -23,6 +22,7 @@ from klpbuild.vm.scenario import (
     WaitDisabled,
     WaitEnabled,
 )
+from tests.package.finished import finish
 from tests.package.keys import PASSPHRASE, Keys
 from tests.package.steps import Bring
 from tests.samples import Built

@@ -13,7 +13,6 @@ import pytest
 
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.compression import Compression
-from klpbuild.package.finish import finish
 from klpbuild.request.finish import plan
 from klpbuild.request.variables import read_variables
 from klpbuild.vm import guest as vm_guest
@@ -31,6 +30,7 @@ from klpbuild.vm.scenario import (
     WaitDisabled,
     WaitEnabled,
 )
+from tests.package.finished import finish
 from tests.package.keys import Keys
 from tests.package.steps import Bring
 from tests.samples import Built

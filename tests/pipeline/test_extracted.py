@@ -31,7 +31,8 @@ def rewrite(record: Path, member: tarfile.TarInfo, data: bytes = b"") -> None:
     with tarfile.open(archive_path(record), "w") as file:
         file.addfile(member, io.BytesIO(data))
     table = json.loads(record.read_text())
-    table["objects"][0]["path"] = member.name
+    (digest,) = table["digests"].values()
+    table["digests"] = {member.name: digest}
     record.write_text(json.dumps(table))
 
 
