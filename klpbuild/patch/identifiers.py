@@ -2,7 +2,8 @@
 
 A change inside an inline function, a macro, an enumeration or a declaration makes no difference to
 an object of which no text names it.  What names it in a header, an inline function or a macro,
-is a name to look for itself; anything else there concerns all that include the header.
+is a name to look for itself; anything else there concerns all that include the header.  So does
+a structure, unless it keeps its layout and a member gets another type: then its name counts.
 """
 
 from __future__ import annotations
@@ -14,21 +15,16 @@ from itertools import pairwise
 from pathlib import Path
 
 from klpbuild.kernel.prepare import PreparedTree
-from klpbuild.patch.csource import LITERAL, closing_braces, code_alone, directives
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.patched import PatchedFile, PatchedSource
-from klpbuild.patch.touched import Touched, changed_lines
+from klpbuild.patch.regions import Changed, HeaderText, blanked, changed_names
+from klpbuild.patch.touched import Touched
 
-_COMMENTS = re.compile(rb"(%b)|//(?:[^\n\\]|\\.)*|/\*.*?(?:\*/|\Z)" % LITERAL, re.DOTALL)
-_CALLED = re.compile(rb"\b([A-Za-z_]\w*)\s*\(")
-_WORD = re.compile(rb"[A-Za-z_]\w*")
+#: Number of blanks before a name that are passed over.
+_FAR = 500
 #: Makes blanks of all bytes but those of words: what is left is split faster than searched.
 _BLANKS = bytes(c if chr(c).isascii() and (chr(c).isalnum() or c == 95) else 32 for c in range(256))
-_DEFINE = re.compile(rb"\A[ \t]*#[ \t]*define[ \t]+(\w+)")
-_ITEM = re.compile(rb"(?:^|,)\s*(\w+)")
 _FIRST, _LAST = re.compile(rb"\w+"), re.compile(rb"\w+\Z")
-_PROTOTYPE = re.compile(rb"\s*(?:extern\s+)?[a-z_]\w*(?:[\s*]+\w+)*[\s*]+([a-z_]\w*)\s*\(")
-_NOT_PROTOTYPE = re.compile(rb"\b(?:static|typedef|asm|__asm__)\b|[={}]")
 #: What `IncludeGraph` does not follow: a header that a macro names (TRACE_INCLUDE() names the
 #: one that it stands in, once more), and files that are called otherwise.
 _COMPUTED = re.compile(
@@ -36,8 +32,6 @@ _COMPUTED = re.compile(
     rb"(?:(?<=[ \t])(?!TRACE_INCLUDE\b)[A-Za-z_]|[\"<][^\">\n]*(?<!\.[hc])[\">])",
     re.MULTILINE,
 )
-#: Enumerators whose values could make an enumeration wider.
-_WIDE = re.compile(rb"<<|0[xX]\w{8}|\b\d+[uU]?[lL]+\b|\bBIT")
 
 
 def without_blind(
@@ -46,24 +40,32 @@ def without_blind(
     patched: PatchedSource,
     tree: PreparedTree,
     notes: list[str],
+    keeps_layouts: bool = True,
 ) -> Touched:
     """Drop units, of very many, that name nothing of what patches change in headers.
 
     :param tree: where the build's own headers are.
     :param notes: takes how many are left out.
+    :param keeps_layouts: whether all structures do that headers declare otherwise.
     """
-    headers = [file for file in patched.files if not file.path.endswith(".c")]
-    names = [changed_names(file) for file in headers] if len(touched.units) > MANY else []
-    known = frozenset[bytes]().union(*(each for each in names if each is not None))
-    if not known or None in names:
+    if len(touched.units) <= MANY:
         return touched
+    headers = [file for file in patched.files if not file.path.endswith(".c")]
+    each = [changed_names(file) for file in headers]
+    known = [changed for changed in each if changed is not None]
+    if not headers or len(known) < len(each):
+        return touched
+    if not keeps_layouts and any(changed.structures for changed in known):
+        return touched
+    sides = zip(*known, strict=True)
+    changed = Changed(*(frozenset().union(*side) for side in sides))
     files = {file.path: file for file in patched.files}
     generated = [
         *tree.build.glob("include/generated"),
         *tree.build.glob("arch/*/include/generated"),
     ]
     sources = dict.fromkeys(unit.source for unit in touched.units)
-    seen = seen_by(tree.source, includes, generated, known, files, sources)
+    seen = seen_by(tree.source, includes, generated, changed, files, sources)
     if seen is None:
         return touched
     kept = frozenset(
@@ -89,138 +91,11 @@ def without_blind(
 MANY = 64
 
 
-@dataclass(frozen=True)
-class _Region:
-    """A piece of a header that only matters where its names are.
-
-    :ivar start: its first byte; `end`: the byte behind it.
-    :ivar is_declaration: whether it does nothing but declare its names.
-    """
-
-    start: int
-    end: int
-    names: frozenset[bytes]
-    is_declaration: bool = False
-
-
-_KEYWORDS = frozenset(b"int void long char short unsigned signed bool sizeof typeof if".split())
-
-
-def _called(head: bytes) -> frozenset[bytes]:
-    """Find the words before parentheses, of which one is the function's name."""
-    return frozenset(_CALLED.findall(head)) - _KEYWORDS
-
-
-def _without_comments(text: bytes) -> bytes:
-    """Blank out comments."""
-    return _COMMENTS.sub(lambda m: m[1] or re.sub(rb"[^\n]", b" ", m[0]), text)
-
-
-class _Text:
-    """A header's text, cut into regions."""
-
-    def __init__(self, text: bytes) -> None:
-        self.text = _without_comments(text)
-        self.plain = code_alone(text)
-        macros = [
-            _Region(match.start(), match.end(), frozenset(_DEFINE.findall(match[0])[:1]))
-            for match in directives(self.text)
-        ]
-        self.regions = sorted([*macros, *self._code()], key=lambda r: r.start)
-
-    def _code(self) -> Iterator[_Region]:
-        closing = closing_braces(self.plain)
-        done = 0
-        for match in re.finditer(rb"[{;]", self.plain):
-            if match.start() < done:
-                continue
-            head = self.plain[done : match.start()]
-            begin = done + len(head) - len(head.lstrip())
-            if match[0] == b";":
-                if _PROTOTYPE.match(head) and not _NOT_PROTOTYPE.search(head):
-                    names = _called(head)
-                    yield _Region(begin, match.end(), names, is_declaration=True)
-                elif re.match(rb"\s*_?[sS]tatic_assert\b", head):
-                    yield _Region(begin, match.end(), frozenset(_WORD.findall(head)), True)
-                done = match.end()
-                continue
-            end = closing.get(match.start())
-            if end is None:
-                return  # nothing behind it is known
-            body = self.plain[match.end() : end - 1]
-            if re.search(rb"^(?:\}|static\b)", body, re.MULTILINE):
-                return  # a condition of the preprocessor opens more braces than are closed
-            words = set(_WORD.findall(head))
-            if b"static" in words and words & {b"inline", b"__always_inline"} and b"(" in head:
-                yield _Region(begin, end, _called(head))
-            elif b"enum" in words and b"(" not in head and not _WIDE.search(body):
-                yield _Region(begin, end, frozenset(_ITEM.findall(body)))
-            done = end
-
-    def at(self, place: int) -> _Region | None:
-        """Find the region at an offset; a macro inside of a function counts as both."""
-        found = [r for r in self.regions if r.start <= place < r.end and r.names]
-        if len(found) < 2:
-            return found[0] if found else None
-        names = frozenset().union(*(region.names for region in found))
-        return _Region(found[0].start, found[0].end, names)
-
-
-def changed_names(file: PatchedFile) -> frozenset[bytes] | None:
-    """Find the names that a patch changes in a header; None where that is not known."""
-    if file.original is None or not file.path.endswith(".h"):
-        return None
-    gone, come = changed_lines(file)
-    names: set[bytes] = set()
-    cuts = _Text(file.original), _Text(file.patched)
-    if not _keeps_lines(file, *cuts):
-        return None
-    for cut, text, numbers in zip(cuts, (file.original, file.patched), (gone, come), strict=True):
-        starts = [0, *(m.end() for m in re.finditer(rb"\n", text))]
-        for number in numbers:
-            start = starts[number - 1]
-            line = cut.text[start : starts[number] if number < len(starts) else len(text)]
-            if not line.strip():
-                continue
-            first, last = (start + len(line) - len(line.lstrip()), start + len(line.rstrip()) - 1)
-            region = cut.at(first)
-            if region is None or region != cut.at(last):
-                return None
-            names |= region.names
-    return frozenset(names) if _keeps_regions(file, *cuts, names) else None
-
-
-def _keeps_lines(file: PatchedFile, old: _Text, new: _Text) -> bool:
-    """Tell whether lines that stay are code, comments and preprocessor lines as before."""
-    for before, after in ((old.text, new.text), (old.plain, new.plain)):
-        olds, news = before.split(b"\n"), after.split(b"\n")
-        for number, line in enumerate(file.lines):
-            if line.old is not None and olds[line.old - 1] != news[number]:
-                return False
-    return True
-
-
-def _keeps_regions(file: PatchedFile, old: _Text, new: _Text, names: set[bytes]) -> bool:
-    """Tell whether lines that stay belong to what they did, or to what changes."""
-    starts = [
-        [0, *(m.end() for m in re.finditer(rb"\n", cut.text)), len(cut.text)] for cut in (old, new)
-    ]
-    for number, line in enumerate(file.lines):
-        if line.old is None or not line.text.strip():
-            continue
-        indent = len(line.text) - len(line.text.lstrip())
-        regions = old.at(starts[0][line.old - 1] + indent), new.at(starts[1][number] + indent)
-        was, becomes = (region.names if region else frozenset() for region in regions)
-        if was != becomes and not was | becomes <= names:
-            return False
-    return True
-
-
 def seen_by(
     source: Path,
     includes: IncludeGraph,
     generated: Iterable[Path],
-    names: frozenset[bytes],
+    changed: Changed,
     files: Mapping[str, PatchedFile],
     sources: Iterable[str],
 ) -> frozenset[str] | None:
@@ -228,7 +103,7 @@ def seen_by(
 
     :param source: the source tree.
     :param generated: directories of headers that the build made.
-    :param names: what changes, see `changed_names`.
+    :param changed: what changes, see `changed_names`.
     :param files: the patched files, by path.
     :param sources: C files that may include the headers that change.
     """
@@ -246,8 +121,10 @@ def seen_by(
     before = (
         v for p, versions in texts.items() for v in (versions[:1] if p in files else versions)
     )
+    names = changed.names | changed.members
     fresh = names.difference(*(version.tokens for version in before))
-    found = _spread(names - fresh, texts)
+    members = set(changed.members - changed.names - fresh)
+    found = _spread(names - fresh, members, texts)
     if found is None:
         return None
     names, direct = found
@@ -259,10 +136,11 @@ def seen_by(
     if pieces.make(texts):
         return None
     everywhere = {path for header in direct for path in includes.includers(header, wanted)}
-    seen = set()
+    seen, whole = set(), (names - members) | fresh
     for path in wanted:
         versions = _texts(source / path, files.get(path))
-        is_named = any(v.tokens & (names | fresh) or _COMPUTED.search(v.text) for v in versions)
+        is_named = any(v.tokens & whole or _COMPUTED.search(v.text) for v in versions)
+        is_named = is_named or any(_names_member(v, members) for v in versions)
         if path in everywhere or path in files or is_named or pieces.make({path: versions}):
             seen.add(path)
     return frozenset(seen)
@@ -294,12 +172,15 @@ def _any(names: Iterable[bytes]) -> re.Pattern[bytes]:
 
 
 def _spread(
-    names: frozenset[bytes], texts: Mapping[str, list[_Version]]
+    names: frozenset[bytes], members: set[bytes], texts: Mapping[str, list[_Version]]
 ) -> tuple[frozenset[bytes], set[str]] | None:
-    """Collect the names with all that use them in headers, and headers with other uses."""
+    """Collect the names with all that use them in headers, and headers with other uses.
+
+    :param members: those that only members of structures have; shrinks.
+    """
     known = set(names)
     direct: set[str] = set()
-    cut: dict[tuple[str, int], _Text] = {}
+    cut: dict[tuple[str, int], HeaderText] = {}
     fresh = set(names)
     while fresh:
         wanted, fresh = fresh, set()
@@ -313,17 +194,40 @@ def _spread(
                     continue
                 key = path, number
                 if key not in cut:
-                    cut[key] = _Text(version.text)
+                    cut[key] = HeaderText(version.text)
                 for match in pattern.finditer(cut[key].text):
+                    if match[0] in members and not _may_be_member(cut[key].text, match.start()):
+                        continue
                     region = cut[key].at(match.start())
-                    if region is None:
+                    if region is None or region.structure:
                         direct.add(path)
                     elif not (region.is_declaration and match[0] in region.names):
-                        fresh |= region.names - known
+                        fresh |= region.names - (known - members)
+                        members -= region.names
         known |= fresh
         if len(known) > _NAMES_MAX:
             return None
     return frozenset(known), direct
+
+
+def _names_member(version: _Version, members: set[bytes]) -> bool:
+    """Tell whether a text may name a member of a structure."""
+    named = members & version.tokens
+    text = blanked(version.text) if named else b""
+    return bool(named) and any(_may_be_member(text, m.start()) for m in _any(named).finditer(text))
+
+
+def _may_be_member(text: bytes, place: int) -> bool:
+    """Tell whether a name may be that of a member: behind a point or an arrow, or an argument.
+
+    In a macro it may be anything.
+    """
+    begin = text.rfind(b"\n", 0, place)
+    while begin > 0 and text[begin - 1 : begin] == b"\\":
+        begin = text.rfind(b"\n", 0, begin)
+    if text[begin + 1 : place].lstrip()[:1] == b"#":
+        return True
+    return text[max(0, place - _FAR) : place].rstrip()[-1:] in b".>(,{#"
 
 
 #: With more names almost all objects are concerned.
@@ -371,7 +275,7 @@ class _Pieces:
 
 def _beside_pasting(text: bytes) -> Iterator[bytes]:
     """List the words before and behind each ``##``, across comments and continued lines."""
-    pieces = _without_comments(text.replace(b"\\\n", b" ")).split(b"##")
+    pieces = blanked(text.replace(b"\\\n", b" ")).split(b"##")
     for before, after in pairwise(pieces):
         for match in (
             _LAST.search(b"".join(before.rsplit(None, 1)[-1:])),

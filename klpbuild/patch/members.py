@@ -30,10 +30,10 @@ _PLACE = re.compile(rb"\.\w+\s*=\s*offsetof\b")
 _CONDITION = re.compile(rb"^[ \t]*#[ \t]*(if|endif)", re.MULTILINE)
 #: gcc then refuses values of a structure that do not name its members; kernels ask for that
 #: with ``-Werror=designated-init``.
-_DESIGNATED = b"} __attribute__((__designated_init__))"
+DESIGNATED = b"} __attribute__((__designated_init__))"
 _UAPI = re.compile(r"(^|/)uapi/")
 #: A member with one name: a bit field, an array, a pointer to a function.
-_ONE_NAME = re.compile(
+ONE_NAME = re.compile(
     rb"(?P<type>[\w\s*]*[\s*])(?P<name>\w+)(?P<rest>(?:\s*\[[^\]]+\])*\s*(?::\s*\w+\s*)?;)"
     rb"|(?P<result>[\w\s*]+\(\s*\*\s*)(?P<pointer>\w+)(?P<parameters>\s*\)\s*\([^{}]*\)\s*;)"
 )
@@ -80,7 +80,7 @@ def in_place(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFil
     last = Lines(after).number(news.end - 1) - len(file.lines) - 1
     if lines is None or not lines[last].text.lstrip().startswith(b"}"):
         return None
-    lines[last] = replace(lines[last], text=lines[last].text.replace(b"}", _DESIGNATED, 1))
+    lines[last] = replace(lines[last], text=lines[last].text.replace(b"}", DESIGNATED, 1))
     return replace(file, lines=tuple(lines))
 
 
@@ -186,7 +186,7 @@ def _kept(
 
 def _renamed(member: bytes) -> bytes | None:
     """Give a member a name that no code uses; None where it is not known to have one name."""
-    match = _ONE_NAME.fullmatch(member)
+    match = ONE_NAME.fullmatch(member)
     if match is None:
         return None
     name = "name" if match["name"] else "pointer"

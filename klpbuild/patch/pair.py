@@ -26,8 +26,9 @@ from klpbuild.patch.layout import renumbered_macros
 from klpbuild.patch.patched import PatchedFile, PatchedSource
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.patch.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
+from klpbuild.patch.regions import changed_names
 from klpbuild.patch.shadow import make_shadow
-from klpbuild.patch.structures import MovableError, check_layouts
+from klpbuild.patch.structures import MovableError, check_layouts, keep_layouts
 from klpbuild.patch.touched import Touched, touched_units
 from klpbuild.patch.units import Unit, Units
 from klpbuild.terminal.stopwatch import measured
@@ -142,10 +143,13 @@ def compile_patch(
     patched = apply_patches(patches, source_tree(kernel), kernel.arch.kernel_name)
 
     refused: dict[tuple[str, str], MovableError] = {}
+    keeps_layouts = True
     while True:
         try:
-            done = _compile(kernel, patched, workdir, log, progress, accept_layouts, only)
-            return replace(done, moved=tuple(refused))
+            given = kernel, patched, workdir, log, progress, accept_layouts, only
+            return replace(_compile(*given, keeps_layouts), moved=tuple(refused))
+        except _OtherLayoutsError:
+            keeps_layouts = False
         except KlpError as error:
             said = [problem.what for problem in error.problems]
             for (_, name), first in refused.items():
@@ -157,6 +161,11 @@ def compile_patch(
             moved = {file.path: file for file in error.files}
             files = tuple(moved.get(file.path, file) for file in patched.files)
             patched = replace(patched, files=files, notes=(*patched.notes, *error.notes))
+            keeps_layouts = True
+
+
+class _OtherLayoutsError(Exception):
+    """Structures do not keep their layouts, by which objects were left out."""
 
 
 def _compile(
@@ -167,15 +176,20 @@ def _compile(
     progress: Callable[[int, int], None],
     accept_layouts: Sequence[str],
     only: Collection[str] | None,
+    keeps_layouts: bool,
 ) -> CompiledPatch:
-    """Compile the objects that patched files go into, see `compile_patch`."""
+    """Compile the objects that patched files go into, see `compile_patch`.
+
+    :param keeps_layouts: whether structures of headers are taken to do so, until it is known.
+    :raises _OtherLayoutsError: when they do not.
+    """
     tree = prepare(kernel, log)
     renumbered = (note for file in patched.files for note in renumbered_macros(file))
     notes = [*patched.notes, *renumbered, *tree.differences]
     includes = IncludeGraph(tree.source, kernel.arch.kernel_name, kernel.cache / "includes.json")
     units = Units.read(kernel)
-    touched = touched_units(units, includes, patched, notes)
-    touched = without_blind(touched, includes, patched, tree, notes)
+    whole = touched_units(units, includes, patched, notes)
+    touched = without_blind(whole, includes, patched, tree, notes, keeps_layouts)
     commands = _commands(tree, touched.units, log)
     if only is not None:
         commands = [each for each in commands if each[1].target in only]
@@ -199,6 +213,12 @@ def _compile(
         pairs = _pairs(jobs, own)
         pairs |= _new_pairs(compiler, new, patched.makefiles, pool)
         told, known = set(accept_layouts), dict(commands)
+        for file in compiler.files if touched is not whole else ():
+            changed = changed_names(file)
+            names = changed.structures if changed else ()
+            one = next((unit for unit in touched.by_file[file.path] if unit in known), None)
+            if names and (one is None or not keep_layouts(compiler, known[one], names)):
+                raise _OtherLayoutsError
         seen = check_layouts(compiler, pairs, touched, known, pool, told, notes)
         if others:
             pairs |= _pairs(jobs, others)

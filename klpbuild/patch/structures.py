@@ -11,7 +11,12 @@ from klpbuild.errors import KlpError, Problems
 from klpbuild.patch.commands import CompileCommand
 from klpbuild.patch.fix import faults
 from klpbuild.patch.holes import OBJECTS_MAX, new_members, why_not_zero
-from klpbuild.patch.layout import compare_layouts, kept_local_types, may_change_layouts
+from klpbuild.patch.layout import (
+    compare_layouts,
+    kept_local_types,
+    layouts,
+    may_change_layouts,
+)
 from klpbuild.patch.members import in_place
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.recompile import Recompiler
@@ -30,6 +35,14 @@ class MovableError(KlpError):
     files: tuple[PatchedFile, ...] = ()
     names: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def keep_layouts(compiler: Recompiler, command: CompileCommand, names: Collection[str]) -> bool:
+    """Tell whether structures that an object knows are laid out as they were."""
+    olds, news = (
+        layouts(ElfFile.read(compiler.with_layouts(command, new))) for new in (False, True)
+    )
+    return all(len(olds.get(n, ())) == 1 and olds[n] == news.get(n) for n in names)
 
 
 def check_layouts(

@@ -15,17 +15,24 @@ from klpbuild.extract.part import Part
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.patch import identifiers
-from klpbuild.patch.identifiers import changed_names, seen_by
+from klpbuild.patch.identifiers import seen_by
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.pair import ObjectPair, compile_patch
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.patchfile import apply_patches
+from klpbuild.patch.regions import Changed, changed_names
 from klpbuild.pipeline.steps import entry_sizes
+from tests.patch.small_kernel import make_kernel
 
 HEADER = """\
 #ifndef SOCK_H
 #define SOCK_H
-struct sock { int a; int state; };
+struct sock {
+\tint a;
+\tint state;
+\tchar text[4];
+\tint (*call)(int n);
+};
 enum kind { FIRST, SECOND = 4,
 	THIRD };
 #define LIMIT 3
@@ -73,19 +80,32 @@ def changed(directory: Path, old: str, new: str, header: str = HEADER) -> Patche
         ("SECOND = 4", "SECOND = 5", {"FIRST", "SECOND", "THIRD"}),
         ("(struct sock *sk, int (", "(struct sock *sk, long (", {"declared"}),
         ("extern int declared", "int fresh(void);\nextern int declared", {"fresh"}),
+        # members, as long as the structure keeps its layout
+        ("int state;", "long state;", {"state"}),
+        ("int state;", "int state;\n\tint :32;", set()),
+        ("int state;", "int klpbuild_kept_state;", {"state", "klpbuild_kept_state"}),
+        ("(*call)(int n)", "(*call)(long n)", {"call"}),
+        ("n);\n};", "n);\n} __attribute__((__designated_init__));", set()),
     ],
 )
 def test_the_names_that_a_header_changes(
     tmp_path: Path, old: str, new: str, names: set[str]
 ) -> None:
     found = changed_names(changed(tmp_path, old, new))
-    assert found == frozenset(name.encode() for name in names)
+    assert found is not None
+    assert found.names | found.members == frozenset(name.encode() for name in names)
+    assert bool(found.structures) is ("state" in old or "n);" in old or "(*call)" in old)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("int state;", "long state;"),
+        ("int state;", "int other;"),
+        ("int state;", "bool state;"),
+        ("int state;", "struct other state;"),
+        ("int state;", "int state, more;"),
+        ("text[4]", "text[8]"),
+        ("n);\n};", "n);\n} __packed;"),
         ("SECOND = 4", "SECOND = 1 << 4"),
         ("#define LIMIT 3", "#include <linux/limit.h>\n#define LIMIT 3"),
         ("#define LIMIT 3", "#ifdef X\n#define LIMIT 3\n#endif"),
@@ -97,6 +117,23 @@ def test_the_names_that_a_header_changes(
 )
 def test_where_it_cannot_be_told(tmp_path: Path, old: str, new: str) -> None:
     assert changed_names(changed(tmp_path, old, new)) is None
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        ("\tint a;\n", "#ifdef OF_A_FILE\n\tint a;\n#endif\n"),
+        ("enum kind", "struct sock {\n\tlong a;\n};\nenum kind"),
+    ],
+)
+def test_a_structure_that_is_not_the_same_in_all_files(
+    tmp_path: Path, beside: tuple[str, str]
+) -> None:
+    for header, known in ((HEADER, True), (HEADER.replace(*beside), False)):
+        file = changed(tmp_path, "int state;", "long state;", header)
+        structures = frozenset(["struct sock"])
+        expected = Changed(frozenset(), frozenset([b"state"]), structures) if known else None
+        assert changed_names(file) == expected
 
 
 #: By file: whether it can see a difference in set_sock().
@@ -123,6 +160,8 @@ FILES = {
 HEADERS = {
     "include/net/more.h": "#include <net/sock.h>\n#define GRAFT(p) graft(p)\n"
     "int set_sock_more(int);\n",
+    "include/net/member.h": "#include <net/sock.h>\n"
+    "struct set_sock_more { int n; struct sock *set; };\n",
     "include/net/whole.h": "#include <net/sock.h>\n"
     "static void (*const set)(void *, int) = set_sock;\n",
     "net/piece.inc": "#include <net/sock.h>\nvoid f(void) { set_sock(0, 1); }\n",
@@ -165,9 +204,75 @@ def test_what_is_new_is_seen_by_its_whole_name_only(tmp_path: Path, known: bool)
         (source / path).write_text(text)
     includes = IncludeGraph(source, "x86", tmp_path / "includes.json")
     names = changed_names(file)
-    assert names is not None and list(names) == [b"clear_sock"]
+    assert names == Changed(frozenset([b"clear_sock"]))
     seen = seen_by(source, includes, [], names, {file.path: file}, BESIDE_NEW)
     assert seen == (None if known else {path for path, (_, sees) in BESIDE_NEW.items() if sees})
+
+
+@pytest.mark.parametrize(
+    ("text", "sees"),
+    [
+        ("int f(struct sock *sk) { return sk->state; }", True),
+        ("int f(struct sock *sk) { return sk->\n\t\t/* its */ state; }", True),
+        ("struct sock f = { .state = 1 };", True),
+        ("int f(void *p) { return GET(p, state); }", True),
+        ("int f(void *p) { return GET(state, p); }", True),
+        ("#define STATE \\\n\tstate\nint f(struct sock *sk) { return sk->STATE; }", True),
+        ("int f(void *p) { return LOOK(p); }", True),  # a macro of a header that names it
+        ("int f(void *p) { return look(p); }", True),
+        ("int f(int n) { int state = n; state += 2; return state; }", False),
+        ("int f(struct other *o) { return apart(o); }", False),
+    ],
+)
+def test_what_may_name_a_member(tmp_path: Path, text: str, sees: bool) -> None:
+    header = HEADER.replace("return sk->state;", "return 1;")
+    file = changed(tmp_path, "int state;", "unsigned state;", header)
+    source = tmp_path / "source"
+    more = (
+        "#include <net/sock.h>\n#define LOOK(sk) ((sk)->state)\nint set(int state);\n"
+        "struct other {\n\tint state;\n\tint (*of)(int state);\n};\n"
+        "static inline int look(struct sock *sk) { return sk->state; }\n"
+    )
+    (source / "include/net/more.h").write_text(more)
+    (source / "net").mkdir()
+    (source / "net/one.c").write_text(f"#include <net/more.h>\n{text}\n")
+    includes = IncludeGraph(source, "x86", tmp_path / "includes.json")
+    names = changed_names(file)
+    assert names is not None
+    seen = seen_by(source, includes, [], names, {file.path: file}, ["net/one.c"])
+    assert seen == frozenset({"net/one.c"} if sees else ())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "seen"),
+    [
+        ("\tint flags;\n", "\tunsigned flags;\n", ("fs/open.o",)),  # warn.c names it nowhere
+        ("\tint flags;\n", "\tlong flags;\n", ("fs/open.o", "kernel/warn.o")),  # another layout
+    ],
+)
+def test_objects_that_do_not_name_a_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, seen: tuple[str, ...]
+) -> None:
+    small = make_kernel(tmp_path / "kernel")
+    header, user, other = "include/linux/kernel.h", "fs/open.c", "kernel/warn.c"
+    added = "struct file {\n\tint flags;\n\tint number;\n};\n"
+    for path, more in (
+        (header, added),
+        (user, "int flags_of(struct file *f)\n{\n\treturn f->flags / 3;\n}\n"),
+        (other, "int number_of(struct file *f)\n{\n\treturn f->number;\n}\n"),
+    ):
+        (small.source / path).write_text((small.source / path).read_text() + more)
+    monkeypatch.setattr(identifiers, "MANY", 0)
+    patch = tmp_path / "fix.patch"
+    patch.write_text(small.patch(header, old, new))
+    accept = ["struct file"] if len(seen) > 1 else []
+    done = compile_patch(
+        small.kernel, [patch], tmp_path / "work", lambda line: None, accept_layouts=accept
+    )
+    assert tuple(pair.target for pair in done.pairs) == seen
+    assert ("1 objects name nothing that changes in headers; not compiled" in done.notes) is (
+        len(seen) == 1
+    )
 
 
 @pytest.mark.kernel
