@@ -9,19 +9,23 @@ a structure, unless it keeps its layout and a member gets another type: then its
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from klpbuild.kernel.prepare import PreparedTree
+from klpbuild.patch.csource import LITERAL, directives
 from klpbuild.patch.includes import IncludeGraph
 from klpbuild.patch.patched import PatchedFile, PatchedSource
 from klpbuild.patch.regions import Changed, HeaderText, blanked, changed_names
 from klpbuild.patch.touched import Touched
 
-#: Number of blanks before a name that are passed over.
-_FAR = 500
+#: Number of bytes before a name that are looked at.
+_FAR = 2000
+_LITERAL, _WORD = re.compile(LITERAL), re.compile(rb"\w+")
+_PARAMETERS = re.compile(rb"\([^()]*\)")
+_MACRO = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+(\w+)", re.MULTILINE)
 #: Makes blanks of all bytes but those of words: what is left is split faster than searched.
 _BLANKS = bytes(c if chr(c).isascii() and (chr(c).isalnum() or c == 95) else 32 for c in range(256))
 _FIRST, _LAST = re.compile(rb"\w+"), re.compile(rb"\w+\Z")
@@ -123,7 +127,7 @@ def seen_by(
     )
     names = changed.names | changed.members
     fresh = names.difference(*(version.tokens for version in before))
-    members = set(changed.members - changed.names - fresh)
+    members = _Members(changed.members - changed.names - fresh, texts)
     found = _spread(names - fresh, members, texts)
     if found is None:
         return None
@@ -136,11 +140,11 @@ def seen_by(
     if pieces.make(texts):
         return None
     everywhere = {path for header in direct for path in includes.includers(header, wanted)}
-    seen, whole = set(), (names - members) | fresh
+    seen, whole = set(), (names - members.names) | fresh
     for path in wanted:
         versions = _texts(source / path, files.get(path))
         is_named = any(v.tokens & whole or _COMPUTED.search(v.text) for v in versions)
-        is_named = is_named or any(_names_member(v, members) for v in versions)
+        is_named = is_named or any(map(members.are_in, versions))
         if path in everywhere or path in files or is_named or pieces.make({path: versions}):
             seen.add(path)
     return frozenset(seen)
@@ -172,11 +176,11 @@ def _any(names: Iterable[bytes]) -> re.Pattern[bytes]:
 
 
 def _spread(
-    names: frozenset[bytes], members: set[bytes], texts: Mapping[str, list[_Version]]
+    names: frozenset[bytes], members: _Members, texts: Mapping[str, list[_Version]]
 ) -> tuple[frozenset[bytes], set[str]] | None:
     """Collect the names with all that use them in headers, and headers with other uses.
 
-    :param members: those that only members of structures have; shrinks.
+    :param members: those that only members of structures have.
     """
     known = set(names)
     direct: set[str] = set()
@@ -196,42 +200,96 @@ def _spread(
                 if key not in cut:
                     cut[key] = HeaderText(version.text)
                 for match in pattern.finditer(cut[key].text):
-                    if match[0] in members and not _may_be_member(cut[key].text, match.start()):
+                    if match[0] in members.names and not members.may_be(cut[key].text, match):
                         continue
                     region = cut[key].at(match.start())
                     if region is None or region.structure:
                         direct.add(path)
                     elif not (region.is_declaration and match[0] in region.names):
-                        fresh |= region.names - (known - members)
-                        members -= region.names
+                        fresh |= region.names - (known - members.names)
+                        members.names -= region.names
         known |= fresh
         if len(known) > _NAMES_MAX:
             return None
     return frozenset(known), direct
 
 
-def _names_member(version: _Version, members: set[bytes]) -> bool:
-    """Tell whether a text may name a member of a structure."""
-    named = members & version.tokens
-    text = blanked(version.text) if named else b""
-    return bool(named) and any(_may_be_member(text, m.start()) for m in _any(named).finditer(text))
+class _Members:
+    """Names that members of structures have, and where texts may mean one by such a name.
 
-
-def _may_be_member(text: bytes, place: int) -> bool:
-    """Tell whether a name may be that of a member: behind a point or an arrow, or an argument.
-
-    In a macro it may be anything.
+    :ivar names: shrinks when something else is found to have one of them.
     """
-    begin = text.rfind(b"\n", 0, place)
-    while begin > 0 and text[begin - 1 : begin] == b"\\":
-        begin = text.rfind(b"\n", 0, begin)
-    if text[begin + 1 : place].lstrip()[:1] == b"#":
-        return True
-    return text[max(0, place - _FAR) : place].rstrip()[-1:] in b".>(,{#"
+
+    def __init__(self, names: Iterable[bytes], texts: Mapping[str, list[_Version]]) -> None:
+        self.names = set(names)
+        every = (v.text for versions in texts.values() for v in versions) if self.names else ()
+        self._macros = {name for text in every for name in _MACRO.findall(text)}
+
+    def are_in(self, version: _Version) -> bool:
+        """Tell whether a text may name one of the members."""
+        named = self.names & version.tokens
+        if not named:
+            return False
+        own = set(_MACRO.findall(version.text))
+        text = blanked(version.text)
+        return any(self.may_be(text, match, own) for match in _any(named).finditer(text))
+
+    def may_be(self, text: bytes, match: re.Match[bytes], own: Collection[bytes] = ()) -> bool:
+        """Tell whether a name may be a member's: behind a point or an arrow, or for a macro.
+
+        In a macro it may be anything but a parameter.
+
+        :param own: the names of macros that only this text has.
+        """
+        place = match.start()
+        begin = text.rfind(b"\n", 0, place)
+        while begin > 0 and text[begin - 1 : begin] == b"\\":
+            begin = text.rfind(b"\n", 0, begin)
+        line = text[begin + 1 : match.end()]
+        if line.lstrip()[:1] == b"#":
+            macro = _MACRO.match(line)
+            parameters = _PARAMETERS.match(text, begin + 1 + macro.end()) if macro else None
+            named = _WORD.findall(parameters[0]) if parameters else ()
+            return macro is not None and match[0] not in named and not _in_literal(line)
+        before = text[max(0, place - _FAR) : place].rstrip()
+        if before.endswith((b".", b"->")) or not before:
+            return True
+        if before[-1:] in b"{," and text[match.end() :][:_FAR].lstrip()[:1] == b":":
+            return True  # { member: value }
+        return before[-1:] in b"(," and any(
+            name in self._macros or name in own or not name for name in _callers(before)
+        )
+
+
+def _in_literal(line: bytes) -> bool:
+    """Tell whether a line ends within a string."""
+    return any(match.end() == len(line) and match[0].count(b'"') == 1
+               for match in _LITERAL.finditer(line))  # fmt: skip
+
+
+def _callers(before: bytes) -> Iterator[bytes]:
+    """Find what is called around the end of a text, the innermost first; empty if that is cut."""
+    depth = 0
+    for at in range(len(before) - 1, -1, -1):
+        byte = before[at : at + 1]
+        if byte == b")":
+            depth += 1
+        elif byte == b"(" and depth:
+            depth -= 1
+        elif byte == b"(":
+            called = _LAST.search(before[:at].rstrip())
+            yield called[0] if called else b"("
+        elif byte in b";{}":
+            return
+    yield b""
 
 
 #: With more names almost all objects are concerned.
 _NAMES_MAX = 500
+
+
+#: Words of up to so many letters are in most texts anyway.
+_SHORT = 2
 
 
 class _Pieces:
@@ -249,7 +307,10 @@ class _Pieces:
         tokens: set[bytes] = set()
         fragments: set[bytes] = set()
         for version in (version for versions in texts.values() for version in versions):
-            tokens |= self._parts & version.tokens
+            found = self._parts & version.tokens
+            if any(len(part) > _SHORT for part in found):  # it may be a comment's
+                found &= _Version.of(blanked(version.text)).tokens
+            tokens |= found
             if b"##" in version.text:
                 fragments |= self._parts.intersection(_beside_pasting(version.text))
         return tokens, fragments
@@ -274,6 +335,21 @@ class _Pieces:
 
 
 def _beside_pasting(text: bytes) -> Iterator[bytes]:
+    """List the words before and behind each ``##`` that are no parameters of their macro."""
+    rest = bytearray(text)
+    for directive in directives(text):
+        line = directive[0]
+        if b"##" in line:
+            macro = _MACRO.match(line)
+            parameters = _PARAMETERS.match(line, macro.end()) if macro else None
+            named = _WORD.findall(parameters[0]) if parameters else ()
+            yield from (word for word in _words_beside(line) if word not in named)
+            rest[directive.start() : directive.end()] = b" " * len(line)
+    if b"##" in rest:
+        yield from _words_beside(bytes(rest))
+
+
+def _words_beside(text: bytes) -> Iterator[bytes]:
     """List the words before and behind each ``##``, across comments and continued lines."""
     pieces = blanked(text.replace(b"\\\n", b" ")).split(b"##")
     for before, after in pairwise(pieces):

@@ -151,6 +151,10 @@ FILES = {
                      True),
     "net/three.c": ("#include <net/sock.h>\n#define DO(x) set##x##sock\n"
                     "void f(void) { DO(_)(0, 1); }\n", True),
+    "net/parameter.c": ("#include <net/sock.h>\n#define DO(set_, x) set_##x\n"
+                        "int DO(a, b)(void) { return 1; }\nextern int sock;\n", False),
+    "net/split.c": ("#include <net/sock.h>\n#define DO(x) set_ /* and\nthen */ ## x\n"
+                    "void f(void) { DO(sock)(0, 1); }\n", True),
     "net/continued.c": ("#include <net/sock.h>\n#define DO(x) set_ \\\n\t## x\n"
                         "void f(void) { DO(sock)(0, 1); }\n", True),
     "net/commented.c": ("#include <net/sock.h>\n#define DO(x) set_ /* and */ ## /* then */ x\n"
@@ -216,12 +220,17 @@ def test_what_is_new_is_seen_by_its_whole_name_only(tmp_path: Path, known: bool)
         ("int f(struct sock *sk) { return sk->\n\t\t/* its */ state; }", True),
         ("struct sock f = { .state = 1 };", True),
         ("int f(void *p) { return GET(p, state); }", True),
-        ("int f(void *p) { return GET(state, p); }", True),
+        ("int f(void *p) { return GET(state, p); }", True),  # or the other way round
         ("#define STATE \\\n\tstate\nint f(struct sock *sk) { return sk->STATE; }", True),
         ("int f(void *p) { return LOOK(p); }", True),  # a macro of a header that names it
         ("int f(void *p) { return look(p); }", True),
         ("int f(int n) { int state = n; state += 2; return state; }", False),
         ("int f(struct other *o) { return apart(o); }", False),
+        ("int f(int state) { return set(2, set(state)) + (state > 1); }", False),
+        ("int f(void *p) { return set(GET(set(1), state)); }", True),
+        ("#define own(sk, m) sk->m\nint f(struct sock *sk) { return own(sk, state); }", True),
+        ("struct sock f = { a: 1, state: 2 };", True),
+        ("int f(int n) { return NO(1, n) + sizeof(TEXT); }", False),
     ],
 )
 def test_what_may_name_a_member(tmp_path: Path, text: str, sees: bool) -> None:
@@ -229,7 +238,9 @@ def test_what_may_name_a_member(tmp_path: Path, text: str, sees: bool) -> None:
     file = changed(tmp_path, "int state;", "unsigned state;", header)
     source = tmp_path / "source"
     more = (
-        "#include <net/sock.h>\n#define LOOK(sk) ((sk)->state)\nint set(int state);\n"
+        "#include <net/sock.h>\n#define GET(p, m) ((p)->m)\n#define LOOK(sk) ((sk)->state)\n"
+        'int set(int state);\n#define NO(x, state) (state \\\n\t+ x)\n#define TEXT "a state" of\n'
+        "#error no state\n"
         "struct other {\n\tint state;\n\tint (*of)(int state);\n};\n"
         "static inline int look(struct sock *sk) { return sk->state; }\n"
     )
@@ -276,12 +287,33 @@ def test_objects_that_do_not_name_a_member(
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("path", "change", "kept"),
+    [
+        (
+            "include/net/sock.h",
+            ("\tsk->sk_socket = sock;\n", "\tWRITE_ONCE(sk->sk_socket, sock);\n"),
+            ("net/core/sock.o", "net/ipv4/af_inet.o"),
+        ),
+        (
+            "include/linux/tcp.h",
+            ("\tu8\tecn_flags;", "\ts8\tecn_flags;"),
+            ("net/ipv4/tcp_input.o", "net/ipv4/tcp_output.o"),
+        ),
+    ],
+    ids=["function", "member"],
+)
 def test_a_sample_of_what_is_left_out_differs_in_nothing(
-    debian_source_kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    debian_source_kernel: Kernel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    change: tuple[str, str],
+    kept: tuple[str, ...],
 ) -> None:
-    path, kernel = "include/net/sock.h", debian_source_kernel
+    kernel = debian_source_kernel
     old = (source_tree(kernel) / path).read_text()
-    new = old.replace("\tsk->sk_socket = sock;\n", "\tWRITE_ONCE(sk->sk_socket, sock);\n")
+    new = old.replace(*change)
     assert old != new
     before, after = (text.splitlines(keepends=True) for text in (old, new))
     patch = tmp_path / "fix.patch"
@@ -292,7 +324,6 @@ def test_a_sample_of_what_is_left_out_differs_in_nothing(
         "net/ipv6/udplite.o",
         "net/sched/act_api.o",
     )
-    kept = ("net/core/sock.o", "net/ipv4/af_inet.o")
     filtered = compile_patch(
         kernel, [patch], tmp_path / "some", lambda line: None, only={*left, *kept}
     )
