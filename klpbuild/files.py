@@ -60,6 +60,12 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.new")
 
 
+def file_digest(path: Path) -> str:
+    """Compute the SHA-256 digest of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def make_directory(path: Path) -> None:
     """Make a directory with its parents, unless it is there.
 

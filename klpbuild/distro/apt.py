@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from hashlib import file_digest
 from pathlib import Path
-from threading import Event, Thread
 
 from klpbuild.distro.versions import version_key
 from klpbuild.errors import KlpError
+from klpbuild.files import file_digest
 from klpbuild.run import run
+from klpbuild.terminal.progress import meanwhile
 
 _UPDATE = "Run `apt-get update` as root and look into /etc/apt/sources.list*, then try again."
 
@@ -151,8 +151,7 @@ class Apt:
                 why="\n".join(lines or process.stderr.splitlines()[-5:]),
                 hint=hint,
             )
-        with files[0].open("rb") as file:
-            found = file_digest(file, "sha256").hexdigest()
+        found = file_digest(files[0])
         if found != offer.sha256:
             raise KlpError(
                 f"{offer.name} {offer.version} arrived damaged",
@@ -165,21 +164,14 @@ class Apt:
 @contextmanager
 def _watching(directory: Path, arrived: Callable[[int], None]) -> Iterator[None]:
     """Report now and then how many bytes the files of a directory have."""
-    done = Event()
 
-    def watch() -> None:
-        while not done.wait(_GLANCE):
-            # A file may be renamed between the listing and the look at it.
-            with suppress(FileNotFoundError):
-                arrived(sum(path.stat().st_size for path in directory.iterdir()))
+    def look() -> None:
+        # A file may be renamed between the listing and the look at it.
+        with suppress(FileNotFoundError):
+            arrived(sum(path.stat().st_size for path in directory.iterdir()))
 
-    watcher = Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+    with meanwhile(look, _GLANCE):
         yield
-    finally:
-        done.set()
-        watcher.join()
 
 
 def _run(

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import file_digest
 from pathlib import Path
 
 from klpbuild.distro.archives import check_links, packages_in, unpack
@@ -22,7 +21,15 @@ from klpbuild.distro.debian import Report
 from klpbuild.distro.packaging import Packaging, packaging_of, packaging_of_files
 from klpbuild.distro.parts import Part
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, make_directory, read_record, remove_tree, to_json, write_file
+from klpbuild.files import (
+    file_digest,
+    from_json,
+    make_directory,
+    read_record,
+    remove_tree,
+    to_json,
+    write_file,
+)
 from klpbuild.kernel.cache import aside, cached_kernel, kernel_directory, locked
 from klpbuild.kernel.config import config_of
 from klpbuild.kernel.headers import common_headers
@@ -147,18 +154,13 @@ def add(name: str, folder: Path, report: Report = lambda line: None) -> AddedKer
                 report(f"unpacking {archive.name}")
                 (whole / "source").mkdir()
                 unpack_source(archive, whole / "source")
-            listed = tuple(AddedPackage(package.name, _digest(package)) for package in packages)
+            listed = tuple(AddedPackage(package.name, file_digest(package)) for package in packages)
             place = str(headers.relative_to(root))
             kernel = AddedKernel(name, release, place, str(folder.absolute()), listed)
             write_file(whole / _RECORD, to_json(kernel))
             remove_tree(path)
             whole.rename(path)
     return kernel
-
-
-def _digest(package: Path) -> str:
-    with package.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _headers(root: Path, folder: Path, packages: tuple[Path, ...]) -> tuple[Path, str]:

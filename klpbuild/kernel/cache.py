@@ -68,6 +68,11 @@ class CachedKernel:
         return self.path / "root"
 
     @property
+    def headers(self) -> str:
+        """The headers tree, relative to the root of the packages."""
+        return f"usr/src/linux-headers-{self.release}"
+
+    @property
     def learned(self) -> Path:
         """The directory of what klpbuild keeps of the kernel; may not exist yet."""
         return self.path / "learned"

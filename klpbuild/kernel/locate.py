@@ -60,12 +60,9 @@ def locate(
         build_fixtures(fixtures, output)
         return _from_build_tree(output, learned, name=FIXTURES)
     if "/" not in text:
-        cached = cached_kernel(text)
-        if cached:
-            return _from_cache(cached, learned)
-        added = added_kernel(text)
-        if added:
-            return _from_added(added, learned)
+        if found := cached_kernel(text) or added_kernel(text):
+            place = Installed(found.root, found.release)
+            return _from_headers(found.root / found.headers, place, learned, found)
         installed = MODULES / text / "build"
         if text and _is_there(installed):
             return _from_path(installed, learned)
@@ -105,17 +102,6 @@ def _unknown(text: str) -> KlpError:
         hint=f"Run `{command}`{' for another one' if near else ''}, or name the path of a headers "
         "or build tree.",
     )
-
-
-def _from_cache(cached: CachedKernel, learned: Path | None) -> Kernel:
-    installed = Installed(cached.root, cached.release)
-    headers = cached.root / "usr" / "src" / f"linux-headers-{cached.release}"
-    return _from_headers(headers, installed, learned, cached)
-
-
-def _from_added(added: AddedKernel, learned: Path | None) -> Kernel:
-    installed = Installed(added.root, added.release)
-    return _from_headers(added.root / added.headers, installed, learned, added)
 
 
 def _from_path(path: Path, learned: Path | None) -> Kernel:

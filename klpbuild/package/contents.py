@@ -102,6 +102,16 @@ class Package:
         return (about, f"Fixes {', '.join(self.mended)}.") if self.mended else (about,)
 
     @property
+    def paragraphs(self) -> tuple[str, ...]:
+        """The package's description: what the livepatch is, and when it is loaded."""
+        return (
+            *self.about,
+            "The livepatch replaces functions of the running kernel, without a reboot. It is loaded"
+            " when it is installed and at each boot of exactly this kernel, unless the kernel"
+            " command line says livepatch.enable=0.",
+        )
+
+    @property
     def changes(self) -> tuple[str, ...]:
         """The changelog's entry: what it is, each fix, and what no fix names."""
         fixes = self._fixes()

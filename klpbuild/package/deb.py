@@ -145,14 +145,8 @@ def _kernels(package: Package) -> list[str]:
 
 def _long(package: Package) -> list[str]:
     """Write the extended description, without the space before each line."""
-    paragraphs = (
-        *package.about,
-        "The livepatch replaces functions of the running kernel, without a reboot. It is"
-        " loaded when it is installed and at each boot of exactly this kernel, unless the"
-        " kernel command line says livepatch.enable=0.",
-    )
     lines: list[str] = []
-    for paragraph in paragraphs:
+    for paragraph in package.paragraphs:
         lines += [*textwrap.wrap(paragraph, 76), ""]
     return lines[:-1]
 

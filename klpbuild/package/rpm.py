@@ -16,12 +16,6 @@ from klpbuild.package.deb import run
 
 _UNITS = "/usr/lib/systemd/system"
 
-#: Days and months as the changelog has them, in any locale.
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = (
-    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-)  # fmt: skip
-
 #: Macros that keep the computer's name and the time out of an rpm.
 _REPRODUCIBLE = {
     "_buildhost": "localhost",
@@ -107,12 +101,7 @@ def _archive(package: Package, files: tuple[PackagedFile, ...]) -> bytes:
 
 
 def _spec(package: Package, files: tuple[PackagedFile, ...]) -> str:
-    text = (
-        "The livepatch replaces functions of the running kernel, without a reboot. It is loaded"
-        " when it is installed and at each boot of exactly this kernel, unless the kernel"
-        " command line says livepatch.enable=0."
-    )
-    paragraphs = [textwrap.fill(literal(each), 79) for each in (*package.about, text)]
+    paragraphs = [textwrap.fill(literal(each), 79) for each in package.paragraphs]
     changes = [
         textwrap.fill(literal(each), 79, initial_indent="- ", subsequent_indent="  ")
         for each in package.changes
@@ -132,8 +121,8 @@ def _spec(package: Package, files: tuple[PackagedFile, ...]) -> str:
 
 def changelog_day(package: Package) -> str:
     """Write the day as changelogs have it."""
-    date = package.date
-    return f"{_DAYS[date.weekday()]} {_MONTHS[date.month - 1]} {date.day:02} {date.year}"
+    day, number, month, year, *_ = package.debian_date.replace(",", "").split()
+    return f"{day} {month} {number} {year}"
 
 
 def _kernel(release: str) -> str:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from klpbuild.compiler.driver import read_files
 from klpbuild.compiler.flags import compile_command
-from klpbuild.compiler.log import BuildLog
 from klpbuild.files import from_json, read_output, read_record, write_file
-from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline import steps
+from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.extracted import NOTHING, Extracted
 from klpbuild.pipeline.fixes import all_fixes
-from klpbuild.pipeline.paths import RESULT, Paths
+from klpbuild.pipeline.paths import RESULT
 from klpbuild.pipeline.table import Said
 from klpbuild.report import provenance
 from klpbuild.report.facts import Facts, read_fates
@@ -31,19 +30,18 @@ from klpbuild.request.chosen import Chosen
 from klpbuild.request.matrix import Result
 
 
-def compile_inputs(
-    kernel: Kernel, chosen: Chosen, rules: Sequence[Path], paths: Paths, log: BuildLog, said: Said
-) -> None:
+def compile_inputs(build: Build, rules: Sequence[Path], said: Said) -> None:
     """Compile the object that carries the digest of the inputs, and write their list.
 
     :param rules: the rules of its sources, which name the headers.
     :raises KlpError: when an input cannot be read.
     """
+    chosen, paths = build.for_kernel(), build.paths
     extracted = Extracted.read(paths.record) if chosen.patches else NOTHING
     taken, left = _divided(chosen, extracted)
     included = [path for rule in rules for path in read_files(rule)]
     inputs = read_inputs(
-        kernel,
+        build.kernel,
         chosen.directory,
         descriptions=chosen.files,
         sources=chosen.livepatch.sources,
@@ -56,20 +54,12 @@ def compile_inputs(
     source = paths.inputs.with_suffix(".c")
     threads = chosen.livepatch.accepted.threads
     write_file(source, modinfo_source(inputs, references, threads).encode())
-    steps.compile_source(
-        kernel,
-        source,
-        paths.inputs,
-        chosen.module,
-        log,
-        said,
-        generated=True,
-        text=inputs_digest(inputs),
-    )
+    text = inputs_digest(inputs)
+    steps.compile_source(build, source, paths.inputs, said, generated=True, text=text)
     write_inputs(paths.inputs_list, inputs)
 
 
-def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
+def write_documents(build: Build) -> None:
     """Write provenance, bill of materials and report page beside a module.
 
     The steps before have left in the livepatch's directory of outputs what they found.
@@ -81,6 +71,7 @@ def write_documents(kernel: Kernel, chosen: Chosen, paths: Paths) -> None:
     from klpbuild.report.sbom import bill_of_materials
     from klpbuild.report.vex import vex
 
+    kernel, chosen, paths = build.kernel, build.for_kernel(), build.paths
     extracted = Extracted.read(paths.record) if chosen.patches else NOTHING
     taken, left = _divided(chosen, extracted)
     used = read_output(paths.dependencies, _dependencies)

@@ -12,16 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError, Problem
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.listed import LIST
 from klpbuild.patch.fix import Fault, Fix, IdleError, PatchesError, Standing
 from klpbuild.patch.patchfile import needed_patch
+from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.from_patch import extract_patches
-from klpbuild.pipeline.paths import Paths
 from klpbuild.report.references import ReferenceKind, described_references, read_patch_header
 from klpbuild.request.chosen import Chosen, Part
 from klpbuild.request.matrix import Result
@@ -69,29 +68,27 @@ def extract_fixes(
     return replace(extracted, fixes=tuple(fixes))
 
 
-def extract_chosen(
-    kernel: Kernel, chosen: Chosen, paths: Paths, log: BuildLog, keep_going: bool
-) -> Extracted:
+def extract_chosen(build: Build) -> Extracted:
     """Extract the patches of a livepatch, and record each one's result.
 
     ``result.json`` is written when that fails: after a success the steps behind it do.
 
-    :param keep_going: whether patches may be left out that cannot be in a livepatch.
     :raises PatchesError: with the problems of all patches.
     """
-    livepatch, accepted, callbacks = chosen.livepatch, chosen.accepted, chosen.callbacks
+    kernel, chosen, paths = build.kernel, build.chosen, build.paths
+    accepted, callbacks = chosen.accepted, chosen.callbacks
 
     def extract(patches: Sequence[Path], only: Collection[str] | None) -> Extracted:
-        where = kernel, patches, paths.symbols, paths.work, log
+        where = kernel, patches, paths.symbols, paths.work, build.log
         return extract_patches(*where, accepted, callbacks, only)
 
     try:
-        which = chosen.patches, extract, chosen.skipped, keep_going, chosen.listed
+        which = chosen.patches, extract, chosen.skipped, build.keep_going, chosen.listed
         return extract_fixes(kernel, *which)
     except KlpError as error:
         if isinstance(error, PatchesError):
             error.fixes = all_fixes(chosen, error.fixes, built=False)
-        Result.of_error(kernel.name, livepatch.name, error).write(paths.result)
+        Result.of_error(kernel.name, chosen.livepatch.name, error).write(paths.result)
         raise
 
 

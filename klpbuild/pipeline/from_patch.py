@@ -24,7 +24,6 @@ from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.prepare import build_environment, kernel_compiler
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
-from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
 from klpbuild.module.states import allocates
 from klpbuild.names import VMLINUX
@@ -218,36 +217,21 @@ def build_from_patches(
     return paths.module, Extracted.read(paths.record)
 
 
-def link_extracted(
-    kernel: Kernel,
-    chosen: Chosen,
-    record: Path,
-    made: Sequence[Path],
-    output: Path,
-    log: BuildLog,
-    told: Said,
-    strip: bool = True,
-) -> None:
+def link_extracted(build: Build, made: Sequence[Path], told: Said) -> None:
     """Link extracted objects and those that were compiled; the module is not converted yet.
 
     :param made: those of C files of the livepatch's parts, and klpbuild's own.
     :param told: gets the compiler's warnings.
-    :param strip: whether debug data is left out; extracted objects have none.
     """
-    extracted = Extracted.restore(record)
+    extracted, output = Extracted.restore(build.paths.record), build.paths.linked
     said: list[str] = []
     late = dict(extracted.late_names)
-    if chosen.livepatch.sources:
+    if (chosen := build.for_kernel()).livepatch.sources:
         steps.check_functions(chosen, [*extracted.objects, *made])
     apart, back = set_apart(made, late)
-    objects, module, warn = [*extracted.objects, *apart], chosen.module, said.append
-    linked = link_module(kernel, module, objects, output.parent, log, strip=strip, warn=warn)
-    if linked != output:
-        raise AssertionError(f"{output} was not linked")
-    if late:
-        rename_undefined(ElfFile.read(output), late).write(output)
-    if back:
-        rename_undefined(ElfFile.read(output), back).write(output)
+    steps.link(build, [*extracted.objects, *apart], said.append)
+    for names in filter(None, (late, back)):
+        rename_undefined(ElfFile.read(output), names).write(output)
     said = [line for line in said if not _NO_ENDBR.search(line)]
     # KCFLAGS may make the compiler warn of what kbuild compiles itself, NAME.mod.c.
     compilers = [line for line in said if not re.search("objtool|modpost", line)]

@@ -36,5 +36,4 @@ def compile_calls(
     :raises KlpError: with the compiler's lines.
     """
     write_file(source, calls_source(livepatch).encode())
-    where = build.kernel, source, source.with_suffix(".o"), build.chosen.module, build.log, said
-    compile_source(*where, flags=flags)
+    compile_source(build, source, source.with_suffix(".o"), said, flags=flags)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +35,6 @@ from klpbuild.kernel.tree import FILTER_FUNCTIONS, Kernel
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import (
     Function,
-    Livepatch,
-    PatchedObject,
 )
 from klpbuild.module.old_functions import check_objects, check_old_functions
 from klpbuild.module.owntables import no_tables, two_tables
@@ -45,6 +43,7 @@ from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, def
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
+from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.table import Said
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Fate, Resolver
@@ -62,11 +61,9 @@ _CHECKED: dict[object, Report] = {}
 
 
 def compile_source(
-    kernel: Kernel,
+    build: Build,
     source: Path,
     output: Path,
-    module: str,
-    log: BuildLog,
     said: Said,
     *,
     generated: bool = False,
@@ -88,12 +85,12 @@ def compile_source(
         flags = (*flags, *TYPE_FLAGS)
     try:
         compilation = compile_with_kernel_flags(
-            kernel,
+            build.kernel,
             source,
             output,
-            module_name=module.replace("-", "_"),
+            module_name=build.chosen.module.replace("-", "_"),
             extra_flags=flags,
-            log=log,
+            log=build.log,
             generated=generated,
             text=text,
         )
@@ -109,7 +106,8 @@ def compile_source(
     if compilation.said:
         said.warnings.append(f"{source}: {compilation.said}")
     here = Path.cwd()
-    trees = [kernel.build, kernel.build / "source", output.parent, Path(klpbuild.__file__).parent]
+    tree = build.kernel.build
+    trees = [tree, tree / "source", output.parent, Path(klpbuild.__file__).parent]
     stood_for = [tree.resolve() for tree in trees]
     said.read += (
         path.relative_to(here)
@@ -124,29 +122,21 @@ def _escaped(path: Path) -> str:
     return re.sub(r"([\s\\#])", r"\\\1", str(path)).replace("$", "$$")
 
 
-def write_tables(kernel: Kernel, livepatch: Livepatch, output: Path) -> None:
+def write_tables(build: Build) -> None:
     """Write the C source with a livepatch's tables and init function."""
-    write_file(output, tables_source(livepatch, kernel).encode())
+    write_file(build.paths.tables, tables_source(build.livepatch(), build.kernel).encode())
 
 
-def link(
-    kernel: Kernel,
-    chosen: Chosen,
-    objects: Sequence[Path],
-    output: Path,
-    log: BuildLog,
-    said: Said,
-    strip: bool = True,
-) -> None:
+def link(build: Build, objects: Sequence[Path], warn: Callable[[str], None]) -> None:
     """Link the objects to a module that is not converted yet.
 
-    :param said: gets what objtool and modpost remark.
-    :param strip: whether debug data is left out.
-    :raises KlpError: when a new function cannot be traced, or kbuild fails.
+    :param warn: gets what objtool and modpost remark.
+    :raises KlpError: when kbuild fails.
     """
-    check_functions(chosen, objects)
-    warn = said.warnings.append
-    linked = link_module(kernel, chosen.module, objects, output.parent, log, strip=strip, warn=warn)
+    kernel, name, output = build.kernel, build.chosen.module, build.paths.linked
+    linked = link_module(
+        kernel, name, objects, output.parent, build.log, strip=build.strip, warn=warn
+    )
     if linked != output:
         raise AssertionError(f"{output} was not linked")
 
@@ -199,28 +189,23 @@ def entry_sizes(kernel: Kernel, log: BuildLog) -> EntrySizes:
     return EntrySizes.from_probe(ElfFile.read(probe))
 
 
-def convert(
-    kernel: Kernel,
-    linked: Path,
-    symbols: Path,
-    output: Path,
-    report: Path,
-    said: Said,
-    functions: Sequence[PatchedObject] = (),
-    sources: Sequence[tuple[Path, Path, Sequence[str]]] = (),
-) -> Report:
+def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
     """Convert a linked module and write it, with a report of each relocation's fate.
 
+    What it replaces is checked against the kernel; without a description the module's own
+    tables say what that is.
+
+    :param own: what the compiler made of its C files, in their order.
     :param said: gets what could not be checked or compared.
-    :param functions: what it replaces, to be checked against the kernel; without it the
-        module's own tables say so.
-    :param sources: its C files, each with what the compiler made of it, and with types, such
-        as ``struct x``, that may differ from the kernel's of their names.
     :returns: what `klpbuild.check` says of it.
     :raises KlpError: with every reference that cannot be resolved, and every function that
         the kernel does not have or cannot redirect.
     :raises RefusedError: when the kernel would refuse the module.
     """
+    kernel, chosen, paths = build.kernel, build.chosen, build.paths
+    linked, output, symbols = paths.linked, paths.module, paths.symbols
+    functions = build.livepatch().objects
+    sources = list(zip(chosen.livepatch.sources, own, strict=True))
     database = SymbolDatabase.read(symbols)
     elf = ElfFile.read(linked)
     patches = read_patches(elf)
@@ -240,8 +225,13 @@ def convert(
     )
     said.warnings += (f"{linked.name}: not checked {each}" for each in unchecked)
     compared = [
-        Source(path, ElfFile.read(made), _replaced(made, pairs, database), tuple(accepted))
-        for path, made, accepted in sources
+        Source(
+            path,
+            ElfFile.read(made),
+            _replaced(made, pairs, database),
+            chosen.accepted_layouts(path),
+        )
+        for path, made in sources
     ]
     uncompared = check_structures(kernel, compared, problems)
     said.warnings += (f"{linked.name}: not compared {each}" for each in uncompared)
@@ -255,11 +245,10 @@ def convert(
         problems.check()
         checked = _checked(conversion.data, output, kernel, symbols)
     except KlpError as error:
-        made = [(source, made) for source, made, _ in sources]
-        SourcePlaces(elf, made, f"{cross_prefix(kernel)}addr2line", str(output)).name(error)
+        SourcePlaces(elf, sources, f"{cross_prefix(kernel)}addr2line", str(output)).name(error)
         raise
     said.warnings += (f"{linked.name}: not checked {each}" for each in conversion.unchecked)
-    write_file(report, _report(conversion).encode())
+    write_file(paths.relocations, _report(conversion).encode())
     write_file(output, conversion.data)
     return checked
 
@@ -391,19 +380,17 @@ def summary(report: Path) -> str:
     return f"{len(livepatch)} livepatch symbol{plural}, {ordinary} ordinary"
 
 
-def write_graph(kernel: Kernel, module: Path, symbols: Path, outputs: Sequence[Path]) -> None:
-    """Write the reference graph of one livepatch.
-
-    :param outputs: their suffixes say as what, see `klpbuild.graph.formats`.
-    """
+def write_graph(build: Build) -> None:
+    """Write the reference graph of one livepatch."""
+    module = build.paths.module
     graph = build_graph(
-        Exports.read(kernel.module_symvers),
+        Exports.read(build.kernel.module_symvers),
         livepatches=[read_tables(ElfFile.read(module), module.name)],
-        database=SymbolDatabase.read(symbols),
+        database=SymbolDatabase.read(build.paths.symbols),
     )
     near = neighbourhood(graph, [object_name(module.name)])
-    written = write_all(near, outputs[0].parent, module.stem)
-    for output in outputs:
+    written = write_all(near, module.parent, module.stem)
+    for output in build.paths.graphs:
         if output not in written:
             write_file(output, TOO_LARGE_TO_DRAW)
 

@@ -145,7 +145,7 @@ def _extract(build: Build) -> Step:
 
         try:
             with named_by_path(chosen.patches):
-                extracted = extract_chosen(build.kernel, chosen, paths, build.log, build.keep_going)
+                extracted = extract_chosen(build)
         except PatchesError as error:
             said.results += fix_table(error.fixes)
             raise
@@ -175,7 +175,7 @@ def _tables(build: Build) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline.steps import write_tables
 
-        write_tables(build.kernel, build.livepatch(), build.paths.tables)
+        write_tables(build)
 
     counts = (*_ALWAYS, build.chosen.livepatch.content)
     return Step("GEN", (build.paths.tables,), run, build.found, counts)
@@ -214,16 +214,8 @@ def _compile(build: Build, source: Path) -> Step:
         from klpbuild.pipeline.steps import compile_source
 
         generated = source == build.paths.tables
-        compile_source(
-            build.kernel,
-            source,
-            output,
-            build.chosen.module,
-            build.log,
-            said,
-            generated=generated,
-            flags=source_flags(build.chosen, source),
-        )
+        flags = source_flags(build.chosen, source)
+        compile_source(build, source, output, said, generated=generated, flags=flags)
 
     return Step(
         "CC",
@@ -246,7 +238,7 @@ def _inputs(build: Build, rules: tuple[Path, ...]) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline.documents import compile_inputs
 
-        compile_inputs(build.kernel, build.for_kernel(), rules, paths, build.log, said)
+        compile_inputs(build, rules, said)
 
     described = tuple(map(meaning, chosen.files))
     return Step(
@@ -267,19 +259,18 @@ def _link(build: Build, objects: tuple[Path, ...]) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline import from_patch, joined, steps
 
-        kernel, chosen, log, strip = build.kernel, build.for_kernel(), build.log, build.strip
+        chosen = build.for_kernel()
         joined.check_states(chosen, [(source, build.object_of(source)) for source in sources])
         if chosen.parts:
             parts = _objects_of_parts(build)
-            joined.check_parts(kernel, parts, paths.symbols)
+            joined.check_parts(build.kernel, parts, paths.symbols)
             functions = (f for entry in build.livepatch().objects for f in entry.functions)
             said.warnings += joined.old_copies(parts, functions)
         if chosen.patches:
-            from_patch.link_extracted(
-                kernel, chosen, paths.record, made, paths.linked, log, said, strip
-            )
+            from_patch.link_extracted(build, made, said)
         else:
-            steps.link(kernel, chosen, made, paths.linked, log, said, strip)
+            steps.check_functions(chosen, made)
+            steps.link(build, made, said.warnings.append)
 
     symbols = (paths.symbols,) if build.chosen.parts else ()
     inputs = (*build.found, *made, *symbols)
@@ -324,19 +315,7 @@ def _convert(build: Build, own: tuple[Path, ...]) -> Step:
         from klpbuild.pipeline.fixes import all_fixes
         from klpbuild.request.matrix import Result
 
-        report = steps.convert(
-            build.kernel,
-            paths.linked,
-            paths.symbols,
-            paths.module,
-            paths.relocations,
-            said,
-            build.livepatch().objects,
-            [
-                (source, made, chosen.accepted_layouts(source))
-                for source, made in zip(chosen.livepatch.sources, own, strict=True)
-            ],
-        )
+        report = steps.convert(build, own, said)
         fixes = Extracted.read(paths.record).fixes if chosen.patches else ()
         fixes = all_fixes(build.for_kernel(), fixes)
         if chosen.parts:
@@ -363,7 +342,7 @@ def _graph(build: Build) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline.steps import write_graph
 
-        write_graph(build.kernel, paths.module, paths.symbols, paths.graphs)
+        write_graph(build)
 
     inputs = (paths.module, paths.dependencies)
     return Step("GRAPH", paths.graphs, run, inputs, _ALWAYS, after=(paths.symbols,))
@@ -377,7 +356,7 @@ def _documents(build: Build) -> Step:
         from klpbuild.pipeline.steps import check_unchanged
 
         check_unchanged(paths.module.read_bytes(), paths.module, paths.digest)
-        write_documents(build.kernel, build.for_kernel(), paths)
+        write_documents(build)
 
     made = (paths.module, paths.relocations, paths.result, paths.digest)
     date = os.environ.get("SOURCE_DATE_EPOCH", "")

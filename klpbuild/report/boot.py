@@ -7,7 +7,7 @@ from pathlib import Path
 
 from klpbuild.errors import printable
 from klpbuild.files import write_file
-from klpbuild.report.page import environment
+from klpbuild.report.page import render
 
 #: Between them is what a boot added.  No text of a page has them: it is escaped.
 _BEGIN, _END = b"<!-- boot -->", b"<!-- end of boot -->"
@@ -21,17 +21,13 @@ def add_boot(page: Path, lines: Sequence[str], *, passed: bool) -> None:
 
     :param lines: the transcript; its last ones say what came of it.
     """
-    text = (
-        environment()
-        .get_template("boot.html.j2")
-        .render(
-            passed=passed,
-            verdict=lines[-1] if lines else "",
-            lines=[printable(line, keep="\t") for line in lines[:_LINES_MAX]],
-            cut=max(len(lines) - _LINES_MAX, 0),
-        )
+    added = render(
+        "boot.html.j2",
+        passed=passed,
+        verdict=lines[-1] if lines else "",
+        lines=[printable(line, keep="\t") for line in lines[:_LINES_MAX]],
+        cut=max(len(lines) - _LINES_MAX, 0),
     )
     before, _, rest = page.read_bytes().partition(_BEGIN)
     after = rest.partition(_END)[2]
-    added = text.encode(errors="backslashreplace")
     write_file(page, b"".join((before, _BEGIN, added, _END, after)))

@@ -187,12 +187,6 @@ class Facts:
         return self.livepatch.description or next(subjects, "")
 
 
-def file_digest(path: Path) -> str:
-    """Compute the SHA-256 digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def build_id(elf: ElfFile) -> str:
     """Read the GNU build id in hexadecimal digits (elf(5), NT_GNU_BUILD_ID); empty without one."""
     order = "little" if elf.order == "<" else "big"

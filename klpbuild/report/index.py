@@ -8,7 +8,7 @@ from itertools import groupby
 from urllib.parse import quote
 
 import klpbuild
-from klpbuild.report.page import environment, read_style, source_hash
+from klpbuild.report.page import read_style, render, source_hash
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,11 @@ def index(entries: Sequence[Entry]) -> bytes:
     """Render the index page; the same entries give the same bytes."""
     ordered = sorted(entries, key=lambda entry: (entry.kernel, entry.module))
     style = read_style()
-    text = (
-        environment()
-        .get_template("index.html.j2")
-        .render(
-            kernels={k: list(found) for k, found in groupby(ordered, key=lambda e: e.kernel)},
-            entries=ordered,
-            version=klpbuild.__version__,
-            style=style,
-            style_hash=source_hash(style),
-        )
+    return render(
+        "index.html.j2",
+        kernels={k: list(found) for k, found in groupby(ordered, key=lambda e: e.kernel)},
+        entries=ordered,
+        version=klpbuild.__version__,
+        style=style,
+        style_hash=source_hash(style),
     )
-    return text.encode(errors="backslashreplace")

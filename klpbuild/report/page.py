@@ -75,46 +75,48 @@ def page(facts: Facts, timings: Sequence[Timing] = ()) -> bytes:
     references = References(facts)
     nodes = references.nodes
     symbols = [_row(fate, facts) for fate in facts.fates]
-    text = (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            facts=facts,
-            contents=facts.contents,
-            references=references,
-            drawn=len(nodes) <= _NAMES_MAX,
-            open=len(facts.patches) <= _PATCHES_MAX,
-            numbers={node.key: number for number, node in enumerate(nodes)},
-            legend=_LEGEND,
-            details=[
-                {"label": node.label, "role": _LEGEND[node.role], "details": node.details}
-                for node in nodes
-            ],
-            patches=[_shown(*pair) for pair in zip(facts.patches, facts.headers, strict=True)],
-            codes=changed_code(facts, references.replacements),
-            symbols=symbols,
-            tables={
-                "livepatch symbol": [row for row in symbols if row.fate == "livepatch"],
-                "ordinary symbol": [row for row in symbols if row.fate != "livepatch"],
-            },
-            fates=Counter(fate.fate for fate in facts.fates),
-            unchecked=Counter(u.why for u in facts.check.unchecked if not u.about),
-            inputs_digest=inputs_digest(facts.inputs),
-            timings=timings,
-            slowest=max((timing.seconds for timing in timings), default=0) or 1,
-            seconds=sum(timing.seconds for timing in timings),
-            version=klpbuild.__version__,
-            style=style,
-            script=script,
-            style_hash=source_hash(style),
-            script_hash=source_hash(script),
-        )
+    return render(
+        "page.html.j2",
+        facts=facts,
+        contents=facts.contents,
+        references=references,
+        drawn=len(nodes) <= _NAMES_MAX,
+        open=len(facts.patches) <= _PATCHES_MAX,
+        numbers={node.key: number for number, node in enumerate(nodes)},
+        legend=_LEGEND,
+        details=[
+            {"label": node.label, "role": _LEGEND[node.role], "details": node.details}
+            for node in nodes
+        ],
+        patches=[_shown(*pair) for pair in zip(facts.patches, facts.headers, strict=True)],
+        codes=changed_code(facts, references.replacements),
+        symbols=symbols,
+        tables={
+            "livepatch symbol": [row for row in symbols if row.fate == "livepatch"],
+            "ordinary symbol": [row for row in symbols if row.fate != "livepatch"],
+        },
+        fates=Counter(fate.fate for fate in facts.fates),
+        unchecked=Counter(u.why for u in facts.check.unchecked if not u.about),
+        inputs_digest=inputs_digest(facts.inputs),
+        timings=timings,
+        slowest=max((timing.seconds for timing in timings), default=0) or 1,
+        seconds=sum(timing.seconds for timing in timings),
+        version=klpbuild.__version__,
+        style=style,
+        script=script,
+        style_hash=source_hash(style),
+        script_hash=source_hash(script),
     )
+
+
+def render(template: str, **names: object) -> bytes:
+    """Render one of the templates of this room; names are escaped."""
+    text = environment().get_template(template).render(**names)
     return text.encode(errors="backslashreplace")
 
 
 def environment() -> jinja2.Environment:
-    """Load the templates of this room; names are escaped."""
+    """Load the templates of this room."""
     found = templates.environment(_DIRECTORY, html=True)
     found.filters["breakable"] = _breakable
     return found

@@ -13,10 +13,11 @@ from typing import Any
 
 import klpbuild
 from klpbuild.check.rule import Report
+from klpbuild.files import file_digest
 from klpbuild.kernel.kbuild import read_epoch
 from klpbuild.patch.fix import Fix
 from klpbuild.report.contents import patched_as_json
-from klpbuild.report.facts import Facts, Fate, file_digest
+from klpbuild.report.facts import Facts, Fate
 from klpbuild.report.inputs import inputs_digest
 
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -60,23 +60,21 @@ class Progress:
 
 
 @contextmanager
-def elapsed() -> Iterator[None]:
-    """Show on a terminal how many seconds a job has taken, from the second one on.
+def meanwhile(
+    act: Callable[[], None], interval: float, first: float | None = None
+) -> Iterator[None]:
+    """Call a function again and again while the block runs.
 
-    The cursor stays at the line's beginning, so that whatever is printed takes its place.
+    :param interval: seconds between two calls.
+    :param first: seconds before the first call; None: as before each other one.
     """
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        yield
-        return
-    start, done = time.monotonic(), threading.Event()
+    done = threading.Event()
 
     def watch() -> None:
-        wait = _SILENCE
+        wait = interval if first is None else first
         while not done.wait(wait):
-            print(
-                f"          {time.monotonic() - start:.0f} s\r", end="", file=sys.stderr, flush=True
-            )
-            wait = 1.0
+            act()
+            wait = interval
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -85,5 +83,26 @@ def elapsed() -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+
+
+@contextmanager
+def elapsed() -> Iterator[None]:
+    """Show on a terminal how many seconds a job has taken, from the second one on.
+
+    The cursor stays at the line's beginning, so that whatever is printed takes its place.
+    """
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield
+        return
+    start = time.monotonic()
+
+    def show() -> None:
+        spent = f"          {time.monotonic() - start:.0f} s\r"
+        print(spent, end="", file=sys.stderr, flush=True)
+
+    try:
+        with meanwhile(show, 1.0, _SILENCE):
+            yield
+    finally:
         if time.monotonic() - start >= _SILENCE:
             print("\x1b[K", end="", file=sys.stderr, flush=True)
