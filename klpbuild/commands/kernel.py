@@ -27,6 +27,7 @@ from klpbuild.kernel.fetch import fetch
 from klpbuild.kernel.installed import Installed
 from klpbuild.kernel.lacking import WITHOUT, how_to_get, lacking_parts
 from klpbuild.kernel.locate import locate
+from klpbuild.terminal.columns import columns
 
 _FETCH = """\
 Get a Debian kernel into the cache: image, headers and kbuild, and on request more.  A
@@ -248,8 +249,4 @@ def _show(kernels: tuple[CachedKernel, ...], added: tuple[AddedKernel, ...]) -> 
     for one in added:
         size = f"{_size(one.path) / 1e6:,.0f} MB"
         rows.append((one.name, one.release, ", ".join(_added_has(one)), size, str(one.path)))
-    widths = [max(len(printable(row[column])) for row in rows) for column in range(5)]
-    for row in rows:
-        cells = [printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[3] = cells[3].strip().rjust(widths[3])
-        print("  ".join(cells).rstrip())
+    print("\n".join(columns(rows, right=3)))

@@ -25,6 +25,7 @@ from klpbuild.pipeline import symbol_steps
 from klpbuild.pipeline.table import Said
 from klpbuild.request.given import GivenSymbols, locate_kernel
 from klpbuild.symbols.database import Candidate, SymbolDatabase
+from klpbuild.terminal.columns import columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         document = {"file": str(output), **counts, "found": [asdict(each) for each in found]}
         print(json.dumps(document, indent=1))
     elif found:
-        print("\n".join(_listing(found)))
+        print("\n".join(columns([_COLUMNS, *map(_row, found)])))
     return 0
 
 
@@ -87,16 +88,6 @@ def _found(database: SymbolDatabase, names: Sequence[str], kernel: str) -> list[
             problems.add(f"symbol {name!r} is not in kernel {kernel}", why=near, hint=_HINT)
     problems.check()
     return found
-
-
-def _listing(found: Sequence[Candidate]) -> list[str]:
-    """Write a line for each symbol, in columns."""
-    rows = [_COLUMNS, *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 _COLUMNS = ("symbol", "object", "sympos", "kind", "address", "file", "exported by")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from klpbuild.graph import queries
 from klpbuild.graph.build import Fate, Graph
+from klpbuild.terminal.columns import columns
 
 
 def kernel_text(graph: Graph) -> str:
@@ -20,7 +21,7 @@ def kernel_text(graph: Graph) -> str:
         [
             f"{len(modules):,} modules, {graph.number_of_edges():,} edges",
             f"cycles: {'; '.join(circles) or 'none'}",
-            *_columns(rows),
+            *(columns(rows) if len(rows) > 1 else ()),
         ]
     )
 
@@ -41,7 +42,7 @@ def livepatch_text(graph: Graph, livepatch: str) -> str:
         f"  needs        {_list(queries.needed(graph, livepatch))}",
         f"  needs first  {_list(queries.needed_first(graph, livepatch))}",
         f"  references   {_counts(uses)}",
-        *(f"    {line}" for line in _columns(rows)),
+        *(f"    {line}" for line in (columns(rows) if uses else ())),
     ]
     for early in queries.unguarded(graph, livepatch):
         lines.append(
@@ -86,13 +87,3 @@ def _counts(uses: Iterable[queries.Use]) -> str:
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    if len(rows) < 2:
-        return []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]

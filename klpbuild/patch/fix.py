@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from klpbuild.errors import KlpError, Problem, Problems, printable
+from klpbuild.errors import KlpError, Problem, Problems
+from klpbuild.terminal.columns import columns
 
 
 class Standing(StrEnum):
@@ -147,11 +148,7 @@ def fix_table(fixes: Sequence[Fix]) -> tuple[str, ...]:
         functions = _short([name.partition(":")[2] for name in fix.functions])
         result = f"{fix.result}; {fix.subject}" if fix.good and fix.subject else fix.result
         rows.append((fix.name, _short(fix.cves), functions, result))
-    shown = [[printable(text) for text in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
-             for row in shown]  # fmt: skip
-    return (*lines, count(fixes))
+    return (*columns(rows), count(fixes))
 
 
 def count(fixes: Sequence[Fix]) -> str:

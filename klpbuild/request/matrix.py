@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from klpbuild.check.rule import RefusedError, Report, Severity
-from klpbuild.errors import KlpError, printable
+from klpbuild.errors import KlpError
 from klpbuild.files import from_json, read_output, to_json, write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
@@ -18,6 +18,7 @@ from klpbuild.patch.fix import Fix, PatchesError
 from klpbuild.request.chosen import Chosen, Named
 from klpbuild.request.given import NO_VARIABLES, GivenSymbols, locate_kernel
 from klpbuild.request.variables import Variables
+from klpbuild.terminal.columns import columns
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,7 @@ def cells(named: Sequence[Named], kernel: Kernel, kernels: Sequence[Kernel]) -> 
 def table(results: Sequence[Result]) -> list[str]:
     """Write the results as a table, a line each, with a heading and a count."""
     rows = [("kernel", "livepatch", "result")]
-    rows += [(printable(r.kernel), printable(r.livepatch), printable(r.text)) for r in results]
-    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
-    lines = [f"{a:<{first}}  {b:<{second}}  {c}".rstrip() for a, b, c in rows]
+    rows += [(r.kernel, r.livepatch, r.text) for r in results]
     counts = Counter(r.outcome for r in results)
     count = ", ".join(f"{counts[o]} {o}" for o in Outcome if counts[o])
-    return [*lines, f"{len(results)} in all: {count}."]
+    return [*columns(rows), f"{len(results)} in all: {count}."]
