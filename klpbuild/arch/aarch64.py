@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from klpbuild.arch.base import PATCHABLE, Architecture, Branch, Field, Instructions, Part, Qemu
 from klpbuild.elf.constants import EM
 
@@ -94,6 +96,19 @@ class Arm64Instructions(Instructions):
     def is_call_field(self, code: bytes, offset: int) -> bool:
         """Tell whether the 4 bytes at an offset are a direct call."""
         return _word(code, offset) & 0xFC000000 == 0x94000000
+
+    def leading(self, code: bytes, start: int, place: int) -> list[int]:
+        """Find b, bl and adr that lead to a function, and each adrp that leads to its page."""
+        words = np.frombuffer(code[: len(code) // 4 * 4], "<u4").astype(np.int64)
+        at = np.arange(len(words), dtype=np.int64) * 4
+        jumps = at + 4 * ((words & 0x3FFFFFF ^ 1 << 25) - (1 << 25))
+        number = (words >> 5 & 0x7FFFF) << 2 | words >> 29 & 3
+        number = (number ^ 1 << 20) - (1 << 20)
+        found = (words & 0x7C000000 == 0x14000000) & (jumps == place - start)
+        found |= (words & 0x9F000000 == 0x10000000) & (at + number == place - start)
+        page = ((start & 0xFFF) + at >> 12) + number == (place >> 12) - (start >> 12)
+        found |= (words & 0x9F000000 == 0x90000000) & page
+        return (4 * np.flatnonzero(found)).tolist()
 
     def aim(self, step: tuple[int, int, str, str], code: bytes) -> int | None:
         """Compute the offset that a decoded instruction without relocation names."""

@@ -135,6 +135,16 @@ class Instructions(ABC):
     def aim(self, step: tuple[int, int, str, str], code: bytes) -> int | None:
         """Compute the offset that a decoded instruction without relocation names."""
 
+    @abstractmethod
+    def leading(self, code: bytes, start: int, place: int) -> list[int]:
+        """Find the offsets in linked code of all that may lead to a function.
+
+        Short branches, which the assembler makes inside of one object, are left out.
+
+        :param start: the code's address.
+        :param place: the function's address.
+        """
+
     def without_aim(self, code: bytes) -> bytes:
         """Take the displacement out of a direct branch that is not short."""
         return code[:-4] + bytes(4)

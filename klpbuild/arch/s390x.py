@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from klpbuild.arch.base import MCOUNT, Architecture, Branch, Field, Instructions, Part, Qemu
 from klpbuild.elf.constants import EM
 
@@ -100,6 +102,15 @@ class S390Instructions(Instructions):
     def is_call_field(self, code: bytes, offset: int) -> bool:
         """Tell whether the 4 bytes at an offset are the displacement of a call."""
         return offset >= 2 and code[offset - 2] << 4 | code[offset - 1] & 0xF == _BRASL
+
+    def leading(self, code: bytes, start: int, place: int) -> list[int]:
+        """Find the fields of 32 bits that lead to a function, counted from 2 bytes before."""
+        sites, data = [], np.frombuffer(code, np.uint8)
+        for shift in (0, 2):
+            fields = data[shift : shift + (len(data) - shift) // 4 * 4].view(">i4").astype(np.int64)
+            at = np.arange(len(fields), dtype=np.int64) * 4 + shift
+            sites += at[at - 2 + 2 * fields == place - start].tolist()
+        return sites
 
     def aim(self, step: tuple[int, int, str, str], code: bytes) -> int | None:
         """Compute the offset that a decoded instruction without relocation names."""

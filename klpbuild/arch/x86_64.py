@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from klpbuild.arch.base import MCOUNT, Architecture, Branch, Field, Instructions, Qemu
 from klpbuild.elf.constants import EM
 
@@ -77,6 +79,16 @@ class X86Instructions(Instructions):
         if offset >= 1 and code[offset - 1] in (_CALL_NEAR, _JMP_NEAR):
             return True
         return offset >= 2 and code[offset - 2] == 0x0F and code[offset - 1] & 0xF0 == 0x80
+
+    def leading(self, code: bytes, start: int, place: int) -> list[int]:
+        """Find the fields that lead to a function, counted from their end or as an address."""
+        sites, data = [], np.frombuffer(code, np.uint8)
+        for shift in range(4):
+            fields = data[shift : shift + (len(data) - shift) // 4 * 4].view("<i4")
+            at = np.arange(len(fields), dtype=np.int64) * 4 + shift
+            found = (at + 4 + fields == place - start) | (fields.view("<u4") == place & 0xFFFFFFFF)
+            sites += at[found].tolist()
+        return sites
 
     def aim(self, step: tuple[int, int, str, str], code: bytes) -> int | None:
         """Compute the offset that a decoded instruction without relocation names."""

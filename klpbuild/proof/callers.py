@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
-from klpbuild.elf.constants import EM, SHF, SHT, STT
+from klpbuild.elf.constants import SHF, SHT, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.names import source_name
@@ -15,6 +15,8 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.proof.shipped import SECTION_SHIFT, ShippedBinary
 
+#: What code takes addresses from.
+_GOT = ".got"
 #: Reason against callers that would go on calling the kernel's own function.
 _NOT_REACHED = "They call the kernel's own as it was, so that the change does not reach them."
 
@@ -38,14 +40,6 @@ def check_callers(
     :param why: what is wrong with the others.
     :raises KlpError: with the others.
     """
-    if kernel.arch.machine != EM.X86_64:
-        raise KlpError(
-            f"{name}() is declared otherwise",
-            where=where,
-            why=f"What calls a function in kernels of {kernel.arch.name} is not found here, and its"
-            " callers would go on as they were.",
-            hint="Add a function of another name.",
-        )
     users = (*_users_in_vmlinux(kernel, owner, name), *_users_in_modules(kernel, owner, name))
     others = sorted(
         {f"{u} of {o}" for o, u, at in users if at not in replaced.get(o, ()) and not is_known(u)}
@@ -64,9 +58,8 @@ def check_callers(
 def _users_in_vmlinux(kernel: Kernel, owner: str, name: str) -> Iterator[tuple[str, str, int]]:
     """Find object, function and place of what refers to a function of vmlinux.
 
-    vmlinux keeps no relocations: any field is taken for a reference that leads to the
-    function, counted from its end or as an address.  Short jumps, which the assembler makes
-    inside of one object, are left to the comparison of that object.
+    vmlinux keeps no relocations but those by which it moves: whatever may lead to the function
+    is taken for a reference.  Short jumps are left to the comparison of their object.
     """
     if owner != VMLINUX or kernel.vmlinux is None:
         return
@@ -74,23 +67,25 @@ def _users_in_vmlinux(kernel: Kernel, owner: str, name: str) -> Iterator[tuple[s
     place = next((s.place for s in shipped.named(name) if s.is_global), None)
     if place is None:
         return
-    sites: list[int] = []
-    for section in shipped.elf.sections:
-        flags = section.sh_flags
-        if not flags & SHF.ALLOC or section.sh_type != SHT.PROGBITS or _has_run(section.name):
-            continue
-        data = np.frombuffer(shipped.elf.contents(section), np.uint8)
-        if not flags & SHF.EXECINSTR:
-            words = data[: len(data) // 8 * 8].view("<u8")
-            held = np.flatnonzero(words == np.uint64(place)).tolist()
-            sites += [section.sh_addr + 8 * index for index in held]
-            continue
-        for shift in range(4):
-            fields = data[shift : shift + (len(data) - shift) // 4 * 4].view("<i4")
-            at = np.arange(len(fields), dtype=np.int64) * 4 + shift
-            aims = at + 4 + fields
-            found = (aims == place - section.sh_addr) | (fields.view("<u4") == place & 0xFFFFFFFF)
-            sites += [section.sh_addr + offset for offset in at[found].tolist()]
+    sites = [at for at, value in shipped.relocated.items() if value == place]
+    sections = [
+        section
+        for section in shipped.elf.sections
+        if section.sh_flags & SHF.ALLOC
+        and section.sh_type == SHT.PROGBITS
+        and not _has_run(section.name)
+    ]
+    entries: list[int] = []
+    for section in (s for s in sections if not s.sh_flags & SHF.EXECINSTR):
+        words = shipped.elf.contents(section)[: section.sh_size // 8 * 8]
+        held = np.flatnonzero(np.frombuffer(words, f"{shipped.elf.order}u8") == np.uint64(place))
+        found = entries if section.name == _GOT else sites
+        found += [section.sh_addr + 8 * index for index in held.tolist()]
+    code = shipped.arch.decoded(shipped.elf.name)
+    for section in (s for s in sections if s.sh_flags & SHF.EXECINSTR):
+        data, start = bytes(shipped.elf.contents(section)), section.sh_addr
+        for each in (place, *entries):
+            sites += [start + offset for offset in code.leading(data, start, each)]
     for site in sites:
         yield from _function(shipped.elf, VMLINUX, site, site, None, name)
 

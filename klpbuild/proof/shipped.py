@@ -173,13 +173,13 @@ class ShippedBinary:
         data = self.bytes_at(place, field.size)
         if data is None:
             return None
-        if place in self._relocated and type == self.arch.absolute_64:
-            return self._relocated[place]
+        if place in self.relocated and type == self.arch.absolute_64:
+            return self.relocated[place]
         base = place - place % field.scale if field.part is Part.PAGE else place
         return field.value(data, self.arch.order) + (base if field.relative else 0)
 
     @cached_property
-    def _relocated(self) -> dict[int, int]:
+    def relocated(self) -> dict[int, int]:
         """The addresses that the linked kernel holds in relocations, by their place."""
         found: dict[int, int] = {}
         for section in self.elf.relocation_sections if self.linked else ():

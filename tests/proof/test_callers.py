@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from klpbuild.arch import S390X
+from klpbuild.arch import ARM64, S390X, Architecture
+from klpbuild.arch.base import MCOUNT, PATCHABLE
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.vartypes import function_types
 from klpbuild.errors import KlpError
@@ -21,6 +22,7 @@ from klpbuild.patch.patched import PatchedFile, SourceLine
 from klpbuild.patch.recompile import Types
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.prototypes import check_prototypes
+from tests.machines.objects import compile_for
 from tests.patch.small_kernel import make_kernel
 
 FLAGS = ("-O2", "-fno-pie", "-mcmodel=kernel", "-fno-asynchronous-unwind-tables", "-fno-inline")
@@ -49,14 +51,54 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     return dataclasses.replace(kernel, vmlinux=vmlinux, modules=(module,))
 
 
-def test_callers_in_binaries_of_other_machines_are_not_looked_for(kernel: Kernel) -> None:
-    with pytest.raises(KlpError) as caught:
-        check_callers(dataclasses.replace(kernel, arch=S390X), "vmlinux", "gcd", "code.c", {})
-    assert str(caught.value) == (
-        "code.c: gcd() is declared otherwise\n"
-        "  What calls a function in kernels of s390x is not found here, and its callers would go"
-        " on as they were.\n"
-        "  Add a function of another name."
+_ELSEWHERE = {
+    # Where each machine's kernel is linked to.
+    S390X: "-Ttext=0x3ffe0000000",
+    ARM64: "-Ttext=0xffff800080000000",
+}
+_OTHERS = """
+extern int gcd(int), tail(int);
+extern void keep(int (*f)(int));
+int first(int a) { return gcd(a) + 2; }
+int second(int a) { return gcd(a + 1); }
+void third(void) { keep(gcd); }
+int fourth(int a) { return tail(a) + 1; }
+__attribute__((section(".init.text"))) int early(int a) { return gcd(a) + 3; }
+int (*keeper)(int) = gcd;
+"""
+
+
+@pytest.mark.parametrize("arch", _ELSEWHERE, ids=lambda arch: str(arch.name))
+def test_callers_in_binaries_of_other_machines(
+    arch: Architecture, kernel: Kernel, tmp_path: Path
+) -> None:
+    texts = {
+        "o": _OTHERS,
+        "v": "int tail(int a) { return a; } int gcd(int a) { return a + 1; }"
+        "void keep(int (*f)(int)) { }",
+        "m": "int gcd(int); int driver(int a) { return gcd(a) + 1; }",
+    }
+    for name, text in texts.items():
+        made = compile_for(arch.name, tmp_path, text, "-fno-section-anchors")
+        (tmp_path / f"{name}.o").write_bytes(made)
+        # In a kernel they are in .init.data.
+        entries = [f"--remove-section={table}" for table in (*MCOUNT, *PATCHABLE)]
+        strip = [f"{arch.name}-linux-gnu-objcopy", *entries, f"{name}.o"]
+        subprocess.run(strip, cwd=tmp_path, check=True)
+    link = [f"{arch.name}-linux-gnu-ld", _ELSEWHERE[arch], "-e", "gcd", "-o", "vmlinux", "o.o"]
+    subprocess.run([*link, "v.o"], cwd=tmp_path, check=True)
+    (tmp_path / "m.o").rename(tmp_path / "driver.ko")
+    other = dataclasses.replace(
+        kernel, arch=arch, vmlinux=tmp_path / "vmlinux", modules=(tmp_path / "driver.ko",)
+    )
+    known = {place(other, name) for name in ("first", "second")}
+    assert ": driver of driver, keeper of vmlinux, third of vmlinux\n" in refusal(
+        other, {"vmlinux": known}
+    )
+    assert "first of vmlinux, keeper of vmlinux and 2 more\n" in refusal(other, {})
+    known |= {place(other, name) for name in ("third", "keeper")}
+    check_callers(
+        other, "vmlinux", "gcd", "lib/gcd.c", {"vmlinux": known, "driver": {in_module(other)}}
     )
 
 
