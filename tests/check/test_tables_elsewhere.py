@@ -130,6 +130,7 @@ _OF = {
     "aarch64": [
         (_poke(".altinstructions", 10, 8), "KLP422", "replaces 8 bytes by 4"),
         (_poke(".altinstructions", 9, 0x80), "KLP422", "has a function and 4 bytes that replace"),
+        (_poke(".altinstructions", 8, 0, 0x80, 4, 0), "KLP422", "no function of the kernel"),
         (_row("__ex_table", 0, 4), "KLP422", "an instruction that does not fault"),
     ],
 }  # fmt: skip

@@ -1,11 +1,11 @@
-"""Check the tables that s390 reads as it loads a module and at traps: arch/s390/kernel, v6.12."""
+"""Check the tables that s390 reads as it loads a module and at traps: arch/s390/kernel, to v7.3."""
 
 from __future__ import annotations
 
 import re
 
 from klpbuild.check import catalogue
-from klpbuild.check.entries import COMMON, PAIR, Entry, Layout, Target, called, target_of
+from klpbuild.check.entries import COMMON, PAIR, Entry, Field, Layout, Target, called, target_of
 from klpbuild.check.meanings import bugs, check_pieces, faults, formats, jumps, parameters, site
 from klpbuild.check.sites import Faults, Model, Tables
 from klpbuild.check.subject import Subject
@@ -35,6 +35,8 @@ def _layout(subject: Subject, table: Section) -> Layout | None:
         return Layout(size, PAIR, lengths=(10, 10 + (size == 12)) if size < 13 else (12, 12))
     if table.name == "__bug_table" and rows * 8 == table.sh_size:
         return Layout(8)  # without CONFIG_DEBUG_BUGVERBOSE
+    if table.name == "__bug_table" and rows * 16 == 3 * table.sh_size:
+        return Layout(16, (*PAIR, Field(8)))  # newer than v6.12: the second one is the format
     return Layout(4) if table.name in _EXPOLINES else COMMON.get(table.name)
 
 
