@@ -197,7 +197,8 @@ def _replaced(correlation: Correlation, chosen: Inclusion) -> Iterator[ChangedFu
         why = chosen.atoms[atom].removeprefix("changed: ")
         twin = correlation.to_original.get(atom)
         if twin is not None:
-            symbol = twin.symbols[0]
+            runs = [s for s in twin.symbols if s.name not in correlation.ties.overridden]
+            symbol = (runs or twin.symbols)[0]
             yield ChangedFunction(symbol.name, symbol.index, atom.name, why)
         for origin in correlation.origins(atom):
             index = origin.symbol.index if origin.symbol is not None else None

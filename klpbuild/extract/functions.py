@@ -8,6 +8,7 @@ from enum import Enum
 
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
+from klpbuild.extract.names import source_name
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import SectionKind, is_exit, is_init
 
@@ -95,10 +96,13 @@ def settle_functions(case: Case) -> Replaced:
 
 
 def _overridden(case: Case, atom: Atom) -> str:
-    """Explain why a function never runs, or the one that it is a part of; empty if it does."""
+    """Explain why a function never runs, or the one that it is a part of; empty if it does.
+
+    One that has another name, too, runs by that.
+    """
     overridden = case.correlation.ties.overridden
-    names = (s.name for member in case.families[atom] for s in member.symbols)
-    return next((overridden[name] for name in names if name in overridden), "")
+    names = {source_name(s.name) for member in case.families[atom] for s in member.symbols}
+    return overridden[min(names)] if names <= overridden.keys() else ""
 
 
 def _refuse_folded(case: Case) -> None:

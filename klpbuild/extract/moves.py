@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from klpbuild.elf.constants import SHF, STT
 from klpbuild.elf.reader import ElfFile, Symbol
@@ -16,7 +16,7 @@ from klpbuild.extract.part import Part
 from klpbuild.extract.retyped import type_change
 from klpbuild.extract.sections import Memory
 from klpbuild.extract.state import choose, difference, may_be, named_alike, names, several
-from klpbuild.extract.variable import Variable, same_content
+from klpbuild.extract.variable import Variable, Version, listed, same_content
 
 
 def settle_moved(parts: Sequence[Part]) -> None:
@@ -36,6 +36,7 @@ def settle_moved(parts: Sequence[Part]) -> None:
                 else:
                     _check_variable(part, name, parts[origin.part], origin, problems)
     _settle_static(parts)
+    _look_at_copies(parts, problems)
     _lead_to_renamed(parts)
     problems.check()
 
@@ -123,6 +124,50 @@ def _settle_static(parts: Sequence[Part]) -> None:
             continue
         part.ties.moved[new.name] = (former.origin(olds[0].atom.symbols[0]),)
         former.ties.left[olds[0].name] = part.where
+
+
+def _look_at_copies(parts: Sequence[Part], problems: Problems) -> None:
+    """Refuse one variable in place of those of several objects, and several in place of one."""
+    for part in parts:
+        others = [p for p in parts if p.owner == part.owner and p is not part]
+        had = _written(part, part.original, part.before)
+        has = _written(part, part.patched, part.after)
+        come, gone = part.used - part.was_used, part.was_used - part.used
+        new = part.new.written() if come | gone and has - had else ()
+        old = part.old.written() if come and had - has else ()
+        for variable in (v for v in new if v.atom not in part.correlation.ambiguous):
+            name = base_name(variable.name)
+            olds = [v for p in others for v in _namesakes(p.old, name) if v.users & gone]
+            if olds or variable.users & part.old.users.get(name, frozenset()):
+                kernels = names(olds) or name
+                why = f"{listed(variable.users)} used that of another object."
+                doubt = Doubt(variable.told, kernels, why)
+                part.correlation.ambiguous[variable.atom] = doubt
+        for variable in old:
+            name = base_name(variable.name)
+            for other in others:
+                for heir in _namesakes(other.new, name):
+                    kept = heir.atom in other.correlation.to_original
+                    if kept and (name in come or heir.users & come):
+                        _refuse_merged(heir, other, (part, other), problems)
+
+
+def _namesakes(version: Version, name: str) -> Iterator[Variable]:
+    """List the variables of an object that code writes and that have a name in the source."""
+    atoms = (atom for atom in version.code.atoms if base_name(atom.name) == name)
+    return (v for v in (Variable(version, atom) for atom in atoms) if v.holds_state)
+
+
+def _refuse_merged(
+    heir: Variable, holder: Part, owners: Sequence[Part], problems: Problems
+) -> None:
+    problems.add(
+        f"{heir.told} takes the place of several variables",
+        where=f"{holder.where}:{heir.name}",
+        why=f"The running kernel has one for each of {' and '.join(p.where for p in owners)}.",
+        hint="Leave each its own.  If what the others hold does not matter, keep them declared,"
+        " with __used.",
+    )
 
 
 def _written(part: Part, elf: ElfFile, symbols: Mapping[str, Symbol]) -> Counter[str]:

@@ -154,7 +154,7 @@ _GIT_LINES = re.compile(
 _ONLY_IN = re.compile(rb"Only in (?P<directory>[^:]+): (?P<name>.+)$")
 #: Lines that git, diff, and other tools write before a file.
 _BEFORE_A_FILE = rb"Index: |===|diff -|Common subdirectories: "
-_ENDS_MESSAGE = re.compile(rb"---$|" + _BEFORE_A_FILE)
+_ENDS_MESSAGE = re.compile(rb"---$|\*{15}|Submodule |" + _BEFORE_A_FILE)
 #: Beginnings of text that may follow a hunk: such lines, a mail, git's log, a signature.
 _FOLLOWS_A_HUNK = re.compile(
     rb"--(?: ?$|---)|From |[A-Z][A-Za-z-]*: |commit [0-9a-f]{7,40}|Property changes on|_{5}|# |"
@@ -179,8 +179,8 @@ _UNKNOWN = (
      "", _AGAIN),
 )  # fmt: skip
 _SHIFTED = re.compile(
-    rb"(?:[ \t>|:#*X-]|\w{1,3}>)+(?:@@+ -\d+(?:,\d+)? [-+]|diff --(?:git|cc|combined) "
-    rb"|--- a/|\+\+\+ b/|\*\*\* \d+,\d+ \*{4})"
+    rb"(?:[^A-Za-z]|[A-Za-z]\w{0,2}>)+(?:diff --(?:git|cc|combined) |--- a/|\+\+\+ b/"
+    rb"|\*\*\* \d+,\d+ \*{4})|.+@@+ -\d+(?:,\d+)? [-+]\d"
 )
 
 
@@ -386,6 +386,8 @@ class _Reader:
         text = self._lines[self.at]
         if strip:
             text = text.removesuffix(b"\r")
+        if self._is_header() and self._line(2).startswith(b"@@ -"):
+            self._short(number, "another file begins here")
         if text in (b"", b"\r"):  # mailers cut the blank of an empty line
             text = b" " + text
         try:

@@ -6,13 +6,16 @@ is compiled as it is before and after each patch, and as all the others would ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.kernel.cache import locked
+from klpbuild.patch.diff import Side, read_diff
 from klpbuild.patch.idle import Idle
 from klpbuild.patch.members import in_place
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
@@ -97,10 +100,27 @@ class _Effects:
     def touching(self, pair: ObjectPair) -> list[str]:
         return patches_of(self.compiled, pair)
 
+    @cached_property
+    def taken_back(self) -> dict[int, str]:
+        """Patches of which another one is the reverse, and the reason that is told of each."""
+        found: dict[int, str] = {}
+        open_: dict[Hashable, list[int]] = defaultdict(list)
+        for number, patch in enumerate(self.patches):
+            lines = sorted(_changed_lines(patch))
+            if former := open_[tuple((path, new, old) for path, old, new in lines)]:
+                back = former.pop()
+                found[back] = f"{patch.name} takes it back"
+                found[number] = f"it takes {self.patches[back].name} back"
+            else:
+                open_[tuple(lines)].append(number)
+        return found
+
     def of(self, number: int) -> Effect:
         """Find the effect of a patch."""
-        found = list(self._changed(number))
         name = self.patches[number].name
+        if number in self.taken_back:
+            return Effect((), Idle(self.taken_back[number]))
+        found = list(self._changed(number))
         if not found:
             return Effect((), Idle(self.reason(name), self.is_sure(name)))
         return Effect(tuple(dict.fromkeys(function for each in found for function in each)))
@@ -116,8 +136,18 @@ class _Effects:
                 yield self._named(pair, None)
         for count, pair in enumerate(shared, 1):
             changed = self._changes(number, pair) if count <= _MANY_SHARED else frozenset()
-            if changed is not None:
+            if changed is not None and not self._as_before(pair, changed):
                 yield self._named(pair, changed or None)
+
+    def _as_before(self, pair: ObjectPair, changed: frozenset[str]) -> bool:
+        """Tell whether the functions that a patch changes are in the end as the kernel has them.
+
+        One that the patched object lacks may be in another one now, inlined.
+        """
+        here = (s.name for s in ElfFile.read(pair.patched).symbol_list if s.is_function)
+        groups = (here, changed, self.used[pair.target])  # without the suffixes of clones
+        there, names, used = ({name.partition(".")[0] for name in group} for group in groups)
+        return bool(names) and names <= there and names.isdisjoint(used)
 
     def _named(self, pair: ObjectPair, only: frozenset[str] | None) -> list[str]:
         functions = self.used[pair.target]
@@ -194,6 +224,16 @@ class _Effects:
         if same:
             return f"the compiler makes the same of {_list(same)}"
         return f"no object is made from {_list(paths)}"
+
+
+def _changed_lines(patch: Path) -> Iterator[tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]]:
+    """List the files that a patch changes, each with the lines that go and those that come."""
+    for file in read_diff(patch).files:
+        lines = [line for hunk in file.hunks for line in hunk.lines]
+        gone, come = (
+            tuple(x.text for x in lines if x.side is side) for side in (Side.OLD, Side.NEW)
+        )
+        yield file.names[0].partition(b"/")[2], gone, come
 
 
 def _list(names: Sequence[str]) -> str:

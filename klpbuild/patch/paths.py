@@ -123,6 +123,13 @@ class Tree:
         if not best or (1 in best and 0 not in best):
             return 1
         if len(best) > 1:
+            if found[best[0]] < len(files):
+                raise KlpError(
+                    "names files with different numbers of directories before their names",
+                    where=where,
+                    why=f"{' and '.join(f'patch -p{level}' for level in best)} lead to some each.",
+                    hint="Make the patch with git diff, whose names begin with a/ and b/.",
+                )
             name = files[0][1][0]
             choice = " or ".join(f"{stripped(name, level)} (-p{level})" for level in best)
             raise KlpError(

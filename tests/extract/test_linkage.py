@@ -324,3 +324,56 @@ def test_a_weak_function_that_nothing_overrides_any_more_is_refused(tmp_path: Pa
         "  The running kernel has not got that one: the linker left it out.\n"
         "  Let f do what the weak one does."
     )
+
+
+INLINE = "static inline int h(int n) { static int x; return x += n; }\n"
+CALLS_H = "int h(int n);\nint f(int n) { use((void *)1L); return h(n); }\n"
+COUNTS = "int {0}(int n) {{ return out(n + x++); }}\n"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [
+        (
+            (INLINE + CALLS_H.partition("\n")[2], CALLS_H),
+            (INLINE + "int u(int n) { return out(h(n)); }",
+             INLINE.removeprefix("static inline ") + "int u(int n) { return out(h(n)); }"),
+            "b.c:b.o:x.0: x (in h, u) takes the place of several variables\n"
+            "  The running kernel has one for each of a.c:a.o and b.c:b.o.\n"
+            "  Leave each its own.  If what the others hold does not matter, keep them declared,"
+            " with __used.",
+        ),
+        (
+            ("static int x;" + COUNTS.format("f"), "int x;" + COUNTS.format("f")),
+            ("static int x;" + COUNTS.format("u"), "extern int x;" + COUNTS.format("u")),
+            "a.c:a.o:x: x takes the place of several variables",
+        ),
+        (
+            (CALLS_H, INLINE + CALLS_H.partition("\n")[2]),
+            (INLINE.removeprefix("static inline "), USER),
+            "a.c:a.o:x.0: x (in f) may be the running kernel's x (in h)\n"
+            "  f used that of another object.",
+        ),
+        (
+            ("int x;" + COUNTS.format("f"), "static int x;" + COUNTS.format("f")),
+            ("extern int x;" + COUNTS.format("u"), "static int x;" + COUNTS.format("u")),
+            "b.c:b.o:x: x may be the running kernel's x\n",
+        ),
+        (
+            (USER, USER),
+            ("extern int x;" + COUNTS.format("v"), "int v(int n) { static int x; return x++; }"),
+            "b.c:b.o:x.0: x (in v) may be the running kernel's x\n",
+        ),
+    ],
+)  # fmt: skip
+def test_one_variable_for_several_and_several_for_one_are_refused(
+    tmp_path: Path, a: tuple[str, str], b: tuple[str, str], told: str
+) -> None:
+    assert told in patch(tmp_path, a=a, b=b).refusal()
+
+
+def test_a_function_with_a_weak_name_that_another_object_overrides(tmp_path: Path) -> None:
+    old = 'int one(int n) { return out(n); } int also(int) __attribute__((weak, alias("one")));'
+    made = patch(tmp_path, a=(old, old.replace("out(n)", "out(n) + 1")))
+    made.kernel["also"] = False
+    assert replaced(made.extract()["a.c"]) == {"one": None}

@@ -35,14 +35,25 @@ class Series:
     def changes(self, pair: ObjectPair) -> frozenset[str] | None:
         """Stands for an extraction, which looks at functions only."""
         self.asked.append(pair.target)
-        names = [{s.name for s in ElfFile.read(p).symbol_list if s.is_function}
-                 for p in (pair.original, pair.patched)]  # fmt: skip
-        same = names[0] == names[1] and pair.original.read_bytes() == pair.patched.read_bytes()
-        return None if same else frozenset(names[1])
+        return frozenset(self.changed(pair)) or None
+
+    def changed(self, pair: ObjectPair) -> list[str]:
+        olds, news = self.functions(pair.original), self.functions(pair.patched)
+        return [name for name in news if news[name] != olds.get(name)]
+
+    @staticmethod
+    def functions(path: Path) -> dict[str, bytes]:
+        """The code of each function, with fields that refer to others left empty."""
+        elf = ElfFile.read(path)
+        return {
+            s.name: bytes(elf.contents(elf.sections[s.st_shndx]))[s.st_value :][: s.st_size]
+            for s in elf.symbol_list
+            if s.is_function and s.is_defined
+        }
 
     def idle(self, *, unused: str = "") -> dict[str, str]:
         compiled = self.compiled()
-        used = {pair.target: ["a"] for pair in compiled.pairs if pair.target != unused}
+        used = {pair.target: self.changed(pair) for pair in compiled.pairs if pair.target != unused}
         found = patch_effects(compiled, self.patches, used, self.changes, "x86")
         idle = {name: each.idle for name, each in found.items() if each.idle is not None}
         assert all(each.sure for each in idle.values())
@@ -95,6 +106,34 @@ def test_two_patches_that_both_change_an_object(small: SmallKernel, series: Seri
     series.add(small.patch("fs/open.c", "doubled(count)", "doubled(count) + 1"))
     assert series.idle() == {}
     assert series.asked == ["fs/open.o", "fs/open.o"]
+
+
+def reverse(text: str) -> str:
+    """The patch that takes another one back, of whole lines in place of others."""
+    lines = text.splitlines(keepends=True)
+    gone = [f"+{line[1:]}" for line in lines if line[0] == "-" and line[:3] != "---"]
+    come = [f"-{line[1:]}" for line in lines if line[0] == "+" and line[:3] != "+++"]
+    first = next(n for n, line in enumerate(lines) if line[0] == "-" and line[:3] != "---")
+    kept = [line for line in lines if line[0] == " " or line[:3] in ("---", "+++", "@@ ")]
+    return "".join((*kept[:first], *come, *gone, *kept[first:]))
+
+
+TAKEN_BACK = {"0.patch": "1.patch takes it back", "1.patch": "it takes 0.patch back"}
+
+
+def test_a_patch_that_another_one_takes_back(small: SmallKernel, series: Series) -> None:
+    """The object, and even the function, changes by a third one."""
+    series.add(small.patch(*LIMIT))
+    series.add(reverse(small.patch(*LIMIT)))
+    series.add(small.patch("fs/open.c", "return count++", "return ++count"))
+    assert series.idle() == TAKEN_BACK
+
+
+def test_a_patch_that_another_one_takes_back_and_more(small: SmallKernel, series: Series) -> None:
+    series.add(small.patch(*LIMIT))
+    both = small.patch("fs/open.c", "doubled(count)", "doubled(count) + 1")
+    series.add(reverse(small.patch(*LIMIT)) + "@@" + both.partition("@@")[2])
+    assert series.idle() == {"0.patch": "no function that runs changes in fs/open.o"}
 
 
 def test_patches_that_compile_only_together(small: SmallKernel, series: Series) -> None:

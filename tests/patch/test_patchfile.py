@@ -328,6 +328,16 @@ def test_a_name_that_leads_to_two_files(source: Path, tmp_path: Path) -> None:
     )
 
 
+def test_names_of_several_kinds(source: Path, tmp_path: Path) -> None:
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    new = "--- /dev/null\n+++ fs/new.c\n@@ -0,0 +1 @@\n+int x;\n"
+    assert refusal(source, write(tmp_path, text + new)) == (
+        "fix.patch: names files with different numbers of directories before their names\n"
+        "  patch -p0 and patch -p1 lead to some each.\n"
+        "  Make the patch with git diff, whose names begin with a/ and b/."
+    )
+
+
 def test_two_names_that_are_two_files(source: Path, tmp_path: Path) -> None:
     text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
     assert refusal(source, write(tmp_path, text.replace("b/fs/open.c", "b/fs/open.h"))) == (
