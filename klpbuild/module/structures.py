@@ -44,12 +44,19 @@ class Source:
     :ivar object: what the compiler made of it, with its debug information.
     :ivar replaced: the functions of the kernel that it replaces.
     :ivar accepted: names, such as ``struct x``, of types that may differ.
+    :ivar above: the livepatch's directory, where its parts' common headers are.
     """
 
     path: Path
     object: ElfFile
     replaced: tuple[Candidate, ...]
     accepted: tuple[str, ...] = ()
+    above: Path | None = None
+
+    def own_file(self, name: str) -> Path | None:
+        """Find the user's file that the compiler calls by a name, which begins at a directory."""
+        found = (directory / name for directory in (self.path.parent, self.above) if directory)
+        return next((path for path in found if path.is_file()), None)
 
 
 def check_structures(
@@ -72,7 +79,7 @@ def check_structures(
             continue
         unknown: dict[TypeName, None] = {}
         types = DwarfTypes(Unit(Dwarf(source.object), 0))
-        for declared in types.declared(_is_own(source.path, kernel)):
+        for declared in types.declared(_is_own(source, kernel)):
             if str(declared.name) in source.accepted:
                 continue
             with problems.collect():
@@ -90,12 +97,11 @@ def check_structures(
     return tuple(untold)
 
 
-def _is_own(source: Path, kernel: Kernel) -> Callable[[str], bool]:
-    """Make a test for the user's files: their names begin at the C file's directory."""
-    here = source.absolute().parent
+def _is_own(source: Source, kernel: Kernel) -> Callable[[str], bool]:
+    """Make a test for the user's files: their names begin at the user's directories."""
 
     def is_own(name: str) -> bool:
-        if Path(name).is_absolute() or not (here / name).is_file():
+        if Path(name).is_absolute() or source.own_file(name) is None:
             return False
         return not (kernel.build / name).is_file()
 
@@ -191,7 +197,7 @@ def _difference(source: Source, declared: Declared, own: Described, where: _Wher
     how = "numbered" if word in _COUNTED else "laid out"
     return KlpError(
         f"{declared.name} is {how} otherwise in {where.object}",
-        where=f"{source.path.parent / declared.file}:{declared.line}",
+        where=f"{source.own_file(declared.file)}:{declared.line}",
         why=f"{why}.",
         hint="Take it from this kernel's source, or give it another name if it is another type.\n"
         "If the difference does no harm, accept it: "

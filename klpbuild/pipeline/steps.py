@@ -230,6 +230,7 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
             ElfFile.read(made),
             _replaced(made, pairs, database),
             chosen.accepted_layouts(path),
+            chosen.directory,
         )
         for path, made in sources
     ]

@@ -350,8 +350,9 @@ COUNTS = "int {0}(int n) {{ return out(n + x++); }}\n"
         ),
         (
             (CALLS_H, INLINE + CALLS_H.partition("\n")[2]),
-            (INLINE.removeprefix("static inline "), USER),
-            "a.c:a.o:x.0: x (in f) may be the running kernel's x (in h)\n"
+            (INLINE.removeprefix("static inline ") + "int u(int n) { return out(h(n)); }",
+             INLINE + "int u(int n) { return out(h(n)); }"),
+            "a.c:a.o:x.0: x (in f) may be the running kernel's x (in h, u)\n"
             "  f used that of another object.",
         ),
         (

@@ -75,11 +75,12 @@ class Made:
         name: str = "queue_work",
         accepted: tuple[str, ...] = (),
         flags: tuple[str, ...] = ("-g", *TYPE_FLAGS),
+        above: Path | None = None,
     ) -> list[str]:
         """What is said of a C file that replaces a function, and what could not be compared."""
         made = compile_object(directory, "own.c", text, *flags)
         replaced = (self.function(owner, name),)
-        source = Source(directory / "own.c", ElfFile.read(made), replaced, accepted)
+        source = Source(directory / "own.c", ElfFile.read(made), replaced, accepted, above)
         problems = Problems()
         untold = check_structures(self.kernel, [source], problems)
         return [*(text.replace(f"{directory}/", "") for text in told(problems)), *untold]
@@ -211,6 +212,16 @@ def test_a_header_of_the_user_s(kernel: Made, tmp_path: Path) -> None:
     (tmp_path / "sub" / "private.h").write_text(PRIVATE.replace("int limit;", ""))
     (refused,) = kernel.refusals(tmp_path, '#include "sub/private.h"\n' + OWN)
     assert refused.startswith("sub/private.h:7: struct queue is laid out otherwise in vmlinux")
+
+
+@pytest.mark.parametrize("name", ["private.h", "../private.h"])
+def test_a_header_of_all_parts(kernel: Made, tmp_path: Path, name: str) -> None:
+    (tmp_path / "private.h").write_text(PRIVATE.replace("int limit;", ""))
+    part = tmp_path / "part"
+    part.mkdir()
+    flags = ("-g", *TYPE_FLAGS, f"-I{tmp_path}", f"-ffile-prefix-map={tmp_path}/=")
+    (refused,) = kernel.refusals(part, f'#include "{name}"\n{OWN}', flags=flags, above=tmp_path)
+    assert "private.h:7: struct queue is laid out otherwise" in refused
 
 
 def test_a_header_of_the_kernel_s_is_not_compared(kernel: Made, tmp_path: Path) -> None:
