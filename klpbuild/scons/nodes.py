@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
+from klpbuild.errors import KlpError
+from klpbuild.kernel.prepare import kernel_compiler
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.finish import Finish
 from klpbuild.pipeline.build import Build
@@ -98,8 +100,8 @@ def kernel_nodes(
     nodes.symbols = _nodes_by_path(nodes, steps)[directory / SYMBOLS]
     log = BuildLog(directory / "build.log", echo=env["V"])
     for cell in cells:
-        if cell.error is not None:
-            node = failing(env, directory / f"livepatch-{cell.name}.ko", cell.error)
+        if (error := cell.error or _without_compiler(kernel, cell)) is not None:
+            node = failing(env, directory / f"livepatch-{cell.name}.ko", error)
             made = LivepatchNodes(cell, node, signed=node, finished=node)
         elif cell.chosen is None:
             made = LivepatchNodes(cell)
@@ -110,6 +112,16 @@ def kernel_nodes(
             made = _livepatch(nodes, cell, build)
         nodes.livepatches.append(made)
     return nodes
+
+
+def _without_compiler(kernel: Kernel, cell: Cell) -> KlpError | None:
+    """Explain that the compiler for source patches is missing, before the symbols are read."""
+    try:
+        if cell.chosen is not None and cell.chosen.patches:
+            kernel_compiler(kernel)
+    except KlpError as error:
+        return error
+    return None
 
 
 def _livepatch(nodes: KernelNodes, cell: Cell, build: Build) -> LivepatchNodes:

@@ -106,3 +106,18 @@ def test_compile_commands(shared: Checkout) -> None:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_patch_without_its_compiler_ends_before_the_symbols_are_read(shared: Checkout) -> None:
+    kernel = shutil.copytree(shared.directory / TREE, shared.directory / "older", symlinks=True)
+    with (kernel / ".config").open("a") as config:
+        config.write('CONFIG_CC_VERSION_TEXT="gcc-99 (Debian 99.1.0-1) 99.1.0"\n')
+    old = "seq_puts(m, linux_banner);"
+    patch = shared.directory / "patches/banner"
+    add_patch(patch, "fs/proc/version.c", old, f'seq_puts(m, "new ");\n\t{old}')
+    text = shared.scons("kernel=older", "livepatches=patches", "livepatch=banner", status=2)
+    assert "error: 6.1.0-fixtures-" in text
+    assert ": the compiler that built this kernel is not on this machine\n" in text
+    assert "  Install gcc-99, or name the compiler with CC=.\n" in text
+    assert "SYMBOLS" not in text
