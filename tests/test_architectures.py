@@ -11,13 +11,12 @@ import klpbuild.arch
 from klpbuild.arch import ARCHITECTURES, PPC64LE, X86_64, Architecture, by_machine
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract.extraction import extract
 from klpbuild.extract.objects import CodeObject
 from klpbuild.kernel.code import Code
 from klpbuild.proof.shipped import ShippedBinary
 from klpbuild.resolve.reach import Reach
 from klpbuild.vm.machine import machine_for
-from tests.extract.pairs import SIZES
+from tests.extract.pairs import SIZES, extract
 from tests.objects import compile_c
 
 #: A machine that has no livepatch, nor will: the AT&T WE 32100.
@@ -69,7 +68,7 @@ def test_patches_need_instructions_and_relocations(
     assert (architecture.instructions is None) == (not architecture.fields)
     if architecture.instructions is None:
         refusals = (
-            lambda: extract(elf, elf, entry_sizes=SIZES, arch=architecture, source_file="code.c"),
+            lambda: extract(elf, elf, entry_sizes=SIZES, arch=architecture),
             lambda: CodeObject(elf, SIZES),
             lambda: ShippedBinary(elf),
             lambda: Code(elf),

@@ -15,61 +15,51 @@ _Number = TypeVar("_Number", bound=np.integer[Any])
 EHDR_SIZE = 64
 
 
+#: The fields of a table in their order, by their types.
+_Layout = tuple[tuple[str, str], ...]
+
+_EHDR: _Layout = (
+    ("V16", "e_ident"),
+    ("u2", "e_type e_machine"),
+    ("u4", "e_version"),
+    ("u8", "e_entry e_phoff e_shoff"),
+    ("u4", "e_flags"),
+    ("u2", "e_ehsize e_phentsize e_phnum e_shentsize e_shnum e_shstrndx"),
+)
+_SECTION: _Layout = (
+    ("u4", "sh_name sh_type"),
+    ("u8", "sh_flags sh_addr sh_offset sh_size"),
+    ("u4", "sh_link sh_info"),
+    ("u8", "sh_addralign sh_entsize"),
+)
+_SYMBOL: _Layout = (
+    ("u4", "st_name"),
+    ("u1", "st_info st_other"),
+    ("u2", "st_shndx"),
+    ("u8", "st_value st_size"),
+)
+
+
+def _dtype(layout: _Layout, order: str) -> np.dtype[Any]:
+    return np.dtype([(name, order + kind) for kind, names in layout for name in names.split()])
+
+
 def ehdr_dtype(order: str) -> np.dtype[Any]:
     """Describe the ELF header, 64 bytes.
 
     :param order: ``"<"`` or ``">"``.
     """
-    return np.dtype(
-        [
-            ("e_ident", "V16"),
-            ("e_type", order + "u2"),
-            ("e_machine", order + "u2"),
-            ("e_version", order + "u4"),
-            ("e_entry", order + "u8"),
-            ("e_phoff", order + "u8"),
-            ("e_shoff", order + "u8"),
-            ("e_flags", order + "u4"),
-            ("e_ehsize", order + "u2"),
-            ("e_phentsize", order + "u2"),
-            ("e_phnum", order + "u2"),
-            ("e_shentsize", order + "u2"),
-            ("e_shnum", order + "u2"),
-            ("e_shstrndx", order + "u2"),
-        ]
-    )
+    return _dtype(_EHDR, order)
 
 
 def section_dtype(order: str) -> np.dtype[Any]:
     """Describe a section header, 64 bytes."""
-    return np.dtype(
-        [
-            ("sh_name", order + "u4"),
-            ("sh_type", order + "u4"),
-            ("sh_flags", order + "u8"),
-            ("sh_addr", order + "u8"),
-            ("sh_offset", order + "u8"),
-            ("sh_size", order + "u8"),
-            ("sh_link", order + "u4"),
-            ("sh_info", order + "u4"),
-            ("sh_addralign", order + "u8"),
-            ("sh_entsize", order + "u8"),
-        ]
-    )
+    return _dtype(_SECTION, order)
 
 
 def symbol_dtype(order: str) -> np.dtype[Any]:
     """Describe a symbol, 24 bytes."""
-    return np.dtype(
-        [
-            ("st_name", order + "u4"),
-            ("st_info", "u1"),
-            ("st_other", "u1"),
-            ("st_shndx", order + "u2"),
-            ("st_value", order + "u8"),
-            ("st_size", order + "u8"),
-        ]
-    )
+    return _dtype(_SYMBOL, order)
 
 
 def rela_dtype(order: str) -> np.dtype[Any]:

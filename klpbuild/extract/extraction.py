@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from klpbuild.arch import Architecture, by_machine
 from klpbuild.elf.constants import ET
@@ -14,7 +14,7 @@ from klpbuild.extract.changes import compare
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import Inclusion, include
 from klpbuild.extract.names import source_name
-from klpbuild.extract.part import Part, VariableTypes, no_types
+from klpbuild.extract.part import Part
 from klpbuild.extract.result import (
     ChangedFunction,
     Extraction,
@@ -24,9 +24,7 @@ from klpbuild.extract.result import (
     KeyUse,
 )
 from klpbuild.extract.sections import SectionKind
-from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.words import words
-from klpbuild.names import VMLINUX
 from klpbuild.terminal.stopwatch import measured
 
 
@@ -36,51 +34,17 @@ def keep_all_keys(key: Key) -> KeyUse:
 
 
 def extract(
-    original: ElfFile,
-    patched: ElfFile,
-    *,
-    entry_sizes: EntrySizes,
+    part: Part,
     arch: Architecture,
-    source_file: str,
-    target: str = "",
-    in_module: bool = False,
     key_policy: KeyPolicy = keep_all_keys,
     renewed: frozenset[str] = frozenset(),
-    types: VariableTypes = no_types,
-    accepted_data: Collection[str] = (),
 ) -> Extraction:
-    """Extract the functions that a patch of one object changes, and what they need.
+    """Extract as `extract_part` does, and refuse an object of which a livepatch takes nothing.
 
-    Both objects are compiled with ``-ffunction-sections -fdata-sections`` and were not
-    read by objtool.
-
-    :param entry_sizes: sizes of the table entries of this kernel.
-    :param source_file: the source file, for messages and the STT_FILE symbol.
-    :param target: what messages call the object; its file's name when it is empty.
-    :param in_module: whether the object belongs to a module, where ``__exit`` code runs.
-    :param renewed: global functions that are declared otherwise: the patched ones are new, and
-        the kernel keeps its own.
-    :param key_policy: decides about static keys and calls that the object does not own.
-    :param types: the types of variables.
-    :param accepted_data: names of variables whose content, type or name may change.
-    :returns: without changed functions when all that is new are globals, which another
-        object of the same livepatch may use.
     :raises UnchangedError: when nothing changes.
     :raises OnlyStartError: when nothing but ``__init`` code changes.
-    :raises KlpError: with every reason why the change cannot be
-        made to a running kernel.
+    :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
-    part = Part(
-        number=0,
-        owner="" if in_module else VMLINUX,
-        where=f"{source_file}:{target or original.name}",
-        original=original,
-        patched=patched,
-        source=source_file,
-        sizes=entry_sizes,
-        types=types,
-        accepted_data=accepted_data,
-    )
     found = extract_part(part, arch, key_policy, renewed)
     if found.left_out and not found.changed and not found.words:
         raise OnlyStartError.together(left.problem for left in found.left_out)
@@ -103,9 +67,13 @@ def extract_part(
 ) -> Extraction:
     """Extract the functions that a patch changes in one of its objects, and what they need.
 
+    Both versions are compiled with ``-ffunction-sections -fdata-sections`` and were not
+    read by objtool.
+
     :param part: the object, with its `Ties` to the others.
     :param key_policy: decides about static keys and calls that the object does not own.
-    :param renewed: global functions that are declared otherwise.
+    :param renewed: global functions that are declared otherwise: the patched ones are new, and
+        the kernel keeps its own.
     :returns: with nothing included when nothing changes, and without changed functions when
         all that is new are globals, which another object of the same livepatch may use.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
@@ -114,18 +82,7 @@ def extract_part(
     correlation, tables = part.correlation, part.new.tables
     _separate(correlation, renewed, part.where)
     changes = compare(correlation, part.old.tables, tables, part.known)
-    chosen = include(
-        correlation,
-        changes,
-        part.old.tables,
-        tables,
-        arch=arch,
-        where=part.where,
-        in_module=part.owner != VMLINUX,
-        key_policy=key_policy,
-        retyped=part.retyped,
-        accepted_data=part.accepted_data,
-    )
+    chosen = include(part, changes, arch, key_policy)
     made, references, sections = assemble(correlation, chosen, tables, part.source)
     return Extraction(
         number=part.number,

@@ -7,7 +7,6 @@ kernel's own state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,10 +16,10 @@ from klpbuild.elf.reader import Symbol
 from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
-from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.functions import notice_handed_on, settle_functions
 from klpbuild.extract.metadata import look_at_metadata
 from klpbuild.extract.names import base_name, is_special_static
+from klpbuild.extract.part import Part
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse, LeftOut
 from klpbuild.extract.sections import (
     RUNTIME,
@@ -30,10 +29,11 @@ from klpbuild.extract.sections import (
     is_exit,
     is_init,
 )
-from klpbuild.extract.special import JUMP_TABLE, Entry, Tables
+from klpbuild.extract.special import JUMP_TABLE, Entry
 from klpbuild.extract.startup import settle_startup, state_in_use
 from klpbuild.extract.variables import notice_own_state, settle_variables
 from klpbuild.extract.words import words
+from klpbuild.names import VMLINUX
 
 TRAMPOLINE, CALL_KEY = "__SCT__", "__SCK__"
 
@@ -62,35 +62,25 @@ class Inclusion:
     state: set[str] = field(default_factory=set)
 
 
-def include(
-    correlation: Correlation,
-    changes: Changes,
-    old_tables: Tables,
-    tables: Tables,
-    *,
-    arch: Architecture,
-    where: str,
-    in_module: bool,
-    key_policy: KeyPolicy,
-    retyped: Retyped,
-    accepted_data: Collection[str] = (),
-) -> Inclusion:
+def include(part: Part, changes: Changes, arch: Architecture, key_policy: KeyPolicy) -> Inclusion:
     """Choose what to include.
 
-    :param old_tables: those of the original object.
-    :param tables: those of the patched one.
-    :param where: what messages call the object, ``source:object``.
-    :param in_module: whether the object is part of a module.
-    :param retyped: tells why code takes one of the kernel's variables for another type.
-    :param accepted_data: names of variables whose content, type or name may change.
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
+    correlation, tables = part.correlation, part.new.tables
+    in_module, old_tables = part.owner != VMLINUX, part.old.tables
     case = Case(
-        correlation, changes, arch, where, in_module, accepted_data, original_tables=old_tables
+        correlation,
+        changes,
+        arch,
+        part.where,
+        in_module,
+        part.accepted_data,
+        original_tables=old_tables,
     )
     for new, old in correlation.renamed.items():
         case.notices.append(f"{case.place(new)}: is the running kernel's {old.name}")
-    choice = _Choice(case, tables, key_policy, retyped)
+    choice = _Choice(case, part, key_policy)
     choice.reach()
     notice_handed_on(case, choice.result.atoms)
     notice_own_state(case, choice.result.atoms)
@@ -106,13 +96,12 @@ _ACCEPT = (
     "\nIf the running kernel's holds what the new code expects, accept it:\n"
     '--accept-data {name}, or accept_data = ["{name}"] in livepatch.toml.'
 )
-#: Tells why code takes a variable of the original for another type, empty if it does not.
-Retyped = Callable[[Atom, Atom], str]
 
 
 class _Choice:
-    def __init__(self, case: Case, tables: Tables, key_policy: KeyPolicy, retyped: Retyped) -> None:
-        self.case, self.tables, self.key_policy, self.retyped = case, tables, key_policy, retyped
+    def __init__(self, case: Case, part: Part, key_policy: KeyPolicy) -> None:
+        self.case, self.tables, self.key_policy = case, part.new.tables, key_policy
+        self.retyped = part.retyped
         self._compared: set[Atom] = set()
         self.correlation, self.refuse = case.correlation, case.refuse
         self.original, self.patched = case.original, case.patched

@@ -98,17 +98,17 @@ class _Builder:
         :returns: None if it takes nothing; an empty set if that cannot be told.
         """
         try:
-            extraction = extract(
-                ElfFile.read(pair.original),
-                ElfFile.read(pair.patched),
-                entry_sizes=sizes,
-                arch=self.kernel.arch,
-                source_file=pair.source,
-                target=pair.target,
-                in_module=pair.owner != VMLINUX,
-                key_policy=key_policy(self.resolver, pair.owner),
+            part = Part(
+                number=0,
+                owner=pair.owner,
+                where=pair.where,
+                original=ElfFile.read(pair.original),
+                patched=ElfFile.read(pair.patched),
+                source=pair.source,
+                sizes=sizes,
                 accepted_data=self.accepted.data,
             )
+            extraction = extract(part, self.kernel.arch, key_policy(self.resolver, pair.owner))
         except (UnchangedError, OnlyStartError):
             return None
         except KlpError:  # it changes more than a livepatch can

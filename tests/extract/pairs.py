@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from klpbuild.arch import X86_64
+from klpbuild.arch import X86_64, Architecture
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.elf.vartypes import VariableType, variable_types
 from klpbuild.errors import KlpError
-from klpbuild.extract.extraction import extract, extract_part, keep_all_keys
+from klpbuild.extract.extraction import extract as extract_from
+from klpbuild.extract.extraction import extract_part, keep_all_keys
 from klpbuild.extract.linkage import link
 from klpbuild.extract.moves import settle_moved
-from klpbuild.extract.part import Part
+from klpbuild.extract.part import Part, VariableTypes, no_types
 from klpbuild.extract.result import Extraction, KeyPolicy
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.names import VMLINUX
@@ -78,6 +80,33 @@ yes:
 """
 
 
+def extract(
+    original: ElfFile,
+    patched: ElfFile,
+    *,
+    entry_sizes: EntrySizes,
+    arch: Architecture,
+    in_module: bool = False,
+    key_policy: KeyPolicy = keep_all_keys,
+    renewed: frozenset[str] = frozenset(),
+    types: VariableTypes = no_types,
+    accepted_data: Collection[str] = (),
+) -> Extraction:
+    """Extract what changed between two versions of ``code.c``, alone in a livepatch."""
+    part = Part(
+        number=0,
+        owner="a_module" if in_module else VMLINUX,
+        where=f"code.c:{original.name}",
+        original=original,
+        patched=patched,
+        source="code.c",
+        sizes=entry_sizes,
+        types=types,
+        accepted_data=accepted_data,
+    )
+    return extract_from(part, arch, key_policy, renewed)
+
+
 @dataclass
 class Pair:
     """A source file in two versions, compiled.
@@ -122,7 +151,6 @@ class Pair:
             patched,
             entry_sizes=SIZES,
             arch=X86_64,
-            source_file="code.c",
             in_module=in_module,
             key_policy=key_policy,
             renewed=renewed,

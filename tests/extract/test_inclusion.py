@@ -10,8 +10,7 @@ import pytest
 from klpbuild.arch import ARM64, X86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract.extraction import extract
-from tests.extract.pairs import SIZES, Extracted, Pair
+from tests.extract.pairs import SIZES, Extracted, Pair, extract
 from tests.extract.program import run
 
 CALLBACK = (
@@ -499,10 +498,10 @@ def test_other_architectures_and_files_are_refused(tmp_path: Path) -> None:
     elf = ElfFile.read(pair.compile("original", pair.source))
     elf.name = "code.o"
     with pytest.raises(KlpError, match="is not an object for aarch64"):
-        extract(elf, elf, entry_sizes=SIZES, arch=ARM64, source_file="code.c")
+        extract(elf, elf, entry_sizes=SIZES, arch=ARM64)
     program = tmp_path / "program"
     program.write_bytes(bytes(elf.data[:16]) + b"\x02\0" + bytes(elf.data[18:]))
     with pytest.raises(KlpError, match="is not a relocatable object with symbols"):
         extract(
-            ElfFile.read(program), elf, entry_sizes=SIZES, arch=X86_64, source_file="code.c"
+            ElfFile.read(program), elf, entry_sizes=SIZES, arch=X86_64
         )  # fmt: skip

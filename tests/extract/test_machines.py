@@ -12,12 +12,11 @@ import pytest
 from klpbuild.arch import ARM64, S390X, Architecture
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract.extraction import extract
 from klpbuild.extract.objects import CodeObject
 from klpbuild.proof.fidelity import compare
 from klpbuild.proof.shipped import ShippedBinary
 from klpbuild.proof.staying import may_stay
-from tests.extract.pairs import SIZES, Extracted
+from tests.extract.pairs import SIZES, Extracted, extract
 from tests.machines.objects import MACROS, compile_for
 
 #: As 6.12 and 7.3 have them.
@@ -69,9 +68,7 @@ class _Pair:
     def extract(self, old: str, new: str, source: str = _SOURCE) -> Extracted:
         assert source.count(old) == 1
         elfs = [self.compile(t, *self.sections) for t in (source, source.replace(old, new))]
-        return Extracted(
-            extract(*elfs, entry_sizes=_SIZES[self.arch.name], arch=self.arch, source_file="code.c")
-        )
+        return Extracted(extract(*elfs, entry_sizes=_SIZES[self.arch.name], arch=self.arch))
 
     def refusal(self, old: str, new: str, source: str = _SOURCE) -> str:
         with pytest.raises(KlpError) as caught:
@@ -257,7 +254,7 @@ def test_words_of_accepted_data_are_read_as_numbers(pair: _Pair) -> None:
     source = "int limit = 50; unsigned short two[2] = { 1, 2 }; int get(void) { return limit; }"
     old, new = (pair.compile(text, *pair.sections) for text in (source, source.replace("50", "60")))
     found = extract(
-        old, new, entry_sizes=_SIZES[pair.arch.name], arch=pair.arch, source_file="code.c",
+        old, new, entry_sizes=_SIZES[pair.arch.name], arch=pair.arch,
         accepted_data=("limit",),
     )  # fmt: skip
     data = Extracted(found).contents(".data.klpbuild_words")

@@ -12,10 +12,9 @@ from klpbuild.arch import X86_64
 from klpbuild.arch.x86_64 import X86Instructions
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract.extraction import extract
 from klpbuild.extract.result import Key, KeyKind, KeyUse
 from klpbuild.extract.sizes import PROBE, EntrySizes
-from tests.extract.pairs import SIZES, Extracted, Pair
+from tests.extract.pairs import SIZES, Extracted, Pair, extract
 from tests.extract.program import run
 
 TABLES = """
@@ -219,7 +218,7 @@ def test_entry_sizes_that_do_not_fit(tmp_path: Path, sizes: EntrySizes, told: st
     pair = Pair(tmp_path, "int a(int n) { if (n) WARN(); return n; }", {})
     elf = ElfFile.read(pair.compile("original", pair.source))
     with pytest.raises(KlpError) as caught:
-        extract(elf, elf, entry_sizes=sizes, arch=X86_64, source_file="code.c")
+        extract(elf, elf, entry_sizes=sizes, arch=X86_64)
     assert told in str(caught.value)
 
 
