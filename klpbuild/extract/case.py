@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
 
 from klpbuild.arch import Architecture
 from klpbuild.errors import Problem, Problems
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.changes import Changes, families
-from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.objects import CodeObject
-from klpbuild.extract.special import Tables
+from klpbuild.extract.part import Part
+from klpbuild.names import VMLINUX
 
 
 class Case:
@@ -30,22 +29,13 @@ class Case:
     :ivar notices: what the user should know and is no fault.
     """
 
-    def __init__(
-        self,
-        correlation: Correlation,
-        changes: Changes,
-        arch: Architecture,
-        where: str,
-        in_module: bool,
-        accepted_data: Collection[str] = (),
-        *,
-        original_tables: Tables,
-    ) -> None:
-        self.correlation, self.changes, self.arch = correlation, changes, arch
-        self.original, self.patched = correlation.original, correlation.patched
-        self.where, self.in_module, self.original_tables = where, in_module, original_tables
+    def __init__(self, part: Part, changes: Changes, arch: Architecture) -> None:
+        self.correlation, self.changes, self.arch = part.correlation, changes, arch
+        self.original, self.patched = self.correlation.original, self.correlation.patched
+        self.where, self.original_tables = part.where, part.old.tables
+        self.in_module = part.owner != VMLINUX
         self.functions = dict(changes.functions)
-        self.accepted_data = accepted_data
+        self.accepted_data = part.accepted_data
         self.written: list[Atom] = []
         self.startup: dict[Atom, Problem] = {}
         self.families = families(self.patched)

@@ -33,7 +33,6 @@ from klpbuild.extract.special import JUMP_TABLE, Entry
 from klpbuild.extract.startup import settle_startup, state_in_use
 from klpbuild.extract.variables import notice_own_state, settle_variables
 from klpbuild.extract.words import words
-from klpbuild.names import VMLINUX
 
 TRAMPOLINE, CALL_KEY = "__SCT__", "__SCK__"
 
@@ -67,18 +66,8 @@ def include(part: Part, changes: Changes, arch: Architecture, key_policy: KeyPol
 
     :raises KlpError: with every reason why the change cannot be made to a running kernel.
     """
-    correlation, tables = part.correlation, part.new.tables
-    in_module, old_tables = part.owner != VMLINUX, part.old.tables
-    case = Case(
-        correlation,
-        changes,
-        arch,
-        part.where,
-        in_module,
-        part.accepted_data,
-        original_tables=old_tables,
-    )
-    for new, old in correlation.renamed.items():
+    case, tables = Case(part, changes, arch), part.new.tables
+    for new, old in part.correlation.renamed.items():
         case.notices.append(f"{case.place(new)}: is the running kernel's {old.name}")
     choice = _Choice(case, part, key_policy)
     choice.reach()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -75,20 +76,14 @@ def extract_chosen(build: Build) -> Extracted:
 
     :raises PatchesError: with the problems of all patches.
     """
-    kernel, chosen, paths = build.kernel, build.chosen, build.paths
-    accepted, callbacks = chosen.accepted, chosen.callbacks
-
-    def extract(patches: Sequence[Path], only: Collection[str] | None) -> Extracted:
-        where = kernel, patches, paths.symbols, paths.work, build.log
-        return extract_patches(*where, accepted, callbacks, only)
-
+    kernel, chosen = build.kernel, build.chosen
     try:
-        which = chosen.patches, extract, chosen.skipped, build.keep_going, chosen.listed
-        return extract_fixes(kernel, *which)
+        which = chosen.patches, partial(extract_patches, build), chosen.skipped
+        return extract_fixes(kernel, *which, build.keep_going, chosen.listed)
     except KlpError as error:
         if isinstance(error, PatchesError):
             error.fixes = all_fixes(chosen, error.fixes, built=False)
-        Result.of_error(kernel.name, chosen.livepatch.name, error).write(paths.result)
+        Result.of_error(kernel.name, chosen.livepatch.name, error).write(build.paths.result)
         raise
 
 

@@ -84,13 +84,10 @@ _OF_EVERY_MODULE = frozenset(("__this_module", "init_module", "cleanup_module"))
 class _Builder:
     """State that the steps for one livepatch share."""
 
-    kernel: Kernel
-    directory: Path
+    build: Build
     compiled: CompiledPatch
     resolver: Resolver
     homes: Homes
-    log: BuildLog
-    accepted: Accepted
 
     def changes(self, sizes: EntrySizes, pair: ObjectPair) -> frozenset[str] | None:
         """Find the functions that a livepatch would take from an object that changed.
@@ -106,9 +103,11 @@ class _Builder:
                 patched=ElfFile.read(pair.patched),
                 source=pair.source,
                 sizes=sizes,
-                accepted_data=self.accepted.data,
+                accepted_data=self.build.chosen.accepted.data,
             )
-            extraction = extract(part, self.kernel.arch, key_policy(self.resolver, pair.owner))
+            extraction = extract(
+                part, self.build.kernel.arch, key_policy(self.resolver, pair.owner)
+            )
         except (UnchangedError, OnlyStartError):
             return None
         except KlpError:  # it changes more than a livepatch can
@@ -126,7 +125,7 @@ class _Builder:
     ) -> Path:
         """Run objtool over the extracted object and give its symbols their names for the link."""
         number = extraction.number
-        path = self.directory / "extracted" / f"{number}-{Path(pair.target).name}"
+        path = self.build.paths.work / "extracted" / f"{number}-{Path(pair.target).name}"
         extraction.object.write(path)
         self._objtool(pair, path)
         elf = ElfFile.read(path)
@@ -154,13 +153,13 @@ class _Builder:
             return
         done = run(command, build_environment(), self.compiled.tree.build)
         said = done.stdout + done.stderr
-        self.log.command(command, self.compiled.tree.build, output=path, said=said)
+        self.build.log.command(command, self.compiled.tree.build, output=path, said=said)
         if done.returncode or "warning" in said:
             raise KlpError(
                 "objtool does not accept the extracted code",
                 where=pair.target,
                 why=said.strip(),
-                hint=f"The command is in {self.log.path}.",
+                hint=f"The command is in {self.build.log.path}.",
             )
 
 
@@ -243,30 +242,22 @@ def link_extracted(build: Build, made: Sequence[Path], told: Said) -> None:
 
 
 def extract_patches(
-    kernel: Kernel,
-    patches: Sequence[Path],
-    symbols: Path,
-    work: Path,
-    log: BuildLog,
-    accepted: Accepted = NOTHING,
-    callbacks: Sequence[PatchedObject] = (),
-    only: Collection[str] | None = None,
+    build: Build, patches: Sequence[Path], only: Collection[str] | None = None
 ) -> Extracted:
     """Compile what patches touch, before and after, and extract what changes.
 
-    :param symbols: the kernel's symbols.klp.
-    :param work: the livepatch's directory of outputs.
-    :param accepted: changes that would be refused.
-    :param callbacks: objects whose callbacks are functions that the patches add.
+    :param patches: some of the livepatch's, in their order.
     :param only: the kernel's objects to look at, as kbuild calls them; None for all.
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
+    kernel, log, work = build.kernel, build.log, build.paths.work
+    accepted, callbacks = build.chosen.accepted, build.chosen.callbacks
     work.mkdir(parents=True, exist_ok=True)
     progress = Progress("objects compiled before and after", least=MANY_OBJECTS)
     compiled = compile_patch(
         kernel, patches, work / "pair", log.note, progress, accepted.layouts, only
     )
-    database = SymbolDatabase.read(symbols)
+    database = SymbolDatabase.read(build.paths.symbols)
     owners = frozenset(pair.owner for pair in compiled.pairs)
     exports = Exports.read(kernel.module_symvers)
     resolver = Resolver(database, exports, owners, Dependencies(kernel.modules))
@@ -282,7 +273,7 @@ def extract_patches(
         )
     problems.check()
     homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
-    builder = _Builder(kernel, work, compiled, resolver, homes, log, accepted)
+    builder = _Builder(build, compiled, resolver, homes)
     parts = [_read_pair(compiled, sizes, accepted, *each) for each in enumerate(compiled.pairs)]
     with faults(problems, names):
         link(parts, homes.is_weak, compiled.weak_in, homes.knows)
@@ -360,9 +351,9 @@ def _finish(
     problems.check()
     for pair, name in renewed:
         with faults(problems, patches_of(builder.compiled, pair), pair.target):
-            check_callers(builder.kernel, pair.owner, name, pair.source, replaced)
+            check_callers(builder.build.kernel, pair.owner, name, pair.source, replaced)
     with faults(problems, effects):
-        check_prototypes(builder.kernel, builder.compiled, extractions, builder.homes.places)
+        check_prototypes(builder.build.kernel, builder.compiled, extractions, builder.homes.places)
     problems.check()
     # New code for other objects is relocated when its own is loaded, even if that gets no function.
     gates = {d.gate for d in decisions if d.fate is Fate.LIVEPATCH} - {VMLINUX}
