@@ -3,6 +3,9 @@
 With the kernel's source at hand (klpbuild kernel fetch RELEASE --source) each function
 is copied from it with what it needs of its file.  Otherwise there is only a skeleton.
 
+Of a source patch, members that it adds to structures become shadow variables if there is no
+room for them (needs --debug-symbols, too).
+
 Examples:
 
     klpbuild new hello --function vmlinux:meminfo_proc_show

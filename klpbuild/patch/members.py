@@ -53,7 +53,7 @@ def in_place(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFil
     before, after = file.original or b"", file.patched
     if not name.startswith("struct ") or _UAPI.search(file.path):
         return None
-    olds, news = (_Declared.find(text, name) for text in (before, after))
+    olds, news = (Declared.find(text, name) for text in (before, after))
     if olds is None or news is None or not olds.members or not news.members:
         return None
     in_order = re.compile(_IN_ORDER.replace(b"TAG", _tag(name)))
@@ -95,7 +95,7 @@ def _tag(name: str) -> bytes:
     return re.escape(name.encode()).replace(rb"\ ", rb"\s+")
 
 
-class _Declared:
+class Declared:
     """A structure's declaration in a text.
 
     :ivar members: where the declaration of each begins and ends.
@@ -121,7 +121,7 @@ class _Declared:
         self.texts = [b" ".join(plain[one:other].split()) for one, other in self.members]
 
     @classmethod
-    def find(cls, text: bytes, name: str) -> _Declared | None:
+    def find(cls, text: bytes, name: str) -> Declared | None:
         """Find the only declaration of a structure."""
         plain = code_alone(text)
         found = list(re.finditer(rb"\b%b\s*\{" % _tag(name), plain))
@@ -131,7 +131,7 @@ class _Declared:
         return cls(plain, found[0].end(), end)
 
 
-def _moved(file: PatchedFile, declared: _Declared, added: list[int]) -> list[SourceLine] | None:
+def _moved(file: PatchedFile, declared: Declared, added: list[int]) -> list[SourceLine] | None:
     """Move declarations of members that stand on lines of their own, which the patch adds."""
     numbers = Lines(file.patched)
     lines: list[SourceLine | None] = list(file.lines)
@@ -156,7 +156,7 @@ def _moved(file: PatchedFile, declared: _Declared, added: list[int]) -> list[Sou
 
 
 def _kept(
-    file: PatchedFile, olds: _Declared, news: _Declared, lost: list[tuple[range, int]]
+    file: PatchedFile, olds: Declared, news: Declared, lost: list[tuple[range, int]]
 ) -> list[SourceLine] | None:
     """Declare lost members once more, beside the neighbour that is under the same conditions.
 

@@ -13,6 +13,7 @@ from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.excerpt.excerpt import Excerpt, Place, Reach, Source, excerpt
 from klpbuild.excerpt.finder import find_definition
+from klpbuild.excerpt.shadowed import added_members, with_shadows
 from klpbuild.excerpt.skeleton import skeleton
 from klpbuild.files import make_directory, write_file
 from klpbuild.kernel.cache import aside
@@ -21,8 +22,11 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
 from klpbuild.module.livepatch import FILE_NAME, Function, check_name
 from klpbuild.module.old_functions import check_old_functions
-from klpbuild.names import object_name
+from klpbuild.names import VMLINUX, object_name
+from klpbuild.patch.pair import compile_patch
+from klpbuild.patch.patched import PatchedSource
 from klpbuild.patch.patchfile import apply_patches
+from klpbuild.patch.units import Units
 from klpbuild.pipeline import steps
 from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.paths import Paths
@@ -145,6 +149,8 @@ def begin_with_functions(
 def begin_with_patches(kernel: Kernel, directory: Path, patches: Sequence[Path]) -> Begun:
     """Write a livepatch that is made from source patches.
 
+    Members that they add to structures, and for which there is no room, become shadow variables.
+
     :raises KlpError: when the directory is there, or the patches do not apply to the
         kernel's source.
     """
@@ -157,12 +163,47 @@ def begin_with_patches(kernel: Kernel, directory: Path, patches: Sequence[Path])
     if len(texts) < len(patches):
         raise KlpError("two patches have one name", hint="Rename one of them.")
     changed = ", ".join(file.path for file in patched.files)
+    title = ", ".join(path.stem for path in patches)
+    description = f'description = "{_quoted(title)}"\n{_REFERENCES}\n'
     told = {path.name: "a copy" for path in patches[:-1]}
     told[patches[-1].name] = f"changes {changed}"
-    title = ", ".join(path.stem for path in patches)
-    texts[FILE_NAME] = f'description = "{_quoted(title)}"\n{_REFERENCES}\n'
+    doubts: tuple[str, ...] = ()
+    if names := _without_room(kernel, patches, patched):
+        shadowed = with_shadows(patched.files, names)
+        name = patches[-1].name
+        header = re.split(r"(?m)^(?:diff |--- )", texts[patches[0].name])[0]
+        texts = {name: header + shadowed.patch(patched.files).decode(errors="surrogateescape")}
+        told = {name: f"changes {changed}; shadow variables beside {', '.join(names)}"}
+        doubts = (*shadowed.doubts, f"where else a {' or a '.join(names)} is freed")
+        units = Units.read(kernel)
+        for end, path in shadowed.ends:
+            owner = next((unit.owner for unit in units.compiled_from(path)), VMLINUX)
+            description += f'\n[[object]]\nname = "{owner}"\n'
+            description += f'callbacks = {{ post_unpatch = "{end}" }}\n'
+    texts[FILE_NAME] = description
     _write(None, None, directory, texts)
-    return Begun(directory, told, (), "")
+    return Begun(directory, told, doubts, "")
+
+
+def _without_room(
+    kernel: Kernel, patches: Sequence[Path], patched: PatchedSource
+) -> tuple[str, ...]:
+    """Find the structures for whose new members there is no room in the kernel's own."""
+    declared = {
+        name
+        for file in patched.files
+        for name in re.findall(r"\bstruct \w+(?=\s*\{)", file.patched.decode(errors="replace"))
+        if added_members(file, name)
+    }
+    if not declared or kernel.vmlinux is None:
+        return ()
+    with tempfile.TemporaryDirectory(prefix="klpbuild-new-") as work:
+        try:
+            compile_patch(kernel, patches, Path(work), lambda line: None)
+        except KlpError as error:
+            said = [problem.what for problem in error.problems]
+            return tuple(sorted(n for n in declared if any(w.startswith(f"{n} ") for w in said)))
+    return ()
 
 
 def _check_new(directory: Path) -> None:

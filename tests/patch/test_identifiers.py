@@ -297,7 +297,7 @@ def test_objects_that_do_not_name_a_member(
         ),
         (
             "include/linux/tcp.h",
-            ("\tu8\tecn_flags;", "\ts8\tecn_flags;"),
+            ("\tu16\ttcp_header_len;", "\ts16\ttcp_header_len;"),
             ("net/ipv4/tcp_input.o", "net/ipv4/tcp_output.o"),
         ),
     ],
