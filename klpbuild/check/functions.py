@@ -6,6 +6,7 @@ from klpbuild.arch import by_machine
 from klpbuild.check import catalogue
 from klpbuild.check.entries import Target, called, target_of
 from klpbuild.check.subject import Relocation, Subject, place
+from klpbuild.elf.constants import EM
 from klpbuild.elf.reader import Section
 
 _POINTER, _DATA = 8, (".data", ".rodata", ".bss")
@@ -13,6 +14,8 @@ _POINTER, _DATA = 8, (".data", ".rodata", ".bss")
 _PADDING = ("nop", "int3")
 #: struct static_call_key begins with the function.
 _KEY = "__SCK__"
+#: Relocation types in tables of a switch: R_390_PC64, R_AARCH64_PREL32; x86 has addresses there.
+_SWITCHES = {int(EM.S390): (23,), int(EM.AARCH64): (261,)}
 #: Tables of places in the code.
 _PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")
 
@@ -29,6 +32,7 @@ def begins(subject: Subject, target: Target) -> bool:
 def check_pointers(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
     """Check that pointers to code lead to functions; labels have no address in the kernel's C."""
     whole = by_machine(subject.elf.e_machine).absolute_64
+    switches = _SWITCHES.get(subject.elf.e_machine, ())
     for row in rows.values():
         target = target_of(subject, row)
         code = subject.pointers.holds_code(target.section)
@@ -37,7 +41,8 @@ def check_pointers(subject: Subject, section: Section, rows: dict[int, Relocatio
         if name.startswith(_KEY) and row.kind == whole and data:
             what = f"{name} calls {called(subject, target)}, where no function begins"
             subject.find(catalogue.INSIDE, what, place(section, row.offset))
-        if section.name.startswith(_DATA) and (row.kind != whole or row.offset % _POINTER):
+        aligned = row.kind == whole and not row.offset % _POINTER
+        if section.name.startswith(_DATA) and not aligned and row.kind not in switches:
             what = "a relocation of data makes no aligned pointer"
             subject.find(catalogue.MISFIT, what, place(section, row.offset))
         if row.kind != whole or not code or section.name in _PLACES:
