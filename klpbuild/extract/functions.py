@@ -28,6 +28,10 @@ class Replaced:
     changed: list[Atom] = field(default_factory=list)
 
 
+#: Limit on functions that are replaced because they call one that cannot be.
+CALLERS_MAX = 64
+
+
 class _Obstacle(Enum):
     """Reason why ftrace cannot redirect a function's callers."""
 
@@ -69,7 +73,15 @@ def settle_functions(case: Case) -> Replaced:
             continue
         obstacle = _obstacle(case, atom, section)
         callers = _callers(case, atom) if obstacle is _Obstacle.NO_ENTRY_CALL else None
-        if callers:
+        if callers and len(callers) > CALLERS_MAX:
+            case.refuse(
+                f"changed, and {len(callers)} functions call it",
+                atom,
+                why=f"It has no entry call ({difference}).  With one that has none up to"
+                f" {CALLERS_MAX} functions are replaced.",
+                hint="Change its callers instead, so that they call a new function.",
+            )
+        elif callers:
             result.atoms[atom] = f"changed, and replaced with its callers: {difference}"
             for caller in sorted(callers - case.functions.keys(), key=lambda a: a.index):
                 case.functions[caller] = f"calls {atom.name}, which has no entry call and changed"

@@ -10,6 +10,7 @@ import pytest
 from klpbuild.arch import ARM64, X86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
+from klpbuild.extract.functions import CALLERS_MAX
 from tests.extract.pairs import SIZES, Extracted, Pair, extract
 from tests.extract.program import run
 
@@ -345,6 +346,21 @@ code.c:code.o:two: changed, and cannot be livepatched
   It is in .text.two and has no entry call (calls helper, which has no entry call and changed).
   Change its callers instead, so that they call a new function."""
     )
+
+
+def test_one_with_very_many_callers_is_refused(tmp_path: Path) -> None:
+    callers = "".join(
+        f"int c{n}(int n) {{ return helper(n) + {n}; }}\n" for n in range(CALLERS_MAX)
+    )
+    two = "int two(int n) { return helper(n) + 2; }\n"
+    source = UNTRACED.replace("int one(int n) { return helper(n) + 1; }\n", "").replace(
+        two, callers
+    )
+    extraction = Pair(tmp_path, source, {"* 3": "* 6"}).extract()
+    assert len(extraction.changed) == CALLERS_MAX
+    text = Pair(tmp_path, source + two, {"* 3": "* 6"}).refusal()
+    assert "helper: changed, and 65 functions call it\n  It has no entry call (" in text
+    assert "With one that has none up to 64 functions are replaced." in text
 
 
 def test_one_whose_address_is_taken_is_refused(tmp_path: Path) -> None:
