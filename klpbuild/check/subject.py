@@ -225,7 +225,7 @@ class Subject:
                 yield Unchecked(rule, rule.needs.missing)
             elif not rule.knows(machine):
                 name = by_machine(machine).name
-                yield Unchecked(rule, f"nothing here knows how the kernel loads modules of {name}")
+                yield Unchecked(rule, f"what the kernel does there is not known for {name}")
 
 
 class _Values(dict[str, object]):
