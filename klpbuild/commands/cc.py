@@ -210,8 +210,9 @@ def _added_flags(compiler: Sequence[str], words: Sequence[str], source: str) -> 
 
 
 def _target(compiler: Sequence[str]) -> Architecture:
-    done = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False)
-    name = done.stdout.partition("-")[0].strip()
+    from klpbuild.run import run as run_to_end
+
+    name = run_to_end([*compiler, "-dumpmachine"]).stdout.partition("-")[0].strip()
     for architecture in ARCHITECTURES:
         if architecture.name == name:
             return architecture

@@ -62,11 +62,12 @@ Example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare ``kernel fetch``, ``kernel add`` and ``kernel list``."""
     words = parser.add_subparsers(dest="word", metavar="fetch|add|list", required=True)
+    plain = argparse.RawDescriptionHelpFormatter
     getting = words.add_parser(
         "fetch",
         help="get a Debian kernel into the cache",
         description=_FETCH,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=plain,
     )
     getting.add_argument(
         "release",
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "add",
         help="make a kernel of packages that you downloaded",
         description=_ADD,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=plain,
     )
     adding.add_argument("name", metavar="NAME", help="the kernel's, such as el9")
     adding.add_argument(
@@ -103,10 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="holds its packages: *.rpm, *.deb, *.ddeb, *.pkg.tar.zst",
     )
     listing = words.add_parser(
-        "list",
-        help="show the kernels that are there",
-        description=_LIST,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "list", help="show the kernels that are there", description=_LIST, formatter_class=plain
     )
     listing.add_argument("--json", action="store_true", help="write JSON")
 

@@ -96,8 +96,6 @@ class TomlFile:
 def _check(table: Mapping[str, Any], path: Path) -> None:
     """Refuse depth and numbers that TOML does not promise to hold.
 
-    :raises KlpError: for what TOML does not promise to hold.
-
     Keys with dots make deep tables without the reader's noticing, and numbers in hexadecimal
     digits may have any size; what is done with either later would fail.
     """

@@ -67,25 +67,15 @@ class Place:
         return self.destdir is None and self.prefix in ("", "/usr")
 
 
-@dataclass(frozen=True)
-class _Record:
-    """A file listed by a manifest."""
-
-    files: dict[str, list[str]]
-    directories: list[str]
-
-
 @dataclass
 class Manifest:
     """List of what was installed from one build directory.
 
-    :ivar path: the file.
     :ivar files: path of each installed file, with the SHA-256 of what it may hold: two of them
         when an installation was interrupted.
     :ivar directories: that were made for them, the outer ones first.
     """
 
-    path: Path
     files: dict[str, list[str]] = field(default_factory=dict)
     directories: list[str] = field(default_factory=list)
 
@@ -96,10 +86,9 @@ class Manifest:
         :raises KlpError: when it cannot be read or is broken.
         """
         try:
-            record = from_json(_Record, path.read_bytes())
-            return cls(path, record.files, record.directories)
+            return from_json(cls, path.read_bytes())
         except FileNotFoundError:
-            return cls(path)
+            return cls()
         except OSError as error:
             raise KlpError(f"cannot be read: {error.strerror}", where=str(path)) from error
         except (ValueError, RecursionError) as error:
@@ -109,13 +98,12 @@ class Manifest:
                 hint="Remove it; then remove what was installed by hand.",
             ) from error
 
-    def write(self) -> None:
+    def write(self, path: Path) -> None:
         """Write the manifest whole; no file when it lists nothing."""
         if not self.files and not self.directories:
-            self.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             return
-        record = {"files": self.files, "directories": self.directories}
-        write_file(self.path, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+        write_file(path, (json.dumps(vars(self), indent=1, sort_keys=True) + "\n").encode())
 
 
 def install(
@@ -143,7 +131,7 @@ def install(
             digest = hashlib.sha256(data).hexdigest()
             known.files[str(target)] = [*known.files.get(str(target), []), digest]
         known.directories += [str(d) for d in made if str(d) not in known.directories]
-        known.write()
+        known.write(manifest)
         for target, new in written.items():
             new.replace(target)
     except OSError as error:
@@ -160,14 +148,12 @@ def install(
         for other in _of_same_module(target, known.files):
             if _remove_own(other, known):
                 del known.files[str(other)]
-    known.write()
+    known.write(manifest)
     return list(contents)
 
 
 def check_inside(place: Place) -> None:
     """Refuse a symbolic link that leads out of DESTDIR, as ``lib -> /usr/lib`` does.
-
-    :raises KlpError: when a symbolic link leads out of DESTDIR, as ``lib -> /usr/lib`` does.
 
     In the system that DESTDIR stands for it means another directory than here.
     """
@@ -301,7 +287,7 @@ def uninstall(place: Place, manifest: Path, names: Sequence[str] | None = None) 
             Path(made).rmdir()
         if not Path(made).exists():
             known.directories.remove(made)
-    known.write()
+    known.write(manifest)
     problems.check()
     return removed
 

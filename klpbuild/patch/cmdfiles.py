@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from klpbuild.errors import KlpError
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.patch.linetable import LineUnit
+from klpbuild.run import run
 
 _VMLINUX_OBJECTS = ".vmlinux.objs"
 _VMLINUX_ARCHIVE = "vmlinux.a"
@@ -53,13 +53,10 @@ def _vmlinux_objects(build: Path) -> list[str]:
     listed = build / _VMLINUX_OBJECTS
     if listed.is_file():
         return listed.read_text().split()
-    command = ["ar", "t", _VMLINUX_ARCHIVE]
-    try:
-        done = subprocess.run(command, cwd=build, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        why = getattr(error, "stderr", "") or str(error)
+    done = run(["ar", "t", _VMLINUX_ARCHIVE], directory=build)
+    if done.returncode:
         where = str(build / _VMLINUX_ARCHIVE)
-        raise KlpError("its members cannot be listed", where=where, why=why.strip()) from error
+        raise KlpError("its members cannot be listed", where=where, why=done.stderr.strip())
     return done.stdout.splitlines()
 
 

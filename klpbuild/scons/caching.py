@@ -74,10 +74,7 @@ class SealedCache(SCons.CacheDir.CacheDir):  # type: ignore[misc]
         self.given: set[Node] = set()
 
     def check_config(self) -> None:
-        """Refuse a cache whose file config is not SCons' own.
-
-        :raises SConsEnvironmentError: when the cache's file config is not SCons' own.
-        """
+        """Refuse a cache whose file config is not SCons' own, as SCons does."""
         length = self.config.get("prefix_len") if isinstance(self.config, dict) else None
         if type(length) is not int or not 0 < length < 32:  # digits of 32, or of 64
             raise SCons.Errors.SConsEnvironmentError(

@@ -108,10 +108,7 @@ def note_rewritten(node: Node) -> None:
 
 
 def _check_database(data: bytes) -> bool:
-    """Check that it is a table of directories, as SCons writes it.
-
-    :raises ValueError: when it is not a table of directories, as SCons writes it.
-    """
+    """Refuse what is not a table of directories, as SCons writes it."""
     if data and not isinstance(pickle.loads(data), dict):
         raise ValueError("is no table")
     return True

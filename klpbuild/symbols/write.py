@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,16 +53,21 @@ class SymbolSources:
     module_symvers: Path | None = None
 
     @property
-    def files(self) -> list[tuple[Path, str]]:
-        """The files that are read, each with how it is read."""
+    def of_vmlinux(self) -> tuple[Path, str] | None:
+        """The file that is read for vmlinux, and how it is read."""
         series = f"{self.version[0]}.{self.version[1]}"
         first = (
             (self.vmlinux, f"vmlinux {series}"),
             (self.system_map, f"System.map {series}"),
             (self.kallsyms, "kallsyms"),
         )
-        of_vmlinux = [(path, kind) for path, kind in first if path is not None][:1]
-        return [*of_vmlinux, *((path, _MODULE) for path in self.modules)]
+        return next(((path, kind) for path, kind in first if path is not None), None)
+
+    @property
+    def files(self) -> list[tuple[Path, str]]:
+        """The files that are read, each with how it is read."""
+        modules = ((path, _MODULE) for path in self.modules)
+        return [*filter(None, [self.of_vmlinux]), *modules]
 
 
 #: The kind of a module's fragment.
@@ -220,43 +226,32 @@ class _Collected:
 
         :raises KlpError: when there is no source.
         """
-        version = sources.version
-        series = f"{version[0]}.{version[1]}"
         with self.problems.collect():
-            if sources.vmlinux is not None:
-                self._add_elf(sources.vmlinux, f"vmlinux {series}", version)
-            elif sources.system_map is not None:
-                path = sources.system_map
-                kind = f"System.map {series}"
-                self._add_listing(path, kind, lambda: read_system_map(path, version))
-            elif sources.kallsyms is not None:
-                path = sources.kallsyms
-                self._add_listing(path, "kallsyms", lambda: read_kallsyms(path))
-            else:
+            if sources.of_vmlinux is None:
                 raise KlpError(
                     "no symbols of vmlinux are at hand",
                     why="In a tree without symbols nobody can tell what a name stands for.",
                     hint="Give vmlinux from the kernel's build or debug package, its System.map,\n"
                     "or a copy of /proc/kallsyms that root made.",
                 )
-
-    def _add_elf(self, path: Path, kind: str, version: tuple[int, ...]) -> None:
-        if not self._remembered(path, VMLINUX, kind):
-            tables = read_tables(path)
-            source = _Source(path, tables.state, fragment_key(kind, tables.digest))
-            self._add_vmlinux(source, lambda: vmlinux_symbols(tables, version))
-
-    def _add_listing(self, path: Path, kind: str, read: Callable[[], ObjectSymbols]) -> None:
-        if not self._remembered(path, VMLINUX, kind):
-            state, digest = _state_and_digest(path)
-            self._add_vmlinux(_Source(path, state, fragment_key(kind, digest)), read)
-
-    def _add_vmlinux(self, source: _Source, read: Callable[[], ObjectSymbols]) -> None:
-        symbols = self._fragments.load(source.key, VMLINUX)
-        if symbols is None:
-            self._add(source, read())
-        else:
-            self._keep(source, symbols)
+            path, kind = sources.of_vmlinux
+            if self._remembered(path, VMLINUX, kind):
+                return
+            if path == sources.vmlinux:
+                tables = read_tables(path)
+                state, digest = tables.state, tables.digest
+                read = partial(vmlinux_symbols, tables, sources.version)
+            else:
+                state, digest = _state_and_digest(path)
+                read = partial(read_kallsyms, path)
+                if path == sources.system_map:
+                    read = partial(read_system_map, path, sources.version)
+            source = _Source(path, state, fragment_key(kind, digest))
+            symbols = self._fragments.load(source.key, VMLINUX)
+            if symbols is None:
+                self._add(source, read())
+            else:
+                self._keep(source, symbols)
 
     def add_modules(self, paths: Sequence[Path], progress: Callable[[int, int], None]) -> None:
         """Add the symbols of modules; they may come in another order than their paths."""
