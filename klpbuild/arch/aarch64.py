@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from klpbuild.arch.base import PATCHABLE, Architecture, Branch, Field, Instructions, Part, Qemu
 from klpbuild.elf.constants import EM
 
@@ -99,6 +97,8 @@ class Arm64Instructions(Instructions):
 
     def leading(self, code: bytes, start: int, place: int) -> list[int]:
         """Find b, bl and adr that lead to a function, and each adrp that leads to its page."""
+        import numpy as np  # takes longer than a build in which nothing is to be done
+
         words = np.frombuffer(code[: len(code) // 4 * 4], "<u4").astype(np.int64)
         at = np.arange(len(words), dtype=np.int64) * 4
         jumps = at + 4 * ((words & 0x3FFFFFF ^ 1 << 25) - (1 << 25))

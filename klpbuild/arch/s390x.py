@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from klpbuild.arch.base import MCOUNT, Architecture, Branch, Field, Instructions, Part, Qemu
 from klpbuild.elf.constants import EM
 
@@ -105,6 +103,8 @@ class S390Instructions(Instructions):
 
     def leading(self, code: bytes, start: int, place: int) -> list[int]:
         """Find the fields of 32 bits that lead to a function, counted from 2 bytes before."""
+        import numpy as np  # takes longer than a build in which nothing is to be done
+
         sites, data = [], np.frombuffer(code, np.uint8)
         for shift in (0, 2):
             fields = data[shift : shift + (len(data) - shift) // 4 * 4].view(">i4").astype(np.int64)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from klpbuild.arch.base import MCOUNT, Architecture, Branch, Field, Instructions, Qemu
 from klpbuild.elf.constants import EM
 
@@ -82,6 +80,8 @@ class X86Instructions(Instructions):
 
     def leading(self, code: bytes, start: int, place: int) -> list[int]:
         """Find the fields that lead to a function, counted from their end or as an address."""
+        import numpy as np  # takes longer than a build in which nothing is to be done
+
         sites, data = [], np.frombuffer(code, np.uint8)
         for shift in range(4):
             fields = data[shift : shift + (len(data) - shift) // 4 * 4].view("<i4")
