@@ -39,7 +39,7 @@ KINDS = (
     ),
     Kind(
         "init-only",
-        r"^__(init|exit) code changed|is new in \.(con_)?initcall",
+        r"^__(init|exit) code changed|is new in \.(?:(?:con_)?initcall|init\.)",
         "changes code that runs once, when the kernel or the module starts or ends",
     ),
     Kind(

@@ -55,6 +55,7 @@ def test_results_are_taken_up_again(tmp_path: Path) -> None:
         ("the patch changes nothing in this kernel: only comments", "changes-no-code"),
         ("changes nothing in this kernel: no object is made from a.c", "not-in-this-configuration"),
         ("__init code changed", "init-only"),
+        ("__setup_f is new in .init.setup", "init-only"),
         ("data table changed: its size was 4 bytes and is 8", "data-changed"),
         ("function f has no ftrace entry in the kernel", "no-ftrace-entry"),
         ("changed, and a kernel thread stays in it", "kernel-thread"),
