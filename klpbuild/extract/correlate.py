@@ -16,7 +16,7 @@ from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.linkage import Origin, Ties
 from klpbuild.extract.names import UBSAN, base_name, is_special_static, source_name, static_number
 from klpbuild.extract.objects import CodeObject
-from klpbuild.extract.sections import SectionKind
+from klpbuild.extract.sections import SectionKind, is_exit, is_init
 
 #: Size of struct source_location (lib/ubsan.h), with which the data of a check begins: the file's
 #: name, line and column, of which the kernel takes a bit to report each place once.
@@ -130,7 +130,23 @@ def correlate(
     statics = _Statics(result)
     statics.writable()
     statics.read_only()
+    _part_outlived(result)
     return result
+
+
+def _part_outlived(result: Correlation) -> None:
+    """Take what was ``__init`` or ``__exit`` and no longer is for new: the kernel's is gone.
+
+    Not what code of other files may refer to, and not variables, which hold what was written.
+    """
+    for patched, original in list(result.to_original.items()):
+        before, after = original.section.name, patched.section.name
+        gone = is_init(before) or is_exit(before)
+        stays = gone and not is_init(after) and not is_exit(after)
+        copied = patched.is_function or not (original.is_writable or patched.is_writable)
+        if stays and copied and not original.is_global and not patched.is_global:
+            if patched.kind in (SectionKind.CODE, SectionKind.DATA):
+                result.part(original, patched)
 
 
 def _is_copied(atom: Atom) -> bool:

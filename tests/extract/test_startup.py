@@ -91,3 +91,30 @@ def test_init_code_that_the_change_depends_on_is_refused(
     assert ": __init code changed\n  It is in .init.text, which is freed" in text
     assert text.splitlines()[2].endswith(why)
     assert text.endswith("\n  Leave it out of the patch, or do in a callback what it would do.")
+
+
+LATE = "static {0}noinline int f(int n) {{ return out(n); }} int g(int n) {{ return f(n) + f(2); }}\n"
+TABLE = "static const int t[4]{0} = {{ 1, 2, 3, 4 }}; int g(int n) {{ return out(t[n & 3]); }}\n"
+INIT_DATA = ' __attribute__((section(".init.rodata")))'
+
+
+@pytest.mark.parametrize(
+    ("source", "mark", "new"),
+    [(LATE, "__init ", "f"), (LATE, "__exit ", "f"), (TABLE, INIT_DATA, "t")],
+)
+def test_what_runs_later_than_it_was_marked_for_is_new(
+    tmp_path: Path, source: str, mark: str, new: str
+) -> None:
+    """The kernel's is gone once it has started; the functions that use it are replaced."""
+    head = "int out(int);\n"
+    made = Pair(tmp_path, head + source.format(mark), {source.format(mark): source.format("")})
+    extraction = made.extract()
+    assert [f.name for f in extraction.changed] == ["g"]
+    assert {i.name for i in extraction.included} == {"g", new}
+    assert not [r for r in extraction.references if r.is_defined]
+
+
+def test_a_global_function_that_runs_later_than_it_was_marked_for(tmp_path: Path) -> None:
+    old, new = (LATE.replace("static ", "").format(mark) for mark in ("__init ", ""))
+    text = Pair(tmp_path, "int out(int);\n" + old, {old: new}).refusal()
+    assert "f: __init code changed" in text
