@@ -151,7 +151,12 @@ def _refuse_removed(case: Case) -> None:
         heirs = [
             new.name
             for new in case.changes.new
-            if any(_hands_on(case.patched, twins[user], new) for user in users if user in twins)
+            if any(
+                _hands_on(case.patched, twins[user], new)
+                if user in twins
+                else _has_its_place(case, user, gone, new)
+                for user in users
+            )
         ]
         if not heirs:
             case.notices.append(
@@ -166,6 +171,17 @@ def _refuse_removed(case: Case) -> None:
             " to call the function as it was.",
             hint="Keep its name, so that it is replaced.",
         )
+
+
+def _has_its_place(case: Case, table: Atom, gone: Atom, new: Atom) -> bool:
+    """Tell whether a new table has a function where one that is gone with it had another."""
+    places = {r.offset for r in case.original.references(table) if r.target is gone}
+    return any(
+        (other.kind, len(other)) == (table.kind, len(table))
+        and case.twin(other) is None
+        and any(r.target is new and r.offset in places for r in case.patched.references(other))
+        for other in case.users_patched[new]
+    )
 
 
 def _listed(atoms: Iterable[Atom]) -> str:

@@ -176,6 +176,26 @@ def test_a_function_under_another_name_whose_address_may_be_stored(tmp_path: Pat
     )
 
 
+def test_a_function_under_another_name_in_a_table_under_another_name(tmp_path: Path) -> None:
+    """Only an entry that the kernel has read refers to the table, as for a parameter."""
+    entry = '\nstatic const void *p_{0} __used __attribute__((section("__param"))) = &{0};\n'
+    source = STORES.replace("use(&ops); ", "") + entry.format("ops")
+    change = {
+        "int run(int n) { return out(n) + 2; }": "int walk(int n) { return out(n) + 9; }",
+        "ops ops = { run };": "ops more = { walk };",
+        entry.format("ops"): entry.format("more"),
+        "return only_called(n) + 4": "return only_called(n) + 5",
+    }
+    assert (
+        Pair(tmp_path, source, change)
+        .refusal()
+        .startswith(
+            "code.c:code.o:run: run is gone, and the running kernel may have stored its address\n"
+            "  ops handed it on, and walk now:"
+        )
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "name", "user"),
     [

@@ -93,7 +93,9 @@ def test_init_code_that_the_change_depends_on_is_refused(
     assert text.endswith("\n  Leave it out of the patch, or do in a callback what it would do.")
 
 
-LATE = "static {0}noinline int f(int n) {{ return out(n); }} int g(int n) {{ return f(n) + f(2); }}\n"
+LATE = (
+    "static {0}noinline int f(int n) {{ return out(n); }} int g(int n) {{ return f(n) + f(2); }}\n"
+)
 TABLE = "static const int t[4]{0} = {{ 1, 2, 3, 4 }}; int g(int n) {{ return out(t[n & 3]); }}\n"
 INIT_DATA = ' __attribute__((section(".init.rodata")))'
 
