@@ -228,6 +228,8 @@ class _Owner:
         if own is not None:
             if own.is_local and own.type == symbol.type:
                 self._lead(name, [], holder.origin(own), holder)
+            if name in holder.ties.overridden:
+                self._uncover(name, holder)
             return
         olds = [m for m in self.members if m is not holder and _gives(m, symbol)]
         if not olds:
@@ -237,6 +239,14 @@ class _Owner:
                 self._take_over(holder, symbol)
             return
         self._move(name, olds, holder)
+
+    def _uncover(self, name: str, holder: LinkedObject) -> None:
+        """Refuse to make a function run that the kernel has not got, as another one overrides it."""
+        gone = [m for m in self.members if name in m.before and name not in m.after]
+        if gone:
+            self._refuse_weak(name, gone[0].where, holder.where)
+        elif holder.after[name].bind != STB.WEAK:
+            self._take_over(holder, holder.after[name])
 
     def _take_over(self, holder: LinkedObject, symbol: Symbol) -> None:
         """Handle a new definition of what the kernel has outside of the patch."""
@@ -295,12 +305,15 @@ class _Owner:
         elif not found and old.is_function and self.kernel_symbol(self.name, name) is False:
             weak = self.weak_in(name)
             if weak:
-                self.problems.add(
-                    f"{name} is gone, so that the weak one of {weak} takes its place",
-                    where=f"{olds[0].where}:{name}",
-                    why="The running kernel has not got that one: the linker left it out.",
-                    hint=f"Let {name} do what the weak one does.",
-                )
+                self._refuse_weak(name, olds[0].where, weak)
+
+    def _refuse_weak(self, name: str, where: str, weak: str) -> None:
+        self.problems.add(
+            f"{name} is gone, so that the weak one of {weak} takes its place",
+            where=f"{where}:{name}",
+            why="The running kernel has not got that one: the linker left it out.",
+            hint=f"Let {name} do what the weak one does.",
+        )
 
 
 def _gives(member: LinkedObject, symbol: Symbol) -> bool:

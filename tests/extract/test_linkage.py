@@ -373,6 +373,22 @@ def test_one_variable_for_several_and_several_for_one_are_refused(
     assert told in patch(tmp_path, a=a, b=b).refusal()
 
 
+@pytest.mark.parametrize("new", [WEAK, WEAK.removeprefix("__attribute__((weak)) ")])
+def test_an_overridden_function_that_another_one_makes_way_for(tmp_path: Path, new: str) -> None:
+    strong = "int f(int n) { return out(n - 1); }\n"
+    made = patch(tmp_path, a=(WEAK, new), b=(USER + strong, USER))
+    made.kernel["f"] = False
+    assert made.refusal().startswith(
+        "b.c:b.o:f: f is gone, so that the weak one of a.c:a.o takes its place\n"
+    )
+
+
+def test_an_overridden_function_that_is_no_longer_weak(tmp_path: Path) -> None:
+    made = patch(tmp_path, a=(WEAK, WEAK.removeprefix("__attribute__((weak)) ")))
+    made.kernel["f"] = False
+    assert "Neither is weak, so that the kernel could not be linked." in made.refusal()
+
+
 def test_a_function_with_a_weak_name_that_another_object_overrides(tmp_path: Path) -> None:
     old = 'int one(int n) { return out(n); } int also(int) __attribute__((weak, alias("one")));'
     made = patch(tmp_path, a=(old, old.replace("out(n)", "out(n) + 1")))
