@@ -141,12 +141,14 @@ def _part_outlived(result: Correlation) -> None:
     """
     for patched, original in list(result.to_original.items()):
         before, after = original.section.name, patched.section.name
-        gone = is_init(before) or is_exit(before)
-        stays = gone and not is_init(after) and not is_exit(after)
-        copied = patched.is_function or not (original.is_writable or patched.is_writable)
-        if stays and copied and not original.is_global and not patched.is_global:
-            if patched.kind in (SectionKind.CODE, SectionKind.DATA):
-                result.part(original, patched)
+        ended = is_init(before) or is_exit(before)
+        stays = ended and not is_init(after) and not is_exit(after)
+        is_constant = patched.kind is SectionKind.DATA and not (
+            original.is_writable or patched.is_writable
+        )
+        is_local = not original.is_global and not patched.is_global
+        if stays and is_local and (patched.is_function or is_constant):
+            result.part(original, patched)
 
 
 def _is_copied(atom: Atom) -> bool:

@@ -241,7 +241,7 @@ class _Owner:
         self._move(name, olds, holder)
 
     def _uncover(self, name: str, holder: LinkedObject) -> None:
-        """Refuse to make a function run that the kernel has not got, as another one overrides it."""
+        """Refuse to make a function run that another one overrides: the kernel has not got it."""
         gone = [m for m in self.members if name in m.before and name not in m.after]
         if gone:
             self._refuse_weak(name, gone[0].where, holder.where)

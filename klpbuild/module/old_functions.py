@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from klpbuild.elf.constants import STT
+from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems, did_you_mean
+from klpbuild.extract.sections import holds_variables, is_writable
 from klpbuild.module.livepatch import Function
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
@@ -130,3 +133,28 @@ def _positions(found: Iterable[Candidate]) -> str:
         + ("unknown" if c.address is None else f"0x{c.address:x}")
         for c in found
     )
+
+
+def copied_state(
+    elf: ElfFile, replaced: Collection[Candidate], database: SymbolDatabase
+) -> Iterator[str]:
+    """Find variables of a C file that the replaced functions' files have under the same names.
+
+    :param elf: what the compiler made of it.
+    :param replaced: the functions of the kernel that it replaces.
+    :returns: warnings: what the kernel's variables hold is not in the new ones.
+    """
+    files = {(function.object, function.file) for function in replaced if function.file}
+    for symbol in elf.symbol_list:
+        if symbol.type != STT.OBJECT or not symbol.is_defined:
+            continue
+        section = elf.sections[symbol.st_shndx]
+        if not (holds_variables(section.name) and is_writable(section)):
+            continue
+        for owner, file in sorted(files):
+            for there in database.in_object(owner, symbol.name):
+                if there.file == file and there.kind in "bBdD":
+                    yield (
+                        f"{symbol.name} is new, though {owner} has one in {file}, whose content"
+                        " it does not have: to use that, declare it extern"
+                    )

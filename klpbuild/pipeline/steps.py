@@ -36,7 +36,7 @@ from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import (
     Function,
 )
-from klpbuild.module.old_functions import check_objects, check_old_functions
+from klpbuild.module.old_functions import check_objects, check_old_functions, copied_state
 from klpbuild.module.owntables import no_tables, two_tables
 from klpbuild.module.places import SourcePlaces
 from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, defines_types
@@ -234,6 +234,9 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
         )
         for path, made in sources
     ]
+    for source in compared:
+        copied = copied_state(source.object, source.replaced, database)
+        said.warnings += (f"{source.path}: {each}" for each in copied)
     uncompared = check_structures(kernel, compared, problems)
     said.warnings += (f"{linked.name}: not compared {each}" for each in uncompared)
     exports = Exports.read(kernel.module_symvers)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
-from klpbuild.module.old_functions import check_objects
+from klpbuild.module.old_functions import check_objects, copied_state
+from klpbuild.symbols.database import SymbolDatabase
+from klpbuild.symbols.write import SymbolSources, write_symbols
+from tests.symbols.inputs import V6_1, compile_object, link_vmlinux
 
 KNOWN = ("vmlinux", "button", "ext4")
 
@@ -41,3 +47,22 @@ def test_a_module_that_is_built_in() -> None:
         "  The livepatch would wait for a module that never comes.\n"
         '  Its functions belong to vmlinux: name = "vmlinux".'
     )
+
+
+def test_variables_that_the_replaced_function_s_file_has(tmp_path: Path) -> None:
+    """Not those of another file, constants, and what is declared only."""
+    here = "static int seen, kept; static int show(int n) { return seen += kept += n; }"
+    here += "int (*shows)(int) = show; const int step = 4;"
+    there = "static int apart; const int limit = 4; int other(int n) { return apart += n; }"
+    first = compile_object(tmp_path, "first.c", here)
+    vmlinux = link_vmlinux(tmp_path, first, compile_object(tmp_path, "second.c", there))
+    symbols = tmp_path / "symbols.klp"
+    write_symbols(symbols, SymbolSources(V6_1, (), vmlinux), tmp_path / "cache")
+    database = SymbolDatabase.read(symbols)
+    own = "static int seen, apart; extern int kept; const int step = 3;"
+    own += "int show(int n) { return seen += (apart -= n) + step + kept++; }"
+    made = ElfFile.read(compile_object(tmp_path, "own.c", own))
+    assert list(copied_state(made, database.candidates("show"), database)) == [
+        "seen is new, though vmlinux has one in first.c, whose content it does not have:"
+        " to use that, declare it extern"
+    ]
