@@ -119,14 +119,18 @@ class _Effects:
         """Find the effect of a patch."""
         name = self.patches[number].name
         if number in self.taken_back:
-            return Effect((), Idle(self.taken_back[number]))
+            return Effect((), Idle(self.taken_back[number], sure=False))
         found = list(self._changed(number))
-        if not found:
-            return Effect((), Idle(self.reason(name), self.is_sure(name)))
-        return Effect(tuple(dict.fromkeys(function for each in found for function in each)))
+        left = [each for each in found if each is not None]
+        if not left:
+            return Effect((), Idle(self.reason(name), not found and self.is_sure(name)))
+        return Effect(tuple(dict.fromkeys(function for each in left for function in each)))
 
-    def _changed(self, number: int) -> Iterator[list[str]]:
-        """List the functions that a patch changes in each object that the livepatch takes from."""
+    def _changed(self, number: int) -> Iterator[list[str] | None]:
+        """List the functions that a patch changes in each object that the livepatch takes from.
+
+        None stands for an object in which others undo what it changes.
+        """
         name = self.patches[number].name
         pairs = [p for p in self.compiled.pairs if p.target in self.used]
         touched = [(pair, self.touching(pair)) for pair in pairs]
@@ -136,8 +140,9 @@ class _Effects:
                 yield self._named(pair, None)
         for count, pair in enumerate(shared, 1):
             changed = self._changes(number, pair) if count <= _MANY_SHARED else frozenset()
-            if changed is not None and not self._as_before(pair, changed):
-                yield self._named(pair, changed or None)
+            if changed is not None:
+                undone = self._as_before(pair, changed)
+                yield None if undone else self._named(pair, changed or None)
 
     def _as_before(self, pair: ObjectPair, changed: frozenset[str]) -> bool:
         """Tell whether the functions that a patch changes are in the end as the kernel has them.
@@ -208,9 +213,17 @@ class _Effects:
         return self.compilers[patches]
 
     def is_sure(self, name: str) -> bool:
-        """Tell whether nothing but objects that were compiled is made from a patch's files."""
-        paths = [path for path, file in self.files.items() if name in file.patches]
-        return not any(path in self.compiled.assembled or "vdso" in path for path in paths)
+        """Tell whether nothing but objects that were compiled is made from a patch's files.
+
+        What comes out as it was may have been undone, where others change the file, too.
+        """
+        files = [file for file in self.files.values() if name in file.patches]
+        return not any(
+            file.path in self.compiled.assembled
+            or "vdso" in file.path
+            or (len(file.patches) > 1 and self.compiled.same.get(file.path))
+            for file in files
+        )
 
     def reason(self, name: str) -> str:
         """Explain why a patch changes nothing."""
