@@ -41,7 +41,7 @@ _OTHERS = re.compile(
 )
 #: Functions that allocate or fill as many bytes as a caller likes, which a macro may tell.
 _ANY_SIZE = re.compile(
-    r"_*(?:k|v|kv|devm_k)?(?:[mz]alloc|realloc|calloc|mem(?!_cache_)|strn?dup)\w*|_*copy_\w+"
+    r"_*(?:k|v|kv|devm_k)?(?:[mz]alloc|realloc|calloc|mem(?!_cache_)|strndup)\w*|_*copy_\w+"
 )
 #: Macros that allocate pages, whatever the size of anything.
 _PAGES = {"alloc_page", "alloc_pages", "__get_free_page", "dev_alloc_page"}
@@ -54,6 +54,8 @@ _TABLES = re.compile(
     r"|__patchable_function_entries|\.discard\..*|\.comment|\.static_call.*|\.kcfi_traps"
 )
 _NAMED = re.compile(rb"\b(\w+)\s*\(")
+#: Members that are not called.
+_NUMBERS = re.compile(rb"(?:->|\.)\s*\w+\b(?!\s*\()")
 _SIZEOF = re.compile(rb"\bsizeof\b\s*(?:\(\s*)?([^();,]*\w)")
 _COMPUTED_SIZE = re.compile(rb"\b(?:struct_size\w*|flex_array_size|offsetof\w*|typeof)\b")
 _OTHER_TYPE = re.compile(
@@ -227,6 +229,7 @@ def _why_not_cleared(
             return f"{function}() may read all of it"
         if not asks:
             harmless |= {each for each in outside if not _ANY_SIZE.fullmatch(each)} | _PAGES
+            rest = _NUMBERS.sub(b"", rest)
         others = (m[0] for m in _OTHERS.finditer(rest) if not _CLEARS.fullmatch(m[0]))
         other = next((each for each in others if each.decode() not in harmless), None)
         if not cleared:

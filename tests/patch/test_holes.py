@@ -113,16 +113,22 @@ def test_it_is_refused_where_it_may_be_anything(
         # a function that is read along, and one that knows no sizes
         ("= kzalloc(sizeof(*f), 3);", "= filter_alloc();"),
         ("\tf->handle = n;\n", "\tf->handle = alloc_number(n + sizeof(long));\n"),
+        # a text's copy, and a member that counts allocations
+        ("\tf->handle = n;\n", "\tadd(kstrdup(f->kind));\n\tf->handle = f->next->allocated;\n"),
     ],
 )
 def test_other_allocations_of_which_the_size_is_another(
     small: SmallKernel, tmp_path: Path, old: str, new: str
 ) -> None:
     assert SOURCE.count(old) == 1
-    source = SOURCE.replace(old, new).replace(
-        MAKE,
-        "static struct filter *filter_alloc(void)\n{\n\treturn kzalloc(sizeof(struct filter), 1);\n"
-        f"}}\n\nint alloc_number(long n);\n\n{MAKE}",
+    source = (
+        SOURCE.replace(old, new)
+        .replace(
+            MAKE,
+            "static struct filter *filter_alloc(void)\n{\n"
+            f"\treturn kzalloc(sizeof(struct filter), 1);\n}}\n\nint alloc_number(long n);\nvoid *kstrdup(const char *text);\n\n{MAKE}",
+        )
+        .replace("\tchar kind[24];\n", "\tchar kind[16];\n\tlong allocated;\n")
     )
     result = compiled(small, tmp_path, patched(small, source, HOLE, "dying"))
     assert any("struct filter gets dying where nothing was" in note for note in result.notes)
