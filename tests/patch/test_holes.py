@@ -126,7 +126,8 @@ def test_other_allocations_of_which_the_size_is_another(
         .replace(
             MAKE,
             "static struct filter *filter_alloc(void)\n{\n"
-            f"\treturn kzalloc(sizeof(struct filter), 1);\n}}\n\nint alloc_number(long n);\nvoid *kstrdup(const char *text);\n\n{MAKE}",
+            f"\treturn kzalloc(sizeof(struct filter), 1);\n}}\n\n"
+            f"int alloc_number(long n);\nvoid *kstrdup(const char *text);\n\n{MAKE}",
         )
         .replace("\tchar kind[24];\n", "\tchar kind[16];\n\tlong allocated;\n")
     )
