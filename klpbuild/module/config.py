@@ -62,13 +62,8 @@ from klpbuild.userfiles import check_file_names, is_file
 # Licences with which a module may use GPL-only symbols (include/linux/license.h);
 # klp_enable_patch is one.
 _LICENSES = (
-    "GPL",
-    "GPL v2",
-    "GPL and additional rights",
-    "Dual BSD/GPL",
-    "Dual MIT/GPL",
-    "Dual MPL/GPL",
-)
+    "GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL",
+)  # fmt: skip
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Of a compiler's clone the name has dots: ext4_attr_show.isra.0
@@ -136,21 +131,9 @@ def _without_description(name: str, directory: Path, sources: tuple[Path, ...]) 
 
 
 _KEYS = (
-    "description",
-    "license",
-    "references",
-    "replace",
-    "kernels",
-    "sources",
-    "accept_layouts",
-    "accept_threads",
-    "accept_data",
-    "version",
-    "skip",
-    "state_version",
-    "parts",
-    "object",
-)
+    "description", "license", "references", "replace", "kernels", "sources", "accept_layouts",
+    "accept_threads", "accept_data", "version", "skip", "state_version", "parts", "object",
+)  # fmt: skip
 #: What a livepatch says for all its parts.
 _KEYS_OF_ALL = ("license", "replace", "kernels", "version", "parts")
 #: The kernel's is an unsigned int.

@@ -42,76 +42,37 @@ class Option:
     unset: str = "none"
 
 
+# fmt: off
 OPTIONS = (
     Option("V", "show command lines, and what becomes of each reference: 1 or 0", "V=1", "0"),
-    Option(
-        "cache",
-        "directory that keeps what is built, for other checkouts and machines",
-        "cache=~/.cache/livepatches",
-    ),
-    Option(
-        "junit",
-        "file for the results of all livepatches and kernels, as JUnit XML",
-        "junit=results.xml",
-    ),
-    Option(
-        "kallsyms",
-        "copy of /proc/kallsyms that root made, in place of the kernel's own",
-        "kallsyms=kallsyms-of-the-target",
-    ),
-    Option(
-        "kernel",
-        "fixtures, a fetched release, the path of a tree, or several with commas",
-        "kernel=6.1.0-47-cloud-amd64,/usr/src/linux",
-        unset="the newest that is fetched",
-    ),
-    Option(
-        "launcher",
-        "starts each compiler: ccache, distcc, icecc or sccache",
-        "launcher=ccache",
-    ),
-    Option(
-        "livepatch",
-        "livepatches to build: names with commas between, or all",
-        "livepatch=meminfo,cmdline",
-        "all",
-    ),
-    Option(
-        "livepatches",
-        "directory with one directory for each livepatch",
-        "livepatches=fixes",
-        "fixes",
-    ),
-    Option(
-        "modules",
-        "further module files and directories of them, with commas between",
-        "modules=/lib/modules/6.1.0/extra,out/driver.ko",
-    ),
-    Option(
-        "packages",
+    Option("cache", "directory that keeps what is built, for other checkouts and machines",
+        "cache=~/.cache/livepatches"),
+    Option("junit", "file for the results of all livepatches and kernels, as JUnit XML",
+        "junit=results.xml"),
+    Option("kallsyms", "copy of /proc/kallsyms that root made, in place of the kernel's own",
+        "kallsyms=kallsyms-of-the-target"),
+    Option("kernel", "fixtures, a fetched release, the path of a tree, or several with commas",
+        "kernel=6.1.0-47-cloud-amd64,/usr/src/linux", unset="the newest that is fetched"),
+    Option("launcher", "starts each compiler: ccache, distcc, icecc or sccache", "launcher=ccache"),
+    Option("livepatch", "livepatches to build: names with commas between, or all",
+        "livepatch=meminfo,cmdline", "all"),
+    Option("livepatches", "directory with one directory for each livepatch", "livepatches=fixes",
+        "fixes"),
+    Option("modules", "further module files and directories of them, with commas between",
+        "modules=/lib/modules/6.1.0/extra,out/driver.ko"),
+    Option("packages",
         "kinds that dist makes, of deb, spec, rpm, meta-deb, meta-rpm (metapackages);"
-        " else of the first three what has its tools here",
-        "packages=deb,meta-deb",
-    ),
+        " else of the first three what has its tools here", "packages=deb,meta-deb"),
     Option("sarif", "file for what is refused and found, as SARIF", "sarif=klpbuild.sarif"),
-    Option(
-        "system_map",
-        "System.map, in place of the kernel's own",
-        "system_map=/boot/System.map-6.1.0-47-cloud-amd64",
-    ),
+    Option("system_map", "System.map, in place of the kernel's own",
+        "system_map=/boot/System.map-6.1.0-47-cloud-amd64"),
     Option("timings", "tell at the end what each step cost: 1 or 0", "timings=1", "0"),
-    Option(
-        "vmlinux",
-        "vmlinux with symbols, in place of the kernel's own",
-        "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64",
-    ),
-    Option(
-        "watch",
-        "files of the guest that boot shows, with commas between",
-        "watch=/proc/meminfo,/proc/cmdline",
-        "/proc/meminfo",
-    ),
+    Option("vmlinux", "vmlinux with symbols, in place of the kernel's own",
+        "vmlinux=/usr/lib/debug/boot/vmlinux-6.1.0-47-cloud-amd64"),
+    Option("watch", "files of the guest that boot shows, with commas between",
+        "watch=/proc/meminfo,/proc/cmdline", "/proc/meminfo"),
 )
+# fmt: on
 
 
 _PURPOSE = """\
