@@ -27,25 +27,11 @@ UBSAN = ".data..Lubsan_"
 
 #: Static variables that macros declare once per use.  A livepatch takes its own copy: the
 #: kernel may print a warning once more, and numbers differ between any two compilations.
-_SPECIAL = frozenset(
-    {
-        "__key",
-        "__warned",
-        "__already_done",
-        "__print_once",
-        "__func__",
-        "__FUNCTION__",
-        "__PRETTY_FUNCTION__",
-        "__msg",
-        "_rs",
-        "CSWTCH",
-        "_entry",
-        "_entry_ptr",
-        "descriptor",
-        "__UNIQUE_ID_ddebug",
-        "trace_printk_fmt",
-    }
-)
+_SPECIAL = frozenset({
+    "__key", "__warned", "__already_done", "__print_once", "__func__", "__FUNCTION__",
+    "__PRETTY_FUNCTION__", "__msg", "_rs", "CSWTCH", "_entry", "_entry_ptr", "descriptor",
+    "__UNIQUE_ID_ddebug", "trace_printk_fmt",
+})  # fmt: skip
 
 
 def is_for_modpost(name: str) -> bool:

@@ -196,13 +196,16 @@ def unguarded(graph: Graph, livepatch: str) -> tuple[Unguarded, ...]:
     there then, the gate is refused.  An owner is there when it is vmlinux, the gate
     itself, or an object that the gate needs, directly or through others.
     """
-    found = []
-    for use in uses(graph, livepatch):
-        for owner, _ in use.owners:
-            for gate in use.gates:
-                if owner not in (VMLINUX, gate) and owner not in _all_needed(graph, gate):
-                    found.append(Unguarded(use.symbol, owner, gate))
-    return tuple(sorted(found))
+    first = _needed_first(graph)
+    return tuple(
+        sorted(
+            Unguarded(use.symbol, owner, gate)
+            for use in uses(graph, livepatch)
+            for owner, _ in use.owners
+            for gate in use.gates
+            if owner not in (VMLINUX, gate, *_all(first, gate))
+        )
+    )
 
 
 def load_order(graph: Graph, names: Iterable[str]) -> tuple[str, ...]:
@@ -216,14 +219,13 @@ def load_order(graph: Graph, names: Iterable[str]) -> tuple[str, ...]:
     """
     import networkx as nx
 
-    wanted: set[str] = set()
+    first, wanted = _needed_first(graph), set[str]()
     for name in names:
         _check(graph, name)
-        wanted |= {name} | _all_needed(graph, name)
+        wanted |= {name} | _all(first, name)
     order = nx.DiGraph()
-    order.add_nodes_from(wanted)
-    order.add_edges_from((needed, name) for name in wanted for needed in needed_first(graph, name))
-    order.remove_nodes_from([VMLINUX] if VMLINUX in order else [])
+    order.add_nodes_from(wanted - {VMLINUX})
+    order.add_edges_from((b, a) for a, b in first.edges(wanted) if b != VMLINUX)
     try:
         return tuple(nx.lexicographical_topological_sort(order))
     except nx.NetworkXUnfeasible as error:
@@ -242,21 +244,35 @@ def cycles(graph: Graph) -> tuple[tuple[str, ...], ...]:
     """
     import networkx as nx
 
-    needs = nx.DiGraph()
-    needs.add_edges_from(
+    first = _needed_first(graph)
+    found = []
+    for group in nx.strongly_connected_components(first):
+        start = min(group)
+        if len(group) > 1 or first.has_edge(start, start):
+            inside = nx.DiGraph()
+            inside.add_edges_from(sorted(first.subgraph(group).edges))
+            found.append(_around(inside, start))
+    return tuple(sorted(found))
+
+
+def _needed_first(graph: Graph) -> nx.DiGraph[str]:
+    """Select what must be loaded first: an edge leads from an object to one that it needs."""
+    import networkx as nx
+
+    first = nx.DiGraph()
+    first.add_edges_from(
         (source, target)
         for source, target, key, gate in graph.edges(keys=True, data="gate")
         if key == Edge.NEEDS and not gate
     )
-    found = []
-    for group in nx.strongly_connected_components(needs):
-        start = min(group)
-        if len(group) == 1 and not needs.has_edge(start, start):
-            continue
-        inside = nx.DiGraph()
-        inside.add_edges_from(sorted(needs.subgraph(group).edges))
-        found.append(_around(inside, start))
-    return tuple(sorted(found))
+    return first
+
+
+def _all(first: nx.DiGraph[str], name: str) -> set[str]:
+    """Collect what must be loaded before an object, directly and through others."""
+    import networkx as nx
+
+    return nx.descendants(first, name) if name in first else set()
 
 
 def _around(group: nx.DiGraph[str], start: str) -> tuple[str, ...]:
@@ -281,17 +297,6 @@ def neighbourhood(graph: Graph, names: Iterable[str]) -> Graph:
         kept |= {name, *graph.successors(name), *graph.predecessors(name)}
     kept |= {graph.nodes[node]["object"] for node in kept} & set(graph)
     return in_order(graph.subgraph(kept))
-
-
-def _all_needed(graph: Graph, name: str) -> set[str]:
-    """Collect what must be loaded before an object, directly and through others."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        more = set(needed_first(graph, waiting.pop())) - found
-        found |= more
-        waiting += more
-    return found
 
 
 def _of_kind(graph: Graph, kind: Kind) -> tuple[str, ...]:
