@@ -8,7 +8,7 @@ it hands on or uses what it did not.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from klpbuild.elf.constants import SHF
@@ -21,6 +21,7 @@ from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.result import LeftOut
 from klpbuild.extract.sections import Memory, SectionKind, is_exit, is_init, memory_of
 from klpbuild.extract.special import Tables
+from klpbuild.reach import reached
 
 #: State of the kernel's own that compilers and inline functions use everywhere.
 _EVERYWHERE = re.compile(
@@ -81,32 +82,28 @@ def state_in_use(case: Case, included: Collection[Atom], tables: Tables) -> froz
 
 def _running(case: Case, included: Collection[Atom]) -> set[Atom]:
     """Collect included functions, and those that call or are called by them, at any depth."""
-    found = {atom for atom in included if atom.is_function}
-    pending = list(found)
-    while pending:
-        atom = pending.pop()
+
+    def near(atom: Atom) -> set[Atom]:
         aims = (reference.target for reference in case.patched.references(atom))
-        near = {*case.users(atom), *(aim for aim in aims if isinstance(aim, Atom))}
-        more = {one for one in near if one.is_function and not _is_startup(one)} - found
-        found |= more
-        pending += more
-    return found
+        both = {*case.users(atom), *(aim for aim in aims if isinstance(aim, Atom))}
+        return {one for one in both if one.is_function and not _is_startup(one)}
+
+    return set(reached((atom for atom in included if atom.is_function), near))
 
 
 def _startup(code: CodeObject, atom: Atom, users: Collection[Atom]) -> set[Atom]:
     """Collect ``__init`` code, or the users of ``__init`` data, and all that they call."""
-    found = {atom} if atom.is_function else {user for user in users if user.is_function}
-    pending = list(found)
-    while pending:
-        user = pending.pop()
+
+    def called(user: Atom) -> Iterator[Atom]:
         for reference in code.references(user):
             aim = reference.target
-            if not isinstance(aim, Atom) or not aim.is_function or aim in found:
+            if not isinstance(aim, Atom) or not aim.is_function:
                 continue
             if _is_startup(aim) or code.is_branch(user, reference):
-                found.add(aim)
-                pending.append(aim)
-    return found
+                yield aim
+
+    starts = [atom] if atom.is_function else [user for user in users if user.is_function]
+    return set(reached(starts, called))
 
 
 def _used(

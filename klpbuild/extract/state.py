@@ -23,6 +23,7 @@ from klpbuild.extract.variable import (
     same_content,
     used_alike,
 )
+from klpbuild.reach import reached
 
 _ARRAY = re.compile(r"(?:\[\d*\])+$")
 _INTEGER = r"(?:(?:long |short |signed |unsigned )*(?:int|char)|_Bool|enum \S*)(?: : \d+)?"
@@ -259,12 +260,6 @@ def _is_related(
 
 def _reached(start: frozenset[str], versions: Sequence[Version], among: set[str]) -> set[str]:
     """Collect the functions among some that a few reach through calls of these."""
-    found: set[str] = set()
-    pending = list(start)
-    while pending:
-        name = pending.pop()
-        for version in versions:
-            more = (version.calls.get(name, frozenset()) & among) - found
-            found |= more
-            pending += more
-    return found
+    none = frozenset[str]()
+    calls = [version.calls for version in versions]
+    return set(reached(start, lambda name: {f for c in calls for f in c.get(name, none) & among}))

@@ -8,6 +8,7 @@ from pathlib import Path
 from klpbuild.elf.modinfo import depends, modinfo
 from klpbuild.elf.reader import ElfFile
 from klpbuild.names import VMLINUX, object_name
+from klpbuild.reach import reached
 
 
 class Dependencies:
@@ -47,15 +48,8 @@ class Dependencies:
 
     def _needed(self, name: str) -> tuple[set[str], bool]:
         """Collect what a module needs, as far as is known, and tell whether that is all."""
-        found: set[str] = set()
-        whole, waiting = True, [name]
-        while waiting:
-            direct = self._read(waiting.pop())
-            whole = whole and direct is not None
-            new = set(direct or ()) - found
-            found |= new
-            waiting += new
-        return found, whole
+        found = reached(self._read(name) or (), lambda needed: self._read(needed) or ())
+        return set(found), all(self._read(each) is not None for each in (name, *found))
 
     def _read(self, name: str) -> tuple[str, ...] | None:
         """Read a module's ``depends``; None when its file is not at hand."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from klpbuild.errors import KlpError
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.patch.csource import without_comments
+from klpbuild.reach import reached
 from klpbuild.userfiles import is_file, read_given_file
 
 #: No C file of a kernel is half as large.
@@ -45,13 +46,13 @@ def included_files(source: Path) -> tuple[Path, ...]:
 
     :raises KlpError: when one of them cannot be read.
     """
-    found: dict[Path, None] = {}
-    waiting = [source]
-    while waiting:
-        for _, path in _includes(waiting.pop(), source.parent):
-            if path is not None and path not in found and path != source.resolve():
-                found[path] = None
-                waiting.append(path)
+
+    def included(path: Path) -> Iterator[Path]:
+        for _, file in _includes(path, source.parent):
+            if file is not None and file != source.resolve():
+                yield file
+
+    _, *found = reached([source], included)
     return tuple(found)
 
 

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from klpbuild.files import read_record, write_file
+from klpbuild.reach import reached
 
 _INCLUDE = re.compile(
     rb'^[ \t]*#[ \t]*include(?:_next)?[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE
@@ -55,36 +56,18 @@ class IncludeGraph:
         forced = [f"include/{name}" for name in _FORCED]
         before = len(self._included)
         includers: dict[str, list[str]] = {}
-        seen = {*files, *forced}
-        waiting = list(seen)
-        while waiting:
-            path = waiting.pop()
+        for path in reached([*files, *forced], self._includes):
             for target in self._includes(path):
                 includers.setdefault(target, []).append(path)
-                if target not in seen:
-                    seen.add(target)
-                    waiting.append(target)
         if len(self._included) != before:
             write_file(self._cache, json.dumps(self._included).encode())
-        reached = {header}
-        waiting = [header]
-        while waiting:
-            for path in includers.get(waiting.pop(), ()):
-                if path not in reached:
-                    reached.add(path)
-                    waiting.append(path)
-        first = files if reached & set(forced) else [path for path in files if path in reached]
-        return [*first, *sorted(reached.difference(files))]
+        found = reached([header], lambda path: includers.get(path, ()))
+        first = files if found.keys() & forced else [path for path in files if path in found]
+        return [*first, *sorted(found.keys() - files)]
 
     def closure(self, files: Iterable[str]) -> list[str]:
         """List C files and all that they may include, sorted."""
-        seen = {*files, *(f"include/{name}" for name in _FORCED)}
-        waiting = list(seen)
-        while waiting:
-            more = set(self._includes(waiting.pop())) - seen
-            seen |= more
-            waiting += more
-        return sorted(seen)
+        return sorted(reached([*files, *(f"include/{name}" for name in _FORCED)], self._includes))
 
     def _includes(self, path: str) -> list[str]:
         if path not in self._included:

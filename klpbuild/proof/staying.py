@@ -6,10 +6,13 @@ instructions are not followed, whatever may be such a function counts as one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import SectionKind
 from klpbuild.kernel.threads import ASKS, ENDLESS, SERVERS, SLEEPS, STARTERS
+from klpbuild.reach import reached
 
 _WAITS = {*ENDLESS, *SLEEPS}
 
@@ -47,15 +50,13 @@ def may_stay(code: CodeObject, name: str) -> str:
 
 def _reached(code: CodeObject, start: set[Atom]) -> set[Atom]:
     """Follow calls from functions to others of their file."""
-    found, pending = set(start), list(start)
-    while pending:
-        atom = pending.pop()
+
+    def called(atom: Atom) -> Iterator[Atom]:
         for reference in code.references(atom):
-            target = reference.target
-            if isinstance(target, Atom) and target.is_function and target not in found:
-                found.add(target)
-                pending.append(target)
-    return found
+            if isinstance(reference.target, Atom) and reference.target.is_function:
+                yield reference.target
+
+    return set(reached(start, called))
 
 
 def _names(code: CodeObject, atoms: set[Atom]) -> set[str]:

@@ -14,6 +14,7 @@ from klpbuild.check.subject import is_livepatch_section
 from klpbuild.elf.constants import EM, SHF, SHN_LIVEPATCH, SHN_UNDEF, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.names import LivepatchSection, LivepatchSymbol
+from klpbuild.reach import reached
 
 #: Relocations of x86-64 that count from the end of their field or instruction.
 _RELATIVE = frozenset({2, 4, 9, 41, 42})  # PC32, PLT32, GOTPCREL, GOTPCRELX, REX_GOTPCRELX
@@ -121,17 +122,11 @@ class Uses:
 
     def reached(self) -> tuple[Use, ...]:
         """Select the uses by functions, and by what they reach; not those by the tables."""
-        users = {own for own in self.own if own.is_function}
-        waiting = list(users)
         by_user: dict[Own, list[Own]] = defaultdict(list)
         for use in self.all:
             if isinstance(use.used, Own):
                 by_user[use.user].append(use.used)
-        while waiting:
-            for used in by_user[waiting.pop()]:
-                if used not in users:
-                    users.add(used)
-                    waiting.append(used)
+        users = reached((own for own in self.own if own.is_function), by_user.__getitem__)
         return tuple(use for use in self.all if use.user in users)
 
     def _relocated(self) -> Iterator[tuple[Own, Own | External]]:

@@ -17,6 +17,7 @@ from klpbuild.compiler.driver import read_files
 from klpbuild.errors import KlpError, explained, printable
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.table import Counts, Said, Step, run_step
+from klpbuild.reach import reached
 from klpbuild.scons import literal
 from klpbuild.scons.literal import Environment, Node
 from klpbuild.terminal.progress import elapsed
@@ -154,9 +155,6 @@ def _included(env: Environment, rule: Path) -> list[Node]:
     source, *others = _files(env, read_files(rule)) or [None]
     if not others:
         return []
-    found, waiting, path = set[Node](), [source], SCANNER.path(env)
-    while waiting:
-        new = set(SCANNER(waiting.pop(), env, path)) - found
-        found |= new
-        waiting += new
+    path = SCANNER.path(env)
+    found = reached([source], lambda node: SCANNER(node, env, path))
     return [node for node in others if node not in found]

@@ -19,6 +19,7 @@ import SCons.Util
 
 from klpbuild.errors import KlpError
 from klpbuild.files import note, remove_tree, write_file
+from klpbuild.reach import reached
 from klpbuild.scons.literal import Environment, Node
 
 #: First bytes of an entry of the cache.
@@ -167,13 +168,8 @@ def hit_rate(env: Environment) -> str:
 
 def _made() -> Iterator[Node]:
     """List the files that were made in this run, or came from the cache, and belong into it."""
-    waiting, seen = list(SCons.Node.Alias.default_ans.values()), set[Node]()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        waiting += node.children()
+    aliases = SCons.Node.Alias.default_ans.values()
+    for node in reached(aliases, lambda node: node.children()):
         is_file = isinstance(node, SCons.Node.FS.File) and node.is_derived()
         if is_file and node.get_state() == SCons.Node.executed and not node.nocache:
             yield node
