@@ -277,10 +277,12 @@ class Resolver:
     def _of_dependency(self, reference: Reference, home: str, found: Candidate) -> Decision:
         if self.dependencies.needs(home, found.object) is False:
             raise KlpError(
-                f"symbol {reference.name!r} is exported by module {found.object}, "
+                f"symbol {reference.name!r} is of module {found.object}, "
                 f"on which {home} does not depend",
                 where=reference.where,
-                why=f"When {home} loads, {found.object} need not be there: the kernel would "
+                why=f"{found.object} need not be loaded."
+                if home == VMLINUX
+                else f"When {home} loads, {found.object} need not be there: the kernel would "
                 f"refuse {home}, or the livepatch.",
                 hint="A livepatch cannot add a dependency. What is exported with "
                 "EXPORT_SYMBOL_GPL can be asked for while running: symbol_get().",

@@ -94,7 +94,9 @@ class Gates:
                 where=where,
                 why=f"{owner} need not be loaded then, and may go later.",
                 hint=f"Write KLP_RELOC_SYMBOL({owner}, {owner}, {symbol}), "
-                "or name the patched module that depends on it as the gate.",
+                "or name the patched module that depends on it as the gate."
+                if self.patched - {VMLINUX}
+                else "",
             )
         if gate not in self.patched | {VMLINUX}:
             raise KlpError(

@@ -163,7 +163,7 @@ def test_a_module_that_the_home_does_not_depend_on(kernel: Kernel, tmp_path: Pat
     with pytest.raises(KlpError) as caught:
         kernel.decide("by_other", "mod")
     assert str(caught.value) == (
-        "fs/x.c: symbol 'by_other' is exported by module other, on which mod does not depend\n"
+        "fs/x.c: symbol 'by_other' is of module other, on which mod does not depend\n"
         "  When mod loads, other need not be there: "
         "the kernel would refuse mod, or the livepatch.\n"
         "  A livepatch cannot add a dependency. What is exported with EXPORT_SYMBOL_GPL "
