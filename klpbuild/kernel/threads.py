@@ -8,10 +8,11 @@ thread but not make it return.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
+from klpbuild.files import while_unchanged
 from klpbuild.kernel.code import Code
 from klpbuild.kernel.flow import Body, Call
 
@@ -68,13 +69,13 @@ class Threads:
         self._prepares = code.named(_PREPARES)
 
     @classmethod
+    @while_unchanged
     def read(cls, path: Path) -> Threads:
         """Read the threads of a binary; the same file is read once.
 
         :raises KlpError: when it cannot be read, or is for another architecture than x86-64.
         """
-        status = path.stat()
-        return _read(path, status.st_size, status.st_mtime_ns)
+        return cls(Code(ElfFile.read(path)))
 
     def stay(self, section: str, offset: int) -> str:
         """Explain how a kernel thread comes to stay in a function; empty when none does.
@@ -243,8 +244,3 @@ class Threads:
         """The functions whose addresses are in code."""
         bodies = map(self._code.body, self._code.functions)
         return frozenset(address for body in bodies for address in body.addresses)
-
-
-@lru_cache(maxsize=2)
-def _read(path: Path, size: int, changed: int) -> Threads:
-    return Threads(Code(ElfFile.read(path)))

@@ -8,7 +8,7 @@ are what they are in vmlinux.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from klpbuild.arch.base import Part
 from klpbuild.elf.constants import ET, SHF, SHN_ABS, SHN_LORESERVE, SHT, STB
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
+from klpbuild.files import while_unchanged
 
 SECTION_SHIFT = 40
 _MASK = (1 << 64) - 1
@@ -78,13 +79,13 @@ class ShippedBinary:
         self._named: dict[str, list[ShippedSymbol]] = {}
 
     @classmethod
+    @while_unchanged
     def read(cls, path: Path) -> ShippedBinary:
         """Read a binary; the same file is read once.
 
         :raises KlpError: when it cannot be read.
         """
-        status = path.stat()
-        return _read(path, status.st_size, status.st_mtime_ns)
+        return cls(ElfFile.read(path))
 
     @cached_property
     def places(self) -> npt.NDArray[np.uint64]:
@@ -216,8 +217,3 @@ class ShippedBinary:
     @cached_property
     def _sorted(self) -> dict[int, tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]]:
         return {}
-
-
-@lru_cache(maxsize=2)
-def _read(path: Path, size: int, changed: int) -> ShippedBinary:
-    return ShippedBinary(ElfFile.read(path))
