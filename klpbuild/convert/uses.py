@@ -151,5 +151,7 @@ class Placed:
             why="The kernel reads this section when the livepatch loads, "
             f"before {found.owner} is there.",
             hint="Use static_key_enabled() for a static key, "
-            "a plain call through a function pointer for a static call.",
+            "a plain call through a function pointer for a static call."
+            if target.name.startswith(("__jump_table", ".static_call"))
+            else f"Do it in a function that runs when {found.owner} is there.",
         )
