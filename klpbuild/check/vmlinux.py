@@ -13,7 +13,7 @@ from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import SymbolDatabase
 
 #: struct jump_entry of include/linux/jump_label.h with CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE.
-_JUMP_ENTRY = [("code", "i4"), ("target", "i4"), ("key", "i8")]
+_JUMP_ENTRY = [("code", "i4"), ("target", "i4"), ("key", "u8")]
 _KEY, _KEY_SIZE, _TYPE = 8, 16, 8
 _MASK = 2**64 - 1
 
@@ -61,12 +61,13 @@ class Vmlinux:
         entry = np.dtype([(name, self.elf.order + kind) for name, kind in _JUMP_ENTRY])
         if start is None or table is None or len(table) % entry.itemsize:
             return {}
-        rows = np.frombuffer(table, entry)
-        places = np.arange(len(rows)) * entry.itemsize + (start + _KEY - 2**64)
+        distances = np.frombuffer(table, entry)["key"].astype(np.uint64)
+        places = np.arange(len(distances), dtype=np.uint64) * np.uint64(entry.itemsize)
+        keys = (places + np.uint64(start + _KEY) + distances) & np.uint64(_MASK - 3)
         found = {}
-        for key in np.unique((places + rows["key"]) & ~3).tolist():
-            data = self.read(key & _MASK, _KEY_SIZE)
+        for key in np.unique(keys).tolist():
+            data = self.read(key, _KEY_SIZE)
             if data is not None:
                 low = data[_TYPE] if self.elf.order == "<" else data[-1]
-                found[key & _MASK] = bool(low & 1)
+                found[key] = bool(low & 1)
         return found

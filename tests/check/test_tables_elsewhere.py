@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from klpbuild.check import catalogue
 from klpbuild.check.loaders import check_loading
 from klpbuild.check.subject import Subject
+from klpbuild.check.vmlinux import Vmlinux
 from klpbuild.elf.reader import ElfFile
 from tests.check.editor import Edit, Editor
 from tests.machines.objects import MACROS, compile_for
@@ -154,3 +159,28 @@ def test_a_call_into_a_function_is_found(arch: str, objects: Callable[[str], Edi
     number = int(np.flatnonzero(rows["r_sym"] == editor.symbol("print"))[0])
     _row(".text", number, 4)(editor)
     assert ("KLP423", "a call leads to print and +0x4 bytes") in _found(editor)
+
+
+_KEYS = _SOURCE + "struct static_key key; int print(const char *t, int a) { return a; }"
+_LINKED = {"s390x": "-Ttext=0x3ffe0000000", "aarch64": "-Ttext=0xffff800080000000"}
+
+
+@pytest.mark.parametrize("arch", MACROS)
+def test_the_keys_of_a_linked_kernel(arch: str, tmp_path: Path) -> None:
+    source = MACROS[arch] + _KEYS.replace("FEATURE", _FEATURE[arch])
+    (tmp_path / "v.o").write_bytes(compile_for(arch, tmp_path, source, *_FLAGS[arch][:1]))
+    program = f"{arch}-linux-gnu-ld"
+    link = [program, _LINKED[arch], "-e", "first", "v.o", "-o", "vmlinux"]
+    subprocess.run(link, cwd=tmp_path, check=True)
+    elf = ElfFile.read(tmp_path / "vmlinux")
+    table, text = elf.section("__jump_table"), elf.section(".text")
+    assert table is not None
+    assert text is not None
+    known = {s.name: s.st_value for s in elf.symbol_list}
+    known |= {"__start___jump_table": table.sh_addr, "_stext": text.sh_addr}
+    known["__stop___jump_table"] = table.sh_addr + table.sh_size
+    database: Any = SimpleNamespace(
+        in_object=lambda _, name: [SimpleNamespace(address=known[name])]
+    )
+    keys = Vmlinux(tmp_path / "vmlinux", database).static_keys
+    assert keys == {known["own"]: True, known["key"]: False}
