@@ -180,7 +180,7 @@ _UNKNOWN = (
 )  # fmt: skip
 _SHIFTED = re.compile(
     rb"(?:[^A-Za-z]|[A-Za-z]\w{0,2}>)+(?:diff --(?:git|cc|combined) |--- a/|\+\+\+ b/"
-    rb"|\*\*\* \d+,\d+ \*{4})|.+@@+ -\d+(?:,\d+)? [-+]\d"
+    rb"|\*\*\* \d+,\d+ \*{4})|.*[^@]@@+ -\d+(?:,\d+)? [-+]\d"
 )
 
 

@@ -32,7 +32,7 @@ PIECES = (
     ")\n{\n", ")\n{\n}\n", ")\n{\n#\n", "typedef ", "struct ", "struct a{", "struct{};", "static ",
     "static struct a ", "static struct a *", "static struct a{", "f(){\nstatic struct a b",
     "Subject: ", "=?a?q?x ", "upstream ", "CVE-2024-", "From ", "a and ", "Files x and ",
-    "Only in x: y\n", "1,2c3\n", "@@ ", "@@ -1 +1 @@\n", "--- a\n+++ b\n",
+    "Only in x: y\n", "1,2c3\n", "@", "@@ ", "@@ -1 +1 @@\n", "--- a\n+++ b\n",
     "diff --git a/x b/x\n", "new file mode 100644\n",
     "CFLAGS_x.o := ", "-DX ", "$(x) ", "obj-y += x.o\n", "obj-y ",
 )  # fmt: skip
