@@ -23,7 +23,8 @@ from klpbuild.errors import Problems, did_you_mean
 from klpbuild.names import VMLINUX
 from klpbuild.pipeline import symbol_steps
 from klpbuild.pipeline.table import Said
-from klpbuild.request.given import GivenSymbols, locate_kernel
+from klpbuild.request.given import locate_kernel
+from klpbuild.request.variables import Variables
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.terminal.columns import columns
 
@@ -53,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write symbols.klp, summarise it, and look the names up."""
-    given = GivenSymbols(arguments.vmlinux, arguments.system_map, arguments.kallsyms)
+    given = Variables(
+        vmlinux=arguments.vmlinux, system_map=arguments.system_map, kallsyms=arguments.kallsyms
+    )
     build = Path("build")
     fixtures, modules = Path("kernel-fixtures"), arguments.further
     kernel = locate_kernel(arguments.kernel, fixtures, build, given, modules=modules)

@@ -24,15 +24,6 @@ NO_VARIABLES = Variables()
 
 
 @dataclass(frozen=True)
-class GivenSymbols:
-    """Sources of vmlinux' symbols that the user names, in place of those found."""
-
-    vmlinux: str = ""
-    system_map: str = ""
-    kallsyms: str = ""
-
-
-@dataclass(frozen=True)
 class Parts:
     """Parts of a kernel that the user names, in place of those found; None: what was found."""
 
@@ -67,7 +58,6 @@ def locate_kernel(
     text: str,
     fixtures: Path,
     build: Path,
-    given: GivenSymbols = GivenSymbols(),
     variables: Variables = NO_VARIABLES,
     modules: Sequence[Path] = (),
 ) -> Kernel:
@@ -76,8 +66,8 @@ def locate_kernel(
     Nothing is written outside of `build`, unless KLPBUILD_CACHE says where, or into the place
     of a fetched kernel.
 
-    :param given: what is named is taken, and nothing else for vmlinux' symbols.
-    :param variables: KVER beside KDIR, KSRC and the tools.
+    :param variables: KVER beside KDIR, KSRC, the tools, and sources of vmlinux' symbols: what is
+        named is taken, and nothing else.
     :param modules: further modules, see `klpbuild.kernel.further.with_modules`.
     :raises KlpError: see `klpbuild.kernel.locate.locate`; also for a named file that is
         not there, and for variables that are not for this kernel.
@@ -92,7 +82,7 @@ def locate_kernel(
     kernel = with_variables(kernel, variables)
     if modules:
         kernel = with_modules(kernel, modules)
-    named = {key: Path(value) for key, value in vars(given).items() if value}
+    named = variables.symbols
     problems = Problems()
     for key, path in named.items():
         if not is_file(path):

@@ -16,7 +16,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
 from klpbuild.patch.fix import Fix, PatchesError
 from klpbuild.request.chosen import Chosen, Named
-from klpbuild.request.given import NO_VARIABLES, GivenSymbols, locate_kernel
+from klpbuild.request.given import locate_kernel
 from klpbuild.request.variables import Variables
 from klpbuild.terminal.columns import columns
 
@@ -39,22 +39,19 @@ def locate_kernels(
     words: str,
     fixtures: Path,
     build: Path,
-    given: GivenSymbols,
-    variables: Variables = NO_VARIABLES,
+    variables: Variables,
     modules: Sequence[Path] = (),
 ) -> tuple[Located, ...]:
     """Find the kernels that ``kernel=`` names, with commas between.
 
-    :param given: sources of symbols; they are one kernel's.
-    :param variables: KSRC is one kernel's, too.
+    :param variables: KSRC and sources of symbols are one kernel's.
     :param modules: further modules; a directory may hold those of several kernels.
     :raises KlpError: when none is named, or sources of symbols are given for several.
     """
     named = tuple(dict.fromkeys(word for word in words.split(",") if word))
     if not named:
         raise KlpError("no kernel is named", hint="kernel=RELEASE")
-    of_one = [key for key, value in vars(given).items() if value]
-    of_one += ["KSRC"] if variables.source else []
+    of_one = [*variables.symbols, *(["KSRC"] if variables.source else [])]
     if of_one and len(named) > 1:
         raise KlpError(
             f"{of_one[0]}= is for one kernel, and {len(named)} are named",
@@ -63,7 +60,7 @@ def locate_kernels(
     located: list[Located] = []
     for word in named:
         try:
-            kernel = locate_kernel(word, fixtures, build, given, variables, modules)
+            kernel = locate_kernel(word, fixtures, build, variables, modules)
             _check_distinct(word, kernel, located)
             located.append(Located(word, kernel))
         except KlpError as error:

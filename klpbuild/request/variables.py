@@ -89,6 +89,7 @@ class Variables:
     :ivar source: KSRC.
     :ivar vmlinux: VMLINUX or ``vmlinux=``, empty for the kernel's own.
     :ivar system_map: SYSTEM_MAP or ``system_map=``, empty for the kernel's own.
+    :ivar kallsyms: ``kallsyms=``, empty for the kernel's own.
     :ivar toolchain: ARCH, CROSS_COMPILE, CC and KCFLAGS.
     :ivar prefix: PREFIX: empty, or absolute without ``/`` at its end.
     :ivar destdir: DESTDIR, absolute; None for the running system.
@@ -106,6 +107,7 @@ class Variables:
     source: Path | None = None
     vmlinux: str = ""
     system_map: str = ""
+    kallsyms: str = ""
     toolchain: Toolchain = field(default_factory=Toolchain)
     prefix: str = ""
     destdir: Path | None = None
@@ -116,6 +118,12 @@ class Variables:
     compress: Compression | None = None
     replace: bool | None = None
     source_date_epoch: int | None = None
+
+    @property
+    def symbols(self) -> dict[str, Path]:
+        """The sources of vmlinux' symbols that are named, by their options."""
+        given = {key: getattr(self, key) for key in ("vmlinux", "system_map", "kallsyms")}
+        return {key: Path(value) for key, value in given.items() if value}
 
 
 def read_variables(

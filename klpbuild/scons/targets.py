@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from klpbuild.pipeline.build import source_flags
 from klpbuild.report.junit import Case
 from klpbuild.report.names import PAGE
 from klpbuild.request.chosen import named_livepatches, with_replace
-from klpbuild.request.given import GivenSymbols, newest_kernel
+from klpbuild.request.given import newest_kernel
 from klpbuild.request.matrix import cells, locate_kernels
 from klpbuild.request.variables import read_boolean, read_variables
 from klpbuild.scons import dist, literal, release
@@ -71,14 +72,13 @@ def _kernel_targets(env: Environment) -> list[KernelNodes]:
     use_cache(env)
     for name in ("V", "timings"):
         env[name] = read_boolean(name, str(env[name])) is True
-    variables = read_variables(ARGUMENTS)
+    variables = replace(read_variables(ARGUMENTS), kallsyms=env["kallsyms"])
     if variables.source_date_epoch is not None:  # for the programs that the build runs
         os.environ["SOURCE_DATE_EPOCH"] = str(variables.source_date_epoch)
-    given = GivenSymbols(variables.vmlinux, variables.system_map, env["kallsyms"])
     fixtures, build = Path("kernel-fixtures"), Path(env["KLP_BUILD"])
     words = variables.kernel or env["kernel"] or newest_kernel("kernel=")
     modules = [Path(name).expanduser() for name in env["modules"].split(",") if name]
-    located = locate_kernels(words, fixtures, build, given, variables, modules)
+    located = locate_kernels(words, fixtures, build, variables, modules)
     named = named_livepatches(Path(env["livepatches"]), env["livepatch"])
     if variables.replace is not None:
         named = with_replace(named, variables.replace)

@@ -8,7 +8,8 @@ import pytest
 
 from klpbuild.errors import KlpError
 from klpbuild.kernel.locate import locate
-from klpbuild.request.given import GivenSymbols, Parts, locate_kernel, with_parts
+from klpbuild.request.given import Parts, locate_kernel, with_parts
+from klpbuild.request.variables import Variables
 from tests.kernel.machines import prepared_tree, write
 
 
@@ -63,5 +64,5 @@ def test_vmlinux_of_another_kernel(header: bytes, said: str, tmp_path: Path) -> 
         with_parts(locate(tree), Parts(vmlinux=vmlinux))
     assert str(caught.value) == f"--vmlinux {vmlinux}: {said}\n  Name the file of this kernel."
     with pytest.raises(KlpError) as caught:
-        locate_kernel(tree, tmp_path, tmp_path / "build", GivenSymbols(vmlinux=str(vmlinux)))
+        locate_kernel(tree, tmp_path, tmp_path / "build", Variables(vmlinux=str(vmlinux)))
     assert str(caught.value) == f"vmlinux={vmlinux}: {said}\n  Name the file of this kernel."
