@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
@@ -24,17 +25,7 @@ class Format(StrEnum):
 
     def file_names(self, package: Package) -> tuple[str, ...]:
         """Name the files that are made."""
-        match self:
-            case Format.DEB:
-                return (deb_name(package),)
-            case Format.SPEC:
-                return (spec_name(package), source_name(package))
-            case Format.RPM:
-                return (rpm_name(package),)
-            case Format.META_DEB:
-                return (metapackage(package).deb_name,)
-            case Format.META_RPM:
-                return (metapackage(package).rpm_name,)
+        return tuple(name(package) for name in _MADE[self][1])
 
     def make(self, package: Package, directory: Path) -> None:
         """Make the package's files.
@@ -42,17 +33,17 @@ class Format(StrEnum):
         :param directory: gets them; for an rpm it has the spec file already.
         :raises KlpError: when a program is missing or fails, or an input cannot be read.
         """
-        match self:
-            case Format.DEB:
-                build_deb(package, directory)
-            case Format.SPEC:
-                write_spec(package, directory)
-            case Format.RPM:
-                build_rpm(package, directory)
-            case Format.META_DEB:
-                build_meta_deb(package, directory)
-            case Format.META_RPM:
-                build_meta_rpm(package, directory)
+        _MADE[self][0](package, directory)
+
+
+#: For each kind the function that makes it, and those that name its files.
+_MADE: dict[Format, tuple[Callable[[Package, Path], object], list[Callable[[Package], str]]]] = {
+    Format.DEB: (build_deb, [deb_name]),
+    Format.SPEC: (write_spec, [spec_name, source_name]),
+    Format.RPM: (build_rpm, [rpm_name]),
+    Format.META_DEB: (build_meta_deb, [lambda package: metapackage(package).deb_name]),
+    Format.META_RPM: (build_meta_rpm, [lambda package: metapackage(package).rpm_name]),
+}
 
 
 def wanted_formats(text: str) -> tuple[Format, ...]:
