@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+import pytest
+
 from klpbuild.excerpt.shadowed import with_shadows
 from klpbuild.patch.patchfile import apply_patches
 from klpbuild.pipeline.begin import begin_with_patches
@@ -110,6 +112,7 @@ def test_what_is_no_number_is_left_to_the_author(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_livepatch_begins_with_it(tmp_path: Path) -> None:
     small = make_kernel(tmp_path / "kernel")
     path = small.source / "fs/read.c"

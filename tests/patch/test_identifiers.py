@@ -254,6 +254,7 @@ def test_what_may_name_a_member(tmp_path: Path, text: str, sees: bool) -> None:
     assert seen == frozenset({"net/one.c"} if sees else ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "seen"),
     [

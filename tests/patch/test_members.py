@@ -150,6 +150,7 @@ def test_the_refusal_is_of_what_the_patch_does(small: SmallKernel, tmp_path: Pat
     assert "struct filter gets more, moves or resizes handle, next, kind, has 56 bytes" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["FILTER(3)", "{ .f = { 3 } }"])
 def test_values_without_the_names_of_members(
     small: SmallKernel, tmp_path: Path, value: str
