@@ -39,7 +39,13 @@ from klpbuild.module.livepatch import (
 from klpbuild.module.old_functions import check_objects, check_old_functions, copied_state
 from klpbuild.module.owntables import no_tables, two_tables
 from klpbuild.module.places import SourcePlaces
-from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, defines_types
+from klpbuild.module.structures import (
+    TYPE_FLAGS,
+    Source,
+    check_results,
+    check_structures,
+    defines_types,
+)
 from klpbuild.module.tables import tables_source
 from klpbuild.names import object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
@@ -237,6 +243,7 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
     for source in compared:
         copied = copied_state(source.object, source.replaced, database)
         said.warnings += (f"{source.path}: {each}" for each in copied)
+    check_results(compared, functions, problems)
     uncompared = check_structures(kernel, compared, problems)
     said.warnings += (f"{linked.name}: not compared {each}" for each in uncompared)
     exports = Exports.read(kernel.module_symvers)

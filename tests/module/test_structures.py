@@ -12,7 +12,14 @@ from klpbuild.arch import X86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.structures import TYPE_FLAGS, Source, check_structures, defines_types
+from klpbuild.module.livepatch import PatchedObject
+from klpbuild.module.structures import (
+    TYPE_FLAGS,
+    Source,
+    check_results,
+    check_structures,
+    defines_types,
+)
 from klpbuild.symbols.database import Candidate
 from tests.symbols.inputs import compile_object, link_module, link_vmlinux
 
@@ -212,6 +219,21 @@ def test_a_header_of_the_user_s(kernel: Made, tmp_path: Path) -> None:
     (tmp_path / "sub" / "private.h").write_text(PRIVATE.replace("int limit;", ""))
     (refused,) = kernel.refusals(tmp_path, '#include "sub/private.h"\n' + OWN)
     assert refused.startswith("sub/private.h:7: struct queue is laid out otherwise in vmlinux")
+
+
+@pytest.mark.parametrize("result", ["void", "int", "static void"])
+def test_a_callback_that_returns_nothing(tmp_path: Path, result: str) -> None:
+    text = f"{result} before(void *object) {{ }} void after(void *object) {{ }}"
+    made = ElfFile.read(compile_object(tmp_path, "own.c", text, "-g"))
+    called = {"pre_patch": "before", "post_patch": "after"}
+    objects = [PatchedObject("vmlinux", (), called, "livepatch.toml:1")]
+    problems = Problems()
+    check_results([Source(tmp_path / "own.c", made, ())], objects, problems)
+    assert told(problems) == [
+        "livepatch.toml:1: callback 'before' returns nothing\n"
+        "  The kernel takes what pre_patch returns for an error, if it is not 0.\n"
+        "  Let it return int."
+    ] * (result == "void")
 
 
 @pytest.mark.parametrize("name", ["private.h", "../private.h"])
