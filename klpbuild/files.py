@@ -435,9 +435,7 @@ def _opened(lock: Path, hint: str) -> int:
         with suppress(OSError):  # another user's: reading is enough to lock it
             return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
         raise KlpError(
-            f"cannot be written: {error.strerror}",
-            where=str(lock.parent),
-            hint=hint,
+            f"cannot be written: {error.strerror}", where=str(lock.parent), hint=hint
         ) from error
 
 

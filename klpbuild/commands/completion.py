@@ -28,11 +28,7 @@ _PREAMBLE = {
     "zsh": f'_klpbuild_kernels() {{ compadd -- ${{(f)"$({_KERNELS})"}}; }}',
     "fish": f"function __klpbuild_kernels; sh -c '{_KERNELS}'; end",
 }
-_KERNEL = {
-    "bash": "_klpbuild_kernels",
-    "zsh": "_klpbuild_kernels",
-    "fish": "(__klpbuild_kernels)",
-}
+_KERNEL = {"bash": "_klpbuild_kernels", "zsh": "_klpbuild_kernels", "fish": "(__klpbuild_kernels)"}
 #: Arguments that name a kernel; those whose type is a path name a file.
 _KERNEL_WORDS = ("kernel", "release")
 

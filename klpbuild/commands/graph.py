@@ -86,9 +86,7 @@ def _graph(arguments: argparse.Namespace) -> Graph:
 
     build = Path("build")
     kernel: Kernel = locate(
-        arguments.kernel,
-        fixtures=Path("kernel-fixtures"),
-        output=build / "fixtures" / "kernel",
+        arguments.kernel, fixtures=Path("kernel-fixtures"), output=build / "fixtures" / "kernel"
     )
     symbols = arguments.symbols or build / kernel.name / "symbols.klp"
     known = arguments.symbols is not None or symbols.exists()

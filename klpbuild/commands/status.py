@@ -29,11 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write metrics as the textfile collector of Prometheus' node exporter reads them",
     )
     parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write it there, whole or not at all",
+        "-o", "--output", type=Path, metavar="FILE", help="write it there, whole or not at all"
     )
 
 

@@ -101,14 +101,7 @@ def compile_source(
             line = [*flags, "-c", "-o", str(output), str(source)]
             log.command(line, command.directory, output=output, source=source, said=_KEPT)
         return Compilation(output, (source, *kept[1]), "")
-    arguments = [
-        *flags,
-        "-MD",
-        f"-MF{rule}",
-        f"-MT{output}",
-        "-c",
-        "-o",
-    ]
+    arguments = [*flags, "-MD", f"-MF{rule}", f"-MT{output}", "-c", "-o"]
     launcher = kernel.toolchain.launcher
     try:
         line = launched(launcher, [*arguments, str(aside), str(source)])

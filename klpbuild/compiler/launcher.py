@@ -38,8 +38,7 @@ def with_launcher(kernel: Kernel, launcher: str) -> Kernel:
         )
     if shutil.which(launcher) is None:
         raise KlpError(
-            f"launcher {launcher!r} is not on this machine",
-            hint=f"Install the package {name}.",
+            f"launcher {launcher!r} is not on this machine", hint=f"Install the package {name}."
         )
     return replace(kernel, toolchain=replace(kernel.toolchain, launcher=launcher))
 

@@ -204,11 +204,7 @@ class _Builder:
     """Adds one livepatch with its references."""
 
     def __init__(
-        self,
-        graph: Graph,
-        exports: Exports,
-        database: SymbolDatabase | None,
-        livepatch: Livepatch,
+        self, graph: Graph, exports: Exports, database: SymbolDatabase | None, livepatch: Livepatch
     ) -> None:
         self.graph = graph
         self.exports = exports
@@ -222,8 +218,7 @@ class _Builder:
         module = self.livepatch.module
         if self.name in self.graph:
             raise KlpError(
-                f"two objects are named {self.name!r}",
-                why="The kernel loads one module of a name.",
+                f"two objects are named {self.name!r}", why="The kernel loads one module of a name."
             )
         _add_object(self.graph, self.name, Kind.LIVEPATCH)
         for patched in sorted(self.livepatch.patches):

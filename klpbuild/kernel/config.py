@@ -19,7 +19,7 @@ _REFUSED = {
         "this kernel is optimised when it is linked",
         "Its objects are bitcode, and functions of one file are inlined into those of others: "
         "what one file becomes cannot be told from that file.",
-    ),
+    )
 }
 
 

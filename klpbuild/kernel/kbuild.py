@@ -135,8 +135,7 @@ def find_compiler(kernel: Kernel) -> Compiler:
     major = _major(wanted)
     # kbuild warns of another compiler when only the name that it was called by differs.
     chosen = min(
-        found,
-        key=lambda c: (c.version != wanted, not c.is_kernels, _major(c.version) != major),
+        found, key=lambda c: (c.version != wanted, not c.is_kernels, _major(c.version) != major)
     )
     if prefix := kernel.toolchain.cross_compile:
         _check_target(kernel, chosen.command, chosen.version, f"CROSS_COMPILE={prefix}")

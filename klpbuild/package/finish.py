@@ -11,10 +11,7 @@ from pathlib import Path
 
 from klpbuild.errors import reading
 from klpbuild.files import write_file
-from klpbuild.package.compression import (
-    Compression,
-    compress,
-)
+from klpbuild.package.compression import Compression, compress
 from klpbuild.package.install import Place
 from klpbuild.package.signing import Signer
 

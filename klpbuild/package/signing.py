@@ -150,9 +150,7 @@ def _check_key(key: Path, certificate: Path, text: str) -> None:
     encrypted = any(b"ENCRYPTED" in line for line in begins)
     if encrypted and PIN not in os.environ:
         raise KlpError(
-            "is encrypted",
-            where=where,
-            hint=f"Set {PIN} in the environment to its passphrase.",
+            "is encrypted", where=where, hint=f"Set {PIN} in the environment to its passphrase."
         )
     secret = ["-passin", f"env:{PIN}"] if PIN in os.environ else []
     public = _openssl(["pkey", "-in", str(key), *secret, "-pubout"])
@@ -195,10 +193,7 @@ def _temporary_directory() -> Iterator[Path]:
 
 
 def sign(
-    module: Path,
-    signer: Signer,
-    output: Path,
-    examine: Callable[[bytes], object] = lambda _: None,
+    module: Path, signer: Signer, output: Path, examine: Callable[[bytes], object] = lambda _: None
 ) -> None:
     """Sign a module, verify the signature, and write the signed module.
 

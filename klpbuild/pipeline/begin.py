@@ -210,9 +210,7 @@ def _check_new(directory: Path) -> None:
     check_name(directory.name)
     if directory.exists():
         raise KlpError(
-            "is there already",
-            where=str(directory),
-            hint="Take another name, or remove it.",
+            "is there already", where=str(directory), hint="Take another name, or remove it."
         )
 
 

@@ -41,14 +41,7 @@ from klpbuild.pipeline.joined import set_apart
 from klpbuild.pipeline.keys import ask_keys_of_modules
 from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.startup import check_left_out
-from klpbuild.pipeline.table import (
-    Said,
-    Step,
-    Tell,
-    livepatch_steps,
-    run_steps,
-    symbols_step,
-)
+from klpbuild.pipeline.table import Said, Step, Tell, livepatch_steps, run_steps, symbols_step
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.keys import key_policy
 from klpbuild.proof.prototypes import check_prototypes
@@ -402,8 +395,7 @@ def _reasons(extractions: Sequence[tuple[ObjectPair, Extraction]]) -> dict[str, 
 
 
 def _report(
-    extractions: Sequence[tuple[ObjectPair, Extraction]],
-    notes: Sequence[str],
+    extractions: Sequence[tuple[ObjectPair, Extraction]], notes: Sequence[str]
 ) -> tuple[str, ...]:
     lines = []
     for pair, extraction in extractions:

@@ -89,10 +89,7 @@ def _asked(part: Part, policy: KeyPolicy) -> set[str]:
 
 
 def _asking(
-    compiled: CompiledPatch,
-    pair: ObjectPair,
-    names: set[str],
-    read: Callable[[ObjectPair], Part],
+    compiled: CompiledPatch, pair: ObjectPair, names: set[str], read: Callable[[ObjectPair], Part]
 ) -> ObjectPair | None:
     """Compile the pair once more, None if it cannot stand for what runs."""
     text = asking_header(names).encode()

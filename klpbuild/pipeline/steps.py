@@ -33,9 +33,7 @@ from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.modules import builtin_modules
 from klpbuild.kernel.tree import FILTER_FUNCTIONS, Kernel
 from klpbuild.module.link import link_module
-from klpbuild.module.livepatch import (
-    Function,
-)
+from klpbuild.module.livepatch import Function
 from klpbuild.module.old_functions import check_objects, check_old_functions, copied_state
 from klpbuild.module.owntables import no_tables, two_tables
 from klpbuild.module.places import SourcePlaces

@@ -52,9 +52,7 @@ def vex(facts: Facts) -> bytes:
     ]
     statements += [
         statement(
-            cve,
-            "affected",
-            action_statement=f"{fix.name} is not in the livepatch: {fix.result}",
+            cve, "affected", action_statement=f"{fix.name} is not in the livepatch: {fix.result}"
         )
         for fix in facts.fixes
         if not fix.good or fix.standing is Standing.SKIPPED

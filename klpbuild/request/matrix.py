@@ -36,11 +36,7 @@ class Located:
 
 
 def locate_kernels(
-    words: str,
-    fixtures: Path,
-    build: Path,
-    variables: Variables,
-    modules: Sequence[Path] = (),
+    words: str, fixtures: Path, build: Path, variables: Variables, modules: Sequence[Path] = ()
 ) -> tuple[Located, ...]:
     """Find the kernels that ``kernel=`` names, with commas between.
 

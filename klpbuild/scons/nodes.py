@@ -15,12 +15,7 @@ from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.finishing import finish_steps
 from klpbuild.pipeline.identity import compiler_identity, identities, tool_identity
 from klpbuild.pipeline.paths import SYMBOLS, Paths
-from klpbuild.pipeline.table import (
-    Counts,
-    Step,
-    livepatch_steps,
-    symbols_step,
-)
+from klpbuild.pipeline.table import Counts, Step, livepatch_steps, symbols_step
 from klpbuild.request.finish import plan
 from klpbuild.request.matrix import Cell
 from klpbuild.request.variables import Variables

@@ -87,10 +87,7 @@ def _places(text: bytes, part: bytes) -> Iterator[int]:
 
 
 def _settle_ties(
-    order: Numbers,
-    names: Lines,
-    addresses: npt.NDArray[np.uint64],
-    kinds: npt.NDArray[np.bytes_],
+    order: Numbers, names: Lines, addresses: npt.NDArray[np.uint64], kinds: npt.NDArray[np.bytes_]
 ) -> None:
     """Sort the symbols at one address as compare_symbols() of scripts/kallsyms.c does.
 

@@ -23,15 +23,7 @@ from klpbuild.vm.log import Fault, FaultKind, LogLine, by_step, faults, parse
 from klpbuild.vm.machine import machine_for
 from klpbuild.vm.modules import GuestModules
 from klpbuild.vm.qemu import QemuExit, qemu_command, run
-from klpbuild.vm.result import (
-    BootResult,
-    End,
-    GroupResult,
-    GuestState,
-    Status,
-    StepResult,
-    judge,
-)
+from klpbuild.vm.result import BootResult, End, GroupResult, GuestState, Status, StepResult, judge
 from klpbuild.vm.scenario import Group, Planned
 
 #: Seconds without a word of the guest after which it is given up.  A step that waits for a
@@ -76,9 +68,7 @@ class Guest:
         machine = machine_for(kernel.arch)
         if kernel.image is None:
             raise KlpError(
-                "has no bootable image",
-                where=kernel.name,
-                hint=how_to_get(kernel, Part.IMAGE),
+                "has no bootable image", where=kernel.name, hint=how_to_get(kernel, Part.IMAGE)
             )
         archive = build_initramfs(kernel, machine, plan, GuestModules.of(kernel))
         with ExitStack() as stack:
