@@ -16,7 +16,15 @@ from klpbuild.patch.fix import Fault, IdleError, Standing, at_fault
 from klpbuild.patch.hunks import ENOUGH, Applied, FileLines, apply_hunks
 from klpbuild.patch.makefiles import added_sources, check_makefiles
 from klpbuild.patch.patched import PatchedFile, PatchedSource, SourceLine
-from klpbuild.patch.paths import MAKEFILE, Tree, check_kind, is_source, named, without_code
+from klpbuild.patch.paths import (
+    MAKEFILE,
+    Tree,
+    check_kind,
+    is_source,
+    named,
+    stripped,
+    without_code,
+)
 from klpbuild.patch.series import stated_level
 from klpbuild.userfiles import PATCH_MAX, read_given_file
 
@@ -193,7 +201,10 @@ class _Applied:
 
     def _apply(self, file: FileDiff, path: str, patch: Path, level: int) -> None:
         where = f"{printable(patch.name)}:{file.number}"
-        if file.action in (Action.RENAMES, Action.COPIES):
+        names = [stripped(name, level) for name in named(file, where)]
+        if file.action in (Action.RENAMES, Action.COPIES) and not all(
+            without_code(name, self.architecture) for name in names
+        ):
             raise KlpError(
                 f"{file.action.value} {path}",
                 where=where,

@@ -17,7 +17,7 @@ _NOT_THE_KERNEL = ("Documentation/", "LICENSES/")
 #: (kernel/bpf/Makefile: ``relo_core.o`` from tools/lib/bpf).
 PROGRAMS = ("tools/", "samples/")
 _TEXT_SUFFIXES = (".rst", ".txt", ".yaml")
-_TEXT_NAMES = ("COPYING", "CREDITS", "MAINTAINERS", "README")
+_TEXT_NAMES = ("COPYING", "CREDITS", "MAINTAINERS", "README", "TODO")
 
 _RUNS_ELSEWHERE = (
     (r"(^|/)vdso(32|64)?/", "is part of the vDSO", "The vDSO runs in user space."),
@@ -221,8 +221,11 @@ def without_code(path: str, architecture: str) -> str | None:
         return "is not part of the kernel"
     if path.startswith(PROGRAMS) and not path.endswith((".c", ".h")):
         return "is not part of the kernel"
-    if path.endswith(_TEXT_SUFFIXES) or path in _TEXT_NAMES:
+    name = path.rpartition("/")[2]
+    if path.endswith(_TEXT_SUFFIXES) or name in _TEXT_NAMES:
         return "is text"
+    if name.startswith("."):  # for git and editors
+        return "is not part of the kernel"
     return None
 
 

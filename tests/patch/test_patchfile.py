@@ -487,6 +487,16 @@ def test_deleted_renamed_and_binary_files(source: Path, tmp_path: Path) -> None:
         "rename from fs/open.c\nrename to fs/new.c\n"
     )
     assert refusal(source, write(tmp_path, renamed)).startswith("fix.patch:1: renames fs/open.c\n")
+    text = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
+    documented = renamed.replace("fs/open.c", "Documentation/a.rst").replace("fs/new.c", "NEW")
+    for new, told in (("Documentation/b.rst", ""), ("fs/b.c", "fix.patch:1: renames fs/b.c\n")):
+        path = write(tmp_path, documented.replace("NEW", new) + text)
+        if told:
+            assert refusal(source, path).startswith(told)
+        else:
+            assert apply_patches([path], source).notes == (
+                "fix.patch:1: Documentation/b.rst is not part of the kernel; left out",
+            )
     binary = (
         "diff --git a/fs/open.c b/fs/open.c\nindex 1..2 100644\n"
         "Binary files a/fs/open.c and b/fs/open.c differ\n"
@@ -509,11 +519,16 @@ def test_text_beside_code_is_left_out(source: Path, tmp_path: Path) -> None:
     document = "--- a/Documentation/x.rst\n+++ b/Documentation/x.rst\n@@ -1 +1 @@\n-x\n+y\n"
     selftest = document.replace("Documentation/x.rst", "tools/testing/Makefile")
     code = diff("fs/open.c", OPEN_C, OPEN_C.replace("return 0", "return 1"))
-    patched = apply_patches([write(tmp_path, document + selftest + code)], source)
+    others = [
+        document.replace("Documentation/x.rst", name) for name in ("fs/.gitignore", "fs/TODO")
+    ]
+    patched = apply_patches([write(tmp_path, "".join([document, selftest, *others, code]))], source)
     assert [file.path for file in patched.files] == ["fs/open.c"]
     assert patched.notes == (
         "fix.patch:1: Documentation/x.rst is not part of the kernel; left out",
         "fix.patch:6: tools/testing/Makefile is not part of the kernel; left out",
+        "fix.patch:11: fs/.gitignore is not part of the kernel; left out",
+        "fix.patch:16: fs/TODO is text; left out",
     )
     assert refusal(source, write(tmp_path, document)).startswith(
         "the patch changes nothing in this kernel: it changes no code\n"
