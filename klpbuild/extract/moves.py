@@ -129,11 +129,13 @@ def _settle_static(parts: Sequence[Part]) -> None:
 def _look_at_copies(parts: Sequence[Part], problems: Problems) -> None:
     """Refuse one variable in place of those of several objects, and several in place of one."""
     for part in parts:
+        come, gone = part.used - part.was_used, part.was_used - part.used
+        if not come | gone:
+            continue
         others = [p for p in parts if p.owner == part.owner and p is not part]
         had = _written(part, part.original, part.before)
         has = _written(part, part.patched, part.after)
-        come, gone = part.used - part.was_used, part.was_used - part.used
-        new = part.new.written() if come | gone and has - had else ()
+        new = part.new.written() if has - had else ()
         old = part.old.written() if come and had - has else ()
         for variable in (v for v in new if v.atom not in part.correlation.ambiguous):
             name = base_name(variable.name)
