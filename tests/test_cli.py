@@ -95,6 +95,15 @@ def test_a_livepatchs_name_is_checked_at_once(
     assert hint.startswith("  Choose another one")
 
 
+def test_a_directory_in_place_of_a_patch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", str(tmp_path), "--kernel", "there-is-none"]) == 1
+    first, *_, hint = capsys.readouterr().err.splitlines()
+    assert first == f"klpbuild: error: {tmp_path}: is a directory"
+    assert hint == f"  ./scons livepatches={tmp_path.parent} livepatch={tmp_path.name}"
+
+
 def test_an_interrupt_ends_in_one_line() -> None:
     """Also one that comes while modules are imported."""
     program = """

@@ -212,6 +212,14 @@ def _as_json(module: Path, paths: Paths, extracted: Extracted, seconds: float) -
 
 def _patches(argument: Path) -> list[Path]:
     """List a patch, or those that a quilt series file names."""
+    if argument.is_dir():
+        whole = argument.absolute()
+        raise KlpError(
+            "is a directory",
+            where=str(argument),
+            hint="Name its patches, or its series file.  SCons builds livepatches in directories:\n"
+            f"./scons livepatches={whole.parent} livepatch={whole.name}",
+        )
     if argument.name != SERIES:
         return [argument]
     listed = [each.path for each in read_series(argument)]
