@@ -15,7 +15,15 @@ from klpbuild.extract.names import base_name
 from klpbuild.extract.part import Part
 from klpbuild.extract.retyped import type_change
 from klpbuild.extract.sections import Memory
-from klpbuild.extract.state import choose, difference, may_be, named_alike, names, several
+from klpbuild.extract.state import (
+    choose,
+    difference,
+    is_related,
+    may_be,
+    named_alike,
+    names,
+    several,
+)
 from klpbuild.extract.variable import Variable, Version, listed, same_content
 
 
@@ -191,9 +199,14 @@ def _may_have_moved(old: Variable, new: Variable, parts: Sequence[Part]) -> bool
     must have moved: a function that used the old one is gone, or one that uses the new one
     was not there.
     """
-    if old.version.correlation is new.version.correlation or not may_be(old, new):
-        return False
     before, after = old.version.correlation, new.version.correlation
+    both = [parts[before.number], parts[after.number]]
+    users = old.users, new.users
+    related = bool(old.users | new.users) and is_related(
+        *users, [part.old for part in both], [part.new for part in both]
+    )
+    if before is after or not may_be(old, new, related):
+        return False
     return (
         named_alike(old, new)
         or not old.users <= before.functions_after

@@ -125,13 +125,15 @@ def named_alike(old: Variable, new: Variable) -> bool:
     return base_name(old.name) == base_name(new.name)
 
 
-def may_be(old: Variable, new: Variable) -> bool:
+def may_be(old: Variable, new: Variable, related: bool | None = None) -> bool:
     """Tell whether a new variable may be one of the kernel's, to judge by what both hold.
 
     An array may have grown.  If the same code uses both, the new one may hold in another way
     what the kernel's does: numbers, a pointer or a structure, for itself or as a member.
+
+    :param related: whether the same code uses both, where they are in different objects.
     """
-    related = _share_code(old, new)
+    related = _share_code(old, new) if related is None else related
     if (old.memory is Memory.PER_CPU) is not (new.memory is Memory.PER_CPU) and not related:
         return False
     before, after = old.type, new.type
@@ -158,10 +160,10 @@ def _share_code(old: Variable, new: Variable) -> bool:
     A function that is gone may have another name now.
     """
     before, after = old.version, new.version
-    if not old.users | new.users or before.correlation is not after.correlation:
-        return bool(old.users & new.users)
+    if not old.users | new.users:
+        return False
     gone, come = old.users - after.functions, new.users - before.functions
-    return bool(gone and come) or _is_related(old.users, new.users, [before], [after])
+    return bool(gone and come) or is_related(old.users, new.users, [before], [after])
 
 
 def _are_numbers(type: VariableType) -> bool:
@@ -229,14 +231,14 @@ def difference(
         return "The initial values differ."
     if not (old.users or new.users or held(new)):
         return "Other objects use it, and code of this one does not tell what it is."
-    if not _is_related(old.users, new.users, before, after):
+    if not is_related(old.users, new.users, before, after):
         return f"Other functions use it: {listed(new.users)} instead of {listed(old.users)}."
     if not named_alike(old, new) and not used_alike(old, new):
         return f"Code uses it in another way: {listed(old.users | new.users)}."
     return ""
 
 
-def _is_related(
+def is_related(
     old: frozenset[str],
     new: frozenset[str],
     before: Sequence[Version],

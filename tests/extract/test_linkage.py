@@ -373,6 +373,26 @@ def test_one_variable_for_several_and_several_for_one_are_refused(
     assert told in patch(tmp_path, a=a, b=b).refusal()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "use"),
+    [
+        ("static int x;", "static long x;", "x += n"),
+        ("static int x;", "static struct { int x, more; } s;", "s.x += n"),
+        ("static int *x;", "static struct { int *next, *prev; } s;", "(use(&s), n)"),
+        ("static struct { int n, m; } x;", "static struct { int m, n, k; } s;", "s.n += n"),
+    ],
+)
+def test_state_of_another_type_in_the_file_that_its_code_moved_to(
+    tmp_path: Path, old: str, new: str, use: str
+) -> None:
+    was = "(use(&x), n)" if "*" in old else "x.n += n" if "{" in old else "x += n"
+    before = f"{old} int f(int n) {{ return out({was}); }}"
+    after = "int moved(int); int f(int n) { return moved(n); }"
+    there = f"{new} int moved(int n) {{ return out({use}); }}"
+    text = patch(tmp_path, a=(before, after), b=(USER, USER + there)).refusal()
+    assert "may be the running kernel's x\n  The type was " in text
+
+
 @pytest.mark.parametrize("new", [WEAK, WEAK.removeprefix("__attribute__((weak)) ")])
 def test_an_overridden_function_that_another_one_makes_way_for(tmp_path: Path, new: str) -> None:
     strong = "int f(int n) { return out(n - 1); }\n"
