@@ -57,8 +57,6 @@ MACHINES = {
     "powerpc64le": Machine(PPC64LE),
     # Livepatch came to arm64 with 6.19.
     "aarch64": Machine(ARM64, OTHERS["trixie-backports"]),
-    # gcc makes no kernel with landing pads (BTI).
-    "aarch64-clang": Machine(ARM64, OTHERS["trixie-backports"], llvm="-19"),
     "x86_64-gcc": Machine(X86_64),
     "x86_64-clang": Machine(X86_64, llvm="-19"),
 }
