@@ -18,8 +18,8 @@ from klpbuild.extract.sections import Memory
 from klpbuild.extract.state import (
     choose,
     difference,
-    is_related,
     may_be,
+    may_take_over,
     named_alike,
     names,
     several,
@@ -202,13 +202,14 @@ def _may_have_moved(old: Variable, new: Variable, parts: Sequence[Part]) -> bool
     before, after = old.version.correlation, new.version.correlation
     both = [parts[before.number], parts[after.number]]
     users = old.users, new.users
-    related = bool(old.users | new.users) and is_related(
+    related = bool(old.users | new.users) and may_take_over(
         *users, [part.old for part in both], [part.new for part in both]
     )
     if before is after or not may_be(old, new, related):
         return False
     return (
         named_alike(old, new)
+        or related
         or not old.users <= before.functions_after
         or not new.users <= after.functions_before
         or not _users(old, [p for p in parts if old.name in p.was_used]).isdisjoint(

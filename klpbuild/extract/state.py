@@ -163,7 +163,7 @@ def _share_code(old: Variable, new: Variable) -> bool:
     if not old.users | new.users:
         return False
     gone, come = old.users - after.functions, new.users - before.functions
-    return bool(gone and come) or is_related(old.users, new.users, [before], [after])
+    return bool(gone and come) or may_take_over(old.users, new.users, [before], [after])
 
 
 def _are_numbers(type: VariableType) -> bool:
@@ -257,6 +257,23 @@ def is_related(
         or not old | new  # other variables hold it
         or _reached(old, after, are - were) & new
         or _reached(new, before, were - are) & old
+    )
+
+
+def may_take_over(
+    old: frozenset[str],
+    new: frozenset[str],
+    before: Sequence[Version],
+    after: Sequence[Version],
+) -> bool:
+    """Tell whether code may have taken a variable along, also to a function that was there.
+
+    It called that one before, or calls it now.
+    """
+    return (
+        is_related(old, new, before, after)
+        or any(new & version.calls.get(name, frozenset()) for version in after for name in old)
+        or any(old & version.calls.get(name, frozenset()) for version in before for name in new)
     )
 
 

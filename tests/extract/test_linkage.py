@@ -393,6 +393,20 @@ def test_state_of_another_type_in_the_file_that_its_code_moved_to(
     assert "may be the running kernel's x\n  The type was " in text
 
 
+@pytest.mark.parametrize("kind", ["int", "struct { long first, second; }"])
+def test_state_in_a_function_that_was_there(tmp_path: Path, kind: str) -> None:
+    """The one that had it calls that one, in another file or its own."""
+    before = "int k(int); static int x; int f(int n) { x += n; return k(x); }"
+    after = "int k(int); int f(int n) { return k(n); }"
+    callee = "noinline int k(int n) { return out(n); }"
+    use = "y += n" if kind == "int" else "y.second += n"
+    new = f"static {kind} y; " + callee.replace("out(n)", f"out({use})")
+    files = ({"a": (before, after), "b": (callee, new)}, {"a": (callee + before, new + after)})
+    for number, texts in enumerate(files):
+        text = patch(tmp_path / f"{number}", **texts).refusal()
+        assert ":y: y may be the running kernel's x\n" in text
+
+
 @pytest.mark.parametrize("new", [WEAK, WEAK.removeprefix("__attribute__((weak)) ")])
 def test_an_overridden_function_that_another_one_makes_way_for(tmp_path: Path, new: str) -> None:
     strong = "int f(int n) { return out(n - 1); }\n"
