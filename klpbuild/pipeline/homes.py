@@ -15,8 +15,9 @@ from klpbuild.kernel.threads import Threads
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Function
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
-from klpbuild.proof.fidelity import Fidelity, prove, shipped_file
+from klpbuild.proof.fidelity import Fidelity, prove
 from klpbuild.proof.references import Home
+from klpbuild.proof.shipped import shipped_file
 from klpbuild.proof.staying import may_stay
 from klpbuild.resolve.fate import Resolver
 from klpbuild.symbols.database import Candidate

@@ -17,22 +17,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 
 import numpy as np
 
 from klpbuild.arch.base import Part
-from klpbuild.distro import parts
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
 from klpbuild.files import read_record, write_file
-from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.prepare import Log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
-from klpbuild.proof.shipped import ShippedBinary, Target
+from klpbuild.proof.shipped import ShippedBinary, Target, shipped_file
 from klpbuild.run import run
 
 _NONE = 0
@@ -144,18 +141,6 @@ def _finished(
         with suppress(KlpError):  # a cache that cannot be written costs time only
             write_file(kept, zlib.compress(data, 1))
     return ElfFile(data, pair.target)
-
-
-def shipped_file(kernel: Kernel, owner: str) -> Path:
-    """Find the file of vmlinux or of a module, with its symbol table.
-
-    :raises KlpError: when it is not at hand.
-    """
-    path = kernel.file_of(owner)
-    if path is None:
-        hint = how_to_get(kernel, parts.Part.DEBUG)
-        raise KlpError(f"{owner} is not at hand", where=kernel.name, hint=hint)
-    return path
 
 
 def compare(plain: ElfFile, shipped: ShippedBinary) -> Fidelity:

@@ -17,10 +17,14 @@ import numpy.typing as npt
 
 from klpbuild.arch import by_machine
 from klpbuild.arch.base import Part
+from klpbuild.distro import parts
 from klpbuild.elf.constants import ET, SHF, SHN_ABS, SHN_LORESERVE, SHT, STB
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.files import while_unchanged
+from klpbuild.kernel.lacking import how_to_get
+from klpbuild.kernel.ofmachine import check_machine
+from klpbuild.kernel.tree import Kernel
 
 SECTION_SHIFT = 40
 _MASK = (1 << 64) - 1
@@ -217,3 +221,16 @@ class ShippedBinary:
     @cached_property
     def _sorted(self) -> dict[int, tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]]:
         return {}
+
+
+def shipped_file(kernel: Kernel, owner: str) -> Path:
+    """Find the file of vmlinux or of a module, with its symbol table.
+
+    :raises KlpError: when it is not at hand, or is for another machine.
+    """
+    path = kernel.file_of(owner)
+    if path is None:
+        hint = how_to_get(kernel, parts.Part.DEBUG)
+        raise KlpError(f"{owner} is not at hand", where=kernel.name, hint=hint)
+    check_machine(path, kernel.arch)
+    return path

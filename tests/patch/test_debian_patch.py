@@ -14,7 +14,8 @@ from klpbuild.kernel.prepare import prepare
 from klpbuild.kernel.tree import Kernel
 from klpbuild.patch import commands
 from klpbuild.patch.pair import CompiledPatch, compile_patch
-from klpbuild.proof.fidelity import Proof, prove, shipped_file
+from klpbuild.proof.fidelity import Proof, prove
+from klpbuild.proof.shipped import shipped_file
 
 pytestmark = pytest.mark.kernel
 

@@ -22,6 +22,7 @@ from klpbuild.patch.patched import PatchedFile, SourceLine
 from klpbuild.patch.recompile import Types
 from klpbuild.proof.callers import check_callers
 from klpbuild.proof.prototypes import check_prototypes
+from klpbuild.proof.shipped import shipped_file
 from tests.machines.objects import compile_for
 from tests.patch.small_kernel import make_kernel
 
@@ -100,6 +101,11 @@ def test_callers_in_binaries_of_other_machines(
     check_callers(
         other, "vmlinux", "gcd", "lib/gcd.c", {"vmlinux": known, "driver": {in_module(other)}}
     )
+
+
+def test_a_module_of_another_machine_is_not_the_kernel_s(kernel: Kernel) -> None:
+    with pytest.raises(KlpError, match=r"driver[.]ko: is for x86_64, and the kernel is for s390x"):
+        shipped_file(dataclasses.replace(kernel, arch=S390X), "driver")
 
 
 def place(kernel: Kernel, name: str) -> int:
