@@ -158,8 +158,16 @@ def kernel_compiler(kernel: Kernel) -> str:
     """Find the compiler that the user names, else one of the version that built the kernel.
 
     :returns: its name, for ``CC=``.
-    :raises KlpError: when this machine has none of that version.
+    :raises KlpError: when this machine has none of that version, or no patch can be built with it.
     """
+    if _settings(kernel.config).get("CONFIG_KASAN_GENERIC") == "y":
+        raise KlpError(
+            "CONFIG_KASAN_GENERIC is set: no source patch can be built for this kernel",
+            where=kernel.name,
+            why="The compiler then puts strings without names or bounds among other constants, so\n"
+            "that it cannot be told which of them a function uses.",
+            hint="Write the livepatch by hand, or use a kernel without it.",
+        )
     found = find_compiler(kernel)
     if not kernel.toolchain.cc and not found.is_kernels_version:
         bring = f"Run `klpbuild kernel fetch {kernel.release}`, which brings it.\n"

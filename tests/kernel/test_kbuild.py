@@ -241,6 +241,19 @@ def test_a_patch_needs_the_kernels_own_version(kernel: Kernel, programs: Path) -
     )
 
 
+def test_no_patch_for_a_kernel_with_kasan(kernel: Kernel) -> None:
+    with kernel.config.open("a") as config:
+        config.write("CONFIG_KASAN=y\nCONFIG_KASAN_GENERIC=y\n")
+    with pytest.raises(KlpError) as caught:
+        kernel_compiler(kernel)
+    assert str(caught.value) == (
+        f"{kernel.name}: CONFIG_KASAN_GENERIC is set: no source patch can be built for this kernel\n"
+        "  The compiler then puts strings without names or bounds among other constants, so\n"
+        "  that it cannot be told which of them a function uses.\n"
+        "  Write the livepatch by hand, or use a kernel without it."
+    )
+
+
 def said_of(kernel: Kernel, **toolchain: str) -> str:
     with pytest.raises(KlpError) as caught:
         kbuild.check_toolchain(replace(kernel, toolchain=Toolchain(**toolchain)))

@@ -58,6 +58,7 @@ MACHINES = {
     # Livepatch came to arm64 with 6.19.
     "aarch64": Machine(ARM64, OTHERS["trixie-backports"]),
     "x86_64-gcc": Machine(X86_64),
+    "x86_64-kasan": Machine(X86_64),
     "x86_64-clang": Machine(X86_64, llvm="-19"),
 }
 
