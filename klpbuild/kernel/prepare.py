@@ -162,7 +162,7 @@ def kernel_compiler(kernel: Kernel) -> str:
     """
     if _settings(kernel.config).get("CONFIG_KASAN_GENERIC") == "y":
         raise KlpError(
-            "CONFIG_KASAN_GENERIC is set: no source patch can be built for this kernel",
+            "CONFIG_KASAN_GENERIC is set: no patch can be built for this kernel",
             where=kernel.name,
             why="The compiler then puts strings without names or bounds among other constants, so\n"
             "that it cannot be told which of them a function uses.",

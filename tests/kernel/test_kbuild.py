@@ -247,7 +247,7 @@ def test_no_patch_for_a_kernel_with_kasan(kernel: Kernel) -> None:
     with pytest.raises(KlpError) as caught:
         kernel_compiler(kernel)
     assert str(caught.value) == (
-        f"{kernel.name}: CONFIG_KASAN_GENERIC is set: no source patch can be built for this kernel\n"
+        f"{kernel.name}: CONFIG_KASAN_GENERIC is set: no patch can be built for this kernel\n"
         "  The compiler then puts strings without names or bounds among other constants, so\n"
         "  that it cannot be told which of them a function uses.\n"
         "  Write the livepatch by hand, or use a kernel without it."
