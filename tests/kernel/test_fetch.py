@@ -295,7 +295,8 @@ def test_two_processes_that_fetch_at_once_make_one_kernel(debian: Machine) -> No
     said = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     waited = [text for text in said if "klpbuild: waiting for process " in text]
-    assert len(waited) == 1 and f"(cli.py kernel fetch {RELEASE}): " in waited[0], said
+    # Who fetched may then wait for the other one, which links the tree.
+    assert waited and all(f"(cli.py kernel fetch {RELEASE}): " in text for text in waited), said
     assert sum("download" in call for call in debian.calls) == 4
 
 
