@@ -11,6 +11,8 @@ from klpbuild.patch.effect import patch_effects
 from klpbuild.patch.pair import CompiledPatch, compile_patch
 from tests.patch.small_kernel import SmallKernel, make_kernel
 
+pytestmark = pytest.mark.slow
+
 LIMIT = ("fs/open.c", "number > LIMIT", "number > 9")
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.scons.checkout import Checkout
 from tests.scons.livepatches import add_patch
 
+pytestmark = pytest.mark.slow
+
 TREE = "build/fixtures/kernel"
 WORDS = ("livepatches=launched", "livepatch=banner")
 
@@ -50,7 +52,6 @@ def _ccache(checkout: Checkout, option: str) -> str:
     ).stdout
 
 
-@pytest.mark.slow
 def test_ccache(launched: Checkout) -> None:
     """It sees our own sources, the kernel's before and after the patch, and the probe.
 
@@ -108,7 +109,6 @@ def test_compile_commands(shared: Checkout) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
 def test_a_patch_without_its_compiler_ends_before_the_symbols_are_read(shared: Checkout) -> None:
     kernel = shutil.copytree(shared.directory / TREE, shared.directory / "older", symlinks=True)
     with (kernel / ".config").open("a") as config:

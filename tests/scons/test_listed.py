@@ -11,6 +11,8 @@ import pytest
 
 from tests.scons.checkout import Checkout
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """\
 /*
  * livepatch_bsc1

@@ -12,6 +12,8 @@ import pytest
 from tests.scons.checkout import Checkout
 from tests.scons.livepatches import add_patch
 
+pytestmark = pytest.mark.slow
+
 TOML = """\
 description = "by hand"
 references = ["CVE-2024-1002"]
@@ -46,7 +48,6 @@ def whole(shared: Checkout) -> Iterator[Path]:
     shutil.rmtree(whole)
 
 
-@pytest.mark.slow
 def test_both_kinds(shared: Checkout, whole: Path) -> None:
     said = shared.scons("livepatches=own")
     assert "          hand             CVE-2024-1002  cmdline_proc_show  in; by hand\n" in said

@@ -16,6 +16,8 @@ from klpbuild.request.chosen import named_livepatches
 from klpbuild.request.given import locate_kernel
 from tests.scons.checkout import Checkout
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_ways_write_the_same_files(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
