@@ -74,23 +74,10 @@ def test_patches_need_instructions_and_relocations(
             lambda: Code(elf),
         )
         for refused in refusals:
-            with pytest.raises(KlpError, match=r"^code\.o: is (not an x86-64|an object for|for )"):
+            with pytest.raises(KlpError, match=r"^code\.o: is for "):
                 refused()
     else:
         assert CodeObject(elf, SIZES).instructions is architecture.instructions
-
-
-def test_patches_are_refused_before_anything_is_built(architecture: Architecture) -> None:
-    if architecture.instructions is None:
-        with pytest.raises(KlpError) as caught:
-            architecture.check_patches("6.12-x")
-        assert str(caught.value) == (
-            f"6.12-x: is a kernel for {architecture.name}\n"
-            "  Source patches are built for x86-64, s390x and arm64 only.\n"
-            "  Write the livepatch by hand: that works on every architecture."
-        )
-    else:
-        architecture.check_patches("6.12-x")
 
 
 def test_gates_are_followed_where_instructions_are_known(

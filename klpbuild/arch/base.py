@@ -279,31 +279,17 @@ class Architecture:
     def decoded(self, where: str) -> Instructions:
         """Return the instructions; refuse an architecture without a decoder.
 
-        :param where: the object that is in question.
+        :param where: the object or kernel that is in question.
         :raises KlpError: where they are not known.
         """
         if self.instructions is None:
             raise KlpError(
-                f"is an object for {self.name}",
+                f"is for {self.name}",
                 where=where,
                 why=_NO_PATCHES,
                 hint="Write the livepatch by hand: that works on every architecture.",
             )
         return self.instructions
-
-    def check_patches(self, kernel: str) -> None:
-        """Refuse to build source patches for an architecture without a decoder.
-
-        :param kernel: the kernel that they are for.
-        :raises KlpError: where its instructions are not known.
-        """
-        if self.instructions is None:
-            raise KlpError(
-                f"is a kernel for {self.name}",
-                where=kernel,
-                why=_NO_PATCHES,
-                hint="Write the livepatch by hand: that works on every architecture.",
-            )
 
     @property
     def is_native(self) -> bool:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from klpbuild.arch import by_machine
 from klpbuild.elf.constants import ET, SHF, SHN_LORESERVE, STB, STT
 from klpbuild.elf.reader import ElfFile
-from klpbuild.errors import KlpError
 from klpbuild.kernel.flow import (
     KEPT,
     MOVES,
@@ -57,9 +56,7 @@ class Code:
     def __init__(self, elf: ElfFile) -> None:
         """Index the functions; refuse another architecture."""
         self._architecture = by_machine(elf.e_machine, elf.name)
-        if self._architecture.instructions is None:
-            raise KlpError("is not an x86-64 binary", where=elf.name)
-        self._code = self._architecture.instructions
+        self._code = self._architecture.decoded(elf.name)
         self._elf = elf
         self.is_linked = elf.e_type != ET.REL
         self._sections = [s for s in elf.sections if s.sh_flags & SHF.EXECINSTR]

@@ -154,12 +154,12 @@ class _Prepared:
     late: bool
 
 
-def kernel_compiler(kernel: Kernel) -> str:
-    """Find the compiler that the user names, else one of the version that built the kernel.
+def check_patches(kernel: Kernel) -> None:
+    """Refuse a kernel for which no source patch can be built, with whatever compiler.
 
-    :returns: its name, for ``CC=``.
-    :raises KlpError: when this machine has none of that version, or no patch can be built with it.
+    :raises KlpError: where instructions are not known, or what the compiler makes of constants.
     """
+    kernel.arch.decoded(kernel.name)
     if _settings(kernel.config).get("CONFIG_KASAN_GENERIC") == "y":
         raise KlpError(
             "CONFIG_KASAN_GENERIC is set: no patch can be built for this kernel",
@@ -168,6 +168,15 @@ def kernel_compiler(kernel: Kernel) -> str:
             "that it cannot be told which of them a function uses.",
             hint="Write the livepatch by hand, or use a kernel without it.",
         )
+
+
+def kernel_compiler(kernel: Kernel) -> str:
+    """Find the compiler for source patches: the user's, else of the version that built the kernel.
+
+    :returns: its name, for ``CC=``.
+    :raises KlpError: when this machine has none of that version, or `check_patches` refuses.
+    """
+    check_patches(kernel)
     found = find_compiler(kernel)
     if not kernel.toolchain.cc and not found.is_kernels_version:
         bring = f"Run `klpbuild kernel fetch {kernel.release}`, which brings it.\n"

@@ -17,6 +17,7 @@ from klpbuild.excerpt.shadowed import added_members, with_shadows
 from klpbuild.excerpt.skeleton import skeleton
 from klpbuild.files import make_directory, write_file
 from klpbuild.kernel.cache import aside
+from klpbuild.kernel.prepare import check_patches
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.config import read_livepatch
@@ -155,7 +156,7 @@ def begin_with_patches(kernel: Kernel, directory: Path, patches: Sequence[Path])
         kernel's source.
     """
     _check_new(directory)
-    kernel.arch.check_patches(kernel.name)
+    check_patches(kernel)
     check_file_names(patches)
     patched = apply_patches(patches, source_tree(kernel))
     read = {path.name: read_given_file(path, PATCH_MAX) for path in patches}

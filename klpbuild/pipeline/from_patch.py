@@ -21,7 +21,7 @@ from klpbuild.extract.result import Extraction, LeftOut
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.written import WORDS
 from klpbuild.kernel.dependencies import Dependencies
-from klpbuild.kernel.prepare import build_environment, kernel_compiler
+from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import NOTHING, Accepted
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, Words
@@ -200,7 +200,6 @@ def build_from_patches(
     :raises KlpError: with every reason why the patches cannot be made a livepatch.
     """
     check_file_names(patches)
-    kernel_compiler(kernel)  # before anything is read: without it nothing can be made
     chosen = Chosen(patches[0].parent, Livepatch(name, (), accepted=accepted), tuple(patches))
     paths = Paths.below(build, chosen.module)
     order = Build(kernel, chosen, paths, BuildLog(build / "build.log"), keep_going=keep_going)

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from klpbuild.errors import named_by_path, printable
+from klpbuild.kernel.prepare import kernel_compiler
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import index_path
 from klpbuild.patch.fix import PatchesError, fix_table
@@ -114,7 +115,7 @@ def livepatch_steps(build: Build) -> tuple[Step, ...]:
     sources = [*chosen.livepatch.sources]
     steps = []
     if chosen.patches:
-        build.kernel.arch.check_patches(build.kernel.name)
+        kernel_compiler(build.kernel)  # before anything is read
         steps.append(_extract(build))
     for part in build.lists:
         steps += _list(build, part)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
 from klpbuild.errors import KlpError
-from klpbuild.kernel.prepare import kernel_compiler
 from klpbuild.kernel.tree import Kernel
 from klpbuild.package.finish import Finish
 from klpbuild.pipeline.build import Build
@@ -94,29 +93,21 @@ def kernel_nodes(
     steps = (symbols_step(kernel, directory / SYMBOLS),)
     nodes.symbols = _nodes_by_path(nodes, steps)[directory / SYMBOLS]
     log = BuildLog(directory / "build.log", echo=env["V"])
+    options = variables.strip, variables.source, bool(env.GetOption("keep_going"))
     for cell in cells:
-        if (error := cell.error or _without_compiler(kernel, cell)) is not None:
+        made = LivepatchNodes(cell)
+        try:
+            if cell.error is not None:
+                raise cell.error
+            if cell.chosen is not None:
+                paths = Paths.below(directory, cell.chosen.module)
+                build = Build(kernel, cell.chosen, paths, log, *options)
+                made = _livepatch(nodes, cell, build)
+        except KlpError as error:
             node = failing(env, directory / f"livepatch-{cell.name}.ko", error)
             made = LivepatchNodes(cell, node, signed=node, finished=node)
-        elif cell.chosen is None:
-            made = LivepatchNodes(cell)
-        else:
-            paths = Paths.below(directory, cell.chosen.module)
-            options = variables.strip, variables.source, bool(env.GetOption("keep_going"))
-            build = Build(kernel, cell.chosen, paths, log, *options)
-            made = _livepatch(nodes, cell, build)
         nodes.livepatches.append(made)
     return nodes
-
-
-def _without_compiler(kernel: Kernel, cell: Cell) -> KlpError | None:
-    """Explain that the compiler for source patches is missing, before the symbols are read."""
-    try:
-        if cell.chosen is not None and cell.chosen.patches:
-            kernel_compiler(kernel)
-    except KlpError as error:
-        return error
-    return None
 
 
 def _livepatch(nodes: KernelNodes, cell: Cell, build: Build) -> LivepatchNodes:

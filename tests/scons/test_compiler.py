@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -121,3 +122,20 @@ def test_a_patch_without_its_compiler_ends_before_the_symbols_are_read(shared: C
     assert ": the compiler that built this kernel is not on this machine\n" in text
     assert "  Install gcc-99, or name the compiler with CC=.\n" in text
     assert "SYMBOLS" not in text
+
+
+def test_without_instructions_patches_alone_are_refused(shared: Checkout) -> None:
+    """As on ppc64le, where `check` wants no instructions: what is written in C is linked."""
+    both = shared.directory / "both"
+    add_patch(both / "banner", "fs/proc/version.c", "seq_puts(", "seq_puts (")
+    shutil.copytree(shared.directory / "kernel-fixtures/livepatches/meminfo", both / "meminfo")
+    record = shared.directory / "klpbuild/arch/x86_64.py"
+    known = record.read_text()
+    try:
+        record.write_text(known.replace("    instructions=X86Instructions(),\n", ""))
+        text = shared.scons("-k", "kernel=fixtures", "livepatches=both", status=2)
+    finally:
+        record.write_text(known)
+    assert re.search(r"^fixtures +banner +failed: [\w.-]+: is for x86_64$", text, re.MULTILINE)
+    assert "  LD [M]  build/fixtures/livepatch-meminfo/" in text
+    assert "  Source patches are built for x86-64, s390x and arm64 only.\n" in text
