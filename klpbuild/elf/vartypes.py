@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from klpbuild.elf.constants import STT
@@ -17,6 +17,8 @@ _CONST, _VARIABLE, _VOLATILE, _RESTRICT, _ATOMIC = 0x26, 0x34, 0x35, 0x37, 0x47
 _LOCATION, _NAME, _UPPER, _ABSTRACT, _COUNT = 0x02, 0x03, 0x2F, 0x31, 0x37
 _SPECIFICATION, _TYPE = 0x47, 0x49
 _SUBPROGRAM, _ELLIPSIS = 0x2E, 0x18
+#: DW_AT_low_pc, DW_AT_decl_file and DW_AT_decl_line.
+ADDRESS, FILE, LINE = 0x11, 0x3A, 0x3B
 _BITS, _BYTES, _DECLARATION, _ENCODING, _EXTERNAL = 0x0D, 0x0B, 0x3C, 0x3E, 0x3F
 _BOOLEAN, _SIGNED = 0x02, (0x05, 0x06)
 
@@ -31,8 +33,8 @@ _WANTED |= {
     _SUBRANGE: frozenset({_UPPER, _COUNT}),
     _VARIABLE: _REFERENCES | {_LOCATION, _ABSTRACT, _SPECIFICATION},
 }
-_WANTED_OF_FUNCTIONS = _WANTED | {
-    _SUBPROGRAM: _REFERENCES | {_DECLARATION, _EXTERNAL},
+WANTED_OF_FUNCTIONS = _WANTED | {
+    _SUBPROGRAM: _REFERENCES | {_DECLARATION, _EXTERNAL, _SPECIFICATION, ADDRESS, FILE, LINE},
     _PARAMETER: _REFERENCES | {_ABSTRACT},
     _ELLIPSIS: frozenset[int](),
     _BASE: _REFERENCES | {_BYTES, _ENCODING},
@@ -62,7 +64,7 @@ def variable_types(elf: ElfFile) -> dict[str, VariableType]:
     :raises KlpError: when the object has no debug information that can be read.
     """
     dwarf = Dwarf(elf)
-    types = _Types.read(dwarf, _WANTED)
+    types = TypeTexts.read(Unit(dwarf, 0), _WANTED)
     places = dwarf.addresses()
     names = _names(elf)
     found = {}
@@ -81,14 +83,11 @@ def function_types(elf: ElfFile) -> dict[str, tuple[str, ...]]:
         that are passed alike are of one kind: ``int`` and ``unsigned int``, all pointers.
     :raises KlpError: when the object has no debug information that can be read.
     """
-    types = _Types.read(Dwarf(elf), _WANTED_OF_FUNCTIONS)
+    types = TypeTexts.read(Unit(Dwarf(elf), 0), WANTED_OF_FUNCTIONS)
     return {
-        str(entry.values[_NAME]): types.passed(entry)
-        for entry in types.entries.values()
-        if entry.tag == _SUBPROGRAM
-        and entry.values.get(_EXTERNAL)
-        and not entry.values.get(_DECLARATION)
-        and _NAME in entry.values
+        name: types.passed(entry)
+        for name, entry in types.definitions()
+        if entry.values.get(_EXTERNAL)
     }
 
 
@@ -101,17 +100,19 @@ def _names(elf: ElfFile) -> Mapping[tuple[int, int], list[str]]:
     return found
 
 
-class _Types:
+class TypeTexts:
+    """The types of a compile unit, written in C."""
+
     def __init__(self, entries: Mapping[int, Entry], children: Mapping[int, list[Entry]]) -> None:
         self.entries, self._children = entries, children
 
     @classmethod
-    def read(cls, dwarf: Dwarf, wanted: dict[int, frozenset[int]]) -> _Types:
-        """Read the entries of a file's only unit."""
+    def read(cls, unit: Unit, wanted: dict[int, frozenset[int]]) -> TypeTexts:
+        """Read the entries of a unit."""
         entries: dict[int, Entry] = {}
         children: dict[int, list[Entry]] = defaultdict(list)
         above: list[int] = []
-        for entry in Unit(dwarf, 0).entries(wanted):
+        for entry in unit.entries(wanted):
             entries[entry.offset] = entry
             del above[entry.depth :]
             above += [0] * (entry.depth - len(above)) + [entry.offset]
@@ -120,11 +121,30 @@ class _Types:
 
     def passed(self, function: Entry) -> tuple[str, ...]:
         """Tell in what form a function's result and parameters are passed."""
-        parameters = (
-            c for c in self._children[function.offset] if c.tag in (_PARAMETER, _ELLIPSIS)
-        )
-        kinds = ("..." if c.tag == _ELLIPSIS else self._kind(c) for c in parameters)
-        return self._kind(function), *kinds
+        return self._kind(function), *self._of_parameters(function, self._kind)
+
+    def prototype(self, function: Entry) -> tuple[str, ...]:
+        """Write a function's result and parameters in C."""
+        return self.of(function), *self._of_parameters(function, self.of)
+
+    def _of_parameters(self, function: Entry, of: Callable[[Entry], str]) -> Iterator[str]:
+        for child in self._children[function.offset]:
+            if child.tag in (_PARAMETER, _ELLIPSIS):
+                yield "..." if child.tag == _ELLIPSIS else of(child)
+
+    def definitions(self) -> Iterator[tuple[str, Entry]]:
+        """List the functions that are defined, by their names; a copy that is inlined is none."""
+        for entry in self.entries.values():
+            if entry.tag == _SUBPROGRAM and not entry.values.get(_DECLARATION):
+                declared = self.entries.get(int(entry.values.get(_SPECIFICATION, -1)), entry)
+                if _NAME in declared.values:
+                    yield str(declared.values[_NAME]), entry
+
+    def tags(self) -> Iterator[str]:
+        """List the structures, unions and enumerations that have a name, as C writes them."""
+        for entry in self.entries.values():
+            if (word := _WORDS.get(entry.tag)) and _NAME in entry.values:
+                yield f"{word} {entry.values[_NAME]}"
 
     def _kind(self, entry: Entry) -> str:
         """Tell in what form a value of an entry's type is passed."""

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -89,11 +89,13 @@ class PatchedFunction:
     :ivar object: ``vmlinux`` or the module.
     :ivar function: the replaced function; empty for an object with callbacks only.
     :ivar sympos: its position.
+    :ivar new: the function that takes its place, if it has a symbol.
     """
 
     object: str
     function: str = ""
     sympos: int = 0
+    new: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

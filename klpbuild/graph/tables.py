@@ -100,7 +100,8 @@ def _object(pointers: _Pointers, field: _Place) -> set[PatchedFunction]:
     for place in pointers.inside(functions):
         name = pointers.string(place)
         if name and pointers.is_code(_after(place)):
-            found.add(PatchedFunction(owner, name, pointers.number(_after(place, 2))))
+            new = pointers.function(pointers.targets[_after(place)])
+            found.add(PatchedFunction(owner, name, pointers.number(_after(place, 2)), new))
     return found
 
 

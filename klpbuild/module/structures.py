@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from klpbuild.elf.btf import BROKEN
+from klpbuild.elf.btf import BROKEN, Btf
 from klpbuild.elf.dwarf import Dwarf, Unit
 from klpbuild.elf.dwarftypes import Declared, DwarfTypes
 from klpbuild.elf.reader import ElfFile
@@ -64,7 +64,7 @@ class Source:
 
 
 def check_structures(
-    kernel: Kernel, sources: Iterable[Source], problems: Problems
+    side: KernelTypes, sources: Iterable[Source], problems: Problems
 ) -> tuple[str, ...]:
     """Compare structures, unions and enumerations of C files with the kernel's, by name.
 
@@ -74,7 +74,6 @@ def check_structures(
     :param problems: takes what differs, with the first member that does.
     :returns: what could not be compared, and why.
     """
-    side = _KernelTypes(kernel)
     untold = []
     for source in sources:
         if source.object.section(".debug_info") is None:
@@ -83,7 +82,7 @@ def check_structures(
             continue
         unknown: dict[TypeName, None] = {}
         types = DwarfTypes(Unit(Dwarf(source.object), 0))
-        for declared in types.declared(_is_own(source, kernel)):
+        for declared in types.declared(_is_own(source, side.kernel)):
             if str(declared.name) in source.accepted:
                 continue
             with problems.collect():
@@ -146,10 +145,14 @@ class _Where(NamedTuple):
 _NOWHERE = _Where("", frozenset())
 
 
-class _KernelTypes:
-    """The types of a kernel, each file and unit read once."""
+class KernelTypes:
+    """The types of a kernel, each file and unit read once.
+
+    :ivar kernel: the kernel.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
         self._units: dict[tuple[str, int], DwarfTypes] = {}
         self._dwarf = cache(partial(_dwarf, kernel))
         self._btf = cache(partial(type_information, kernel))
@@ -186,20 +189,35 @@ class _KernelTypes:
         return None if unknown else _NOWHERE
 
     def _unit(self, function: Candidate) -> DwarfTypes | None:
+        unit = self.unit(function)
+        if unit is None:
+            return None
+        key = function.object, unit.offset
+        if key not in self._units:
+            try:
+                self._units[key] = DwarfTypes(unit)
+            except KlpError:
+                return None
+        return self._units[key]
+
+    def unit(self, function: Candidate) -> Unit | None:
+        """Find the compile unit of a function; None when what is at hand does not tell."""
         dwarf = self._dwarf(function.object)
         if dwarf is None or function.address is None:
             return None
         section = dwarf.elf.section(function.section) if function.object != VMLINUX else None
         try:
             offset = dwarf.unit_offset(function.address, section.index if section else 0)
-            if offset is None:
-                return None
-            key = function.object, offset
-            if key not in self._units:
-                self._units[key] = DwarfTypes(Unit(dwarf, offset))
+            return None if offset is None else Unit(dwarf, offset)
         except KlpError:  # without a table of addresses
             return None
-        return self._units[key]
+
+    def type_information(self, owner: str) -> Btf | None:
+        """Read an object's BTF; None when it has none.
+
+        :raises KlpError: when it is damaged.
+        """
+        return self._btf(owner)
 
     def _mentions(self, owner: str, name: TypeName) -> bool:
         """Tell whether an object without BTF may have a type of a name."""

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import klpbuild
@@ -37,8 +38,10 @@ from klpbuild.module.livepatch import Function
 from klpbuild.module.old_functions import check_objects, check_old_functions, copied_state
 from klpbuild.module.owntables import no_tables, two_tables
 from klpbuild.module.places import SourcePlaces
+from klpbuild.module.prototypes import Replacement, check_prototypes
 from klpbuild.module.structures import (
     TYPE_FLAGS,
+    KernelTypes,
     Source,
     check_results,
     check_structures,
@@ -216,7 +219,7 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
     pairs = [(patched.name, function) for patched in functions for function in patched.functions]
     if not pairs:
         pairs = [
-            (p.object, Function(p.function, "", p.sympos, linked.name))
+            (p.object, Function(p.function, p.new, p.sympos, linked.name))
             for p in patches
             if p.function
         ]
@@ -242,7 +245,16 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
         copied = copied_state(source.object, source.replaced, database)
         said.warnings += (f"{source.path}: {each}" for each in copied)
     check_results(compared, functions, problems)
-    uncompared = check_structures(kernel, compared, problems)
+    side = KernelTypes(kernel)
+    replacements = [
+        Replacement(old, function.new)
+        for owner, function in pairs
+        for old in _candidates(owner, function, database)
+    ]
+    uncompared = (
+        *check_structures(side, compared, problems),
+        *check_prototypes(side, compared, replacements, problems),
+    )
     said.warnings += (f"{linked.name}: not compared {each}" for each in uncompared)
     exports = Exports.read(kernel.module_symvers)
     patched = frozenset(p.object for p in patches)
@@ -268,11 +280,14 @@ def _replaced(
     """Find the kernel's functions that an object replaces; all, where it is not known."""
     defined = {s.name for s in ElfFile.read(made).symbol_list if s.is_defined}
     here = [(owner, function) for owner, function in pairs if function.new in defined]
-    found: list[Candidate] = []
-    for owner, function in here or pairs:
-        candidates = database.in_object(owner, function.old)
-        found += candidates[max(function.sympos - 1, 0) :][:1]
-    return tuple(found)
+    found = (_candidates(owner, function, database) for owner, function in here or pairs)
+    return tuple(chain.from_iterable(found))
+
+
+def _candidates(owner: str, function: Function, database: SymbolDatabase) -> tuple[Candidate, ...]:
+    """Find the kernel's function that one replaces; none if there is none."""
+    candidates = database.in_object(owner, function.old)
+    return tuple(candidates[max(function.sympos - 1, 0) :][:1])
 
 
 def checked_before(data: bytes, kernel: Kernel, symbols: Path) -> Report | None:

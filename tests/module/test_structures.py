@@ -15,6 +15,7 @@ from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import PatchedObject
 from klpbuild.module.structures import (
     TYPE_FLAGS,
+    KernelTypes,
     Source,
     check_results,
     check_structures,
@@ -89,7 +90,7 @@ class Made:
         replaced = (self.function(owner, name),)
         source = Source(directory / "own.c", ElfFile.read(made), replaced, accepted, above)
         problems = Problems()
-        untold = check_structures(self.kernel, [source], problems)
+        untold = check_structures(KernelTypes(self.kernel), [source], problems)
         return [*(text.replace(f"{directory}/", "") for text in told(problems)), *untold]
 
 
@@ -102,8 +103,8 @@ def told(problems: Problems) -> list[str]:
     return []
 
 
-def make_kernel(directory: Path, *flags: str) -> Made:
-    private = compile_object(directory, "private.c", PRIVATE + CODE, *flags)
+def make_kernel(directory: Path, *flags: str, text: str = PRIVATE + CODE) -> Made:
+    private = compile_object(directory, "private.c", text, *flags)
     homonym = compile_object(directory, "homonym.c", HOMONYM, *flags)
     vmlinux = link_vmlinux(directory, private, homonym)
     gadget = compile_object(directory, "gadget.c", MODULE, *flags)
@@ -126,10 +127,13 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="module")
 def kernel_with_btf(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make_kernel_with_btf(tmp_path_factory.mktemp("btf"), PRIVATE + CODE)
+
+
+def make_kernel_with_btf(directory: Path, text: str) -> Made:
     """Without DWARF; vmlinux' type information is of one file."""
-    directory = tmp_path_factory.mktemp("btf")
-    made = make_kernel(directory)
-    with_types = compile_object(directory, "types.c", PRIVATE + CODE, "-g0", "-gbtf")
+    made = make_kernel(directory, text=text)
+    with_types = compile_object(directory, "types.c", text, "-g0", "-gbtf")
     section = directory / "types"
     copy = ["objcopy", "-O", "binary", "--only-section=.BTF", "--set-section-flags=.BTF=alloc"]
     subprocess.run([*copy, with_types, section], check=True)
@@ -285,7 +289,7 @@ def test_without_the_kernel_s_debug_information(kernel: Made, tmp_path: Path) ->
     replaced = (kernel.function("vmlinux", "queue_work"),)
     source = Source(tmp_path / "own.c", ElfFile.read(made), replaced)
     problems = Problems()
-    (untold,) = check_structures(bare.kernel, [source], problems)
+    (untold,) = check_structures(KernelTypes(bare.kernel), [source], problems)
     assert told(problems) == []
     assert untold.startswith("struct other, union value, enum state, enumerator MODE_A, ")
     assert untold.endswith(" of own.c: the kernel's type information is not at hand")

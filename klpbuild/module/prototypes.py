@@ -1,0 +1,103 @@
+"""Compare replacements of C files with the kernel's functions: result and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import NamedTuple
+
+from klpbuild.elf.btf import BROKEN
+from klpbuild.elf.dwarf import Dwarf, Unit
+from klpbuild.elf.prototypes import Prototype, Prototypes, in_btf, in_unit
+from klpbuild.errors import KlpError, Problems, broken
+from klpbuild.extract.names import source_name
+from klpbuild.module.structures import KernelTypes, Source
+from klpbuild.names import VMLINUX
+from klpbuild.symbols.database import Candidate
+
+_CALLED = "The kernel calls it as the one that it replaces."
+
+
+class Replacement(NamedTuple):
+    """A function of the kernel, and the one of a C file that takes its place."""
+
+    old: Candidate
+    new: str
+
+
+def check_prototypes(
+    side: KernelTypes,
+    sources: Iterable[Source],
+    replacements: Iterable[Replacement],
+    problems: Problems,
+) -> tuple[str, ...]:
+    """Check that each replacement can be called as the function that it replaces.
+
+    :param problems: takes those that cannot.
+    :returns: what could not be compared, and why.
+    """
+    wanted = tuple(replacements)
+    untold: dict[str, None] = {}
+    for source in sources:
+        own = _own(source)
+        for old, new in wanted:
+            for prototype in own.functions.get(new, ()):
+                if old.symbol in source.accepted:
+                    continue
+                if (
+                    source_name(old.symbol) != old.symbol
+                ):  # its parameters are not those of the source
+                    untold[f"prototype of {new}: {old.symbol} is a clone"] = None
+                    continue
+                with problems.collect():
+                    known = _kernels(side, old)
+                    if not known.functions:
+                        why = f"the debug information at hand does not have {old.symbol}"
+                        untold[f"prototype of {new}: {why}"] = None
+                    elif not any(
+                        prototype.serves(other, known.tags) for other in known.functions[old.symbol]
+                    ):
+                        raise _difference(source, old, new, prototype, known)
+    return tuple(untold)
+
+
+def _own(source: Source) -> Prototypes:
+    if source.object.section(".debug_info") is None:
+        return Prototypes({}, frozenset())
+    return in_unit(Unit(Dwarf(source.object), 0))
+
+
+def _kernels(side: KernelTypes, old: Candidate) -> Prototypes:
+    """Read the prototypes of the kernel's function; none where what is at hand has none."""
+    unit = side.unit(old)
+    if unit is not None:
+        functions, tags = in_unit(unit)
+        every = chain.from_iterable(functions.values())
+        # Of an alias, as that of a system call without parameters, only the address is known.
+        found = functions.get(old.symbol) or [p for p in every if p.address == old.address]
+        if found:
+            return Prototypes({old.symbol: found}, tags)
+    types = side.type_information(old.object)
+    if types is None:
+        return Prototypes({}, frozenset())
+    with broken(BROKEN, types.where):
+        found = list(in_btf(types, old.symbol))
+    return Prototypes({old.symbol: found} if found else {}, frozenset())
+
+
+def _difference(
+    source: Source, old: Candidate, new: str, own: Prototype, known: Prototypes
+) -> KlpError:
+    files = Unit(Dwarf(source.object), 0).file_names()
+    name = files[own.file] if own.file < len(files) else ""
+    file = source.own_file(name) or source.path
+    there = " or ".join(map(str, known.functions[old.symbol]))
+    of = "" if old.object == VMLINUX else f" of {old.object}"
+    return KlpError(
+        f"{new} has another result or other parameters than {old.symbol}{of}, which it replaces",
+        where=f"{file}:{own.line}",
+        why=f"It is {own}, the kernel's is {there}.\n{_CALLED}",
+        hint="Take the function's head from this kernel's source.\n"
+        f'If the difference does no harm, accept it: accept_layouts = ["{old.symbol}"]'
+        " in livepatch.toml.",
+    )

@@ -1,0 +1,110 @@
+"""Replacements of C files, compared with the functions of a kernel that the machine's gcc makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from klpbuild.elf.reader import ElfFile
+from klpbuild.errors import Problems
+from klpbuild.module.prototypes import Replacement, check_prototypes
+from klpbuild.module.structures import KernelTypes, Source
+from tests.module.test_structures import Made, make_kernel, make_kernel_with_btf, told
+from tests.symbols.inputs import compile_object
+
+KERNEL = """
+struct queue { int limit; }; struct other { int x; };
+typedef struct { unsigned int val; } id_t; typedef unsigned char u8;
+int show(struct queue *q, void *v) { return q->limit + !v; }
+static void __attribute__((noinline, used)) notify(struct queue *q) { q->limit++; }
+long wide(unsigned long address, struct other *o, u8 b, id_t id) { return o->x + b + id.val; }
+int told(const char *format, ...) { return *format; }
+static long __do_call(int n) { return n; }
+long call(int n) __attribute__((alias("__do_call")));
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make_kernel(tmp_path_factory.mktemp("dwarf"), "-g", text=KERNEL)
+
+
+@pytest.fixture(scope="module")
+def kernel_with_btf(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make_kernel_with_btf(tmp_path_factory.mktemp("btf"), KERNEL)
+
+
+def said(made: Made, directory: Path, name: str, head: str, accepted: str = "") -> list[str]:
+    """What is said of a replacement with a head, and what is not compared."""
+    text = f"struct queue; struct other; struct mine;\n{head} {{ for (;;); }}\n"
+    own = ElfFile.read(compile_object(directory, "own.c", text, "-g", "-Wno-return-type"))
+    old = made.function("vmlinux", name)
+    source = Source(directory / "own.c", own, (old,), (accepted,))
+    problems = Problems()
+    untold = check_prototypes(
+        KernelTypes(made.kernel), [source], [Replacement(old, "mine")], problems
+    )
+    return [*(each.replace(f"{directory}/", "") for each in told(problems)), *untold]
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("show", "int mine(struct queue *q, void *v)"),
+        ("show", "unsigned int mine(const struct mine *q, char *v)"),
+        ("notify", "void mine(struct queue *q)"),
+        ("notify", "int mine(struct queue *q)"),
+        ("wide", "unsigned long mine(long a, void *o, unsigned char b,"
+         " struct { unsigned int val; } id)"),
+        ("told", "int mine(const char *format, ...)"),
+        ("call", "long mine(int n)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("made", ["kernel", "kernel_with_btf"])
+def test_a_replacement_that_is_called_alike(
+    made: str, name: str, head: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    found = said(request.getfixturevalue(made), tmp_path, name, head)
+    alias = made == "kernel_with_btf" and name == "call"
+    lack = "prototype of mine: the debug information at hand does not have call"
+    assert found == [lack] * alias
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("show", "int mine(struct queue *q)"),
+        ("show", "int mine(struct queue *q, void *v, int more)"),
+        ("show", "void mine(struct queue *q, void *v)"),
+        ("show", "long mine(struct queue *q, void *v)"),
+        ("show", "_Bool mine(struct queue *q, void *v)"),
+        ("show", "int mine(struct queue *q, unsigned long v)"),
+        ("wide", "long mine(struct other *o, unsigned long a, unsigned char b,"
+         " struct { unsigned int val; } id)"),
+        ("wide", "long mine(unsigned long a, struct other *o, unsigned int b,"
+         " struct { unsigned int val; } id)"),
+        ("wide", "long mine(unsigned long a, struct other *o, unsigned char b, unsigned int id)"),
+        ("told", "int mine(const char *format)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("made", ["kernel", "kernel_with_btf"])
+def test_a_replacement_that_is_called_otherwise(
+    made: str, name: str, head: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    (refused,) = said(request.getfixturevalue(made), tmp_path, name, head)
+    assert f"own.c:2: mine has another result or other parameters than {name}, which" in refused
+
+
+def test_the_whole_message(kernel: Made, tmp_path: Path) -> None:
+    """The kernel's file knows struct other: it is not another name for struct queue."""
+    head = "int mine(struct other *q, void *v)"
+    assert said(kernel, tmp_path, "show", head) == [
+        """\
+own.c:2: mine has another result or other parameters than show, which it replaces
+  It is int (struct other *, void *), the kernel's is int (struct queue *, void *).
+  The kernel calls it as the one that it replaces.
+  Take the function's head from this kernel's source.
+  If the difference does no harm, accept it: accept_layouts = ["show"] in livepatch.toml."""
+    ]
+    assert said(kernel, tmp_path, "show", head, accepted="show") == []
