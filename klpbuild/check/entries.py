@@ -37,6 +37,11 @@ _TYPES: dict[int, dict[Holds, tuple[str, tuple[int, ...]]]] = {
         Holds.DISTANCE: ("R_390_PC32", (5,)),
         Holds.FAR_DISTANCE: ("R_390_PC64", (23,)),
     },
+    EM.PPC64: {
+        Holds.ADDRESS: ("R_PPC64_ADDR64", (38,)),
+        Holds.DISTANCE: ("R_PPC64_REL32", (26,)),
+        Holds.FAR_DISTANCE: ("R_PPC64_REL64", (44,)),
+    },
     EM.AARCH64: {
         Holds.ADDRESS: ("R_AARCH64_ABS64", (257,)),
         Holds.DISTANCE: ("R_AARCH64_PREL32", (261,)),
@@ -124,7 +129,6 @@ class Layout:
 PAIR = (Field(0), Field(4))
 #: Tables that all machines have alike.
 COMMON = {
-    "__bug_table": Layout(12, PAIR),
     "__ex_table": Layout(12, PAIR),
     "__jump_table": Layout(16, (*PAIR, Field(8, Holds.FAR_DISTANCE))),
     "__param": Layout(

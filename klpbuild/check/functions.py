@@ -14,10 +14,11 @@ _POINTER, _DATA = 8, (".data", ".rodata", ".bss")
 _PADDING = ("nop", "int3")
 #: struct static_call_key begins with the function.
 _KEY = "__SCK__"
-#: Relocation types in tables of a switch: R_390_PC64, R_AARCH64_PREL32; x86 has addresses there.
-_SWITCHES = {int(EM.S390): (23,), int(EM.AARCH64): (261,)}
-#: Tables of places in the code.
-_PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries")
+#: Relocation types in tables of a switch: R_390_PC64, R_AARCH64_PREL32, R_PPC64_REL32; x86 has
+#: addresses there.
+_SWITCHES = {int(EM.S390): (23,), int(EM.AARCH64): (261,), int(EM.PPC64): (26,)}
+#: Tables of places in the code; ppc64le's TOC has the places from which tables of a switch count.
+_PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries", ".toc")
 
 
 def begins(subject: Subject, target: Target) -> bool:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import capstone
 
 
+#: The last byte of a little-endian word of the primary opcode 1.
+_PREFIXES = (b"\4", b"\5", b"\6", b"\7")
+
+
 @dataclass(frozen=True)
 class Instruction:
     """An instruction.
@@ -84,7 +88,7 @@ class Instructions:
         return engine
 
     def _disassemble(self, section: int) -> dict[int, Instruction]:
-        decode = self._lengths if self.elf.e_machine in (EM.AARCH64, EM.S390) else self._mnemonics
+        decode = self._mnemonics if self.elf.e_machine == EM.X86_64 else self._lengths
         data = bytes(self.elf.contents(self.elf.sections[section]))
         starts = [0, *self._starts.get(section, ()), len(data)]
         found = {}
@@ -94,10 +98,15 @@ class Instructions:
         return found
 
     def _lengths(self, code: bytes, start: int) -> Iterator[Instruction]:
-        """Find where instructions begin: arm64's have 4 bytes, s390's first two bits say it."""
+        """Find where instructions begin: s390's first two bits say it, others have 4 bytes.
+
+        ppc64le's have 8 with the prefix of Power10.
+        """
+        machine = self.elf.e_machine
         at = 0
         while at < len(code):
-            size = 4 if self.elf.e_machine == EM.AARCH64 else (2, 4, 4, 6)[code[at] >> 6]
+            size = (2, 4, 4, 6)[code[at] >> 6] if machine == EM.S390 else 4
+            size += 4 * (machine == EM.PPC64 and code[at + 3 : at + 4] in _PREFIXES)
             if at + size <= len(code):
                 yield Instruction(start + at, size, "", code[at : at + size].hex())
             at += size

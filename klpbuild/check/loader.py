@@ -76,15 +76,15 @@ class Loader:
     :ivar entries: the table of entry calls.
     :ivar is_entry: whether an entry call is at a place: subject, section index, offset.
     :ivar filled: sections that it fills, and that must be there.
-    :ivar tables: the tables about code that it reads; None where these have no model.
+    :ivar tables: the tables about code that it reads.
     :ivar more: what else it asks of a relocation.
     """
 
     kinds: Mapping[int, Kind]
     entries: tuple[str, ...]
     is_entry: Callable[[Subject, int, int], bool]
-    filled: tuple[str, ...] = ()
-    tables: Model | None = None
+    filled: tuple[str, ...]
+    tables: Model
     more: Callable[[Subject, Applied], None] = lambda subject, applied: None
 
     def check(self, subject: Subject) -> None:
@@ -96,12 +96,11 @@ class Loader:
         for applied in _all_applied(subject):
             with subject.guarded(catalogue.BROKEN):
                 self._check_row(subject, applied)
-        if self.tables is not None:
-            tables = Tables(subject, self.tables)
-            tables.check()
-            with subject.guarded(catalogue.BROKEN):
-                check_unlisted(tables)
-                self._check_pointers(subject)
+        tables = Tables(subject, self.tables)
+        tables.check()
+        with subject.guarded(catalogue.BROKEN):
+            check_unlisted(tables)
+            self._check_pointers(subject)
 
     def _check_pointers(self, subject: Subject) -> None:
         for section in subject.elf.sections:
@@ -133,7 +132,7 @@ class Loader:
             subject.find(
                 catalogue.OVERFLOW, what, where, applied.effect, type=row.kind, symbol=name
             )
-        if self.tables and kind.branch and executable and kind.branch(code, row.offset):
+        if kind.branch and executable and kind.branch(code, row.offset):
             led = target_of(subject, row).moved(kind.ahead)
             is_call = kind.calls is not None and kind.calls(code, row.offset)
             check_branch(subject, led, applied.place(subject), is_call)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from klpbuild.check import catalogue
-from klpbuild.check.entries import Entry, Target, called
+from klpbuild.check.entries import PAIR, Entry, Field, Layout, Target, called
 from klpbuild.check.instructions import Instruction
 from klpbuild.check.sites import Faults, Tables
 from klpbuild.check.structmodule import THIS_MODULE
+from klpbuild.check.subject import Subject
+from klpbuild.elf.reader import Section
 
 #: BUGFLAG_WARNING of include/asm-generic/bug.h; with it BUGFLAG_ONCE, BUGFLAG_NO_CUT_HERE, a taint.
 #: Where entries have a format, also BUGFLAG_ARGS: the code goes on to __WARN_trap() from there.
 _WARNING, _OTHERS, _ARGS, _TAINT_MAX = 1, 2 | 8, 16, 18
+#: struct bug_entry by whether it has a format, and a file with its line.
+_BUGS = {
+    (False, True): Layout(12, PAIR),
+    (True, True): Layout(16, (*PAIR, Field(8))),
+    (False, False): Layout(8),
+    (True, False): Layout(12, more=(Field(4),)),
+}
 
 
 def site(tables: Tables, target: Target, good: Callable[[Instruction], bool], what: str) -> Faults:
@@ -39,24 +49,51 @@ def check_pieces(tables: Tables, entry: Entry, lengths: tuple[int, int]) -> Faul
             yield catalogue.SITE, field, f"{leads}, which end inside of an instruction"
 
 
+def bug_layout(subject: Subject, table: Section, formatted: bool | None = None) -> Layout:
+    """Lay out ``__bug_table``: with CONFIG_DEBUG_BUGVERBOSE an entry has file and line.
+
+    :param formatted: whether it has a format, too; None where its relocations are to tell.
+    """
+    rows = len(subject.applied.get(table.index, {}))
+    possible = [one for (found, _), one in _BUGS.items() if formatted in (None, found)]
+    fits = [
+        layout
+        for layout in possible
+        if rows * layout.size == table.sh_size * (len(layout.fields) + len(layout.more))
+    ]
+    if len(fits) > 1 and subject.kernel:
+        return fits[not subject.kernel.config.enabled("DEBUG_BUGVERBOSE")]
+    if len(fits) > 1:  # 12 bytes with two addresses: a line and flags, or flags and nothing
+        numbers = struct.iter_unpack(f"{subject.elf.order}8xHH", subject.elf.contents(table))
+        return fits[all(not last and _is_flags(first, _OTHERS | _ARGS) for first, last in numbers)]
+    return (fits or possible)[0]
+
+
+def _is_flags(flags: int, others: int) -> bool:
+    """Tell whether a bug entry may have such flags."""
+    known = flags & _WARNING and not flags & 0xFF & ~(_WARNING | others)
+    return not flags or bool(known and flags >> 8 <= _TAINT_MAX)
+
+
 def bugs(tables: Tables, entry: Entry) -> Faults:
     """Check struct bug_entry of include/asm-generic/bug.h."""
-    code, *texts = entry.targets
-    at = 4 * len(entry.targets) + (2 if texts else 0)  # without texts there is no line either
-    flags = entry.number(at, 2)
-    others = _OTHERS | (_ARGS if len(texts) > 1 else 0)
+    code, *texts = (*entry.targets, *entry.more.values())
+    formatted, named = bool(entry.more) or len(texts) > 1, len(entry.targets) > 1
+    flags = entry.number(at := 4 * (1 + len(texts)) + 2 * named, 2)
+    others = _OTHERS | (_ARGS if formatted else 0)
+    if len(entry.data) == _BUGS[True, False].size and not texts:
+        yield catalogue.SITE, 4, "has no format"
     if flags & others & _ARGS:  # the code hands the entry to __WARN_trap()
         if astray := tables.strays(code):
             yield catalogue.SITE, 0, astray
     else:
         yield from site(tables, code, tables.model.is_trap, f"which is no {tables.model.trap}")
     for number, text in enumerate(texts, 1):
-        is_format = len(texts) > number
+        is_format = formatted and number == 1
         if not tables.subject.pointers.is_text(text.place, is_format=is_format):
             what = f"leads to {called(tables.subject, text)}, where no text begins"
             yield catalogue.KEY, 4 * number, what
-    known = flags & _WARNING and not flags & 0xFF & ~(_WARNING | others)
-    if flags and not (known and flags >> 8 <= _TAINT_MAX):
+    if not _is_flags(flags, others):
         yield catalogue.SITE, at, f"has the flags {flags:#x}"
 
 

@@ -62,6 +62,21 @@ MACROS = {
 #define KEY "i"
 #define BRANCH_KEY "%c0+1"
 """,
+    "powerpc64le": r"""
+#define WARN() asm volatile("1: twi 31,0,0\n.section __bug_table,\"aw\"\n2: .4byte 1b-.\n" \
+    ".pushsection .rodata.str,\"aMS\",@progbits,1\n3: .asciz \"" __FILE__ "\"\n.popsection\n" \
+    ".4byte 3b-.\n.short %0,1\n.org 2b+12\n.previous" :: "i" (__LINE__))
+#define ALTERNATE(feature) asm volatile("1: nop\nnop\n2:\n.pushsection __ftr_alt_97,\"a\"\n" \
+    ".align 2\n3: isync\n4:\n.popsection\n.pushsection __ftr_fixup,\"a\"\n.align 3\n5:\n" \
+    ".8byte " #feature ", " #feature ", 1b-5b, 2b-5b, 3b-5b, 4b-5b\n.popsection\n" \
+    "6: nop\n.pushsection __spec_barrier_fixup,\"a\"\n7: .8byte 6b-7b\n.popsection" ::: "memory")
+#define LOAD_SAFELY(to, from) asm volatile("1: ld%U1%X1 %0,%1\n2:\n" \
+    ".pushsection __ex_table,\"a\"\n.balign 4\n.long 1b - .\n.long 2b - .\n.popsection" \
+    : "=r" (to) : "m" (from))
+#define BRANCH "nop"
+#define KEY "i"
+#define BRANCH_KEY "%c0+1"
+""",
 }
 MACROS = {name: text + _COMMON for name, text in MACROS.items()}
 

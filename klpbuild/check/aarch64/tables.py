@@ -5,7 +5,15 @@ from __future__ import annotations
 from klpbuild.check import catalogue
 from klpbuild.check.entries import COMMON, PAIR, Entry, Layout, Target, called, target_of
 from klpbuild.check.instructions import Instruction
-from klpbuild.check.meanings import bugs, check_pieces, faults, formats, jumps, parameters
+from klpbuild.check.meanings import (
+    bug_layout,
+    bugs,
+    check_pieces,
+    faults,
+    formats,
+    jumps,
+    parameters,
+)
 from klpbuild.check.sites import Faults, Model, Tables
 from klpbuild.check.subject import Subject
 from klpbuild.elf.reader import Section
@@ -24,11 +32,10 @@ def _word(found: Instruction | None) -> int:
 
 
 def _layout(subject: Subject, table: Section) -> Layout | None:
-    rows = subject.applied.get(table.index, {})
     if table.name == ".altinstructions":
         return Layout(12, PAIR, lengths=(10, 11))
-    if table.name == "__bug_table" and len(rows) * 8 == table.sh_size:
-        return Layout(8)  # without CONFIG_DEBUG_BUGVERBOSE
+    if table.name == "__bug_table":
+        return bug_layout(subject, table, formatted=False)
     return COMMON.get(table.name)
 
 

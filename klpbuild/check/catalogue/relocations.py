@@ -10,7 +10,6 @@ from klpbuild.check.catalogue.words import (
     PPC64,
     REBUILD,
     S390,
-    TABULATED,
     X86_64,
     says,
 )
@@ -158,24 +157,24 @@ SITE = Rule(
     "KLP422", "a table of places in the code leads elsewhere",
     "The kernel changes the code at these places as it loads the module,"
     " or goes there after a fault.",
-    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=TABULATED,
+    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=MODELLED,
 )
 INSIDE = Rule(
     "KLP423", "a call or a pointer leads into the middle of a function",
     "A call's relocation has one addend on each machine, on x86 -4; another one leads elsewhere.",
-    REBUILD, effect=Effect.UNFORESEEN, machines=TABULATED,
+    REBUILD, effect=Effect.UNFORESEEN, machines=MODELLED,
 )
 KEY = Rule(
     "KLP424", "an entry of a table has no key, or a wrong one",
     "The kernel writes to the static key or static call that a jump or call belongs to,"
     " and changes the code when that changes.",
-    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=TABULATED,
+    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=MODELLED,
 )
 UNLISTED = Rule(
     "KLP425", "an instruction is in no table",
     "The kernel looks it up as it loads the module or when it is run: a trap (ud2 of x86, mc of"
-    " s390, brk of arm64) that __bug_table does not have is an invalid instruction.",
-    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=TABULATED,
+    " s390, brk of arm64, twi of ppc64le) that __bug_table does not have is an invalid one.",
+    KEPT_WHOLE, effect=Effect.UNFORESEEN, machines=MODELLED,
 )
 NO_EFFECT = Rule(
     "KLP426", "something in a table has no effect",

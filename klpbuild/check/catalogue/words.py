@@ -16,10 +16,8 @@ X86_64 = frozenset({int(EM.X86_64)})
 ARM64 = frozenset({int(EM.AARCH64)})
 PPC64 = frozenset({int(EM.PPC64)})
 S390 = frozenset({int(EM.S390)})
-#: Those whose module loader has a model.
+#: Those whose module loader and tables about code have a model.
 MODELLED = X86_64 | ARM64 | PPC64 | S390
-#: Those whose tables about code have one, too.
-TABULATED = X86_64 | ARM64 | S390
 
 
 def says(*texts: str) -> tuple[Wording, ...]:

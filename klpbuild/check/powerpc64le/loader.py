@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from klpbuild.check import catalogue
 from klpbuild.check.loader import Applied, Contents, Fits, Kind, Loader, is_elsewhere, word
+from klpbuild.check.powerpc64le.tables import MODEL
 from klpbuild.check.subject import Subject
 
 _REL24 = 10
@@ -17,6 +18,11 @@ def _opcodes(*wanted: int) -> Fits:
     return lambda code, offset: word(code, offset) >> 26 in wanted
 
 
+def _call(code: Contents, offset: int) -> bool:
+    """Tell whether it is bl, which has the bit LK."""
+    return _branch(code, offset) and bool(word(code, offset) & 1)
+
+
 def _branch(code: Contents, offset: int) -> bool:
     """Tell whether it is b or bl with a distance: opcode 18 without the bit AA."""
     found = word(code, offset)
@@ -27,7 +33,7 @@ def _branch(code: Contents, offset: int) -> bool:
 _ADD_HIGH, _LOW, _LOW_4 = _opcodes(15), _opcodes(14, *range(32, 56)), _opcodes(58, 62)
 _KINDS = {
     1: Kind("R_PPC64_ADDR32", 4),
-    _REL24: Kind("R_PPC64_REL24", 4, 4, _branch),
+    _REL24: Kind("R_PPC64_REL24", 4, 4, _branch, _branch, calls=_call),
     26: Kind("R_PPC64_REL32", 4),
     38: Kind("R_PPC64_ADDR64", 8),
     44: Kind("R_PPC64_REL64", 8),
@@ -76,5 +82,6 @@ LOADER = Loader(
     ("__mcount_loc", "__patchable_function_entries"),
     _is_entry,
     (".stubs",),
+    MODEL,
     more=_check_nop,
 )

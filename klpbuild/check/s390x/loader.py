@@ -85,4 +85,4 @@ def _check_kept(subject: Subject, applied: Applied) -> None:
         subject.find(catalogue.KEEPS_ADDRESS, what, applied.section.name)
 
 
-LOADER = Loader(_KINDS, ("__mcount_loc",), _is_entry, tables=MODEL, more=_check_kept)
+LOADER = Loader(_KINDS, ("__mcount_loc",), _is_entry, (), MODEL, _check_kept)

@@ -5,8 +5,17 @@ from __future__ import annotations
 import re
 
 from klpbuild.check import catalogue
-from klpbuild.check.entries import COMMON, PAIR, Entry, Field, Layout, Target, called, target_of
-from klpbuild.check.meanings import bugs, check_pieces, faults, formats, jumps, parameters, site
+from klpbuild.check.entries import COMMON, PAIR, Entry, Layout, Target, called, target_of
+from klpbuild.check.meanings import (
+    bug_layout,
+    bugs,
+    check_pieces,
+    faults,
+    formats,
+    jumps,
+    parameters,
+    site,
+)
 from klpbuild.check.sites import Faults, Model, Tables
 from klpbuild.check.subject import Subject
 from klpbuild.elf.reader import Section
@@ -27,16 +36,14 @@ _CONTEXTS, _TYPES_MAX = range(1, 4), 7
 
 
 def _layout(subject: Subject, table: Section) -> Layout | None:
-    """Lay out a table; the length of alternatives and bugs follows from their relocations."""
+    """Lay out a table; the length of alternatives follows from their relocations."""
     rows = len(subject.applied.get(table.index, {})) or 1
     if table.name == ".altinstructions":
         # One with a length of the replacement (12), of the code alone (11), with a context (13).
         size = max(11, min(2 * table.sh_size // rows, 13))
         return Layout(size, PAIR, lengths=(10, 10 + (size == 12)) if size < 13 else (12, 12))
-    if table.name == "__bug_table" and rows * 8 == table.sh_size:
-        return Layout(8)  # without CONFIG_DEBUG_BUGVERBOSE
-    if table.name == "__bug_table" and rows * 16 == 3 * table.sh_size:
-        return Layout(16, (*PAIR, Field(8)))  # newer than v6.12: the second one is the format
+    if table.name == "__bug_table":
+        return bug_layout(subject, table)
     return Layout(4) if table.name in _EXPOLINES else COMMON.get(table.name)
 
 

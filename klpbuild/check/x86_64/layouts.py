@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from klpbuild.check.entries import COMMON, PAIR, Field, Holds, Layout
+from klpbuild.check.meanings import bug_layout
 from klpbuild.check.subject import Subject
 from klpbuild.elf.reader import Section
 
@@ -36,8 +37,8 @@ def layout(subject: Subject, table: Section) -> Layout | None:
             # v5.13 took the length of the padding out, v6.3 put flags in.
             size = 14 if version >= (6, 3) else 12 if version >= (5, 13) else 13
         return Layout(size, PAIR, lengths=_LENGTHS[size])
-    if version is not None and version >= _FORMATTED and name == _BUGS:
-        return Layout(16, (*PAIR, Field(8)))  # the second one is the format
+    if name == _BUGS:
+        return bug_layout(subject, table, None if version is None else version >= _FORMATTED)
     if version is not None and version < (4, 20) and name == _JUMPS:
         return None  # whole addresses until then
     if version is not None and version < (5, 16) and name == _FAULTS:
