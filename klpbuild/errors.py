@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import struct
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -200,3 +202,18 @@ def explained(error: BaseException) -> KlpError | None:
     if where and in_child:  # of subprocess; without a name no pipe could be opened
         return KlpError(f"{where} does not run: {what}", hint="Is it installed, and in PATH?")
     return KlpError(what[:1].lower() + what[1:], where=where)
+
+
+def note(what: str, where: Path, why: str = "") -> None:
+    """Show the user, once, a note on something that is no error."""
+    _tell_once(str(Problem(what, str(where), why)))
+
+
+def warn(what: str) -> None:
+    """Warn the user, once, of what may go wrong."""
+    _tell_once(printable(what), "warning")
+
+
+@cache
+def _tell_once(text: str, kind: str = "note") -> None:
+    print(f"klpbuild: {kind}: {text}", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from klpbuild.files import held_locks
+from klpbuild.files.locks import held_locks
 
 
 def run(

@@ -15,21 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from klpbuild import files
 from klpbuild.errors import KlpError
-from klpbuild.files import (
+from klpbuild.files import locks, records
+from klpbuild.files.locks import locked, working_in
+from klpbuild.files.records import (
     from_json,
-    locked,
     read_output,
     read_record,
-    remove_unfinished,
     sealed,
     to_json,
-    unfinished,
-    working_in,
-    write_file,
     write_sealed,
 )
+from klpbuild.files.whole import remove_unfinished, unfinished, write_file
 
 
 class Colour(StrEnum):
@@ -148,7 +145,7 @@ def test_what_killed_processes_left_goes(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from klpbuild.files import working_in
+from klpbuild.files.locks import working_in
 with working_in(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -199,7 +196,7 @@ def test_a_file_system_without_locks_is_worked_on(
     def refuse(*_: object) -> None:
         raise OSError(37, os.strerror(37))
 
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with working_in(tmp_path):
         write_file(tmp_path / "x", b"y")
     assert (tmp_path / "x").read_bytes() == b"y"
@@ -214,7 +211,7 @@ class Text:
         self.text = text
 
     @classmethod
-    @files.while_unchanged
+    @records.while_unchanged
     def read(cls, path: Path) -> Text:
         cls.times += 1
         return cls(path.read_text())
@@ -232,7 +229,7 @@ def test_a_file_is_read_again_only_when_it_may_have_changed(tmp_path: Path) -> N
     Text.times = 0
     made = path.stat().st_ctime_ns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.time, "time_ns", lambda: made + 10 * files.SETTLED_NS)
+        patch.setattr(records.time, "time_ns", lambda: made + 10 * records.SETTLED_NS)
         assert Text.read(path) is Text.read(path)
         os.utime(path, ns=(made, made - 1))
         assert Text.read(path).text == "two"
@@ -242,7 +239,7 @@ def test_a_file_is_read_again_only_when_it_may_have_changed(tmp_path: Path) -> N
 CHILD_THAT_STAYS = """
 import os, sys
 from pathlib import Path
-from klpbuild.files import working_in
+from klpbuild.files.locks import working_in
 from klpbuild.run import run
 with working_in(Path(sys.argv[1])):
     print("held", flush=True)

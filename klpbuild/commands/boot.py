@@ -18,7 +18,7 @@ from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
 from klpbuild.errors import printable
-from klpbuild.files import working_in
+from klpbuild.files.locks import working_in
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.vm.redirected import targets_of

@@ -23,7 +23,8 @@ from klpbuild.check.rule import RefusedError
 from klpbuild.commands.check import add_modules_argument
 from klpbuild.compiler.launcher import LAUNCHERS, with_launcher
 from klpbuild.errors import KlpError, printable
-from klpbuild.files import working_in, write_file
+from klpbuild.files.locks import working_in
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
 from klpbuild.module.accepted import Accepted

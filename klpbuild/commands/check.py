@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from klpbuild.errors import KlpError, Problem
+from klpbuild.files.given import is_file
 from klpbuild.terminal.shown import annotation, has_colour
 from klpbuild.terminal.shown import show as show_problem
-from klpbuild.userfiles import is_file
 
 if TYPE_CHECKING:
     from klpbuild.check.rule import Report

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show or write the graph, and return the exit status."""
     # networkx takes a fifth of a second to import, which other commands need not wait for.
-    from klpbuild.files import write_file
+    from klpbuild.files.whole import write_file
     from klpbuild.graph.formats import Format
     from klpbuild.graph.write import render
 

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from klpbuild.commands.check import add_modules_argument
-from klpbuild.files import working_in
+from klpbuild.files.locks import working_in
 from klpbuild.module.livepatch import check_name
 from klpbuild.pipeline import begin, symbol_steps
 from klpbuild.pipeline.table import Said

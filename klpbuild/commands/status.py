@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.metrics:
         text = as_metrics(parse_status(text))
     if arguments.output is not None:
-        from klpbuild.files import write_file
+        from klpbuild.files.whole import write_file
 
         write_file(arguments.output, text.encode())
     else:

@@ -16,12 +16,13 @@ from klpbuild.compiler.kept import Made
 from klpbuild.compiler.launcher import launched, launcher_environment, unlaunched
 from klpbuild.compiler.log import BuildLog
 from klpbuild.compiler.quotes import quotable
-from klpbuild.errors import KlpError, reading
-from klpbuild.files import read_record, warn, write_file
+from klpbuild.errors import KlpError, reading, warn
+from klpbuild.files.given import check_file_names
+from klpbuild.files.records import read_record
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.kbuild import build_environment, shortened
 from klpbuild.kernel.tree import Kernel
 from klpbuild.run import run
-from klpbuild.userfiles import check_file_names
 
 #: Our headers; ``klpbuild/livepatch.h`` in it is included before every source.
 INCLUDE = Path(__file__).parent / "include"

@@ -15,7 +15,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_record, to_json, write_file
+from klpbuild.files.records import from_json, read_record, to_json
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.cache import aside, locked
 from klpbuild.kernel.kbuild import Compiler, find_compiler, run_make
 from klpbuild.kernel.tree import Kernel

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import SETTLED_NS, from_json, read_record, to_json, write_file
+from klpbuild.files.records import SETTLED_NS, from_json, read_record, to_json
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.tree import Kernel
 
 #: Directory in `Kernel.cache`.

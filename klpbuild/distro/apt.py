@@ -13,7 +13,7 @@ from pathlib import Path
 
 from klpbuild.distro.versions import version_key
 from klpbuild.errors import KlpError
-from klpbuild.files import file_digest
+from klpbuild.files.whole import file_digest
 from klpbuild.run import run
 from klpbuild.terminal.progress import meanwhile
 

@@ -15,7 +15,7 @@ from klpbuild.distro.apt import Apt, Offer
 from klpbuild.distro.parts import Part
 from klpbuild.distro.versions import VersionKey, version_key
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 
 Report = Callable[[str], None]
 

@@ -25,7 +25,7 @@ from klpbuild.elf.tables import (
     symbol_dtype,
 )
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 
 #: Alignment counts in memory; in the file a page is enough, whatever a header says.
 _FILE_ALIGN_MAX = 4096

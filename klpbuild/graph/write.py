@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.graph.build import Edge, Fate, Graph, Kind
 from klpbuild.graph.formats import Format, can_draw
 from klpbuild.run import run

@@ -21,15 +21,8 @@ from klpbuild.distro.debian import Report
 from klpbuild.distro.packaging import Packaging, packaging_of, packaging_of_files
 from klpbuild.distro.parts import Part
 from klpbuild.errors import KlpError
-from klpbuild.files import (
-    file_digest,
-    from_json,
-    make_directory,
-    read_record,
-    remove_tree,
-    to_json,
-    write_file,
-)
+from klpbuild.files.records import from_json, read_record, to_json
+from klpbuild.files.whole import file_digest, make_directory, remove_tree, write_file
 from klpbuild.kernel.cache import aside, cached_kernel, kernel_directory, locked
 from klpbuild.kernel.config import config_of
 from klpbuild.kernel.headers import common_headers

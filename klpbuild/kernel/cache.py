@@ -23,11 +23,12 @@ from functools import partial
 from glob import escape
 from pathlib import Path
 
-from klpbuild import files
 from klpbuild.distro.parts import REQUIRED_PARTS, Part
 from klpbuild.distro.versions import version_key
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_record, to_json, write_file
+from klpbuild.files import locks
+from klpbuild.files.records import from_json, read_record, to_json
+from klpbuild.files.whole import write_file
 
 _RECORD = "packages.json"
 _TREE = re.compile(r".*-([0-9a-f]{12})-[0-9a-f]{12}")
@@ -208,7 +209,7 @@ def locked(path: Path) -> Iterator[None]:
 
     :raises KlpError: when its directory cannot be written.
     """
-    with files.locked(path, _elsewhere(path)):
+    with locks.locked(path, _elsewhere(path)):
         remove_left(path)
         yield
 

@@ -16,7 +16,7 @@ from klpbuild.elf.btf import Btf
 from klpbuild.elf.dwarf import Dwarf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX
 

@@ -23,7 +23,7 @@ from klpbuild.distro.debian import (
 from klpbuild.distro.parts import REQUIRED_PARTS, Part
 from klpbuild.distro.tools import KernelCompiler, bring_tools, is_dynamic, runs_here, wrap_programs
 from klpbuild.errors import KlpError
-from klpbuild.files import remove_tree
+from klpbuild.files.whole import remove_tree
 from klpbuild.kernel.added import added_kernel
 from klpbuild.kernel.cache import (
     CachedKernel,

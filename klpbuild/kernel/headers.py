@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import remove_tree
+from klpbuild.files.whole import remove_tree
 from klpbuild.kernel.cache import aside, locked
 
 _OUTPUT = re.compile(r"^KBUILD_OUTPUT\s*=", re.MULTILINE)

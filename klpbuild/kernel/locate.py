@@ -12,7 +12,7 @@ from pathlib import Path
 from klpbuild.distro.packaging import packaging_of
 from klpbuild.distro.tools import KernelCompiler
 from klpbuild.errors import KlpError, Problems, did_you_mean
-from klpbuild.files import sealed
+from klpbuild.files.records import sealed
 from klpbuild.kernel.added import AddedKernel, added_kernel, added_kernels
 from klpbuild.kernel.cache import CachedKernel, cached_kernel, cached_kernels, tree_directory
 from klpbuild.kernel.config import RANDSTRUCT_SEED, Config, config_of

@@ -15,19 +15,16 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from klpbuild.errors import KlpError
-from klpbuild.files import (
+from klpbuild.errors import KlpError, note
+from klpbuild.files.records import (
     from_json,
-    note,
     note_damage,
     read_record,
-    remove_tree,
-    remove_unfinished,
     sealed,
     to_json,
-    write_file,
     write_sealed,
 )
+from klpbuild.files.whole import remove_tree, remove_unfinished, write_file
 from klpbuild.kernel.cache import aside, locked
 from klpbuild.names import object_name
 

@@ -13,14 +13,8 @@ from pathlib import Path
 
 from klpbuild.distro.tools import compiler_packages
 from klpbuild.errors import KlpError
-from klpbuild.files import (
-    from_json,
-    read_record,
-    remove_tree,
-    remove_unfinished,
-    to_json,
-    write_file,
-)
+from klpbuild.files.records import from_json, read_record, to_json
+from klpbuild.files.whole import remove_tree, remove_unfinished, write_file
 from klpbuild.kernel.cache import locked, remove_outlived
 from klpbuild.kernel.cleansource import is_clean, link_sources
 from klpbuild.kernel.config import RANDSTRUCT_SEED

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.files import while_unchanged
+from klpbuild.files.records import while_unchanged
 from klpbuild.kernel.code import Code
 from klpbuild.kernel.flow import Body, Call
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from klpbuild.errors import KlpError
+from klpbuild.files.given import check_file_names, is_file
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.listed import with_list
 from klpbuild.module.livepatch import (
@@ -57,7 +58,6 @@ from klpbuild.module.states import may_allocate
 from klpbuild.module.toml import TomlFile
 from klpbuild.module.tomlreader import TableReader, shown
 from klpbuild.names import SYMBOL_NAME_MAX, SYMPOS_MAX, object_name
-from klpbuild.userfiles import check_file_names, is_file
 
 # Licences with which a module may use GPL-only symbols (include/linux/license.h);
 # klp_enable_patch is one.

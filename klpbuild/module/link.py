@@ -24,7 +24,7 @@ from klpbuild.elf.constants import SHN_UNDEF, STB
 from klpbuild.elf.modinfo import modinfo
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
-from klpbuild.files import remove_tree, write_file
+from klpbuild.files.whole import remove_tree, write_file
 from klpbuild.kernel.cache import UNFIT_FOR_MAKE
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import run_make

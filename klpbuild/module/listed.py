@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files.given import is_file, read_small_file
 from klpbuild.module.livepatch import Function, Livepatch, PatchedObject, check_object
 from klpbuild.module.parts import merged_objects
 from klpbuild.names import object_name
-from klpbuild.userfiles import is_file, read_small_file
 
 #: What SUSE calls the list, and flags of C files.
 LIST, FLAGS = "patched_funcs.csv", "Kbuild.inc"

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from klpbuild.errors import KlpError
+from klpbuild.files.given import is_file, read_given_file
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.patch.csource import without_comments
 from klpbuild.reach import reached
-from klpbuild.userfiles import is_file, read_given_file
 
 #: No C file of a kernel is half as large.
 _SIZE_MAX = 1 << 26

@@ -20,7 +20,8 @@ from klpbuild.compiler.driver import read_dependencies
 from klpbuild.compiler.flags import compile_command, recorded_command
 from klpbuild.compiler.kept import Made
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_record, remove_tree, to_json, write_file
+from klpbuild.files.records import from_json, read_record, to_json
+from klpbuild.files.whole import remove_tree, write_file
 from klpbuild.kernel.kbuild import add_to_log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import object_name

@@ -12,7 +12,8 @@ import jinja2
 from jinja2.bccache import Bucket
 
 from klpbuild.errors import KlpError
-from klpbuild.files import read_record, write_file
+from klpbuild.files.records import read_record
+from klpbuild.files.whole import write_file
 
 
 def environment(directory: Path, *, html: bool = False) -> jinja2.Environment:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from klpbuild.errors import KlpError
-from klpbuild.userfiles import read_small_file
+from klpbuild.files.given import read_small_file
 
 #: Larger than any description that people write; what is larger takes long to read.
 SIZE_MAX = 1 << 16

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.package.contents import Package, PackagedFile, render
 from klpbuild.run import run as run_to_end
 

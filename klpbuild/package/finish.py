@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import reading
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.package.compression import Compression, compress
 from klpbuild.package.install import Place
 from klpbuild.package.signing import Signer

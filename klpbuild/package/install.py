@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
-from klpbuild.files import from_json, write_file
+from klpbuild.files.records import from_json
+from klpbuild.files.whole import write_file
 from klpbuild.run import run
 
 #: Where a kernel's livepatches go, below ``lib/modules/RELEASE``.  depmod searches all of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.package.contents import Package, PackagedFile, package_name, render
 from klpbuild.package.deb import changelog, installed_size, pack
 from klpbuild.package.rpm import changelog_day, literal, rpm_arch, rpmbuild

@@ -10,7 +10,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.package.contents import Package, PackagedFile, render
 from klpbuild.package.deb import run
 

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.given import read_given_file
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.tree import Kernel
 from klpbuild.run import run
-from klpbuild.userfiles import read_given_file
 
 PIN = "KBUILD_SIGN_PIN"
 MARKER = b"~Module signature appended~\n"

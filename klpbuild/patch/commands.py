@@ -14,7 +14,8 @@ from pathlib import Path
 from klpbuild.arch import ARCHITECTURES
 from klpbuild.compiler.flags import recorded_command, split_commands, unescape_recorded
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_record, to_json, write_file
+from klpbuild.files.records import from_json, read_record, to_json
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment
 from klpbuild.run import run

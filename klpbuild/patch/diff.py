@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from klpbuild.errors import KlpError, printable
-from klpbuild.userfiles import PATCH_MAX, read_given_file
+from klpbuild.files.given import PATCH_MAX, read_given_file
 
 _AGAIN = "Make it again with git format-patch or diff -u."
 

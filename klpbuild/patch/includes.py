@@ -15,7 +15,8 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from klpbuild.files import read_record, write_file
+from klpbuild.files.records import read_record
+from klpbuild.files.whole import write_file
 from klpbuild.reach import reached
 
 _INCLUDE = re.compile(

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_record, write_file
+from klpbuild.files.records import from_json, read_record
+from klpbuild.files.whole import write_file
 
 #: Limit on versions of one object: those of a few livepatches that differ.
 _VERSIONS = 8

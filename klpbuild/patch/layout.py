@@ -22,7 +22,7 @@ from klpbuild.elf.dwarftypes import DwarfTypes
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Kind, Layout
 from klpbuild.errors import KlpError, broken
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.patch.csource import (
     Lines,
     Marks,

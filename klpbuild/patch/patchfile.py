@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems, printable
+from klpbuild.files.given import PATCH_MAX, read_given_file
 from klpbuild.patch.csource import without_comments
 from klpbuild.patch.diff import Action, FileDiff, read_diff
 from klpbuild.patch.fix import Fault, IdleError, Standing, at_fault
@@ -26,7 +27,6 @@ from klpbuild.patch.paths import (
     without_code,
 )
 from klpbuild.patch.series import stated_level
-from klpbuild.userfiles import PATCH_MAX, read_given_file
 
 #: Modes that git writes for a symbolic link and for another repository.
 _MODES = {"120000": "a symbolic link", "160000": "a submodule"}

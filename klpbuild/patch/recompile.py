@@ -23,7 +23,8 @@ from klpbuild.elf import dwarf, vartypes
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.vartypes import VariableType, function_types, variable_types
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_record, to_json, write_file
+from klpbuild.files.records import from_json, read_record, to_json
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import shortened
 from klpbuild.kernel.prepare import Log, PreparedTree, build_environment

@@ -23,7 +23,8 @@ import numpy.typing as npt
 from klpbuild.distro.parts import Part
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.files import read_record, write_file
+from klpbuild.files.records import read_record
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.modules import debug_files
 from klpbuild.kernel.source import source_tree

@@ -15,7 +15,8 @@ from klpbuild.excerpt.excerpt import Excerpt, Place, Reach, Source, excerpt
 from klpbuild.excerpt.finder import find_definition
 from klpbuild.excerpt.shadowed import added_members, with_shadows
 from klpbuild.excerpt.skeleton import skeleton
-from klpbuild.files import make_directory, write_file
+from klpbuild.files.given import PATCH_MAX, check_file_names, read_given_file
+from klpbuild.files.whole import make_directory, write_file
 from klpbuild.kernel.cache import aside
 from klpbuild.kernel.prepare import check_patches
 from klpbuild.kernel.source import source_tree
@@ -34,7 +35,6 @@ from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.table import livepatch_steps, run_steps, steps_to
 from klpbuild.request.chosen import Chosen
 from klpbuild.symbols.database import Candidate, SymbolDatabase
-from klpbuild.userfiles import PATCH_MAX, check_file_names, read_given_file
 
 #: Limit on attempts to leave out headers that do not compile.
 _TRIES = 4

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
-from klpbuild.files import read_output
+from klpbuild.files.given import is_file
+from klpbuild.files.records import read_output
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.listed import FLAGS, read_flags, with_conditions
 from klpbuild.module.livepatch import Livepatch, State
 from klpbuild.pipeline.extracted import Extracted, described
 from klpbuild.pipeline.paths import Paths
 from klpbuild.request.chosen import Chosen, Part, joined
-from klpbuild.userfiles import is_file
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from klpbuild.compiler.driver import read_files
 from klpbuild.compiler.flags import compile_command
-from klpbuild.files import from_json, read_output, read_record, write_file
+from klpbuild.files.records import from_json, read_output, read_record
+from klpbuild.files.whole import write_file
 from klpbuild.pipeline import steps
 from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.extracted import NOTHING, Extracted

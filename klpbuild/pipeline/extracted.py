@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_output, to_json, write_file
+from klpbuild.files.records import from_json, read_output, to_json
+from klpbuild.files.whole import write_file
 from klpbuild.module.livepatch import Livepatch, PatchedObject
 from klpbuild.module.parts import merged_objects
 from klpbuild.patch.fix import Fix

@@ -20,6 +20,7 @@ from klpbuild.extract.part import Part
 from klpbuild.extract.result import Extraction, LeftOut
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.written import WORDS
+from klpbuild.files.given import check_file_names
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
@@ -59,7 +60,6 @@ from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.progress import Progress
 from klpbuild.terminal.stopwatch import measured
-from klpbuild.userfiles import check_file_names
 
 #: Number of objects from which on progress is shown.
 MANY_OBJECTS = 10

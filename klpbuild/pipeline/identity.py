@@ -16,7 +16,8 @@ from pathlib import Path
 import klpbuild
 from klpbuild.compiler.flags import compile_command
 from klpbuild.errors import KlpError, reading
-from klpbuild.files import SETTLED_NS, read_record, write_file
+from klpbuild.files.records import SETTLED_NS, read_record
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.kbuild import cross_prefix
 from klpbuild.kernel.tree import Kernel

@@ -20,7 +20,7 @@ from klpbuild.extract.keys import branch_keys, changed_functions, may_branch, ou
 from klpbuild.extract.names import cold_parent
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import KeyPolicy
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.cache import locked
 from klpbuild.names import VMLINUX
 from klpbuild.patch.pair import CompiledPatch, ObjectPair

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klpbuild.compiler.driver import preprocess
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.module.listed import calls_source, conditions_source, held_lines
 from klpbuild.module.livepatch import Livepatch
 from klpbuild.pipeline.build import Build

@@ -23,7 +23,8 @@ from klpbuild.convert.converter import convert as convert_elf
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problem, Problems
 from klpbuild.extract.sizes import PROBE, EntrySizes
-from klpbuild.files import from_json, read_output, read_record, sealed, write_file
+from klpbuild.files.records import from_json, read_output, read_record, sealed
+from klpbuild.files.whole import write_file
 from klpbuild.graph.build import build_graph
 from klpbuild.graph.queries import neighbourhood
 from klpbuild.graph.tables import read_entries, read_patches

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.kernel.cache import cache_directory
 from klpbuild.kernel.dependencies import Dependencies

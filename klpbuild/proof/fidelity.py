@@ -24,7 +24,8 @@ from klpbuild.arch.base import Part
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
-from klpbuild.files import read_record, write_file
+from klpbuild.files.records import read_record
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.prepare import Log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX

@@ -21,7 +21,7 @@ from klpbuild.distro import parts
 from klpbuild.elf.constants import ET, SHF, SHN_ABS, SHN_LORESERVE, SHT, STB
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
-from klpbuild.files import while_unchanged
+from klpbuild.files.records import while_unchanged
 from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.ofmachine import check_machine
 from klpbuild.kernel.tree import Kernel

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klpbuild.errors import printable
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.report.page import render
 
 #: Between them is what a boot added.  No text of a page has them: it is escaped.

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from klpbuild.errors import KlpError
+from klpbuild.files.given import read_given_file
 from klpbuild.report.contents import Contents
 from klpbuild.report.file import ModuleFile
 from klpbuild.report.inputs import Input, InputKind, inputs_digest
 from klpbuild.report.names import INPUTS_TAG, PROVENANCE, VERSION_TAG
 from klpbuild.report.provenance import PREDICATE, SCHEMA_VERSION, STATEMENT
-from klpbuild.userfiles import read_given_file
 
 #: More than a livepatch of hundreds of patches needs.
 _SIZE_MAX = 1 << 26

@@ -14,7 +14,7 @@ from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Report
 from klpbuild.elf.constants import SHT
 from klpbuild.elf.reader import ElfFile
-from klpbuild.files import from_json, read_output
+from klpbuild.files.records import from_json, read_output
 from klpbuild.kernel.cache import FetchedPackage, cached_kernel
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import Livepatch

@@ -14,7 +14,8 @@ from pathlib import Path
 import klpbuild
 from klpbuild.compiler.driver import HEADER, INCLUDE
 from klpbuild.errors import reading
-from klpbuild.files import from_json, read_output, to_json, write_file
+from klpbuild.files.records import from_json, read_output, to_json
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.accepting import ACCEPT_TAG
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.tables import c_string

@@ -13,7 +13,7 @@ from typing import Any
 
 import klpbuild
 from klpbuild.check.rule import Report
-from klpbuild.files import file_digest
+from klpbuild.files.whole import file_digest
 from klpbuild.kernel.kbuild import read_epoch
 from klpbuild.patch.fix import Fix
 from klpbuild.report.contents import patched_as_json

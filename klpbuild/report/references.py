@@ -12,9 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
+from klpbuild.files.given import PATCH_MAX, read_given_file
 from klpbuild.module.livepatch import FILE_NAME
 from klpbuild.patch.idle import Idle
-from klpbuild.userfiles import PATCH_MAX, read_given_file
 
 
 class ReferenceKind(StrEnum):

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from klpbuild.files import from_json, read_record, write_file
+from klpbuild.files.records import from_json, read_record
+from klpbuild.files.whole import write_file
 from klpbuild.terminal.stopwatch import Spent, now, parts
 
 #: Name of the file, in the kernel's directory of outputs.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems, did_you_mean, reading
-from klpbuild.files import check_kinds
+from klpbuild.files.given import check_file_name, check_file_names, is_file
+from klpbuild.files.whole import check_kinds
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.accepted import Accepted
 from klpbuild.module.config import Made, read_livepatch
@@ -17,7 +18,6 @@ from klpbuild.module.owntables import brings_own_tables
 from klpbuild.module.parts import merged, merged_accepted, merged_objects
 from klpbuild.patch.series import SERIES, directories_of, read_series
 from klpbuild.request.comment import with_comment
-from klpbuild.userfiles import check_file_name, check_file_names, is_file
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from klpbuild.files.given import read_small_file
 from klpbuild.module.livepatch import Livepatch
 from klpbuild.report.references import ReferenceKind, find_references
-from klpbuild.userfiles import read_small_file
 
 _SIZE_MAX = 1 << 26
 _COMMENT = re.compile(r"\s*/\*(.*?)\*/", re.DOTALL)

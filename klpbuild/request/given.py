@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files.given import is_file
 from klpbuild.kernel.cache import cached_kernels
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
@@ -18,7 +19,6 @@ from klpbuild.kernel.ofmachine import check_vmlinux
 from klpbuild.kernel.tree import Kernel
 from klpbuild.request.target import with_variables
 from klpbuild.request.variables import Variables
-from klpbuild.userfiles import is_file
 
 NO_VARIABLES = Variables()
 

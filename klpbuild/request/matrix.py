@@ -11,7 +11,8 @@ from pathlib import Path
 
 from klpbuild.check.rule import RefusedError, Report, Severity
 from klpbuild.errors import KlpError
-from klpbuild.files import from_json, read_output, to_json, write_file
+from klpbuild.files.records import from_json, read_output, to_json
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
 from klpbuild.patch.fix import Fix, PatchesError

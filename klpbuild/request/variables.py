@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
+from klpbuild.files.given import is_file
 from klpbuild.kernel.kbuild import read_epoch
 from klpbuild.kernel.tree import Toolchain
 from klpbuild.package.compression import Compression
 from klpbuild.package.signing import check_hash, is_token
-from klpbuild.userfiles import is_file
 
 _YES = ("1", "y", "yes", "true", "on")
 _NO = ("0", "n", "no", "false", "off")

@@ -17,8 +17,8 @@ import SCons.Node.Alias
 import SCons.Node.FS
 import SCons.Util
 
-from klpbuild.errors import KlpError
-from klpbuild.files import note, remove_tree, write_file
+from klpbuild.errors import KlpError, note
+from klpbuild.files.whole import remove_tree, write_file
 from klpbuild.reach import reached
 from klpbuild.scons.literal import Environment, Node
 

@@ -20,8 +20,10 @@ import SCons.SConsign
 from SCons.Script import GetOption, SetOption
 from SCons.Util import hash_file_signature
 
-from klpbuild.errors import KlpError
-from klpbuild.files import UNNOTED, note, read_record, remove_tree, working_in, write_file
+from klpbuild.errors import KlpError, note
+from klpbuild.files.locks import UNNOTED, working_in
+from klpbuild.files.records import read_record
+from klpbuild.files.whole import remove_tree, write_file
 from klpbuild.scons import literal
 from klpbuild.scons.literal import Environment, Node
 from klpbuild.terminal.streams import flush_output

@@ -15,7 +15,7 @@ from SCons.Script import GetBuildFailures, GetOption
 from klpbuild.check.rule import RefusedError
 from klpbuild.cli import INTERRUPTED, OK, USAGE
 from klpbuild.errors import KlpError, explained
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.report.junit import Case, junit
 from klpbuild.report.timings import done, timing_table
 from klpbuild.request.chosen import Named

@@ -18,7 +18,7 @@ from SCons.Script import ARGUMENTS, COMMAND_LINE_TARGETS, GetOption
 from klpbuild.compiler.driver import compile_commands
 from klpbuild.compiler.launcher import with_launcher
 from klpbuild.errors import KlpError, Problems, explained, printable
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.package.formats import wanted_formats
 from klpbuild.pipeline.build import source_flags
 from klpbuild.report.junit import Case

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from klpbuild.errors import KlpError, Problems
-from klpbuild.files import while_unchanged, write_file
+from klpbuild.files.records import while_unchanged
+from klpbuild.files.whole import write_file
 from klpbuild.names import index_path
 from klpbuild.symbols.index import Buffer, Index, build, locked
 from klpbuild.symbols.lines import Bytes, Lines, Numbers

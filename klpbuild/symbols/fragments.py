@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from klpbuild.errors import KlpError
-from klpbuild.files import SETTLED_NS, note_damage, remove_tree
+from klpbuild.files.records import SETTLED_NS, note_damage
+from klpbuild.files.whole import remove_tree
 from klpbuild.symbols.table import ObjectSymbols
 from klpbuild.symbols.tables import FileState, state_of
 

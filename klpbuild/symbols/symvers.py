@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError, Problems
-from klpbuild.files import while_unchanged
+from klpbuild.files.records import while_unchanged
 from klpbuild.names import object_name
 
 _EXPORT = "EXPORT_"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from klpbuild.errors import KlpError, Problems, reading
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.names import VMLINUX, index_path, object_name
 from klpbuild.symbols.database import MAGIC
 from klpbuild.symbols.exported import ExportedNames

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from klpbuild.distro.parts import Part
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.lacking import how_to_get
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.accelerator import choose_accelerator

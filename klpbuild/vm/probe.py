@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klpbuild.errors import KlpError
-from klpbuild.files import sealed, write_sealed
+from klpbuild.files.records import sealed, write_sealed
 from klpbuild.kernel.cache import locked
 from klpbuild.kernel.tree import FILTER_FUNCTIONS, KALLSYMS, Kernel
 from klpbuild.vm.guest import Guest

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import tests.benchmarks
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from tests.benchmarks.inputs import RELEASE
 from tests.benchmarks.measure import (
     BENCHMARKS,

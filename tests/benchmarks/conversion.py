@@ -9,7 +9,7 @@ from pathlib import Path
 
 from klpbuild.convert.converter import convert
 from klpbuild.elf.reader import ElfFile
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.resolve.fate import Resolver
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports

@@ -11,7 +11,7 @@ import pytest
 from klpbuild.compiler import driver, kept
 from klpbuild.compiler.driver import compile_source
 from klpbuild.compiler.log import BuildLog
-from klpbuild.files import SETTLED_NS
+from klpbuild.files.records import SETTLED_NS
 from klpbuild.kernel.tree import Kernel
 
 SOURCE = """

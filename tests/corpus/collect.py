@@ -6,7 +6,7 @@ import filecmp
 import subprocess
 from pathlib import Path
 
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.patch.units import Units

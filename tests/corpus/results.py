@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 
 #: `Loading.outcome` of a module with which all went well.
 LOADED = "loaded"

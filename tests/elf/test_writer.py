@@ -16,7 +16,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import rela_dtype
 from klpbuild.elf.writer import ElfObject, WritableSection
 from klpbuild.errors import KlpError
-from klpbuild.files import write_file
+from klpbuild.files.whole import write_file
 
 from .inputs import FLAGS, compile_object, small_object
 from .test_reader import same_as_pyelftools

@@ -28,7 +28,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import broken
 from klpbuild.excerpt.btf import head
 from klpbuild.extract.sizes import EntrySizes
-from klpbuild.files import from_json
+from klpbuild.files.records import from_json
 from klpbuild.graph.tables import read_livepatch as read_tables
 from klpbuild.kernel.config import Config
 from klpbuild.module.config import read_livepatch
@@ -394,7 +394,7 @@ def records() -> Iterator[tuple[str, Sequence[bytes], Callable[[bytes], object]]
     """What klpbuild writes for itself; damage means that it is made again."""
     from klpbuild.compiler.driver import read_dependencies
     from klpbuild.distro.parts import Part
-    from klpbuild.files import to_json
+    from klpbuild.files.records import to_json
     from klpbuild.kernel.cache import FetchedPackage
     from klpbuild.patch.commands import CompileCommand
     from klpbuild.patch.includes import _parse as parse_includes

@@ -22,7 +22,7 @@ import pytest
 
 from klpbuild.distro.parts import Part
 from klpbuild.errors import explained
-from klpbuild.files import working_in
+from klpbuild.files.locks import working_in
 from klpbuild.kernel.cache import FetchedPackage, cached_kernel
 from klpbuild.kernel.fetch import fetch
 from klpbuild.kernel.locate import locate

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
-from klpbuild.files import SETTLED_NS
+from klpbuild.files.records import SETTLED_NS
 from klpbuild.names import index_path
 from klpbuild.symbols import fragments as fragment_cache
 from klpbuild.symbols.database import Candidate, SymbolDatabase

@@ -1,0 +1,1 @@
+"""Files: written whole, kept as records, locked, and those that users name."""
