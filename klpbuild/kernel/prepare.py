@@ -158,8 +158,9 @@ def check_patches(kernel: Kernel) -> None:
         raise KlpError(
             "CONFIG_KASAN_GENERIC is set: no patch can be built for this kernel",
             where=kernel.name,
-            why="The compiler then puts strings without names or bounds among other constants, so\n"
-            "that it cannot be told which of them a function uses.",
+            why="The compiler then puts strings without names among other constants, and the\n"
+            "assembler makes of one and an offset a place there, perhaps in another string:\n"
+            "it cannot be told which of them a function uses.",
             hint="Write the livepatch by hand, or use a kernel without it.",
         )
 

@@ -248,8 +248,9 @@ def test_no_patch_for_a_kernel_with_kasan(kernel: Kernel) -> None:
         kernel_compiler(kernel)
     assert str(caught.value) == (
         f"{kernel.name}: CONFIG_KASAN_GENERIC is set: no patch can be built for this kernel\n"
-        "  The compiler then puts strings without names or bounds among other constants, so\n"
-        "  that it cannot be told which of them a function uses.\n"
+        "  The compiler then puts strings without names among other constants, and the\n"
+        "  assembler makes of one and an offset a place there, perhaps in another string:\n"
+        "  it cannot be told which of them a function uses.\n"
         "  Write the livepatch by hand, or use a kernel without it."
     )
 
