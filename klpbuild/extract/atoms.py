@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from klpbuild.elf.reader import Section, Symbol
-from klpbuild.extract.sections import SectionKind, is_writable
+from klpbuild.extract.sections import SectionKind, is_special_static, is_writable
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,11 @@ class Atom:
     @property
     def is_writable(self) -> bool:
         return is_writable(self.section)
+
+    @property
+    def is_special_static(self) -> bool:
+        """Whether it is a static variable of which a livepatch takes its own copy."""
+        return is_special_static(self.name, self.section, len(self))
 
     def __len__(self) -> int:
         return self.end - self.start

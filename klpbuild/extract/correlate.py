@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.linkage import Origin, Ties
-from klpbuild.extract.names import UBSAN, base_name, is_special_static, source_name, static_number
+from klpbuild.extract.names import UBSAN, base_name, source_name, static_number
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import SectionKind, is_exit, is_init
 
@@ -152,7 +152,7 @@ def _part_outlived(result: Correlation) -> None:
 
 
 def _is_copied(atom: Atom) -> bool:
-    return not atom.symbols or is_special_static(atom.name)
+    return not atom.symbols or atom.is_special_static
 
 
 def _is_static_local(atom: Atom) -> bool:
@@ -293,7 +293,7 @@ class Identities:
             atom in self.correlation.to_patched or atom in self.correlation.departed.values()
         ):
             return atom.index
-        if not by_content and atom.symbols and not is_special_static(atom.name):
+        if not by_content and atom.symbols and not atom.is_special_static:
             return ("original", atom.index)
         return self._content(False, atom)
 
@@ -305,7 +305,7 @@ class Identities:
         for origin in () if by_content else self.correlation.origins(atom):
             # elsewhere it was known by its name, if at all
             return ("moved", origin) if origin.is_local else origin.name
-        if not by_content and atom.symbols and not is_special_static(atom.name):
+        if not by_content and atom.symbols and not atom.is_special_static:
             return ("patched", atom.index)
         return self._content(True, atom)
 

@@ -18,7 +18,7 @@ from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
 from klpbuild.extract.functions import notice_handed_on, settle_functions
 from klpbuild.extract.metadata import look_at_metadata
-from klpbuild.extract.names import base_name, is_special_static
+from klpbuild.extract.names import base_name
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import Key, KeyKind, KeyPolicy, KeyUse, LeftOut
 from klpbuild.extract.sections import (
@@ -201,7 +201,7 @@ class _Choice:
     def _kind_of_need(self, target: Atom) -> str:
         if target in self.copies:
             return f"changed constant ({self.case.changes.data[target]}) that"
-        if target.symbols and not is_special_static(target.name):
+        if target.symbols and not target.is_special_static:
             return "new, and"
         return "its own, which"
 

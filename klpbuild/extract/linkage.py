@@ -14,8 +14,13 @@ from functools import cached_property
 from klpbuild.elf.constants import STB, STT
 from klpbuild.elf.reader import ElfFile, Symbol
 from klpbuild.errors import Problems
-from klpbuild.extract.names import is_special_static
-from klpbuild.extract.sections import SectionKind, is_exit, is_init, kind_of
+from klpbuild.extract.sections import (
+    SectionKind,
+    is_exit,
+    is_init,
+    is_special_static,
+    kind_of,
+)
 from klpbuild.names import VMLINUX
 
 #: Object and symbol to whether the kernel's global symbol is weak; None if there is none.
@@ -111,7 +116,10 @@ class LinkedObject:
             if symbol.is_defined
             and symbol.type in (STT.FUNC, STT.OBJECT)
             and runs[symbol.st_shndx]
-            and not (symbol.is_local and is_special_static(symbol.name))
+            and not (
+                symbol.is_local
+                and is_special_static(symbol.name, elf.sections[symbol.st_shndx], symbol.st_size)
+            )
         }
 
     def _outlives_start(self, elf: ElfFile, index: int) -> bool:

@@ -13,7 +13,7 @@ from klpbuild.elf.constants import SHT
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
 from klpbuild.extract.correlate import Identities
-from klpbuild.extract.names import base_name, is_special_static
+from klpbuild.extract.names import base_name
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import (
     READ_BY_OBJTOOL,
@@ -246,6 +246,6 @@ def _is_left_out(case: Case, atom: Atom) -> bool:
         and atom.kind in (SectionKind.CODE, SectionKind.DATA)
         and not (is_init(name) or is_exit(name))
         and "." not in atom.name
-        and not is_special_static(atom.name)
+        and not atom.is_special_static
         and base_name(atom.name) == atom.name
     )

@@ -25,13 +25,15 @@ _CLONE = re.compile(r"\.(isra|constprop|part|cold|localalias|llvm|lto_priv)(\.\d
 #: order of the code.  Their contents have no symbols.
 UBSAN = ".data..Lubsan_"
 
-#: Static variables that macros declare once per use.  A livepatch takes its own copy: the
-#: kernel may print a warning once more, and numbers differ between any two compilations.
+#: Static variables that macros declare once per use.
 _SPECIAL = frozenset({
     "__key", "__warned", "__already_done", "__print_once", "__func__", "__FUNCTION__",
     "__PRETTY_FUNCTION__", "__msg", "_rs", "CSWTCH", "_entry", "_entry_ptr", "descriptor",
     "__UNIQUE_ID_ddebug", "trace_printk_fmt",
 })  # fmt: skip
+#: Those that are written and lie among other variables: a rate limit, which lets some more lines
+#: pass when it begins anew, and what tells lockdep locks apart.
+_LIMITS = frozenset({"_rs", "__key"})
 
 
 def is_for_modpost(name: str) -> bool:
@@ -68,10 +70,18 @@ def cold_parent(name: str) -> str | None:
     return name[: match.start()] if match else None
 
 
-def is_special_static(name: str) -> bool:
-    """Tell whether it is a static variable of which a livepatch takes its own copy."""
-    if _CONSTANT.match(name) or name.startswith(UBSAN):
-        return True
+def is_made_by_compiler(name: str) -> bool:
+    """Tell whether it is data that the compiler made of an initialiser or a check."""
+    return _CONSTANT.match(name) is not None or name.startswith(UBSAN)
+
+
+def is_named_by_macro(name: str) -> bool:
+    """Tell whether a static variable has a name that macros give."""
     base = base_name(name)
     # Clang puts the function first: f.__warned
     return (base != name and base in _SPECIAL) or base.rpartition(".")[2] in _SPECIAL - {base}
+
+
+def is_limit(name: str) -> bool:
+    """Tell whether a static variable is called as a rate limit, or a class of locks, of a macro."""
+    return is_named_by_macro(name) and base_name(name).rpartition(".")[2] in _LIMITS

@@ -7,6 +7,7 @@ from enum import Enum
 
 from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import Section
+from klpbuild.extract.names import is_limit, is_made_by_compiler, is_named_by_macro
 from klpbuild.extract.sizes import EntrySizes
 
 
@@ -103,6 +104,12 @@ _VARIABLES = re.compile(
     # (kernel/trace/trace_printk.c, module_trace_bprintk_format_notify).
     r"|__trace_printk_fmt$"
 )
+#: Flags that something was done: a warning once more is what the livepatch's own lead to
+#: (include/linux/once_lite.h; ``unlikely`` before v4.14, "..once" since v6.13).
+_ONCE = re.compile(r"\.data\.(\.?once|unlikely)$")
+_ORDINARY = re.compile(r"\.(data|bss)($|\.)")
+#: Of a number or a pointer: a rate limit has more.
+_WORD = 8
 
 
 def kind_of(section: Section) -> SectionKind:
@@ -161,3 +168,20 @@ def memory_of(section: Section) -> Memory:
 def is_writable(section: Section) -> bool:
     """Tell whether anything but the linker and the loader writes to a section."""
     return bool(section.sh_flags & SHF.WRITE) and not section.name.startswith(".data.rel.ro")
+
+
+def is_special_static(name: str, section: Section, size: int) -> bool:
+    """Tell whether it is a static variable of which a livepatch takes its own copy.
+
+    Macros make these, once for each use, under names that tell little: they are known by what
+    they are.  Nothing writes them; they are entries of a section of their own, such as a
+    descriptor of pr_debug(); flags of WARN_ONCE() and its kin; or rate limits.  Another variable
+    of such a name holds state.
+    """
+    if is_made_by_compiler(name):
+        return True
+    if not is_named_by_macro(name):
+        return False
+    if not is_writable(section) or _ONCE.match(section.name) or not _ORDINARY.match(section.name):
+        return True
+    return is_limit(name) and not 0 < size <= _WORD

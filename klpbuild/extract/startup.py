@@ -16,7 +16,6 @@ from klpbuild.errors import KlpError
 from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.case import Case
 from klpbuild.extract.correlate import Identities
-from klpbuild.extract.names import is_special_static
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.result import LeftOut
 from klpbuild.extract.sections import Memory, SectionKind, is_exit, is_init, memory_of
@@ -131,7 +130,7 @@ def _used(
             if aim.is_function:
                 if not _is_startup(aim):
                     found.add(aim)
-            elif aim.kind is SectionKind.DATA and not is_special_static(aim.name):
+            elif aim.kind is SectionKind.DATA and not aim.is_special_static:
                 seen.add(aim)
                 pending.append(aim)
                 if memory_of(aim.section) is not Memory.READ_ONLY and not _is_startup(aim):

@@ -14,7 +14,7 @@ from operator import eq
 from klpbuild.elf.vartypes import VariableType
 from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.correlate import Correlation
-from klpbuild.extract.names import base_name, is_special_static, source_name, static_number
+from klpbuild.extract.names import base_name, source_name, static_number
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import Memory, SectionKind, holds_variables, memory_of
 from klpbuild.extract.special import Tables
@@ -127,7 +127,7 @@ def _holds_state(atom: Atom) -> bool:
     name = atom.section.name
     if not holds_variables(name) or name.startswith("__"):  # __dyndbg, __tracepoints
         return False
-    return not is_special_static(atom.name) and not atom.name.startswith(_OF_TRACEPOINTS)
+    return not atom.is_special_static and not atom.name.startswith(_OF_TRACEPOINTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +285,7 @@ def _meaning(version: Version, reference: Reference, itself: Atom) -> Hashable:
         return target.content
     if target is itself:
         return "itself"
-    if target is not None and (not target.symbols or is_special_static(target.name)):
+    if target is not None and (not target.symbols or target.is_special_static):
         return version.code.contents(target)
     if target is None:
         name = version.code.elf.symbol_list[reference.symbol].name

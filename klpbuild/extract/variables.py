@@ -6,12 +6,13 @@ the content and the layout that it has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
 from klpbuild.extract.escape import passes_on
-from klpbuild.extract.names import base_name, is_special_static
+from klpbuild.extract.names import base_name
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import (
     Memory,
@@ -28,6 +29,8 @@ _HINT = "Change it from a callback of the livepatch, or keep the new state in sh
 
 #: Memory of variables that code writes.
 _STATE = (Memory.ORDINARY, Memory.PER_CPU)
+
+_SYSCALL_DATA = re.compile(r"(?:types_|args_|__syscall_meta_)_(\w+)")
 
 _ACCEPT = (
     "\nIf code may see its new content at any time, and keep what it took before, accept it:\n"
@@ -48,6 +51,11 @@ def settle_variables(case: Case) -> set[Atom]:
     _refuse_replaced_tables(case)
     copies = set()
     for atom, difference in case.changes.data.items():
+        if call := _described_call(case, atom):
+            told = f"{case.where}: the trace events of system call {call} stay the kernel's"
+            if told not in case.notices:
+                case.notices.append(told)
+            continue
         obstacle = _obstacle(case, atom)
         if obstacle:
             hint = _HINT
@@ -71,6 +79,20 @@ def settle_variables(case: Case) -> set[Atom]:
                 if case.twin(member) is not None:
                     case.functions.setdefault(member, f"uses the changed constant {atom.name}")
     return copies
+
+
+def _described_call(case: Case, atom: Atom) -> str:
+    """Name the system call of which a variable holds types or names of parameters, for tracing.
+
+    SYSCALL_METADATA of include/linux/syscalls.h; empty for another variable.
+    """
+    match = _SYSCALL_DATA.fullmatch(atom.name)
+    if match is None or not any(
+        one.section.name == "__syscalls_metadata" and one.name.endswith(f"_meta__{match[1]}")
+        for one in case.original.atoms
+    ):
+        return ""
+    return match[1]
 
 
 def _refuse_replaced_tables(case: Case) -> None:
@@ -110,7 +132,7 @@ def notice_own_state(case: Case, included: Collection[Atom]) -> None:
     """Note new variables that hold state: each version of the livepatch has its own."""
     for atom in sorted(included, key=lambda a: a.index):
         is_state = atom.kind is SectionKind.DATA and memory_of(atom.section) in _STATE
-        if is_state and case.correlation.is_new(atom) and not is_special_static(atom.name):
+        if is_state and case.correlation.is_new(atom) and not atom.is_special_static:
             case.notices.append(
                 f"{case.place(atom)}: is new, and holds state:"
                 " each version of the livepatch has its own"

@@ -8,13 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klpbuild.extract.names import (
-    base_name,
-    cold_parent,
-    is_special_static,
-    source_name,
-    static_number,
-)
+from klpbuild.elf.constants import SHF, SHT
+from klpbuild.elf.reader import Section
+from klpbuild.extract.names import base_name, cold_parent, source_name, static_number
+from klpbuild.extract.sections import is_special_static
 from tests.extract.pairs import Extracted, Pair
 from tests.extract.program import run
 
@@ -51,24 +48,56 @@ def test_numbers_do_not_change_a_base_name(name: str, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "section", "size"),
     [
-        ".data..Lubsan_data181",
-        "__key.4",
-        "_rs.0",
-        "__func__.12",
-        "__already_done.1",
-        "CSWTCH.7",
-        "foo.__warned.2",
+        (".data..Lubsan_data181", ".data..Lubsan_data181", 16),
+        ("__key.4", ".bss.__key.4", 0),
+        ("__key.4", ".bss.__key.4", 16),
+        ("_rs.0", ".data._rs.0", 40),
+        ("__func__.12", ".rodata.__func__.12", 9),
+        ("__already_done.1", ".data.once", 1),
+        ("__already_done.1", ".data..once", 1),
+        ("__warned.1", ".data.unlikely", 1),
+        ("descriptor.3", "__dyndbg", 56),
+        ("CSWTCH.7", ".rodata.CSWTCH.7", 64),
+        ("foo.__warned.2", ".data.once", 1),
     ],
 )
-def test_statics_of_macros_are_copied(name: str) -> None:
-    assert is_special_static(name)
+def test_statics_of_macros_are_copied(name: str, section: str, size: int) -> None:
+    assert is_special_static(name, described(section), size)
 
 
-@pytest.mark.parametrize("name", ["___done.4", "___once_key.1", "__key", "keys.4", "table.3"])
-def test_other_statics_are_the_kernels(name: str) -> None:
-    assert not is_special_static(name)
+@pytest.mark.parametrize(
+    ("name", "section", "size"),
+    [
+        ("___done.4", ".data.once", 1),
+        ("___once_key.1", ".data.___once_key.1", 16),
+        ("__key", ".data.__key", 16),
+        ("keys.4", ".data.keys.4", 8),
+        ("__warned.4", ".bss.__warned.4", 4),
+        ("_rs.4", ".bss._rs.4", 4),
+        ("descriptor.2", ".data.descriptor.2", 64),
+        ("foo._rs.4", ".bss.foo._rs.4", 8),
+    ],
+)
+def test_other_statics_are_the_kernels(name: str, section: str, size: int) -> None:
+    assert not is_special_static(name, described(section), size)
+
+
+def described(name: str) -> Section:
+    """A section of variables, by its name."""
+    flags = SHF.ALLOC | (0 if name.startswith(".rodata") else SHF.WRITE)
+    return Section(0, name, SHT.PROGBITS, flags, 0, 0, 0, 0, 0, 8, 0)
+
+
+@pytest.mark.parametrize("name", ["__warned", "_rs", "descriptor", "__print_once"])
+def test_state_under_a_name_that_macros_give(tmp_path: Path, name: str) -> None:
+    code = f"""
+        int warn(int);
+        int check(int n) {{ static int {name}; {name} += n; return warn({name}); }}
+    """
+    made = Pair(tmp_path, code, {"return warn(": "return 1 + warn("}).extract()
+    assert [r.name for r in made.references if r.is_defined] == [f"{name}.0"]
 
 
 RENUMBERED = """

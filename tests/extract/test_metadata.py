@@ -203,3 +203,31 @@ def test_new_variables_that_are_used_come_along(tmp_path: Path) -> None:
     ).extract()
     assert "fresh" in Extracted(made).defined
     assert [n for n in made.notices if "has its own" not in n] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"int"', '"unsigned int"'),
+        ('"fd"', '"file"'),
+        ('"int" }', '"int", "long" }'),
+        ("{ 1, ", "{ 2, "),
+    ],
+)
+def test_parameters_of_a_system_call_that_are_described_otherwise(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    """The kernel's trace events go on as they are; the call itself changes."""
+    code = """
+        int out(int);
+        struct syscall_metadata { int nb_args; const char **types, **args; };
+        static const char *types__dup[] = { "int" };
+        static const char *args__dup[] = { "fd" };
+        static struct syscall_metadata __used __syscall_meta__dup = { 1, types__dup, args__dup };
+        static struct syscall_metadata __used __attribute__((section("__syscalls_metadata")))
+            *__p_syscall_meta__dup = &__syscall_meta__dup;
+        int call(int fd) { return out(fd); }
+    """
+    made = Pair(tmp_path, code, {old: new, "out(fd)": "out(fd + 1)"}).extract()
+    assert [f.name for f in made.changed] == ["call"]
+    assert made.notices == ("code.c:code.o: the trace events of system call dup stay the kernel's",)
