@@ -137,7 +137,7 @@ def correlate(
 def _part_outlived(result: Correlation) -> None:
     """Take what was ``__init`` or ``__exit`` and no longer is for new: the kernel's is gone.
 
-    Not what code of other files may refer to, and not variables, which hold what was written.
+    Code of other files that refers to it has run, too.  Not variables, which hold what was written.
     """
     for patched, original in list(result.to_original.items()):
         before, after = original.section.name, patched.section.name
@@ -146,8 +146,7 @@ def _part_outlived(result: Correlation) -> None:
         is_constant = patched.kind is SectionKind.DATA and not (
             original.is_writable or patched.is_writable
         )
-        is_local = not original.is_global and not patched.is_global
-        if stays and is_local and (patched.is_function or is_constant):
+        if stays and (patched.is_function or is_constant):
             result.part(original, patched)
 
 

@@ -22,6 +22,7 @@ from klpbuild.kernel.debug import debug_information, type_information
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import PatchedObject
+from klpbuild.module.owntables import included_files
 from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import Candidate
 
@@ -125,10 +126,13 @@ def check_results(
 
 
 def _is_own(source: Source, kernel: Kernel) -> Callable[[str], bool]:
-    """Make a test for the user's files: their names begin at the user's directories."""
+    """Make a test for the user's files: what is included by absolute path, or below their own."""
+    included = set(included_files(source.path))
 
     def is_own(name: str) -> bool:
-        if Path(name).is_absolute() or source.own_file(name) is None:
+        if Path(name).is_absolute():
+            return Path(name).resolve() in included
+        if source.own_file(name) is None:
             return False
         return not (kernel.build / name).is_file()
 

@@ -104,19 +104,13 @@ INIT_DATA = ' __attribute__((section(".init.rodata")))'
     ("source", "mark", "new"),
     [(LATE, "__init ", "f"), (LATE, "__exit ", "f"), (TABLE, INIT_DATA, "t")],
 )
+@pytest.mark.parametrize("linkage", ["static ", ""])
 def test_what_runs_later_than_it_was_marked_for_is_new(
-    tmp_path: Path, source: str, mark: str, new: str
+    tmp_path: Path, source: str, mark: str, new: str, linkage: str
 ) -> None:
     """The kernel's is gone once it has started; the functions that use it are replaced."""
-    head = "int out(int);\n"
-    made = Pair(tmp_path, head + source.format(mark), {source.format(mark): source.format("")})
-    extraction = made.extract()
+    old, later = (source.format(m).replace("static ", linkage) for m in (mark, ""))
+    extraction = Pair(tmp_path, f"int out(int);\n{old}", {old: later}).extract()
     assert [f.name for f in extraction.changed] == ["g"]
     assert {i.name for i in extraction.included} == {"g", new}
     assert not [r for r in extraction.references if r.is_defined]
-
-
-def test_a_global_function_that_runs_later_than_it_was_marked_for(tmp_path: Path) -> None:
-    old, new = (LATE.replace("static ", "").format(mark) for mark in ("__init ", ""))
-    text = Pair(tmp_path, "int out(int);\n" + old, {old: new}).refusal()
-    assert "f: __init code changed" in text

@@ -225,6 +225,17 @@ def test_a_header_of_the_user_s(kernel: Made, tmp_path: Path) -> None:
     assert refused.startswith("sub/private.h:7: struct queue is laid out otherwise in vmlinux")
 
 
+def test_a_header_by_its_absolute_path(kernel: Made, tmp_path: Path) -> None:
+    elsewhere, own = tmp_path / "elsewhere", tmp_path / "own"
+    elsewhere.mkdir()
+    own.mkdir()
+    (elsewhere / "inner.h").write_text(PRIVATE.replace("int limit;", ""))
+    (elsewhere / "outer.h").write_text('#include "inner.h"\n')
+    text = f'#include "{elsewhere}/outer.h"\n{OWN}'
+    (refused,) = kernel.refusals(own, text)
+    assert refused.startswith(f"{elsewhere}/inner.h:7: struct queue is laid out otherwise in")
+
+
 @pytest.mark.parametrize("result", ["void", "int", "static void"])
 def test_a_callback_that_returns_nothing(tmp_path: Path, result: str) -> None:
     text = f"{result} before(void *object) {{ }} void after(void *object) {{ }}"
