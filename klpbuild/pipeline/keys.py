@@ -17,7 +17,7 @@ from functools import partial
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.keys import branch_keys, changed_functions, may_branch, outline
-from klpbuild.extract.names import cold_parent
+from klpbuild.extract.names import base_name, cold_parent
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import KeyPolicy
 from klpbuild.files.whole import write_file
@@ -71,7 +71,7 @@ def ask_keys_of_modules(
     """
     pairs, notes = [], []
     for number, pair in enumerate(compiled.pairs):
-        names = _asked(part(number, pair), policy(pair)) if pair.owner != VMLINUX else set()
+        names = asked_keys(part(number, pair), policy(pair)) if pair.owner != VMLINUX else set()
         other = _asking(compiled, pair, names, partial(part, number)) if names else None
         pairs.append(other or pair)
         if other is not None:
@@ -80,12 +80,13 @@ def ask_keys_of_modules(
     return replace(compiled, pairs=tuple(pairs), notes=(*compiled.notes, *notes))
 
 
-def _asked(part: Part, policy: KeyPolicy) -> set[str]:
+def asked_keys(part: Part, policy: KeyPolicy) -> set[str]:
     """List the keys by which changed code branches and that the kernel would not find."""
     if not may_branch(part.patched, part.sizes, policy):
         return set()
     keys = branch_keys(part, changed_functions(part))
-    return {key.name for key in keys if isinstance(policy(key), str)}
+    # A function's own, as that of DO_ONCE(), has a number that the text does not have.
+    return {base_name(key.name) for key in keys if isinstance(policy(key), str)}
 
 
 def _asking(

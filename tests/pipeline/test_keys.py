@@ -13,7 +13,7 @@ from klpbuild.extract.keys import branch_keys, changed_functions, outline
 from klpbuild.extract.part import Part
 from klpbuild.kernel.tree import Kernel
 from klpbuild.pipeline.from_patch import build_from_patches
-from klpbuild.pipeline.keys import asking_header
+from klpbuild.pipeline.keys import asked_keys, asking_header
 from tests.extract.pairs import FLAGS, SIZES, Pair
 from tests.pipeline.livepatches import written
 
@@ -154,6 +154,17 @@ def test_the_keys_of_changed_functions_are_found(tmp_path: Path) -> None:
     names, variables = outline(part.original)
     assert names == {"first", "second", "third"}
     assert variables == {("own", 16)}
+
+
+def test_a_key_of_a_function_is_asked_by_its_name_in_the_text(tmp_path: Path) -> None:
+    """DO_ONCE() has such a key; the compiler calls it ___once_key.0."""
+    text = """
+    int out(int);
+    int first(int n)
+    { static struct static_key ___once_key; return static_branch(&___once_key) ? out(n) : 2; }
+    """
+    part = part_of(Pair(tmp_path, text, {"out(n)": "out(n + 1)"}))
+    assert asked_keys(part, lambda key: "belongs to a module") == {"___once_key"}
 
 
 def test_what_changes_as_the_kernel_is_compiled_changes_here_too(tmp_path: Path) -> None:
