@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from klpbuild.check import catalogue
 from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.loaders import LOADERS
 from klpbuild.check.patched import Patched
 from klpbuild.check.reach import Reach
 from klpbuild.check.subject import Subject, is_livepatch_section, is_relocated, place
@@ -78,7 +79,7 @@ def _check_owners(
 def _check_code(subject: Subject, patched: tuple[Patched, ...], waiting: list[_Waiting]) -> None:
     """Check that code that waits for a gate cannot run before the gate is loaded."""
     try:
-        reach = Reach(subject.elf, patched)
+        reach = Reach(subject, patched, LOADERS.get(subject.elf.e_machine))
     except KlpError as error:
         subject.not_checked(catalogue.EARLY_CODE, str(error))
         return

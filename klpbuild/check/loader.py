@@ -36,7 +36,7 @@ class Kind:
     :ivar align: what the distance must be a multiple of, for a relative one.
     :ivar fits: which instructions have such a field; None where data has it, too.
     :ivar branch: which of these are direct branches.
-    :ivar ahead: what such a branch adds to the relocation's addend.
+    :ivar ahead: what such an instruction adds to the relocation's addend.
     :ivar calls: which of these lead to where a function begins.
     """
 

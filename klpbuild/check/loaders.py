@@ -10,12 +10,13 @@ from klpbuild.check.subject import Subject
 from klpbuild.check.x86_64.check import check_x86_64
 from klpbuild.elf.constants import EM
 
-_LOADERS: dict[int, Loader] = {EM.AARCH64: AARCH64, EM.PPC64: POWERPC64LE, EM.S390: S390X}
+#: By ``e_machine``; x86-64 has checks of its own.
+LOADERS: dict[int, Loader] = {EM.AARCH64: AARCH64, EM.PPC64: POWERPC64LE, EM.S390: S390X}
 
 
 def check_loading(subject: Subject) -> None:
     """Check what the module loader does for its architecture."""
-    loader = _LOADERS.get(subject.elf.e_machine)
+    loader = LOADERS.get(subject.elf.e_machine)
     if loader is not None:
         loader.check(subject)
     else:

@@ -2,7 +2,8 @@
 
 The module is laid out as in memory, and every place that leads into it gets its address.
 From each function that the kernel enters, addresses are followed: those that instructions
-jump to, call, load or use, and those in the data that they lead to.
+jump to, call, load or use, and those in the data that they lead to.  Code of x86-64 is
+disassembled; what that of other machines leads to, relocations and direct branches say.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from klpbuild.check.code import addresses
+from klpbuild.check.entries import Target
+from klpbuild.check.loader import Loader
 from klpbuild.check.memory import FIRST, ROOM, TYPES, Loaded, apply_relocations
 from klpbuild.check.patched import Patched
+from klpbuild.check.subject import Relocation, Subject
 from klpbuild.elf.constants import SHF, STT
-from klpbuild.elf.reader import ElfFile
 
 #: Stands for every address outside of the module.
 _ELSEWHERE = 0xFFFFFFFF81000000
@@ -26,6 +29,8 @@ _ENTERED = re.compile(
     r"\.gnu\.linkonce\.this_module|__param|\.init_array|\.ctors|_{2,3}ksymtab.*"
     r"|__tracepoints_ptrs|_ftrace_events|\.kunit_test_suites"
 )
+#: ppc64le's code takes addresses from there.
+_POINTERS = ".toc"
 #: Addresses in an entry of the tables that lead from a place in the code to another one: taken
 #: branches of static keys, what follows a fault, replaced code.
 _CONTINUED = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
@@ -34,18 +39,27 @@ _CONTINUED = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
 class Reach:
     """Reachability of each place of a module from its replacements and callbacks."""
 
-    def __init__(self, elf: ElfFile, patched: tuple[Patched, ...]) -> None:
-        """Lay out the module, and relocate it.
+    def __init__(
+        self, subject: Subject, patched: tuple[Patched, ...], loader: Loader | None = None
+    ) -> None:
+        """Lay out the module, and relocate it if it is x86-64's.
 
+        :param loader: the model of another machine.
         :raises KlpError: when relocations or symbols are broken.
         """
-        self._elf = elf
+        self._subject = subject
+        self._elf = elf = subject.elf
         self._patched = patched
+        #: What is added to an addend, by the types that the kernel applies.
+        self._ahead = dict.fromkeys(TYPES, 0)
+        if loader is not None:
+            self._ahead = {number: kind.ahead for number, kind in loader.kinds.items()}
         self._module = Loaded("", elf, FIRST)
         for section in elf.relocation_sections:
             if section.sh_info in self._module.contents:
                 rows = elf.relocations(section)
                 apply_relocations(self._module, section.sh_info, rows, self._address)
+        self._branches = self._led(loader) if loader else {}
 
     def users(self, section: int, offset: int) -> dict[str, str]:
         """Find the objects with which a place is used, each with a function that leads there.
@@ -112,6 +126,9 @@ class Reach:
             for index, start in self._module.addresses.items()
         }
         yield from ((start, start) for start in self._module.addresses.values())
+        for index, start in self._module.addresses.items():
+            if self._elf.sections[index].name == _POINTERS:
+                yield from ((at, at + 8) for at in range(start, ends[index], 8))
         for symbol in self._elf.symbol_list:
             if symbol.st_shndx in ends and symbol.type != STT.SECTION:
                 start, end = self._address(symbol.index), ends[symbol.st_shndx]
@@ -129,9 +146,12 @@ class Reach:
     def _next(self, start: int) -> Iterator[int]:
         """Find the addresses in the module that a function or variable leads to."""
         end = self._end(start)
-        for base, code in self._code:
+        for index, base, code in self._code:
             if base <= start < base + len(code):
-                yield from self._in_code(bytes(code[start - base : end - base]), start)
+                if self._branches:
+                    yield from (t for at, t in self._branches[index] if start <= at < end)
+                else:
+                    yield from self._in_code(bytes(code[start - base : end - base]), start)
                 yield from self._going_on.get(start, ())
                 if start not in self._names and end < base + len(code):
                     yield end  # code of which only the beginning is known may run on
@@ -144,11 +164,22 @@ class Reach:
                 if indexed:  # table[i - 1] has an address before the table
                     yield self._end(self._start(target))
 
+    def _led(self, loader: Loader) -> dict[int, list[tuple[int, int]]]:
+        """Places in the code of another machine, and where each leads, by section."""
+        found = {index: self._written(index, in_code=True) for index, _, _ in self._code}
+        for index, base, _ in self._code:
+            for at in self._subject.instructions.of(index):
+                led = loader.tables.jumps_to(self._subject, Target(index, at))
+                if led is not None and led.section in self._module.addresses:
+                    target = self._module.addresses[led.section] + led.offset
+                    found[index].append((base + at, target))
+        return found
+
     @cached_property
-    def _code(self) -> list[tuple[int, bytearray]]:
+    def _code(self) -> list[tuple[int, int, bytearray]]:
         placed = self._module.addresses.items()
         executable = {i for i, _ in placed if self._elf.sections[i].sh_flags & SHF.EXECINSTR}
-        return [(start, self._module.contents[i]) for i, start in placed if i in executable]
+        return [(i, start, self._module.contents[i]) for i, start in placed if i in executable]
 
     @cached_property
     def _tables(self) -> set[int]:
@@ -156,7 +187,7 @@ class Reach:
         places = {place for patched in self._patched for place in patched.entries}
         for index in self._module.addresses:
             if _ENTERED.fullmatch(self._elf.sections[index].name):
-                places |= {(index, offset) for offset, _ in self._relocated[index]}
+                places |= {(index, row.offset) for row in self._relocated[index]}
         return {self._module.addresses.get(section, 0) + offset for section, offset in places}
 
     def _pointers(self, first: int, end: int) -> list[tuple[int, int]]:
@@ -170,24 +201,34 @@ class Reach:
         found = [pair for index, _ in places if index not in code for pair in self._written(index)]
         return [(at, target) for at, target in sorted(found) if FIRST <= target < FIRST + ROOM]
 
-    def _written(self, index: int) -> list[tuple[int, int]]:
-        """List what relocations write into a section: place, and the address that is meant."""
-        start, data = self._module.addresses[index], self._module.contents[index]
-        found = []
-        for offset, kind in self._relocated[index]:
-            width, relative = TYPES.get(kind, (0, False))
-            value = int.from_bytes(data[offset : offset + width], "little", signed=relative)
-            found.append((start + offset, value + (start + offset if relative else 0)))
-        return sorted(found)
+    def _written(self, index: int, *, in_code: bool = False) -> list[tuple[int, int]]:
+        """List what relocations write into a section: place, and the address that is meant.
+
+        :param in_code: leaves out data without a name: code may add to the address of a section
+            what leads to any variable of it (section anchors).
+        """
+        start, ahead = self._module.addresses[index], self._ahead
+        in_code |= self._elf.sections[index].name == _POINTERS
+        return sorted(
+            (start + row.offset, self._address(row.symbol) + row.addend + ahead[row.kind])
+            for row in self._relocated[index]
+            if row.kind in ahead and not (in_code and self._is_anchor(row.symbol))
+        )
+
+    def _is_anchor(self, index: int) -> bool:
+        symbol = self._elf.symbol(index)
+        if not symbol.is_defined or symbol.type in (STT.OBJECT, STT.FUNC):
+            return False
+        section = self._elf.sections[symbol.st_shndx]
+        return not section.sh_flags & SHF.EXECINSTR and section.name != _POINTERS
 
     @cached_property
-    def _relocated(self) -> dict[int, list[tuple[int, int]]]:
-        """The offsets and types of the relocations of each section."""
-        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    def _relocated(self) -> dict[int, list[Relocation]]:
+        """The relocations of each section."""
+        found: dict[int, list[Relocation]] = defaultdict(list)
         for section in self._elf.relocation_sections:
-            rows = self._elf.relocations(section)
-            pairs = zip(rows["r_offset"].tolist(), rows["r_type"].tolist(), strict=True)
-            found[section.sh_info] += pairs
+            rows = self._elf.relocations(section).tolist()
+            found[section.sh_info] += map(Relocation._make, rows)
         return found
 
     @cached_property

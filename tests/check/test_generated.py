@@ -10,6 +10,7 @@ from klpbuild.check import catalogue
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.reach import Reach
+from klpbuild.check.subject import Subject
 from klpbuild.check.tables import read_tables
 from klpbuild.elf.reader import ElfFile
 from tests.check.breaks import LID, SWAPINFO
@@ -57,6 +58,6 @@ def test_what_runs_with_which_object_is_traced(
     elf = ElfFile(data, "livepatch.ko")
     objects = read_tables(elf)
     assert objects is not None
-    reach, function = Reach(elf, objects), objects[0].functions
+    reach, function = Reach(Subject(elf, "livepatch.ko", None), objects), objects[0].functions
     assert function is not None and function[0].new_place is not None
     assert reach.users(*function[0].new_place).keys() == {"vmlinux", "button"}

@@ -191,7 +191,7 @@ UNWIND = Rule(
     "Transitions end when the stacks of all tasks are known to be free of old functions:"
     " ORC data say where the stack is at each instruction.",
     "Let the kernel's objtool process the objects; strip and objcopy must not touch the module.",
-    effect=Effect.ACCEPTED, machines=X86_64,
+    effect=Effect.ACCEPTED, only=X86_64,
 )
 OWNER_ABSENT = Rule(
     "KLP430", "a livepatch symbol's owner need not be loaded when it is looked up",
@@ -206,7 +206,7 @@ EARLY_CODE = Rule(
     "A relocation of .klp.rela.<object> is applied when the object loads. Until then its place"
     " holds zeros: a call goes to the next instruction, a pointer is NULL.",
     "Use it only in functions and callbacks of {gate}, or of what depends on {gate}.",
-    effect=Effect.ACCEPTED, machines=X86_64,
+    effect=Effect.ACCEPTED, machines=MODELLED,
 )
 NO_NOP = Rule(
     "KLP432", "a call to another object has no nop behind it",

@@ -61,8 +61,8 @@ _KINDS |= {
     19: Kind("R_390_PC32DBL", 4, 2, _relative_long, _branch, -2),
     20: Kind("R_390_PLT32DBL", 4, 2, _function, _function, -2, _function),
     21: Kind("R_390_GOTPCDBL", 4),
-    26: Kind("R_390_GOTENT", 4, fits=_entry),
-    33: Kind("R_390_GOTPLTENT", 4, fits=_entry),
+    26: Kind("R_390_GOTENT", 4, fits=_entry, ahead=-2),
+    33: Kind("R_390_GOTPLTENT", 4, fits=_entry, ahead=-2),
 }
 
 
