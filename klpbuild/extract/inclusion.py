@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from klpbuild.arch import Architecture
-from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import Symbol
 from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.case import Case
@@ -134,14 +133,6 @@ class _Choice:
         if target is None:
             self._check_undefined(atom, reference)
             return
-        if self._may_mean_a_neighbour(atom, reference, target):
-            self.refuse(
-                f"{atom.name} refers to {target.name} or to a variable beside it",
-                atom,
-                why=f"Variables were added to or removed from {target.section.name}, and the"
-                " assembler names places there by their offset.",
-                hint="Declare new variables without a section attribute.",
-            )
         if target in self.result.atoms:
             return
         twin = self.correlation.to_original.get(target)
@@ -166,37 +157,6 @@ class _Choice:
                 f" and keep {doubt.kernels} declared, with __used." + more,
             )
         return doubt is not None
-
-    def _may_mean_a_neighbour(self, atom: Atom, reference: Reference, target: Atom) -> bool:
-        """Tell whether a section offset may belong to the neighbouring variable (``a[i - 1]``).
-
-        ``array[i - 1]`` names a place before the array, ``p < array + n`` the one behind it.
-        That does no harm where both variables stand as they did.
-        """
-        named = self.patched.elf.symbol_list[reference.symbol]
-        instructions = self.patched.instructions
-        if named.type != STT.SECTION or reference.type not in instructions.based:
-            return False
-        beyond = reference.addend
-        if reference.type in instructions.counted:
-            beyond += instructions.behind
-        if target.kind is not SectionKind.DATA or atom.kind is not SectionKind.CODE:
-            return False
-        before, behind = self.patched.neighbours(target)
-        if beyond < 0:
-            return False  # nothing stands before it
-        if beyond:
-            return behind is not None and not self._stand_as_before(target, behind)
-        if before is None or before.end != target.entry or self._stand_as_before(before, target):
-            return False
-        return self.patched.is_compared(atom, reference)
-
-    def _stand_as_before(self, one: Atom, other: Atom) -> bool:
-        twins = self.case.twin(one), self.case.twin(other)
-        if twins[0] is None or twins[1] is None:
-            return False
-        same_section = twins[0].section.index == twins[1].section.index
-        return same_section and twins[1].entry - twins[0].entry == other.entry - one.entry
 
     def _kind_of_need(self, target: Atom) -> str:
         if target in self.copies:

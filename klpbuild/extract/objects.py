@@ -250,13 +250,6 @@ class CodeObject:
             return None
         return self._in_section[section][max(bisect_right(starts, offset) - 1, 0)]
 
-    def neighbours(self, atom: Atom) -> tuple[Atom | None, Atom | None]:
-        """Find the atoms of the same section before and behind one."""
-        atoms = self._in_section[atom.section.index]
-        place = bisect_right(self._starts[atom.section.index], atom.start) - 1
-        before = atoms[place - 1] if place > 0 else None
-        return before, atoms[place + 1] if place + 1 < len(atoms) else None
-
     def contents(self, atom: Atom) -> bytes:
         """Return an atom's bytes; zeros for one without bytes in the file."""
         if atom.section.sh_type == SHT.NOBITS:
@@ -385,12 +378,6 @@ class CodeObject:
     def is_memory_operand(self, atom: Atom, reference: Reference) -> bool:
         """Tell whether code accesses a reference's target, and does not take its address."""
         return self.instructions.is_memory_operand(self.contents(atom), reference.offset)
-
-    def is_compared(self, atom: Atom, reference: Reference) -> bool:
-        """Tell whether code may compare something with the address that a reference leads to."""
-        if not self.instructions.registers:
-            return True
-        return self.instructions.at(self.contents(atom), reference.offset)[0] == "cmp"
 
     def undefined(self, reference: Reference) -> Symbol | None:
         """Return the undefined symbol that a reference names, if it does."""

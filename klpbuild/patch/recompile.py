@@ -32,6 +32,7 @@ from klpbuild.patch.commands import CompileCommand, make_objects
 from klpbuild.patch.fix import Fault, Standing
 from klpbuild.patch.keptobjects import KeptObjects
 from klpbuild.patch.layout import BTF_FLAGS, CLANG_FLAGS
+from klpbuild.patch.named import with_globals, with_names
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.shadow import make_shadow
 from klpbuild.run import run
@@ -40,6 +41,8 @@ from klpbuild.run import run
 #: and code is the same without.
 SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections", "-g0")
 PLAIN_FLAGS = ("-g0",)
+#: clang's, of flags that assembly does not need; gcc passes over it.
+_UNUSED = "-Wno-unused-command-line-argument"
 #: The same sections and symbols, with the types of variables.
 TYPE_FLAGS = (*SECTION_FLAGS[:2], "-g", "-gdwarf-5", "-gno-split-dwarf", "-gz=none")
 #: Several livepatches may be extracted at once; all together start this many compilers.
@@ -271,6 +274,35 @@ class Recompiler:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(data)
         return output
+
+    def with_names(
+        self, command: CompileCommand, patched: bool, plain: ElfFile, names: Sequence[str]
+    ) -> ElfFile:
+        """Compile an object once more, with references to local variables by their symbols.
+
+        :param plain: the object, compiled with `SECTION_FLAGS`.
+        :param names: of the variables, see `klpbuild.extract.sharing`.
+        :raises KlpError: when the compiler or the assembler fails.
+        """
+        stem = f"{command.target[:-2]}.{'new' if patched else 'old'}-named"
+        output, assembly = (self.workdir / f"{stem}.{kind}" for kind in "os")
+
+        def ask(dependencies: Path) -> bytes:
+            shadow = self.shadow if patched else None
+            flags = (*SECTION_FLAGS, f"-Wp,-MD,{dependencies}")
+            line = command.compile(assembly, *flags, source=self.tree.source, shadow=shadow)
+            done = self._run(["-S" if word == "-c" else word for word in line])
+            if not done.returncode:
+                assembly.write_text(with_globals(assembly.read_text(), names))
+                line = command.compile(output, *SECTION_FLAGS, _UNUSED, source=Path(), shadow=None)
+                done = self._run([*line[:-1], str(assembly)])
+            if done.returncode:
+                why = _first_lines(done.stderr)
+                raise KlpError("is not compiled to assembly", where=command.target, why=why)
+            return with_names(plain, ElfFile.read(output), names)
+
+        kind = f"named-{hashlib.sha256(shlex.join(names).encode()).hexdigest()[:8]}"
+        return ElfFile(self.answer(command, kind, SECTION_FLAGS, patched, ask), plain.name)
 
     def with_types(self, command: CompileCommand, patched: bool, *flags: str) -> Path:
         """Compile the object with debug information, from the original or the patched file.

@@ -18,6 +18,7 @@ from klpbuild.extract.linkage import link, new_globals
 from klpbuild.extract.moves import settle_moved
 from klpbuild.extract.part import Part
 from klpbuild.extract.result import Extraction, LeftOut
+from klpbuild.extract.sharing import local_variables, shared_otherwise
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.written import WORDS
 from klpbuild.files.given import check_file_names
@@ -159,14 +160,19 @@ class _Builder:
 def _read_pair(
     compiled: CompiledPatch, sizes: EntrySizes, accepted: Accepted, number: int, pair: ObjectPair
 ) -> Part:
-    """Read an object before and after the patches."""
+    """Read an object before and after the patches, references to variables by their symbols."""
+    pairs = [ElfFile.read(path) for path in (pair.original, pair.patched)]
+    sections = shared_otherwise(*pairs)
+    for patched, elf in enumerate(pairs):
+        if names := local_variables(elf, sections):
+            pairs[patched] = compiled.compiler.with_names(pair.command, bool(patched), elf, names)
     made_from = [f for f in compiled.patched.files if f.path in {pair.source, *pair.files}]
     return Part(
         number=number,
         owner=pair.owner,
         where=pair.where,
-        original=ElfFile.read(pair.original),
-        patched=ElfFile.read(pair.patched),
+        original=pairs[0],
+        patched=pairs[1],
         source=pair.source,
         sizes=sizes,
         types=lambda patched: compiled.variable_types(pair, patched),

@@ -19,8 +19,10 @@ from klpbuild.extract.linkage import link
 from klpbuild.extract.moves import settle_moved
 from klpbuild.extract.part import Part, VariableTypes, no_types
 from klpbuild.extract.result import Extraction, KeyPolicy
+from klpbuild.extract.sharing import local_variables, shared_otherwise
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.names import VMLINUX
+from klpbuild.patch.named import with_globals, with_names
 
 #: As 6.1 has them.
 SIZES = EntrySizes(
@@ -126,13 +128,28 @@ class Pair:
             text = text.replace(old, new)
         return text
 
-    def compile(self, version: str, text: str, *flags: str) -> Path:
+    def objects(self, original: str, patched: str) -> tuple[ElfFile, ElfFile]:
+        """Compile both versions, references as extraction wants them."""
+        texts = {"original": original, "patched": patched}
+        elfs = [ElfFile.read(self.compile(version, text)) for version, text in texts.items()]
+        sections = shared_otherwise(*elfs)
+        for place, version in enumerate(texts):
+            if names := local_variables(elfs[place], sections):
+                assembly = self.compile(version, texts[version], "-S", output="named.s")
+                output = assembly.with_suffix(".o")
+                assembly.write_text(with_globals(assembly.read_text(), names))
+                subprocess.run(["gcc", "-c", assembly, "-o", output], check=True)
+                elfs[place] = ElfFile(with_names(elfs[place], ElfFile.read(output), names), "")
+            elfs[place].name = "code.o"
+        return elfs[0], elfs[1]
+
+    def compile(self, version: str, text: str, *flags: str, output: str = "code.o") -> Path:
         directory = self.directory / version
         directory.mkdir(exist_ok=True)
         (directory / "code.c").write_text(f'#line 1 "kernel.h"\n{KERNEL}\n#line 1 "code.c"\n{text}')
-        command = ["gcc", *FLAGS, *self.flags, *flags, "-c", "code.c", "-o", "code.o"]
+        command = ["gcc", *FLAGS, *self.flags, *flags, "-c", "code.c", "-o", output]
         subprocess.run(command, cwd=directory, check=True)
-        return directory / "code.o"
+        return directory / output
 
     def extract(
         self,
@@ -142,13 +159,9 @@ class Pair:
         renewed: frozenset[str] = frozenset(),
         accepted_data: tuple[str, ...] = (),
     ) -> Extraction:
-        original = ElfFile.read(self.compile("original", self.source))
-        patched = ElfFile.read(self.compile("patched", self.patched_source()))
-        original.name = patched.name = "code.o"
         texts = self.source, self.patched_source()
         return extract(
-            original,
-            patched,
+            *self.objects(*texts),
             entry_sizes=SIZES,
             arch=X86_64,
             in_module=in_module,
@@ -215,16 +228,13 @@ class Patch:
         directory = self.directory / name.removesuffix(".c")
         directory.mkdir(parents=True)
         pair = Pair(directory, self.files[name][0], {})
-        elfs = [
-            ElfFile.read(pair.compile(version, text))
-            for version, text in zip(("original", "patched"), self.files[name], strict=True)
-        ]
+        original, patched = pair.objects(*self.files[name])
         return Part(
             number=number,
             owner=self.owners.get(name, VMLINUX),
             where=f"{name}:{name[:-2]}.o",
-            original=elfs[0],
-            patched=elfs[1],
+            original=original,
+            patched=patched,
             source=name,
             sizes=SIZES,
             types=lambda patched: pair.types(self.files[name][patched]),

@@ -11,6 +11,7 @@ import pytest
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
+from klpbuild.extract.sharing import local_variables, shared_otherwise
 from klpbuild.patch.pair import CompiledPatch, compile_patch
 from klpbuild.patch.shadow import make_shadow
 from klpbuild.proof.fidelity import prove
@@ -527,3 +528,44 @@ def test_types_of_variables_before_and_after(small: SmallKernel, tmp_path: Path)
     (pair,) = result.pairs
     types = [result.variable_types(pair, patched)["count"].text for patched in (False, True)]
     assert types == ["int", "long int"]
+
+
+SHARING = """static int count;
+#define SHARED __attribute__((section(".data..read_mostly")))
+static int first[8] SHARED, second[8] SHARED;
+int weigh(unsigned long n)
+{
+	return first[n + 8] + second[n + 97];
+}
+void put(unsigned long n)
+{
+	first[n] = second[n] = n;
+}
+"""
+
+
+def test_references_into_a_section_of_several_variables(small: SmallKernel, tmp_path: Path) -> None:
+    """As(1) writes them as offsets: one that counts from behind a variable is in another."""
+    result = compiled(small, tmp_path, small.patch("fs/open.c", "static int count;", SHARING))
+    (pair,) = result.pairs
+    objects = [ElfFile.read(path) for path in (pair.original, pair.patched)]
+    sections = shared_otherwise(*objects)
+    assert sections == {".data..read_mostly"}
+    none, names = (local_variables(elf, sections) for elf in objects)
+    assert (none, sorted(names)) == ((), ["first", "second"])
+    named = result.compiler.with_names(pair.command, True, objects[1], names)
+    of_function = named.section(".rela.text.weigh")
+    assert of_function is not None
+    found = {
+        (named.symbol(int(row["r_sym"])).name, int(row["r_addend"]))
+        for row in named.relocations(of_function)
+        if row["r_sym"]
+    }
+    assert found == {("first", 32), ("second", 388)}
+    assert named.symbol_list == objects[1].symbol_list
+
+
+def test_sections_that_hold_the_same_as_before(small: SmallKernel, tmp_path: Path) -> None:
+    patch = small.patch("fs/open.c", "number > LIMIT", "number >= 100 * LIMIT")
+    (pair,) = compiled(small, tmp_path, patch).pairs
+    assert not shared_otherwise(ElfFile.read(pair.original), ElfFile.read(pair.patched))
