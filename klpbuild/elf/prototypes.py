@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from klpbuild.elf.btf import Btf, BtfKind
 from klpbuild.elf.dwarf import Unit
-from klpbuild.elf.vartypes import ADDRESS, FILE, LINE, WANTED_OF_FUNCTIONS, TypeTexts
+from klpbuild.elf.vartypes import ADDRESS, EXTERNAL, FILE, LINE, WANTED_OF_FUNCTIONS, TypeTexts
 
 _TAGGED_POINTER = re.compile(r"((?:struct|union) \w+)(?: \*)+")
 _TAGS = {
@@ -30,12 +30,14 @@ class Prototype(NamedTuple):
 
     :ivar types: in C, without names of types (typedef) and qualifiers: the result's first.
     :ivar kinds: in what form each is passed, as `function_types` says.
+    :ivar is_global: whether other files can call it.
     :ivar address: of the function; 0 if not known, as of one that is inlined, too.
     :ivar file: number of the file in which it is defined, and the line there; 0 if not known.
     """
 
     types: tuple[str, ...]
     kinds: tuple[str, ...]
+    is_global: bool = False
     address: int = 0
     file: int = 0
     line: int = 0
@@ -86,7 +88,8 @@ def in_unit(unit: Unit) -> Prototypes:
     found: dict[str, list[Prototype]] = defaultdict(list)
     for name, entry in types.definitions():
         place = (int(entry.values.get(attribute, 0)) for attribute in (ADDRESS, FILE, LINE))
-        found[name].append(Prototype(types.prototype(entry), types.passed(entry), *place))
+        form = types.prototype(entry), types.passed(entry), bool(entry.values.get(EXTERNAL))
+        found[name].append(Prototype(*form, *place))
     return Prototypes(dict(found), frozenset(types.tags()))
 
 

@@ -19,7 +19,7 @@ _SPECIFICATION, _TYPE = 0x47, 0x49
 _SUBPROGRAM, _ELLIPSIS = 0x2E, 0x18
 #: DW_AT_low_pc, DW_AT_decl_file and DW_AT_decl_line.
 ADDRESS, FILE, LINE = 0x11, 0x3A, 0x3B
-_BITS, _BYTES, _DECLARATION, _ENCODING, _EXTERNAL = 0x0D, 0x0B, 0x3C, 0x3E, 0x3F
+_BITS, _BYTES, _DECLARATION, _ENCODING, EXTERNAL = 0x0D, 0x0B, 0x3C, 0x3E, 0x3F
 _BOOLEAN, _SIGNED = 0x02, (0x05, 0x06)
 
 _QUALIFIERS = (_TYPEDEF, _CONST, _VOLATILE, _RESTRICT, _ATOMIC)
@@ -34,7 +34,7 @@ _WANTED |= {
     _VARIABLE: _REFERENCES | {_LOCATION, _ABSTRACT, _SPECIFICATION},
 }
 WANTED_OF_FUNCTIONS = _WANTED | {
-    _SUBPROGRAM: _REFERENCES | {_DECLARATION, _EXTERNAL, _SPECIFICATION, ADDRESS, FILE, LINE},
+    _SUBPROGRAM: _REFERENCES | {_DECLARATION, EXTERNAL, _SPECIFICATION, ADDRESS, FILE, LINE},
     _PARAMETER: _REFERENCES | {_ABSTRACT},
     _ELLIPSIS: frozenset[int](),
     _BASE: _REFERENCES | {_BYTES, _ENCODING},
@@ -87,7 +87,7 @@ def function_types(elf: ElfFile) -> dict[str, tuple[str, ...]]:
     return {
         name: types.passed(entry)
         for name, entry in types.definitions()
-        if entry.values.get(_EXTERNAL)
+        if entry.values.get(EXTERNAL)
     }
 
 

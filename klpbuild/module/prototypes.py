@@ -11,11 +11,16 @@ from klpbuild.elf.dwarf import Dwarf, Unit
 from klpbuild.elf.prototypes import Prototype, Prototypes, in_btf, in_unit
 from klpbuild.errors import KlpError, Problems, broken
 from klpbuild.extract.names import source_name
+from klpbuild.module.livepatch import PatchedObject
 from klpbuild.module.structures import KernelTypes, Source
 from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import Candidate
 
 _CALLED = "The kernel calls it as the one that it replaces."
+
+
+_PRE_PATCH = Prototype(("int", "struct klp_object *"), ("4 bytes", "8 bytes"))
+_OTHERS = Prototype(("void", "struct klp_object *"), ("void", "8 bytes"))
 
 
 class Replacement(NamedTuple):
@@ -59,6 +64,34 @@ def check_prototypes(
                     ):
                         raise _difference(source, old, new, prototype, known)
     return tuple(untold)
+
+
+def check_callbacks(
+    sources: Iterable[Source], objects: Iterable[PatchedObject], problems: Problems
+) -> None:
+    """Check that callbacks can be called as the kernel does (include/linux/livepatch.h).
+
+    :param problems: takes those that cannot: the kernel would read what a register holds.
+    """
+    known = [_own(source) for source in sources]
+    for each in objects:
+        for when, name in (item for calls in each.all_callbacks for item in calls.items()):
+            wanted = _PRE_PATCH if when == "pre_patch" else _OTHERS
+            for functions, tags in known:
+                for own in functions.get(name, ()):
+                    nothing = len(own.kinds) == 1 and own.serves(_without(wanted), tags)
+                    if own.is_global and not nothing and not own.serves(wanted, tags):
+                        problems.add(
+                            f"callback {name!r} is {own}",
+                            where=each.where,
+                            why=f"The kernel calls {when} as {wanted}.",
+                            hint="Write it so.",
+                        )
+
+
+def _without(prototype: Prototype) -> Prototype:
+    """Take the parameters away: a function may leave them alone."""
+    return Prototype(prototype.types[:1], prototype.kinds[:1])
 
 
 def _own(source: Source) -> Prototypes:

@@ -21,7 +21,6 @@ from klpbuild.errors import KlpError, Problems, broken
 from klpbuild.kernel.debug import debug_information, type_information
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import PatchedObject
 from klpbuild.module.owntables import included_files
 from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import Candidate
@@ -30,9 +29,6 @@ from klpbuild.symbols.database import Candidate
 TYPE_FLAGS = ("-fno-eliminate-unused-debug-types",)
 
 _DEFINES = re.compile(rb"\b(?:struct|union|enum)\b[^;(){}=]*\{|^[ \t]*#[ \t]*include[ \t]*\"", re.M)
-#: Attributes of a function (DWARF 5, section 7.5.4).
-_NAME, _RESULT, _EXTERNAL = 0x03, 0x49, 0x3F
-_FUNCTIONS = {0x2E: frozenset({_NAME, _RESULT, _EXTERNAL})}
 _COUNTED = frozenset({"enum", "enumerator"})
 
 
@@ -99,30 +95,6 @@ def check_structures(
                 f"{names} of {source.path.name}: the kernel's type information is not at hand"
             )
     return tuple(untold)
-
-
-def check_results(
-    sources: Iterable[Source], objects: Iterable[PatchedObject], problems: Problems
-) -> None:
-    """Check that callbacks by which an object may refuse to be patched return something.
-
-    :param problems: takes those that do not: the kernel would read what a register holds.
-    """
-    empty: set[str] = set()
-    for source in sources:
-        if source.object.section(".debug_info") is not None:
-            for entry in Unit(Dwarf(source.object), 0).entries(_FUNCTIONS):
-                if _RESULT not in entry.values and entry.values.get(_EXTERNAL):
-                    empty.add(str(entry.values.get(_NAME)))
-    for each in objects:
-        for callbacks in each.all_callbacks:
-            if callbacks.get("pre_patch") in empty:
-                problems.add(
-                    f"callback {callbacks['pre_patch']!r} returns nothing",
-                    where=each.where,
-                    why="The kernel takes what pre_patch returns for an error, if it is not 0.",
-                    hint="Let it return int.",
-                )
 
 
 def _is_own(source: Source, kernel: Kernel) -> Callable[[str], bool]:

@@ -39,12 +39,11 @@ from klpbuild.module.livepatch import Function
 from klpbuild.module.old_functions import check_objects, check_old_functions, copied_state
 from klpbuild.module.owntables import no_tables, two_tables
 from klpbuild.module.places import SourcePlaces
-from klpbuild.module.prototypes import Replacement, check_prototypes
+from klpbuild.module.prototypes import Replacement, check_callbacks, check_prototypes
 from klpbuild.module.structures import (
     TYPE_FLAGS,
     KernelTypes,
     Source,
-    check_results,
     check_structures,
     defines_types,
 )
@@ -245,7 +244,7 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
     for source in compared:
         copied = copied_state(source.object, source.replaced, database)
         said.warnings += (f"{source.path}: {each}" for each in copied)
-    check_results(compared, functions, problems)
+    check_callbacks(compared, functions, problems)
     side = KernelTypes(kernel)
     replacements = [
         Replacement(old, function.new)

@@ -8,7 +8,8 @@ import pytest
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import Problems
-from klpbuild.module.prototypes import Replacement, check_prototypes
+from klpbuild.module.livepatch import PatchedObject
+from klpbuild.module.prototypes import Replacement, check_callbacks, check_prototypes
 from klpbuild.module.structures import KernelTypes, Source
 from tests.module.test_structures import Made, make_kernel, make_kernel_with_btf, told
 from tests.symbols.inputs import compile_object
@@ -108,3 +109,31 @@ own.c:2: mine has another result or other parameters than show, which it replace
   If the difference does no harm, accept it: accept_layouts = ["show"] in livepatch.toml."""
     ]
     assert said(kernel, tmp_path, "show", head, accepted="show") == []
+
+
+@pytest.mark.parametrize(
+    ("head", "told_as"),
+    [
+        ("int before(struct klp_object *object)", ""),
+        ("int before(void *object)", ""),
+        ("int before(void)", ""),
+        ("static void before(void)", ""),
+        ("void before(void *object)", "void (void *)"),
+        ("_Bool before(struct klp_object *object)", "_Bool (struct klp_object *)"),
+        ("int before(struct klp_patch *patch)", "int (struct klp_patch *)"),
+        ("int before(struct klp_object *object, int n)", "int (struct klp_object *, int)"),
+    ],
+)
+def test_a_callback(tmp_path: Path, head: str, told_as: str) -> None:
+    text = "struct klp_object; struct klp_patch; int after(void *object) { return 1; }"
+    text += f"{head} {{ for (;;); }}"
+    made = ElfFile.read(compile_object(tmp_path, "own.c", text, "-g"))
+    called = {"pre_patch": "before", "post_patch": "after"}
+    objects = [PatchedObject("vmlinux", (), called, "livepatch.toml:1")]
+    problems = Problems()
+    check_callbacks([Source(tmp_path / "own.c", made, ())], objects, problems)
+    assert told(problems) == [
+        f"livepatch.toml:1: callback 'before' is {told_as}\n"
+        "  The kernel calls pre_patch as int (struct klp_object *).\n"
+        "  Write it so."
+    ] * bool(told_as)

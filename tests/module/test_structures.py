@@ -12,12 +12,10 @@ from klpbuild.arch import X86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
 from klpbuild.kernel.tree import Kernel
-from klpbuild.module.livepatch import PatchedObject
 from klpbuild.module.structures import (
     TYPE_FLAGS,
     KernelTypes,
     Source,
-    check_results,
     check_structures,
     defines_types,
 )
@@ -234,21 +232,6 @@ def test_a_header_by_its_absolute_path(kernel: Made, tmp_path: Path) -> None:
     text = f'#include "{elsewhere}/outer.h"\n{OWN}'
     (refused,) = kernel.refusals(own, text)
     assert refused.startswith(f"{elsewhere}/inner.h:7: struct queue is laid out otherwise in")
-
-
-@pytest.mark.parametrize("result", ["void", "int", "static void"])
-def test_a_callback_that_returns_nothing(tmp_path: Path, result: str) -> None:
-    text = f"{result} before(void *object) {{ }} void after(void *object) {{ }}"
-    made = ElfFile.read(compile_object(tmp_path, "own.c", text, "-g"))
-    called = {"pre_patch": "before", "post_patch": "after"}
-    objects = [PatchedObject("vmlinux", (), called, "livepatch.toml:1")]
-    problems = Problems()
-    check_results([Source(tmp_path / "own.c", made, ())], objects, problems)
-    assert told(problems) == [
-        "livepatch.toml:1: callback 'before' returns nothing\n"
-        "  The kernel takes what pre_patch returns for an error, if it is not 0.\n"
-        "  Let it return int."
-    ] * (result == "void")
 
 
 @pytest.mark.parametrize("name", ["private.h", "../private.h"])
