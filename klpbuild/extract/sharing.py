@@ -16,8 +16,8 @@ import numpy as np
 
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import ElfFile, Symbol
-from klpbuild.extract.names import base_name, is_special_static
-from klpbuild.extract.sections import SectionKind, kind_of
+from klpbuild.extract.names import base_name
+from klpbuild.extract.sections import SectionKind, is_special_static, kind_of
 
 
 def shared_otherwise(original: ElfFile, patched: ElfFile) -> frozenset[str]:
@@ -39,7 +39,8 @@ def _contents(elf: ElfFile) -> dict[str, tuple[list[tuple[str, int, int]], bytes
     held = {s.index: s for s in elf.sections if kind_of(s) is SectionKind.DATA}
     variables = defaultdict(list)
     for symbol in _objects(elf):
-        if symbol.st_shndx in held and not is_special_static(symbol.name):
+        section = held.get(symbol.st_shndx)
+        if section and not is_special_static(symbol.name, section, symbol.st_size):
             variable = base_name(symbol.name), symbol.st_value, symbol.st_size
             variables[symbol.st_shndx].append(variable)
     return {
