@@ -75,7 +75,9 @@ def _faults(data: bytes, machine: int | None, version: Version) -> Iterator[Faul
         yield Fault(catalogue.NOT_RELOCATABLE, kind, {"type": header["e_type"]})
     if arch is None:
         wanted = " or ".join(a.name for a in known)
-        kind = f"is for machine {header['e_machine']}, not {wanted}"
+        other = _architecture(data, list(ARCHITECTURES))
+        named = other.name if other else f"machine {header['e_machine']}"
+        kind = f"is for {named}, not {wanted}"
         yield Fault(catalogue.WRONG_MACHINE, kind, {"machine": header["e_machine"]})
         return
     yield from _table_faults(data, header, arch, version)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.graph.tables import read_patches
+from klpbuild.kernel.ofmachine import check_machine
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.vm.result import Livepatch, StepResult
@@ -38,9 +39,14 @@ def targets_of(kernel: Kernel, livepatches: Iterable[Path], others: Iterable[str
     """List the modules of a kernel that livepatches patch.
 
     :param others: modules that are loaded anyway.
+    :raises KlpError: when one cannot be read, or is for another machine.
     """
     there = {object_name(path.name) for path in kernel.modules}
-    patched = [p.object for path in livepatches for p in read_patches(ElfFile.read(path))]
+    patched = []
+    for path in livepatches:
+        elf = ElfFile.read(path)
+        check_machine(path, kernel.arch)
+        patched += [p.object for p in read_patches(elf)]
     known = {object_name(name) for name in others}
     return [name for name in dict.fromkeys(patched) if name in there and name not in known]
 

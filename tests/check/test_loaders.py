@@ -144,6 +144,8 @@ def test_a_module_of_the_other_byte_order(tmp_path: Path) -> None:
     assert [fault.what for fault in faults] == [
         "has e_type 256, not ET_REL: it is little-endian, and s390x is big-endian"
     ]
+    faults = header_faults(data, EM.X86_64, (6, 12))
+    assert [fault.what for fault in faults] == ["is for powerpc64le, not x86_64"]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from klpbuild.vm.redirected import look_at
+from pathlib import Path
+
+import pytest
+
+from klpbuild.errors import KlpError
+from klpbuild.kernel.locate import locate
+from klpbuild.vm.redirected import look_at, targets_of
 from klpbuild.vm.result import GuestState, Livepatch, Status, StepResult
 from klpbuild.vm.scenario import Modprobe, Planned, ReadRedirected, Rmmod, Step
+from tests.kernel.machines import prepared_tree
+from tests.objects import compile_c
 
 ENABLED = (
     "f (1) R I     \ttramp: 0xffffffffc0201000 (klp_ftrace_handler+0x0/0x1a0)\n"
@@ -22,6 +30,16 @@ def step(
     what: Step, output: str = "", status: int = 0, shown: GuestState | None = None
 ) -> StepResult:
     return StepResult(Planned(what, fails=None), Status.PASSED, status, output, (), shown)
+
+
+def test_a_livepatch_of_another_machine_is_not_booted(tmp_path: Path) -> None:
+    kernel = locate(str(prepared_tree(tmp_path / "tree", "6.1.170-x")))
+    module = compile_c(tmp_path, "int x;")
+    assert targets_of(kernel, [module], ()) == []
+    data = module.read_bytes()
+    module.write_bytes(data[:18] + (183).to_bytes(2, "little") + data[20:])
+    with pytest.raises(KlpError, match=r"livepatch\.o: is for aarch64, and the kernel is for x86"):
+        targets_of(kernel, [module], ())
 
 
 def test_functions_that_are_redirected() -> None:
