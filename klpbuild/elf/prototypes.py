@@ -9,7 +9,7 @@ from struct import unpack_from
 from typing import NamedTuple
 
 from klpbuild.elf.btf import Btf, BtfKind
-from klpbuild.elf.dwarf import Unit
+from klpbuild.elf.dwarf import Entry, Unit
 from klpbuild.elf.vartypes import ADDRESS, EXTERNAL, FILE, LINE, WANTED_OF_FUNCTIONS, TypeTexts
 
 _TAGGED_POINTER = re.compile(r"((?:struct|union) \w+)(?: \*)+")
@@ -48,11 +48,11 @@ class Prototype(NamedTuple):
     def serves(self, other: Prototype, tags: frozenset[str]) -> bool:
         """Tell whether a function of this prototype does for callers that know another one.
 
-        A pointer to a structure does for one to another structure only if the callers know
-        none of its name: an author may call a copy otherwise.  Who called a function without
-        a result does not look at one.
+        A pointer to a structure does for one to another structure only if the kernel knows one
+        of the two not by its name: an author may call a copy otherwise.  Who called a function
+        without a result does not look at one.
 
-        :param tags: names, such as ``struct x``, that the callers know.
+        :param tags: names, such as ``struct x``, that the kernel knows.
         """
         if len(self.kinds) != len(other.kinds):
             return False
@@ -69,14 +69,18 @@ def _points_alike(own: str, other: str, tags: frozenset[str]) -> bool:
     if own.endswith("*") is not other.endswith("*"):
         return False
     mine, theirs = map(_TAGGED_POINTER.fullmatch, (own, other))
-    return not (mine and theirs and own != other and mine[1] in tags)
+    return not (mine and theirs and own != other and {mine[1], theirs[1]} <= tags)
 
 
 class Prototypes(NamedTuple):
-    """Prototypes of functions by name, several for several of a name, and the names of types."""
+    """Prototypes of functions by name, several for several of a name, and the names of types.
+
+    :ivar declared: of functions that are declared only, by their symbols.
+    """
 
     functions: dict[str, list[Prototype]]
     tags: frozenset[str]
+    declared: dict[str, Prototype]
 
 
 def in_unit(unit: Unit) -> Prototypes:
@@ -87,10 +91,14 @@ def in_unit(unit: Unit) -> Prototypes:
     types = TypeTexts.read(unit, WANTED_OF_FUNCTIONS)
     found: dict[str, list[Prototype]] = defaultdict(list)
     for name, entry in types.definitions():
-        place = (int(entry.values.get(attribute, 0)) for attribute in (ADDRESS, FILE, LINE))
-        form = types.prototype(entry), types.passed(entry), bool(entry.values.get(EXTERNAL))
-        found[name].append(Prototype(*form, *place))
-    return Prototypes(dict(found), frozenset(types.tags()))
+        found[name].append(_prototype(types, entry))
+    declared = {name: _prototype(types, entry) for name, entry in types.declarations()}
+    return Prototypes(dict(found), frozenset(types.tags()), declared)
+
+
+def _prototype(types: TypeTexts, entry: Entry) -> Prototype:
+    form = types.prototype(entry), types.passed(entry), bool(entry.values.get(EXTERNAL))
+    return Prototype(*form, *(int(entry.values.get(each, 0)) for each in (ADDRESS, FILE, LINE)))
 
 
 def in_btf(types: Btf, name: str) -> Iterator[Prototype]:

@@ -15,7 +15,7 @@ _ARRAY, _ENUMERATION, _PARAMETER, _MEMBER, _POINTER = 0x01, 0x04, 0x05, 0x0D, 0x
 _STRUCTURE, _FUNCTION, _TYPEDEF, _UNION, _SUBRANGE, _BASE = 0x13, 0x15, 0x16, 0x17, 0x21, 0x24
 _CONST, _VARIABLE, _VOLATILE, _RESTRICT, _ATOMIC = 0x26, 0x34, 0x35, 0x37, 0x47
 _LOCATION, _NAME, _UPPER, _ABSTRACT, _COUNT = 0x02, 0x03, 0x2F, 0x31, 0x37
-_SPECIFICATION, _TYPE = 0x47, 0x49
+_SPECIFICATION, _TYPE, _LINKAGE_NAME = 0x47, 0x49, 0x6E
 _SUBPROGRAM, _ELLIPSIS = 0x2E, 0x18
 #: DW_AT_low_pc, DW_AT_decl_file and DW_AT_decl_line.
 ADDRESS, FILE, LINE = 0x11, 0x3A, 0x3B
@@ -34,7 +34,8 @@ _WANTED |= {
     _VARIABLE: _REFERENCES | {_LOCATION, _ABSTRACT, _SPECIFICATION},
 }
 WANTED_OF_FUNCTIONS = _WANTED | {
-    _SUBPROGRAM: _REFERENCES | {_DECLARATION, EXTERNAL, _SPECIFICATION, ADDRESS, FILE, LINE},
+    _SUBPROGRAM: _REFERENCES
+    | {_DECLARATION, EXTERNAL, _SPECIFICATION, _LINKAGE_NAME, ADDRESS, FILE, LINE},
     _PARAMETER: _REFERENCES | {_ABSTRACT},
     _ELLIPSIS: frozenset[int](),
     _BASE: _REFERENCES | {_BYTES, _ENCODING},
@@ -139,6 +140,13 @@ class TypeTexts:
                 declared = self.entries.get(int(entry.values.get(_SPECIFICATION, -1)), entry)
                 if _NAME in declared.values:
                     yield str(declared.values[_NAME]), entry
+
+    def declarations(self) -> Iterator[tuple[str, Entry]]:
+        """List the functions that are declared only, by their symbols."""
+        for entry in self.entries.values():
+            name = entry.values.get(_LINKAGE_NAME, entry.values.get(_NAME))
+            if entry.tag == _SUBPROGRAM and entry.values.get(_DECLARATION) and name is not None:
+                yield str(name).strip('"'), entry  # as the assembler reads it
 
     def tags(self) -> Iterator[str]:
         """List the structures, unions and enumerations that have a name, as C writes them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import ElfFile
@@ -133,6 +134,22 @@ def _positions(found: Iterable[Candidate]) -> str:
         + ("unknown" if c.address is None else f"0x{c.address:x}")
         for c in found
     )
+
+
+def replaced_by(
+    elf: ElfFile, pairs: Iterable[tuple[str, Function]], database: SymbolDatabase
+) -> tuple[Candidate, ...]:
+    """Find the kernel's functions that an object replaces; all, where it is not known."""
+    defined, every = {s.name for s in elf.symbol_list if s.is_defined}, tuple(pairs)
+    here = [(owner, function) for owner, function in every if function.new in defined]
+    found = (found_in(owner, function, database) for owner, function in here or every)
+    return tuple(chain.from_iterable(found))
+
+
+def found_in(owner: str, function: Function, database: SymbolDatabase) -> tuple[Candidate, ...]:
+    """Find the kernel's function that one replaces; none if there is none."""
+    candidates = database.in_object(owner, function.old)
+    return tuple(candidates[max(function.sympos - 1, 0) :][:1])
 
 
 def copied_state(

@@ -1,8 +1,8 @@
-"""Compare replacements of C files with the kernel's functions: result and parameters."""
+"""Compare functions that C files define or declare with the kernel's: result and parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -12,15 +12,13 @@ from klpbuild.elf.prototypes import Prototype, Prototypes, in_btf, in_unit
 from klpbuild.errors import KlpError, Problems, broken
 from klpbuild.extract.names import source_name
 from klpbuild.module.livepatch import PatchedObject
-from klpbuild.module.structures import KernelTypes, Source
+from klpbuild.module.structures import KernelTypes, Source, is_own_file
 from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import Candidate
 
-_CALLED = "The kernel calls it as the one that it replaces."
-
-
-_PRE_PATCH = Prototype(("int", "struct klp_object *"), ("4 bytes", "8 bytes"))
-_OTHERS = Prototype(("void", "struct klp_object *"), ("void", "8 bytes"))
+_OBJECT = "struct klp_object"
+_PRE_PATCH = Prototype(("int", f"{_OBJECT} *"), ("4 bytes", "8 bytes"))
+_OTHERS = Prototype(("void", f"{_OBJECT} *"), ("void", "8 bytes"))
 
 
 class Replacement(NamedTuple):
@@ -49,9 +47,7 @@ def check_prototypes(
             for prototype in own.functions.get(new, ()):
                 if old.symbol in source.accepted:
                     continue
-                if (
-                    source_name(old.symbol) != old.symbol
-                ):  # its parameters are not those of the source
+                if _is_clone(old):
                     untold[f"prototype of {new}: {old.symbol} is a clone"] = None
                     continue
                 with problems.collect():
@@ -66,6 +62,42 @@ def check_prototypes(
     return tuple(untold)
 
 
+def check_declarations(
+    side: KernelTypes,
+    sources: Iterable[Source],
+    meant: Mapping[str, Candidate],
+    problems: Problems,
+) -> None:
+    """Check that C files declare functions of the kernel as these are.
+
+    :param meant: what the kernel has for each undefined symbol.
+    :param problems: takes those that would be called otherwise.
+    """
+    for source in sources:
+        names = Unit(Dwarf(source.object), 0).file_names() if _has_types(source) else ()
+        wanted = set(filter(is_own_file(source, side.kernel), names))
+        for symbol, own in _own(source).declared.items():
+            function = meant.get(symbol)
+            if (
+                function is None
+                or _is_clone(function)
+                or function.symbol in source.accepted
+                or own.file >= len(names)
+                or names[own.file] not in wanted
+            ):
+                continue
+            with problems.collect():
+                known = _kernels(side, function)
+                there = known.functions.get(function.symbol, [own])
+                if not any(other.serves(own, known.tags) for other in there):
+                    raise _difference(source, function, "", own, known)
+
+
+def _is_clone(function: Candidate) -> bool:
+    """Tell whether a function's parameters may not be those of its source."""
+    return source_name(function.symbol) != function.symbol
+
+
 def check_callbacks(
     sources: Iterable[Source], objects: Iterable[PatchedObject], problems: Problems
 ) -> None:
@@ -73,7 +105,7 @@ def check_callbacks(
 
     :param problems: takes those that cannot: the kernel would read what a register holds.
     """
-    known = [_own(source) for source in sources]
+    known = [(own.functions, own.tags | {_OBJECT}) for own in map(_own, sources)]
     for each in objects:
         for when, name in (item for calls in each.all_callbacks for item in calls.items()):
             wanted = _PRE_PATCH if when == "pre_patch" else _OTHERS
@@ -94,9 +126,13 @@ def _without(prototype: Prototype) -> Prototype:
     return Prototype(prototype.types[:1], prototype.kinds[:1])
 
 
+def _has_types(source: Source) -> bool:
+    return source.object.section(".debug_info") is not None
+
+
 def _own(source: Source) -> Prototypes:
-    if source.object.section(".debug_info") is None:
-        return Prototypes({}, frozenset())
+    if not _has_types(source):
+        return Prototypes({}, frozenset(), {})
     return in_unit(Unit(Dwarf(source.object), 0))
 
 
@@ -104,18 +140,18 @@ def _kernels(side: KernelTypes, old: Candidate) -> Prototypes:
     """Read the prototypes of the kernel's function; none where what is at hand has none."""
     unit = side.unit(old)
     if unit is not None:
-        functions, tags = in_unit(unit)
+        functions, tags, _ = in_unit(unit)
         every = chain.from_iterable(functions.values())
         # Of an alias, as that of a system call without parameters, only the address is known.
         found = functions.get(old.symbol) or [p for p in every if p.address == old.address]
         if found:
-            return Prototypes({old.symbol: found}, tags)
+            return Prototypes({old.symbol: found}, tags, {})
     types = side.type_information(old.object)
     if types is None:
-        return Prototypes({}, frozenset())
+        return Prototypes({}, frozenset(), {})
     with broken(BROKEN, types.where):
         found = list(in_btf(types, old.symbol))
-    return Prototypes({old.symbol: found} if found else {}, frozenset())
+    return Prototypes({old.symbol: found} if found else {}, frozenset(), {})
 
 
 def _difference(
@@ -125,11 +161,18 @@ def _difference(
     name = files[own.file] if own.file < len(files) else ""
     file = source.own_file(name) or source.path
     there = " or ".join(map(str, known.functions[old.symbol]))
-    of = "" if old.object == VMLINUX else f" of {old.object}"
+    kernels = old.symbol if old.object == VMLINUX else f"{old.symbol} of {old.object}"
+    what = f"{new} has another result or other parameters than {kernels}, which it replaces"
+    called = "The kernel calls it as the one that it replaces."
+    if not new:
+        what, called = (
+            f"declares {kernels} otherwise than the kernel",
+            "Calls of it would pass or take something else.",
+        )
     return KlpError(
-        f"{new} has another result or other parameters than {old.symbol}{of}, which it replaces",
+        what,
         where=f"{file}:{own.line}",
-        why=f"It is {own}, the kernel's is {there}.\n{_CALLED}",
+        why=f"It is {own}, the kernel's is {there}.\n{called}",
         hint="Take the function's head from this kernel's source.\n"
         f'If the difference does no harm, accept it: accept_layouts = ["{old.symbol}"]'
         " in livepatch.toml.",

@@ -79,7 +79,7 @@ def check_structures(
             continue
         unknown: dict[TypeName, None] = {}
         types = DwarfTypes(Unit(Dwarf(source.object), 0))
-        for declared in types.declared(_is_own(source, side.kernel)):
+        for declared in types.declared(is_own_file(source, side.kernel)):
             if str(declared.name) in source.accepted:
                 continue
             with problems.collect():
@@ -97,7 +97,7 @@ def check_structures(
     return tuple(untold)
 
 
-def _is_own(source: Source, kernel: Kernel) -> Callable[[str], bool]:
+def is_own_file(source: Source, kernel: Kernel) -> Callable[[str], bool]:
     """Make a test for the user's files: what is included by absolute path, or below their own."""
     included = set(included_files(source.path))
 

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import klpbuild
@@ -36,10 +35,21 @@ from klpbuild.kernel.modules import builtin_modules
 from klpbuild.kernel.tree import FILTER_FUNCTIONS, Kernel
 from klpbuild.module.link import link_module
 from klpbuild.module.livepatch import Function
-from klpbuild.module.old_functions import check_objects, check_old_functions, copied_state
+from klpbuild.module.old_functions import (
+    check_objects,
+    check_old_functions,
+    copied_state,
+    found_in,
+    replaced_by,
+)
 from klpbuild.module.owntables import no_tables, two_tables
 from klpbuild.module.places import SourcePlaces
-from klpbuild.module.prototypes import Replacement, check_callbacks, check_prototypes
+from klpbuild.module.prototypes import (
+    Replacement,
+    check_callbacks,
+    check_declarations,
+    check_prototypes,
+)
 from klpbuild.module.structures import (
     TYPE_FLAGS,
     KernelTypes,
@@ -48,7 +58,7 @@ from klpbuild.module.structures import (
     defines_types,
 )
 from klpbuild.module.tables import tables_source
-from klpbuild.names import object_name, symbol_name_max
+from klpbuild.names import VMLINUX, object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
 from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.table import Said
@@ -235,7 +245,7 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
         Source(
             path,
             ElfFile.read(made),
-            _replaced(made, pairs, database),
+            replaced_by(ElfFile.read(made), pairs, database),
             chosen.accepted_layouts(path),
             chosen.directory,
         )
@@ -249,7 +259,7 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
     replacements = [
         Replacement(old, function.new)
         for owner, function in pairs
-        for old in _candidates(owner, function, database)
+        for old in found_in(owner, function, database)
     ]
     uncompared = (
         *check_structures(side, compared, problems),
@@ -263,6 +273,7 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
         with problems.collect():
             name_max = symbol_name_max(kernel.version[:2])
             conversion = convert_elf(elf, resolver, read_entries(elf), name_max)
+            check_declarations(side, compared, _meant(conversion, database), problems)
         problems.check()
         checked = _checked(conversion.data, output, kernel, symbols)
     except KlpError as error:
@@ -274,20 +285,15 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
     return checked
 
 
-def _replaced(
-    made: Path, pairs: Sequence[tuple[str, Function]], database: SymbolDatabase
-) -> tuple[Candidate, ...]:
-    """Find the kernel's functions that an object replaces; all, where it is not known."""
-    defined = {s.name for s in ElfFile.read(made).symbol_list if s.is_defined}
-    here = [(owner, function) for owner, function in pairs if function.new in defined]
-    found = (_candidates(owner, function, database) for owner, function in here or pairs)
-    return tuple(chain.from_iterable(found))
-
-
-def _candidates(owner: str, function: Function, database: SymbolDatabase) -> tuple[Candidate, ...]:
-    """Find the kernel's function that one replaces; none if there is none."""
-    candidates = database.in_object(owner, function.old)
-    return tuple(candidates[max(function.sympos - 1, 0) :][:1])
+def _meant(conversion: Conversion, database: SymbolDatabase) -> dict[str, Candidate]:
+    """Find what the kernel has for each undefined symbol of a linked module."""
+    found: dict[str, Candidate] = {}
+    for decision in conversion.decisions:
+        name, target = decision.reference.name, decision.target
+        owner, sympos = (target.owner, target.sympos) if target else (VMLINUX, 0)
+        function = Function(target.symbol if target else name, "", sympos)
+        found.update((name, each) for each in found_in(owner, function, database))
+    return found
 
 
 def checked_before(data: bytes, kernel: Kernel, symbols: Path) -> Report | None:

@@ -9,7 +9,12 @@ import pytest
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import Problems
 from klpbuild.module.livepatch import PatchedObject
-from klpbuild.module.prototypes import Replacement, check_callbacks, check_prototypes
+from klpbuild.module.prototypes import (
+    Replacement,
+    check_callbacks,
+    check_declarations,
+    check_prototypes,
+)
 from klpbuild.module.structures import KernelTypes, Source
 from tests.module.test_structures import Made, make_kernel, make_kernel_with_btf, told
 from tests.symbols.inputs import compile_object
@@ -137,3 +142,43 @@ def test_a_callback(tmp_path: Path, head: str, told_as: str) -> None:
         "  The kernel calls pre_patch as int (struct klp_object *).\n"
         "  Write it so."
     ] * bool(told_as)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_right"),
+    [
+        ("extern int show(struct queue *q, void *v)", True),
+        ("extern void show(struct queue *q, void *v)", True),
+        ("extern int show(struct mine *q, char *v)", True),
+        ("extern int show(struct queue *q)", False),
+        ("extern int show(struct other *q, void *v)", False),
+        ("extern long show(struct queue *q, void *v)", False),
+    ],
+)
+def test_a_function_that_a_c_file_declares(
+    kernel: Made, tmp_path: Path, head: str, is_right: bool
+) -> None:
+    """Also where it is declared for a livepatch relocation."""
+    used = ", ".join("0" * (1 + head.count(",")))
+    for symbol in ("show", ".klp.sym.rela.vmlinux.vmlinux.show,0"):
+        text = "struct queue; struct other; struct mine;\n"
+        text += f'{head} __asm__("\\"{symbol}\\"");\nint mine(void) {{ show({used}); return 1; }}\n'
+        own = ElfFile.read(compile_object(tmp_path, "own.c", text, "-g", "-O2"))
+        old, problems = kernel.function("vmlinux", "show"), Problems()
+        for accepted in ((), ("show",)):
+            source = Source(tmp_path / "own.c", own, (), accepted)
+            check_declarations(KernelTypes(kernel.kernel), [source], {symbol: old}, problems)
+        assert [
+            "own.c:2: declares show otherwise than the kernel" in t for t in told(problems)
+        ] == [True] * (not is_right)
+
+
+def test_a_declaration_of_the_kernel_s_headers(kernel: Made, tmp_path: Path) -> None:
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "show.h").write_text("int show(int n);\n")
+    text = "#include <show.h>\nint mine(void) { return show(1); }\n"
+    own = compile_object(tmp_path, "own.c", text, "-g", "-O2", f"-I{tmp_path}/include")
+    old, problems = kernel.function("vmlinux", "show"), Problems()
+    source = Source(tmp_path / "own.c", ElfFile.read(own), ())
+    check_declarations(KernelTypes(kernel.kernel), [source], {"show": old}, problems)
+    assert told(problems) == []
