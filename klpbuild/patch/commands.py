@@ -83,6 +83,9 @@ class CompileCommand:
         return [*arguments, "-c", "-o", str(output), place]
 
     def _section_flags(self) -> tuple[str, ...]:
+        """List what gcc wants; clang, which kbuild gives a target, has no section anchors."""
+        if any(word.startswith("--target=") for word in self.arguments):
+            return ()
         names = {match[1] for match in map(_HEADERS.search, self.arguments) if match}
         return next((a.section_flags for a in ARCHITECTURES if a.kernel_name in names), ())
 

@@ -49,12 +49,13 @@ __sched int sleeps(int a) { own = waits(a) * 5; return waits(own) + own; }
 class _Pair:
     """A source file in two versions, compiled for a machine."""
 
-    def __init__(self, arch: Architecture, directory: Path) -> None:
-        self.arch, self.directory = arch, directory
+    def __init__(self, arch: Architecture, directory: Path, *, clang: bool = False) -> None:
+        self.arch, self.directory, self.clang = arch, directory, clang
 
     def compile(self, text: str, *flags: str) -> ElfFile:
         source = f"{MACROS[self.arch.name]}{text}"
-        data = compile_for(self.arch.name, self.directory, source, *self.flags, *flags)
+        words = (*self.flags, *flags)
+        data = compile_for(self.arch.name, self.directory, source, *words, clang=self.clang)
         return ElfFile(data, "code.o")
 
     @property
@@ -63,7 +64,8 @@ class _Pair:
 
     @property
     def sections(self) -> tuple[str, ...]:
-        return ("-ffunction-sections", "-fdata-sections", *self.arch.section_flags)
+        own = () if self.clang else self.arch.section_flags
+        return ("-ffunction-sections", "-fdata-sections", *own)
 
     def extract(self, old: str, new: str, source: str = _SOURCE) -> Extracted:
         assert source.count(old) == 1
@@ -76,9 +78,10 @@ class _Pair:
         return re.sub(r"\+0x[0-9a-f]+", "+N", str(caught.value))
 
 
-@pytest.fixture(params=[S390X, ARM64], ids=lambda arch: str(arch.name))
+@pytest.fixture(params=["s390x", "aarch64", "aarch64 with landing pads"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> _Pair:
-    return _Pair(request.param, tmp_path)
+    name, _, clang = request.param.partition(" ")
+    return _Pair({"s390x": S390X, "aarch64": ARM64}[name], tmp_path, clang=bool(clang))
 
 
 def test_a_function_comes_alone_and_refers_to_what_the_kernel_has(pair: _Pair) -> None:

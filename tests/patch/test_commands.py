@@ -28,6 +28,16 @@ def preprocessed(command: CompileCommand, trees: tuple[Path, Path], shadow: bool
     return " ".join(done.stdout.split())
 
 
+def test_variables_in_sections_of_their_own(tmp_path: Path) -> None:
+    """gcc of arm64 would count from a common place; clang knows no such option."""
+    for first, said in (("gcc",), True), (("clang-19", "--target=aarch64-linux-gnu"), False):
+        arguments = (*first, "-I/s/arch/arm64/include")
+        line = CompileCommand("x.o", "x.c", arguments, ()).compile(
+            tmp_path, "-fdata-sections", source=tmp_path, shadow=None
+        )
+        assert ("-fno-section-anchors" in line) == said
+
+
 @pytest.mark.parametrize("include", ["-I{}/include", "-I {}/include", "-isystem {}/include"])
 def test_headers_are_the_shadow_s_under_the_names_of_the_source_tree(
     trees: tuple[Path, Path], include: str
