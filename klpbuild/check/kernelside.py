@@ -146,6 +146,14 @@ class KernelSide:
         place = int(np.searchsorted(after, np.uint64(start or 0), side="right"))
         return int(after[place]) - (start or 0) if place < len(after) else 0
 
+    def section_of(self, symbol: str, owner: str = "", sympos: int = 0) -> str:
+        """Name the section of a symbol; empty when not known."""
+        if self.database is None:
+            return ""
+        found = self.database.in_object(owner or self.exporter(symbol), symbol)
+        number = max(sympos - 1, 0)
+        return found[number].section if number < len(found) else ""
+
     def exporter(self, symbol: str) -> str:
         """Name the object that exports a symbol; vmlinux if none does."""
         export = self.exports.find(symbol)

@@ -57,6 +57,7 @@ __attribute__((no_instrument_function)) int {NOTRACE}(void) {{ return 2; }}
 __attribute__((section(".init.text"))) int {INIT}(void) {{ return 3; }}
 void __fentry__(void) {{ }}
 struct {{ int enabled; long type; }} kernel_key = {{ 1, 1 }}, no_key[8] = {{ {{ 7, 7 }} }};
+int of_processor __attribute__((section(".data..percpu"))) = 1;
 void __SCT__call(void) {{ }}
 void *__SCK__call = __SCT__call;
 asm(".pushsection .rodata; .globl __start___jump_table, __stop___jump_table; .balign 8;"

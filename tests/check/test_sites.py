@@ -310,6 +310,30 @@ def test_variables_of_the_module(
 
 
 @pytest.mark.parametrize(
+    ("code", "variable", "said"),
+    [
+        ("incl %%gs:klp_variable(%%rip)", "of_processor", ""),
+        ("mov $klp_variable, %%rax", "of_processor", ""),
+        ("lea klp_variable(%%rip), %%rax", "of_processor", ""),
+        ("incl klp_variable(%%rip)", "kernel_key", ""),
+        ("incl klp_variable(%%rip)", "of_processor", "is a per-CPU variable, without gs"),
+        ("incl %%gs:klp_variable(%%rip)", "kernel_key", "is no per-CPU variable"),
+    ],
+)
+def test_variables_of_each_processor(
+    miniature: KernelSide, tmp_path: Path, code: str, variable: str, said: str
+) -> None:
+    symbols = {"klp_si_swapinfo": SWAPINFO, "klp_variable": f".klp.sym.vmlinux.{variable},0"}
+    code = OWN.replace("own[1] = 3;", f'asm volatile("{code}" : : "r" (m) : "rax");')
+    told = [
+        what for _, what in found(miniature, make_from(tmp_path, "x", code, symbols, "vmlinux"))
+    ]
+    assert [re.sub(".* reach for ", "", what) for what in told] == (
+        [f"{variable}, which {said}"] if said else []
+    )
+
+
+@pytest.mark.parametrize(
     ("edit", "said"),
     [
         (row("__trace_printk_fmt", addend=1), "leads to .rodata.str+0x1, where no text begins"),

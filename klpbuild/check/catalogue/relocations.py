@@ -184,7 +184,8 @@ NO_EFFECT = Rule(
 MISFIT = Rule(
     "KLP427", "a relocation does not fit its instruction",
     "The module loader writes where r_offset says, what r_type says: it does not look at code.",
-    DAMAGED, effect=Effect.UNFORESEEN, machines=MODELLED,
+    f"{DAMAGED}\nDECLARE_PER_CPU() declares variables that each processor has, and no others.",
+    effect=Effect.UNFORESEEN, machines=MODELLED,
 )
 UNWIND = Rule(
     "KLP428", "unwind data do not follow the code",

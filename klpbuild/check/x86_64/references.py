@@ -38,6 +38,7 @@ _LONG = 5
 _INDEX_ALONE = re.compile(r"\[r\w+\*\d\]")
 #: Bytes before and behind a variable that an indexed access may name.
 _NEAR = (1 << 12, 1 << 12)
+_PER_CPU = ".data..percpu"
 #: Sections of code without functions.
 _CODE = (".altinstr_replacement", ".altinstr_aux")
 
@@ -67,6 +68,7 @@ def _check_code(
         elif found is not None:
             _check_branch(subject, section, found, row)
             _check_extent(subject, section, found, row)
+            _check_per_cpu(subject, section, found, row)
     for offset in starts:
         listed = offset in used or (section.index, offset) in by_key
         if not listed and _lacks_reference(instructions[offset]):
@@ -132,6 +134,23 @@ def _check_extent(subject: Subject, section: Section, found: Instruction, row: R
     if extent and not -room[0] <= offset < extent + room[1]:
         what = f"{found} reaches for {target.symbol}{offset:+#x}, which has {extent} bytes"
         subject.find(catalogue.INSIDE, what, place(section, row.offset, target.symbol))
+
+
+def _check_per_cpu(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:
+    """Check that what is there once for each processor, and nothing else, is reached by gs.
+
+    A per-CPU variable's address is an offset in the processor's area, DECLARE_PER_CPU() says so.
+    """
+    target, kernel = target_of(subject, row), subject.kernel
+    by_gs = "gs:" in found.operands
+    if target.section or not kernel or not (by_gs or "[rip" in found.operands):
+        return
+    known = kernel.section_of(target.symbol, target.owner, target.sympos)
+    if known and found.name != "lea" and by_gs is not known.startswith(_PER_CPU):
+        is_ = "is no per-CPU variable" if by_gs else "is a per-CPU variable, without gs"
+        what = f"makes {found} reach for {target.symbol}, which {is_}"
+        kind, where = NAMES.get(row.kind, ""), place(section, row.offset, target.symbol)
+        subject.find(catalogue.MISFIT, f"a relocation {kind} {what}", where)
 
 
 def _check_own(
