@@ -146,6 +146,12 @@ class KernelSide:
         place = int(np.searchsorted(after, np.uint64(start or 0), side="right"))
         return int(after[place]) - (start or 0) if place < len(after) else 0
 
+    def size(self, symbol: str, owner: str = "", sympos: int = 0) -> int:
+        """Return the bytes of a variable; without vmlinux those up to the next symbol."""
+        address = self.address_of(symbol, owner, sympos)
+        known = self.vmlinux.size_at(address) if self.vmlinux and address is not None else 0
+        return known or self.extent(symbol, owner, sympos)
+
     def section_of(self, symbol: str, owner: str = "", sympos: int = 0) -> str:
         """Name the section of a symbol; empty when not known."""
         if self.database is None:

@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from klpbuild.elf.constants import SHT
+from klpbuild.elf.constants import SHT, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.names import VMLINUX
 from klpbuild.symbols.database import SymbolDatabase
@@ -52,6 +53,21 @@ class Vmlinux:
                     return bytes(size)
                 return bytes(self.elf.contents(section)[start : start + size])
         return None
+
+    def size_at(self, address: int) -> int:
+        """Return the bytes of the variable that begins at an address; 0 when not known."""
+        starts, sizes = self._variables
+        place = int(np.searchsorted(starts, np.uint64(address)))
+        found = place < len(starts) and int(starts[place]) == address
+        return int(sizes[place]) if found and self.in_place else 0
+
+    @cached_property
+    def _variables(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        rows = self.elf.symbols
+        rows = rows[(rows["st_info"] & 0xF == STT.OBJECT) & (rows["st_size"] > 0)]
+        # Of aliases the largest counts: it comes first.
+        rows = rows[np.lexsort((-rows["st_size"].astype(np.int64), rows["st_value"]))]
+        return rows["st_value"].astype(np.uint64), rows["st_size"].astype(np.uint64)
 
     @cached_property
     def static_keys(self) -> dict[int, bool]:

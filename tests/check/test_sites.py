@@ -318,6 +318,10 @@ def test_variables_of_the_module(
         ("incl klp_variable(%%rip)", "kernel_key", ""),
         ("incl klp_variable(%%rip)", "of_processor", "is a per-CPU variable, without gs"),
         ("incl %%gs:klp_variable(%%rip)", "kernel_key", "is no per-CPU variable"),
+        ("incl %%gs:klp_variable", "of_processor", ""),
+        ("incw %%gs:klp_variable+2(%%rip)", "of_processor", ""),
+        ("incq %%gs:klp_variable(%%rip)", "of_processor", "has 4 bytes, and over its end"),
+        ("incw %%gs:klp_variable+3(%%rip)", "of_processor", "has 4 bytes, and over its end"),
     ],
 )
 def test_variables_of_each_processor(

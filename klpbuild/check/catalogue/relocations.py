@@ -184,7 +184,7 @@ NO_EFFECT = Rule(
 MISFIT = Rule(
     "KLP427", "a relocation does not fit its instruction",
     "The module loader writes where r_offset says, what r_type says: it does not look at code.",
-    f"{DAMAGED}\nDECLARE_PER_CPU() declares variables that each processor has, and no others.",
+    f"{DAMAGED}\nDeclare variables with the kernel's types, per-CPU ones by DECLARE_PER_CPU().",
     effect=Effect.UNFORESEEN, machines=MODELLED,
 )
 UNWIND = Rule(

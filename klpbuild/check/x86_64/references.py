@@ -68,7 +68,7 @@ def _check_code(
         elif found is not None:
             _check_branch(subject, section, found, row)
             _check_extent(subject, section, found, row)
-            _check_per_cpu(subject, section, found, row)
+            _check_variable(subject, section, found, row)
     for offset in starts:
         listed = offset in used or (section.index, offset) in by_key
         if not listed and _lacks_reference(instructions[offset]):
@@ -136,33 +136,48 @@ def _check_extent(subject: Subject, section: Section, found: Instruction, row: R
         subject.find(catalogue.INSIDE, what, place(section, row.offset, target.symbol))
 
 
-def _check_per_cpu(subject: Subject, section: Section, found: Instruction, row: Relocation) -> None:
-    """Check that what is there once for each processor, and nothing else, is reached by gs.
+def _check_variable(
+    subject: Subject, section: Section, found: Instruction, row: Relocation
+) -> None:
+    """Check that an instruction reads or writes a variable of the kernel as what it is.
 
-    A per-CPU variable's address is an offset in the processor's area, DECLARE_PER_CPU() says so.
+    The address of a per-CPU variable is an offset in the processor's area, which gs leads to.
     """
     target, kernel = target_of(subject, row), subject.kernel
     by_gs = "gs:" in found.operands
-    if target.section or not kernel or not (by_gs or "[rip" in found.operands):
+    direct = by_gs or ("[rip" in found.operands and not is_branch(found))
+    if target.section or not kernel or not direct or found.name == "lea":
         return
-    known = kernel.section_of(target.symbol, target.owner, target.sympos)
-    if known and found.name != "lea" and by_gs is not known.startswith(_PER_CPU):
-        is_ = "is no per-CPU variable" if by_gs else "is a per-CPU variable, without gs"
-        what = f"makes {found} reach for {target.symbol}, which {is_}"
-        kind, where = NAMES.get(row.kind, ""), place(section, row.offset, target.symbol)
-        subject.find(catalogue.MISFIT, f"a relocation {kind} {what}", where)
+    meant = target.symbol, target.owner, target.sympos
+    known, size = kernel.section_of(*meant), kernel.size(*meant)
+    what = f"reach for {target.symbol}, which "
+    if known and by_gs is not known.startswith(_PER_CPU):
+        what += "is no per-CPU variable" if by_gs else "is a per-CPU variable, without gs"
+    elif row.kind in _RELATIVE and 0 < size - target.offset - found.end + row.offset < _width(
+        found
+    ):
+        what += f"has {size} bytes, and over its end"
+    else:
+        return
+    where = place(section, row.offset, target.symbol)
+    kind = NAMES.get(row.kind, f"type {row.kind}")
+    subject.find(catalogue.MISFIT, f"a relocation {kind} makes {found} {what}", where)
 
 
 def _check_own(
     subject: Subject, section: Section, found: Instruction, row: Relocation, target: Target
 ) -> None:
     """Check that what an instruction reads or writes in the module lies in one variable."""
-    width = _WIDTHS.get(found.operands.partition(" ptr ")[0].rpartition(" ")[2], 1)
     start, size = subject.pointers.variable_at(target.place)
     end = start + size if size else subject.elf.sections[target.section].sh_size
-    if not 0 <= target.offset <= end - width:
+    if not 0 <= target.offset <= end - _width(found):
         what = f"{found} reaches for {called(subject, target)} and over the variable's end"
         subject.find(catalogue.INSIDE, what, place(section, row.offset))
+
+
+def _width(found: Instruction) -> int:
+    """Tell how many bytes of memory an instruction reads or writes; 1 when it does not say."""
+    return _WIDTHS.get(found.operands.partition(" ptr ")[0].rpartition(" ")[2], 1)
 
 
 #: How many bytes an operand has, as a disassembler says it.
