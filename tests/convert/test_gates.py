@@ -26,7 +26,8 @@ from klpbuild.resolve.gates import Use
 from klpbuild.resolve.reach import Reach
 from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.symvers import Exports
-from tests.objects import compile_c, module_symvers, symbols_klp
+from tests.machines.objects import FLAGS, compile_for
+from tests.objects import HEADER, compile_c, module_symvers, symbols_klp
 from tests.tables import livepatch_c, modules
 
 DEPENDS = {
@@ -34,12 +35,12 @@ DEPENDS = {
     "alone": "",
 }  # fmt: skip
 EXPORTS = {
-    "vmlinux": "klp_enable_patch",
+    "vmlinux": "klp_enable_patch _mcount",
     "netfs": "netfs_read",
     "base": "base_get",
     "alone": "alone_get",
 }
-SYMBOLS = EXPORTS | {"vmlinux": "klp_enable_patch kernel_get", "cifs": "cifs_get"}
+SYMBOLS = EXPORTS | {"vmlinux": "klp_enable_patch kernel_get _mcount", "cifs": "cifs_get"}
 EXTERN = (
     "extern int netfs_read(int), base_get(int), alone_get(int), kernel_get(int), cifs_get(int);"
 )
@@ -64,8 +65,8 @@ class Blind(Resolver):
 class Kernel:
     """A kernel of a few modules, and livepatches for it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, arch: str = "") -> None:
+        self.directory, self.arch = directory, arch
         self.dependencies = Dependencies(modules(directory, **DEPENDS))
         self.exports = Exports.read(module_symvers(directory, **EXPORTS))
         self.database = SymbolDatabase.read(symbols_klp(directory, **SYMBOLS))
@@ -75,7 +76,11 @@ class Kernel:
     ) -> Conversion:
         """:param gate: of all symbols of modules, right or wrong."""
         text = livepatch_c(EXTERN + source, objects, **more)
-        linked = ElfFile.read(compile_c(self.directory, text))
+        if self.arch:
+            data = compile_for(self.arch, self.directory, text, "-include", str(HEADER))
+            linked = ElfFile(data, "livepatch.o")
+        else:
+            linked = ElfFile.read(compile_c(self.directory, text))
         patched = frozenset(p.object for p in read_patches(linked))
         resolver = Resolver(self.database, self.exports, patched, self.dependencies)
         if gate:
@@ -271,6 +276,17 @@ def test_an_annotated_gate_must_need_the_owner(
         f"the kernel would refuse {gate}, or the livepatch.\n"
         f"  {hint}"
     )
+
+
+@pytest.mark.parametrize("arch", FLAGS)
+def test_the_check_finds_it_for_other_machines(arch: str, tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, arch)
+    early = kernel.checked(kernel.convert(SHARED, {"cifs": "f", "alone": "g"}, "cifs").data)
+    assert {(f.rule, f.what) for f in early.findings} == {
+        (catalogue.EARLY_CODE, "helper runs with alone, to which g leads, and waits for cifs")
+    }
+    late = kernel.checked(kernel.convert(SHARED, {"cifs": "f", "netfs": "g"}, "netfs").data)
+    assert late.findings == []
 
 
 def test_the_check_finds_what_others_made(kernel: Kernel) -> None:
