@@ -8,7 +8,7 @@ size, and must be functions whose text allocates zeroed memory and nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,9 +31,12 @@ OBJECTS_MAX = 40
 _WATCHING = (b"KASAN", b"KFENCE", b"SLUB_DEBUG_ON")
 _GROWN = b" char klpbuild_grown[16384]; "
 #: Allocators that clear what they give; the slack behind it too, if they are kmalloc()'s.
-_CLEARS = re.compile(rb"\b(?:k[zc]alloc|kzalloc_node|kcalloc_node|devm_k[zc]alloc)\b")
-_EXACTLY = rb"\bkzalloc(?:_node)?\s*\(\s*sizeof\s*(?:\([^()]*\)|\*?\s*\w+)\s*,"
-_MADE_ZERO = re.compile(rb"\bmemset\s*\([^;]*?,\s*0\s*,")
+CLEARS = re.compile(
+    rb"\b(?:k[zc]alloc(?:_node)?|devm_k[zc]alloc|kv[zc]alloc|vzalloc|kv?zalloc_(?:objs?|flex)"
+    rb"|(?:__)?alloc_percpu(?:_gfp)?|alloc_(?:ether|net)dev(?:_mqs?)?|scsi_host_alloc)\b"
+)
+_EXACTLY = rb"\bkzalloc(?:_node)?\s*\(\s*sizeof\s*(?:\([^()]*\)|\*?\s*\w+)\s*,|\bkzalloc_obj\s*\("
+MADE_ZERO = re.compile(rb"\bmemset\s*\([^;]*?,\s*0\s*,")
 #: Other functions that may allocate memory, or fill it with what is not zero.
 _OTHERS = re.compile(
     rb"\b\w*(?:alloc|memdup|memcpy|memmove|copy_|strdup|memset|_put\w*data|skb_put|skb_push|_priv"
@@ -90,19 +93,15 @@ def why_not_zero(
     sizes: tuple[int, int],
     file: PatchedFile,
     commands: Sequence[CompileCommand],
-    *,
-    lost: bool = False,
 ) -> str:
     """Explain why new members of a structure may not be zero in each one that exists; else empty.
 
     :param name: such as ``struct x``; it is declared in the file.
     :param sizes: of the structure in bytes, before and after.
     :param commands: how all objects are compiled that are made from the file.
-    :param lost: whether members are meant that no code uses any more: none may read them with
-        all of the structure.
     """
-    grown = _grown(file, name)
-    if grown is None:
+    larger = grown(file, name)
+    if larger is None:
         return f"{file.path} does not declare it once"
     config = compiler.tree.build / ".config"
     exactly = sizes[0] != sizes[1]
@@ -112,8 +111,8 @@ def why_not_zero(
     if len(commands) > OBJECTS_MAX:
         return f"{len(commands)} objects know it"
     shadow = compiler.workdir / "grown" / name.split()[-1] / "shadow"
-    make_shadow(shadow, compiler.tree.source, [grown], compiler.real, directives=False)
-    other = replace(compiler, files=(grown,), shadow=shadow, workdir=shadow.parent)
+    make_shadow(shadow, compiler.tree.source, [larger], compiler.real, directives=False)
+    other = replace(compiler, files=(larger,), shadow=shadow, workdir=shadow.parent)
     is_allocated = False
     for command in commands:
         try:
@@ -126,20 +125,20 @@ def why_not_zero(
         before, after = (layouts(ElfFile.read(path)) for path in types)
         if others := [n for n, _ in changed_layouts(before, after) if n != name]:
             return f"it is part of {others[0]}"
-        functions, rest = _differing(old, ElfFile.read(made))
+        functions, rest = differing(old, ElfFile.read(made))
         if rest:
             return f"{rest} of {command.target} depends on its size"
         source = Path(command.source.removeprefix(f"{compiler.tree.source}/"))
         texts = [file.original or b"", (compiler.tree.source / source).read_bytes()]
         outside = {symbol.name for symbol in old.symbol_list if not symbol.st_shndx}
-        why = _why_not_cleared(texts, name, functions, outside, exactly=exactly, lost=lost)
+        why = _why_not_cleared(texts, name, functions, outside, exactly=exactly)
         if why:
             return why
         is_allocated = is_allocated or bool(functions)
-    return "" if is_allocated or lost else "nothing that was compiled allocates it"
+    return "" if is_allocated else "nothing that was compiled allocates it"
 
 
-def _grown(file: PatchedFile, name: str) -> PatchedFile | None:
+def grown(file: PatchedFile, name: str) -> PatchedFile | None:
     """Make the original file with one member more behind the structure's others."""
     original = file.original or b""
     plain = code_alone(original)
@@ -155,7 +154,7 @@ def _grown(file: PatchedFile, name: str) -> PatchedFile | None:
     return replace(file, lines=lines)
 
 
-def _differing(old: ElfFile, new: ElfFile) -> tuple[set[str], str]:
+def differing(old: ElfFile, new: ElfFile) -> tuple[set[str], str]:
     """Find the functions that differ in two objects, and any other section that does."""
     before, after = _contents(old), _contents(new)
     functions = set()
@@ -196,7 +195,6 @@ def _why_not_cleared(
     outside: set[str],
     *,
     exactly: bool,
-    lost: bool,
 ) -> str:
     """Explain why functions that depend on a structure's size do more than allocate zeroed ones.
 
@@ -218,19 +216,16 @@ def _why_not_cleared(
             one = waiting.pop()
             if one in bodies and one not in called:
                 called.add(one)
-                body = _MADE_ZERO.sub(b"", bodies[one])
+                body = MADE_ZERO.sub(b"", bodies[one])
                 whole += body
                 waiting += [word.decode() for word in _NAMED.findall(body)]
-        cleared = _CLEARS.findall(whole)
-        rest = _without_calls(whole, _CLEARS)
+        cleared = CLEARS.findall(whole)
+        rest = _without_calls(whole, CLEARS)
         harmless = set(bodies)  # they are in `whole`
-        asks = _asks_size(rest, name)
-        if asks and lost:
-            return f"{function}() may read all of it"
-        if not asks:
+        if not _asks_size(rest, name):
             harmless |= {each for each in outside if not _ANY_SIZE.fullmatch(each)} | _PAGES
             rest = _NUMBERS.sub(b"", rest)
-        others = (m[0] for m in _OTHERS.finditer(rest) if not _CLEARS.fullmatch(m[0]))
+        others = (m[0] for m in _OTHERS.finditer(rest) if not CLEARS.fullmatch(m[0]))
         other = next((each for each in others if each.decode() not in harmless), None)
         if not cleared:
             return f"{function}() depends on its size, and allocates none"
@@ -241,17 +236,25 @@ def _why_not_cleared(
     return ""
 
 
-def _without_calls(plain: bytes, names: re.Pattern[bytes]) -> bytes:
-    """Blank out the arguments of calls of some functions."""
-    out = bytearray(plain)
+def calls(plain: bytes, names: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
+    """Find calls of some functions: where the name begins, and where the parenthesis closes."""
     for match in names.finditer(plain):
         depth, at = 0, match.end()
         while at < len(plain):
             depth += {b"(": 1, b")": -1}.get(plain[at : at + 1], 0)
+            at += 1
             if depth == 0:
                 break
-            at += 1
-        out[match.end() : at] = b" " * (at - match.end())
+        yield match.start(), at
+
+
+def _without_calls(plain: bytes, names: re.Pattern[bytes]) -> bytes:
+    """Blank out the arguments of calls of some functions."""
+    out = bytearray(plain)
+    for start, end in calls(plain, names):
+        begin = plain.find(b"(", start, end)
+        if begin >= 0:
+            out[begin:end] = b" " * (end - begin)
     return bytes(out)
 
 

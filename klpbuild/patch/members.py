@@ -16,17 +16,17 @@ from klpbuild.patch.layout import KEPT
 from klpbuild.patch.patched import PatchedFile, SourceLine
 
 #: What a structure may be followed by that does not depend on the order of its members.
-_END = re.compile(rb"\s*(?:____cacheline_aligned\w*\s*)?;")
+_END = re.compile(rb"\s*(?:(?:____cacheline_aligned\w*|__randomize_layout)\s*)?;")
 #: A last member that must stay the last, or a macro that declares it.
 _LAST = re.compile(rb"\[\s*0?\s*\]\s*;|\)\s*;")
 #: Code that may count on which members stand between others.
+_BETWEEN = re.compile(rb"\b(?:memset_after|memset_startat|struct_group\w*)\s*\(")
 _IN_ORDER = (
-    rb"\b(?:memset_after|memset_startat|struct_group\w*)\s*\("
-    rb"|\boffsetof(?:end)?\s*\(\s*TAG\b"
+    rb"\boffsetof(?:end)?\s*\(\s*TAG\b"
     rb"|(?:\bTAG\s+\w+\s*(?:\[[^\]]*\]\s*)?=|\(\s*TAG\s*\))\s*\{(?!\s*(?:\.|\}|0\s*\}))"
 )
 #: The place of one member, as the parameters of a hash table have it.
-_PLACE = re.compile(rb"\.\w+\s*=\s*offsetof\b")
+_PLACE = re.compile(rb"\.(?!\w*(?:len|size))\w+\s*=\s*offsetof\b")
 _CONDITION = re.compile(rb"^[ \t]*#[ \t]*(if|endif)", re.MULTILINE)
 #: gcc then refuses values of a structure that do not name its members; kernels ask for that
 #: with ``-Werror=designated-init``.
@@ -57,9 +57,6 @@ def in_place(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFil
     if olds is None or news is None or not olds.members or not news.members:
         return None
     in_order = re.compile(_IN_ORDER.replace(b"TAG", _tag(name)))
-    texts = (_PLACE.sub(b"", code_alone(text)) for text in (before, after, *users))
-    if any(map(in_order.search, texts)):
-        return None
     added: list[int] = []
     lost: list[tuple[range, int]] = []
     same = SequenceMatcher(None, olds.texts, news.texts, False)
@@ -71,8 +68,13 @@ def in_place(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFil
         elif kind != "equal":
             return None
     tail = range(len(news.members) - len(added), len(news.members))
-    if lost and not added:
-        lines = _kept(file, olds, news, lost)
+    plains = [code_alone(text) for text in (before, after, *users)]
+    if any(in_order.search(_PLACE.sub(b"", plain)) for plain in plains):
+        return None
+    if lost and not added and not _BETWEEN.search(plains[0], olds.start, olds.end):
+        lines = _kept(file, olds, news, lost)  # whatever else clears its place does no harm
+    elif any(map(_BETWEEN.search, plains)):
+        return None
     elif not lost and added and added != [*tail] and not _LAST.search(olds.texts[-1]):
         lines = _moved(file, news, added)
     else:
@@ -80,7 +82,8 @@ def in_place(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFil
     last = Lines(after).number(news.end - 1) - len(file.lines) - 1
     if lines is None or not lines[last].text.lstrip().startswith(b"}"):
         return None
-    lines[last] = replace(lines[last], text=lines[last].text.replace(b"}", DESIGNATED, 1))
+    text = lines[last].text.replace(b"}", DESIGNATED, 1)
+    lines[last] = replace(lines[last], text=text, old=None)
     return replace(file, lines=tuple(lines))
 
 

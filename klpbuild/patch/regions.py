@@ -27,6 +27,8 @@ _NOT_PROTOTYPE = re.compile(rb"\b(?:static|typedef|asm|__asm__)\b|[={}]")
 _WIDE = re.compile(rb"<<|0[xX]\w{8}|\b\d+[uU]?[lL]+\b|\bBIT")
 _STRUCTURE = re.compile(rb"\s*((?:struct|union)\s+\w+)\s*")
 _BEHIND = re.compile(rb"\s*(?:__\w+\s*(?:\(\([^;]*\)\)\s*)?)*;")
+_CLOSING = re.compile(rb"\}(?: __\w+)? ?;")
+_KEPT = KEPT.encode()
 #: A bit field without a name.
 _PADDING = re.compile(rb"\w+(?: \w+)* ?: ?\w+ ?;")
 #: Types for which values are converted, or that the compiler reads in another way.
@@ -153,12 +155,12 @@ def changed_names(file: PatchedFile) -> Changed | None:
         return None
     gone, come = changed_lines(file)
     names: set[bytes] = set()
-    members: tuple[set[_Member], set[_Member]] = set(), set()
+    declared: tuple[set[tuple[str, bytes]], set[tuple[str, bytes]]] = set(), set()
     cuts = HeaderText(file.original), HeaderText(file.patched)
     if not _keeps_lines(file, *cuts):
         return None
     texts = file.original, file.patched
-    for cut, text, numbers, found in zip(cuts, texts, (gone, come), members, strict=True):
+    for cut, text, numbers, found in zip(cuts, texts, (gone, come), declared, strict=True):
         starts = [0, *(m.end() for m in re.finditer(rb"\n", text))]
         for number in numbers:
             start = starts[number - 1]
@@ -172,16 +174,25 @@ def changed_names(file: PatchedFile) -> Changed | None:
             if not region.structure:
                 names |= region.names
                 continue
-            member = _Member.of(region.structure, line)
-            if member is None or not cut.is_one(region.structure):
+            if not cut.is_one(region.structure):
                 return None
-            found.add(member)
-    olds, news = ({member.key for member in side if member.name} for side in members)
-    if olds != news or not _keeps_regions(file, *cuts, names):
+            found.add((region.structure, b" ".join(line.split())))
+    was, becomes = ({_unmarked(text) for _, text in side} for side in declared)
+    olds, news = (
+        [_Member.of(name, text, _unmarked(text) in was & becomes) for name, text in side]
+        for side in declared
+    )
+    both = {member for member in (*olds, *news) if member is not None}
+    keys = ({member.key for member in side if member and member.name} for side in (olds, news))
+    if None in (*olds, *news) or next(keys) != next(keys) or not _keeps_regions(file, *cuts, names):
         return None
-    both = members[0] | members[1]
     named = frozenset(member.name for member in both if member.name)
     return Changed(frozenset(names), named, frozenset(member.structure for member in both))
+
+
+def _unmarked(text: bytes) -> bytes:
+    """Take the marks of members that keep their places from a line of a structure."""
+    return text.replace(_KEPT, b"").replace(DESIGNATED, b"}")
 
 
 class _Member(NamedTuple):
@@ -198,16 +209,18 @@ class _Member(NamedTuple):
     @property
     def key(self) -> tuple[str, bytes, bytes]:
         """The member without the mark of one that keeps its place."""
-        return self.structure, self.name.removeprefix(KEPT.encode()), self.rest
+        return self.structure, self.name.removeprefix(_KEPT), self.rest
 
     @classmethod
-    def of(cls, structure: str, line: bytes) -> _Member | None:
-        """Read a line; None if it does anything but declare one member, of a number or pointer."""
-        text = b" ".join(line.split())
-        if _PADDING.fullmatch(text) or text.replace(DESIGNATED, b"}") == b"};":
+    def of(cls, structure: str, text: bytes, is_same: bool) -> _Member | None:
+        """Read a line; None if it does anything but declare one member, of a number or pointer.
+
+        :param is_same: whether one of the same type is declared before and after.
+        """
+        if _PADDING.fullmatch(text) or (is_same and _CLOSING.fullmatch(_unmarked(text))):
             return cls(structure, b"", b"")
         match = ONE_NAME.fullmatch(text)
-        if match is None or _OTHERWISE.search(text):
+        if match is None or (_OTHERWISE.search(text) and not is_same):
             return None
         if match["pointer"]:
             return cls(structure, match["pointer"], b"()")

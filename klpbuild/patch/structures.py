@@ -22,6 +22,7 @@ from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.recompile import Recompiler
 from klpbuild.patch.touched import Touched
 from klpbuild.patch.units import Unit
+from klpbuild.patch.whole import why_read
 
 
 class MovableError(KlpError):
@@ -113,15 +114,18 @@ def check_layouts(
                     )
                     continue
                 why += f"\nWhat it gets may hold anything in those: {unproven}."
-            elif len(units := touched.by_file[file.path]) <= OBJECTS_MAX:
-                sources = [(compiler.tree.source / unit.source).read_bytes() for unit in units]
-                sources += [other.patched for other in compiler.files]
-                arranged = in_place(moved.get(file.path, file), name, sources)
-                lost, unproven = _lost(olds[name], news[name]), ""
-                if arranged is not None and lost and min(olds[name]).size != min(news[name]).size:
+            else:
+                units = touched.by_file[file.path]
+                lost, unproven, arranged = _lost(olds[name], news[name]), "", None
+                keeps_size = min(olds[name]).size == min(news[name]).size
+                if len(units) <= OBJECTS_MAX or (lost and keeps_size):
+                    paths = {compiler.tree.source / unit.source for unit in units}
+                    sources = [path.read_bytes() for path in sorted(paths)]
+                    sources += [other.patched for other in compiler.files]
+                    arranged = in_place(moved.get(file.path, file), name, sources)
+                if arranged is not None and lost and not keeps_size:
                     known = [commands[unit] for unit in units if unit in commands]
-                    sizes = min(olds[name]).size, min(olds[name]).size
-                    unproven = why_not_zero(compiler, name, sizes, file, known, lost=True)
+                    unproven = why_read(compiler, name, file, known)
                     why += f"\nIt cannot just keep what it loses: {unproven}." if unproven else ""
                 if arranged is not None and not unproven:
                     moved[file.path] = arranged

@@ -164,6 +164,40 @@ def test_slack_is_there_behind_one_only(small: SmallKernel, tmp_path: Path) -> N
     assert "make_filter() allocates more than one of it" in text
 
 
+OBJECTS = """\
+#define kmalloc_obj(P, ...) ((typeof(P) *)kmalloc(sizeof(P), 3))
+#define kzalloc_obj(P, ...) ((typeof(P) *)kzalloc(sizeof(P), 3))
+#define kzalloc_objs(P, COUNT, ...) ((typeof(P) *)kzalloc(sizeof(P) * (COUNT), 3))
+#define kvzalloc_obj(P, ...) ((typeof(P) *)kzalloc(sizeof(P), 3))
+
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "change", "why"),
+    [
+        ("kzalloc_obj(*f)", HOLE, ""),
+        ("kzalloc_obj(struct filter, 3)", SLACK, ""),
+        ("kzalloc_objs(*f, n)", HOLE, ""),
+        ("kvzalloc_obj(*f)", HOLE, ""),
+        ("kzalloc_objs(*f, n)", SLACK, "make_filter() allocates more than one of it"),
+        ("kvzalloc_obj(*f)", SLACK, "make_filter() allocates more than one of it"),
+        ("kmalloc_obj(*f)", HOLE, "make_filter() depends on its size, and allocates none"),
+        ("n ? kmalloc_obj(*f) : kzalloc_obj(*f)", HOLE, "make_filter() uses kmalloc_obj()"),
+    ],
+)
+def test_allocators_that_are_told_a_variable_or_type(
+    small: SmallKernel, tmp_path: Path, call: str, change: tuple[str, str], why: str
+) -> None:
+    source = OBJECTS + SOURCE.replace("kzalloc(sizeof(*f), 3)", call)
+    patch = patched(small, source, change, "dying" if change == HOLE else "more")
+    if why:
+        assert f"in those: {why}" in refusal(small, tmp_path, patch)
+    else:
+        assert "allocated as zeros" in compiled(small, tmp_path, patch).notes[-1]
+
+
 @pytest.mark.parametrize("option", ["KASAN", "KFENCE", "SLUB_DEBUG_ON"])
 def test_slack_that_the_kernel_watches(small: SmallKernel, tmp_path: Path, option: str) -> None:
     config = small.kernel.config

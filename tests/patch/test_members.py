@@ -14,7 +14,7 @@ from klpbuild.patch.pair import ObjectPair
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.patchfile import apply_patches
 from tests.patch.small_kernel import SmallKernel, make_kernel
-from tests.patch.test_holes import SOURCE
+from tests.patch.test_holes import OBJECTS, SOURCE
 from tests.patch.test_holes import patched as filter_patch
 from tests.patch.test_pair import compiled, refusal
 
@@ -166,7 +166,7 @@ def test_values_without_the_names_of_members(
 
 def test_what_is_moved_is_not_blamed_for_another_patch(small: SmallKernel, tmp_path: Path) -> None:
     other = "struct pair {\n\tint a;\n\tint b;\n};\nstruct pair kept;\n"
-    other += "int both(void)\n{\n\treturn kept.a + kept.b;\n}\n"
+    other += "int both(void)\n{\n\treturn kept.a + kept.b + sizeof(kept);\n}\n"
     (small.source / "fs/open.c").write_text(other)
     loses = small.patch(
         "fs/open.c", other, other.replace("\tint a;\n", "").replace("kept.a + ", "")
@@ -199,22 +199,66 @@ def test_a_lost_member_is_proven_never_to_be_read(small: SmallKernel, tmp_path: 
     )
 
 
+LOST = "struct filter loses kind, moves or resizes last, has 24 bytes instead of 48"
+READS = "of fs/read.o may read all of it"
+OTHERWISE = "fs/read.c may have it in another type, or ask for its size in a way that is not read"
+
+
+def with_user(body: str) -> str:
+    user = f"int sum(void *, int);\n\nint all(struct filter *f, int n)\n{{\n\t{body}\n}}\n"
+    return SOURCE.replace("struct pool", f"{user}\nstruct pool")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ("add(kzalloc(1, 1));\n\treturn sum(f, sizeof(*f));", "all() may read all of it"),
-        ("add(f + 1);\n\treturn 0;", "all() depends on its size, and allocates none"),
-        ("struct filter g = *f;\n\n\treturn sum(&g, 1);", "one is on the stack, or copied whole"),
+        ("add(kzalloc(1, 1));\n\treturn sum(f, sizeof(*f));", f"all() {READS}"),
+        ("return sum(f, sizeof *f);", f"all() {READS}"),
+        ("extern const struct filter g[2];\n\n\treturn sum((void *)g, sizeof(g));",
+         f"all() {READS}"),
+        ("struct { struct filter f; } g = { *f };\n\n\treturn sum(&g, sizeof(g));", OTHERWISE),
+        ("struct { typeof(*f) f; } g = { *f };\n\n\treturn sum(&g, sizeof(g));", OTHERWISE),
+        ("struct filter g[2][2];\n\n\treturn sum(g, sizeof(g));", OTHERWISE),
+        ("return sum(f, sizeof f[0]);", OTHERWISE),
+        ("struct filter *g = kmalloc(sizeof(*g), 1);\n\n\tadd(g);\n\treturn 0;", f"all() {READS}"),
+        ("memset(f, n, sizeof(*f));\n\treturn 0;", f"all() {READS}"),
+        ("static int m = sizeof(*f);\n\n\treturn m++;", f".data.m.0 {READS}"),
     ],
-)
+)  # fmt: skip
 def test_code_that_may_read_a_lost_member(
     small: SmallKernel, tmp_path: Path, body: str, why: str
 ) -> None:
-    user = f"int sum(void *, int);\n\nint all(struct filter *f)\n{{\n\t{body}\n}}\n"
-    source = SOURCE.replace("struct pool", f"{user}\nstruct pool")
-    text = refusal(small, tmp_path, lost(small, source))
-    assert "struct filter loses kind, moves or resizes last, has 24 bytes instead of 48" in text
+    memset = "void *memset(void *, int, unsigned long);\n"
+    text = refusal(small, tmp_path, lost(small, memset + with_user(body)))
+    assert LOST in text
     assert f"It cannot just keep what it loses: {why}." in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body",
+    [
+        "add(f + 1);\n\treturn 0;",
+        "struct filter g = *f;\n\n\treturn sum(&g.handle, sizeof(g.handle));",
+        "struct filter *g = kzalloc_obj(*g);\n\n\tmemset(g, 0, sizeof *g);\n\treturn g->handle;",
+        "static struct filter kept;\n\n\treturn kept.last++;",
+        "BUILD_BUG_ON(sizeof(*f) > 99);\n\treturn sum(__FILE__, 1);",
+    ],
+)
+def test_code_that_has_it_and_asks_for_no_size(
+    small: SmallKernel, tmp_path: Path, body: str
+) -> None:
+    before = (
+        "void *memset(void *, int, unsigned long);\n"
+        + OBJECTS
+        + (
+            "#define BUILD_BUG_ON_MSG(c, m) do { __attribute__((error(m))) void no(void);"
+            ' if (c) no(); } while (0)\n#define BUILD_BUG_ON(c) BUILD_BUG_ON_MSG(c, "no")\n'
+        )
+    )
+    result = compiled(small, tmp_path, lost(small, before + with_user(body)))
+    assert "struct filter keeps the place of kind" in result.notes[-1]
 
 
 def test_a_lost_member_that_leaves_a_hole(small: SmallKernel, tmp_path: Path) -> None:
