@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
 from klpbuild.files.given import is_file
-from klpbuild.files.records import read_output
+from klpbuild.files.records import from_json, read_output
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.listed import FLAGS, read_flags, with_conditions
 from klpbuild.module.livepatch import Livepatch, State
+from klpbuild.patch.fix import Fault
 from klpbuild.pipeline.extracted import Extracted, described
 from klpbuild.pipeline.paths import Paths
 from klpbuild.request.chosen import Chosen, Part, joined
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What is wrong with parts of C files, by their names; also in place of an object."""
+
+    parts: Mapping[str, tuple[Fault, ...]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Build:
 
     :ivar strip: whether debug data is left out of the module.
     :ivar source: the kernel's source, if the user names one.
-    :ivar keep_going: whether patches may be left out that cannot be in a livepatch.
+    :ivar keep_going: whether patches and parts may be left out that cannot be in a livepatch.
     """
 
     kernel: Kernel
@@ -44,23 +54,45 @@ class Build:
         return tuple(p for p in self.chosen.parts if p.taken and p.chosen.livepatch.has_list)
 
     @property
+    def tried(self) -> tuple[Part, ...]:
+        """The parts of C files that are left out if something is wrong with them."""
+        parts = (p for p in self.chosen.parts if p.name and p.taken and p.chosen.livepatch.sources)
+        return tuple(parts) if self.keep_going else ()
+
+    @property
     def found(self) -> tuple[Path, ...]:
         """The files that say what the livepatch replaces in this kernel."""
-        return (*self.record, *(self.paths.conditions(part.name) for part in self.lists))
+        conditions = (self.paths.conditions(part.name) for part in self.lists)
+        return (*self.record, *conditions, *([self.paths.left_out] if self.tried else ()))
+
+    def failed(self) -> Mapping[str, tuple[Fault, ...]]:
+        """Return what is wrong with the parts that are left out for it."""
+        if not self.tried:
+            return {}
+        return read_output(self.paths.left_out, partial(from_json, Failed)).parts
+
+    def without_failed(self, objects: Iterable[Path]) -> list[Path]:
+        """Leave out the objects of parts that are left out."""
+        places = [self.paths.part(name) for name in self.failed()]
+        return [path for path in objects if not any(map(path.is_relative_to, places))]
 
     def for_kernel(self) -> Chosen:
         """Return the livepatch with the functions whose conditions hold for the kernel.
 
-        A part of which none does mends nothing there.
+        A part of which none does mends nothing there.  Parts with which something is wrong are
+        not taken.
         """
-        if not self.lists:
+        failed = self.failed()
+        if not self.lists and not failed:
             return self.chosen
-        parts = [self._for_kernel(part) for part in self.chosen.parts]
+        each = (replace(part, faults=failed.get(part.name, ())) for part in self.chosen.parts)
+        parts = [self.with_conditions(part) if part.taken else part for part in each]
         found = joined(self.chosen, parts)
         replaces = self.chosen.livepatch.replace  # the user's word may be another than its own
         return replace(found, livepatch=replace(found.livepatch, replace=replaces))
 
-    def _for_kernel(self, part: Part) -> Part:
+    def with_conditions(self, part: Part) -> Part:
+        """Return a part with the functions whose conditions hold for the kernel."""
         if part not in self.lists:
             return part
         text = read_output(self.paths.conditions(part.name), bytes.decode)

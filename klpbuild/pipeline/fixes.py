@@ -107,17 +107,21 @@ def all_fixes(chosen: Chosen, fixes: Sequence[Fix], *, built: bool = True) -> tu
 def _of_sources(part: Part, standing: Standing) -> Fix:
     livepatch = part.chosen.livepatch
     why = part.why_not or ""
+    if part.faults:
+        standing, why = part.faults[0].standing, _reason(part.faults)
     if livepatch.has_list and part.taken and standing is Standing.IN and not livepatch.objects:
         standing, why = Standing.IDLE, f"no condition of its {LIST} holds"
     references = described_references(livepatch.references)
     return Fix(
         "",
-        standing if part.taken else Standing.SKIPPED,
+        standing if part.taken or part.faults else Standing.SKIPPED,
         livepatch.description,
         tuple(r.id for r in references if r.kind is ReferenceKind.CVE),
         why,
         (),
-        tuple(f"{o.name}:{f.old}" for o in livepatch.objects for f in o.functions),
+        ()
+        if part.faults
+        else tuple(f"{o.name}:{f.old}" for o in livepatch.objects for f in o.functions),
         part.name or livepatch.name,
     )
 
@@ -127,8 +131,15 @@ def left_out(fixes: Sequence[Fix]) -> KlpError | None:
     bad = [fix for fix in fixes if not fix.good]
     if not bad:
         return None
-    what = "1 patch is left out" if len(bad) == 1 else f"{len(bad)} patches are left out"
+    kind = "fix" if any(fix.part for fix in fixes) else "patch"
+    what = f"1 {kind} is left out" if len(bad) == 1 else f"{len(bad)} {kind}es are left out"
     return KlpError(what, why="\n".join(f"{fix.name}: {fix.result}" for fix in bad))
+
+
+def _reason(faults: Sequence[Fault]) -> str:
+    first, *more = faults
+    why = f"{first.where}: {first.what}" if first.where else first.what
+    return why + (f" ({len(more)} more)" if more else "")
 
 
 @dataclass
@@ -179,10 +190,9 @@ class _Trial:
         found = []
         for name in (patch.name for patch in self.patches):
             if name in self.left:
-                first, *more = self.left[name]
-                why = f"{first.where}: {first.what}" if first.where else first.what
-                why += f" ({len(more)} more)" if more else ""
-                found.append(Fix(name, first.standing, why=why, others=first.others))
+                faults = self.left[name]
+                first = faults[0]
+                found.append(Fix(name, first.standing, why=_reason(faults), others=first.others))
             elif name in known:
                 found.append(known[name])
             elif extracted is None:

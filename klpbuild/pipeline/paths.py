@@ -101,13 +101,22 @@ class Paths:
         """Provenance, bill of materials and report page."""
         return tuple(self.directory / f"{self.name}{suffix}" for suffix in SUFFIXES)
 
+    @property
+    def left_out(self) -> Path:
+        """The record of parts of C files that are left out, see `Failed` in `build`."""
+        return self.work / "left-out.json"
+
+    def part(self, name: str) -> Path:
+        """Name the directory with what is made of a part's C files."""
+        return self.work / "parts" / name
+
     def conditions(self, part: str) -> Path:
         """Name the file that says which functions a part with a list replaces."""
-        return self.work / "parts" / part / "conditions.i"
+        return self.part(part) / "conditions.i"
 
     def calls(self, part: str) -> Path:
         """Name the C file that calls the functions of a part with a list."""
-        return self.work / "parts" / part / "calls" / "calls.c"
+        return self.part(part) / "calls" / "calls.c"
 
     def object_of(self, source: Path, part: str = "") -> Path:
         """Name the object of a C source, the user's or `tables`.
@@ -115,6 +124,6 @@ class Paths:
         :param part: the part of the livepatch that it belongs to.
         """
         if part:
-            return self.work / "parts" / part / f"{source.stem}.o"
+            return self.part(part) / f"{source.stem}.o"
         users_own = source.stem in _MADE and source.parent != self.work
         return self.work / ("sources" if users_own else "") / f"{source.stem}.o"

@@ -219,7 +219,7 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
         the kernel does not have or cannot redirect.
     :raises RefusedError: when the kernel would refuse the module.
     """
-    kernel, chosen, paths = build.kernel, build.chosen, build.paths
+    kernel, chosen, paths = build.kernel, build.for_kernel(), build.paths
     linked, output, symbols = paths.linked, paths.module, paths.symbols
     functions = build.livepatch().objects
     sources = list(zip(chosen.livepatch.sources, own, strict=True))

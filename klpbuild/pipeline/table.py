@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from klpbuild.errors import named_by_path, printable
+from klpbuild.errors import KlpError, named_by_path, printable
 from klpbuild.kernel.prepare import kernel_compiler
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import index_path
@@ -119,10 +119,12 @@ def livepatch_steps(build: Build) -> tuple[Step, ...]:
         steps.append(_extract(build))
     for part in build.lists:
         steps += _list(build, part)
-    if chosen.patches or chosen.parts or chosen.description is not None:
-        steps.append(_tables(build))
-        sources.append(paths.tables)
     steps += [_compile(build, source) for source in sources]
+    if build.tried:
+        steps.append(_parts(build))
+    if chosen.patches or chosen.parts or chosen.description is not None:
+        steps += [_tables(build), _compile(build, paths.tables)]
+        sources.append(paths.tables)
     objects = tuple(build.object_of(source) for source in sources)
     objects += tuple(paths.calls(part.name).with_suffix(".o") for part in build.lists)
     own = objects[: len(chosen.livepatch.sources)]
@@ -172,6 +174,21 @@ def _extract(build: Build) -> Step:
     )
 
 
+def _parts(build: Build) -> Step:
+    """Make the step that looks which parts of C files are to be left out."""
+    paths, sources = build.paths, build.chosen.livepatch.sources
+    conditions = (paths.conditions(part.name) for part in build.lists)
+
+    def run(said: Said) -> None:
+        from klpbuild.pipeline.tried import write_left_out
+
+        write_left_out(build, said)
+
+    inputs = (paths.symbols, *conditions, *map(build.object_of, sources))
+    counts = (*_ALWAYS, build.chosen.livepatch.content)
+    return Step("PARTS", (paths.left_out,), run, inputs, counts)
+
+
 def _tables(build: Build) -> Step:
     def run(said: Said) -> None:
         from klpbuild.pipeline.steps import write_tables
@@ -213,17 +230,23 @@ def _compile(build: Build, source: Path) -> Step:
 
     def run(said: Said) -> None:
         from klpbuild.pipeline.steps import compile_source
+        from klpbuild.pipeline.tried import note_failed
 
         generated = source == build.paths.tables
         flags = source_flags(build.chosen, source)
-        compile_source(build, source, output, said, generated=generated, flags=flags)
+        try:
+            compile_source(build, source, output, said, generated=generated, flags=flags)
+        except KlpError as error:
+            if part is None or part not in build.tried:
+                raise
+            note_failed(part, output, error)
 
     return Step(
         "CC",
         (output, rule),
         run,
         (source,),
-        (*_ALWAYS, Counts.COMPILER),
+        (*_ALWAYS, Counts.COMPILER, *(["keep going"] if part in build.tried else [])),
         headers=(*((part.chosen.directory,) if part else ()), build.chosen.directory),
         rules=(rule,),
     )
@@ -254,13 +277,13 @@ def _inputs(build: Build, rules: tuple[Path, ...]) -> Step:
 
 
 def _link(build: Build, objects: tuple[Path, ...]) -> Step:
-    paths, sources = build.paths, build.chosen.livepatch.sources
-    made = (*objects, paths.inputs)
+    paths = build.paths
 
     def run(said: Said) -> None:
         from klpbuild.pipeline import from_patch, joined, steps
 
         chosen = build.for_kernel()
+        sources, made = chosen.livepatch.sources, build.without_failed((*objects, paths.inputs))
         joined.check_states(chosen, [(source, build.object_of(source)) for source in sources])
         if chosen.parts:
             parts = _objects_of_parts(build)
@@ -274,7 +297,7 @@ def _link(build: Build, objects: tuple[Path, ...]) -> Step:
             steps.link(build, made, said.warnings.append)
 
     symbols = (paths.symbols,) if build.chosen.parts else ()
-    inputs = (*build.found, *made, *symbols)
+    inputs = (*build.found, *objects, paths.inputs, *symbols)
     counts = (*_ALWAYS, Counts.COMPILER, f"strip={build.strip}")
     return Step("LD [M]", (paths.linked,), run, inputs, counts)
 
@@ -283,7 +306,7 @@ def _objects_of_parts(build: Build) -> dict[str, Sequence[Path]]:
     """List the objects of each part, those of all patches together."""
     found: dict[str, Sequence[Path]] = {
         part.name: [build.object_of(source) for source in part.chosen.livepatch.sources]
-        for part in build.chosen.parts
+        for part in build.for_kernel().parts
         if part.taken
     }
     if build.chosen.patches:
@@ -316,7 +339,7 @@ def _convert(build: Build, own: tuple[Path, ...]) -> Step:
         from klpbuild.pipeline.fixes import all_fixes
         from klpbuild.request.matrix import Result
 
-        report = steps.convert(build, own, said)
+        report = steps.convert(build, build.without_failed(own), said)
         fixes = Extracted.read(paths.record).fixes if chosen.patches else ()
         fixes = all_fixes(build.for_kernel(), fixes)
         if chosen.parts:

@@ -16,6 +16,7 @@ from klpbuild.module.listed import LIST
 from klpbuild.module.livepatch import FILE_NAME, Livepatch, PartName, PatchedObject
 from klpbuild.module.owntables import brings_own_tables
 from klpbuild.module.parts import merged, merged_accepted, merged_objects
+from klpbuild.patch.fix import Fault
 from klpbuild.patch.series import SERIES, directories_of, read_series
 from klpbuild.request.comment import with_comment
 
@@ -90,16 +91,18 @@ class Part:
 
     :ivar name: the directory's; empty for the C files of the livepatch itself.
     :ivar why_not: why it is left out on purpose; None if it is in.
+    :ivar faults: what is wrong with it, so that it is left out.
     """
 
     name: str
     chosen: Chosen
     why_not: str | None = None
+    faults: tuple[Fault, ...] = ()
 
     @property
     def taken(self) -> bool:
         """Tell whether it is in the livepatch."""
-        return self.why_not is None
+        return self.why_not is None and not self.faults
 
 
 def known_livepatches(directory: Path) -> tuple[str, ...]:

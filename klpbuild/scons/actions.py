@@ -15,9 +15,9 @@ from SCons.Scanner.C import CScanner
 
 from klpbuild.compiler.driver import read_files
 from klpbuild.errors import KlpError, explained, printable
-from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.table import Counts, Said, Step, run_step
 from klpbuild.reach import reached
+from klpbuild.request.matrix import Result
 from klpbuild.scons import literal
 from klpbuild.scons.literal import Environment, Node
 from klpbuild.terminal.progress import elapsed
@@ -75,22 +75,22 @@ def failing(env: Environment, name: Path | str, error: KlpError) -> Node:
     return env.AlwaysBuild(node)[0]
 
 
-def complete(env: Environment, record: Node) -> Node:
-    """Make a node that fails if patches were left out of a livepatch.
+def complete(env: Environment, result: Node) -> Node:
+    """Make a node that fails if patches or parts were left out of a livepatch.
 
-    :param record: the node of what was extracted.
+    :param result: the node of its `klpbuild.request.matrix.Result`.
     """
 
     def action(target: list[Path], source: list[Path], env: Environment) -> None:
         from klpbuild.pipeline.fixes import left_out
 
-        if (error := left_out(Extracted.read(source[0]).fixes)) is not None:
+        if (error := left_out(Result.read(source[0]).fixes)) is not None:
             raise error
 
     run = SCons.Action.Action(guarded(action), None)
-    node: Node = env.Alias(literal.alias(env, f"patches of {record}"), [record], run)[0]
+    node: Node = env.Alias(literal.alias(env, f"patches of {result}"), [result], run)[0]
     with suppress(KlpError):  # it is missing or damaged, and made in this run
-        if not all(fix.good for fix in Extracted.read(Path(record.get_internal_path())).fixes):
+        if not all(fix.good for fix in Result.read(Path(result.get_internal_path())).fixes):
             env.AlwaysBuild(node)  # else all could be up to date
     return node
 

@@ -118,7 +118,8 @@ def _livepatch(nodes: KernelNodes, cell: Cell, build: Build) -> LivepatchNodes:
     signed = finished[0] if nodes.finish.signer is not None else module
     others = [made[path] for path in (*paths.graphs, *paths.documents)]
     others += finished
-    others += [complete(nodes.env, made[path]) for path in build.record]
+    if build.record or build.tried:
+        others.append(complete(nodes.env, made[paths.result]))
     last = finished[-1] if finished else module
     return LivepatchNodes(cell, module, made[paths.result], others, signed, last)
 

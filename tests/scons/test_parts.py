@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.elf.reader import ElfFile
 from tests.scons.checkout import Checkout
 from tests.scons.livepatches import add_patch
 
@@ -136,6 +137,48 @@ def test_what_cannot_be_in_it_is_left_out_with_k(shared: Checkout, whole: Path) 
     said = shared.scons("livepatches=own", "-k", status=2)
     assert "          3 fixes: 2 in, 1 does not apply.\n" in said
     assert (shared.directory / f"{PATH}.ko").is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "standing", "why"),
+    [
+        ("return 0;", "return zero;", "does not compile", "hand/main.c: 'zero' undeclared"),
+        ("int livepatch_cmdline_proc_show", "int other", "refused",
+         "new function 'livepatch_cmdline_proc_show' is not defined"),
+    ],
+)  # fmt: skip
+def test_c_files_that_cannot_be_in_it_are_left_out_with_k(
+    shared: Checkout, whole: Path, old: str, new: str, standing: str, why: str
+) -> None:
+    (whole / "hand" / "more.c").write_text("int more(void);\nint more(void)\n{\n\treturn 1;\n}\n")
+    (whole / "hand" / "main.c").write_text(SOURCE.replace(old, new))
+    shared.scons("livepatches=own", status=2)
+    said = shared.scons("livepatches=own", "-k", status=2)
+    assert f"          hand             CVE-2024-1002  -                  {standing}: " in said
+    assert f"          2 fixes: 1 in, 1 {standing}.\n" in said
+    assert "1 fix is left out\n" in said
+    result = json.loads((shared.directory / f"{PATH}/result.json").read_text())
+    assert [(f["part"], f["standing"]) for f in result["fixes"]] == [
+        ("hand", standing),
+        ("fixes", "in"),
+    ]
+    assert why in result["fixes"][0]["why"]
+    module = ElfFile.read(shared.directory / f"{PATH}.ko")
+    assert not {"more", "livepatch_cmdline_proc_show"} & {s.name for s in module.symbol_list}
+    again = shared.scons("livepatches=own", "-k", status=2)
+    assert "1 fix is left out\n" in again
+    (whole / "hand" / "main.c").write_text(SOURCE)
+    assert "          2 fixes: 2 in.\n" in shared.scons("livepatches=own", "-k")
+
+
+def test_where_no_part_is_left_nothing_is_built(shared: Checkout, whole: Path) -> None:
+    (whole / "hand" / "main.c").write_text(SOURCE.replace("return 0;", "return zero;"))
+    (whole / "livepatch.toml").write_text(
+        'parts = ["hand", "fixes"]\nskip = [{ part = "fixes", reason = "no" }]\n'
+    )
+    said = shared.scons("livepatches=own", "-k", status=2)
+    assert "'zero' undeclared" in said
+    assert "  KLP  " not in said
 
 
 def test_editors_see_the_flags_of_parts(shared: Checkout, whole: Path) -> None:
