@@ -93,12 +93,15 @@ def why_not_zero(
     sizes: tuple[int, int],
     file: PatchedFile,
     commands: Sequence[CompileCommand],
+    *,
+    only_cleared: bool = False,
 ) -> str:
     """Explain why new members of a structure may not be zero in each one that exists; else empty.
 
     :param name: such as ``struct x``; it is declared in the file.
     :param sizes: of the structure in bytes, before and after.
     :param commands: how all objects are compiled that are made from the file.
+    :param only_cleared: whether it is known that no code asks for its size but to clear as much.
     """
     larger = grown(file, name)
     if larger is None:
@@ -131,7 +134,9 @@ def why_not_zero(
         source = Path(command.source.removeprefix(f"{compiler.tree.source}/"))
         texts = [file.original or b"", (compiler.tree.source / source).read_bytes()]
         outside = {symbol.name for symbol in old.symbol_list if not symbol.st_shndx}
-        why = _why_not_cleared(texts, name, functions, outside, exactly=exactly)
+        why = _why_not_cleared(
+            texts, name, functions, outside, exactly=exactly, only_cleared=only_cleared
+        )
         if why:
             return why
         is_allocated = is_allocated or bool(functions)
@@ -195,6 +200,7 @@ def _why_not_cleared(
     outside: set[str],
     *,
     exactly: bool,
+    only_cleared: bool,
 ) -> str:
     """Explain why functions that depend on a structure's size do more than allocate zeroed ones.
 
@@ -229,7 +235,7 @@ def _why_not_cleared(
         other = next((each for each in others if each.decode() not in harmless), None)
         if not cleared:
             return f"{function}() depends on its size, and allocates none"
-        if other is not None:
+        if other is not None and not only_cleared:
             return f"{function}() uses {other.decode()}()"
         if exactly and len(re.findall(_EXACTLY, whole)) != len(cleared):
             return f"{function}() allocates more than one of it"

@@ -31,6 +31,7 @@ _CONDITION = re.compile(rb"^[ \t]*#[ \t]*(if|endif)", re.MULTILINE)
 #: gcc then refuses values of a structure that do not name its members; kernels ask for that
 #: with ``-Werror=designated-init``.
 DESIGNATED = b"} __attribute__((__designated_init__))"
+_COMMENT = re.compile(rb"/\*.*?\*/", re.DOTALL)
 _UAPI = re.compile(r"(^|/)uapi/")
 #: A member with one name: a bit field, an array, a pointer to a function.
 ONE_NAME = re.compile(
@@ -175,7 +176,11 @@ def _kept(
         previous = was[members[0] - 1][-1] if members[0] else 0
         following = was[members[-1] + 1][0] if members[-1] + 1 < len(was) else 0
         if previous and conditions.isdisjoint(range(previous, last)):
-            at = numbers.numbers(*news.members[follower - 1])[-1]
+            end = news.members[follower - 1][1]
+            line_end = file.patched.find(b"\n", end)
+            comments = _COMMENT.finditer(file.patched, end, news.end)
+            around = (c.end() for c in comments if c.start() < line_end < c.end())
+            at = numbers.number(next(around, end) - 1)
         elif following and conditions.isdisjoint(range(first, following)):
             at = numbers.numbers(*news.members[follower])[0] - 1
         else:

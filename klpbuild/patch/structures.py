@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Layout
@@ -106,7 +107,10 @@ def check_layouts(
                 units = touched.by_file[file.path]
                 known = [commands[unit] for unit in units if unit in commands]
                 sizes = min(olds[name]).size, min(news[name]).size
-                unproven = why_not_zero(compiler, name, sizes, file, known)
+                prove = partial(why_not_zero, compiler, name, sizes, file, known)
+                unproven = prove()
+                if unproven and not why_read(compiler, name, file, known):
+                    unproven = prove(only_cleared=True)
                 if not unproven:
                     notes.append(
                         f"{name} gets {', '.join(members)} where nothing was: taken to be zero in"

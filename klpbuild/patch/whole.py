@@ -24,10 +24,10 @@ from klpbuild.patch.regions import blanked
 from klpbuild.patch.shadow import make_shadow
 
 #: How much too large the size is; no macro, for these are in the texts of some warnings.
-_MORE = b"\nenum { klpbuild_more = %d };\n"
+_MORE = b"\nenum { klpbuild_excess = %d };\n"
 #: A ``sizeof`` that is too large for the structure and for arrays of it.
 _ASKED = (
-    b"\n#define sizeof(...) (sizeof(__VA_ARGS__) + klpbuild_more *"
+    b"\n#define sizeof(...) (sizeof(__VA_ARGS__) + klpbuild_excess *"
     b" (__builtin_types_compatible_p(__typeof__(__VA_ARGS__), TAG) ||"
     b" __builtin_types_compatible_p(__typeof__(__VA_ARGS__),"
     b" TAG[sizeof(__VA_ARGS__) / sizeof(TAG)])))\n"

@@ -135,6 +135,28 @@ def test_other_allocations_of_which_the_size_is_another(
     assert any("struct filter gets dying where nothing was" in note for note in result.notes)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        ("alloc_number(sizeof(f->kind))", ""),
+        ("alloc_number(sizeof(*f->next))", "make_filter() uses alloc_number()"),
+        ("alloc_number(sizeof(struct filter[2]))", "make_filter() uses alloc_number()"),
+    ],
+)
+def test_the_compiler_tells_of_which_type_a_size_is(
+    small: SmallKernel, tmp_path: Path, call: str, why: str
+) -> None:
+    source = "int alloc_number(long n);\n" + SOURCE.replace(
+        "f->handle = n;", f"f->handle = {call};"
+    )
+    patch = patched(small, source, HOLE, "dying")
+    if why:
+        assert f"in those: {why}" in refusal(small, tmp_path, patch)
+    else:
+        assert "allocated as zeros" in compiled(small, tmp_path, patch).notes[-1]
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -150,7 +172,7 @@ def test_other_allocations_that_may_know_its_size(
 ) -> None:
     source = SOURCE.replace("\tf->handle = n;\n", f"\tf->handle = {call};\n").replace(
         MAKE,
-        "int alloc_number(long n), vmalloc(long n), struct_size(struct filter *f);\n"
+        "int alloc_number(long n), vmalloc(long n);\n#define struct_size(f) sizeof(*(f))\n"
         "#define SIZE sizeof(struct filter)\n#define ALLOC_ONE(f) alloc_number(sizeof(*(f)))\n\n"
         + MAKE,
     )
