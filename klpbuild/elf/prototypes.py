@@ -50,13 +50,13 @@ class Prototype(NamedTuple):
 
         A pointer to a structure does for one to another structure only if the kernel knows one
         of the two not by its name: an author may call a copy otherwise.  Who called a function
-        without a result does not look at one.
+        without a result does not look at one.  The last parameters may be left alone.
 
         :param tags: names, such as ``struct x``, that the kernel knows.
         """
-        if len(self.kinds) != len(other.kinds):
+        if len(self.kinds) > len(other.kinds):
             return False
-        pairs = list(zip(self.types, self.kinds, other.types, other.kinds, strict=True))
+        pairs = list(zip(self.types, self.kinds, other.types, other.kinds, strict=False))
         if other.kinds[0] == "void":
             del pairs[0]
         return all(

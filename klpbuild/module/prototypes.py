@@ -111,19 +111,13 @@ def check_callbacks(
             wanted = _PRE_PATCH if when == "pre_patch" else _OTHERS
             for functions, tags in known:
                 for own in functions.get(name, ()):
-                    nothing = len(own.kinds) == 1 and own.serves(_without(wanted), tags)
-                    if own.is_global and not nothing and not own.serves(wanted, tags):
+                    if own.is_global and not own.serves(wanted, tags):
                         problems.add(
                             f"callback {name!r} is {own}",
                             where=each.where,
                             why=f"The kernel calls {when} as {wanted}.",
                             hint="Write it so.",
                         )
-
-
-def _without(prototype: Prototype) -> Prototype:
-    """Take the parameters away: a function may leave them alone."""
-    return Prototype(prototype.types[:1], prototype.kinds[:1])
 
 
 def _has_types(source: Source) -> bool:

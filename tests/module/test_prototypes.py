@@ -58,6 +58,8 @@ def said(made: Made, directory: Path, name: str, head: str, accepted: str = "") 
     ("name", "head"),
     [
         ("show", "int mine(struct queue *q, void *v)"),
+        ("show", "int mine(void *q)"),
+        ("show", "int mine(void)"),
         ("show", "unsigned int mine(const struct mine *q, char *v)"),
         ("notify", "void mine(struct queue *q)"),
         ("notify", "int mine(struct queue *q)"),
@@ -80,7 +82,7 @@ def test_a_replacement_that_is_called_alike(
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        ("show", "int mine(struct queue *q)"),
+        ("show", "int mine(void *v, long n)"),
         ("show", "int mine(struct queue *q, void *v, int more)"),
         ("show", "void mine(struct queue *q, void *v)"),
         ("show", "long mine(struct queue *q, void *v)"),
@@ -91,7 +93,7 @@ def test_a_replacement_that_is_called_alike(
         ("wide", "long mine(unsigned long a, struct other *o, unsigned int b,"
          " struct { unsigned int val; } id)"),
         ("wide", "long mine(unsigned long a, struct other *o, unsigned char b, unsigned int id)"),
-        ("told", "int mine(const char *format)"),
+        ("told", "int mine(int n)"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("made", ["kernel", "kernel_with_btf"])
