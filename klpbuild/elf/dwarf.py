@@ -117,6 +117,14 @@ class Dwarf:
         text = name.encode() + b"\0"
         return len(text) <= 4 or b"\0" + text in bytes(self._strings[_STRP])
 
+    def unit_at(self, address: int, section: int = 0) -> Unit | None:
+        """Read the compile unit whose code has an address; None when none has.
+
+        :raises KlpError: as `unit_offset` and `Unit`.
+        """
+        offset = self.unit_offset(address, section)
+        return None if offset is None else Unit(self, offset)
+
     def unit_offset(self, address: int, section: int = 0) -> int | None:
         """Find the compile unit whose code has an address; None when none has.
 
