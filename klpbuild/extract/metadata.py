@@ -16,6 +16,7 @@ from klpbuild.extract.correlate import Identities
 from klpbuild.extract.names import base_name
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import (
+    OF_KASAN,
     READ_BY_OBJTOOL,
     SectionKind,
     holds_variables,
@@ -222,7 +223,8 @@ def _unread_sections(code: CodeObject) -> dict[str, list[Hashable]]:
         unknown = section.name.startswith(".discard.") and section.name not in READ_BY_OBJTOOL
         if kind is not SectionKind.DROPPED and not unknown:
             continue
-        if section.sh_type not in _TABLES_OF_ELF and not _TOOLS.match(section.name):
+        is_read = _TOOLS.match(section.name) or OF_KASAN.search(section.name)
+        if section.sh_type not in _TABLES_OF_ELF and not is_read:
             places[section.index] = found[section.name]
             found[section.name].append(bytes(code.elf.contents(section)))
     for relocations in code.elf.relocation_sections:

@@ -25,6 +25,9 @@ _CLONE = re.compile(r"\.(isra|constprop|part|cold|localalias|llvm|lto_priv)(\.\d
 #: order of the code.  Their contents have no symbols.
 UBSAN = ".data..Lubsan_"
 
+#: Label of a string or another constant.
+CONSTANT_LABEL = ".LC"
+
 #: Static variables that macros declare once per use.
 _SPECIAL = frozenset({
     "__key", "__warned", "__already_done", "__print_once", "__func__", "__FUNCTION__",

@@ -8,6 +8,7 @@ functions, per-CPU variables, alternatives.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from klpbuild.elf.constants import SHF, SHT, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
 from klpbuild.extract.atoms import Atom, Literal, Reference
-from klpbuild.extract.names import is_for_modpost
+from klpbuild.extract.names import CONSTANT_LABEL, is_for_modpost
 from klpbuild.extract.sections import (
     OBJTOOL_TABLES,
     SectionKind,
@@ -37,7 +38,18 @@ _TYPE_HASH = "__cfi_"
 
 #: Local labels, and where arm64's code and data begin (ELF for the Arm 64-bit Architecture).
 _OF_ASSEMBLER = (".L", "$x", "$d")
+#: What KASAN says of a function's variables: how many; of each offset, size, length of the name,
+#: and the name with its line, at which nothing looks (mm/kasan/report_generic.c).
+_FRAME = re.compile(rb"\d+(?: \d+ \d+ \d+ [\w<>]+:\d+)+\0")
 _SHORT_JUMP = "A short jump between two functions of one section cannot be relocated."
+
+
+def _without_lines(text: bytes) -> bytes:
+    """Take the lines out of a description of a function's variables; return other text as it is."""
+    if not _FRAME.fullmatch(text):
+        return text
+    variable = re.compile(rb"\d+ ([\w<>]+):\d+")
+    return variable.sub(lambda match: b"%d %b" % (len(match[1]), match[1]), text)
 
 
 class _Raw(NamedTuple):
@@ -59,7 +71,8 @@ class CodeObject:
     def __init__(self, elf: ElfFile, sizes: EntrySizes, tree: str = "") -> None:
         """Cut the object into atoms; file names leave out `tree`, the source's directory.
 
-        :raises KlpError: when objtool ran over it, or a table does not fit its entry size.
+        :raises KlpError: when objtool ran over it, a table does not fit its entry size, or nothing
+            tells where constants end.
         """
         self.elf, self.sizes = elf, sizes
         self.arch = by_machine(elf.e_machine, elf.name)
@@ -102,8 +115,11 @@ class CodeObject:
 
     def _cut(self) -> None:
         symbols: dict[int, list[Symbol]] = defaultdict(list)
+        labels: dict[int, set[int]] = defaultdict(set)
         for symbol in self.elf.symbol_list:
             is_named = symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC)
+            if symbol.is_defined and symbol.name.startswith(CONSTANT_LABEL):
+                labels[symbol.st_shndx].add(symbol.st_value)
             if not symbol.is_defined or not is_named or symbol.name.startswith(_OF_ASSEMBLER):
                 continue
             if not is_for_modpost(symbol.name):
@@ -112,12 +128,21 @@ class CodeObject:
         for section, kind in zip(self.elf.sections, self.kinds, strict=True):
             if kind not in (SectionKind.CODE, SectionKind.DATA, SectionKind.METADATA):
                 continue
+            if symbols[section.index] and labels[section.index]:
+                raise KlpError(
+                    f"{section.name} holds {symbols[section.index][0].name} and constants without"
+                    " names",
+                    where=self.elf.name,
+                    why="It cannot be told where each of them ends.",
+                )
             if symbols[section.index]:
                 self._cut_by_symbols(section, symbols[section.index], paddings[section.index])
             elif section.name == REPLACEMENTS:
                 self._cut_replacements(section)
             elif section.name in _OUT_OF_LINE:
                 self._cut_out_of_line(section)
+            elif labels[section.index]:
+                self._cut_between(section, labels[section.index])
             elif section.sh_size:
                 self._add(section, 0, section.sh_size, 0, ())
         for section_index, atoms in self._in_section.items():
@@ -167,6 +192,13 @@ class CodeObject:
             starts = {*paddings, *(head.st_value for head in heads), entry, 0 if alone else entry}
             start = min(place for place in starts if previous <= place <= entry)
             self._add(section, start, end, entry, [*members, *heads])
+
+    def _cut_between(self, section: Section, labels: set[int]) -> None:
+        """Cut constants without names at their labels, which KASAN's objects keep."""
+        starts = sorted({0, *labels})
+        for start, end in zip(starts, [*starts[1:], section.sh_size], strict=True):
+            if start < end:
+                self._add(section, start, end, start, ())
 
     def _cut_replacements(self, section: Section) -> None:
         """Cut one atom for each replacement that an entry of .altinstructions names."""
@@ -357,7 +389,7 @@ class CodeObject:
             end = whole.find(bytes(width), end + 1)
         end = max(end + width if end >= 0 else len(whole), begin + size)
         # gcc's sanitizers name files as on the command line, whatever -fmacro-prefix-map says
-        return Literal(index, whole[begin:end].removeprefix(self._tree))
+        return Literal(index, _without_lines(whole[begin:end].removeprefix(self._tree)))
 
     def _literal_bytes(self, index: int) -> bytes:
         if index not in self._literals:

@@ -95,6 +95,9 @@ _METADATA = re.compile(
     """,
     re.VERBOSE,
 )
+#: Which variables a file has, and the functions that tell KASAN when it is loaded and unloaded:
+#: without them it does not watch what lies between those of a livepatch.
+OF_KASAN = re.compile(r"\.\.LASAN|\._sub_[ID]_\d+_\d+$")
 _INIT = re.compile(r"\.(init|head)\.|\.(initcall|con_initcall)|\.x86_cpu_dev")
 _EXIT = re.compile(r"\.exit\.|\.exitcall")
 #: Where compilers and the kernel's macros put ordinary variables.
@@ -115,7 +118,7 @@ _WORD = 8
 def kind_of(section: Section) -> SectionKind:
     """Classify a section."""
     name, flags = section.name, section.sh_flags
-    if section.sh_type not in (SHT.PROGBITS, SHT.NOBITS):
+    if section.sh_type not in (SHT.PROGBITS, SHT.NOBITS) or OF_KASAN.search(name):
         return SectionKind.DROPPED
     if name in _TABLES or name.startswith((".discard.", *RUNTIME)):
         return SectionKind.TABLE

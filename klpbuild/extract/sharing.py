@@ -16,7 +16,7 @@ import numpy as np
 
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import ElfFile, Symbol
-from klpbuild.extract.names import base_name
+from klpbuild.extract.names import CONSTANT_LABEL, base_name
 from klpbuild.extract.sections import SectionKind, is_special_static, kind_of
 
 
@@ -24,14 +24,20 @@ def shared_otherwise(original: ElfFile, patched: ElfFile) -> frozenset[str]:
     """Find the sections of several variables that are not the same in both objects.
 
     Those do not count of which a livepatch takes a copy, such as of a ``WARN_ONCE()``: code
-    computes no address from theirs.
+    computes no address from theirs.  Constants without names always do (KASAN's strings): copies
+    of them stand elsewhere.
 
     :returns: their names.
     """
     before, after = _contents(original), _contents(patched)
-    names = before.keys() | after.keys()
-    changed = (n for n in names if before.get(n) != after.get(n))
-    return frozenset(n for n in changed if any(len(c[n][0]) > 1 for c in (before, after) if n in c))
+    found = set()
+    for name in before.keys() | after.keys():
+        variables = [variable for c in (before, after) for variable in c.get(name, ((), b""))[0]]
+        several = len({place for _, place, _ in variables}) > 1
+        copied = any(variable.startswith(CONSTANT_LABEL) for variable, _, _ in variables)
+        if several and (copied or before.get(name) != after.get(name)):
+            found.add(name)
+    return frozenset(found)
 
 
 def _contents(elf: ElfFile) -> dict[str, tuple[list[tuple[str, int, int]], bytes]]:
@@ -50,7 +56,11 @@ def _contents(elf: ElfFile) -> dict[str, tuple[list[tuple[str, int, int]], bytes
 
 
 def _objects(elf: ElfFile) -> Iterator[Symbol]:
-    yield from map(elf.symbol, np.flatnonzero(elf.symbols["st_info"] & 0xF == STT.OBJECT).tolist())
+    types = elf.symbols["st_info"] & 0xF
+    for index in np.flatnonzero((types == STT.OBJECT) | (types == STT.NOTYPE)).tolist():
+        symbol = elf.symbol(index)
+        if symbol.type == STT.OBJECT or symbol.name.startswith(CONSTANT_LABEL):
+            yield symbol
 
 
 def local_variables(elf: ElfFile, sections: Collection[str]) -> tuple[str, ...]:

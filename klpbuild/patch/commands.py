@@ -24,6 +24,9 @@ _MAKEFILE = "scripts/Makefile.build"
 # scripts/Kbuild.include, cmd_and_fixdep
 _FIXDEP = re.compile(r"scripts/basic/fixdep \S+ (\S+) ('.*') > \S+\.cmd")
 
+#: KASAN puts strings beside each other in ``.rodata``: their labels tell where each begins.
+_SANITIZED, KEEP_LABELS = "-fsanitize=kernel-address", "-Wa,--keep-locals"
+
 #: The argument for an architecture's own headers (Makefile, LINUXINCLUDE).
 _HEADERS = re.compile(r"^-I(?:.*/)?arch/(\w+)/include$")
 
@@ -87,7 +90,8 @@ class CompileCommand:
         if any(word.startswith("--target=") for word in self.arguments):
             return ()
         names = {match[1] for match in map(_HEADERS.search, self.arguments) if match}
-        return next((a.section_flags for a in ARCHITECTURES if a.kernel_name in names), ())
+        flags = next((a.section_flags for a in ARCHITECTURES if a.kernel_name in names), ())
+        return (*flags, KEEP_LABELS) if _SANITIZED in self.arguments else flags
 
 
 def _moved(argument: str, source: str, shadow: str) -> str:

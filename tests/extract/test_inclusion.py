@@ -11,6 +11,7 @@ from klpbuild.arch import ARM64, X86_64
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.functions import CALLERS_MAX
+from klpbuild.patch.commands import KEEP_LABELS
 from tests.extract.pairs import SIZES, Extracted, Pair, extract
 from tests.extract.program import run
 
@@ -527,3 +528,62 @@ def test_other_architectures_and_files_are_refused(tmp_path: Path) -> None:
         extract(
             ElfFile.read(program), elf, entry_sizes=SIZES, arch=X86_64
         )  # fmt: skip
+
+
+KASAN = [
+    *("-fsanitize=kernel-address", "--param=asan-globals=1", "--param=asan-stack=0"),
+    *("--param=asan-instrumentation-with-call-threshold=0", KEEP_LABELS),
+]
+STRINGS = """
+int printf(const char *, ...);
+static const char *names[] = { "one", "two", "three" };
+int tell(unsigned long n) { return printf("%s %s ", "kept", names[n & 3]); }
+int pick(unsigned long n) { return "0123456789abcdef"[n]; }
+void set(unsigned long n, const char *name) { names[n & 3] = name; }
+"""
+
+
+def test_strings_that_kasan_puts_beside_each_other(tmp_path: Path) -> None:
+    """Each is known by its label, also where code counts from behind or before it."""
+    main = """
+    int new_tell(unsigned long), new_pick(unsigned long);
+    #define STUB(name) void name(void) {}
+    STUB(__asan_register_globals) STUB(__asan_unregister_globals) STUB(__asan_handle_no_return)
+    STUB(__asan_load1_noabort) STUB(__asan_load8_noabort) STUB(__asan_store8_noabort)
+    int main(void)
+    {
+        new_tell(1);
+        printf("%c %c", new_pick(3), new_pick(-60));
+        return 0;
+    }
+    """
+    change = {
+        '"%s %s ", "kept"': '"%s, %s ", "fresh"',
+        '"0123456789abcdef"[n]': 'n < 16 ? "fedcba9876543210"[n] : "a longer one"[n + 64]',
+    }
+    pair = Pair(tmp_path, STRINGS, change, flags=[*KASAN, "-mcmodel=kernel"])
+    printed, extraction = run(pair, main)
+    assert printed == "fresh, two c n"
+    assert {i.name for i in extraction.included if i.name[:1] != "."} == {"tell", "pick"}
+
+
+def test_lines_of_variables_that_kasan_watches_are_no_change(tmp_path: Path) -> None:
+    source = """
+    int use(char *, int *);
+    int out(int);
+    int watched(int n) { char name[20]; int size[4]; return use(name, size) + name[n] + size[1]; }
+    """
+    flags = ["-fsanitize=kernel-address", "--param=asan-stack=1", KEEP_LABELS]
+    change = {"int out(int);": "int out(int);\n\n\n\n\n\nint more(int n) { return out(n + 1); }"}
+    extraction = Pair(tmp_path, source, change, flags=flags).extract()
+    assert [changed.name for changed in extraction.changed] == []
+    assert [i.name for i in extraction.included] == ["more"]
+
+
+def test_constants_with_and_without_names_that_kasan_does_not_part(tmp_path: Path) -> None:
+    named = 'asm(".pushsection .rodata; config: .byte 1; .popsection");\n'
+    pair = Pair(tmp_path, named + STRINGS, {'"kept"': '"fresh"'}, flags=KASAN)
+    assert pair.refusal() == (
+        "code.o: .rodata holds config and constants without names\n"
+        "  It cannot be told where each of them ends."
+    )
