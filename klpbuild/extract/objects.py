@@ -22,6 +22,7 @@ from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.names import CONSTANT_LABEL, is_for_modpost
 from klpbuild.extract.sections import (
     OBJTOOL_TABLES,
+    OF_KASAN,
     SectionKind,
     entry_size,
     kind_of,
@@ -116,9 +117,10 @@ class CodeObject:
     def _cut(self) -> None:
         symbols: dict[int, list[Symbol]] = defaultdict(list)
         labels: dict[int, set[int]] = defaultdict(set)
+        is_watched = any(OF_KASAN.search(section.name) for section in self.elf.sections)
         for symbol in self.elf.symbol_list:
             is_named = symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC)
-            if symbol.is_defined and symbol.name.startswith(CONSTANT_LABEL):
+            if is_watched and symbol.is_defined and symbol.name.startswith(CONSTANT_LABEL):
                 labels[symbol.st_shndx].add(symbol.st_value)
             if not symbol.is_defined or not is_named or symbol.name.startswith(_OF_ASSEMBLER):
                 continue
