@@ -183,8 +183,7 @@ class KernelTypes:
             return None
         section = dwarf.elf.section(function.section) if function.object != VMLINUX else None
         try:
-            offset = dwarf.unit_offset(function.address, section.index if section else 0)
-            return None if offset is None else Unit(dwarf, offset)
+            return dwarf.unit_at(function.address, section.index if section else 0)
         except KlpError:  # without a table of addresses
             return None
 
