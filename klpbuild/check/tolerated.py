@@ -12,6 +12,8 @@ from klpbuild.elf.tables import Table, ehdr_dtype, rela_dtype, section_dtype, sy
 _ROWS = (SHT.RELA, SHT.REL)
 #: Types that the module loader looks at.
 _KNOWN = (SHT.NULL, SHT.PROGBITS, SHT.SYMTAB, SHT.STRTAB, *_ROWS, SHT.NOBITS, SHT.NOTE)
+#: What compilers write: no size of entries, SHT_INIT_ARRAY and SHT_FINI_ARRAY (KASAN's).
+_MADE_SO = {("sh_entsize", 0), ("sh_type", 14), ("sh_type", 15)}
 _ALLOC, _LATE = np.uint64(SHF.ALLOC), np.uint64(SHF.RELA_LIVEPATCH)
 
 
@@ -66,5 +68,5 @@ def _differences(before: Table, after: Table) -> Iterator[str]:
     for number in np.flatnonzero(before != after).tolist():
         for field in before.dtype.names or ():
             old, new = before[number][field], after[number][field]
-            if old != new and not (field == "sh_entsize" and old == 0):
+            if old != new and (field, old) not in _MADE_SO:
                 yield f"section {number} has {field} {old:#x}"

@@ -185,6 +185,15 @@ def test_what_the_kernel_does_not_read(
     assert report.would_load
 
 
+@pytest.mark.parametrize("type_", [14, 15])
+def test_arrays_of_constructors_are_what_compilers_write(
+    miniature: KernelSide, good: dict[str, bytes], type_: int
+) -> None:
+    number = Editor(good["meminfo"]).number(".comment")
+    data = section_header(number, sh_type=type_)(good["meminfo"])
+    assert check_bytes(data, "livepatch.ko", miniature).findings == ()
+
+
 @pytest.mark.parametrize(
     ("variable", "offset", "harmless"),
     [("patch", 0xB8, True), ("patch", 80, False), ("objects", 64, True), ("objects", 160, False),
