@@ -28,9 +28,10 @@ def with_names(plain: ElfFile, named: ElfFile, names: Collection[str]) -> bytes:
     data = bytearray(plain.data)
     pairs = zip(plain.relocation_sections, named.relocation_sections, strict=True)
     for section, other in pairs:
-        source = named.relocations(other)
+        before, source = plain.relocations(section), named.relocations(other)
+        assert (section.name, len(before)) == (other.name, len(source))
+        assert (before["r_offset"] == source["r_offset"]).all()
         rows = np.frombuffer(data, rela_dtype(plain.order), len(source), section.sh_offset)
-        assert section.name == other.name and (rows["r_offset"] == source["r_offset"]).all()
         changed = ours[source["r_sym"]] != 0
         rows["r_sym"][changed] = ours[source["r_sym"]][changed]
         rows["r_addend"][changed] = source["r_addend"][changed]
