@@ -236,7 +236,7 @@ def test_tables_beside_objects(shared: Checkout, tmp_path: Path) -> None:
 STRUCTURE = """
 #include <linux/kernel.h>
 #include "attr.h"
-int show(void *object, struct attribute *attr, char *buf)
+ssize_t show(struct kobject *object, struct attribute *attr, char *buf)
 { return sprintf(buf, "%d\\n", ((struct ext4_attr *)attr)->attr_id); }
 """
 HEADER = """
