@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
+from klpbuild.elf.reader import ElfFile
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.log import parse
 from klpbuild.vm.result import End, GroupResult, Status, StepResult
@@ -17,6 +19,7 @@ from tests.campaign.campaign import Campaign
 from tests.campaign.exercise import Observed, Try, group_of, judge
 from tests.campaign.matrix import Outcome, Predicted, disagreements, line, matrix
 from tests.campaign.mutate import KINDS, Good, mutants
+from tests.check.editor import Editor
 from tests.check.kernels import make_kernel, make_livepatch
 from tests.samples import build
 
@@ -121,3 +124,28 @@ def test_check_and_the_kernel_agree_about_mutants(debian_kernel: Kernel, tmp_pat
     outcomes = campaign.run(60, seed=60)
     assert len(outcomes) == 60
     assert [line(o) for o in outcomes if o.passed_wrongly and not o.meaning] == []
+
+
+@pytest.mark.kernel
+def test_unwind_data_behind_code_that_the_kernel_replaces(
+    debian_kernel: Kernel, tmp_path: Path
+) -> None:
+    """`pushf; pop` may stand there: an entry for the one that comes behind the other's stays."""
+    data = build(debian_kernel, tmp_path, ("exercise",)).module("exercise").read_bytes()
+    elf, side = ElfFile(data, "exercise.ko"), KernelSide(debian_kernel, None)
+    masked = next(s for s in elf.symbol_list if s.name == "masked")
+    section = elf.section(".rela.orc_unwind_ip")
+    assert section is not None
+    rows = elf.relocations(section)
+    ends = [elf.symbol(int(row["r_sym"])).st_value + int(row["r_addend"]) for row in rows]
+    pushed = [
+        number
+        for number, (end, after) in enumerate(pairwise(ends))
+        if masked.st_value + 8 < end < masked.st_value + masked.st_size and after == end + 1
+    ]
+    assert pushed
+    for number in pushed:
+        made = Editor(data)
+        made.change_row(".rela.orc_unwind_ip", number, r_addend=int(rows[number]["r_addend"]) + 2)
+        findings = check_bytes(made.object.to_bytes(), "livepatch.ko", side).findings
+        assert "KLP428" in {finding.rule.identifier for finding in findings}, hex(ends[number])

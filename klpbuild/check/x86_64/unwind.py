@@ -153,7 +153,10 @@ class Unwind:
             known = self.tables.subject.pointers.in_function((section.index, found.offset))
             if here is None or not known:
                 continue
-            if any(start <= found.offset < end for start, end in replaced):
+            span = next((s for s in replaced if s[0] <= found.offset < s[1]), None)
+            if span is not None:
+                if span[1] == found.end == after.offset and self._changes_over(section, span):
+                    yield after.offset, f"unwind data change behind {found}"
                 continue
             if not ended and after.offset == found.end and not self._follows(found, here, there):
                 yield after.offset, f"unwind data change behind {found}"
@@ -161,6 +164,24 @@ class Unwind:
             inside = is_branch(found) and found.name != "call" and led is not None and led.section
             if led is not None and inside and self.at(*led.place) != here:
                 yield found.offset, f"unwind data change at {found}"
+
+    def _changes_over(self, section: Section, span: tuple[int, int]) -> bool:
+        """Tell whether the stack is elsewhere behind code that the kernel may replace.
+
+        Inside, the data are those of all that may stand there, such as ``pushf; pop``; behind it
+        they are those that its own instructions lead to (objtool's validate_branch).
+        """
+        known = self.tables.subject.instructions.of(section.index)
+        inside = [known[offset] for offset in range(*span) if offset in known]
+        moves = [_moves(each) for each in inside]
+        own = {each.name.split()[-1] for each in inside} & {*_ENDS, "leave", "enter"} - {"call"}
+        before, behind = (self.at(section.index, offset) for offset in span)
+        if own or None in moves or before is None or behind is None:
+            return False
+        moved = sum(move or 0 for move in moves)
+        return (behind.sp_register, behind.kind) == (before.sp_register, before.kind) and (
+            behind.sp_offset != before.sp_offset + moved
+        )
 
     def _begins_function(self, section: Section, found: Instruction) -> bool:
         name = self.tables.subject.pointers.function_at((section.index, found.offset))
