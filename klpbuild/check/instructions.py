@@ -43,6 +43,11 @@ class Instruction:
         return self.offset + self.size
 
 
+def word(found: Instruction | None) -> int:
+    """Read the first 4 bytes of an arm64 or ppc64le instruction as a number; 0 without one."""
+    return int.from_bytes(bytes.fromhex(found.operands)[:4], "little") if found else 0
+
+
 @dataclass(frozen=True)
 class Fields:
     """Offsets of an instruction's address and number, in bytes from its beginning; 0 for none."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from klpbuild.check import catalogue
 from klpbuild.check.entries import PAIR, Entry, Field, Layout, Target, called
-from klpbuild.check.instructions import Instruction
+from klpbuild.check.instructions import Instruction, word
 from klpbuild.check.sites import Faults, Tables
 from klpbuild.check.structmodule import THIS_MODULE
 from klpbuild.check.subject import Subject
@@ -130,6 +130,24 @@ def jumps(
         leads = f"leads to {called(tables.subject, target)}"
         yield catalogue.SITE, 4, f"{leads}, and the {'jump' if jump else 'nop'} elsewhere"
     yield from ((catalogue.KEY, 8, what) for what in tables.keys.faults(key, jump))
+
+
+def jump_or_nop(
+    nop: int,
+) -> Callable[[Tables, Entry], tuple[bool, Target | None] | None]:
+    """Make a reader of jump labels, for `jumps`, of a machine with one nop.
+
+    :param nop: the instruction, as `word` reads it.
+    """
+
+    def led(tables: Tables, entry: Entry) -> tuple[bool, Target | None] | None:
+        code = entry.targets[0]
+        if word(tables.instruction(code)) == nop:
+            return False, None
+        goes = tables.jumps_to(code)
+        return (True, goes) if goes is not None else None
+
+    return led
 
 
 def parameters(tables: Tables, entry: Entry) -> Faults:

@@ -83,6 +83,10 @@ class Prototypes(NamedTuple):
     declared: dict[str, Prototype]
 
 
+#: Of what has no debug information.
+NONE = Prototypes({}, frozenset(), {})
+
+
 def in_unit(unit: Unit) -> Prototypes:
     """Read the prototypes of the functions that a compile unit defines.
 

@@ -22,9 +22,9 @@ from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.names import CONSTANT_LABEL, is_for_modpost
 from klpbuild.extract.sections import (
     OBJTOOL_TABLES,
-    OF_KASAN,
     SectionKind,
     entry_size,
+    is_watched,
     kind_of,
 )
 from klpbuild.extract.sizes import EntrySizes
@@ -42,6 +42,7 @@ _OF_ASSEMBLER = (".L", "$x", "$d")
 #: What KASAN says of a function's variables: how many; of each offset, size, length of the name,
 #: and the name with its line, at which nothing looks (mm/kasan/report_generic.c).
 _FRAME = re.compile(rb"\d+(?: \d+ \d+ \d+ [\w<>]+:\d+)+\0")
+_VARIABLE = re.compile(rb"\d+ ([\w<>]+):\d+")
 _SHORT_JUMP = "A short jump between two functions of one section cannot be relocated."
 
 
@@ -49,8 +50,7 @@ def _without_lines(text: bytes) -> bytes:
     """Take the lines out of a description of a function's variables; return other text as it is."""
     if not _FRAME.fullmatch(text):
         return text
-    variable = re.compile(rb"\d+ ([\w<>]+):\d+")
-    return variable.sub(lambda match: b"%d %b" % (len(match[1]), match[1]), text)
+    return _VARIABLE.sub(lambda match: b"%d %b" % (len(match[1]), match[1]), text)
 
 
 class _Raw(NamedTuple):
@@ -78,6 +78,7 @@ class CodeObject:
         self.elf, self.sizes = elf, sizes
         self.arch = by_machine(elf.e_machine, elf.name)
         self.instructions = self.arch.decoded(elf.name)
+        self._is_watched = is_watched(elf)
         self._tree = f"{tree}/".encode() if tree else b""
         for section in elf.sections:
             if section.name in OBJTOOL_TABLES:
@@ -117,10 +118,9 @@ class CodeObject:
     def _cut(self) -> None:
         symbols: dict[int, list[Symbol]] = defaultdict(list)
         labels: dict[int, set[int]] = defaultdict(set)
-        is_watched = any(OF_KASAN.search(section.name) for section in self.elf.sections)
         for symbol in self.elf.symbol_list:
             is_named = symbol.type in (STT.NOTYPE, STT.OBJECT, STT.FUNC)
-            if is_watched and symbol.is_defined and symbol.name.startswith(CONSTANT_LABEL):
+            if self._is_watched and symbol.is_defined and symbol.name.startswith(CONSTANT_LABEL):
                 labels[symbol.st_shndx].add(symbol.st_value)
             if not symbol.is_defined or not is_named or symbol.name.startswith(_OF_ASSEMBLER):
                 continue
@@ -391,7 +391,8 @@ class CodeObject:
             end = whole.find(bytes(width), end + 1)
         end = max(end + width if end >= 0 else len(whole), begin + size)
         # gcc's sanitizers name files as on the command line, whatever -fmacro-prefix-map says
-        return Literal(index, _without_lines(whole[begin:end].removeprefix(self._tree)))
+        text = whole[begin:end].removeprefix(self._tree)
+        return Literal(index, _without_lines(text) if self._is_watched else text)
 
     def _literal_bytes(self, index: int) -> bytes:
         if index not in self._literals:

@@ -6,7 +6,7 @@ import re
 from enum import Enum
 
 from klpbuild.elf.constants import SHF, SHT
-from klpbuild.elf.reader import Section
+from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.extract.names import is_limit, is_made_by_compiler, is_named_by_macro
 from klpbuild.extract.sizes import EntrySizes
 
@@ -98,6 +98,8 @@ _METADATA = re.compile(
 #: Which variables a file has, and the functions that tell KASAN when it is loaded and unloaded:
 #: without them it does not watch what lies between those of a livepatch.
 OF_KASAN = re.compile(r"\.\.LASAN|\._sub_[ID]_\d+_\d+$")
+#: Of the labels that its objects keep: beside its tables, one of each function with a frame.
+_WATCHED = b".LASAN"
 _INIT = re.compile(r"\.(init|head)\.|\.(initcall|con_initcall)|\.x86_cpu_dev")
 _EXIT = re.compile(r"\.exit\.|\.exitcall")
 #: Where compilers and the kernel's macros put ordinary variables.
@@ -129,6 +131,11 @@ def kind_of(section: Section) -> SectionKind:
     if flags & SHF.MERGE:
         return SectionKind.LITERALS
     return SectionKind.CODE if flags & SHF.EXECINSTR else SectionKind.DATA
+
+
+def is_watched(elf: ElfFile) -> bool:
+    """Tell whether an object was compiled for KASAN, and keeps its labels."""
+    return _WATCHED in elf.strtab
 
 
 def entry_size(name: str, sizes: EntrySizes) -> int | None:

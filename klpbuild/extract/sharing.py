@@ -17,7 +17,7 @@ import numpy as np
 from klpbuild.elf.constants import STT
 from klpbuild.elf.reader import ElfFile, Symbol
 from klpbuild.extract.names import CONSTANT_LABEL, base_name
-from klpbuild.extract.sections import OF_KASAN, SectionKind, is_special_static, kind_of
+from klpbuild.extract.sections import SectionKind, is_special_static, is_watched, kind_of
 
 
 def shared_otherwise(original: ElfFile, patched: ElfFile) -> frozenset[str]:
@@ -58,7 +58,7 @@ def _contents(elf: ElfFile) -> dict[str, tuple[list[tuple[str, int, int]], bytes
 def _objects(elf: ElfFile) -> Iterator[Symbol]:
     types = elf.symbols["st_info"] & 0xF
     wanted = types == STT.OBJECT
-    if any(OF_KASAN.search(section.name) for section in elf.sections):
+    if is_watched(elf):
         wanted |= types == STT.NOTYPE
     for symbol in map(elf.symbol, np.flatnonzero(wanted).tolist()):
         if symbol.type == STT.OBJECT or symbol.name.startswith(CONSTANT_LABEL):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from klpbuild.elf.btf import BROKEN
 from klpbuild.elf.dwarf import Dwarf, Unit
-from klpbuild.elf.prototypes import Prototype, Prototypes, in_btf, in_unit
+from klpbuild.elf.prototypes import NONE, Prototype, Prototypes, in_btf
 from klpbuild.errors import KlpError, Problems, broken
 from klpbuild.extract.names import source_name
 from klpbuild.module.livepatch import PatchedObject
@@ -42,9 +42,8 @@ def check_prototypes(
     wanted = tuple(replacements)
     untold: dict[str, None] = {}
     for source in sources:
-        own = _own(source)
         for old, new in wanted:
-            for prototype in own.functions.get(new, ()):
+            for prototype in source.prototypes.functions.get(new, ()):
                 if old.symbol in source.accepted:
                     continue
                 if _is_clone(old):
@@ -74,9 +73,9 @@ def check_declarations(
     :param problems: takes those that would be called otherwise.
     """
     for source in sources:
-        names = Unit(Dwarf(source.object), 0).file_names() if _has_types(source) else ()
+        names = Unit(Dwarf(source.object), 0).file_names() if source.has_types else ()
         wanted = set(filter(is_own_file(source, side.kernel), names))
-        for symbol, own in _own(source).declared.items():
+        for symbol, own in source.prototypes.declared.items():
             function = meant.get(symbol)
             if (
                 function is None
@@ -105,7 +104,8 @@ def check_callbacks(
 
     :param problems: takes those that cannot: the kernel would read what a register holds.
     """
-    known = [(own.functions, own.tags | {_OBJECT}) for own in map(_own, sources)]
+    every = [source.prototypes for source in sources]
+    known = [(own.functions, own.tags | {_OBJECT}) for own in every]
     for each in objects:
         for when, name in (item for calls in each.all_callbacks for item in calls.items()):
             wanted = _PRE_PATCH if when == "pre_patch" else _OTHERS
@@ -120,29 +120,17 @@ def check_callbacks(
                         )
 
 
-def _has_types(source: Source) -> bool:
-    return source.object.section(".debug_info") is not None
-
-
-def _own(source: Source) -> Prototypes:
-    if not _has_types(source):
-        return Prototypes({}, frozenset(), {})
-    return in_unit(Unit(Dwarf(source.object), 0))
-
-
 def _kernels(side: KernelTypes, old: Candidate) -> Prototypes:
     """Read the prototypes of the kernel's function; none where what is at hand has none."""
-    unit = side.unit(old)
-    if unit is not None:
-        functions, tags, _ = in_unit(unit)
-        every = chain.from_iterable(functions.values())
-        # Of an alias, as that of a system call without parameters, only the address is known.
-        found = functions.get(old.symbol) or [p for p in every if p.address == old.address]
-        if found:
-            return Prototypes({old.symbol: found}, tags, {})
+    functions, tags, _ = side.prototypes(old)
+    every = chain.from_iterable(functions.values())
+    # Of an alias, as that of a system call without parameters, only the address is known.
+    found = functions.get(old.symbol) or [p for p in every if p.address == old.address]
+    if found:
+        return Prototypes({old.symbol: found}, tags, {})
     types = side.type_information(old.object)
     if types is None:
-        return Prototypes({}, frozenset(), {})
+        return NONE
     with broken(BROKEN, types.where):
         found = list(in_btf(types, old.symbol))
     return Prototypes({old.symbol: found} if found else {}, frozenset(), {})

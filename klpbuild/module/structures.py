@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from klpbuild.elf.btf import BROKEN, Btf
 from klpbuild.elf.dwarf import Dwarf, Unit
 from klpbuild.elf.dwarftypes import Declared, DwarfTypes
+from klpbuild.elf.prototypes import NONE, Prototypes, in_unit
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Described, Layout, Member, TypeName
 from klpbuild.errors import KlpError, Problems, broken
@@ -54,6 +55,16 @@ class Source:
     accepted: tuple[str, ...] = ()
     above: Path | None = None
 
+    @property
+    def has_types(self) -> bool:
+        """Whether it has debug information."""
+        return self.object.section(".debug_info") is not None
+
+    @cached_property
+    def prototypes(self) -> Prototypes:
+        """The prototypes of its functions; none without debug information."""
+        return in_unit(Unit(Dwarf(self.object), 0)) if self.has_types else NONE
+
     def own_file(self, name: str) -> Path | None:
         """Find the user's file that the compiler calls by a name, which begins at a directory."""
         found = (directory / name for directory in (self.path.parent, self.above) if directory)
@@ -73,7 +84,7 @@ def check_structures(
     """
     untold = []
     for source in sources:
-        if source.object.section(".debug_info") is None:
+        if not source.has_types:
             if defines_types(source.path.read_bytes()):
                 untold.append(f"types of {source.path.name}: compiled without debug information")
             continue
@@ -130,6 +141,7 @@ class KernelTypes:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self._units: dict[tuple[str, int], DwarfTypes] = {}
+        self._prototypes: dict[tuple[str, int], Prototypes] = {}
         self._dwarf = cache(partial(_dwarf, kernel))
         self._btf = cache(partial(type_information, kernel))
         self._dependencies = Dependencies(kernel.modules)
@@ -175,6 +187,19 @@ class KernelTypes:
             except KlpError:
                 return None
         return self._units[key]
+
+    def prototypes(self, function: Candidate) -> Prototypes:
+        """Read the prototypes of a function's compile unit; none when nothing tells which it is.
+
+        :raises KlpError: when the unit is broken.
+        """
+        unit = self.unit(function)
+        if unit is None:
+            return NONE
+        key = function.object, unit.offset
+        if key not in self._prototypes:
+            self._prototypes[key] = in_unit(unit)
+        return self._prototypes[key]
 
     def unit(self, function: Candidate) -> Unit | None:
         """Find the compile unit of a function; None when what is at hand does not tell."""

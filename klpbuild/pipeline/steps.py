@@ -244,12 +244,12 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
     compared = [
         Source(
             path,
-            ElfFile.read(made),
-            replaced_by(ElfFile.read(made), pairs, database),
+            each,
+            replaced_by(each, pairs, database),
             chosen.accepted_layouts(path),
             chosen.directory,
         )
-        for path, made in sources
+        for path, each in ((path, ElfFile.read(made)) for path, made in sources)
     ]
     for source in compared:
         copied = copied_state(source.object, source.replaced, database)

@@ -587,3 +587,11 @@ def test_constants_with_and_without_names_that_kasan_does_not_part(tmp_path: Pat
         "code.o: .rodata holds config and constants without names\n"
         "  It cannot be told where each of them ends."
     )
+
+
+def test_text_that_looks_like_what_kasan_says_stays_as_it_is(tmp_path: Path) -> None:
+    """Objects that are not compiled for it have no such descriptions."""
+    source = 'int printf(const char *, ...);\nint tell(int n) { return printf("old", n); }\n'
+    main = "int new_tell(int); int main(void) { new_tell(1); return 0; }"
+    printed, _ = run(Pair(tmp_path, source, {'"old"': '"1 32 16 3 n:2"'}), main)
+    assert printed == "1 32 16 3 n:2"

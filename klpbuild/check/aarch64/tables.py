@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from klpbuild.check import catalogue
 from klpbuild.check.entries import COMMON, PAIR, Entry, Layout, Target, called, target_of
-from klpbuild.check.instructions import Instruction
+from klpbuild.check.instructions import Instruction, word
 from klpbuild.check.meanings import (
     bug_layout,
     bugs,
     check_pieces,
     faults,
     formats,
+    jump_or_nop,
     jumps,
     parameters,
 )
@@ -27,10 +28,6 @@ _CALLBACK = 0x8000
 _FIXUPS = range(1, 8)
 
 
-def _word(found: Instruction | None) -> int:
-    return int.from_bytes(bytes.fromhex(found.operands), "little") if found else 0
-
-
 def _layout(subject: Subject, table: Section) -> Layout | None:
     if table.name == ".altinstructions":
         return Layout(12, PAIR, lengths=(10, 11))
@@ -41,20 +38,20 @@ def _layout(subject: Subject, table: Section) -> Layout | None:
 
 def _jumps_to(subject: Subject, target: Target) -> Target | None:
     """Find where b or bl leads: Arm ARM, C4.1.66, unconditional branch (immediate)."""
-    word = _word(subject.instructions.at(*target.place))
-    if word & 0x7C000000 != 0x14000000:
+    code = word(subject.instructions.at(*target.place))
+    if code & 0x7C000000 != 0x14000000:
         return None
     row = subject.applied.get(target.section, {}).get(target.offset)
     if row is not None:
         return target_of(subject, row)
-    distance = word & 0x03FFFFFF
+    distance = code & 0x03FFFFFF
     return target.moved(4 * (distance - (distance >> 25 << 26)))
 
 
 def _may_fault(found: Instruction) -> bool:
     """Tell loads, stores and system instructions (caches): Arm ARM, C4.1."""
-    word = _word(found)
-    return word >> 25 & 0b0101 == 0b0100 or word >> 22 == 0b1101010100
+    code = word(found)
+    return code >> 25 & 0b0101 == 0b0100 or code >> 22 == 0b1101010100
 
 
 def _alternatives(tables: Tables, entry: Entry) -> Faults:
@@ -81,16 +78,8 @@ def _faults(tables: Tables, entry: Entry) -> Faults:
         yield catalogue.SITE, 8, f"has the type {entry.number(8, 2)}, which is none"
 
 
-def _led(tables: Tables, entry: Entry) -> tuple[bool, Target | None] | None:
-    code = entry.targets[0]
-    if _word(tables.instruction(code)) == _NOP:
-        return False, None
-    led = tables.jumps_to(code)
-    return (True, led) if led is not None else None
-
-
 def _jump_labels(tables: Tables, entry: Entry) -> Faults:
-    yield from jumps(tables, entry, _led)
+    yield from jumps(tables, entry, jump_or_nop(_NOP))
 
 
 MODEL = Model(
@@ -105,5 +94,5 @@ MODEL = Model(
     },
     _jumps_to,
     "brk",
-    lambda found: _word(found) == _BUG,
+    lambda found: word(found) == _BUG,
 )

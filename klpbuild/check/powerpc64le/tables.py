@@ -14,8 +14,16 @@ from klpbuild.check.entries import (
     called,
     target_of,
 )
-from klpbuild.check.instructions import Instruction
-from klpbuild.check.meanings import bug_layout, bugs, faults, formats, jumps, parameters
+from klpbuild.check.instructions import Instruction, word
+from klpbuild.check.meanings import (
+    bug_layout,
+    bugs,
+    faults,
+    formats,
+    jump_or_nop,
+    jumps,
+    parameters,
+)
 from klpbuild.check.sites import Faults, Model, Tables
 from klpbuild.check.subject import Subject
 from klpbuild.elf.constants import SHF
@@ -41,10 +49,6 @@ _LAYOUTS = COMMON | {
 }
 
 
-def _word(found: Instruction | None) -> int:
-    return int.from_bytes(bytes.fromhex(found.operands)[:4], "little") if found else 0
-
-
 def _layout(subject: Subject, table: Section) -> Layout | None:
     if table.name == "__bug_table":
         return bug_layout(subject, table, formatted=False)
@@ -53,19 +57,19 @@ def _layout(subject: Subject, table: Section) -> Layout | None:
 
 def _jumps_to(subject: Subject, target: Target) -> Target | None:
     """Find where b or bl leads: Power ISA, I-form, without the bit AA."""
-    word = _word(subject.instructions.at(*target.place))
-    if word >> 26 != 18 or word & 2:
+    code = word(subject.instructions.at(*target.place))
+    if code >> 26 != 18 or code & 2:
         return None
     row = subject.applied.get(target.section, {}).get(target.offset)
     if row is not None:
         return target_of(subject, row)
-    distance = word & 0x03FFFFFC
+    distance = code & 0x03FFFFFC
     return target.moved(distance - (distance >> 25 << 26))
 
 
 def _may_fault(found: Instruction) -> bool:
     """Tell loads and stores: prefixed ones, those with an index and caches, all others."""
-    return _word(found) >> 26 in (1, 31, *range(32, 64))
+    return word(found) >> 26 in (1, 31, *range(32, 64))
 
 
 def _features(tables: Tables, entry: Entry) -> Faults:
@@ -91,20 +95,12 @@ def _barriers(tables: Tables, entry: Entry) -> Faults:
         yield catalogue.SITE, 0, astray
 
 
-def _led(tables: Tables, entry: Entry) -> tuple[bool, Target | None] | None:
-    code = entry.targets[0]
-    if _word(tables.instruction(code)) == _NOP:
-        return False, None
-    led = tables.jumps_to(code)
-    return (True, led) if led is not None else None
-
-
 MODEL = Model(
     _layout,
     {
         "__bug_table": bugs,
         "__ex_table": lambda tables, entry: faults(tables, entry, _may_fault),
-        "__jump_table": lambda tables, entry: jumps(tables, entry, _led),
+        "__jump_table": lambda tables, entry: jumps(tables, entry, jump_or_nop(_NOP)),
         "__param": parameters,
         "__trace_printk_fmt": formats,
         **dict.fromkeys(_FEATURES, _features),
@@ -112,5 +108,5 @@ MODEL = Model(
     },
     _jumps_to,
     "twi or tdi",
-    lambda found: _word(found) >> 26 in _TRAPS and bool(_word(found) & _CONDITION),
+    lambda found: word(found) >> 26 in _TRAPS and bool(word(found) & _CONDITION),
 )

@@ -174,9 +174,9 @@ class Unwind:
         known = self.tables.subject.instructions.of(section.index)
         inside = [known[offset] for offset in range(*span) if offset in known]
         moves = [_moves(each) for each in inside]
-        own = {each.name.split()[-1] for each in inside} & {*_ENDS, "leave", "enter"} - {"call"}
+        ends = {each.name.split()[-1] for each in inside} & {*_ENDS} - {"call"}
         before, behind = (self.at(section.index, offset) for offset in span)
-        if own or None in moves or before is None or behind is None:
+        if ends or None in moves or before is None or behind is None:
             return False
         moved = sum(move or 0 for move in moves)
         return (behind.sp_register, behind.kind) == (before.sp_register, before.kind) and (
