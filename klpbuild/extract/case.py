@@ -23,6 +23,7 @@ class Case:
     :ivar where: what messages call the object, ``source:object``.
     :ivar in_module: whether the object is part of a module.
     :ivar original_tables: the tables of the original object.
+    :ivar patched_tables: those of the patched one.
     :ivar families: pieces of the patched object's code that only work together.
     :ivar users_original: which atoms of the original refer to one.
     :ivar users_patched: which atoms of the patched object refer to one.
@@ -32,7 +33,8 @@ class Case:
     def __init__(self, part: Part, changes: Changes, arch: Architecture) -> None:
         self.correlation, self.changes, self.arch = part.correlation, changes, arch
         self.original, self.patched = self.correlation.original, self.correlation.patched
-        self.where, self.original_tables = part.where, part.old.tables
+        self.where = part.where
+        self.original_tables, self.patched_tables = part.old.tables, part.new.tables
         self.in_module = part.owner != VMLINUX
         self.functions = dict(changes.functions)
         self.accepted_data = part.accepted_data

@@ -83,8 +83,9 @@ def settle_functions(case: Case) -> Replaced:
             )
         elif callers:
             result.atoms[atom] = f"changed, and replaced with its callers: {difference}"
+            calls = f"calls {source_name(atom.name)}, which has no entry call and changed"
             for caller in sorted(callers - case.functions.keys(), key=lambda a: a.index):
-                case.functions[caller] = f"calls {atom.name}, which has no entry call and changed"
+                case.functions[caller] = calls
                 pending.append(caller)
         elif obstacle is not None:
             what, why, hint = obstacle.value
@@ -257,16 +258,24 @@ def has_entry_call(case: Case, atom: Atom) -> bool:
 
 
 def _callers(case: Case, atom: Atom) -> set[Atom]:
-    """List callers to replace with it; empty if anything but direct calls uses it."""
-    if not _is_only_called(case, atom):
+    """List callers to replace with it; empty if anything but direct calls uses it.
+
+    Code without a name, as in ``.altinstr_aux``, calls for the functions that it is about.
+    """
+    family = {member for member in case.families[atom] if case.twin(member) is not None}
+    if not all(_is_only_called(case, member) for member in family):
         return set()
     found: set[Atom] = set()
-    for user in case.users(atom) - {atom}:
+    pending = list(set().union(*map(case.users, family)) - family)
+    for user in pending:
         if is_init(user.section.name) and not case.in_module:
             continue  # it has run
-        if not user.is_function:
+        if user.is_function:
+            found |= {member for member in case.families[user] if case.twin(member) is not None}
+        elif about := case.users(user) | set(case.patched_tables.about(user)):
+            pending += about - family - set(pending)
+        else:
             return set()
-        found |= {member for member in case.families[user] if case.twin(member) is not None}
     return found
 
 

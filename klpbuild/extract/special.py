@@ -71,6 +71,14 @@ class Tables:
         """Return the entries about an atom, in the order of the object."""
         return self.by_owner.get(atom, [])
 
+    def about(self, piece: Atom) -> list[Atom]:
+        """List the functions with entries that lead to a piece of code, as a replacement."""
+        return [
+            owner
+            for owner, entries in self.by_owner.items()
+            if any(reference.target is piece for e in entries for reference in e.references)
+        ]
+
     def _entries(self, section: Section) -> list[Entry]:
         size = self._entry_size(section)
         if size is None:

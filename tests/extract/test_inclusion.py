@@ -344,6 +344,36 @@ def test_one_that_is_only_called_is_replaced_with_its_callers(
         assert {function.why for function in extraction.changed} == {why}
 
 
+ALTERNATIVE_CODE = """
+extern int features;
+static notrace noinline int helper(int n)
+{
+    asm goto("jmp 6f\\n.pushsection .altinstr_aux, \\"ax\\"\\n6: testb $8, features\\n"
+             "jnz %l[yes]\\njmp %l[no]\\n.popsection" :::: yes, no);
+yes:
+    return 3;
+no:
+    return n * 5;
+}
+int one(int n) { return helper(n) + 1; }
+int two(int n)
+{
+    asm volatile("1: nop\\n.byte 0x90, 0x90, 0x90, 0x90\\n2:\\n"
+                 ".pushsection .altinstructions,\\"a\\"\\n"
+                 ".long 1b - ., 3f - .\\n.word 1\\n.byte 2b - 1b, 4f - 3f\\n.popsection\\n"
+                 ".pushsection .altinstr_replacement, \\"ax\\"\\n3: call %P0\\n4:\\n"
+                 ".popsection" :: "i" (helper));
+    return n;
+}
+"""
+
+
+def test_code_of_alternatives_calls_for_the_functions_that_it_is_about(tmp_path: Path) -> None:
+    extraction = Pair(tmp_path, ALTERNATIVE_CODE, {"n * 5": "n * 6"}).extract()
+    assert [function.name for function in extraction.changed] == ["one", "two"]
+    assert "helper" in [included.name for included in extraction.included]
+
+
 def test_one_whose_caller_cannot_be_replaced_is_refused(tmp_path: Path) -> None:
     source = UNTRACED.replace("int two", "notrace int two")
     assert (
