@@ -29,12 +29,14 @@ class Doubt(NamedTuple):
     :ivar name: what messages call it.
     :ivar kernels: what messages call those of the kernel that it may be.
     :ivar fits: whether it is one that it could be, by what both hold: an author may say so.
+    :ivar hint: what to do; empty where a name and a place tell which variable it is.
     """
 
     name: str
     kernels: str
     why: str
     fits: bool = False
+    hint: str = ""
 
 
 @dataclass(frozen=True)

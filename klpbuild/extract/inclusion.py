@@ -91,6 +91,7 @@ class _Choice:
         self.case, self.tables, self.key_policy = case, part.new.tables, key_policy
         self.retyped = part.retyped
         self._compared: set[Atom] = set()
+        self._doubts: set[tuple[str, str]] = set()
         self.correlation, self.refuse = case.correlation, case.refuse
         self.original, self.patched = case.original, case.patched
         self.copies = settle_variables(case)
@@ -147,14 +148,17 @@ class _Choice:
     def _is_doubtful(self, variable: Atom) -> bool:
         """Refuse a variable that may be one that the kernel has."""
         doubt = self.correlation.ambiguous.get(variable)
-        if doubt is not None:
+        if doubt is not None and (doubt.kernels, doubt.why) not in self._doubts:
+            self._doubts.add((doubt.kernels, doubt.why))
             more = _ACCEPT.format(name=base_name(variable.name)) if doubt.fits else ""
             self.refuse(
                 f"{doubt.name} may be the running kernel's {doubt.kernels}",
                 variable,
                 why=doubt.why,
-                hint="Keep its name and its place if it is.  If it is new, give it another name,"
-                f" and keep {doubt.kernels} declared, with __used." + more,
+                hint=doubt.hint
+                or "Keep its name and its place if it is.  If it is new, give it another name,"
+                f" and keep {doubt.kernels} declared, with __used."
+                + more,
             )
         return doubt is not None
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from klpbuild.elf.vartypes import VariableType
 from klpbuild.extract.correlate import Doubt
 from klpbuild.extract.names import base_name
+from klpbuild.extract.once import is_of_once, settle_once
 from klpbuild.extract.sections import Memory
 from klpbuild.extract.variable import (
     Variable,
@@ -57,7 +58,8 @@ def settle_renamed(old: Version, new: Version, accepted: Collection[str] = ()) -
     :param accepted: names of variables that are the kernel's if they can be.
     """
     _part_reordered(old, new)
-    pending = list(choose(old.written(), new.written()))
+    gone, come = ([v for v in each.written() if not is_of_once(v.atom)] for each in (old, new))
+    pending = list(choose(gone, come))
     number = len(pending) + 1
     while len(pending) < number:  # the content of one may refer to another
         number = len(pending)
@@ -74,6 +76,7 @@ def settle_renamed(old: Version, new: Version, accepted: Collection[str] = ()) -
             else:
                 new.correlation.ambiguous.pop(variable.atom, None)
                 new.correlation.rename(olds[0].atom, variable.atom)
+    settle_once(old, new)
     _pair_constants(old.constants(), new.constants())
 
 
@@ -92,7 +95,8 @@ def _part_reordered(old: Version, new: Version) -> None:
         olds = [Variable(old, original) for original, _ in pairs]
         news = [Variable(new, patched) for _, patched in pairs]
         alike = [[likeness(one, other, olds, news) for other in news] for one in olds]
-        if any(max(row) > row[place] for place, row in enumerate(alike)):
+        told_by_code = not any(is_of_once(original) for original, _ in pairs)
+        if told_by_code and any(max(row) > row[place] for place, row in enumerate(alike)):
             for original, patched in pairs:
                 new.correlation.part(original, patched)
 

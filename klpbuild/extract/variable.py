@@ -183,7 +183,7 @@ def same_content(old: Variable, new: Variable) -> bool:
         return False
     return all(
         (one.offset, one.type, one.addend) == (other.offset, other.type, other.addend)
-        and _meaning(before, one, old.atom) == _meaning(after, other, new.atom)
+        and meaning(before, one, old.atom) == meaning(after, other, new.atom)
         for one, other in zip(olds, news, strict=True)
     )
 
@@ -257,14 +257,14 @@ def _steps(variable: Variable, users: set[str], group: Collection[Atom] = ()) ->
             aims = [r for r in references if offset <= r.offset < offset + size]
             uses = any(r.target is variable.atom for r in aims)
             words = "" if operands.startswith("0x") else _REGISTER.sub("%", operands)
-            meaning = tuple(
+            aim = tuple(
                 (
-                    "itself" if r.target in group else _meaning(version, r, variable.atom),
+                    "itself" if r.target in group else meaning(version, r, variable.atom),
                     r.addend,
                 )
                 for r in aims
             )
-            found.append((uses, (mnemonic, words, meaning)))
+            found.append((uses, (mnemonic, words, aim)))
     return found
 
 
@@ -278,7 +278,7 @@ def _align(old: list[_Step], new: list[_Step]) -> bool:
     return matched == sum(uses for uses, _ in old) == sum(uses for uses, _ in new)
 
 
-def _meaning(version: Version, reference: Reference, itself: Atom) -> Hashable:
+def meaning(version: Version, reference: Reference, itself: Atom) -> Hashable:
     """Identify what a reference leads to in the running kernel, to compare it between objects."""
     target, found = reference.target, version.correlation
     if isinstance(target, Literal):

@@ -206,7 +206,7 @@ def test_a_static_variable_of_a_function_is_the_kernels(tmp_path: Path, new: str
         (
             "static int a; int f(int n) { use((void *)1L); return n + a++; }",
             "static int c, d; int f(int n) { use((void *)2L); return n + c++ - d++; }",
-            "d may be the running kernel's a\n"
+            "c may be the running kernel's a\n"
             "  Of the kernel's a and the patch's c and d it cannot be told which is which.",
         ),
         (
