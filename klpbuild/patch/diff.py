@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from klpbuild.errors import KlpError, printable
-from klpbuild.files.given import PATCH_MAX, read_given_file
+from klpbuild.patch.text import read_text
 
 _AGAIN = "Make it again with git format-patch or diff -u."
 
@@ -122,18 +122,8 @@ def read_diff(path: Path) -> Diff:
         mails, one after another.
     :raises KlpError: when it cannot be read, is no patch, or has a line that is not understood.
     """
-    data = read_given_file(path, PATCH_MAX)
-    name = printable(path.name)
-    before, zero, _ = data.partition(b"\0")
-    if zero:
-        number = before.count(b"\n") + 1
-        raise KlpError(
-            "holds a zero byte",
-            where=f"{name}:{number}",
-            why="A patch is text: UTF-8, or any other encoding that ASCII is a part of.",
-            hint=_AGAIN,
-        )
-    reader = _Reader(name, data.removeprefix(b"\xef\xbb\xbf"))
+    name, data = printable(path.name), read_text(path)
+    reader = _Reader(name, data)
     files = tuple(reader.files())
     cover = not files and reader.introduces
     if not files and not cover:

@@ -253,6 +253,28 @@ def test_line_ends_of_a_patch(tmp_path: Path) -> None:
     assert read(tmp_path, kept).files[0].hunks[0].old == (b"one\n", b"two\r\n", b"three\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (FILE.replace("\n", "\r"), 1),
+        ("A fix.\n\n" + FILE.replace("\n", "\r"), 3),
+        (FILE.replace("one\n", "one\r"), FILE[: FILE.index(" one")].count("\n") + 1),
+        ("old words\r" + FILE, 1),
+    ],
+)
+def test_lines_that_end_in_a_cr_alone(tmp_path: Path, text: str, number: int) -> None:
+    assert refusal(tmp_path, text) == (
+        f"fix.patch:{number}: has lines that end in a CR alone\n"
+        "  Lines of a patch end in LF or in CR LF.\n"
+        "  GNU sed makes LF of them: sed -i 's/\\r$//; s/\\r/\\n/g' FILE"
+    )
+
+
+def test_a_cr_within_a_line_is_its_own(tmp_path: Path) -> None:
+    text = "10%\r20%\r 30%\n" + FILE.replace("one", "o\rne").replace("TWO", "TWO\r\r")
+    assert read(tmp_path, text).files[0].hunks[0].new == (b"o\rne\n", b"TWO\r\r\n", b"three\n")
+
+
 def test_an_empty_line_without_its_blank(tmp_path: Path) -> None:
     text = FILE.replace(" one\n", "\n")
     assert read(tmp_path, text).files[0].hunks[0].old[0] == b"\n"
