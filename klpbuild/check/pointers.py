@@ -211,6 +211,10 @@ class Pointers:
             found.setdefault(section, set()).add((start, start + size))
         return {section: sorted(ranges) for section, ranges in found.items()}
 
+    def begins_function(self, place: Place) -> bool:
+        """Tell whether a function begins at a place, by the symbols that have a size."""
+        return self._start_of(place) == place[1]
+
     def in_function(self, place: Place) -> bool:
         """Tell whether a place is in a function, by the symbols."""
         return self._start_of(place) is not None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from klpbuild.check.kernelside import KernelSide
+from klpbuild.check.memory import Code, Memory
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Effect
 from klpbuild.elf.constants import SHF, SHT, STB, STT
@@ -218,6 +219,19 @@ def test_bad_entries(miniature: KernelSide, good: dict[str, bytes], name: str) -
     assert (rule, masked(what)) in found(miniature, edited(edit)(good["tables"]))
 
 
+def test_a_label_of_assembly_begins_no_function(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    """sha1-ssse3 of 6.1 has some where the stack is in use."""
+
+    def edit(e: Editor) -> None:
+        poke(".orc_unwind", 0, 16)(e)
+        e.object.symbols[e.symbol("init_module")]["st_info"] = STB.GLOBAL << 4
+        e.object.symbols[e.symbol("init_module")]["st_size"] = 0
+
+    assert "KLP428" not in dict(found(miniature, edited(edit)(good["tables"])))
+
+
 def test_code_goes_on_in_a_cold_part(miniature: KernelSide, good: dict[str, bytes]) -> None:
     """It has the kernel's name where the livepatch's function has one of its own."""
 
@@ -269,6 +283,35 @@ def test_branches_to_what_follows(
     data = make_from(tmp_path, "meminfo", text, symbols, "vmlinux")
     wanted = [f"the instruction {said} refers to itself"] if said else []
     assert [re.sub(" (N|0x[0-9a-f]+)", "", what) for _, what in found(miniature, data)] == wanted
+
+
+NULL = r"""
+int livepatch_meminfo_proc_show(void *m)
+{
+    asm("mov 0(,%%r12,8), %%rdi" : : "r" (m));
+    return si_meminfo(m) + klp_si_swapinfo(m);
+}
+static struct klp_func functions_vmlinux[] = {
+    { "meminfo_proc_show", livepatch_meminfo_proc_show }, { }
+};
+static struct klp_object objects[] = { { .funcs = functions_vmlinux }, { } };
+"""
+OF_NULL, OF_A_TABLE = b"\x4b\x8b\x04\xe5\0\0\0\0", b"\x4a\x8b\x04\xe5\0\0\0\x81"
+
+
+@pytest.mark.parametrize(("shipped", "number"), [(OF_NULL, 0), (OF_A_TABLE, 1), (b"\x90", 1)])
+def test_an_index_is_added_to_null_where_the_kernel_does(
+    miniature: KernelSide,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shipped: bytes,
+    number: int,
+) -> None:
+    code = Code("vmlinux", "meminfo_proc_show", 0xFFFFFFFF81000000, shipped + b"\xc3")
+    monkeypatch.setattr(Memory, "shipped", lambda *_: code)
+    data = make_from(tmp_path, "meminfo", NULL, {"klp_si_swapinfo": SWAPINFO}, "vmlinux")
+    said = ("KLP427", "the instruction mov rdi, qword ptr [r12*8] refers to itself")
+    assert found(miniature, data).count(said) == number
 
 
 OWN = r"""

@@ -6,9 +6,11 @@ import re
 from bisect import bisect_right
 
 from klpbuild.check import catalogue
+from klpbuild.check.code import disassemble
 from klpbuild.check.entries import Target, called, target_of
 from klpbuild.check.functions import check_branch, check_pointers
 from klpbuild.check.instructions import Instruction
+from klpbuild.check.memory import Memory
 from klpbuild.check.sites import Tables
 from klpbuild.check.subject import Relocation, Subject, place
 from klpbuild.check.x86_64.branches import is_branch
@@ -69,11 +71,42 @@ def _check_code(
             _check_branch(subject, section, found, row)
             _check_extent(subject, section, found, row)
             _check_variable(subject, section, found, row)
-    for offset in starts:
-        listed = offset in used or (section.index, offset) in by_key
-        if not listed and _lacks_reference(instructions[offset]):
-            what = f"the instruction {instructions[offset]} refers to itself"
-            subject.find(catalogue.MISFIT, what, place(section, offset))
+    lacking = [
+        instructions[offset]
+        for offset in starts
+        if offset not in used
+        and (section.index, offset) not in by_key
+        and _lacks_reference(instructions[offset])
+    ]
+    known = _of_null(subject) if any(_adds_to_null(each.operands) for each in lacking) else {}
+    for each in lacking:
+        name = subject.pointers.function_of((section.index, each.offset))
+        if _adds_to_null(each.operands) and known.get(name):
+            known[name] -= 1
+            continue
+        what = f"the instruction {each} refers to itself"
+        subject.find(catalogue.MISFIT, what, place(section, each.offset))
+
+
+def _adds_to_null(operands: str) -> bool:
+    return _INDEX_ALONE.search(operands) is not None
+
+
+def _of_null(subject: Subject) -> dict[str, int]:
+    """Count the accesses by an index alone in what each function replaces, by the new one's name.
+
+    Where the compiler knows that a pointer is NULL it leaves that away: mlx4_ib_init_sriov() of
+    v6.12 has ``kfree(tun[i])`` behind ``tun = NULL``.
+    """
+    found: dict[str, int] = {}
+    memory = Memory(subject.kernel) if subject.kernel and subject.kernel.database else None
+    for patched in subject.patched or () if memory else ():
+        for function in patched.functions or ():
+            code = memory and memory.shipped(patched.object, function.old, function.sympos)
+            shown = disassemble(code, hex) if code else ()
+            number = sum(each.target is None and _adds_to_null(each.text) for each in shown)
+            found[function.new] = number
+    return found
 
 
 def _lacks_reference(found: Instruction) -> bool:
@@ -82,8 +115,8 @@ def _lacks_reference(found: Instruction) -> bool:
         # An assembler makes a branch in its section short; a static key's may be long.
         number = found.operands.startswith("0x") or found.operands.isdigit()
         return number and found.size >= _LONG and int(found.operands, 0) == found.end
-    zero = "[rip]" in found.operands or _INDEX_ALONE.search(found.operands)
-    return bool(zero) and found.name != "lea"
+    zero = "[rip]" in found.operands or _adds_to_null(found.operands)
+    return zero and found.name != "lea"
 
 
 def _misfit(subject: Subject, section: Section, found: Instruction | None, row: Relocation) -> str:

@@ -184,8 +184,9 @@ class Unwind:
         )
 
     def _begins_function(self, section: Section, found: Instruction) -> bool:
-        name = self.tables.subject.pointers.function_at((section.index, found.offset))
-        return bool(name) and _COLD not in name
+        """Tell whether a function begins here: labels of assembly have no type, as for objtool."""
+        pointers, at = self.tables.subject.pointers, (section.index, found.offset)
+        return pointers.begins_function(at) and _COLD not in pointers.function_at(at)
 
     def _is_entry(self, state: State | None) -> bool:
         at_entry = (_AT_ENTRY, self._numbers.sp)
