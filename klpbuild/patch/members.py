@@ -31,6 +31,13 @@ _CONDITION = re.compile(rb"^[ \t]*#[ \t]*(if|endif)", re.MULTILINE)
 #: gcc then refuses values of a structure that do not name its members; kernels ask for that
 #: with ``-Werror=designated-init``.
 DESIGNATED = b"} __attribute__((__designated_init__))"
+#: A member of what only the kernel's own code uses, member by member: no bytes of a lock or a
+#: list mean anything to who compares, hashes or hands them out.
+_STATE = re.compile(
+    rb"(?:(?:raw_)?spinlock_t|rwlock_t|refcount_t|wait_queue_head_t|struct (?:mutex|rw_semaphore"
+    rb"|[hl]?list_(?:head|node)|rb_node|rb_root|kref|rcu_head|work_struct"
+    rb"|delayed_work|timer_list|completion|kobject)) (\w+) ?;"
+)
 _COMMENT = re.compile(rb"/\*.*?\*/", re.DOTALL)
 _UAPI = re.compile(r"(^|/)uapi/")
 #: A member with one name: a bit field, an array, a pointer to a function.
@@ -86,6 +93,14 @@ def in_place(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFil
     text = lines[last].text.replace(b"}", DESIGNATED, 1)
     lines[last] = replace(lines[last], text=text, old=None)
     return replace(file, lines=tuple(lines))
+
+
+def holds_state(file: PatchedFile, name: str, members: Iterable[str]) -> bool:
+    """Tell whether a structure has a lock or is in a list, by those members that it really has."""
+    declared = Declared.find(file.original or b"", name)
+    there = {member.partition(".")[0].encode() for member in members}
+    found = map(_STATE.fullmatch, declared.texts if declared else ())
+    return any(match is not None and match[1] in there for match in found)
 
 
 def _is_conditional(text: bytes) -> bool:

@@ -18,7 +18,7 @@ from klpbuild.patch.layout import (
     layouts,
     may_change_layouts,
 )
-from klpbuild.patch.members import in_place
+from klpbuild.patch.members import holds_state, in_place
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.recompile import Recompiler
 from klpbuild.patch.touched import Touched
@@ -127,7 +127,8 @@ def check_layouts(
                     sources = [path.read_bytes() for path in sorted(paths)]
                     sources += [other.patched for other in compiler.files]
                     arranged = in_place(moved.get(file.path, file), name, sources)
-                if arranged is not None and lost and not keeps_size:
+                alike = keeps_size and _read_alike(olds[name], news[name], file, name)
+                if arranged is not None and lost and not alike:
                     known = [commands[unit] for unit in units if unit in commands]
                     unproven = why_read(compiler, name, file, known)
                     why += f"\nIt cannot just keep what it loses: {unproven}." if unproven else ""
@@ -174,6 +175,18 @@ def _new_members(before: frozenset[Layout], after: frozenset[Layout]) -> list[st
         return []
     added = new_members(min(before), min(after))
     return [member.name for member in added if not member.name.endswith("[]")]
+
+
+def _read_alike(
+    before: frozenset[Layout], after: frozenset[Layout], file: PatchedFile, name: str
+) -> bool:
+    """Tell whether code that reads all of a structure may find a lost member at its place.
+
+    It finds the others where the patch has them, or there is no such code.
+    """
+    kept = set(min(after).members) & set(min(before).members)
+    names = (member.name for member in kept)
+    return len(kept) == len(min(after).members) or holds_state(file, name, names)
 
 
 def _lost(before: frozenset[Layout], after: frozenset[Layout]) -> list[str]:

@@ -34,7 +34,14 @@ _ASKED = (
 )
 #: Calls that are told the true size: those that clear memory, and checks of the compiler's.
 _TOLD = re.compile(
-    rb"%b|\b(?:memset|BUILD_BUG_ON(?:_MSG)?|static_assert|NL_ASSERT_\w*CTX_FITS)\b" % CLEARS.pattern
+    rb"%b|\b(?:memset|memcpy|BUILD_BUG_ON(?:_MSG)?|static_assert|NL_ASSERT_\w*CTX_FITS)\b"
+    % CLEARS.pattern
+)
+#: A packet's control block saved in a variable, or put back: it is private to the code that has
+#: it (include/linux/skbuff.h, struct sk_buff, cb), and nothing else reads it.
+_CONTROL_BLOCK = re.compile(
+    rb"memcpy\s*\(\s*(?:&?(\w+)\s*,\s*\w+->cb|\w+->cb\s*,\s*&?(\w+))\s*,"
+    rb"\s*sizeof\s*\(\s*\*?\s*(?:\1|\2)\s*\)\s*\)"
 )
 #: The operand of a ``sizeof`` without parentheses, and what may not follow it.
 _BARE = re.compile(
@@ -163,6 +170,7 @@ def _in_parentheses(text: bytes) -> bytes:
 def _harmless(plain: bytes) -> Iterator[tuple[int, int]]:
     """Find the calls that allocate cleared memory, or clear it, and those that only check."""
     for start, end in calls(plain, _TOLD):
-        zero = MADE_ZERO.match(plain, start)
-        if (zero and zero.end() < end) or not plain.startswith(b"memset", start):
+        only = {b"memset": MADE_ZERO, b"memcpy": _CONTROL_BLOCK}.get(plain[start : start + 6])
+        match = only.match(plain, start) if only else None
+        if only is None or (match and match.end() <= end):
             yield start, end

@@ -205,7 +205,8 @@ OTHERWISE = "fs/read.c may have it in another type, or ask for its size in a way
 
 
 def with_user(body: str) -> str:
-    user = f"int sum(void *, int);\n\nint all(struct filter *f, int n)\n{{\n\t{body}\n}}\n"
+    user = "extern struct packet { char cb[48]; } *SKB;\nint sum(void *, int);\n\n"
+    user += f"int all(struct filter *f, int n)\n{{\n\t{body}\n}}\n"
     return SOURCE.replace("struct pool", f"{user}\nstruct pool")
 
 
@@ -222,6 +223,9 @@ def with_user(body: str) -> str:
         ("struct filter g[2][2];\n\n\treturn sum(g, sizeof(g));", OTHERWISE),
         ("return sum(f, sizeof f[0]);", OTHERWISE),
         ("struct filter *g = kmalloc(sizeof(*g), 1);\n\n\tadd(g);\n\treturn 0;", f"all() {READS}"),
+        ("memcpy(n ? f : 0, SKB->cb, sizeof(*f));\n\treturn 0;", f"all() {READS}"),
+        ("struct other *g = 0;\n\n\tmemcpy(g, SKB->cb, sizeof(*f));\n\treturn 0;",
+         f"all() {READS}"),
         ("memset(f, n, sizeof(*f));\n\treturn 0;", f"all() {READS}"),
         ("static int m = sizeof(*f);\n\n\treturn m++;", f".data.m.0 {READS}"),
     ],
@@ -243,6 +247,8 @@ def test_code_that_may_read_a_lost_member(
         "struct filter g = *f;\n\n\treturn sum(&g.handle, sizeof(g.handle));",
         "struct filter *g = kzalloc_obj(*g);\n\n\tmemset(g, 0, sizeof *g);\n\treturn g->handle;",
         "static struct filter kept;\n\n\treturn kept.last++;",
+        "struct filter g;\n\n\tmemcpy(&g, SKB->cb, sizeof(g));\n"
+        "\tmemcpy(SKB->cb, f, sizeof(*f));\n\treturn g.handle;",
         "BUILD_BUG_ON(sizeof(*f) > 99);\n\treturn sum(__FILE__, 1);",
     ],
 )
@@ -268,6 +274,47 @@ def test_a_lost_member_that_leaves_a_hole(small: SmallKernel, tmp_path: Path) ->
     )
     (pair,) = compiled(small, tmp_path, lost(small, source, ("\tint gone;\n", ""))).pairs
     assert pair.source == "fs/read.c"
+
+
+RECORD = "struct record {\n\tint at;\n\tchar junk;\n\tchar flags;\n\tshort size;\nMORE};\n"
+
+
+def loses_junk(small: SmallKernel, more: str = "") -> str:
+    code = "int sum(void *, int);\nint one(struct record *r)\n{\n\treturn sum(r, sizeof(*r));\n}\n"
+    return lost(small, RECORD.replace("MORE", more) + code + SOURCE, ("\tchar junk;\n", ""))
+
+
+def test_a_lost_member_moves_others_that_code_reads_at_once(
+    small: SmallKernel, tmp_path: Path
+) -> None:
+    text = refusal(small, tmp_path, loses_junk(small))
+    assert "struct record loses junk, moves or resizes flags\n" in text
+    assert f"It cannot just keep what it loses: one() {READS}." in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("member", "stays"),
+    [
+        ("struct list_head list;", True),
+        ("struct list_head *list;", False),
+        ("raw_spinlock_t lock;", True),
+        ("\n#ifdef MORE\n\tspinlock_t lock;\n#endif\n", False),
+    ],
+)
+def test_what_has_a_lock_or_a_list_is_never_read_at_once(
+    small: SmallKernel, tmp_path: Path, member: str, stays: bool
+) -> None:
+    types = "struct list_head { void *next, *prev; };\ntypedef struct { int n; } raw_spinlock_t;\n"
+    patch = loses_junk(small, f"\t{member}\n")
+    path = small.source / "fs/read.c"
+    text = types + path.read_text()
+    path.write_text(text)
+    patch = small.patch("fs/read.c", text, text.replace("\tchar junk;\n", "").replace(*USES))
+    if stays:
+        assert "struct record keeps the place" in compiled(small, tmp_path, patch).notes[-1]
+    else:
+        assert f"one() {READS}" in refusal(small, tmp_path, patch)
 
 
 def test_a_lost_member_that_code_still_uses(small: SmallKernel, tmp_path: Path) -> None:
