@@ -54,6 +54,8 @@ def _modules(kernel: Kernel, named: Path) -> list[Path]:
                 where=str(named),
                 why=f"It holds modules for: {', '.join(others)}." if others else "",
             )
+        for path in found:
+            check_machine(path, kernel.arch)
         return found
     if not is_module_file(named):
         raise KlpError("is not called like a module", where=str(named), hint="MODULE.ko")

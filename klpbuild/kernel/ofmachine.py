@@ -8,12 +8,17 @@ from pathlib import Path
 
 from klpbuild.arch import ARCHITECTURES, Architecture
 from klpbuild.errors import KlpError
+from klpbuild.kernel.modules import debug_files
 from klpbuild.kernel.tree import Kernel
+from klpbuild.names import object_name
 
 #: ELF's magic number; offsets of EI_DATA and e_machine.
 _MAGIC, _ORDER, _MACHINE = b"\x7fELF", 5, 18
 #: linux_banner in init/version-timestamp.c (until 6.0 init/version.c).
 _BANNER = re.compile(rb"Linux version (\d\S*) \(")
+
+#: Limit on debug files that are compared: another module may stand in place of the kernel's own.
+_COMPARED = 8
 
 
 def check_machine(path: Path, arch: Architecture, where: str = "") -> None:
@@ -60,3 +65,37 @@ def check_vmlinux(path: Path, kernel: Kernel, where: str) -> None:
             where=where,
             hint="Name the file of this kernel.",
         )
+
+
+def check_debug_modules(directory: Path, kernel: Kernel, word: str) -> None:
+    """Refuse a directory without debug files of a kernel's modules.
+
+    :param word: how the user named it, before a path.
+    :raises KlpError: when it holds none, or those of another machine or build.
+    """
+    from klpbuild.elf.notes import build_id  # numpy takes longer than all the rest here
+    from klpbuild.elf.reader import ElfFile
+
+    files = debug_files(directory)
+    if not files:
+        raise KlpError(
+            "holds no debug files of modules",
+            where=f"{word}{directory}",
+            why="They are called MODULE.ko or MODULE.ko.debug.",
+        )
+    check_machine(files[0], kernel.arch, f"{word}{files[0]}")
+    own = {object_name(path.name): path for path in kernel.modules}
+    names = ((object_name(path.name.removesuffix(".debug")), path) for path in files)
+    differs = None
+    for name, path in [(name, path) for name, path in names if name in own][:_COMPARED]:
+        debug, module = (build_id(ElfFile.read(each)) for each in (path, own[name]))
+        if debug == module or not debug or not module:
+            return
+        differs = differs or KlpError(
+            f"is not of the module {name} that the kernel has",
+            where=f"{word}{path}",
+            why=f"Its build ID is {debug}, and {module} is that of {own[name]}.",
+            hint="Name the directory of this kernel.",
+        )
+    if differs is not None:
+        raise differs

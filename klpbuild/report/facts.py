@@ -12,7 +12,7 @@ from types import MappingProxyType
 from klpbuild.check.kernelside import KernelSide
 from klpbuild.check.module import check_bytes
 from klpbuild.check.rule import Report
-from klpbuild.elf.constants import SHT
+from klpbuild.elf.notes import build_id
 from klpbuild.elf.reader import ElfFile
 from klpbuild.files.records import from_json, read_output
 from klpbuild.kernel.cache import FetchedPackage, cached_kernel
@@ -31,8 +31,6 @@ from klpbuild.report.references import (
     claims,
     read_patch_header,
 )
-
-_NT_GNU_BUILD_ID = 3
 
 
 @dataclass(frozen=True)
@@ -185,20 +183,3 @@ class Facts:
         headers = [header for header in self.headers if header.name not in self.idle]
         subjects = (header.subject for header in headers if header.subject)
         return self.livepatch.description or next(subjects, "")
-
-
-def build_id(elf: ElfFile) -> str:
-    """Read the GNU build id in hexadecimal digits (elf(5), NT_GNU_BUILD_ID); empty without one."""
-    order = "little" if elf.order == "<" else "big"
-    for section in elf.sections:
-        if section.sh_type != SHT.NOTE:
-            continue
-        data, offset = bytes(elf.contents(section)), 0
-        while offset + 12 <= len(data):
-            sizes = data[offset : offset + 12]
-            name, size, kind = (int.from_bytes(sizes[i : i + 4], order) for i in (0, 4, 8))  # type: ignore[arg-type]
-            begin = offset + 12 + (name + 3 & ~3)
-            if kind == _NT_GNU_BUILD_ID and data[offset + 12 : begin].startswith(b"GNU\0"):
-                return data[begin : begin + size].hex()
-            offset = begin + (size + 3 & ~3)
-    return ""

@@ -15,7 +15,7 @@ from klpbuild.files.given import is_file
 from klpbuild.kernel.cache import cached_kernels
 from klpbuild.kernel.further import with_modules
 from klpbuild.kernel.locate import locate
-from klpbuild.kernel.ofmachine import check_vmlinux
+from klpbuild.kernel.ofmachine import check_debug_modules, check_vmlinux
 from klpbuild.kernel.tree import Kernel
 from klpbuild.request.target import with_variables
 from klpbuild.request.variables import Variables
@@ -36,7 +36,7 @@ class Parts:
 def with_parts(kernel: Kernel, parts: Parts) -> Kernel:
     """Set the parts of a kernel that the user names.
 
-    :raises KlpError: for each that is not there, and for a source or vmlinux of another version.
+    :raises KlpError: for each that is not there, and for what is of another version or machine.
     """
     problems = Problems()
     named = {key: path for key, path in vars(parts).items() if path is not None}
@@ -49,6 +49,9 @@ def with_parts(kernel: Kernel, parts: Parts) -> Kernel:
         elif key == "vmlinux":
             with problems.collect():
                 check_vmlinux(path, kernel, f"--vmlinux {path}")
+        elif key == "debug_modules":
+            with problems.collect():
+                check_debug_modules(path, kernel, "--debug-modules ")
     problems.check()
     with_source = with_variables(kernel, Variables(source=parts.source, toolchain=kernel.toolchain))
     return replace(with_source, **{key: path.absolute() for key, path in named.items()})

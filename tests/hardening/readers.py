@@ -24,6 +24,7 @@ from klpbuild.convert.converter import convert
 from klpbuild.elf.btf import Btf
 from klpbuild.elf.dwarf import Dwarf
 from klpbuild.elf.dwarftypes import DwarfTypes
+from klpbuild.elf.notes import build_id
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import broken
 from klpbuild.excerpt.btf import head
@@ -38,7 +39,6 @@ from klpbuild.patch.linetable import line_units
 from klpbuild.proof.shipped import ShippedBinary
 from klpbuild.report.comparison import read_statement
 from klpbuild.report.contents import read_contents
-from klpbuild.report.facts import build_id
 from klpbuild.report.file import read_file
 from klpbuild.report.references import read_patch_header
 from klpbuild.resolve.fate import Resolver

@@ -97,6 +97,11 @@ def test_nothing_is_named(kernel: Kernel) -> None:
             "  Name one of them.",
         ),
         (
+            "arm",
+            "DIR/arm/x.ko: is for aarch64, and the kernel is for x86_64\n"
+            "  Name the file of this kernel.",
+        ),
+        (
             "s390x.ko",
             "DIR/s390x.ko: is for s390x, and the kernel is for x86_64\n"
             "  Name the file of this kernel.",
@@ -111,6 +116,8 @@ def test_what_is_not_a_further_module(kernel: Kernel, tmp_path: Path, name: str,
     module(tmp_path / "fix.ko", f"{RELEASE} SMP", "livepatch=Y")
     module(tmp_path / "two/a/x_y.ko")
     module(tmp_path / "two/b/x-y.ko")
+    plain = module(tmp_path / "arm/x.ko").read_bytes()
+    (tmp_path / "arm/x.ko").write_bytes(plain[:18] + b"\xb7\0" + plain[20:])
     (tmp_path / "s390x.ko").write_bytes(b"\x7fELF\x02\x02" + bytes(13) + b"\x16" + bytes(44))
     with pytest.raises(KlpError) as caught:
         with_modules(kernel, [tmp_path / name])

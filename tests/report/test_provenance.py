@@ -14,12 +14,13 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from klpbuild.check.kernelside import KernelSide
+from klpbuild.elf.notes import build_id
 from klpbuild.errors import KlpError
 from klpbuild.package.compression import Compression
 from klpbuild.patch.idle import Idle
 from klpbuild.report.comparison import compare, provenance_beside, read_statement
 from klpbuild.report.contents import read_contents
-from klpbuild.report.facts import Facts, build_id, read_fates
+from klpbuild.report.facts import Facts, read_fates
 from klpbuild.report.file import ModuleFile, read_file
 from klpbuild.report.inputs import Input, InputKind, inputs_digest, modinfo_source, read_inputs
 from klpbuild.report.provenance import as_json, provenance, source_date_epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,47 @@ def test_vmlinux_of_another_kernel(header: bytes, said: str, tmp_path: Path) -> 
     with pytest.raises(KlpError) as caught:
         locate_kernel(tree, tmp_path, tmp_path / "build", Variables(vmlinux=str(vmlinux)))
     assert str(caught.value) == f"vmlinux={vmlinux}: {said}\n  Name the file of this kernel."
+
+
+def _module(path: Path, build_id: str) -> Path:
+    """A module, or its debug file, with a build ID of four bytes."""
+    source = write(
+        path.with_suffix(".c"),
+        "struct { int sizes[2], kind; char name[4], id[4]; } note __attribute__((section"
+        f'(".note.gnu.build-id"))) = {{ {{ 4, 4 }}, 3, "GNU", "{build_id}" }};\n',
+    )
+    subprocess.run(["gcc", "-c", source, "-o", path], check=True)
+    source.unlink()
+    return path
+
+
+def test_debug_files_of_another_kernel(tmp_path: Path) -> None:
+    tree = prepared_tree(tmp_path / "tree", "6.1.170-x")
+    write(tree / "modules.order", "fs/ext-4.ko\nfs/xfs.ko\n")
+    own, _ = (_module(tree / f"fs/{name}.ko", "ours") for name in ("ext-4", "xfs"))
+    kernel, debug = locate(str(tree)), tmp_path / "debug"
+    debug.mkdir()
+
+    def refusal() -> str:
+        with pytest.raises(KlpError) as caught:
+            with_parts(kernel, Parts(debug_modules=debug))
+        return str(caught.value).replace(str(debug), "DIR")
+
+    assert refusal() == (
+        "--debug-modules DIR: holds no debug files of modules\n"
+        "  They are called MODULE.ko or MODULE.ko.debug."
+    )
+    file = _module(debug / "kernel/fs/ext-4.ko.debug", "else")
+    assert refusal() == (
+        "--debug-modules DIR/kernel/fs/ext-4.ko.debug: is not of the module ext_4 that the kernel"
+        f" has\n  Its build ID is 656c7365, and 6f757273 is that of {own}.\n"
+        "  Name the directory of this kernel."
+    )
+    file.write_bytes(_header(22, 2))
+    assert refusal() == (
+        "--debug-modules DIR/kernel/fs/ext-4.ko.debug: is for s390x, and the kernel is for x86_64\n"
+        "  Name the file of this kernel."
+    )
+    _module(file, "else")  # a driver of another package may stand in place of the kernel's own
+    _module(debug / "kernel/fs/xfs.ko", "ours")
+    assert with_parts(kernel, Parts(debug_modules=debug)).debug_modules == debug
