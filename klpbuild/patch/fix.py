@@ -155,8 +155,13 @@ def count(fixes: Sequence[Fix]) -> str:
     """Count the patches of each standing, in one line."""
     found = [(standing, sum(fix.standing is standing for fix in fixes)) for standing in Standing]
     each = ", ".join(f"{number} {standing}" for standing, number in found if number)
-    what = "fix" if any(fix.part for fix in fixes) else "patch"
-    return f"{len(fixes)} {what}{'' if len(fixes) == 1 else 'es'}: {each}."
+    return f"{counted(len(fixes), fixes)}: {each}."
+
+
+def counted(number: int, fixes: Sequence[Fix]) -> str:
+    """Count patches, such as ``2 patches``; fixes, where parts of C files are among them."""
+    kind = "fix" if any(fix.part for fix in fixes) else "patch"
+    return f"{number} {kind}{'' if number == 1 else 'es'}"
 
 
 def _short(names: Sequence[str]) -> str:

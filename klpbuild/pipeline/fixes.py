@@ -17,7 +17,7 @@ from klpbuild.errors import KlpError, Problem
 from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.listed import LIST
-from klpbuild.patch.fix import Fault, Fix, IdleError, PatchesError, Standing
+from klpbuild.patch.fix import Fault, Fix, IdleError, PatchesError, Standing, counted
 from klpbuild.patch.patchfile import needed_patch
 from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.extracted import Extracted
@@ -131,8 +131,7 @@ def left_out(fixes: Sequence[Fix]) -> KlpError | None:
     bad = [fix for fix in fixes if not fix.good]
     if not bad:
         return None
-    kind = "fix" if any(fix.part for fix in fixes) else "patch"
-    what = f"1 {kind} is left out" if len(bad) == 1 else f"{len(bad)} {kind}es are left out"
+    what = f"{counted(len(bad), fixes)} {'is' if len(bad) == 1 else 'are'} left out"
     return KlpError(what, why="\n".join(f"{fix.name}: {fix.result}" for fix in bad))
 
 

@@ -15,7 +15,7 @@ from klpbuild.files.records import from_json, read_output, to_json
 from klpbuild.files.whole import write_file
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.livepatch import check_for_kernel
-from klpbuild.patch.fix import Fix, PatchesError
+from klpbuild.patch.fix import Fix, PatchesError, counted
 from klpbuild.request.chosen import Chosen, Named
 from klpbuild.request.given import locate_kernel
 from klpbuild.request.variables import Variables
@@ -99,7 +99,7 @@ class Result:
     :ivar detail: findings, or the first thing that is wrong; may be empty.
     :ivar findings: how many of each severity `klpbuild.check` has, by its word.
     :ivar booted: whether the kernel loaded it in QEMU; None if that was not tried.
-    :ivar fixes: the result of each of its source patches.
+    :ivar fixes: the result of each of its patches, and of its parts of C files.
     """
 
     kernel: str
@@ -160,7 +160,7 @@ class Result:
         booted = {None: "", True: ", loaded in QEMU", False: ", failed in QEMU"}[self.booted]
         detail = f": {self.detail}" if self.detail else ""
         left = sum(not fix.good for fix in self.fixes) if self.outcome is not Outcome.FAILED else 0
-        without = f", without {left} of {len(self.fixes)} patches" if left else ""
+        without = f", without {left} of {counted(len(self.fixes), self.fixes)}" if left else ""
         return f"{self.outcome}{without}{booted}{detail}"
 
 

@@ -11,9 +11,10 @@ import pytest
 from klpbuild.arch.x86_64 import X86_64
 from klpbuild.errors import KlpError, Problem
 from klpbuild.kernel.tree import Kernel
-from klpbuild.patch.fix import Fault, Fix, IdleError, PatchesError, Standing, fix_table
+from klpbuild.patch.fix import Fault, Fix, IdleError, PatchesError, Standing, count, fix_table
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.fixes import extract_fixes, left_out
+from klpbuild.request.matrix import Outcome, Result
 from tests.patch.test_patchfile import OPEN_C, diff
 
 #: No file of it is read.
@@ -78,6 +79,27 @@ def test_one_is_left_out_and_the_others_are_built(tmp_path: Path) -> None:
     ]
     assert found[2].why == "x:f: cannot be"
     assert str(left_out(found)) == ("1 patch is left out\n  c.patch: refused: x:f: cannot be")
+
+
+def test_parts_of_c_files_are_counted_as_fixes() -> None:
+    """In the result's line, in the error, and below the table."""
+    fixes = (Fix("a.patch", Standing.IN), Fix("", Standing.REFUSED, part="more", why="no"))
+
+    def said(found: tuple[Fix, ...]) -> tuple[str, ...]:
+        text = Result("6.1.0-small", "many", Outcome.LOADS, fixes=found).text
+        return text, str(left_out(found)).partition("\n")[0], count(found)
+
+    assert said(fixes) == (
+        "would load, without 1 of 2 fixes",
+        "1 fix is left out",
+        "2 fixes: 1 in, 1 refused.",
+    )
+    patches = (*fixes[:1], *[Fix(f"{name}.patch", Standing.REFUSED) for name in "bc"])
+    assert said(patches) == (
+        "would load, without 2 of 3 patches",
+        "2 patches are left out",
+        "3 patches: 1 in, 2 refused.",
+    )
 
 
 def test_without_keep_going_all_problems_are_told(tmp_path: Path) -> None:
