@@ -20,6 +20,8 @@ _CONSTANT = re.compile(r"C(\.\d+)+$")
 _FOR_MODPOST = re.compile(r"__mod_(\w+_device_table|device_table__\w+)$")
 _COLD = re.compile(r"\.cold(\.\d+)?$")
 _CLONE = re.compile(r"\.(isra|constprop|part|cold|localalias|llvm|lto_priv)(\.\d+)?")
+#: Those of which callers may pass other parameters than the source says.
+_PASSED_OTHERWISE = re.compile(r"\.(isra|constprop|part)\b")
 
 #: Sections of what gcc's undefined behaviour sanitizer passes to its handlers, numbered in the
 #: order of the code.  Their contents have no symbols.
@@ -59,6 +61,11 @@ def base_name(name: str) -> str:
 def source_name(name: str) -> str:
     """Strip suffixes to the function's name in the source: ``f.isra.0.cold`` is ``f``."""
     return _STATIC_NUMBER.sub("", _CLONE.sub("", name))
+
+
+def is_clone(name: str) -> bool:
+    """Tell whether a function's parameters may not be those of its source."""
+    return _PASSED_OTHERWISE.search(name) is not None
 
 
 def static_number(name: str) -> int | None:

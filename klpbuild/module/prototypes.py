@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from klpbuild.elf.btf import BROKEN
 from klpbuild.elf.dwarf import Dwarf, Unit
 from klpbuild.elf.prototypes import NONE, Prototype, Prototypes, in_btf
 from klpbuild.errors import KlpError, Problems, broken
-from klpbuild.extract.names import source_name
+from klpbuild.extract.names import is_clone
 from klpbuild.module.livepatch import PatchedObject
 from klpbuild.module.structures import KernelTypes, Source, is_own_file
 from klpbuild.names import VMLINUX
@@ -42,22 +42,24 @@ def check_prototypes(
     wanted = tuple(replacements)
     untold: dict[str, None] = {}
     for source in sources:
+        defined = {symbol.name for symbol in source.object.symbol_list if symbol.is_defined}
         for old, new in wanted:
-            for prototype in source.prototypes.functions.get(new, ()):
-                if old.symbol in source.accepted:
+            if new not in defined or old.symbol in source.accepted:
+                continue
+            own = source.prototypes.functions.get(new, [])
+            with problems.collect():
+                if is_clone(old.symbol):
+                    raise _of_a_clone(source, old, new, own)
+                known = _kernels(side, old) if own else NONE
+                if not known.functions:
+                    lacks = f"the debug information at hand does not have {old.symbol}"
+                    lacks = lacks if own else "compiled without debug information"
+                    untold[f"prototype of {new}: {lacks}"] = None
                     continue
-                if _is_clone(old):
-                    untold[f"prototype of {new}: {old.symbol} is a clone"] = None
-                    continue
-                with problems.collect():
-                    known = _kernels(side, old)
-                    if not known.functions:
-                        why = f"the debug information at hand does not have {old.symbol}"
-                        untold[f"prototype of {new}: {why}"] = None
-                    elif not any(
-                        prototype.serves(other, known.tags) for other in known.functions[old.symbol]
-                    ):
-                        raise _difference(source, old, new, prototype, known)
+                there = known.functions[old.symbol]
+                for each in own:
+                    if not any(each.serves(other, known.tags) for other in there):
+                        raise _difference(source, old, new, each, known)
     return tuple(untold)
 
 
@@ -79,7 +81,7 @@ def check_declarations(
             function = meant.get(symbol)
             if (
                 function is None
-                or _is_clone(function)
+                or is_clone(function.symbol)
                 or function.symbol in source.accepted
                 or own.file >= len(names)
                 or names[own.file] not in wanted
@@ -90,11 +92,6 @@ def check_declarations(
                 there = known.functions.get(function.symbol, [own])
                 if not any(other.serves(own, known.tags) for other in there):
                     raise _difference(source, function, "", own, known)
-
-
-def _is_clone(function: Candidate) -> bool:
-    """Tell whether a function's parameters may not be those of its source."""
-    return source_name(function.symbol) != function.symbol
 
 
 def check_callbacks(
@@ -139,9 +136,6 @@ def _kernels(side: KernelTypes, old: Candidate) -> Prototypes:
 def _difference(
     source: Source, old: Candidate, new: str, own: Prototype, known: Prototypes
 ) -> KlpError:
-    files = Unit(Dwarf(source.object), 0).file_names()
-    name = files[own.file] if own.file < len(files) else ""
-    file = source.own_file(name) or source.path
     there = " or ".join(map(str, known.functions[old.symbol]))
     kernels = old.symbol if old.object == VMLINUX else f"{old.symbol} of {old.object}"
     what = f"{new} has another result or other parameters than {kernels}, which it replaces"
@@ -153,9 +147,28 @@ def _difference(
         )
     return KlpError(
         what,
-        where=f"{file}:{own.line}",
+        where=_where(source, own),
         why=f"It is {own}, the kernel's is {there}.\n{called}",
         hint="Take the function's head from this kernel's source.\n"
         f'If the difference does no harm, accept it: accept_layouts = ["{old.symbol}"]'
         " in livepatch.toml.",
     )
+
+
+def _of_a_clone(source: Source, old: Candidate, new: str, own: Sequence[Prototype]) -> KlpError:
+    return KlpError(
+        f"{new} replaces {old.symbol}, a clone, and may be called otherwise than it is written",
+        where=_where(source, own[0]) if own else str(source.path),
+        why="".join(f"It is {each}.  " for each in own[:1])
+        + "gcc makes clones of a function for calls that it knows: they may\n"
+        "leave parameters away, or pass what one points to in its place.",
+        hint="Replace the functions that call it, or make the livepatch from a patch.\n"
+        f"If the clone's code takes what {new} takes, accept it: accept_layouts = "
+        f'["{old.symbol}"]\nin livepatch.toml.',
+    )
+
+
+def _where(source: Source, own: Prototype) -> str:
+    files = Unit(Dwarf(source.object), 0).file_names()
+    name = files[own.file] if own.file < len(files) else ""
+    return f"{source.own_file(name) or source.path}:{own.line}"

@@ -26,6 +26,7 @@ int show(struct queue *q, void *v) { return q->limit + !v; }
 static void __attribute__((noinline, used)) notify(struct queue *q) { q->limit++; }
 long wide(unsigned long address, struct other *o, u8 b, id_t id) { return o->x + b + id.val; }
 int told(const char *format, ...) { return *format; }
+int limit(int n) __asm__("limit.isra.0"); int limit(int n) { return n; }
 static long __do_call(int n) { return n; }
 long call(int n) __attribute__((alias("__do_call")));
 """
@@ -41,10 +42,12 @@ def kernel_with_btf(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make_kernel_with_btf(tmp_path_factory.mktemp("btf"), KERNEL)
 
 
-def said(made: Made, directory: Path, name: str, head: str, accepted: str = "") -> list[str]:
+def said(
+    made: Made, directory: Path, name: str, head: str, accepted: str = "", debug: str = "-g"
+) -> list[str]:
     """What is said of a replacement with a head, and what is not compared."""
     text = f"struct queue; struct other; struct mine;\n{head} {{ for (;;); }}\n"
-    own = ElfFile.read(compile_object(directory, "own.c", text, "-g", "-Wno-return-type"))
+    own = ElfFile.read(compile_object(directory, "own.c", text, debug, "-Wno-return-type"))
     old = made.function("vmlinux", name)
     source = Source(directory / "own.c", own, (old,), (accepted,))
     problems = Problems()
@@ -116,6 +119,26 @@ own.c:2: mine has another result or other parameters than show, which it replace
   If the difference does no harm, accept it: accept_layouts = ["show"] in livepatch.toml."""
     ]
     assert said(kernel, tmp_path, "show", head, accepted="show") == []
+
+
+CLONE = """\
+own.c:2: mine replaces limit.isra.0, a clone, and may be called otherwise than it is written
+  It is int (struct queue *).  gcc makes clones of a function for calls that it knows: they may
+  leave parameters away, or pass what one points to in its place.
+  Replace the functions that call it, or make the livepatch from a patch.
+  If the clone's code takes what mine takes, accept it: accept_layouts = ["limit.isra.0"]
+  in livepatch.toml."""
+
+
+def test_a_clone_is_called_as_nothing_tells(kernel: Made, tmp_path: Path) -> None:
+    """It takes the limit, not the queue."""
+    head = "int mine(struct queue *q)"
+    assert said(kernel, tmp_path, "limit.isra.0", head) == [CLONE]
+    assert said(kernel, tmp_path, "limit.isra.0", head, accepted="limit.isra.0") == []
+    (without,) = said(kernel, tmp_path, "limit.isra.0", head, debug="-g0")
+    assert without == CLONE.replace(":2:", ":").replace("It is int (struct queue *).  ", "")
+    lack = "prototype of mine: compiled without debug information"
+    assert said(kernel, tmp_path, "notify", head, debug="-g0") == [lack]
 
 
 @pytest.mark.parametrize(
