@@ -56,8 +56,9 @@ _MEMBER = {
 }  # fmt: skip
 _KINDS = {
     _K.STRUCT: Kind.STRUCT, _K.UNION: Kind.UNION, _K.ENUM: Kind.ENUM, _K.ENUM64: Kind.ENUM,
-    _K.ARRAY: Kind.ARRAY, _K.TYPEDEF: Kind.TYPEDEF, _K.VOLATILE: Kind.QUALIFIER,
-    _K.CONST: Kind.QUALIFIER, _K.RESTRICT: Kind.QUALIFIER, _K.TYPE_TAG: Kind.QUALIFIER,
+    _K.ARRAY: Kind.ARRAY, _K.PTR: Kind.POINTER, _K.TYPEDEF: Kind.TYPEDEF,
+    _K.VOLATILE: Kind.QUALIFIER, _K.CONST: Kind.QUALIFIER, _K.RESTRICT: Kind.QUALIFIER,
+    _K.TYPE_TAG: Kind.QUALIFIER,
 }  # fmt: skip
 _SIZED = frozenset({_K.INT, _K.STRUCT, _K.UNION, _K.ENUM, _K.ENUM64, _K.FLOAT})
 _POINTER = 8
@@ -204,7 +205,7 @@ class Btf(Types):
         return holder.string(holder._names[place])
 
     def inner(self, number: int) -> int:
-        """Return the type that a typedef, a qualifier or an array is made of."""
+        """Return the type that a typedef, a qualifier, a pointer or an array is made of."""
         holder, place = self._holder(number)
         at = holder._at[place]
         if holder._kinds[place] is BtfKind.ARRAY:

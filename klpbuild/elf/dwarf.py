@@ -93,7 +93,7 @@ class Dwarf:
         return memoryview(data)
 
     @cached_property
-    def _info(self) -> memoryview:
+    def info(self) -> memoryview:
         """``.debug_info``; of a relocatable file only its units that were asked for are relocated.
 
         A module's has fifty units, and a relocation for each fifth byte.
@@ -106,7 +106,7 @@ class Dwarf:
     def _relocate_unit(self, start: int, end: int) -> None:
         section = self.elf.section(".debug_info")
         if self.elf.e_type == ET.REL and section is not None:
-            relocate(self.elf, section, self._info, start, end)
+            relocate(self.elf, section, self.info, start, end)
 
     @cached_property
     def _strings(self) -> dict[int, bytes | memoryview]:
@@ -234,7 +234,7 @@ class Unit:
         """Read the unit's header; refuse what is not DWARF 4 or 5, or is broken."""
         self._dwarf, self.offset = dwarf, offset
         self._listed: tuple[dict[int, frozenset[int]], tuple[Entry, ...]] | None = None
-        data, order = dwarf._info, dwarf.elf.order
+        data, order = dwarf.info, dwarf.elf.order
         self._order: Literal["little", "big"] = "big" if order == ">" else "little"
         with broken(_BROKEN, dwarf.elf.name):
             length, self._version = unpack_from(f"{order}IH", data, offset)
@@ -275,7 +275,7 @@ class Unit:
         return self._listed[1]
 
     def _entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
-        data, at, depth = self._dwarf._info, self._first, 0
+        data, at, depth = self._dwarf.info, self._first, 0
         plans = {
             code: _plan(each, wanted.get(each.tag, frozenset()))
             for code, each in self._abbreviations.items()

@@ -10,12 +10,12 @@ from klpbuild.elf.dwarf import Unit
 from klpbuild.elf.types import ENUMERATOR, TAGGED, Field, Kind, TypeName, Types
 
 _ARRAY, _SUBRANGE, _MEMBER, _ENUMERATOR = 0x01, 0x21, 0x0D, 0x28
+_BASE, _POINTER = 0x24, 0x0F
 _KINDS = {
     0x13: Kind.STRUCT, 0x17: Kind.UNION, 0x04: Kind.ENUM, _ARRAY: Kind.ARRAY,
     0x16: Kind.TYPEDEF, 0x26: Kind.QUALIFIER, 0x35: Kind.QUALIFIER, 0x37: Kind.QUALIFIER,
-    0x47: Kind.QUALIFIER,
+    0x47: Kind.QUALIFIER, _POINTER: Kind.POINTER,
 }  # fmt: skip
-_BASE, _POINTER = 0x24, 0x0F
 _NAME, _BYTES, _BITS, _TYPE, _DECLARATION = 0x03, 0x0B, 0x0D, 0x49, 0x3C
 _AT, _BIT_AT, _OLD_BIT_AT = 0x38, 0x6B, 0x0C
 _UPPER, _COUNT, _VALUE, _FILE, _LINE = 0x2F, 0x37, 0x1C, 0x3A, 0x3B
@@ -23,7 +23,7 @@ _ALL = frozenset(
     {_NAME, _BYTES, _BITS, _TYPE, _DECLARATION, _AT, _BIT_AT, _OLD_BIT_AT, _UPPER, _COUNT, _VALUE,
      _FILE, _LINE}
 )  # fmt: skip
-_WANTED = dict.fromkeys((*_KINDS, _SUBRANGE, _MEMBER, _ENUMERATOR, _BASE, _POINTER), _ALL)
+_WANTED = dict.fromkeys((*_KINDS, _SUBRANGE, _MEMBER, _ENUMERATOR, _BASE), _ALL)
 _WIDTH = 1 << 64
 
 
@@ -115,7 +115,7 @@ class DwarfTypes(Types):
         return self._node(number).name
 
     def inner(self, number: int) -> int:
-        """Return the type that a typedef, a qualifier or an array is made of."""
+        """Return the type that a typedef, a qualifier, a pointer or an array is made of."""
         return self._node(number).value(_TYPE)
 
     def count(self, number: int) -> int:

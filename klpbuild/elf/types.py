@@ -16,6 +16,7 @@ class Kind(Enum):
     UNION = "union"
     ENUM = "enum"
     ARRAY = "array"
+    POINTER = "pointer"
     TYPEDEF = "typedef"
     QUALIFIER = "qualifier"
     OTHER = "other"
@@ -102,7 +103,7 @@ class Types(ABC):
 
     @abstractmethod
     def inner(self, number: int) -> int:
-        """Return the type that a typedef, a qualifier or an array is made of."""
+        """Return the type that a typedef, a qualifier, a pointer or an array is made of."""
 
     @abstractmethod
     def count(self, number: int) -> int:

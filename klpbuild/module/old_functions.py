@@ -10,8 +10,11 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems, did_you_mean
 from klpbuild.extract.sections import holds_variables, is_writable
 from klpbuild.module.livepatch import Function
+from klpbuild.names import VMLINUX
+from klpbuild.resolve.fate import Decision
 from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
+from klpbuild.symbols.symvers import Exports
 
 _CLONES = ("isra.0", "constprop.0", "part.0", "isra.1", "constprop.1")
 
@@ -150,6 +153,22 @@ def found_in(owner: str, function: Function, database: SymbolDatabase) -> tuple[
     """Find the kernel's function that one replaces; none if there is none."""
     candidates = database.in_object(owner, function.old)
     return tuple(candidates[max(function.sympos - 1, 0) :][:1])
+
+
+def meant_by(
+    decisions: Iterable[Decision], database: SymbolDatabase, exports: Exports
+) -> dict[str, Candidate]:
+    """Find what the kernel has for each undefined symbol of a linked module."""
+    found: dict[str, Candidate] = {}
+    for decision in decisions:
+        name, target = decision.reference.name, decision.target
+        export = exports.find(name)
+        owner, sympos = export.owner if export else VMLINUX, 0
+        if target:
+            owner, sympos = target.owner, target.sympos
+        function = Function(target.symbol if target else name, "", sympos)
+        found.update((name, each) for each in found_in(owner, function, database))
+    return found
 
 
 def copied_state(

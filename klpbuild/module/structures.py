@@ -212,6 +212,10 @@ class KernelTypes:
         except KlpError:  # without a table of addresses
             return None
 
+    def debug_information(self, owner: str) -> Dwarf | None:
+        """Open an object's DWARF; None when it is not at hand."""
+        return self._dwarf(owner)
+
     def type_information(self, owner: str) -> Btf | None:
         """Read an object's BTF; None when it has none.
 

@@ -40,6 +40,7 @@ from klpbuild.module.old_functions import (
     check_old_functions,
     copied_state,
     found_in,
+    meant_by,
     replaced_by,
 )
 from klpbuild.module.owntables import no_tables, two_tables
@@ -58,13 +59,14 @@ from klpbuild.module.structures import (
     defines_types,
 )
 from klpbuild.module.tables import tables_source
-from klpbuild.names import VMLINUX, object_name, symbol_name_max
+from klpbuild.module.variables import check_variables
+from klpbuild.names import object_name, symbol_name_max
 from klpbuild.package.signing import Signer, sign, signature_of
 from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.table import Said
 from klpbuild.request.chosen import Chosen
 from klpbuild.resolve.fate import Decision, Fate, Resolver
-from klpbuild.symbols.database import Candidate, SymbolDatabase
+from klpbuild.symbols.database import SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 from klpbuild.terminal.stopwatch import measured
@@ -265,7 +267,6 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
         *check_structures(side, compared, problems),
         *check_prototypes(side, compared, replacements, problems),
     )
-    said.warnings += (f"{linked.name}: not compared {each}" for each in uncompared)
     exports = Exports.read(kernel.module_symvers)
     patched = frozenset(p.object for p in patches)
     resolver = Resolver(database, exports, patched, Dependencies(kernel.modules))
@@ -273,27 +274,19 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
         with problems.collect():
             name_max = symbol_name_max(kernel.version[:2])
             conversion = convert_elf(elf, resolver, read_entries(elf), name_max)
-            check_declarations(side, compared, _meant(conversion, database), problems)
+            meant = meant_by(conversion.decisions, database, exports)
+            check_declarations(side, compared, meant, problems)
+            uncompared = (*uncompared, *check_variables(side, compared, meant, problems))
         problems.check()
         checked = _checked(conversion.data, output, kernel, symbols)
     except KlpError as error:
         SourcePlaces(elf, sources, f"{cross_prefix(kernel)}addr2line", str(output)).name(error)
         raise
+    said.warnings += (f"{linked.name}: not compared {each}" for each in uncompared)
     said.warnings += (f"{linked.name}: not checked {each}" for each in conversion.unchecked)
     write_file(paths.relocations, _report(conversion).encode())
     write_file(output, conversion.data)
     return checked
-
-
-def _meant(conversion: Conversion, database: SymbolDatabase) -> dict[str, Candidate]:
-    """Find what the kernel has for each undefined symbol of a linked module."""
-    found: dict[str, Candidate] = {}
-    for decision in conversion.decisions:
-        name, target = decision.reference.name, decision.target
-        owner, sympos = (target.owner, target.sympos) if target else (VMLINUX, 0)
-        function = Function(target.symbol if target else name, "", sympos)
-        found.update((name, each) for each in found_in(owner, function, database))
-    return found
 
 
 def checked_before(data: bytes, kernel: Kernel, symbols: Path) -> Report | None:

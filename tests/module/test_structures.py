@@ -101,18 +101,20 @@ def told(problems: Problems) -> list[str]:
     return []
 
 
-def make_kernel(directory: Path, *flags: str, text: str = PRIVATE + CODE) -> Made:
+def make_kernel(
+    directory: Path, *flags: str, text: str = PRIVATE + CODE, module: str = MODULE
+) -> Made:
     private = compile_object(directory, "private.c", text, *flags)
     homonym = compile_object(directory, "homonym.c", HOMONYM, *flags)
     vmlinux = link_vmlinux(directory, private, homonym)
-    gadget = compile_object(directory, "gadget.c", MODULE, *flags)
-    module = link_module(directory, "gadget.ko", gadget)
+    gadget = compile_object(directory, "gadget.c", module, *flags)
+    linked = link_module(directory, "gadget.ko", gadget)
     build = directory / "build"
     build.mkdir()
     (build / ".config").touch()
     kernel = Kernel(
         "small", "6.1.0-small", (6, 1, 0), build, X86_64, build / ".config",
-        build / "Module.symvers", (module,), vmlinux, None, None, None, None, None,
+        build / "Module.symvers", (linked,), vmlinux, None, None, None, None, None,
         directory / "cache",
     )  # fmt: skip
     return Made(kernel)
