@@ -78,7 +78,7 @@ def at_fault(
             told = problem.what, problem.where, problem.why, problem.hint
             problem = Fault(*told, standing, names, (), object_)
         if not problem.patches:
-            problem = replace(problem, patches=names, object=object_)
+            problem = replace(problem, patches=names, object=object_ or problem.object)
         found.append(problem)
     return KlpError.together(found)
 

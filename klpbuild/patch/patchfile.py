@@ -150,9 +150,9 @@ class _Applied:
         self, patch: Path, earlier: Sequence[Path], later: Sequence[Path]
     ) -> tuple[Path, bool] | None:
         """Find the patch that one needs to apply, and tell whether it stands before it."""
-        names = _file_names(patch)
+        names = file_names(patch)
         for other in (*later, *(p for p in earlier if not self._has(p))):
-            if names.isdisjoint(_file_names(other)):
+            if names.isdisjoint(file_names(other)):
                 continue
             trial = _Applied(self.tree.source, self.architecture)
             trial.states = dict(self.states)
@@ -272,7 +272,7 @@ class _Applied:
 
 
 @cache
-def _file_names(patch: Path) -> frozenset[bytes]:
+def file_names(patch: Path) -> frozenset[bytes]:
     """List the names of the files that a patch changes, without directories."""
     try:
         data = read_given_file(patch, PATCH_MAX)

@@ -395,11 +395,12 @@ class Recompiler:
                     hint=_KPATCH_HINT if said.text.startswith("kpatch-macros.h") else _HINT,
                     standing=Standing.NOT_COMPILED,
                     patches=tuple(name for name in added if name)[:1],
+                    object=command.target,
                 )
             )
         if not problems:
-            why, is_a = _first_lines(error), Standing.NOT_COMPILED
-            problems.append(Fault("does not compile", command.target, why, standing=is_a))
+            told = "does not compile", command.target, _first_lines(error), ""
+            problems.append(Fault(*told, Standing.NOT_COMPILED, object=command.target))
         return KlpError.together(problems)
 
 

@@ -18,7 +18,7 @@ from klpbuild.kernel.source import source_tree
 from klpbuild.kernel.tree import Kernel
 from klpbuild.module.listed import LIST
 from klpbuild.patch.fix import Fault, Fix, IdleError, PatchesError, Standing, counted
-from klpbuild.patch.patchfile import needed_patch
+from klpbuild.patch.patchfile import file_names, needed_patch
 from klpbuild.pipeline.build import Build
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.from_patch import extract_patches
@@ -273,20 +273,28 @@ class _Trial:
             source = source_tree(self.kernel)
             needed = needed_patch(self.patches[place], earlier, left, source, architecture)
         elif fault.standing is Standing.NOT_COMPILED:
-            sound = [p for p in left if self.left[p.name][0].standing not in _BEFORE_COMPILING]
-            needed = next((p for p in sound[:_TRIES] if self._compiles(name, p)), None)
+            sound = [p for p in left if self._may_help(p, fault)]
+            needed = next((p for p in sound[:_TRIES] if self._compiles(fault, p)), None)
         if needed is None:
             return fault
         why = "\n".join(filter(None, (f"It needs {needed.name}, which is left out.", fault.why)))
         others = (needed.name,)
         return replace(fault, why=why, hint="", standing=Standing.NEEDS, others=others)
 
-    def _compiles(self, name: str, other: Path) -> bool:
-        """Tell whether a patch compiles once another one is there, which is left out."""
+    def _may_help(self, patch: Path, fault: Fault) -> bool:
+        """Tell whether a patch applies, and changes what an object may be compiled from."""
+        if self.left[patch.name][0].standing in _BEFORE_COMPILING:
+            return False
+        own = f"{Path(fault.object).stem}.c".encode()
+        return any(n == own or not n.endswith(b".c") for n in file_names(patch))
+
+    def _compiles(self, fault: Fault, other: Path) -> bool:
+        """Tell whether an object compiles once another patch is there, which is left out."""
         with_it = [p for p in self.patches if p.name not in self.left or p == other]
-        found = self._problems(with_it, None)
+        found = self._problems(with_it, frozenset({fault.object}) if fault.object else None)
         if any(f.standing in _BEFORE_COMPILING for f in found):
             return False
+        name = fault.patches[0]
         return not any(f.standing is Standing.NOT_COMPILED and name in f.patches for f in found)
 
 

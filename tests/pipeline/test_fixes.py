@@ -167,9 +167,12 @@ def test_a_patch_that_only_compiles_with_one_that_is_left_out(tmp_path: Path) ->
         if "b" not in names:
             return None
         told = "'NEW' undeclared", "b.patch:9", "", ""
-        return KlpError.together([Fault(*told, Standing.NOT_COMPILED, ("b.patch",))])
+        fault = Fault(*told, Standing.NOT_COMPILED, ("b.patch",), object="fs/b.o")
+        return KlpError.together([fault])
 
-    error = Fixes(tmp_path, refuse, "abc").refusal()
+    fixes = Fixes(tmp_path, refuse, "abc")
+    fixes.patches[0].write_text("--- a/include/new.h\n+++ b/include/new.h\n")
+    error = fixes.refusal()
     assert error.fixes[1].result == ("needs a.patch: b.patch:9: 'NEW' undeclared")
 
 
