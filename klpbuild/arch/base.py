@@ -99,6 +99,7 @@ class Instructions(ABC):
         (``.note.gnu.property``); None where it always may.
     :cvar return_thunk: the function that returns jump to, if the compiler makes them do so.
     :cvar has_objtool: whether the kernel's objtool reads its code.
+    :cvar leaves: mnemonics of instructions behind which code does not go on.
     :cvar registers: whether it is known which registers its instructions read and write.
     """
 
@@ -113,6 +114,7 @@ class Instructions(ABC):
     landing_note: ClassVar[int | None] = None
     return_thunk: ClassVar[str] = ""
     has_objtool: ClassVar[bool] = False
+    leaves: ClassVar[frozenset[str]] = frozenset()
     registers: ClassVar[bool] = False
 
     @abstractmethod

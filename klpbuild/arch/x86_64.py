@@ -50,6 +50,7 @@ class X86Instructions(Instructions):
     based = frozenset({R_32S})
     landing = (bytes.fromhex("f30f1efa"),)  # endbr64
     has_objtool = registers = True
+    leaves = frozenset({"jmp"})
     #: with ``-mfunction-return=thunk-extern``
     return_thunk = "__x86_return_thunk"
 

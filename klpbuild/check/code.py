@@ -85,6 +85,16 @@ def addresses(code: bytes, start: int) -> Iterator[tuple[int, bool]]:
                     yield memory.disp & _MASK, bool(memory.base or memory.index)
 
 
+def goes_on(code: bytes) -> bool:
+    """Tell whether x86-64 code may run on behind its last instruction."""
+    import capstone
+
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    engine.skipdata = True
+    steps = list(engine.disasm_lite(code, 0))
+    return not steps or steps[-1][2] != "jmp"
+
+
 def _instruction(
     engine: capstone.Cs, code: Code, decoded: capstone.CsInsn, name_of: Callable[[int], str]
 ) -> Instruction:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
-from klpbuild.check.code import addresses
+from klpbuild.check.code import addresses, goes_on
 from klpbuild.check.entries import Target
 from klpbuild.check.loader import Loader
 from klpbuild.check.memory import FIRST, ROOM, TYPES, Loaded, apply_relocations
@@ -34,6 +34,11 @@ _POINTERS = ".toc"
 #: Addresses in an entry of the tables that lead from a place in the code to another one: taken
 #: branches of static keys, what follows a fault, replaced code.
 _CONTINUED = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
+#: Holds code that the kernel writes over other code (arch/x86/kernel/alternative.c), in which
+#: each entry of ``.altinstructions`` has its own bytes.
+_WRITTEN_OVER = ".altinstr_replacement"
+#: Code of x86-64 counts a 32-bit field at the end of an instruction from behind it.
+_FIELD = 4
 
 
 class Reach:
@@ -126,6 +131,7 @@ class Reach:
             for index, start in self._module.addresses.items()
         }
         yield from ((start, start) for start in self._module.addresses.values())
+        yield from ((at, at) for at in self._led_to())
         for index, start in self._module.addresses.items():
             if self._elf.sections[index].name == _POINTERS:
                 yield from ((at, at + 8) for at in range(start, ends[index], 8))
@@ -133,6 +139,19 @@ class Reach:
             if symbol.st_shndx in ends and symbol.type != STT.SECTION:
                 start, end = self._address(symbol.index), ends[symbol.st_shndx]
                 yield min(start, end), min(start + symbol.st_size, end)
+
+    def _led_to(self) -> Iterator[int]:
+        """List the places in code without symbols that code or tables lead to."""
+        owned = {s.st_shndx for s in self._elf.symbol_list if s.type != STT.SECTION}
+        code = {index for index, _, _ in self._code}
+        nameless = [(at, at + len(text), i) for i, at, text in self._code if i not in owned]
+        for index in self._module.addresses if nameless else ():
+            shift = _FIELD if index in code and not self._branches else 0
+            for _, target in self._written(index):
+                for start, end, section in nameless:
+                    copied = self._elf.sections[section].name == _WRITTEN_OVER
+                    if start <= target + shift < end and not (copied and index in code):
+                        yield target + shift
 
     def _start(self, address: int) -> int:
         return self._starts[max(bisect_right(self._starts, address) - 1, 0)]
@@ -153,9 +172,16 @@ class Reach:
                 else:
                     yield from self._in_code(bytes(code[start - base : end - base]), start)
                 yield from self._going_on.get(start, ())
-                if start not in self._names and end < base + len(code):
-                    yield end  # code of which only the beginning is known may run on
+                nameless = start not in self._names and end < base + len(code)
+                if nameless and self._runs_on(index, bytes(code[start - base : end - base])):
+                    yield end
         yield from (t for at, t in self._pointers(start, end) if at not in self._tables)
+
+    def _runs_on(self, section: int, code: bytes) -> bool:
+        """Tell whether code of which only the beginning is known may run on behind its end."""
+        if self._elf.sections[section].name == _WRITTEN_OVER:
+            return False
+        return bool(self._branches) or goes_on(code)
 
     def _in_code(self, code: bytes, start: int) -> Iterator[int]:
         for target, indexed in addresses(code, start):

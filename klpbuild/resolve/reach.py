@@ -32,6 +32,8 @@ _OWN_ENTRIES = re.compile(
 #: Tables whose entries begin with a place in the code and another one where it goes on: behind
 #: a static branch, after a fault, in the code that replaces it.  How many relocations one has.
 _GOING_ON = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
+#: What the kernel copies from here, to each place as much as the place's entry says.
+_REPLACEMENTS = ".altinstr_replacement"
 
 
 @dataclass(frozen=True, order=True)
@@ -137,7 +139,34 @@ class Reach:
             last = np.maximum.accumulate(ends) if len(ends) else ends
             closed = last[np.flatnonzero(np.append(outer[1:], True))] if len(ends) else ends
             found[section.index] = sorted({0, *starts[outer].tolist(), *closed.tolist()})
+        self._cut_nameless(found)
         return found
+
+    def _cut_nameless(self, bounds: dict[int, list[int]]) -> None:
+        """Begin a piece wherever tables and code lead into code that has no symbols.
+
+        Replacements and the code of ``.altinstr_aux`` are of many functions.
+        """
+        elf = self._elf
+        executable = {i for i in bounds if elf.sections[i].sh_flags & SHF.EXECINSTR}
+        nameless = [i for i in executable if bounds[i] == [0]]
+        starts: dict[int, set[int]] = {index: {0} for index in nameless}
+        for section in elf.relocation_sections if nameless else ():
+            in_code = section.sh_info in executable
+            if section.sh_info not in bounds:
+                continue
+            table = elf.relocations(section)
+            owners = elf.symbols["st_shndx"][table["r_sym"]]
+            for row in table[np.isin(owners, nameless)]:
+                symbol = elf.symbol(int(row["r_sym"]))
+                if in_code and elf.sections[symbol.st_shndx].name == _REPLACEMENTS:
+                    continue
+                counted = in_code and self._code and int(row["r_type"]) in self._code.counted
+                behind = self._code.behind if self._code and counted else 0
+                starts[symbol.st_shndx].add(symbol.st_value + int(row["r_addend"]) + behind)
+        for index, found in starts.items():
+            size = elf.sections[index].sh_size
+            bounds[index] = sorted(start for start in found if 0 <= start < size)
 
     def _piece(self, section: int, offset: int) -> Place:
         bounds = self._bounds.get(section, [0])
@@ -193,11 +222,13 @@ class Reach:
     def _from_code(self, piece: Place) -> Iterator[Place]:
         index, start = piece
         end, size = self._end(piece), self._elf.sections[index].sh_size
+        is_copied = self._elf.sections[index].name == _REPLACEMENTS
         code = bytes(self._elf.contents(self._elf.sections[index])[start:end])
         rows, instructions = deque(self._rows(piece)), self._code
         assert instructions is not None  # see `traced`
+        mnemonic = ""
         for step in instructions.decode(code):
-            offset, length, _, operands = step
+            offset, length, mnemonic, operands = step
             behind = start + offset + length
             resolved = not rows or rows[0][0] >= behind
             while rows and rows[0][0] < behind:
@@ -210,7 +241,8 @@ class Reach:
                         yield target[0], self._end(self._piece(*target))
             if resolved and (target_offset := instructions.aim(step, code)) is not None:
                 yield index, start + target_offset
-        if piece not in self._names and end < size:
+        leaves = mnemonic in instructions.leaves
+        if piece not in self._names and end < size and not (leaves or is_copied):
             yield index, end  # code of which only the beginning is known may run on
 
     def _referred(self, row: tuple[int, int, int, int], behind: int) -> Iterator[Place]:

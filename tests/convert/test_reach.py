@@ -110,6 +110,23 @@ CASES: dict[str, tuple[str, Mapping[str, str], str, str]] = {
         '.pushsection .altinstr_replacement,\\"ax\\"\\n3: call helper\\n.popsection"'
         ' : : "i" (helper)); return a; }',
         TWO, "", "helper:vmlinux"),
+    "alternatives of two functions": (
+        "static noinline int one(int a) { return a * 3; } static int two(int a) { return a * 5; }"
+        "int sink(int);" + "".join(
+        f"int {f}(int a) {{"
+        'asm volatile("1: call sink\\n2:\\n.pushsection .altinstructions,\\"a\\"\\n'
+        ".long 1b - .\\n.long 3f - .\\n.long 0\\n.byte 5, 5\\n.popsection\\n"
+        f'.pushsection .altinstr_replacement,\\"ax\\"\\n3: call {to}\\n.popsection"'
+        f' : : "i" ({to})); return a; }}' for f, to in (("f", "one"), ("g", "two"))),
+        TWO, "", "one:ext4 two:vmlinux"),
+    "code out of line of two functions": (
+        "static noinline int one(int a) { return a * 3; } static int two(int a) { return a * 5; }"
+        + "".join(
+        f"int {f}(int a) {{"
+        'asm volatile("jmp 6f\\n1:\\n.pushsection .altinstr_aux,\\"ax\\"\\n'
+        f'6: testb $8, sink(%%rip)\\njnz {to}\\njmp 1b\\n.popsection" : : "i" ({to}));'
+        "return a; }" for f, to in (("f", "one"), ("g", "two"))),
+        TWO, "", "one:ext4 two:vmlinux"),
     "a static branch that is not taken yet": (
         "int sink(int); static noinline int helper(int a) { return sink(a); }"
         'asm(".section .text.unlikely,\\"ax\\"\\n.type f.cold, @function\\n'
