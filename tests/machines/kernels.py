@@ -57,6 +57,8 @@ MACHINES = {
     "powerpc64le": Machine(PPC64LE),
     # Livepatch came to arm64 with 6.19.
     "aarch64": Machine(ARM64, OTHERS["trixie-backports"]),
+    # gcc has no landing pads that a kernel could use: CONFIG_ARM64_BTI_KERNEL wants clang.
+    "aarch64-bti": Machine(ARM64, OTHERS["trixie-backports"], llvm="-19"),
     "x86_64-gcc": Machine(X86_64),
     "x86_64-kasan": Machine(X86_64),
     "x86_64-clang": Machine(X86_64, llvm="-19"),
