@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _HIGH = 0xFFFFFFFF80000000
 _MASK = 2**64 - 1
 _PADDING = frozenset({"int3", "nop"})
+#: Instructions that may have an address; the others need not be decoded in detail.
+_MAY_REFER = re.compile(r"\bj|\bcall|\bloop|\bxbegin|rip|gs:|0x[0-9a-f]{5}")
 
 
 class Use(Enum):
@@ -52,12 +55,18 @@ def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction,
     """
     import capstone
 
+    plain = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.detail = True
-    found = [
-        _instruction(engine, code, decoded, name_of)
-        for decoded in engine.disasm(code.data, code.address)
-    ]
+    found = []
+    for address, size, mnemonic, operands in plain.disasm_lite(code.data, code.address):
+        offset = address - code.address
+        text = f"{mnemonic} {operands}".strip()
+        if _MAY_REFER.search(text):
+            (decoded,) = engine.disasm(code.data[offset : offset + size], address)
+            found.append(_instruction(engine, code, decoded, name_of))
+        else:
+            found.append(Instruction(offset, text, text))
     while found and found[-1].text.split(" ")[0] in _PADDING:
         found.pop()
     return tuple(found)

@@ -77,6 +77,15 @@ class Loaded:
             raise KlpError("is too large for a module", where=self.elf.name)
 
     @cached_property
+    def strings(self) -> list[tuple[int, int, int]]:
+        """The sections of strings: index, first address and end."""
+        return [
+            (index, start, start + self.elf.sections[index].sh_size)
+            for index, start in self.addresses.items()
+            if self.elf.sections[index].sh_flags & SHF.STRINGS
+        ]
+
+    @cached_property
     def by_name(self) -> dict[str, int]:
         """Address of the first section of each name."""
         found: dict[str, int] = {}

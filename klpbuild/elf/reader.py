@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,10 @@ _ZLIB_RATIO_MAX = 1032
 #: Far above KSYM_NAME_LEN.  Without a limit, a small file whose names all run to
 #: the end of one long string would take memory without bound.
 _NAME_MAX = 4096
+
+#: From how many names on a list of all is made: it takes as long as to look for two hundred of
+#: a kernel's.
+_MANY_NAMES = 200
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class ElfFile:
         self.order = "<" if self.data[_EI_DATA] == 1 else ">"
         self.header = np.frombuffer(self.data, ehdr_dtype(self.order), 1)[0]
         self._headers = self._section_headers()
+        self._names_asked = 0
 
     @classmethod
     def read(cls, path: Path) -> ElfFile:
@@ -357,8 +363,12 @@ class ElfFile:
     def symbols_named(self, *names: str) -> npt.NDArray[np.int64]:
         """Find the indexes of symbols by name, ascending, without a list of all names."""
         starts: list[int] = []
+        self._names_asked += len(names)
         for name in names:
             text = name.encode(errors="surrogateescape") + b"\0"
+            if self._names_asked > _MANY_NAMES:
+                starts += self._starts_by_name.get(text[:-1], ())
+                continue
             at = self.strtab.find(text)
             while at >= 0:  # the linker lets a name end in another one
                 starts.append(at)
@@ -375,6 +385,16 @@ class ElfFile:
         places = np.ascontiguousarray(self.symbols["st_name"])
         order = np.argsort(places, kind="stable").astype(np.int64)
         return order, places[order]
+
+    @cached_property
+    def _starts_by_name(self) -> dict[bytes, list[int]]:
+        """Where each symbol's name stands: once, or more often."""
+        found: dict[bytes, list[int]] = defaultdict(list)
+        for start in np.unique(self.symbols["st_name"]).tolist():
+            end = self.strtab.find(b"\0", start, start + _NAME_MAX)
+            if end >= 0:
+                found[self.strtab[start:end]].append(start)
+        return dict(found)
 
     @cached_property
     def symbol_list(self) -> tuple[Symbol, ...]:
