@@ -155,6 +155,10 @@ BAD: dict[str, tuple[Edit, str, str]] = {
                    "an entry of .static_call_sites calls call, and has the key __SCK__other+0x0"),
     "call's kind": (lambda e: e.change_row(".klp.rela.vmlinux.static_call_sites", 0, r_addend=1),
                     "KLP424", "an entry of .static_call_sites is marked as another kind of call"),
+    "call of start code": (
+        lambda e: e.change_row(".klp.rela.vmlinux.static_call_sites", 0, r_addend=2), "KLP424",
+        "an entry of .static_call_sites is marked as start code, whose call the kernel never"
+        " changes"),
     "fault inside": (row("__ex_table", addend=1), "KLP422",
                      "an entry of __ex_table leads to .text+0x24, where no instruction begins"),
     "no fault": (row("__ex_table", addend=0x16), "KLP422", "an entry of __ex_table leads to"

@@ -17,6 +17,8 @@ from klpbuild.elf.constants import SHF
 _WITH_FLAGS, _DIRECT_CALL = 14, 2
 #: An array of NCAPINTS + NBUGINTS words of the kernel, a bit for each feature.
 _CAPABILITIES = "cpu_caps_set"
+#: STATIC_CALL_SITE_INIT (include/linux/static_call_types.h), which the kernel itself sets.
+_INIT = 2
 _NOPS = (b"\x66\x90", b"\x0f\x1f\x44\x00\x00")
 _JUMPS = {2: 0xEB, 5: 0xE9}
 _THUNK, _INDIRECT, _TRAMPOLINE, _KEY = (
@@ -169,6 +171,9 @@ def _static_calls(tables: Tables, entry: Entry) -> Faults:
     tail = key.offset & 1
     if tail != (found.name != "call"):
         yield catalogue.KEY, 4, "is marked as another kind of call"
+    starts = tables.subject.elf.sections[code.section].name.startswith(".init")
+    if key.offset & _INIT and not starts:
+        yield catalogue.KEY, 4, "is marked as start code, whose call the kernel never changes"
     exact = Target(key.section, key.offset & ~3, key.symbol, key.owner, key.sympos)
     plain = name.removeprefix(_TRAMPOLINE)
     right = tables.name_of(exact) in (_KEY + plain, _TRAMPOLINE + plain)
