@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from klpbuild.check.aarch64 import code as aarch64
 from klpbuild.check.memory import Code
+from klpbuild.check.refer import Use
+from klpbuild.check.s390x import code as s390x
+from klpbuild.elf.constants import EM
 
 if TYPE_CHECKING:
     import capstone
@@ -22,12 +25,10 @@ _PADDING = frozenset({"int3", "nop"})
 _MAY_REFER = re.compile(r"\bj|\bcall|\bloop|\bxbegin|rip|gs:|0x[0-9a-f]{5}")
 
 
-class Use(Enum):
-    """How an instruction refers to an address."""
-
-    CALL = "call"
-    JUMP = "jump"
-    DATA = "data"
+#: Finds what instructions refer to, by ``e_machine``; x86-64's are disassembled here.
+_OTHERS = {EM.AARCH64: aarch64.referring, EM.S390: s390x.referring}
+#: Machines whose code is understood.
+MACHINES = frozenset({EM.X86_64, *_OTHERS})
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ class Instruction:
 
 
 def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction, ...]:
-    """Disassemble a function of x86-64, without the padding behind it.
+    """Disassemble a function, of x86-64 without the padding behind it.
 
     :param name_of: what to call an address.
     """
     import capstone
 
+    if code.machine != EM.X86_64:
+        return tuple(_of_others(code, name_of))
     plain = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.detail = True
@@ -70,6 +73,24 @@ def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction,
     while found and found[-1].text.split(" ")[0] in _PADDING:
         found.pop()
     return tuple(found)
+
+
+def _of_others(code: Code, name_of: Callable[[int], str]) -> Iterator[Instruction]:
+    import capstone
+
+    kinds = {
+        EM.AARCH64: (capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN),
+        EM.S390: (capstone.CS_ARCH_SYSZ, capstone.CS_MODE_BIG_ENDIAN),
+    }
+    engine = capstone.Cs(*kinds[EM(code.machine)])
+    for each in _OTHERS[EM(code.machine)](code):
+        words = [f"{name} {operands}" for *_, name, operands in engine.disasm_lite(each.blank, 0)]
+        shape = (words or [each.blank.hex()])[0].strip()
+        if each.target is None or 0 <= each.target - code.address < len(code.data):
+            yield Instruction(each.offset, shape, shape)
+        else:
+            text = f"{shape}  # {name_of(each.target)}"
+            yield Instruction(each.offset, text, shape, each.use, each.target)
 
 
 def addresses(code: bytes, start: int) -> Iterator[tuple[int, bool]]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
 
-from klpbuild.check.code import Instruction, disassemble
+from klpbuild.arch import by_machine
+from klpbuild.check.code import MACHINES, Instruction, disassemble
 from klpbuild.check.memory import Code, Loaded, Memory
 from klpbuild.check.patched import PatchedFunction
 from klpbuild.check.subject import Subject
-from klpbuild.elf.constants import EM, ET, SHF, SHN_LIVEPATCH, SHN_UNDEF
+from klpbuild.elf.constants import ET, SHF, SHN_LIVEPATCH, SHN_UNDEF
 from klpbuild.elf.reader import ElfFile, Symbol
 from klpbuild.errors import KlpError, did_you_mean
 from klpbuild.names import VMLINUX, LivepatchSection, LivepatchSymbol
@@ -91,8 +92,9 @@ class Explainer:
             raise KlpError("a kernel must be named", hint="--kernel RELEASE")
         if subject.elf.e_type != ET.REL:  # of another kind relocations may lead out of the file
             raise KlpError("is no module: it is not relocatable", where=subject.elf.name)
-        if subject.elf.e_machine != EM.X86_64:
-            raise KlpError("only code of x86-64 can be explained", where=subject.elf.name)
+        if subject.elf.e_machine not in MACHINES:
+            name = by_machine(subject.elf.e_machine).name
+            raise KlpError(f"code of {name} cannot be explained", where=subject.elf.name)
         self.subject = subject
         self.memory = Memory(subject.kernel)
         self.livepatch: Loaded = self.memory.load(subject.elf, subject.name)

@@ -1,15 +1,15 @@
 """Lay out a livepatch and the objects that it refers to in the kernel's memory.
 
 Everything gets an address; relocations are applied as apply_relocate_add() of
-arch/x86/kernel/module.c does.  What is read from the result depends on nothing that
-made the module.
+arch/x86/kernel/module.c does.  Of other machines it is only noted where each one leads.
+What is read from the result depends on nothing that made the module.
 """
 
 from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klpbuild.check.kernelside import KernelSide
-from klpbuild.elf.constants import SHF, SHN_ABS, SHN_LIVEPATCH, SHN_UNDEF, SHT
+from klpbuild.elf.constants import EM, SHF, SHN_ABS, SHN_LIVEPATCH, SHN_UNDEF, SHT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.tables import Table
 from klpbuild.errors import KlpError
@@ -30,6 +30,8 @@ _MASK = 2**64 - 1
 #: Relocation type to width, and whether the place's address is taken off.
 TYPES = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
 _WIDEST = 8
+#: Labels of the assembler; arm64's tell code from data.
+_LABELS = (".L", "$")
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,17 @@ class Code:
     """The bytes of a function in memory.
 
     :ivar address: of its first byte.
+    :ivar machine: ``e_machine`` of its file.
+    :ivar aims: by the offset of a field, its relocation's type and where that leads, addend
+        included; empty where relocations are applied.
     """
 
     object: str
     name: str
     address: int
     data: bytes
+    machine: int = EM.X86_64
+    aims: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -100,7 +107,7 @@ class Loaded:
         named = []
         for number in np.flatnonzero(np.isin(rows["st_shndx"], list(self.addresses))).tolist():
             symbol = self.elf.symbol(number)
-            if symbol.name and not symbol.name.startswith(".L"):
+            if symbol.name and not symbol.name.startswith(_LABELS):
                 named.append((self.addresses[symbol.st_shndx] + symbol.st_value, symbol.name))
         named.sort()
         return [address for address, _ in named], [name for _, name in named]
@@ -114,13 +121,25 @@ class Loaded:
             after = rows["st_value"][(rows["st_shndx"] == section) & (rows["st_value"] > offset)]
             size = int(after.min(initial=self.elf.sections[section].sh_size)) - offset
         data = self.read(section, offset, offset + size)
-        return Code(self.name, name, self.addresses.get(section, 0) + offset, data)
+        address, machine = self.addresses.get(section, 0) + offset, self.elf.e_machine
+        aims = {} if machine == EM.X86_64 else self._aims(section, offset, offset + size)
+        return Code(self.name, name, address, data, machine, aims)
+
+    def _aims(self, section: int, start: int, end: int) -> dict[int, tuple[int, int]]:
+        found = {}
+        for rows in self.relocations.get(section, ()):
+            inside = (rows["r_offset"] >= start) & (rows["r_offset"] < end)
+            for offset, kind, symbol, addend in rows[inside].tolist():
+                if (value := self.value_of(symbol)) is not None:
+                    found[offset - start] = kind, value + addend & _MASK
+        return found
 
     def read(self, section: int, start: int, end: int) -> bytes:
         """Read a part of a section, relocated: a module has a hundred times as many relocations."""
         if section not in self.contents:
             return b""
-        for rows in self.relocations.get(section, ()):
+        applied = self.elf.e_machine == EM.X86_64
+        for rows in self.relocations.get(section, ()) if applied else ():
             inside = (rows["r_offset"] + _WIDEST > start) & (rows["r_offset"] < end)
             apply_relocations(self, section, rows[inside], self.value_of)
         return bytes(self.contents[section][start:end])
@@ -270,8 +289,9 @@ class Memory:
             return None
         elf = ElfFile.read(self.kernel.kernel.vmlinux)
         # Symbols of a running kernel are moved (CONFIG_RANDOMIZE_BASE): its code is elsewhere.
-        text, start = elf.section(".text"), self.address(VMLINUX, "_text", 0)
-        if text is None or text.sh_addr != start:
+        text = elf.section(".text")
+        starts = [self.address(VMLINUX, name, 0) for name in ("_text", "_stext")]
+        if text is None or text.sh_addr not in starts:
             return None
         addresses, _ = self._vmlinux
         number = bisect_right(addresses, address)
@@ -280,5 +300,5 @@ class Memory:
             if section.sh_addr <= address < section.sh_addr + section.sh_size and section.sh_addr:
                 first = address - section.sh_addr
                 data = bytes(elf.contents(section)[first : first + end - address])
-                return Code(VMLINUX, symbol, address, data)
+                return Code(VMLINUX, symbol, address, data, elf.e_machine)
         return None

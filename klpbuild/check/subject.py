@@ -225,7 +225,9 @@ class Subject:
                 yield Unchecked(rule, rule.needs.missing)
             elif not rule.knows(machine):
                 name = by_machine(machine).name
-                yield Unchecked(rule, f"what the kernel does there is not known for {name}")
+                why = f"what the kernel does there is not known for {name}"
+                why = f"code of {name} is not followed" if rule.needs is Needs.CODE else why
+                yield Unchecked(rule, why)
 
 
 class _Values(dict[str, object]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from klpbuild.check.catalogue.words import DAMAGED, MODELLED, X86_64, says
+from klpbuild.check.catalogue.words import ARM64, DAMAGED, MODELLED, S390, X86_64, says
 from klpbuild.check.rule import Effect, Needs, Rule, Severity
 from klpbuild.kernel.accepting import HINT, WHY
 
@@ -113,7 +113,7 @@ ELSEWHERE = Rule(
     "KLP605", "unchanged code leads to another symbol of the same name",
     "Old and new instruction are the same, and so is the symbol's name, but not its address.",
     "Write the position of the symbol that the shipped function uses.", effect=Effect.ACCEPTED,
-    needs=Needs.CODE, machines=X86_64,
+    needs=Needs.CODE, machines=X86_64 | ARM64 | S390,
 )
 INLINED = Rule(
     "KLP609", "a patched function is inlined into others, which are not patched",
