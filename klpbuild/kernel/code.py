@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from klpbuild.arch import by_machine
-from klpbuild.elf.constants import ET, SHF, SHN_LORESERVE, STB, STT
-from klpbuild.elf.reader import ElfFile
+from klpbuild.elf.constants import ET, SHF, SHN_LORESERVE, SHT, STB, STT
+from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.kernel.flow import (
     KEPT,
     MOVES,
@@ -29,6 +29,7 @@ from klpbuild.kernel.flow import (
     Registers,
     is_branch,
     loops,
+    works,
 )
 
 _SECTION_SHIFT = 40
@@ -170,6 +171,41 @@ class Code:
             sites.append(ends[known] - 1 + start)
         return np.concatenate(called), np.concatenate(sites)
 
+    def is_work(self, place: int) -> bool:
+        """Tell whether a function is that of a work item, by the code and data that name it."""
+        named: list[_Numbers] = []
+        for section in self._elf.sections:
+            if not section.sh_flags & SHF.ALLOC or section.sh_type == SHT.NOBITS:
+                continue
+            is_code = bool(section.sh_flags & SHF.EXECINSTR)
+            sites = self._naming(section, place, 4 if is_code else 8)
+            if not is_code and any(self._is_item(section, int(site)) for site in sites):
+                return True
+            start = _signed(section.sh_addr) if self.is_linked else section.index << _SECTION_SHIFT
+            named += [sites + start] if is_code else []
+        holding = self._holding(np.concatenate(named)).tolist() if named else []
+        return any(place in self.body(each).works for each in {*holding} - {-1})
+
+    def _naming(self, section: Section, place: int, size: int) -> _Numbers:
+        """Find the offsets in a section at which the address of a function stands."""
+        if self.is_linked:
+            wanted = (place % (1 << 8 * size)).to_bytes(size, "little")
+            data = self._elf.contents(section)
+            found = [match.start() for match in re.finditer(re.escape(wanted), data)]
+            return np.array(found, dtype=np.int64)
+        _, rows = self._relocations(section.index)
+        aims = self._places[rows["r_sym"]] + rows["r_addend"].astype(np.int64)
+        offsets: _Numbers = rows["r_offset"][aims == place].astype(np.int64)
+        return offsets
+
+    def _is_item(self, section: Section, at: int) -> bool:
+        """Tell whether a pointer is the function of a static work item, whose list is empty.
+
+        DECLARE_WORK() of include/linux/workqueue.h.
+        """
+        start = _signed(section.sh_addr) if self.is_linked else section.index << _SECTION_SHIFT
+        return all(at - 8 * n in self._naming(section, start + at - 16, 8).tolist() for n in (1, 2))
+
     def _relocations(self, section: int) -> tuple[list[int], npt.NDArray[np.void]]:
         """Read offsets, ascending, and records; none for vmlinux, where they are applied."""
         if section not in self._sorted:
@@ -198,7 +234,8 @@ class Code:
             calls = tuple(self._calls(found))
             again = tuple(loops(found, self._dead_ends))
             taken = frozenset(i.address for i in found if i.address is not None)
-            self._bodies[place] = Body(calls, taken, self._returns(found), again)
+            given = self._returns(found), again, works(found)
+            self._bodies[place] = Body(calls, taken, *given)
         return self._bodies[place]
 
     def _bytes(self, place: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,7 @@ NUMBER = re.compile(r"0x[0-9a-f]+|\d")
 MOVES = ("mov", "movabs")
 _FIELD = re.compile(r"qword ptr \[(r\w+)(?: [+-] \w+)?\]$")
 _TABLE = re.compile(r"ptr \[.*\*")
+_STORE = re.compile(r"qword ptr \[(r\w+)(?: ([+-] (?:0x[0-9a-f]+|\d)))?\], ")
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ class Body:
     :ivar addresses: places of the functions whose addresses it takes.
     :ivar returns: whether it may come back to its caller, or end the task.
     :ivar loops: numbers of the instructions of each piece that can run again and again.
+    :ivar works: places of the functions of which it makes work items.
     """
 
     calls: tuple[Call, ...]
     addresses: frozenset[int]
     returns: bool
     loops: tuple[frozenset[int], ...]
+    works: frozenset[int] = frozenset()
 
     @cached_property
     def targets(self) -> frozenset[int]:
@@ -75,6 +78,24 @@ class Instruction:
     operands: str
     target: int | None
     address: int | None
+
+
+def works(code: Iterable[Instruction]) -> frozenset[int]:
+    """Find the functions of which code makes work items.
+
+    INIT_WORK() of include/linux/workqueue.h fills a struct work_struct: ``data``, the two pointers
+    of ``entry``, and the function.
+    """
+    filled: dict[tuple[str, int], int | None] = {}
+    for each in code:
+        if each.mnemonic in MOVES and (match := _STORE.match(each.operands)):
+            place = match[1], int((match[2] or "0").replace(" ", ""), 16)
+            filled[place] = each.address or filled.get(place)
+    return frozenset(
+        function
+        for (base, at), function in filled.items()
+        if function is not None and all((base, at - 8 * n) in filled for n in (1, 2, 3))
+    )
 
 
 def is_branch(mnemonic: str) -> bool:

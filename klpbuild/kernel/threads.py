@@ -48,6 +48,8 @@ _PREPARES = (
     "prepare_to_swait_event", "prepare_to_swait_exclusive", "prepare_to_wait",
     "prepare_to_wait_event", "prepare_to_wait_exclusive",
 )  # fmt: skip
+#: Ends that (kernel/sched/wait.c, swait.c).
+_ENDS = ("finish_swait", "finish_wait")
 #: TASK_UNINTERRUPTIBLE: what is waited for comes soon, the kernel reports longer waits
 #: (kernel/hung_task.c).
 _UNINTERRUPTIBLE = 2
@@ -67,6 +69,7 @@ class Threads:
         self._sleeps = self._endless | code.named(SLEEPS)
         self._schedules = code.named(n for n in (*ENDLESS, *SLEEPS) if "schedule" in n)
         self._prepares = code.named(_PREPARES)
+        self._ends = code.named(_ENDS)
 
     @classmethod
     @while_unchanged
@@ -99,6 +102,13 @@ class Threads:
                 return f"{starter}() starts one with {self._code.name(thread)}(), which calls it"
         if self._asks_unnamed(place):
             return "it asks whether its thread is to end"
+        if self._is_endless(place):
+            return "it sleeps again and again, and does not return"
+        if any(map(self._serves, (place, *self._below(place)))):
+            for item in self._items_above(place):
+                if item == place:
+                    return "it is a work item that waits again and again"
+                return f"a work item that waits again and again calls it: {self._code.name(item)}()"
         relay = self._relay_to(place)
         if relay is not None:
             return f"{self._code.name(relay)}(), which threads begin with, calls what it is given"
@@ -158,13 +168,17 @@ class Threads:
 
     def _stays_in_thread(self, thread: int) -> bool:
         """Tell whether a thread stays in the function that it begins with."""
+        # Whatever it is given to call may not come back.
+        calls = self._code.body(thread).calls
+        return self._waits_in(thread) or any(call.of_argument for call in calls)
+
+    def _waits_in(self, thread: int) -> bool:
+        """Tell whether a thread waits in a function, or in one that this calls, again and again."""
         body = self._code.body(thread)
         if self._sleeps_in_loop(thread):
             return True
         if any(body.called_in_loops()) and (thread in self._served or not body.returns):
             return True
-        if any(call.of_argument for call in body.calls):
-            return True  # whatever it calls may not come back
         return any(self._waits_for(thread, each) for each in self._below(thread))
 
     # -- what these call
@@ -188,6 +202,23 @@ class Threads:
             seen |= level
             yield from sorted(level & self._begun.keys())
             level -= self._begun.keys()
+
+    def _items_above(self, place: int) -> Iterator[int]:
+        """Find the work items that are a function, or reach it by calls in its source file."""
+        seen, level = {place}, {place}
+        for _ in range(_DEPTH + 1):
+            yield from filter(self._code.is_work, sorted(level))
+            level = {each for each in level if self._code.is_local(each)}
+            level = set(self._code.callers(level)) - seen if level else set()
+            seen |= level
+
+    def _serves(self, place: int) -> bool:
+        """Tell whether a function waits without a time limit again and again.
+
+        One wait alone is a loop, too: it ends before finish_wait().
+        """
+        loops = [{call.target for call in calls} for calls in self._waits(place)]
+        return any(targets & (self._ends | self._asks) for targets in loops)
 
     def _waits_for(self, thread: int, place: int) -> bool:
         """Tell whether a thread waits for work in a function that it calls.
@@ -219,14 +250,22 @@ class Threads:
             return False
         return not self._code.callers({place}) and not self._code.is_exported(place)
 
+    def _is_endless(self, place: int) -> bool:
+        """Tell whether a function that is only reached through a pointer sleeps and never ends."""
+        if self._code.body(place).returns or not self._sleeps_in_loop(place):
+            return False
+        return not self._code.callers({place}) and not self._code.is_exported(place)
+
     def _relay_to(self, place: int) -> int | None:
         """Find a thread that may get a function of its module in what it is given.
 
         The function waits like a thread, code stores its address, and nothing calls it by its name.
         """
-        if self._code.is_linked or not self._relays or not self._stays_in_thread(place):
+        if self._code.is_linked or not self._relays or not self._waits_in(place):
             return None
         if self._code.callers({place}) or self._code.is_exported(place):
+            return None
+        if self._code.is_work(place):  # do_submit() of drbd
             return None
         return min(self._relays) if place in self._stored else None
 

@@ -26,6 +26,8 @@ NOINLINE void schedule(void) { __asm__ volatile(""); }
 NOINLINE void schedule_timeout(long time) { __asm__ volatile("" :: "r"(time)); }
 NOINLINE void prepare_to_wait(void *head, void *entry, int state)
 { __asm__ volatile("" :: "r"(head), "r"(entry), "r"(state)); }
+NOINLINE void finish_wait(void *head, void *entry)
+{ __asm__ volatile("" :: "r"(head), "r"(entry)); }
 NOINLINE void kthread_exit(int code) { __asm__ volatile("" :: "r"(code)); for (;;) ; }
 NOINLINE int out(int n) { __asm__ volatile("" :: "r"(n)); return *(volatile int *)8; }
 """
@@ -37,6 +39,7 @@ int copy_process(int flags, void *arguments);
 int svc_create(void *program, int (*f)(void *));
 _Bool kthread_should_stop(void);
 void schedule(void), schedule_timeout(long time), prepare_to_wait(void *, void *, int);
+void finish_wait(void *, void *);
 __attribute__((noreturn)) void kthread_exit(int code);
 int out(int n);
 extern volatile int dying, waiting;
@@ -88,6 +91,38 @@ struct job jobs[] = { { kept }, { worked }, { shown } };
 NOINLINE int named(int n) { while (n && !kthread_should_stop()) n = out(24); return n; }
 int user(int n) { return named(n) + named(n + 1); }
 
+/* What a thread of a module is not given, though code stores its address. */
+static int passing(void *data) { struct job *job = data; out(28); return job->run(0) + 1; }
+void give_passing(struct job *job) { job->run = passing; }
+
+/* Work items. */
+struct list { struct list *next, *prev; };
+struct work { long data; struct list entry; void (*run)(struct work *); };
+struct device { int number; struct work work[4]; };
+#define WAIT(state) do { while (waiting) { prepare_to_wait(0, 0, state); schedule(); } \
+    finish_wait(0, 0); } while (0)
+#define INIT_WORK(w, f) ((w)->data = 0xfffffffe0, (w)->entry.next = &(w)->entry, \
+    (w)->entry.prev = &(w)->entry, (w)->run = (f))
+static void submitting(struct work *work) { while (out(29)) WAIT(2); }
+static void awaiting(struct work *work) { WAIT(1); out(30); }
+static void serving(struct work *work) { while (!dying) { WAIT(1); out(31); } }
+static NOINLINE int listen(int n) { while (!dying) { WAIT(1); out(32); } return n; }
+static void listening(struct work *work) { listen(1); out(33); }
+static void declared(struct work *work) { while (!dying) { WAIT(1); out(34); } }
+static void unending(void *data) { for (;;) { schedule(); out(35); } }
+/* As do_exit(), which ends the task in which it is called. */
+NOINLINE void leave(int n) { while (waiting) schedule(); for (;;) out(n); }
+int leaving(int n) { if (n) leave(n); return out(36); }
+static struct work item = { 0xfffffffe0, { &item.entry, &item.entry }, declared };
+void *items[] = { &item, unending };
+void init_device(struct device *device)
+{
+    INIT_WORK(&device->work[0], submitting);
+    INIT_WORK(&device->work[1], awaiting);
+    INIT_WORK(&device->work[2], serving);
+    INIT_WORK(&device->work[3], listening);
+}
+
 static NOINLINE int start(int (*function)(void *), void *data)
 { out(25); return kthread_create_on_node(function, data, -1, "x"); }
 struct arguments { long flags; int (*function)(void *); };
@@ -103,7 +138,9 @@ int run_handed(void) { return start(handed, jobs); }
 int run_served(void) { return svc_create(jobs, served); }
 """
 
-FLAGS = ("-O2", "-pg", "-mfentry", "-fno-toplevel-reorder", "-fno-ipa-icf", "-fno-inline")
+FLAGS = (
+    "-O2", "-mno-sse", "-pg", "-mfentry", "-fno-toplevel-reorder", "-fno-ipa-icf", "-fno-inline",
+)  # fmt: skip
 RETPOLINES = ("-mindirect-branch=thunk-extern", "-mfunction-return=thunk-extern")
 FENTRY = "__attribute__((no_instrument_function)) void __fentry__(void) { }\n"
 
@@ -128,10 +165,16 @@ STAYS = {
     "obeying": "run_obeying() starts one with it",
     "relay": "run_relay() starts one with it",
     "kept": "it asks whether its thread is to end",
+    "serving": "it is a work item that waits again and again",
+    "listening": "it is a work item that waits again and again",
+    "listen": "a work item that waits again and again calls it: listening()",
+    "declared": "it is a work item that waits again and again",
+    "unending": "it sleeps again and again, and does not return",
 }
 RETURNS = (
     "once", "finite", "ending", "step", "soon", "told", "other", "worked", "shown", "named",
-    "user", "start", "out", "run_asking",
+    "user", "start", "out", "run_asking", "passing", "submitting", "awaiting",
+    "leave",
 )  # fmt: skip
 
 
