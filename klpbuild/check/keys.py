@@ -89,6 +89,8 @@ class Keys:
 
     def _is_foreign_key(self, key: Target) -> bool:
         begins = key.offset % _SIZE == 0
+        if not key.symbol:
+            return False  # an address without relocation
         if key.symbol.startswith(_TRACEPOINT):
             return key.offset == _IN_TRACEPOINT
         kernel = self.subject.kernel

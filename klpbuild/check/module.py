@@ -96,7 +96,7 @@ def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
         return _unreadable(fault.rule, (fault.what,), values, path, side)
     sound = foreign_identity(data, machine)
     order = "<" if (sound or data)[EI_DATA] == 1 else ">"
-    read, odd = made_sound(sound or data, order)
+    read, odd, lost = made_sound(sound or data, order)
     try:
         elf = ElfFile(read, path)
         _ = elf.sections, elf.symbols
@@ -110,6 +110,8 @@ def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
         subject.find(catalogue.IDENTITY, said)
     for field in odd:
         subject.find(catalogue.LENIENT, field)
+    for section in lost:
+        subject.find(catalogue.BROKEN, section)
     for check in _CHECKS:
         with subject.guarded(catalogue.BROKEN):
             check(subject)

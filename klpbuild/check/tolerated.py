@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.tables import Table, ehdr_dtype, rela_dtype, section_dtype, symbol_dtype
@@ -17,7 +18,7 @@ _MADE_SO = {("sh_entsize", 0), ("sh_type", 14), ("sh_type", 15)}
 _ALLOC, _LATE = np.uint64(SHF.ALLOC), np.uint64(SHF.RELA_LIVEPATCH)
 
 
-def made_sound(data: bytes, order: str) -> tuple[bytes, tuple[str, ...]]:
+def made_sound(data: bytes, order: str) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
     """Repair section headers to what the kernel makes of them.
 
     apply_relocations() and klp_apply_section_relocs() take sh_info, sh_size and flags; the
@@ -26,7 +27,8 @@ def made_sound(data: bytes, order: str) -> tuple[bytes, tuple[str, ...]]:
 
     :param data: a file whose headers are in it.
     :param order: ``"<"`` or ``">"``.
-    :returns: the file, and what was changed, in words.
+    :returns: the file; what was changed, in words; and what is lost by it: the kernel passes
+        over half a record.
     """
     header = np.frombuffer(data, ehdr_dtype(order), 1)[0]
     dtype = section_dtype(order)
@@ -34,11 +36,15 @@ def made_sound(data: bytes, order: str) -> tuple[bytes, tuple[str, ...]]:
     count, start = int(header["e_shnum"]), int(header["e_shoff"])
     headers = np.frombuffer(changed, dtype, count, start)
     before = headers.copy()
-    _repair(headers, order)
-    return bytes(changed), tuple(_differences(before, headers))
+    applied = _repair(headers, order)
+    cut = applied & (before["sh_size"] != headers["sh_size"])
+    lost = (f"section {n} ends in half a record" for n in np.flatnonzero(cut).tolist())
+    before["sh_size"][cut] = headers["sh_size"][cut]
+    return bytes(changed), tuple(_differences(before, headers)), tuple(lost)
 
 
-def _repair(headers: Table, order: str) -> None:
+def _repair(headers: Table, order: str) -> npt.NDArray[np.bool_]:
+    """Repair headers in place, and tell which sections hold relocations that are applied."""
     count, kinds, flags = len(headers), headers["sh_type"], headers["sh_flags"]
     held = flags & _ALLOC != 0
     symbols = np.flatnonzero(kinds == SHT.SYMTAB)
@@ -62,6 +68,8 @@ def _repair(headers: Table, order: str) -> None:
     ):
         headers["sh_entsize"][chosen] = size
         headers["sh_size"][chosen] -= headers["sh_size"][chosen] % np.uint64(size)
+    held_rows: npt.NDArray[np.bool_] = rela & applied
+    return held_rows
 
 
 def _differences(before: Table, after: Table) -> Iterator[str]:

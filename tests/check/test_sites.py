@@ -142,6 +142,8 @@ BAD: dict[str, tuple[Edit, str, str]] = {
                 "an entry of __jump_table leads to kernel_key+0x100000, where no static key is"),
     "key beside": (key(16), "KLP424",
                    "an entry of __jump_table leads to kernel_key+0x10, where no static key is"),
+    "no key": (row("__jump_table", 2, r_sym=0), "KLP424",
+               "an entry of __jump_table leads to an absolute address+0x0, where no static key is"),
     "key's bits": (key(1), "KLP424", "an entry of __jump_table is for a key that begins in the"
                    " other state than kernel_key+0x0"),
     "call elsewhere": (row(".static_call_sites", addend=5), "KLP422",

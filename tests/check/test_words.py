@@ -185,6 +185,18 @@ def test_what_the_kernel_does_not_read(
     assert report.would_load
 
 
+def test_the_kernel_passes_over_half_a_record(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    editor = Editor(good["meminfo"])
+    number = editor.number(".rela.data")
+    size = len(editor.section(".rela.data").data) - 8
+    data = section_header(number, sh_size=size)(good["meminfo"])
+    report = check_bytes(data, "livepatch.ko", miniature)
+    found = [f.what for f in report.findings if f.rule.identifier == "KLP110"]
+    assert f"section {number} ends in half a record" in found
+
+
 @pytest.mark.parametrize("type_", [14, 15])
 def test_arrays_of_constructors_are_what_compilers_write(
     miniature: KernelSide, good: dict[str, bytes], type_: int
