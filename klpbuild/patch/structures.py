@@ -127,11 +127,11 @@ def check_layouts(
                     sources = [path.read_bytes() for path in sorted(paths)]
                     sources += [other.patched for other in compiler.files]
                     arranged = in_place(moved.get(file.path, file), name, sources)
-                alike = keeps_size and _read_alike(olds[name], news[name], file, name)
-                if arranged is not None and lost and not alike:
+                if arranged is not None and not _read_alike(olds[name], news[name], file, name):
                     known = [commands[unit] for unit in units if unit in commands]
                     unproven = why_read(compiler, name, file, known)
-                    why += f"\nIt cannot just keep what it loses: {unproven}." if unproven else ""
+                    what = "keep what it loses" if lost else "have that behind the others"
+                    why += f"\nIt cannot just {what}: {unproven}." if unproven else ""
                 if arranged is not None and not unproven:
                     moved[file.path] = arranged
                     names.append((file.path, name))
@@ -180,13 +180,15 @@ def _new_members(before: frozenset[Layout], after: frozenset[Layout]) -> list[st
 def _read_alike(
     before: frozenset[Layout], after: frozenset[Layout], file: PatchedFile, name: str
 ) -> bool:
-    """Tell whether code that reads all of a structure may find a lost member at its place.
+    """Tell whether code that reads all of a structure may find its members where they were.
 
-    It finds the others where the patch has them, or there is no such code.
+    It finds them where the patch has them, or there is no such code.
     """
-    kept = set(min(after).members) & set(min(before).members)
-    names = (member.name for member in kept)
-    return len(kept) == len(min(after).members) or holds_state(file, name, names)
+    olds, news = min(before), min(after)
+    kept = set(news.members) & set(olds.members)
+    if olds.size > news.size or len(kept) == len(news.members):
+        return olds.size == news.size
+    return holds_state(file, name, (member.name for member in kept))
 
 
 def _lost(before: frozenset[Layout], after: frozenset[Layout]) -> list[str]:

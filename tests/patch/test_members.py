@@ -144,6 +144,17 @@ def test_a_member_before_the_others(small: SmallKernel, tmp_path: Path) -> None:
     assert pair.source == "fs/read.c"
 
 
+SENT = "void send(void *, unsigned long);\n" + SOURCE.replace(
+    "\tf->handle = n;", "\tf->handle = n;\n\tsend(f, sizeof(*f));"
+)
+
+
+def test_a_member_before_others_that_code_hands_out(small: SmallKernel, tmp_path: Path) -> None:
+    text = refusal(small, tmp_path, filter_patch(small, SENT, FIRST, "more"))
+    assert "struct filter gets more, moves or resizes handle, next, kind, has 56 bytes" in text
+    assert f"It cannot just have that behind the others: make_filter() {READS}." in text
+
+
 def test_the_refusal_is_of_what_the_patch_does(small: SmallKernel, tmp_path: Path) -> None:
     source = SOURCE.replace("= kzalloc(sizeof(*f)", "= kmalloc(sizeof(*f)")
     text = refusal(small, tmp_path, filter_patch(small, source, FIRST, "more"))
