@@ -30,6 +30,9 @@ _READ_AT_ONCE = (
 )  # fmt: skip
 
 
+_VARIABLES = re.compile(r"\.(?:data|rodata|bss)(?:\.|$)")
+#: Code and data of a module's start and end, and what may use them (__ref).
+_STARTS = (".init", ".exit", ".ref.")
 _MODULE_NAME = re.compile(r"\w+", re.ASCII)
 
 
@@ -88,7 +91,22 @@ def _bad_name(subject: Subject, section: Section, gates: set[str] | None) -> Non
     subject.find(rule, what, section.name, effect, section=section.name)
 
 
+def _check_freed(subject: Subject, target: Section, rows: Table) -> None:
+    """Check that code and variables that stay do not use the module's own start."""
+    stays = subject.pointers.holds_code(target.index) or _VARIABLES.match(target.name)
+    if not stays or target.name.startswith(_STARTS):
+        return
+    sections = subject.elf.sections
+    freed = [s.index for s in sections if s.name.startswith(".init") and s.sh_flags & SHF.ALLOC]
+    symbols = subject.elf.symbols[rows["r_sym"]]
+    for row in rows[np.isin(symbols["st_shndx"], freed) & (rows["r_type"] != 0)]:
+        section = sections[subject.elf.symbol(int(row["r_sym"])).st_shndx]
+        what = f"{target.name} uses {section.name} of the livepatch itself"
+        subject.find(catalogue.FREED_SYMBOL, what, place(target, int(row["r_offset"])))
+
+
 def _check_ordinary(subject: Subject, section: Section, target: Section, rows: Table) -> None:
+    _check_freed(subject, target, rows)
     symbols = subject.elf.symbols[rows["r_sym"]]
     for row in rows[(symbols["st_info"] & 0xF == STT.FILE) & (rows["r_type"] != 0)]:
         name = subject.elf.symbol_name(int(row["r_sym"]))

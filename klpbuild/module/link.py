@@ -29,6 +29,7 @@ from klpbuild.kernel.cache import UNFIT_FOR_MAKE
 from klpbuild.kernel.config import Config
 from klpbuild.kernel.kbuild import run_make
 from klpbuild.kernel.tree import Kernel
+from klpbuild.module.freed import check_freed
 from klpbuild.module.relink import HERE, Linker
 from klpbuild.names import VMLINUX, object_name
 from klpbuild.symbols.symvers import Exports
@@ -65,14 +66,15 @@ def link_module(
     :param strip: whether debug data is left out.
     :param warn: is called with each line of kbuild's output that the user should see.
     :returns: the path of the linked, unconverted ``.ko``.
-    :raises KlpError: for symbols that two objects define, with kbuild's own lines
-        when it fails, and when the module would lack what the kernel needs to
-        unwind and trace it.
+    :raises KlpError: for symbols that two objects define, for what is used when it is freed,
+        with kbuild's own lines when it fails, and when the module would lack what the kernel
+        needs to unwind and trace it.
     """
     if not objects:
         raise ValueError("a module needs an object")
     elves = [ElfFile.read(path) for path in objects]
     _check_defined_once(elves)
+    check_freed(elves)
     with _workshop(directory) as workshop:
         imports = missing_namespaces(elves, Exports.read(kernel.module_symvers))
         if imports:

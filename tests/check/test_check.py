@@ -204,6 +204,16 @@ def test_a_position_that_changes(miniature: KernelSide, good: dict[str, bytes]) 
     assert identifiers(editor.data(), miniature) == {"KLP420"}
 
 
+def test_code_that_uses_the_livepatchs_own_start(
+    miniature: KernelSide, good: dict[str, bytes]
+) -> None:
+    editor = Editor(good["meminfo"])
+    (number, *_) = np.flatnonzero(editor.rows(".rela.text")["r_sym"] == editor.symbol("si_meminfo"))
+    editor.change_row(".rela.text", int(number), r_sym=editor.symbol("init_module"))
+    assert "KLP420" in identifiers(editor.data(), miniature)
+    assert "KLP420" not in identifiers(good["meminfo"], miniature)
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "effect"),
     [
