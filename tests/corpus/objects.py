@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -88,19 +89,21 @@ class Object:
     @cached_property
     def pieces(self) -> dict[str, Piece]:
         """Named functions and variables; a name that the livepatch gave is another name."""
-        found = {}
+        return dict(self._named_pieces())
+
+    def _named_pieces(self) -> Iterator[tuple[str, Piece]]:
+        """List names and places: static ones of several files may have one name."""
         for symbol in self.symbols:
             is_named = symbol.name and symbol["st_info"]["type"] in _NAMED
             if is_named and self._is_here(symbol["st_shndx"]):
-                piece = Piece(symbol["st_shndx"], symbol["st_value"], symbol["st_size"])
-                found[symbol.name] = piece
-        return found
+                place = symbol["st_shndx"], symbol["st_value"], symbol["st_size"]
+                yield symbol.name, Piece(*place)
 
     @cached_property
     def _named(self) -> dict[int, tuple[list[int], list[tuple[int, str]]]]:
         """By section: starts, and sizes and names in the same order."""
         rows: dict[int, dict[int, tuple[int, str]]] = defaultdict(dict)
-        for name, piece in self.pieces.items():
+        for name, piece in self._named_pieces():
             if not _LIVEPATCH_FUNCTION.search(name) and not name.startswith(".L"):
                 known = rows[piece.section].get(piece.start, (-1, ""))
                 rows[piece.section][piece.start] = max(known, (piece.size, name))

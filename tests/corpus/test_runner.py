@@ -16,6 +16,7 @@ from klpbuild.patch.patchfile import apply_patches
 from klpbuild.vm.scenario import module_name
 from tests.corpus.build import livepatch_name
 from tests.corpus.collect import collect
+from tests.corpus.objects import Object
 from tests.corpus.reasons import KINDS, OTHER, kind_of
 from tests.corpus.results import Loading, Outcome, Reason, Result, ResultsFile
 from tests.corpus.samples import PATCHES
@@ -135,3 +136,15 @@ def test_patches_are_made_of_a_newer_version(debian_source_kernel: Kernel, tmp_p
     (file,) = apply_patches([patch], older).files
     assert file.path == "fs/proc/version.c"
     assert file.patched == (tmp_path / "newer/fs/proc/version.c").read_bytes()
+
+
+def test_the_second_opinion_tells_static_variables_of_one_name_apart(tmp_path: Path) -> None:
+    for name in "ab":
+        source = f"static int once = 1; int *{name}(void) {{ return &once; }}"
+        (tmp_path / f"{name}.c").write_text(source)
+        subprocess.run(["gcc", "-c", f"{name}.c"], check=True, cwd=tmp_path)
+    subprocess.run(["ld", "-r", "-o", "both.o", "a.o", "b.o"], check=True, cwd=tmp_path)
+    both = Object(tmp_path / "both.o")
+    (section,) = {s["st_shndx"] for s in both.symbols if s.name == "once"}
+    found = [both.name_at(section, at) for at in (0, 4, 6)]
+    assert found == [("once", 0), ("once", 0), ("once", 2)]
