@@ -23,8 +23,6 @@ _MASK = 2**64 - 1
 _PADDING = frozenset({"int3", "nop"})
 #: Instructions that may have an address; the others need not be decoded in detail.
 _MAY_REFER = re.compile(r"\bj|\bcall|\bloop|\bxbegin|rip|gs:|0x[0-9a-f]{5}")
-
-
 #: Finds what instructions refer to, by ``e_machine``; x86-64's are disassembled here.
 _OTHERS = {EM.AARCH64: aarch64.referring, EM.S390: s390x.referring}
 #: Machines whose code is understood.

@@ -173,9 +173,10 @@ class Explainer:
     def _name(self, address: int) -> str:
         """Name an address: a string of an object's own by its text."""
         loaded = self.memory.loaded.get(self.memory.owner_of(address))
-        for index, start, end in loaded.strings if loaded else ():
-            if loaded and start <= address < end:
-                return _quoted(bytes(loaded.contents[index][address - start :]))
+        if loaded is not None:
+            for index, start, end in loaded.strings:
+                if start <= address < end:
+                    return _quoted(bytes(loaded.contents[index][address - start :]))
         text = self._text_of_vmlinux(address)
         return text or self.memory.name_of(address)
 

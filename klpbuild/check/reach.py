@@ -33,7 +33,8 @@ _ENTERED = re.compile(
 _POINTERS = ".toc"
 #: Addresses in an entry of the tables that lead from a place in the code to another one: taken
 #: branches of static keys, what follows a fault, replaced code.
-_CONTINUED = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
+_REPLACED = ".altinstructions"
+_CONTINUED = {"__jump_table": 3, "__ex_table": 2, _REPLACED: 2}
 #: Holds code that the kernel writes over other code (arch/x86/kernel/alternative.c), in which
 #: each entry of ``.altinstructions`` has its own bytes.
 _WRITTEN_OVER = ".altinstr_replacement"
@@ -150,7 +151,9 @@ class Reach:
             for _, target in self._written(index):
                 for start, end, section in nameless:
                     copied = self._elf.sections[section].name == _WRITTEN_OVER
-                    if start <= target + shift < end and not (copied and index in code):
+                    # Other tables, as of calls, lead amid what is copied as a whole.
+                    begins = not copied or self._elf.sections[index].name == _REPLACED
+                    if start <= target + shift < end and begins:
                         yield target + shift
 
     def _start(self, address: int) -> int:

@@ -31,7 +31,8 @@ _OWN_ENTRIES = re.compile(
 )
 #: Tables whose entries begin with a place in the code and another one where it goes on: behind
 #: a static branch, after a fault, in the code that replaces it.  How many relocations one has.
-_GOING_ON = {"__jump_table": 3, "__ex_table": 2, ".altinstructions": 2}
+_ALTERNATIVES = ".altinstructions"
+_GOING_ON = {"__jump_table": 3, "__ex_table": 2, _ALTERNATIVES: 2}
 #: What the kernel copies from here, to each place as much as the place's entry says.
 _REPLACEMENTS = ".altinstr_replacement"
 
@@ -149,7 +150,10 @@ class Reach:
         """
         elf = self._elf
         executable = {i for i in bounds if elf.sections[i].sh_flags & SHF.EXECINSTR}
-        nameless = [i for i in executable if bounds[i] == [0]]
+        # A label of assembly may have no size: what begins there is a whole all the same.
+        labels = elf.symbols["st_info"] & 0xF != STT.SECTION
+        named = set(elf.symbols["st_shndx"][labels].tolist())
+        nameless = sorted(executable - named)
         starts: dict[int, set[int]] = {index: {0} for index in nameless}
         for section in elf.relocation_sections if nameless else ():
             in_code = section.sh_info in executable
@@ -159,7 +163,9 @@ class Reach:
             owners = elf.symbols["st_shndx"][table["r_sym"]]
             for row in table[np.isin(owners, nameless)]:
                 symbol = elf.symbol(int(row["r_sym"]))
-                if in_code and elf.sections[symbol.st_shndx].name == _REPLACEMENTS:
+                copied = elf.sections[symbol.st_shndx].name == _REPLACEMENTS
+                # Other tables, as of calls, lead amid what is copied as a whole.
+                if copied and elf.sections[section.sh_info].name != _ALTERNATIVES:
                     continue
                 counted = in_code and self._code and int(row["r_type"]) in self._code.counted
                 behind = self._code.behind if self._code and counted else 0

@@ -127,6 +127,23 @@ CASES: dict[str, tuple[str, Mapping[str, str], str, str]] = {
         f'6: testb $8, sink(%%rip)\\njnz {to}\\njmp 1b\\n.popsection" : : "i" ({to}));'
         "return a; }" for f, to in (("f", "one"), ("g", "two"))),
         TWO, "", "one:ext4 two:vmlinux"),
+    "a table that leads amid an alternative": (
+        "static noinline int helper(int a) { return a * 3; } int sink(int);"
+        "int f(int a) { return a; } int g(int a) {"
+        'asm volatile("1: call sink\\n2:\\n.pushsection .altinstructions,\\"a\\"\\n'
+        ".long 1b - .\\n.long 3f - .\\n.long 0\\n.byte 6, 6\\n.popsection\\n"
+        '.pushsection .altinstr_replacement,\\"ax\\"\\n3: nop\\n4: call helper\\n.popsection\\n'
+        '.pushsection .call_sites,\\"a\\"\\n.long 4b - .\\n.popsection"'
+        ' : : "i" (helper)); return a; }',
+        TWO, "", "helper:vmlinux"),
+    "a function of assembly without a size": (
+        "static noinline int helper(int a) { return a * 3; } int sink(int); int inner(int);"
+        'asm(".section .text.inner,\\"ax\\"\\n.globl inner\\n'
+        '.type inner, @function\\ninner: test %edi, %edi\\n'
+        '2: call helper\\nret\\n.section .smp_locks,\\"a\\"\\n.long 2b - .\\n.text");'
+        "int f(int a) { return inner(a) + 1; } int g(int a) { return a; }"
+        'void *kept(void) { void *p; asm("" : "=r" (p) : "r" (helper)); return p; }',
+        TWO, "", "helper:ext4"),
     "a static branch that is not taken yet": (
         "int sink(int); static noinline int helper(int a) { return sink(a); }"
         'asm(".section .text.unlikely,\\"ax\\"\\n.type f.cold, @function\\n'

@@ -174,6 +174,13 @@ def test_a_patch_that_only_compiles_with_one_that_is_left_out(tmp_path: Path) ->
     fixes.patches[0].write_text("--- a/include/new.h\n+++ b/include/new.h\n")
     error = fixes.refusal()
     assert error.fixes[1].result == ("needs a.patch: b.patch:9: 'NEW' undeclared")
+    assert ("abc", {"fs/b.o"}) in fixes.asked  # one object, not all
+
+    (tmp_path / "other").mkdir()
+    another = Fixes(tmp_path / "other", refuse, "abc")
+    another.patches[0].write_text("--- a/fs/a.c\n+++ b/fs/a.c\n")
+    assert another.refusal().fixes[1].result.startswith("does not compile: ")
+    assert ("abc", {"fs/b.o"}) not in another.asked  # it cannot help
 
 
 def test_a_patch_that_only_applies_after_one_that_is_left_out(
