@@ -23,6 +23,7 @@ _NO_CODE = re.compile(
     rb"%b|%b|^[ \t]*#(?:[^\n]*\\\n)*[^\n]*" % (_COMMENT, LITERAL), re.DOTALL | re.MULTILINE
 )
 _BRACES = re.compile(rb"[{}]")
+_PARENTHESES = re.compile(rb"[()]")
 
 
 def without_comments(text: bytes) -> bytes:
@@ -115,11 +116,20 @@ def function_lines(text: bytes) -> set[int]:
 
 def closing_braces(text: bytes) -> dict[int, int]:
     """Pair braces: the offset behind the closing one, by that of each opening one that has one."""
+    return _pairs(_BRACES, text)
+
+
+def closing_parentheses(text: bytes) -> dict[int, int]:
+    """Pair parentheses as `closing_braces` does."""
+    return _pairs(_PARENTHESES, text)
+
+
+def _pairs(kind: re.Pattern[bytes], text: bytes) -> dict[int, int]:
     found: dict[int, int] = {}
     opened: list[int] = []
-    for brace in _BRACES.finditer(text):
-        if brace[0] == b"{":
-            opened.append(brace.start())
+    for mark in kind.finditer(text):
+        if mark[0] in b"{(":
+            opened.append(mark.start())
         elif opened:
-            found[opened.pop()] = brace.end()
+            found[opened.pop()] = mark.end()
     return found

@@ -27,6 +27,7 @@ from klpbuild.patch.csource import (
     Lines,
     Marks,
     closing_braces,
+    closing_parentheses,
     code_alone,
     directive_lines,
     function_bodies,
@@ -135,7 +136,7 @@ def compare_layouts(before: ElfFile, after: ElfFile, kept: Path) -> Compared:
     for elf in (before, after):
         digest.update(hashlib.sha256(elf.data).digest())
     same = kept / f"{digest.hexdigest()}.same"
-    if same.is_file():
+    if same.is_file() or _same_btf(before, after):
         return Compared()
     olds, news = layouts(before), layouts(after)
     changed = tuple(changed_layouts(olds, news))
@@ -145,6 +146,12 @@ def compare_layouts(before: ElfFile, after: ElfFile, kept: Path) -> Compared:
             write_file(same, b"")
         return Compared()
     return Compared(olds, news, changed, others)
+
+
+def _same_btf(before: ElfFile, after: ElfFile) -> bool:
+    """Tell whether two objects know the same types, byte by byte."""
+    one, other = (elf.section(".BTF") for elf in (before, after))
+    return bool(one and other and bytes(before.contents(one)) == bytes(after.contents(other)))
 
 
 def changed_layouts(
@@ -223,12 +230,21 @@ def _told(old: Layout, new: Layout | None) -> str:
 
 
 def type_lines(text: bytes) -> set[int]:
-    """List the numbers of the lines that declare structures, unions, enumerations and typedefs."""
+    """List the numbers of the lines that declare structures, unions, enumerations and typedefs.
+
+    Calls of macros outside of functions count: each may be a member or an enumerator where the
+    file is included in a declaration (include/linux/lsm_hook_defs.h, kernel/sched/features.h).
+    """
     plain = code_alone(text)
     lines, closing, ends = Lines(plain), closing_braces(plain), Marks(b";", plain)
     found: set[int] = set()
     for match in _NAMED.finditer(plain):
         found.update(lines.numbers(*match.span()))
+    closed, done = closing_parentheses(plain), 0
+    for match in _CALL.finditer(plain):
+        if match.start() >= done:
+            done = closed.get(match.end(), match.end())
+            found.update(lines.numbers(match.start(), done))
     done = 0  # a type within another one is on that one's lines
     for match in _DECLARED.finditer(plain):
         if match["brace"] and match.start() >= done:
@@ -238,6 +254,7 @@ def type_lines(text: bytes) -> set[int]:
 
 
 _NAMED = re.compile(rb"\btypedef\b[^;{}]*(?:;|\Z)?")
+_CALL = re.compile(rb"^[A-Z]\w*[ \t]*(?=\()", re.MULTILINE)
 _WORD = re.compile(rb"\w+")
 _STATIC = re.compile(rb"\bstatic\b[^;{}()*]*")
 _TYPE_NAME = re.compile(rb"\b(struct|union|enum)\s+(\w+)\b")

@@ -28,7 +28,7 @@ from klpbuild.patch.patchfile import apply_patches
 from klpbuild.patch.recompile import PLAIN_FLAGS, SECTION_FLAGS, Recompiler
 from klpbuild.patch.regions import changed_names
 from klpbuild.patch.shadow import make_shadow
-from klpbuild.patch.structures import MovableError, check_layouts, keep_layouts
+from klpbuild.patch.structures import LayoutCheck, MovableError, keep_layouts
 from klpbuild.patch.touched import Touched, touched_units
 from klpbuild.patch.units import Unit, Units
 from klpbuild.terminal.stopwatch import measured
@@ -212,17 +212,18 @@ def _compile(
         jobs = _Jobs(compiler, touched, pool, progress, len(commands))
         pairs = _pairs(jobs, own)
         pairs |= _new_pairs(compiler, new, patched.makefiles, pool)
-        told, known = set(accept_layouts), dict(commands)
+        known = dict(commands)
         for file in compiler.files if touched is not whole else ():
             changed = changed_names(file)
             names = changed.structures if changed else ()
             one = next((unit for unit in touched.by_file[file.path] if unit in known), None)
             if names and (one is None or not keep_layouts(compiler, known[one], names)):
                 raise _OtherLayoutsError
-        seen = check_layouts(compiler, pairs, touched, known, pool, told, notes)
+        check = LayoutCheck(compiler, touched, known, pool, accept_layouts, notes)
+        check.check(pairs)
         if others:
             pairs |= _pairs(jobs, others)
-            check_layouts(compiler, pairs, touched, known, pool, told, notes, seen)
+            check.check(pairs)
     unchanged = {unit: command.target for unit, command in commands if unit not in pairs}
     same = {
         path: tuple(unchanged[unit] for unit in touching if unit in unchanged)

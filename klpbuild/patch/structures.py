@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 
 from klpbuild.elf.reader import ElfFile
@@ -13,12 +14,13 @@ from klpbuild.patch.commands import CompileCommand
 from klpbuild.patch.fix import faults
 from klpbuild.patch.holes import OBJECTS_MAX, new_members, why_not_zero
 from klpbuild.patch.layout import (
+    Compared,
     compare_layouts,
     kept_local_types,
     layouts,
     may_change_layouts,
 )
-from klpbuild.patch.members import holds_state, in_place
+from klpbuild.patch.members import Declared, holds_state, in_place
 from klpbuild.patch.patched import PatchedFile
 from klpbuild.patch.recompile import Recompiler
 from klpbuild.patch.touched import Touched
@@ -47,46 +49,93 @@ def keep_layouts(compiler: Recompiler, command: CompileCommand, names: Collectio
     return all(len(olds.get(n, ())) == 1 and olds[n] == news.get(n) for n in names)
 
 
-def check_layouts(
-    compiler: Recompiler,
-    changed: Collection[Unit],
-    touched: Touched,
-    commands: Mapping[Unit, CompileCommand],
-    pool: ThreadPoolExecutor,
-    told: set[str],
-    notes: list[str],
-    seen: Collection[str] = (),
-) -> set[str]:
-    """Compare the layouts of structures and the numbers of enumerations.
+@dataclass
+class LayoutCheck:
+    """Comparison of the layouts of structures and the numbers of enumerations.
 
     A structure may get members where nothing was, if they are zero in each one that exists.
 
-    :param changed: the units of which the patches change the objects.
-    :param told: those that may differ; grows.
-    :param notes: takes what was assumed.
-    :param seen: the paths of files that need not be looked at.
-    :returns: the paths of the files that were looked at.
-    :raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise.
-    :raises MovableError: when members may keep their places instead.
+    :ivar commands: how the objects of all units are compiled.
+    :ivar accepted: names of what may differ.
+    :ivar notes: takes what was assumed.
+    :ivar done: what needs no second look: files with units, types with what differs of them.
+    :ivar moved: patched files in which members keep their places.
+    :ivar names: their structures, see `MovableError.names`.
+    :ivar assumed: what that assumes.
     """
-    problems = Problems()
-    looked_at = set()
-    moved: dict[str, PatchedFile] = {}
-    names: list[tuple[str, str]] = []
-    assumed: list[str] = []
-    for file in compiler.files:
-        if file.path in seen:
-            continue
-        where = may_change_layouts(file)
-        # One object tells: it has all types that its source and headers declare.
-        one = next((unit for unit in touched.by_file[file.path] if unit in changed), None)
-        if not where or one is None:
-            continue
-        command = commands[one]
-        looked_at.add(file.path)
-        found = Problems()
+
+    compiler: Recompiler
+    touched: Touched
+    commands: Mapping[Unit, CompileCommand]
+    pool: ThreadPoolExecutor
+    accepted: Collection[str]
+    notes: list[str]
+    done: set[Hashable] = field(default_factory=set)
+    moved: dict[str, PatchedFile] = field(default_factory=dict)
+    names: list[tuple[str, str]] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+
+    def check(self, changed: Collection[Unit]) -> None:
+        """Compare what the objects of units know, before and after the patches.
+
+        :param changed: the units of which the patches change the objects.
+        :raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise.
+        :raises MovableError: when members may keep their places instead.
+        """
+        problems = Problems()
+        for file in self.compiler.files:
+            where = may_change_layouts(file)
+            units = [unit for unit in self.touched.by_file[file.path] if unit in changed]
+            units = [unit for unit in units if (file.path, unit) not in self.done] if where else []
+            self.done.update((file.path, unit) for unit in units)
+            # One object has all types that the file declares.  What it defines for others, as
+            # the size of an array, may be in types that only another object knows.
+            for some in (units[:1], units[1:]):
+                if not self._check(file, where, some, problems):
+                    break
+        try:
+            problems.check()
+        except KlpError as error:
+            if not self.moved:
+                raise
+            movable = MovableError.together(error.problems)
+            movable.files, movable.names = tuple(self.moved.values()), tuple(self.names)
+            movable.notes = tuple(self.assumed)
+            raise movable from error
+
+    def _check(
+        self, file: PatchedFile, where: str, units: Sequence[Unit], problems: Problems
+    ) -> bool:
+        """Compare what some units know of a file; tell whether nothing is wrong."""
+        jobs = [
+            [self.pool.submit(self.compiler.with_layouts, self.commands[unit], new)
+             for new in (False, True)]
+            for unit in units
+        ]  # fmt: skip
+        is_right = True
+        for unit, job in zip(units, jobs, strict=True):
+            before, after = (ElfFile.read(each.result()) for each in job)
+            compared = compare_layouts(before, after, self.compiler.tree.kept / "layouts")
+            found = Problems()
+            self._check_local(file, where, found)
+            for name, change in compared.layouts:
+                self._check_structure(file, where, compared, name, change, found)
+            self._check_enumerations(where, compared, found)
+            is_right = is_right and not found
+            with faults(problems, file.patches, self.commands[unit].target):
+                found.check()
+        return is_right
+
+    def _is_done(self, name: str, *what: Hashable) -> bool:
+        """Tell whether a type may differ, or it is known what comes of that."""
+        if name in self.accepted or (name, *what) in self.done:
+            return True
+        self.done.add((name, *what))
+        return False
+
+    def _check_local(self, file: PatchedFile, where: str, found: Problems) -> None:
         for name in kept_local_types(file):
-            if name not in told:
+            if not self._is_done(name, file.path):
                 found.add(
                     f"{name}, which a static variable of a function has, is declared otherwise",
                     where=where,
@@ -94,79 +143,96 @@ def check_layouts(
                     hint="Give the type and the variable other names.\n"
                     f"If the layout is the same, accept it: {_accept(name)}",
                 )
-        jobs = [pool.submit(compiler.with_layouts, command, new) for new in (False, True)]
-        before, after = (ElfFile.read(job.result()) for job in jobs)
-        compared = compare_layouts(before, after, compiler.tree.kept / "layouts")
-        olds, news = compared.before, compared.after
-        for name, change in compared.layouts:
-            if name in told:
-                continue
-            told.add(name)
-            why = f"Each {name} that exists when the livepatch is loaded keeps its old layout."
-            if members := _new_members(olds[name], news[name]):
-                units = touched.by_file[file.path]
-                known = [commands[unit] for unit in units if unit in commands]
-                sizes = min(olds[name]).size, min(news[name]).size
-                prove = partial(why_not_zero, compiler, name, sizes, file, known)
-                unproven = prove()
-                if unproven and not why_read(compiler, name, file, known):
-                    unproven = prove(only_cleared=True)
-                if not unproven:
-                    notes.append(
-                        f"{name} gets {', '.join(members)} where nothing was: taken to be zero in"
-                        " each one that exists, since all of them are allocated as zeros"
-                    )
-                    continue
-                why += f"\nWhat it gets may hold anything in those: {unproven}."
-            else:
-                units = touched.by_file[file.path]
-                lost, unproven, arranged = _lost(olds[name], news[name]), "", None
-                keeps_size = min(olds[name]).size == min(news[name]).size
-                if len(units) <= OBJECTS_MAX or (lost and keeps_size):
-                    paths = {compiler.tree.source / unit.source for unit in units}
-                    sources = [path.read_bytes() for path in sorted(paths)]
-                    sources += [other.patched for other in compiler.files]
-                    arranged = in_place(moved.get(file.path, file), name, sources)
-                if arranged is not None and not _read_alike(olds[name], news[name], file, name):
-                    known = [commands[unit] for unit in units if unit in commands]
-                    unproven = why_read(compiler, name, file, known)
-                    what = "keep what it loses" if lost else "have that behind the others"
-                    why += f"\nIt cannot just {what}: {unproven}." if unproven else ""
-                if arranged is not None and not unproven:
-                    moved[file.path] = arranged
-                    names.append((file.path, name))
-                    assumed.append(f"{file.where}: {_kept(name, lost) if lost else _BEHIND}")
-            found.add(
-                f"{name} {change}",
-                where=where,
-                why=why,
-                hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
-                "new layout another name if only new code uses it.\n"
-                f"If none outlives the replaced functions, accept it: {_accept(name)}",
-            )
+
+    def _check_structure(
+        self,
+        file: PatchedFile,
+        where: str,
+        compared: Compared,
+        name: str,
+        change: str,
+        found: Problems,
+    ) -> None:
+        olds, news = compared.before[name], compared.after[name]
+        files = (file, *self.compiler.files)
+        home = next((f for f in files if Declared.find(f.original or b"", name)), None)
+        if self._is_done(name, home and home.path, olds, news):
+            return
+        file = home or file
+        why = f"Each {name} that exists when the livepatch is loaded keeps its old layout."
+        if members := _new_members(olds, news):
+            unproven = self._why_not_zero(file, name, olds, news)
+            if not unproven:
+                self.notes.append(
+                    f"{name} gets {', '.join(members)} where nothing was: taken to be zero in"
+                    " each one that exists, since all of them are allocated as zeros"
+                )
+                return
+            why += f"\nWhat it gets may hold anything in those: {unproven}."
+        elif unproven := self._why_not_in_place(file, name, olds, news):
+            what = "keep what it loses" if _lost(olds, news) else "have that behind the others"
+            why += f"\nIt cannot just {what}: {unproven}."
+        found.add(
+            f"{name} {change}",
+            where=where,
+            why=why,
+            hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
+            "new layout another name if only new code uses it.\n"
+            f"If none outlives the replaced functions, accept it: {_accept(name)}",
+        )
+
+    def _check_enumerations(self, where: str, compared: Compared, found: Problems) -> None:
         for name, change in compared.enumerators:
-            if name in told:
-                continue
-            told.add(name)
-            found.add(
-                f"{name} is numbered otherwise: {change}",
-                where=where,
-                why="What the running kernel has stored keeps its old numbers.",
-                hint="Add new enumerators behind the others.\n"
-                f"If no such number outlives the replaced functions, accept it: {_accept(name)}",
-            )
-        with faults(problems, file.patches, command.target):
-            found.check()
-    try:
-        problems.check()
-    except KlpError as error:
-        if not moved:
-            raise
-        movable = MovableError.together(error.problems)
-        movable.files, movable.names = tuple(moved.values()), tuple(names)
-        movable.notes = tuple(assumed)
-        raise movable from error
-    return looked_at
+            if not self._is_done(name, change):
+                found.add(
+                    f"{name} is numbered otherwise: {change}",
+                    where=where,
+                    why="What the running kernel has stored keeps its old numbers.",
+                    hint="Add new enumerators behind the others.\n"
+                    "If no such number outlives the replaced functions, accept it: "
+                    f"{_accept(name)}",
+                )
+
+    def _knowing(self, file: PatchedFile) -> list[CompileCommand]:
+        """List how the objects are compiled that may know what a file declares."""
+        units = self.touched.by_file[file.path]
+        return [self.commands[unit] for unit in units if unit in self.commands]
+
+    def _why_not_zero(
+        self, file: PatchedFile, name: str, olds: frozenset[Layout], news: frozenset[Layout]
+    ) -> str:
+        """Explain why new members may hold anything; empty if they are zero."""
+        sizes, known = (min(olds).size, min(news).size), self._knowing(file)
+        prove = partial(why_not_zero, self.compiler, name, sizes, file, known)
+        unproven = prove()
+        if unproven and not why_read(self.compiler, name, file, known):
+            unproven = prove(only_cleared=True)
+        return unproven
+
+    def _why_not_in_place(
+        self, file: PatchedFile, name: str, olds: frozenset[Layout], news: frozenset[Layout]
+    ) -> str:
+        """Arrange a file so that a structure's members keep their places, if that can be.
+
+        :returns: why not, where that is worth telling.
+        """
+        units, lost = self.touched.by_file[file.path], _lost(olds, news)
+        if len(units) > OBJECTS_MAX and not (lost and min(olds).size == min(news).size):
+            return ""
+        source = self.compiler.tree.source
+        users = [path.read_bytes() for path in sorted({source / unit.source for unit in units})]
+        users += [other.patched for other in self.compiler.files]
+        arranged = in_place(self.moved.get(file.path, file), name, users)
+        if arranged is None:
+            return ""
+        if not _read_alike(olds, news, file, name):
+            unproven = why_read(self.compiler, name, file, self._knowing(file))
+            if unproven:
+                return unproven
+        self.moved[file.path] = arranged
+        self.names.append((file.path, name))
+        self.assumed.append(f"{file.where}: {_kept(name, lost) if lost else _BEHIND}")
+        return ""
 
 
 def _new_members(before: frozenset[Layout], after: frozenset[Layout]) -> list[str]:

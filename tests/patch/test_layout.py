@@ -191,8 +191,11 @@ typedef union u {
 enum e { A, B };
 typedef unsigned long
 	word;
+HOOK(int, a,
+     int b)
+	HOOK(int, c);
 """
-    assert type_lines(text) == {2, 3, 4, 5, 6, 7, 15, 16, 17, 18, 19, 20}
+    assert type_lines(text) == {2, 3, 4, 5, 6, 7, 15, 16, 17, 18, 19, 20, 21, 22}
 
 
 @pytest.fixture(scope="module")

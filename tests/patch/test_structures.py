@@ -1,0 +1,59 @@
+"""Structures and enumerations that a patch changes without declaring them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.patch.small_kernel import SmallKernel, make_kernel
+from tests.patch.test_pair import refusal
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallKernel:
+    return make_kernel(tmp_path / "kernel")
+
+
+def test_what_a_file_defines_for_the_structures_of_others(
+    small: SmallKernel, tmp_path: Path
+) -> None:
+    """Each object is asked, not one alone: another one may have an array of that size."""
+    path = small.source / "kernel/warn.c"
+    declared = "struct sized {\n\tint limits[LIMIT], all;\n};\n"
+    function = "int all(struct sized *s)\n{\n\treturn s->all;\n}\n"
+    path.write_text(path.read_text().replace("void warn", f"{declared}{function}void warn"))
+    said = refusal(small, tmp_path, small.patch("include/linux/kernel.h", "LIMIT 3", "LIMIT 2"))
+    assert said.startswith("0.patch:6: struct sized moves or resizes limits, all, has 12 bytes")
+
+
+def test_enumerators_in_a_file_that_is_included_among_them(
+    small: SmallKernel, tmp_path: Path
+) -> None:
+    hooks = small.source / "fs/read.h"
+    hooks.write_text("HOOK(FIRST)\nHOOK(OTHER)\n")
+    path = small.source / "fs/read.c"
+    path.write_text(
+        '#define HOOK(name) name,\nenum hook {\n#include "read.h"\n} now;\n'
+        "int read_file(int number)\n{\n\treturn OTHER + number;\n}\n"
+    )
+    (small.source / "fs/sub/write.c").write_text("int write_file;\n")
+    patch = small.patch("fs/read.h", "HOOK(FIRST)\nHOOK(OTHER)", "HOOK(OTHER)\nHOOK(FIRST)")
+    assert "enum hook is numbered otherwise: " in refusal(small, tmp_path, patch)
+
+
+def test_structures_of_one_name_in_two_files(small: SmallKernel, tmp_path: Path) -> None:
+    """That one may be laid out otherwise says nothing about another one."""
+    texts = []
+    for name, make in (("fs/open.c", "kzalloc"), ("fs/read.c", "kmalloc")):
+        path = small.source / name
+        old = (
+            "struct own {\n\tchar a;\n\tlong b;\n};\n"
+            f"void *{make}(long, int);\n"
+            f"void *make_{make}(void)\n{{\n\treturn {make}(sizeof(struct own), 1);\n}}\n"
+            f"int use_{make}(struct own *own)\n{{\n\treturn own->a;\n}}\n{path.read_text()}"
+        )
+        path.write_text(old)
+        new = old.replace("char a;", "char a, c;").replace("own->a", "own->c")
+        texts.append(small.patch(name, old, new))
+    assert refusal(small, tmp_path, *texts).startswith("1.patch:6: struct own gets c\n")
