@@ -107,13 +107,32 @@ class _Effects:
         open_: dict[Hashable, list[int]] = defaultdict(list)
         for number, patch in enumerate(self.patches):
             lines = sorted(_changed_lines(patch))
-            if former := open_[tuple((path, new, old) for path, old, new in lines)]:
+            former = open_[tuple((path, new, old) for path, old, new in lines)]
+            if former and self._as_without(former[-1], number):
                 back = former.pop()
                 found[back] = f"{patch.name} takes it back"
                 found[number] = f"it takes {self.patches[back].name} back"
             else:
                 open_[tuple(lines)].append(number)
         return found
+
+    def _as_without(self, one: int, other: int) -> bool:
+        """Tell whether the files come out as they do without two patches.
+
+        The lines that they change may be the same, and stand in two places.
+        """
+        others = [p for number, p in enumerate(self.patches) if number not in (one, other)]
+        whole, changed = self._files_after(self.patches), []
+        try:
+            for files in (whole, self._files_after(others)):
+                changed.append({f.path: f.patched for f in files if f.patched != f.original})
+        except KlpError:  # others have lines of the first one around theirs
+            name = self.patches[one].name
+            return not any(line.origin.startswith(f"{name}:") for f in whole for line in f.lines)
+        return changed[0] == changed[1]
+
+    def _files_after(self, patches: Sequence[Path]) -> tuple[PatchedFile, ...]:
+        return files_after(patches, self.compiled.tree.source, self.architecture)
 
     def of(self, number: int) -> Effect:
         """Find the effect of a patch."""
@@ -201,7 +220,7 @@ class _Effects:
         """Make a compiler for the source with some of the patches only."""
         if patches not in self.compilers:
             whole = self.compiled.compiler
-            files = files_after(patches, whole.tree.source, self.architecture)
+            files = self._files_after(patches)
             for path, name in self.compiled.moved:
                 files = tuple(
                     (file.path == path and in_place(file, name, ())) or file for file in files

@@ -136,6 +136,35 @@ def test_a_patch_that_another_one_takes_back_and_more(small: SmallKernel, series
     assert series.idle(sure=False) == {"0.patch": "no function that runs changes in fs/open.o"}
 
 
+def test_patches_that_move_a_line_to_another_function(small: SmallKernel, series: Series) -> None:
+    """Neither takes the other one back, though the lines that they change are the same."""
+    path = small.source / "fs/open.c"
+    text = path.read_text()
+    series.add(small.patch("fs/open.c", "{\n\tif (num", "{\n\tWARN();\n\tif (num"))
+    path.write_text(text.replace("{\n\tif (num", "{\n\tWARN();\n\tif (num"))
+    series.add(small.patch("fs/open.c", "\tWARN();\n\treturn doubled", "\treturn doubled"))
+    path.write_text(text)
+    assert series.idle() == {}
+
+
+def test_a_patch_that_another_one_stands_on_is_taken_back(
+    small: SmallKernel, series: Series
+) -> None:
+    path = small.source / "fs/open.c"
+    text = path.read_text()
+    more, changed = "\tif (number > LIMIT + 1)", "\treturn ++count"
+    series.add(small.patch("fs/open.c", "\tif (number > LIMIT)", more))
+    path.write_text(text.replace("\tif (number > LIMIT)", more))
+    series.add(small.patch("fs/open.c", "\treturn count++", changed))
+    path.write_text(path.read_text().replace("\treturn count++", changed))
+    series.add(small.patch("fs/open.c", more, "\tif (number > LIMIT)"))
+    path.write_text(text)
+    assert series.idle(sure=False) == {
+        "0.patch": "2.patch takes it back",
+        "2.patch": "it takes 0.patch back",
+    }
+
+
 def test_an_object_that_comes_out_as_it_was(small: SmallKernel, series: Series) -> None:
     """The one patch undoes what the other one does, in another way."""
     series.add(small.patch("fs/read.c", "READ + number", "READ + number + 1"))
