@@ -17,7 +17,7 @@ from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Layout, Member
 from klpbuild.errors import KlpError
 from klpbuild.patch.commands import CompileCommand
-from klpbuild.patch.csource import closing_braces, code_alone
+from klpbuild.patch.csource import closing_braces, code_alone, directives
 from klpbuild.patch.layout import changed_layouts, layouts
 from klpbuild.patch.patched import PatchedFile, SourceLine
 from klpbuild.patch.recompile import SECTION_FLAGS, Recompiler
@@ -60,10 +60,16 @@ _NAMED = re.compile(rb"\b(\w+)\s*\(")
 #: Members that are not called.
 _NUMBERS = re.compile(rb"(?:->|\.)\s*\w+\b(?!\s*\()")
 _SIZEOF = re.compile(rb"\bsizeof\b\s*(?:\(\s*)?([^();,]*\w)")
-_COMPUTED_SIZE = re.compile(rb"\b(?:struct_size\w*|flex_array_size|offsetof\w*|typeof)\b")
+#: What may be as large as the structure, and what may be one.
+_COMPUTED_SIZE = re.compile(rb"\b(?:struct_size\w*|flex_array_size|offsetof\w*|sizeof)\b")
+_OF_ITS_TYPE = re.compile(rb"\b(?:(?:__)?typeof(?:__|_unqual\w*)?|__auto_type)\b")
+_AS_VALUE = "one is on the stack, or copied whole"
+_DEFINE = re.compile(rb"[ \t]*#[ \t]*define[ \t]+(\w+)")
 _OTHER_TYPE = re.compile(
     rb"(?:struct|union|enum) \w+|[us](?:8|16|32|64)|__(?:[us]|[bl]e)\d+|char|int|long|\w+_t"
 )
+_VARIABLE = re.compile(rb"[A-Za-z_]\w*(?:(?:->|\.)\w+)*")
+_WORD = re.compile(rb"[A-Za-z_]\w*")
 
 
 def new_members(before: Layout, after: Layout) -> tuple[Member, ...]:
@@ -209,12 +215,14 @@ def _why_not_cleared(
     :param outside: the functions of other objects that are called; what is not may be a macro.
     """
     bodies: dict[str, bytes] = {}
+    macros = frozenset().union(*map(_asking_macros, texts))
     for text in texts:
         plain = code_alone(text)
         bodies |= _bodies(plain)
         tag = re.escape(name.encode()).replace(rb"\ ", rb"\s+")
-        if functions and re.search(rb"\b%b\s+\w+\s*[;,=\[]|\(\s*%b\s*\)\s*\{" % (tag, tag), plain):
-            return "one is on the stack, or copied whole"
+        value = rb"\b%b\s+\w+\s*[;,=\[)]|\(\s*%b\s*\)\s*\{" % (tag, tag)
+        if functions and re.search(value, plain):
+            return _AS_VALUE
     for function in sorted(functions):
         called: set[str] = set()
         waiting, whole = [function], b""
@@ -225,10 +233,13 @@ def _why_not_cleared(
                 body = MADE_ZERO.sub(b"", bodies[one])
                 whole += body
                 waiting += [word.decode() for word in _NAMED.findall(body)]
+        if _OF_ITS_TYPE.search(whole):
+            return _AS_VALUE
         cleared = CLEARS.findall(whole)
         rest = _without_calls(whole, CLEARS)
         harmless = set(bodies)  # they are in `whole`
-        if not _asks_size(rest, name):
+        asks = _asks_size(rest, name, macros)
+        if not asks:
             harmless |= {each for each in outside if not _ANY_SIZE.fullmatch(each)} | _PAGES
             rest = _NUMBERS.sub(b"", rest)
         others = (m[0] for m in _OTHERS.finditer(rest) if not CLEARS.fullmatch(m[0]))
@@ -237,6 +248,8 @@ def _why_not_cleared(
             return f"{function}() depends on its size, and allocates none"
         if other is not None and not only_cleared:
             return f"{function}() uses {other.decode()}()"
+        if asks and not only_cleared:
+            return f"{function}() may ask for its size, and not to clear as much"
         if exactly and len(re.findall(_EXACTLY, whole)) != len(cleared):
             return f"{function}() allocates more than one of it"
     return ""
@@ -264,12 +277,39 @@ def _without_calls(plain: bytes, names: re.Pattern[bytes]) -> bytes:
     return bytes(out)
 
 
-def _asks_size(plain: bytes, name: str) -> bool:
-    """Tell whether code may ask for the size of a structure, by its name or by a variable."""
-    if _COMPUTED_SIZE.search(plain):
+def _asks_size(plain: bytes, name: str, macros: frozenset[bytes]) -> bool:
+    """Tell whether code may ask for the size of a structure.
+
+    It has no variable of that type: that is looked for elsewhere.
+
+    :param macros: those that ask for the size of something.
+    """
+    if not macros.isdisjoint(_WORD.findall(plain)):
         return True
-    aims = (match[1] for match in _SIZEOF.finditer(plain))
-    return any(_OTHER_TYPE.fullmatch(aim) is None or aim.decode() == name for aim in aims)
+    rest = _SIZEOF.sub(lambda m: b"" if _is_other(m[1], name) else m[0], plain)
+    return _COMPUTED_SIZE.search(rest) is not None
+
+
+def _is_other(aim: bytes, name: str) -> bool:
+    """Tell whether what a ``sizeof`` is of has another type: a variable, a member, a type."""
+    if _OTHER_TYPE.fullmatch(aim):
+        return aim.decode() != name
+    return _VARIABLE.fullmatch(aim) is not None
+
+
+def _asking_macros(text: bytes) -> frozenset[bytes]:
+    """Find the macros of a text that ask for the size of something, directly or not."""
+    bodies = {}
+    for line in directives(text):
+        if match := _DEFINE.match(line[0]):
+            bodies[match[1]] = line[0][match.end() :]
+    found = {name for name, body in bodies.items()
+             if _COMPUTED_SIZE.search(body) or _OF_ITS_TYPE.search(body)}  # fmt: skip
+    while more := {n for n, body in bodies.items() if not found.isdisjoint(_WORD.findall(body))}:
+        if more <= found:
+            break
+        found |= more
+    return frozenset(found)
 
 
 def _bodies(plain: bytes) -> dict[str, bytes]:

@@ -93,6 +93,10 @@ def test_it_is_zero_where_all_are_allocated_as_zeros(
         (MAKE, "void stack(void)\n{\n\tstruct filter one;\n\n\tone.next = 0;\n\tadd(&one);\n}\n\n"
          + MAKE,
          "one is on the stack, or copied whole"),
+        ("\tf->handle = n;\n", "\t__auto_type one = *f->next;\n\n\tadd(&one);\n",
+         "one is on the stack, or copied whole"),
+        (MAKE, "void take(int n, struct filter one)\n{\n\tadd(kzalloc(n, 1)), add(&one);\n}\n\n"
+         + MAKE, "one is on the stack, or copied whole"),
         (MAKE, "struct filter kept;\n\n" + MAKE, ".bss.kept of fs/read.o depends on its size"),
         ("\tint n;\n", "\tstruct filter f;\n\tint n;\n", "it is part of struct pool"),
     ],
@@ -247,3 +251,26 @@ def layout(size: int, *members: tuple[int, str, int]) -> Layout:
 def test_what_counts_as_a_place_where_nothing_was(after: Layout, names: list[str]) -> None:
     before = layout(24, (0, "a", 4), (8, "c", 8), (16, "d", 4))
     assert [member.name for member in new_members(before, after)] == names
+
+
+@pytest.mark.parametrize("change", [HOLE, SLACK], ids=["hole", "slack"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "make_cache(sizeof(*f));",
+        "make_cache(sizeof(struct filter));",
+        "make_cache(SIZE);",
+        "f->next->handle = sizeof(*f->next);",
+    ],
+)
+def test_what_else_the_size_is_for(
+    small: SmallKernel, tmp_path: Path, code: str, change: tuple[str, str]
+) -> None:
+    """A cache of objects, say, which are not zero, in a function that allocates one that is."""
+    source = SOURCE.replace("\tf->handle = n;\n", f"\tf->handle = n;\n\t{code}\n").replace(
+        MAKE,
+        f"void make_cache(long n);\n#define SIZE sizeof(struct filter)\n\n{MAKE}",
+    )
+    new = "dying" if change == HOLE else "more"
+    text = refusal(small, tmp_path, patched(small, source, change, new))
+    assert "in those: make_filter() may ask for its size, and not to clear as much" in text
