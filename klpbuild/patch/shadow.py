@@ -6,6 +6,7 @@ file are real, everything else is a symbolic link into it.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,7 @@ def make_shadow(
     A path that leads through a link and back, ``link/../x.h``, finds the original.  So
     directories below that of a patched header are real, and others that are named.
 
-    :param directory: where; what is there is removed.
+    :param directory: where; of what is there stays what fits, for links take long to make.
     :param source: the source tree.
     :param files: the patched files.
     :param real: further directories that must be real, relative to the source tree.
@@ -39,14 +40,17 @@ def make_shadow(
     wanted = [*(PurePosixPath(path).parent for path in changed), *map(PurePosixPath, real)]
     opened = {str(directory) for each in wanted for directory in (each, *each.parents)}
     headers = {str(PurePosixPath(path).parent) for path in changed if path.endswith(".h")}
-    shutil.rmtree(directory, ignore_errors=True)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    _fill(directory, source.resolve(), ".", _Plan(frozenset(changed), opened, headers), False)
+    _fill(directory, source.resolve(), "", _Plan(frozenset(changed), opened, headers), False)
     for path, file in changed.items():
         is_code = path.endswith((".c", ".h")) and file.original is not None
         text = with_line_directives(file.lines) if directives and is_code else file.patched
-        (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / path).write_bytes(text)
+        place = directory / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_symlink() or place.is_dir():
+            _remove(place)
+        if not place.is_file() or place.read_bytes() != text:
+            place.write_bytes(text)
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,37 @@ class _Plan:
 
 
 def _fill(place: Path, original: Path, path: str, plan: _Plan, below_header: bool) -> None:
-    """Make a real directory, with links to what need not be real."""
-    place.mkdir()
-    below_header = below_header or path in plan.headers
-    for entry in original.iterdir():
-        name = str(PurePosixPath(path, entry.name))
-        if name in plan.changed:
-            continue
-        if (below_header or name in plan.opened) and entry.is_dir() and not entry.is_symlink():
-            _fill(place / entry.name, entry, name, plan, below_header)
-        else:
-            (place / entry.name).symlink_to(entry)
+    """Make a real directory, with links to what need not be real, and with nothing else in it.
+
+    :param path: of the directory with a slash behind it, empty for the tree.
+    """
+    if place.is_symlink() or not place.is_dir():
+        _remove(place)
+        place.mkdir()
+    below_header = below_header or (path.rstrip("/") or ".") in plan.headers
+    with os.scandir(place) as entries:
+        former = {entry.name: entry for entry in entries}
+    with os.scandir(original) as entries:
+        for entry in entries:
+            name, old = path + entry.name, former.pop(entry.name, None)
+            if name in plan.changed:
+                continue
+            if (below_header or name in plan.opened) and entry.is_dir(follow_symlinks=False):
+                _fill(place / entry.name, original / entry.name, f"{name}/", plan, below_header)
+            elif old is None or not old.is_symlink() or os.readlink(old) != entry.path:
+                _remove(place / entry.name)
+                os.symlink(entry.path, place / entry.name)
+    for name in former:
+        if path + name not in plan.changed:
+            _remove(place / name)
+
+
+def _remove(place: Path) -> None:
+    """Remove a file, a link or a directory, if there is one."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def with_line_directives(lines: Sequence[SourceLine]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -116,6 +117,34 @@ def test_a_new_directory_and_an_old_shadow(source: Path, tmp_path: Path) -> None
     make_shadow(shadow, source, [new])
     assert (shadow / "fs/new/n.h").read_text() == "int n;\n"
     assert (shadow / "fs/ext").is_symlink()
+
+
+def test_a_shadow_that_was_there_becomes_what_a_new_one_is(source: Path, tmp_path: Path) -> None:
+    y = patched_file("fs/ext/y.c", "+int new;\nint y;\n")
+    x = patched_file("fs/ext/x.h", "+#define X 2\n")
+    added = PatchedFile("fs/new/n.h", None, lines_of("+int n;\n", "+"), "fix.patch:1")
+    shadow, new = tmp_path / "shadow", tmp_path / "new"
+
+    def contents(tree: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(tree)): str(path.readlink()) if path.is_symlink()
+            else path.read_text() if path.is_file() else "a directory"
+            for path in tree.rglob("*")
+        }  # fmt: skip
+
+    def damage() -> None:
+        (shadow / "Makefile").unlink()
+        (shadow / "Makefile").mkdir()
+        (shadow / "include").unlink()
+        (shadow / "include").symlink_to(tmp_path)
+        (shadow / "stray.h").write_text("")
+
+    for files in ([y], [x, added], [y, x], [y], [added]):
+        make_shadow(shadow, source, files)
+        shutil.rmtree(new, ignore_errors=True)
+        make_shadow(new, source, files)
+        assert contents(shadow) == contents(new)
+        damage()
 
 
 def test_without_directives_the_file_is_as_patched(source: Path, tmp_path: Path) -> None:
