@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from klpbuild.check.aarch64 import code as aarch64
@@ -34,20 +35,27 @@ class Instruction:
     """An instruction.
 
     :ivar offset: from the start of its function.
-    :ivar text: as a disassembler writes it, with names for addresses.
+    :ivar plain: as a disassembler writes it, without the name of `target`, which comes last.
     :ivar shape: the same without the address that it refers to.
     :ivar use: how it refers to `target`.
     :ivar target: an address outside of the function; None when there is none.
+    :ivar name_of: what to call that address.
     """
 
     offset: int
-    text: str
+    plain: str
     shape: str
     use: Use | None = None
     target: int | None = None
+    name_of: Callable[[int], str] = field(default=hex, repr=False, compare=False)
+
+    @cached_property
+    def text(self) -> str:
+        """The instruction with a name for the address, which takes longer to find than the rest."""
+        return self.plain if self.target is None else self.plain + self.name_of(self.target)
 
 
-def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction, ...]:
+def disassemble(code: Code, name_of: Callable[[int], str] = hex) -> tuple[Instruction, ...]:
     """Disassemble a function, of x86-64 without the padding behind it.
 
     :param name_of: what to call an address.
@@ -65,10 +73,10 @@ def disassemble(code: Code, name_of: Callable[[int], str]) -> tuple[Instruction,
         text = f"{mnemonic} {operands}".strip()
         if _MAY_REFER.search(text):
             (decoded,) = engine.disasm(code.data[offset : offset + size], address)
-            found.append(_instruction(engine, code, decoded, name_of))
+            found.append(_instruction(plain, code, decoded, name_of))
         else:
             found.append(Instruction(offset, text, text))
-    while found and found[-1].text.split(" ")[0] in _PADDING:
+    while found and found[-1].plain.split(" ")[0] in _PADDING:
         found.pop()
     return tuple(found)
 
@@ -87,8 +95,7 @@ def _of_others(code: Code, name_of: Callable[[int], str]) -> Iterator[Instructio
         if each.target is None or 0 <= each.target - code.address < len(code.data):
             yield Instruction(each.offset, shape, shape)
         else:
-            text = f"{shape}  # {name_of(each.target)}"
-            yield Instruction(each.offset, text, shape, each.use, each.target)
+            yield Instruction(each.offset, f"{shape}  # ", shape, each.use, each.target, name_of)
 
 
 def addresses(code: bytes, start: int) -> Iterator[tuple[int, bool]]:
@@ -124,7 +131,7 @@ def goes_on(code: bytes) -> bool:
 
 
 def _instruction(
-    engine: capstone.Cs, code: Code, decoded: capstone.CsInsn, name_of: Callable[[int], str]
+    plain: capstone.Cs, code: Code, decoded: capstone.CsInsn, name_of: Callable[[int], str]
 ) -> Instruction:
     offset = decoded.address - code.address
     referred = _target(decoded)
@@ -134,15 +141,15 @@ def _instruction(
     use, target, at, width = referred
     blank = bytearray(decoded.bytes)
     blank[at : at + width] = bytes(width)
-    shape = " ".join(f"{i.mnemonic} {i.op_str}" for i in engine.disasm(bytes(blank), 0)).strip()
     if use is Use.DATA:
-        return Instruction(offset, f"{shape}  # {name_of(target)}", shape, use, target)
+        words = (f"{name} {rest}" for *_, name, rest in plain.disasm_lite(bytes(blank), 0))
+        shape = " ".join(words).strip()
+        return Instruction(offset, f"{shape}  # ", shape, use, target, name_of)
     if code.address <= target < code.address + len(code.data):
         label = f"{decoded.mnemonic} +{target - code.address:#x}"
         return Instruction(offset, label, decoded.mnemonic)
-    return Instruction(
-        offset, f"{decoded.mnemonic} {name_of(target)}", decoded.mnemonic, use, target
-    )
+    shape = decoded.mnemonic
+    return Instruction(offset, f"{shape} ", shape, use, target, name_of)
 
 
 def _target(decoded: capstone.CsInsn) -> tuple[Use, int, int, int] | None:

@@ -49,7 +49,10 @@ class Pair:
     @property
     def same(self) -> bool:
         """Whether both do the same to the same."""
-        return self.old is not None and self.new is not None and self.old.text == self.new.text
+        old, new = self.old, self.new
+        if old is None or new is None or old.plain != new.plain:
+            return False
+        return old.target == new.target or old.text == new.text
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Explainer:
         self.subject = subject
         self.memory = Memory(subject.kernel)
         self.livepatch: Loaded = self.memory.load(subject.elf, subject.name)
+        self._compared: dict[tuple[str, PatchedFunction], tuple[Pair, ...]] = {}
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -107,13 +111,20 @@ class Explainer:
 
     def mismatches(self, owner: str, function: PatchedFunction) -> tuple[Mismatch, ...] | None:
         """Find where unchanged code leads elsewhere; None without the shipped function."""
+        pairs = self.compare(owner, function)
+        return None if pairs is None else self._mismatches(pairs)
+
+    def compare(self, owner: str, function: PatchedFunction) -> tuple[Pair, ...] | None:
+        """Compare a new function with the shipped one; None without that, or when both are long."""
+        if (known := self._compared.get((owner, function))) is not None:
+            return known
         old = self.memory.shipped(owner, function.old, function.sympos)
         if old is None or function.new_place is None:
             return None
         new = self.livepatch.function(*function.new_place, function.new)
         if len(old.data) * len(new.data) > _LONG:
             return None
-        return self._mismatches(self._pairs(old, new, named=False))
+        return self._compared.setdefault((owner, function), self._pairs(old, new))
 
     def explain(self, name: str) -> Explanation:
         """Explain one function.
@@ -144,7 +155,7 @@ class Explainer:
         old = self.memory.shipped(owner, function.old, function.sympos)
         why = f"replaces {function.old} of {owner}"
         why += f" at position {function.sympos}" if function.sympos else ""
-        pairs = self._pairs(old, new)
+        pairs = self.compare(owner, function) or self._pairs(old, new)
         return Explanation(
             function.new,
             f"{owner}:{function.old}",
@@ -201,12 +212,11 @@ class Explainer:
         path = self.memory.kernel.kernel.vmlinux
         return ElfFile.read(path) if path else None
 
-    def _pairs(self, old: Code | None, new: Code, named: bool = True) -> tuple[Pair, ...]:
-        name_of = self._name if named else hex
-        after = disassemble(new, name_of)
+    def _pairs(self, old: Code | None, new: Code) -> tuple[Pair, ...]:
+        after = disassemble(new, self._name)
         if old is None:
             return tuple(Pair(None, instruction) for instruction in after)
-        before = disassemble(old, name_of)
+        before = disassemble(old, self._name)
         matcher = SequenceMatcher(
             None, [i.shape for i in before], [i.shape for i in after], autojunk=False
         )

@@ -120,7 +120,7 @@ def check_bytes(data: bytes, path: str, side: KernelSide | None) -> Report:
     findings = tuple(sorted(subject.findings, key=lambda f: f.rule.identifier))
     release = side.kernel.release if side else ""
     missed = {u.rule.identifier for u in unchecked if not u.about}
-    return Report(path, release, findings, unchecked, len(held) - len(missed))
+    return Report(path, release, findings, unchecked, len(held) - len(missed), subject)
 
 
 def _unreadable(

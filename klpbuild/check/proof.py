@@ -16,11 +16,8 @@ def check_proof(subject: Subject) -> None:
     """Compare each patched function with the one that it replaces."""
     if not subject.applies(catalogue.ELSEWHERE) or not subject.patched:
         return
-    # The disassembler takes a tenth of a second to import, which other checks need not wait for.
-    from klpbuild.check.explain import Explainer
-
     try:
-        _compare(subject, Explainer(subject))
+        _compare(subject, subject.explainer)
     except KlpError as error:
         subject.not_checked(catalogue.ELSEWHERE, str(error), subject.name)
 

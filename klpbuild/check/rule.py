@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
 
 from klpbuild.elf.constants import EM
 from klpbuild.errors import KlpError
+
+if TYPE_CHECKING:
+    from klpbuild.check.subject import Subject
 
 Version = tuple[int, int]
 
@@ -168,6 +172,7 @@ class Report:
     :ivar findings: in the order of their rules.
     :ivar unchecked: the rules that could not be checked.
     :ivar checked: how many rules were checked.
+    :ivar subject: the module as it was read; None when its headers are broken.
     """
 
     file: str
@@ -175,6 +180,7 @@ class Report:
     findings: tuple[Finding, ...]
     unchecked: tuple[Unchecked, ...]
     checked: int
+    subject: Subject | None = field(default=None, repr=False, compare=False)
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
         """List the findings that are as bad or worse."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from klpbuild.arch import ARCHITECTURES, by_machine
 from klpbuild.check.catalogue import RULES
@@ -24,6 +24,9 @@ from klpbuild.elf.constants import SHF, SHT
 from klpbuild.elf.reader import ElfFile, Section
 from klpbuild.errors import KlpError
 from klpbuild.names import object_name
+
+if TYPE_CHECKING:
+    from klpbuild.check.explain import Explainer
 
 
 class Relocation(NamedTuple):
@@ -84,6 +87,17 @@ class Subject:
     def tables(self) -> Tables | None:
         """Its static tables, None when it has none."""
         return find_tables(self.pointers)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """The explainer of its functions, which check and report page ask.
+
+        :raises KlpError: when they cannot be explained.
+        """
+        # The disassembler takes a tenth of a second to import: other checks do without.
+        from klpbuild.check.explain import Explainer
+
+        return Explainer(self)
 
     @property
     def version(self) -> tuple[int, int] | None:

@@ -80,9 +80,11 @@ def _fill(place: Path, original: Path, path: str, plan: _Plan, below_header: boo
                 continue
             if (below_header or name in plan.opened) and entry.is_dir(follow_symlinks=False):
                 _fill(place / entry.name, original / entry.name, f"{name}/", plan, below_header)
-            elif old is None or not old.is_symlink() or os.readlink(old) != entry.path:
-                _remove(place / entry.name)
-                os.symlink(entry.path, place / entry.name)
+            else:
+                link = place / entry.name
+                if old is None or not old.is_symlink() or str(link.readlink()) != entry.path:
+                    _remove(link)
+                    link.symlink_to(entry.path)
     for name in former:
         if path + name not in plan.changed:
             _remove(place / name)

@@ -290,8 +290,8 @@ def convert(build: Build, own: Sequence[Path], said: Said) -> Report:
 
 
 def checked_before(data: bytes, kernel: Kernel, symbols: Path) -> Report | None:
-    """Return the report on a module that this process converted; None for another."""
-    return _CHECKED.get(_state(data, kernel, symbols))
+    """Return, once, the report on a module that this process converted; None for another."""
+    return _CHECKED.pop(_state(data, kernel, symbols), None)
 
 
 def _state(data: bytes, kernel: Kernel, symbols: Path) -> object:

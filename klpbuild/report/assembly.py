@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
-from klpbuild.check.explain import Explainer, Explanation
-from klpbuild.check.module import open_module
+from klpbuild.check.explain import Pair
 from klpbuild.elf.constants import EM
 from klpbuild.report.facts import Facts
 from klpbuild.report.picture import Replacement
@@ -50,22 +49,28 @@ def changed_code(facts: Facts, replacements: tuple[Replacement, ...]) -> tuple[C
     """Compare each function that is replaced, where the shipped code is at hand."""
     if facts.kernel.arch.machine != EM.X86_64:
         return ()
-    explainer = Explainer(open_module(facts.module, facts.side))
+    subject = facts.check.subject
+    functions = {
+        (patched.object, function.new): function
+        for patched in (subject and subject.patched) or ()
+        for function in patched.functions or ()
+    }
     found, room = [], _LINES_MAX
     for replacement in replacements:
-        if not replacement.new or (replacement.size or 0) > _BYTES_MAX:
+        function = functions.get((replacement.object, replacement.new))
+        if subject is None or function is None or (replacement.size or 0) > _BYTES_MAX:
             continue
-        explanation = explainer.explain(replacement.new)
-        lines = tuple(_lines(explanation)) if explanation.shipped else ()
+        pairs = subject.explainer.compare(replacement.object, function)
+        lines = tuple(_lines(pairs or ()))
         if lines and len(lines) <= room:
             room -= len(lines)
-            found.append(ChangedCode(explanation.old, lines))
+            found.append(ChangedCode(f"{replacement.object}:{function.old}", lines))
     return tuple(found)
 
 
-def _lines(explanation: Explanation) -> Iterator[DiffLine]:
+def _lines(compared: Iterable[Pair]) -> Iterator[DiffLine]:
     """Write old instructions before new ones, and how many between them are the same."""
-    for same, pairs in groupby(explanation.pairs, lambda pair: pair.same):
+    for same, pairs in groupby(compared, lambda pair: pair.same):
         if same:
             yield DiffLine(Kind.HUNK, f"... {len(list(pairs))} the same")
             continue
