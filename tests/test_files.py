@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from klpbuild.errors import KlpError
 from klpbuild.files import locks, records
+from klpbuild.files.kept import content_key, kept_or_made
 from klpbuild.files.locks import locked, working_in
 from klpbuild.files.records import (
     from_json,
@@ -55,6 +56,50 @@ def test_a_record_is_read_back() -> None:
     assert from_json(Outer, to_json(RECORD)) == RECORD
     assert from_json(tuple[Outer, ...], to_json((RECORD, RECORD))) == (RECORD, RECORD)
     assert from_json(dict[str, object], to_json({"x": [1, None]})) == {"x": [1, None]}
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What JSON has no form of."""
+
+    names: frozenset[str]
+    data: bytes
+    shade: Shade | None
+
+
+class Shade(Enum):
+    """A choice."""
+
+    DARK = "dark"
+
+
+def test_sets_bytes_and_choices_are_read_back() -> None:
+    mixed = Mixed(frozenset({"b", "a"}), b"\0\xff", Shade.DARK)
+    assert from_json(Mixed, to_json(mixed)) == mixed
+
+
+def test_what_is_kept_is_found_by_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    made: list[int] = []
+
+    def make() -> str:
+        made.append(len(made))
+        return f"text {len(made)}"
+
+    def get(*parts: str) -> str:
+        return kept_or_made(path, content_key(*parts), make, str.encode, bytes.decode)
+
+    assert (get("ab", "c"), get("ab", "c")) == ("text 1", "text 1")
+    assert get("a", "bc") == "text 2"
+    assert get("ab", "c") == "text 3"  # one is kept
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    key = content_key("x")
+    for _ in range(2):
+        made = kept_or_made(tmp_path / "file/kept", key, lambda: "y", str.encode, bytes.decode)
+        assert made == "y"
 
 
 def test_a_record_of_another_version_is_read() -> None:
@@ -145,6 +190,7 @@ def test_what_killed_processes_left_goes(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
+from klpbuild.files.kept import content_key, kept_or_made
 from klpbuild.files.locks import working_in
 with working_in(Path(sys.argv[1])):
     print("held", flush=True)
@@ -239,6 +285,7 @@ def test_a_file_is_read_again_only_when_it_may_have_changed(tmp_path: Path) -> N
 CHILD_THAT_STAYS = """
 import os, sys
 from pathlib import Path
+from klpbuild.files.kept import content_key, kept_or_made
 from klpbuild.files.locks import working_in
 from klpbuild.run import run
 with working_in(Path(sys.argv[1])):

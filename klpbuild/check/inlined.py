@@ -19,10 +19,11 @@ from klpbuild.kernel.debug import debug_information
 from klpbuild.names import VMLINUX
 
 _SUBPROGRAM, _INLINED = 0x2E, 0x1D
-_NAME, _LOW_PC, _ORIGIN, _SPECIFICATION, _RANGES = 0x03, 0x11, 0x31, 0x47, 0x55
+_NAME, _LOW_PC, _INLINE, _ORIGIN, _SPECIFICATION, _RANGES = 0x03, 0x11, 0x20, 0x31, 0x47, 0x55
 _CALL_FILE, _CALL_LINE = 0x58, 0x59
+_FUNCTIONS = {_SUBPROGRAM: frozenset({_NAME, _LOW_PC, _INLINE, _ORIGIN, _SPECIFICATION})}
 _WANTED = {
-    _SUBPROGRAM: frozenset({_NAME, _LOW_PC, _ORIGIN, _SPECIFICATION}),
+    **_FUNCTIONS,
     _INLINED: frozenset({_ORIGIN, _LOW_PC, _RANGES, _CALL_FILE, _CALL_LINE}),
 }
 #: Limit on callers in a finding.
@@ -49,13 +50,17 @@ def copies(unit: Unit, name: str, address: int) -> tuple[Copy, ...]:
     :param address: of the function, as the unit has it.
     :raises KlpError: when the unit is broken.
     """
-    entries = unit.listed(_WANTED)
-    functions = {e.offset: e for e in entries if e.tag == _SUBPROGRAM}
+    functions = {e.offset: e for e in unit.listed(_FUNCTIONS, outermost=True)}
     here = {_root(e, functions) for e in functions.values() if e.values.get(_LOW_PC) == address}
     plain = name.split(".")[0]
     named = {_root(e, functions) for e in functions.values() if e.values.get(_NAME) == plain}
     # In a module's file addresses repeat; an alias has another name.
     roots = here & named or named or here
+    # DW_AT_inline says of a function whether it was inlined (DWARF 5, section 3.3.8.1).
+    if not any(functions[r].values.get(_INLINE) for r in roots):
+        return ()
+    entries = unit.listed(_WANTED)
+    functions = {e.offset: e for e in entries if e.tag == _SUBPROGRAM}
     files = unit.file_names()
     copied: dict[Copy, None] = {}
     holder: Entry | None = None

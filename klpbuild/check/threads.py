@@ -32,7 +32,8 @@ def check_threads(subject: Subject) -> None:
             plain = function.old.partition(".")[0]
             if found is None or found.address is None or plain in accepted:
                 continue
-            if how := Threads.read(path).stay(found.section, found.address):
+            cache = subject.kernel.kernel.cache
+            if how := Threads.staying(path, found.section, found.address, cache):
                 what = f"{function.old} is replaced, and a kernel thread stays in it: {how}"
                 where = f"{patched.object}:{function.old}"
                 subject.find(catalogue.THREAD, what, where, function=plain)

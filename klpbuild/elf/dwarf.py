@@ -15,6 +15,14 @@ from typing import Literal
 
 import numpy as np
 
+from klpbuild.elf.abbreviations import (
+    IMPLICIT,
+    Abbreviation,
+    Form,
+    read_abbreviations,
+    sleb,
+    uleb,
+)
 from klpbuild.elf.constants import ET
 from klpbuild.elf.debugfields import WIDTHS, relocate
 from klpbuild.elf.reader import ElfFile
@@ -27,7 +35,7 @@ _SIZES = {
     0x13: 4, 0x14: 8, 0x17: 4, 0x19: 0, 0x1D: 4, 0x1E: 16, 0x1F: 4, 0x20: 8, 0x21: 0, 0x24: 8,
     0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4, 0x29: 1, 0x2A: 2, 0x2B: 3, 0x2C: 4,
 }  # fmt: skip
-_STRING, _STRP, _LINE_STRP, _IMPLICIT = 0x08, 0x0E, 0x1F, 0x21
+_STRING, _STRP, _LINE_STRP = 0x08, 0x0E, 0x1F
 _NUMBERS = frozenset({0x0D, 0x0F, 0x15, 0x1A, 0x1B, 0x22, 0x23})  # (s|u)data and indexes
 #: Forms that number what is in .debug_str_offsets and .debug_addr: clang writes them.
 _STRX, _ADDRX = frozenset({0x1A, *range(0x25, 0x29)}), frozenset({0x1B, *range(0x29, 0x2D)})
@@ -36,20 +44,13 @@ _LENGTHS = frozenset({0x09, 0x18})  # block, exprloc
 _SDATA = 0x0D
 _DIRECTORY, _PATH = 2, 1  # DW_LNCT_directory_index, DW_LNCT_path
 _STMT_LIST, _UNIT, _STR_OFFSETS_BASE, _ADDR_BASE = 0x10, 0x11, 0x72, 0x73
-_LEB_BITS_MAX = 70
+#: Types, and what is inside of C's: members, enumerators, ranges, parameters.  Most entries of a
+#: unit are of types in headers, and a type tells where the next entry beside it is.
+_TYPES = frozenset({0x01, 0x04, 0x13, 0x15, 0x17})
+_IN_TYPES = _TYPES | {0x05, 0x0D, 0x18, 0x21, 0x28}
+_SIBLING = 0x01
+_BESIDE = frozenset({_SIBLING})
 _BROKEN = "has broken debug information"
-
-#: A form and, for DW_FORM_implicit_const, its value.
-Form = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Abbreviation:
-    """An abbreviation: tag, whether there are children, attribute to form."""
-
-    tag: int
-    children: bool
-    forms: tuple[tuple[int, Form], ...]
 
 
 @dataclass(frozen=True)
@@ -187,31 +188,9 @@ class Dwarf:
         end = min(offset + 4096, len(table))
         return string_at(bytes(table[offset:end]), 0)
 
-    def abbreviations(self, offset: int) -> dict[int, Abbreviation]:
-        """Read a unit's abbreviations by their codes."""
-        data = self._abbrev
-        found: dict[int, Abbreviation] = {}
-        at = offset
-        while True:
-            code, at = _uleb(data, at)
-            if not code:
-                return found
-            tag, at = _uleb(data, at)
-            children, at = bool(data[at]), at + 1
-            forms: list[tuple[int, Form]] = []
-            while True:
-                attribute, at = _uleb(data, at)
-                form, at = _uleb(data, at)
-                value = 0
-                if form == _IMPLICIT:
-                    value, at = _sleb(data, at)
-                if not attribute:
-                    break
-                forms.append((attribute, (form, value)))
-            found[code] = Abbreviation(tag, children, tuple(forms))
-
     @cached_property
-    def _abbrev(self) -> memoryview:
+    def abbrev(self) -> memoryview:
+        """The bytes of ``.debug_abbrev``."""
         return self._data(".debug_abbrev")
 
     @cached_property
@@ -233,7 +212,7 @@ class Unit:
     def __init__(self, dwarf: Dwarf, offset: int) -> None:
         """Read the unit's header; refuse what is not DWARF 4 or 5, or is broken."""
         self._dwarf, self.offset = dwarf, offset
-        self._listed: tuple[dict[int, frozenset[int]], tuple[Entry, ...]] | None = None
+        self._listed: dict[bool, tuple[dict[int, frozenset[int]], tuple[Entry, ...]]] = {}
         data, order = dwarf.info, dwarf.elf.order
         self._order: Literal["little", "big"] = "big" if order == ">" else "little"
         with broken(_BROKEN, dwarf.elf.name):
@@ -248,7 +227,7 @@ class Unit:
             if self._version not in (4, 5) or width != 8 or length >= 0xFFFFFFF0:
                 what = f"has debug information of DWARF {self._version}"
                 raise KlpError(what, where=dwarf.elf.name)
-            self._abbreviations = dwarf.abbreviations(abbreviations)
+            self._abbreviations = read_abbreviations(dwarf.abbrev, abbreviations)
         self._end = min(offset + 4 + length, len(data))
 
     @property
@@ -265,19 +244,31 @@ class Unit:
         with broken(_BROKEN, self._dwarf.elf.name):
             yield from self._entries(wanted)
 
-    def listed(self, wanted: dict[int, frozenset[int]]) -> tuple[Entry, ...]:
+    def listed(
+        self, wanted: dict[int, frozenset[int]], outermost: bool = False
+    ) -> tuple[Entry, ...]:
         """List what `entries` gives, kept until others are asked for.
 
+        :param outermost: whether to leave out what is inside of other entries, where these tell
+            how long they are.
         :raises KlpError: when the unit is broken.
         """
-        if self._listed is None or self._listed[0] != wanted:
-            self._listed = wanted, tuple(self.entries(wanted))
-        return self._listed[1]
+        if outermost not in self._listed or self._listed[outermost][0] != wanted:
+            with broken(_BROKEN, self._dwarf.elf.name):
+                self._listed[outermost] = wanted, tuple(self._entries(wanted, outermost))
+        return self._listed[outermost][1]
 
-    def _entries(self, wanted: dict[int, frozenset[int]]) -> Iterator[Entry]:
+    def _entries(
+        self, wanted: dict[int, frozenset[int]], outermost: bool = False
+    ) -> Iterator[Entry]:
         data, at, depth = self._dwarf.info, self._first, 0
+        passed = _TYPES if wanted.keys().isdisjoint(_IN_TYPES) else frozenset[int]()
         plans = {
-            code: _plan(each, wanted.get(each.tag, frozenset()))
+            code: _plan(
+                each,
+                wanted.get(each.tag, frozenset())
+                | (_BESIDE if outermost or each.tag in passed else frozenset()),
+            )
             for code, each in self._abbreviations.items()
         }
         while at < self._end:
@@ -285,7 +276,7 @@ class Unit:
             code = data[at]
             at += 1
             if code > 0x7F:
-                code, at = _uleb(data, start)
+                code, at = uleb(data, start)
             if not code:
                 depth -= 1
                 continue
@@ -293,12 +284,27 @@ class Unit:
             values: dict[int, int | str] = {}
             for skip, attribute, form in plans[code]:
                 at += skip
-                if form is not None:
+                if form is None:
+                    continue
+                if attribute:
                     value, at = self._value(data, at, form)
-                    if attribute:
-                        values[attribute] = self._meant(form[0], value)
+                    values[attribute] = self._meant(form[0], value)
+                elif data[at] > 0x7F:
+                    _, at = self._value(data, at, form)
+                elif form[0] in _LENGTHS:
+                    at += 1 + data[at]
+                elif form[0] in _NUMBERS:
+                    at += 1
+                else:
+                    _, at = self._value(data, at, form)
             if abbreviation.tag in wanted:
                 yield Entry(start, abbreviation.tag, depth, values)
+            beside = values.get(_SIBLING)
+            if beside is not None and (outermost or abbreviation.tag in passed):
+                if not isinstance(beside, int) or beside <= at:
+                    raise ValueError("an entry's sibling stands before it")
+                at = beside
+                continue
             depth += abbreviation.children
 
     def _meant(self, form: int, value: int | str) -> int | str:
@@ -323,7 +329,7 @@ class Unit:
             offset = int.from_bytes(data[at : at + 4], self._order)
             return self._dwarf.text(kind, offset), at + 4
         if kind in _SIZES:
-            if kind == _IMPLICIT:
+            if kind == IMPLICIT:
                 return implicit, at
             size = _SIZES[kind]
             number = int.from_bytes(data[at : at + size], self._order) if size else 1
@@ -331,15 +337,17 @@ class Unit:
                 number += self.offset
             return number, at + size
         if kind in _NUMBERS:
-            return _sleb(data, at) if kind == _SDATA else _uleb(data, at)
+            return sleb(data, at) if kind == _SDATA else uleb(data, at)
         if kind == _STRING:
-            end = bytes(data[at : at + 4096]).index(0)
-            return string_at(bytes(data[at : at + end]), 0), at + end + 1
+            end = at + bytes(data[at : at + 64]).find(0)
+            if end < at:
+                end = at + bytes(data[at : at + 4096]).index(0)
+            return string_at(bytes(data[at:end]), 0), end + 1
         if kind in _BLOCKS:
             width = _BLOCKS[kind]
             return 0, at + width + int.from_bytes(data[at : at + width], self._order)
         if kind in _LENGTHS:
-            length, at = _uleb(data, at)
+            length, at = uleb(data, at)
             return at, at + length
         raise ValueError(f"form {kind:#x}")
 
@@ -369,10 +377,10 @@ class Unit:
         count, at = data[at], at + 1
         formats: list[tuple[int, int]] = []
         for _ in range(count):
-            content, at = _uleb(data, at)
-            form, at = _uleb(data, at)
+            content, at = uleb(data, at)
+            form, at = uleb(data, at)
             formats.append((content, form))
-        number, at = _uleb(data, at)
+        number, at = uleb(data, at)
         found: list[tuple[str, int]] = []
         for _ in range(min(number, len(data))):
             name, directory = "", 0
@@ -400,9 +408,9 @@ class Unit:
         files = [""]
         while data[at]:
             name, at = self._value(data, at, (_STRING, 0))
-            directory, at = _uleb(data, at)
-            _, at = _uleb(data, at)
-            _, at = _uleb(data, at)
+            directory, at = uleb(data, at)
+            _, at = uleb(data, at)
+            _, at = uleb(data, at)
             files.append(_joined(directories, str(name), directory))
         return tuple(files)
 
@@ -427,23 +435,3 @@ def _plan(abbreviation: Abbreviation, wanted: frozenset[int]) -> _Plan:
             steps.append((skip, attribute if attribute in wanted else 0, form))
             skip = 0
     return (*steps, (skip, 0, None))
-
-
-def _uleb(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > _LEB_BITS_MAX:
-            raise ValueError("a number has too many bytes")
-
-
-def _sleb(data: memoryview, at: int) -> tuple[int, int]:
-    start = at
-    value, at = _uleb(data, at)
-    bits = 7 * (at - start)
-    return value - (1 << bits) if value >> (bits - 1) else value, at

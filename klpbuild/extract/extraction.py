@@ -86,7 +86,7 @@ def extract_part(
     made, references, sections = assemble(correlation, chosen, tables, part.source)
     return Extraction(
         number=part.number,
-        object=made,
+        object=made.to_bytes(),
         changed=tuple(_replaced(correlation, chosen)),
         new=tuple(atom.name for atom in changes.new if atom in chosen.atoms),
         globals=tuple(

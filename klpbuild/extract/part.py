@@ -10,7 +10,7 @@ from klpbuild.elf.reader import Symbol
 from klpbuild.elf.vartypes import VariableType
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.correlate import Correlation, correlate
-from klpbuild.extract.linkage import LinkedObject, Origin
+from klpbuild.extract.linkage import LinkedObject, Origin, Ties
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.retyped import type_change
 from klpbuild.extract.sizes import EntrySizes
@@ -85,6 +85,11 @@ class Part(LinkedObject):
         if twin is not None:
             return self.origin(twin.symbols[0])
         return next(iter(self.correlation.origins(atom)), None)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it shares nothing with the other objects, and was not compared with them."""
+        return self.ties == Ties() and "_versions" not in self.__dict__
 
     def forget(self) -> None:
         """Free the memory of the contents: a patch may change hundreds of objects."""

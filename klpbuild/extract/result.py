@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from klpbuild.elf.writer import ElfObject
 from klpbuild.errors import Problem
 from klpbuild.extract.linkage import Origin
 
@@ -125,7 +124,7 @@ class Extraction:
     """The extracted object and what is known about it.
 
     :ivar number: the object's place among those of the patch.
-    :ivar object: relocatable, for objtool and the linker.
+    :ivar object: the bytes of a relocatable file, for objtool and the linker.
     :ivar changed: functions to replace, in the object's order.
     :ivar new: names of included functions that the original does not have.
     :ivar globals: names of included global functions and variables that the original does not
@@ -144,7 +143,7 @@ class Extraction:
     """
 
     number: int
-    object: ElfObject
+    object: bytes
     changed: tuple[ChangedFunction, ...]
     new: tuple[str, ...]
     globals: tuple[str, ...]

@@ -85,17 +85,24 @@ def while_unchanged(read: Callable[[type[_T], Path], _T]) -> Callable[[type[_T],
 
     @wraps(read)
     def unless_kept(kind: type[_T], path: Path) -> _T:
-        try:
-            status = path.stat()
-        except OSError:
-            return read(kind, path)  # which says why
-        times = status.st_mtime_ns, status.st_ctime_ns
-        if max(times) + SETTLED_NS > time.time_ns():
+        state = settled_state(path)
+        if state is None:
             return read(kind, path)
-        state = status.st_dev, status.st_ino, status.st_size, *times
         return kept(kind, path, state)  # type: ignore[arg-type]  # classes can be hashed
 
     return unless_kept
+
+
+def settled_state(path: Path) -> tuple[int, ...] | None:
+    """Read device, inode, size and times of a file; None if it may change without a trace."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    times = status.st_mtime_ns, status.st_ctime_ns
+    if max(times) + SETTLED_NS > time.time_ns():
+        return None
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def write_sealed(path: Path, data: bytes) -> None:
@@ -137,13 +144,22 @@ def note_damage(path: Path, error: Exception) -> None:
 
 def to_json(record: object) -> bytes:
     """Serialise a record, or a tuple of records, as JSON that `from_json` reads."""
-    return (json.dumps(_plain(record), indent=1, default=os.fspath) + "\n").encode()
+    return (json.dumps(_plain(record), indent=1, default=_other) + "\n").encode()
 
 
 def _plain(record: object) -> object:
     if is_dataclass(record) and not isinstance(record, type):
         return asdict(record)
     return [_plain(item) for item in record] if isinstance(record, tuple) else record
+
+
+def _other(value: Any) -> object:
+    """Write what JSON has no form of."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return value.hex() if isinstance(value, bytes) else os.fspath(value)
 
 
 def from_json(kind: type[_T], data: bytes | str) -> _T:
@@ -161,8 +177,8 @@ def _typed(kind: Any, value: Any) -> Any:
         return value
     if is_dataclass(kind):
         return _record(kind, value)
-    if origin is list and isinstance(value, list):
-        return [_typed(inside[0], item) for item in value]
+    if origin in (list, frozenset) and isinstance(value, list):
+        return origin(_typed(inside[0], item) for item in value)
     if origin is tuple and isinstance(value, list):
         kinds = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
         return tuple(_typed(each, item) for each, item in zip(kinds, value, strict=True))
@@ -174,6 +190,8 @@ def _typed(kind: Any, value: Any) -> Any:
                 return _typed(each, value)
     elif origin is None and isinstance(value, str) and issubclass(kind, Enum | Path):
         return kind(value)
+    elif kind is bytes and isinstance(value, str):
+        return bytes.fromhex(value)
     elif origin is None and (type(value) is kind or (kind is float and type(value) is int)):
         return value
     raise ValueError(f"{value!r:.60} is not {getattr(kind, '__name__', kind)}")

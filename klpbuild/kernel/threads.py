@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 from klpbuild.elf.reader import ElfFile
-from klpbuild.files.records import while_unchanged
+from klpbuild.files.kept import code_key, content_key, kept_or_made
+from klpbuild.files.records import settled_state, while_unchanged
 from klpbuild.kernel.code import Code
 from klpbuild.kernel.flow import Body, Call
 
@@ -79,6 +80,26 @@ class Threads:
         :raises KlpError: when it cannot be read, or is for another architecture than x86-64.
         """
         return cls(Code(ElfFile.read(path)))
+
+    @classmethod
+    def staying(cls, path: Path, section: str, offset: int, cache: Path) -> str:
+        """Explain as `stay` does for a function of a binary, once for the same file.
+
+        :param cache: the kernel's directory for what klpbuild learns of it.
+        :raises KlpError: as `read`.
+        """
+        state = settled_state(path)
+        if state is None:
+            return cls.read(path).stay(section, offset)
+        name = content_key(str(path), section, str(offset)).hex()[:16]
+        key = content_key(
+            str(path), section, str((offset, state)), code_key("arch", "elf", "kernel")
+        )
+
+        def ask() -> str:
+            return cls.read(path).stay(section, offset)
+
+        return kept_or_made(cache / "threads" / name, key, ask, str.encode, bytes.decode)
 
     def stay(self, section: str, offset: int) -> str:
         """Explain how a kernel thread comes to stay in a function; empty when none does.

@@ -25,13 +25,14 @@ class _Version:
     """An object as some patches made it.
 
     :ivar files: the patched files that the compiler read, each with its digest.
-    :ivar others: names, without directories, of all that it read.
+    :ivar others: names, without directories, of all that it read, a blank between them: a list
+        takes longer to read.
     :ivar added: the files that the patches add: each could be found in place of another one.
     :ivar object: the object's digest; empty where it is the original.
     """
 
     files: Mapping[str, str]
-    others: tuple[str, ...]
+    others: str
     added: tuple[str, ...]
     object: str
 
@@ -47,7 +48,7 @@ class Found:
 
     data: bytes | None
     files: tuple[str, ...]
-    others: tuple[str, ...]
+    others: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class KeptObjects:
             if not self._is_now(version):
                 continue
             if not version.object:
-                return Found(None, tuple(version.files), version.others)
+                return Found(None, tuple(version.files), version.others.split())
             data = read_record(self._object(target, version.object), bytes)
             if data is not None and _digest(data) == version.object:
-                return Found(data, tuple(version.files), version.others)
+                return Found(data, tuple(version.files), version.others.split())
         return None
 
     def keep(
@@ -97,7 +98,7 @@ class KeptObjects:
         :param data: the object; None where it is the original.
         """
         made_from = {path: self.digests[path] for path in sorted(files)}
-        others = tuple(sorted({posixpath.basename(name) for name in read}))
+        others = " ".join(sorted({posixpath.basename(name) for name in read}))
         name = "" if data is None else _digest(data)
         version = _Version(made_from, others, tuple(sorted(self.added)), name)
         record = self._record(target, line)
@@ -114,7 +115,7 @@ class KeptObjects:
     def _is_now(self, version: _Version) -> bool:
         if any(self.digests.get(path) != digest for path, digest in version.files.items()):
             return False
-        names = frozenset(version.others)
+        names = frozenset(version.others.split())
         return version.added == tuple(sorted(self.added)) and not any(
             posixpath.basename(path) in names for path in self.digests.keys() - version.files.keys()
         )
@@ -126,7 +127,7 @@ class KeptObjects:
         return found or ()
 
     def _record(self, target: str, line: Collection[str]) -> Path:
-        return self.directory / f"{target[:-2]}-{_digest(shlex.join(line).encode())}.versions"
+        return self.directory / f"{target[:-2]}-{_digest(shlex.join(line).encode())}.kept"
 
     def _object(self, target: str, digest: str) -> Path:
         return self.directory / f"{target[:-2]}-{digest}.o"

@@ -216,11 +216,16 @@ class Recompiler:
         return command.compile(Path(), *flags, source=self.tree.source, shadow=None)
 
     @cached_property
-    def _kept_objects(self) -> KeptObjects:
+    def digests(self) -> Mapping[str, str]:
+        """The SHA-256 of each patched file, by its path."""
         contents = {file.path: (self.shadow / file.path).read_bytes() for file in self.files}
+        return {path: hashlib.sha256(data).hexdigest() for path, data in contents.items()}
+
+    @cached_property
+    def _kept_objects(self) -> KeptObjects:
         return KeptObjects(
             self.tree.kept / "patched",
-            {path: hashlib.sha256(data).hexdigest() for path, data in contents.items()},
+            self.digests,
             frozenset(file.path for file in self.files if file.original is None),
         )
 
@@ -232,9 +237,7 @@ class Recompiler:
         :raises KlpError: when it found a patched file's original instead.
         """
         dependencies = self.workdir / f"{command.target[:-2]}.{kind}.d"
-        names = {posixpath.basename(file.path) for file in self.files}
-        originals = {os.path.realpath(self.tree.source / f.path): f.path for f in self.files}
-        patched = {os.path.realpath(self.shadow / f.path): f.path for f in self.files}
+        names, originals, patched = self._found_as
         read = set()
         for word in dependencies.read_text(errors="surrogateescape").split():
             if posixpath.basename(word) not in names:
@@ -249,6 +252,15 @@ class Recompiler:
                     why=f"The compiler found it as {word}, which leads out of the patched tree.",
                 )
         return frozenset(read)
+
+    @cached_property
+    def _found_as(self) -> tuple[frozenset[str], Mapping[str, str], Mapping[str, str]]:
+        """The names of the patched files; what each is called in the source and the shadow tree."""
+        originals, patched = (
+            {os.path.realpath(tree / file.path): file.path for file in self.files}
+            for tree in (self.tree.source, self.shadow)
+        )
+        return frozenset(posixpath.basename(f.path) for f in self.files), originals, patched
 
     def with_layouts(self, command: CompileCommand, patched: bool) -> Path:
         """Compile the object with the layouts of all its structures, original or patched.

@@ -109,7 +109,12 @@ def with_line_directives(lines: Sequence[SourceLine]) -> bytes:
     out: list[bytes] = []
     number = 1
     scanner = _Scanner()
-    for line in lines:
+    numbers = [line.old for line in lines]
+    steps = (at for at in range(1, len(lines)) if numbers[at] != (numbers[at - 1] or 0) + 1)
+    last = max(steps, default=0)
+    for at, line in enumerate(lines):
+        if at > last and number == line.old:  # and so it stays
+            return b"".join([*out, *(rest.text for rest in lines[at:])])
         if line.old is not None and line.old != number and scanner.at_line_start:
             out.append(b"#line %d\n" % line.old)
             number = line.old

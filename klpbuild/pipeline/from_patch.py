@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from klpbuild.compiler.log import BuildLog
 from klpbuild.elf.constants import STB
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems
-from klpbuild.extract.extraction import OnlyStartError, UnchangedError, extract, extract_part
+from klpbuild.extract.extraction import OnlyStartError, UnchangedError, extract
 from klpbuild.extract.linkage import link, new_globals
 from klpbuild.extract.moves import settle_moved
 from klpbuild.extract.part import Part
@@ -22,6 +23,8 @@ from klpbuild.extract.sharing import local_variables, shared_otherwise
 from klpbuild.extract.sizes import EntrySizes
 from klpbuild.extract.written import WORDS
 from klpbuild.files.given import check_file_names
+from klpbuild.files.kept import content_key, kept_or_made
+from klpbuild.files.whole import write_file
 from klpbuild.kernel.dependencies import Dependencies
 from klpbuild.kernel.prepare import build_environment
 from klpbuild.kernel.tree import Kernel
@@ -40,6 +43,7 @@ from klpbuild.pipeline.callbacks import check_callbacks, idle_notes, nothing_run
 from klpbuild.pipeline.extracted import Extracted
 from klpbuild.pipeline.homes import Homes, new_symbol
 from klpbuild.pipeline.joined import set_apart
+from klpbuild.pipeline.keptparts import KeptParts
 from klpbuild.pipeline.keys import ask_keys_of_modules
 from klpbuild.pipeline.paths import Paths
 from klpbuild.pipeline.startup import check_left_out
@@ -120,9 +124,7 @@ class _Builder:
         """Run objtool over the extracted object and give its symbols their names for the link."""
         number = extraction.number
         path = self.build.paths.work / "extracted" / f"{number}-{Path(pair.target).name}"
-        extraction.object.write(path)
-        self._objtool(pair, path)
-        elf = ElfFile.read(path)
+        elf = ElfFile(self._objtool(pair, extraction.object, path), str(path))
         runs_late = self.compiled.tree.objtool_runs_late
         out = name_references(elf, decisions, late if runs_late else None)
         by_name = {s.name: s for s in elf.symbol_list if s.is_defined}
@@ -141,10 +143,21 @@ class _Builder:
         out.write(finished)
         return finished
 
-    def _objtool(self, pair: ObjectPair, path: Path) -> None:
+    def _objtool(self, pair: ObjectPair, data: bytes, path: Path) -> bytes:
+        """Run objtool over an object, once for its content, unless it runs later.
+
+        :param path: where it reads and writes the object.
+        """
+        tree = self.compiled.tree
+        if not tree.objtool or tree.objtool_runs_late:
+            return data
+        key = content_key(shlex.join(tree.objtool), data)
+        kept = tree.kept / "extracted" / f"{pair.target[:-2]}.objtool"
+        return kept_or_made(kept, key, lambda: self._run_objtool(pair, data, path), bytes, bytes)
+
+    def _run_objtool(self, pair: ObjectPair, data: bytes, path: Path) -> bytes:
+        write_file(path, data)
         command = [*self.compiled.tree.objtool, str(path.resolve())]
-        if not self.compiled.tree.objtool or self.compiled.tree.objtool_runs_late:
-            return
         done = run(command, build_environment(), self.compiled.tree.build)
         said = done.stdout + done.stderr
         self.build.log.command(command, self.compiled.tree.build, output=path, said=said)
@@ -155,6 +168,7 @@ class _Builder:
                 why=said.strip(),
                 hint=f"The command is in {self.build.log.path}.",
             )
+        return path.read_bytes()
 
 
 def _read_pair(
@@ -263,16 +277,19 @@ def extract_patches(
     sizes = steps.entry_sizes(kernel, log)
     problems = Problems()
     names = [patch.name for patch in patches]
+    kept = KeptParts.of(compiled)
+    read = cache(partial(_read_pair, compiled, sizes, accepted))
     with faults(problems, names):
         compiled = ask_keys_of_modules(
             compiled,
-            partial(_read_pair, compiled, sizes, accepted),
+            read,
             lambda pair: key_policy(resolver, pair.owner),
+            kept.branching,
         )
     problems.check()
     homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
     builder = _Builder(build, compiled, resolver, homes)
-    parts = [_read_pair(compiled, sizes, accepted, *each) for each in enumerate(compiled.pairs)]
+    parts = [read(*each) for each in enumerate(compiled.pairs)]
     with faults(problems, names):
         link(parts, homes.is_weak, compiled.weak_in, homes.knows)
     with faults(problems, names):
@@ -286,7 +303,7 @@ def extract_patches(
         with faults(problems, patches_of(compiled, pair), pair.target):
             declared = check_versions(compiled.compiler, pair, accepted.layouts)
             policy = key_policy(resolver, pair.owner, added.__contains__)
-            extraction = extract_part(part, kernel.arch, policy, declared)
+            extraction = kept.extract(pair, part, kernel.arch, policy, declared)
             notices += extraction.notices
             left_out += [(pair, left) for left in extraction.left_out]
             if extraction.included or extraction.words:

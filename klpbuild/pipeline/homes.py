@@ -120,8 +120,8 @@ class Homes:
         instructions = self.kernel.arch.instructions
         if instructions is not None and instructions.registers:
             assert candidate.address is not None
-            threads = Threads.read(shipped_file(self.kernel, home.owner))
-            return threads.stay(candidate.section, candidate.address)
+            shipped, cache = shipped_file(self.kernel, home.owner), self.kernel.cache
+            return Threads.staying(shipped, candidate.section, candidate.address, cache)
         pair = next(pair for pair in self.compiled.pairs if pair.where == home.where)
         return may_stay(CodeObject(ElfFile.read(pair.original), EntrySizes()), changed.name)
 

@@ -9,17 +9,17 @@ others, are read as variables, as static_key_enabled() does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
-from klpbuild.extract.keys import branch_keys, changed_functions, may_branch, outline
+from klpbuild.extract.keys import changed_functions, may_branch, outline
 from klpbuild.extract.names import base_name, cold_parent
 from klpbuild.extract.part import Part
-from klpbuild.extract.result import KeyPolicy
+from klpbuild.extract.result import Key, KeyPolicy
 from klpbuild.files.whole import write_file
 from klpbuild.kernel.cache import locked
 from klpbuild.names import VMLINUX
@@ -59,6 +59,7 @@ def ask_keys_of_modules(
     compiled: CompiledPatch,
     part: Callable[[int, ObjectPair], Part],
     policy: Callable[[ObjectPair], KeyPolicy],
+    branching: Callable[[ObjectPair, Part], Collection[Key]],
 ) -> CompiledPatch:
     """Compile those objects otherwise whose changed code branches by a module's static key.
 
@@ -68,10 +69,15 @@ def ask_keys_of_modules(
 
     :param part: reads a pair; its number is of no account.
     :param policy: the rule for the keys of an object.
+    :param branching: finds the keys that changed code of an object branches by.
     """
     pairs, notes = [], []
     for number, pair in enumerate(compiled.pairs):
-        names = asked_keys(part(number, pair), policy(pair)) if pair.owner != VMLINUX else set()
+        names = set[str]()
+        if pair.owner != VMLINUX:
+            read = part(number, pair)
+            names = asked_keys(read, policy(pair), partial(branching, pair, read))
+            read.forget()
         other = _asking(compiled, pair, names, partial(part, number)) if names else None
         pairs.append(other or pair)
         if other is not None:
@@ -80,13 +86,12 @@ def ask_keys_of_modules(
     return replace(compiled, pairs=tuple(pairs), notes=(*compiled.notes, *notes))
 
 
-def asked_keys(part: Part, policy: KeyPolicy) -> set[str]:
+def asked_keys(part: Part, policy: KeyPolicy, branching: Callable[[], Collection[Key]]) -> set[str]:
     """List the keys by which changed code branches and that the kernel would not find."""
     if not may_branch(part.patched, part.sizes, policy):
         return set()
-    keys = branch_keys(part, changed_functions(part))
     # A function's own, as that of DO_ONCE(), has a number that the text does not have.
-    return {base_name(key.name) for key in keys if isinstance(policy(key), str)}
+    return {base_name(key.name) for key in branching() if isinstance(policy(key), str)}
 
 
 def _asking(

@@ -9,12 +9,10 @@ of functions that share theirs.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import shlex
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -24,8 +22,8 @@ from klpbuild.arch.base import Part
 from klpbuild.elf.constants import SHF, SHT, STB, STT
 from klpbuild.elf.reader import ElfFile, Section, Symbol
 from klpbuild.errors import KlpError
-from klpbuild.files.records import read_record
-from klpbuild.files.whole import write_file
+from klpbuild.files.kept import code_key, content_key, kept_or_made
+from klpbuild.files.records import settled_state
 from klpbuild.kernel.prepare import Log, build_environment
 from klpbuild.kernel.tree import Kernel
 from klpbuild.names import VMLINUX
@@ -104,6 +102,20 @@ class Fidelity:
         """Look up the first difference in a function or variable."""
         return next((found for found in self.differences if found.symbol == name), None)
 
+    def to_json(self) -> bytes:
+        """Serialise the result; an object has hundreds of symbols, so that rows stand for them."""
+        rows = [(f.name, f.place, f.index, f.proof.name) for f in self.located.values()]
+        differences = [(d.symbol, d.section, d.offset, d.what) for d in self.differences]
+        return json.dumps([rows, [*self.imported], [*self.proven], differences]).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Fidelity:
+        """Read what `to_json` wrote."""
+        rows, imported, proven, differences = json.loads(data)
+        located = {n: Located(n, place, index, Proof[how]) for n, place, index, how in rows}
+        told = tuple(Difference(*each) for each in differences)
+        return cls(located, frozenset(imported), frozenset(proven), told)
+
 
 def prove(kernel: Kernel, compiled: CompiledPatch, pair: ObjectPair, log: Log) -> Fidelity:
     """Compare the original object of a pair with what the kernel ships.
@@ -114,34 +126,35 @@ def prove(kernel: Kernel, compiled: CompiledPatch, pair: ObjectPair, log: Log) -
     if not objtool and compiled.tree.objtool_runs_late:
         module = pair.owner != VMLINUX
         objtool = tuple(a for a in compiled.tree.objtool if module or a != "--module")
-    finished = _finished(compiled, pair, objtool, log) if objtool else ElfFile.read(pair.plain)
-    return compare(finished, ShippedBinary.read(shipped_file(kernel, pair.owner)))
+    plain, shipped = pair.plain.read_bytes(), shipped_file(kernel, pair.owner)
+
+    def proven() -> Fidelity:
+        finished = _finished(compiled, pair, objtool, log) if objtool else plain
+        return compare(ElfFile(finished, pair.target), ShippedBinary.read(shipped))
+
+    state = settled_state(shipped)
+    if state is None:
+        return proven()
+    words = shlex.join(objtool), str(shipped), repr(state)
+    key = content_key(plain, *words, code_key("arch", "elf", "proof"))
+    path = compiled.tree.kept / "objects" / f"{pair.target[:-2]}.proof"
+    return kept_or_made(path, key, proven, Fidelity.to_json, Fidelity.from_json)
 
 
-def _finished(
-    compiled: CompiledPatch, pair: ObjectPair, objtool: Sequence[str], log: Log
-) -> ElfFile:
-    """Run objtool over the original object, once for its content.
+def _finished(compiled: CompiledPatch, pair: ObjectPair, objtool: Sequence[str], log: Log) -> bytes:
+    """Run objtool over the original object.
 
     :raises KlpError: when objtool refuses the object.
     """
-    plain = pair.plain.read_bytes()
-    digest = hashlib.sha256(shlex.join(objtool).encode() + b"\0" + plain).hexdigest()[:16]
-    kept = compiled.tree.kept / "objects" / f"{pair.target[:-2]}.shipped-{digest}"
-    data = read_record(kept, zlib.decompress)
-    if data is None:
-        finished = pair.patched.with_suffix(".shipped.o")
-        finished.write_bytes(plain)
-        command = [*objtool, str(finished)]
-        log(shlex.join(command))
-        done = run(command, build_environment(), compiled.tree.build)
-        log(done.stderr)
-        if done.returncode:
-            raise KlpError("objtool refuses the object", where=pair.target, why=done.stderr.strip())
-        data = finished.read_bytes()
-        with suppress(KlpError):  # a cache that cannot be written costs time only
-            write_file(kept, zlib.compress(data, 1))
-    return ElfFile(data, pair.target)
+    finished = pair.patched.with_suffix(".shipped.o")
+    finished.write_bytes(pair.plain.read_bytes())
+    command = [*objtool, str(finished)]
+    log(shlex.join(command))
+    done = run(command, build_environment(), compiled.tree.build)
+    log(done.stderr)
+    if done.returncode:
+        raise KlpError("objtool refuses the object", where=pair.target, why=done.stderr.strip())
+    return finished.read_bytes()
 
 
 def compare(plain: ElfFile, shipped: ShippedBinary) -> Fidelity:

@@ -246,7 +246,7 @@ class Extracted:
 
     def __init__(self, extraction: Extraction) -> None:
         self.extraction = extraction
-        self.elf = ElfFile(extraction.object.to_bytes(), "extracted.o")
+        self.elf = ElfFile(extraction.object, "extracted.o")
 
     @property
     def changed(self) -> list[str]:

@@ -59,7 +59,7 @@ def _as_kernel(path: Path) -> Path:
 
 def _as_livepatch(extraction: Extraction, wanted: dict[str, str], path: Path) -> None:
     """Bind the references to the kernel's symbols, and name the new functions ``new_NAME``."""
-    data = extraction.object.to_bytes()
+    data = extraction.object
     elf = ElfFile(data, "new.o")
     made = ElfObject.from_elf(elf)
     changed = {function.symbol for function in extraction.changed}

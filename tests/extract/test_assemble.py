@@ -277,8 +277,8 @@ def test_an_initialiser_without_a_name_comes_along(tmp_path: Path) -> None:
 def test_the_linker_takes_it_beside_another(tmp_path: Path) -> None:
     one = Pair(tmp_path, COUNTER, {"total += n;": "total += 2 * n;"}).extract()
     two = Pair(tmp_path, POINTERS, {"return n + 1": "return n + 2"}).extract()
-    one.object.write(tmp_path / "one.o")
-    two.object.write(tmp_path / "two.o")
+    (tmp_path / "one.o").write_bytes(one.object)
+    (tmp_path / "two.o").write_bytes(two.object)
     command = ["ld", "-r", "--fatal-warnings", "-o", "both.o", "one.o", "two.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     shown = subprocess.run(["nm", "both.o"], cwd=tmp_path, check=True, capture_output=True)
@@ -289,7 +289,7 @@ def test_the_linker_takes_it_beside_another(tmp_path: Path) -> None:
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     pair = Pair(tmp_path, SHARED, {"return m * 2": "return m * 3"})
     first, second = pair.extract(), pair.extract()
-    assert first.object.to_bytes() == second.object.to_bytes()
+    assert first.object == second.object
 
 
 LANDING = """

@@ -302,7 +302,7 @@ def test_code_that_hands_over_its_entry(tmp_path: Path, old: str, new: str, chan
     """Entries move with others of the file; each reference leads to the copy of its own."""
     found = Pair(tmp_path, TRAPS, {old: new}).extract()
     assert [each.symbol for each in found.changed] == [changed]
-    elf = ElfFile(found.object.to_bytes(), "code.o")
+    elf = ElfFile(found.object, "code.o")
     table = elf.section("__bug_table")
     assert table is not None
     symbols, texts = elf.symbol_list, {}

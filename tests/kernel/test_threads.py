@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from klpbuild.elf.constants import ET
 from klpbuild.elf.reader import ElfFile
+from klpbuild.files import records
 from klpbuild.kernel.code import Code
 from klpbuild.kernel.threads import Threads
 from tests.symbols.inputs import compile_object, link_module, link_vmlinux
@@ -224,6 +227,29 @@ def test_all_threads_wait_in_the_scheduler(tmp_path: Path) -> None:
     vmlinux = link_vmlinux(tmp_path, kernel)
     found = Threads.read(vmlinux).stay(*functions(vmlinux)["schedule"])
     assert found == "all that wait do so in it"
+
+
+def test_the_answer_for_a_binary_is_kept_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = compile_object(tmp_path, "kernel.c", KERNEL + FENTRY, *FLAGS)
+    vmlinux, cache = link_vmlinux(tmp_path, kernel), tmp_path / "cache"
+    place = functions(vmlinux)["schedule"]
+    later = time.time_ns() + 10 * records.SETTLED_NS
+    monkeypatch.setattr(records.time, "time_ns", lambda: later)
+    assert Threads.staying(vmlinux, *place, cache) == "all that wait do so in it"
+
+    def refuse(path: Path) -> Threads:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(Threads, "read", refuse)
+    assert Threads.staying(vmlinux, *place, cache) == "all that wait do so in it"
+    for other in ((place[0], place[1] + 4, cache), (*place, tmp_path / "other")):
+        with pytest.raises(AssertionError):
+            Threads.staying(vmlinux, *other)
+    os.utime(vmlinux, ns=(0, 0))
+    with pytest.raises(AssertionError):
+        Threads.staying(vmlinux, *place, cache)
 
 
 def test_callers_are_those_that_the_disassembler_finds(binary: Path) -> None:
