@@ -9,7 +9,7 @@ from klpbuild.check.subject import Relocation, Subject, place
 from klpbuild.elf.constants import EM
 from klpbuild.elf.reader import Section
 
-_POINTER, _DATA = 8, (".data", ".rodata", ".bss")
+_POINTER, _DATA, _CONSTANTS = 8, (".data", ".rodata", ".bss"), (".rodata", ".data.rel.ro")
 #: Instructions that fill the space between functions.
 _PADDING = ("nop", "int3")
 #: struct static_call_key begins with the function.
@@ -18,7 +18,8 @@ _KEY = "__SCK__"
 #: addresses there.
 _SWITCHES = {int(EM.S390): (23,), int(EM.AARCH64): (261,), int(EM.PPC64): (26,)}
 #: Tables of places in the code; ppc64le's TOC has the places from which tables of a switch count.
-_PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries", ".toc")
+_TOC = ".toc"
+_PLACES = (".parainstructions", "__mcount_loc", "__patchable_function_entries", _TOC)
 
 
 def begins(subject: Subject, target: Target) -> bool:
@@ -31,9 +32,10 @@ def begins(subject: Subject, target: Target) -> bool:
 
 
 def check_pointers(subject: Subject, section: Section, rows: dict[int, Relocation]) -> None:
-    """Check that pointers to code lead to functions; labels have no address in the kernel's C."""
+    """Check that pointers to code lead to functions, or to labels of code that uses their table."""
     whole = by_machine(subject.elf.e_machine).absolute_64
     switches = _SWITCHES.get(subject.elf.e_machine, ())
+    users: frozenset[str] | None = None
     for row in rows.values():
         target = target_of(subject, row)
         code = subject.pointers.holds_code(target.section)
@@ -48,9 +50,35 @@ def check_pointers(subject: Subject, section: Section, rows: dict[int, Relocatio
             subject.find(catalogue.MISFIT, what, place(section, row.offset))
         if row.kind != whole or not code or section.name in _PLACES:
             continue
-        if not begins(subject, target):
+        if begins(subject, target):
+            continue
+        if users is None:
+            users = _users(subject, section)
+        if (
+            subject.instructions.at(*target.place) is None
+            or _function(subject, target) not in users
+        ):
             what = f"a pointer leads to {called(subject, target)}, where no function begins"
             subject.find(catalogue.INSIDE, what, place(section, row.offset))
+
+
+def _users(subject: Subject, section: Section) -> frozenset[str]:
+    """Name the functions that use a table of constants, in which a switch has its labels."""
+    if not section.name.startswith(_CONSTANTS):
+        return frozenset()
+    sections = subject.elf.sections
+    return frozenset(
+        _function(subject, Target(index, row.offset))
+        for index, rows in subject.applied.items()
+        if subject.pointers.holds_code(index)
+        for row in rows.values()
+        if sections[target_of(subject, row).section].name in (section.name, _TOC)
+    ) - {""}
+
+
+def _function(subject: Subject, place: Target) -> str:
+    """Name the function that a place is in, the cold part of one as the whole."""
+    return subject.pointers.function_of(place.place).partition(".cold")[0]
 
 
 def check_branch(subject: Subject, target: Target, where: str, is_call: bool) -> None:

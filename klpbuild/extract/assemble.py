@@ -256,7 +256,7 @@ class Assembly:
     def _is_kept_address(self, atom: Atom, reference: Reference, target: Atom) -> bool:
         """Tell whether a function's address must stay that of the kernel's, replaced version."""
         twin = self.correlation.to_original.get(target)
-        if self.correlation.is_new(target) or not target.is_function:
+        if self.correlation.is_new(target) or not target.is_function or target.is_cold:
             return False
         lands = is_landing_place(self.patched, target)
         is_first = twin is not None and lands and not is_landing_place(self.original, twin)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from klpbuild.elf.reader import Section, Symbol
+from klpbuild.extract.names import cold_parent
 from klpbuild.extract.sections import SectionKind, is_special_static, is_writable
 
 
@@ -35,6 +36,11 @@ class Atom:
     @property
     def is_function(self) -> bool:
         return self.kind is SectionKind.CODE and bool(self.symbols)
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether it is the cold part of a function: its address is that of a label."""
+        return self.is_function and cold_parent(self.name) is not None
 
     @property
     def is_global(self) -> bool:

@@ -1,13 +1,14 @@
 """Decide whether an address that a function takes may leave it (escape analysis, x86-64).
 
 Each instruction is followed with the set of registers that may hold the address, or one that
-was computed from it.  Whatever is not known to keep it there counts as passing it on.
+was computed from it.  Whatever is not known to keep it there counts as passing it on.  Whether it
+is compared with another address is asked with the registers that surely hold it, too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from klpbuild.arch.base import Instructions
 
@@ -30,7 +31,13 @@ _COMPUTES = frozenset(
 )
 _COMPARES = frozenset({"cmp", "test", "bt", "nop", "endbr64", "ud2", "lfence", "pause", "int3"})
 
+#: Instructions that compare, or subtract, what they name.
+_DIFFER = frozenset({"cmp", "sub"})
+#: A register's place on the stack.
+_SLOT = re.compile(r"qword ptr (\[rsp(?: \+ \w+)?\])")
+
 _State = frozenset[str]
+_NONE: _State = frozenset()
 
 
 def passes_on(
@@ -69,6 +76,69 @@ def passes_on(
                 states[place] = (known or frozenset()) | after
                 pending.append(place)
     return bool(left)
+
+
+def compares(
+    instructions: Instructions,
+    code: bytes,
+    taken: Collection[int],
+    relocated: Collection[int],
+    entries: Mapping[int, Collection[int]],
+) -> bool:
+    """Tell whether a function may compare an address that it takes with one from elsewhere.
+
+    Their difference counts, too.
+
+    :param taken: as for `passes_on`, and
+    :param relocated: too.
+    :param entries: where code may also go on behind an instruction, as tables say, by its offset.
+    """
+    steps = {step[0]: step for step in instructions.decode(code)}
+    states, pending = {0: (_NONE, _NONE)}, [0]
+    while pending:
+        offset = pending.pop()
+        if offset not in steps:
+            continue  # behind a call that does not return
+        _, size, words, operands = steps[offset]
+        mnemonic, inside = words.split()[-1], range(offset, offset + size)
+        takes, (may, surely) = any(at in inside for at in taken), states[offset]
+        one, _, other = (_WIDE.get(o, o) for o in _SLOT.sub(r"\1", operands).partition(", "))
+        if mnemonic in _DIFFER and (
+            (_is_it(other, may, takes) and not _is_it(one, surely, takes))
+            or (mnemonic == "cmp" and one in may and not (other in surely or _is_number(other)))
+        ):
+            return True
+        after = [_kept(mnemonic, one, other, operands, held, takes) for held in (may, surely)]
+        if mnemonic.startswith("cmov") and not (one in surely and _is_it(other, surely, takes)):
+            after[1] -= {one}
+        for place in (*_next(inside, mnemonic, operands, relocated)[0], *entries.get(offset, ())):
+            known = states.get(place, (_NONE, after[1]))
+            joined = after[0] | known[0], after[1] & known[1]
+            if joined != states.get(place):
+                states[place] = joined
+                pending.append(place)
+    return False
+
+
+def _is_it(operand: str, held: _State, takes: bool) -> bool:
+    """Tell whether an operand is the address: of what is held, or the one that is taken."""
+    return operand in held or (takes and _is_number(operand))
+
+
+def _is_number(operand: str) -> bool:
+    return operand[:1].isdigit() or operand.startswith("-")
+
+
+def _kept(mnemonic: str, one: str, other: str, operands: str, held: _State, takes: bool) -> _State:
+    """Compute the registers and places on the stack with the address behind an instruction."""
+    if mnemonic == "call":
+        return held - _SCRATCH
+    if mnemonic == "sub" and _is_it(other, held, takes):
+        return held - {one}  # a number
+    if mnemonic == "mov" and "[" in (one[:1], other[:1]):
+        return held | {one} if _is_it(other, held, takes) else held - {one}
+    after = _after(mnemonic, operands, held, takes)
+    return held if after is None else after
 
 
 def _next(

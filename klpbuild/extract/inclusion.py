@@ -137,7 +137,7 @@ class _Choice:
         if target in self.result.atoms:
             return
         twin = self.correlation.to_original.get(target)
-        if twin is not None and target not in self.copies:
+        if twin is not None and target not in self.copies and not self._has_labels(target):
             self._check_kept(atom, target, twin)
             return
         if self.correlation.origins(target) or self._is_doubtful(target):
@@ -161,6 +161,28 @@ class _Choice:
                 + more,
             )
         return doubt is not None
+
+    def _has_labels(self, table: Atom) -> bool:
+        """Tell whether a constant holds places of labels in included code (``&&label``).
+
+        The kernel's own leads into the code that is replaced, and looks the same where a change
+        moves nothing.
+        """
+        held = self.patched.references(table) if table.kind is SectionKind.DATA else ()
+        into = [(r.addend, r.target) for r in held if r.target in self.result.atoms]
+        labels = [
+            target
+            for addend, target in into
+            if isinstance(target, Atom) and target.is_function and (addend or target.is_cold)
+        ]
+        if labels and table.is_writable:
+            self.refuse(
+                f"{table.name} holds places of labels in {labels[0].name}, which is replaced",
+                table,
+                why="The running kernel's leads into the old code.",
+                hint="Make it const, so that the livepatch may have its own.",
+            )
+        return bool(labels)
 
     def _kind_of_need(self, target: Atom) -> str:
         if target in self.copies:

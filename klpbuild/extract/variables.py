@@ -7,11 +7,12 @@ the content and the layout that it has.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection
 
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
-from klpbuild.extract.escape import passes_on
+from klpbuild.extract.escape import compares, passes_on
 from klpbuild.extract.names import base_name
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import (
@@ -48,7 +49,7 @@ def settle_variables(case: Case) -> set[Atom]:
 
     :returns: the constants of which the livepatch has its own copy.
     """
-    _refuse_replaced_tables(case)
+    _refuse_replaced_constants(case)
     copies = set()
     for atom, difference in case.changes.data.items():
         if call := _described_call(case, atom):
@@ -74,6 +75,11 @@ def settle_variables(case: Case) -> set[Atom]:
             refuse(f"data {atom.name} changed: {difference}", atom, why=obstacle, hint=hint)
             continue
         copies.add(atom)
+        if not case.patched.instructions.registers:
+            case.notices.append(
+                f"{case.place(atom)}: the livepatch has its own; whether code compares its address"
+                f" is not followed on {case.arch.name}"
+            )
         for user in case.users(atom):
             for member in case.families.get(user, ()):
                 if case.twin(member) is not None:
@@ -95,33 +101,49 @@ def _described_call(case: Case, atom: Atom) -> str:
     return match[1]
 
 
-def _refuse_replaced_tables(case: Case) -> None:
-    """Refuse tables of functions under another name whose former address is stored.
+def _refuse_replaced_constants(case: Case) -> None:
+    """Refuse constants that have another name, or are a function's own, as changed ones are.
 
-    ``inode->i_fop`` and the like keep the former one, as they keep one whose content changes.
+    ``inode->i_fop`` and the like keep the former table of functions, as they keep one whose
+    content changes; and code may compare what is stored with the new one.
     """
     twins = case.correlation.to_patched
-    new = [a for a in case.patched.atoms if _is_table(case.patched, a) and case.twin(a) is None]
+    new = [a for a in case.patched.atoms if _is_constant(a) and case.twin(a) is None]
     for gone in case.original.atoms if new else ():
-        if gone in twins or not _is_table(case.original, gone):
+        if gone in twins or not _is_constant(gone):
             continue
-        for user in sorted(case.users_original[gone] & twins.keys(), key=lambda a: a.index):
-            heirs = [one.name for one in new if _passes_on_if_code(case.patched, twins[user], one)]
-            if heirs and _passes_on_if_code(case.original, user, gone):
-                case.refuse(
-                    f"{gone.name} is gone, and the running kernel may have stored its address",
-                    gone,
-                    why=f"{user.name} passed it on, and {' or '.join(heirs)} now: who has it goes"
-                    " on with its functions.",
-                    hint="Keep its name and its content, or give callbacks what to write to it.",
-                )
-                break
+        users = sorted(case.users_original[gone], key=lambda a: a.index)
+        giving = [user for user in users if _passes_on_if_code(case.original, user, gone)]
+        for user in (user for user in users if user in twins and giving):
+            heirs = [one for one in new if twins[user] in case.users_patched[one]]
+            tables = [
+                one.name
+                for one in heirs
+                if _has_functions(case.patched, one)
+                and _passes_on_if_code(case.patched, twins[user], one)
+            ]
+            compared = [one.name for one in heirs if _compares(case.patched, twins[user], one)]
+            if tables and user in giving and _has_functions(case.original, gone):
+                why = f"{user.name} passed it on, and {' or '.join(tables)} now: who has it goes on"
+                why += " with its functions."
+            elif compared:
+                why = f"{giving[0].name} passed it on, and {user.name} compares {compared[0]} now."
+            else:
+                continue
+            kept = any(base_name(one.name) == base_name(gone.name) for one in heirs)
+            case.refuse(
+                f"{gone.name} {'changes' if kept else 'is gone'}, and the running kernel may have"
+                " stored its address",
+                gone,
+                why=why,
+                hint="Keep its name and its content, or give callbacks what to write to it.",
+            )
+            break
 
 
-def _is_table(code: CodeObject, atom: Atom) -> bool:
-    """Tell whether an atom is a constant with addresses of functions."""
-    is_constant = atom.kind is SectionKind.DATA and memory_of(atom.section) is Memory.READ_ONLY
-    return is_constant and bool(atom.symbols) and _has_functions(code, atom)
+def _is_constant(atom: Atom) -> bool:
+    is_read_only = atom.kind is SectionKind.DATA and memory_of(atom.section) is Memory.READ_ONLY
+    return is_read_only and bool(atom.symbols) and not atom.is_special_static
 
 
 def _passes_on_if_code(code: CodeObject, user: Atom, atom: Atom) -> bool:
@@ -157,6 +179,9 @@ def _obstacle(case: Case, atom: Atom) -> str:
                 return f"{user.name} refers to it, and the running kernel has its own."
             if _has_functions(code, one) and _passes_on(code, user, one):
                 return f"It holds addresses of functions, and {user.name} may pass on its own."
+    for user in sorted(case.users_patched[atom], key=lambda a: a.index):
+        if _compares(case.patched, user, atom):
+            return f"{user.name} compares its address, which the running kernel may have stored."
     return ""
 
 
@@ -173,18 +198,38 @@ def _passes_on(code: CodeObject, user: Atom, atom: Atom) -> bool:
     """Tell whether code may let others see a variable's address, and not only its content."""
     if not code.instructions.registers:
         return True  # nobody follows its registers
-    references = code.references(user)
-    taken = [
-        reference.offset
-        for reference in references
-        if reference.target is atom and not code.is_memory_operand(user, reference)
-    ]
+    taken = _taken(code, user, atom)
     if not taken:
         return False
-    # The first field of an entry is the place that the entry is about.
-    aims = [r for entry in Tables(code).of(user) for r in entry.references[1:]]
-    aims = [aim for aim in aims if aim.target is user]
-    entries = {user.entry + aim.addend - user.start for aim in aims}
-    return passes_on(
-        code.instructions, code.contents(user), taken, [r.offset for r in references], entries
-    )
+    relocated = [reference.offset for reference in code.references(user)]
+    aims = {aim for each in _aims(code, user).values() for aim in each}
+    return passes_on(code.instructions, code.contents(user), taken, relocated, aims)
+
+
+def _compares(code: CodeObject, user: Atom, atom: Atom) -> bool:
+    """Tell whether code may compare a variable's address with one that the kernel has stored."""
+    taken = _taken(code, user, atom) if user.is_function else []
+    if not taken or not code.instructions.registers:
+        return False  # where nobody follows registers, a notice says so
+    relocated = [reference.offset for reference in code.references(user)]
+    return compares(code.instructions, code.contents(user), taken, relocated, _aims(code, user))
+
+
+def _taken(code: CodeObject, user: Atom, atom: Atom) -> list[int]:
+    """List the fields of code that are a variable's address, not accesses to what is there."""
+    return [
+        reference.offset
+        for reference in code.references(user)
+        if reference.target is atom and not code.is_memory_operand(user, reference)
+    ]
+
+
+def _aims(code: CodeObject, user: Atom) -> dict[int, list[int]]:
+    """Find where code goes on that no branch shows, by the instruction that tables name."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for entry in Tables(code).of(user):
+        # The first field of an entry is the place that the entry is about.
+        for aim in entry.references[1:]:
+            if aim.target is user:
+                found[entry.place - user.start].append(user.entry + aim.addend - user.start)
+    return found

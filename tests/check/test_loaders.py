@@ -48,6 +48,26 @@ def test_what_the_compiler_makes_is_sound(arch: str, tmp_path: Path) -> None:
     assert _found(_object(arch, tmp_path)) == []
 
 
+_LABELS = """
+    int step(int n)
+    {
+        static const void *const labels[] = { &&one, &&two };
+        goto *labels[n];
+    one: return other(1);
+    two: return other(2);
+    }
+"""
+
+
+@pytest.mark.parametrize("arch", FLAGS)
+def test_labels_of_the_function_that_uses_their_table(arch: str, tmp_path: Path) -> None:
+    assert _found(compile_for(arch, tmp_path, _SOURCE + _LABELS)) == []
+    stray = 'asm(".section .rodata; .balign 8; .quad g + 4; .previous");'
+    if arch != "powerpc64le":  # its functions find all tables in one, .toc
+        (found,) = _found(compile_for(arch, tmp_path, _SOURCE + stray))
+        assert found[0] == "KLP423"
+
+
 def test_s390_takes_addresses_by_other_instructions(tmp_path: Path) -> None:
     """As gcc 12 makes them: of a static function, and in a comparison of pointers."""
     code = (

@@ -161,6 +161,82 @@ def test_a_function_passes_on_its_table_of_functions(tmp_path: Path, body: str) 
     assert re.search("  It holds addresses of functions, and [fg] may pass on its own.", text)
 
 
+QUIRKS = """
+struct quirk { int a, b; };
+static const struct quirk one = { 1, 2 }, many[] = { { 1, 2 }, { 3, 4 }, { 0, 0 } };
+struct device { const struct quirk *quirk; int n; } *kept;
+int out(int), use(const void *);
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("return d->quirk == &one;", "one"),
+        ("return kept->quirk != &one ? 3 : d->quirk->b;", "one"),
+        ("const struct quirk *q = d->quirk; if (!q) q = &one; out(q->a); return q == &one;", "one"),
+        ("const struct quirk *q = d->quirk ?: &one; out(q->a); return q == kept->quirk;", "one"),
+        ("return d->quirk - many;", "many"),
+        ("return d->quirk >= many && d->quirk < many + 2;", "many"),
+        ("for (const struct quirk *q = many; q->a; q++) if (q == d->quirk) return 5; return 0;",
+         "many"),
+    ],
+)  # fmt: skip
+def test_a_copy_of_a_constant_is_not_what_the_kernel_has_stored(
+    tmp_path: Path, body: str, name: str
+) -> None:
+    source = f"{QUIRKS} int f(struct device *d) {{ {body} }}"
+    change = {"one = { 1, 2 }": "one = { 1, 5 }", "{ 3, 4 }": "{ 3, 7 }"}
+    assert (
+        f"code.c:code.o:{name}: data {name} changed: content at +0x{'4' if name == 'one' else 'c'}"
+        " differs\n  f compares its address, which the running kernel may have stored."
+        + accept(name)
+    ) == Pair(tmp_path, source, change).refusal()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "d->quirk = &one; return d->quirk->b + out(many[d->n].b);",
+        "return use(&one) + use(many);",
+        "for (const struct quirk *q = many; q->a; q++) if (q->a == d->n) return q->b; return 0;",
+        "const struct quirk *q = many, *e = q + 2; for (; q < e; q++) { use(d); use(q); out(1); }"
+        " return q - many < d->n;",
+        "const struct quirk *low = many, *high = many + 2; while (low < high) {"
+        " const struct quirk *q = low + (high - low) / 2;"
+        " if (q->a < d->n) low = q + 1; else high = q; } return low->b;",
+        "const struct quirk *q = d->n ? &one : 0; if (!q) return out(2); return use(q) + q->b;",
+    ],
+)
+def test_a_constant_whose_address_is_compared_with_none_is_copied(
+    tmp_path: Path, body: str
+) -> None:
+    source = f"{QUIRKS} int f(struct device *d) {{ {body} }}"
+    change = {"one = { 1, 2 }": "one = { 1, 5 }", "{ 3, 4 }": "{ 3, 7 }"}
+    assert Extracted(Pair(tmp_path, source, change).extract()).changed == ["f"]
+
+
+def test_a_function_compares_its_own_constant(tmp_path: Path) -> None:
+    source = (
+        QUIRKS
+        + """
+    int f(struct device *d)
+    {
+        static const struct quirk own = { 5, 6 };
+        if (d->n) d->quirk = &own;
+        return d->quirk == &own;
+    }
+    """
+    )
+    assert Pair(tmp_path, source, {"{ 5, 6 }": "{ 5, 7 }"}).refusal() == (
+        "code.c:code.o:own.0: own.0 changes, and the running kernel may have stored its address\n"
+        "  f passed it on, and f compares own.0 now.\n"
+        "  Keep its name and its content, or give callbacks what to write to it."
+    )
+    change = {"{ 5, 6 }": "{ 5, 7 }", "return d->quirk == &own": "return d->quirk->b"}
+    assert Extracted(Pair(tmp_path, source, change).extract()).changed == ["f"]
+
+
 def test_a_changed_constant_that_data_refers_to_is_refused(tmp_path: Path) -> None:
     source = TABLES + "const int *shown = weights;"
     text = Pair(tmp_path, source, {"{ 1, 2, 3, 4 }": "{ 1, 2, 30, 4 }"}).refusal()
@@ -625,3 +701,42 @@ def test_text_that_looks_like_what_kasan_says_stays_as_it_is(tmp_path: Path) -> 
     main = "int new_tell(int); int main(void) { new_tell(1); return 0; }"
     printed, _ = run(Pair(tmp_path, source, {'"old"': '"1 32 16 3 n:2"'}), main)
     assert printed == "1 32 16 3 n:2"
+
+
+LABELS = """
+void refuse(int) __attribute__((cold));
+int step(int n)
+{
+    static const void *const labels[] = { &&one, &&two, &&no };
+    goto *labels[n];
+one: return 100;
+two: return 200;
+no: refuse(n); return -1;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "change", [{"100": "101"}, {"100": "n + 101", "(n); return": "(9); return"}]
+)
+def test_places_of_labels_lead_into_the_new_code(tmp_path: Path, change: dict[str, str]) -> None:
+    """The table looks the same where the code only changes a number, as BPF's interpreter."""
+    main = """
+    int step(int), new_step(int);
+    void refuse(int n) {}
+    int main(void) { printf("%d %d %d", step(0), new_step(0), new_step(2)); return 0; }
+    """
+    printed, extraction = run(Pair(tmp_path, LABELS, change), main)
+    assert printed == "100 101 -1"
+    assert not any("step" in r.name or "labels" in r.name for r in extraction.references)
+
+
+def test_places_of_labels_that_the_kernel_may_write(tmp_path: Path) -> None:
+    source = LABELS.replace("const void *const", "void *").replace(
+        "goto", "if (n < 0) labels[-n] = &&no; else goto"
+    )
+    assert Pair(tmp_path, source, {"100": "101"}).refusal() == (
+        "code.c:code.o:labels.0: labels.0 holds places of labels in step, which is replaced\n"
+        "  The running kernel's leads into the old code.\n"
+        "  Make it const, so that the livepatch may have its own."
+    )
