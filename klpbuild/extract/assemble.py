@@ -20,7 +20,7 @@ from klpbuild.elf.writer import ElfObject, WritableSection
 from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.inclusion import CALL_KEY, TRAMPOLINE, Inclusion
-from klpbuild.extract.landing import is_landing_place
+from klpbuild.extract.landing import has_own_address
 from klpbuild.extract.linkage import Origin
 from klpbuild.extract.output import Output, OutputSymbol, from_table
 from klpbuild.extract.result import KeyKind, KeyUse
@@ -255,12 +255,9 @@ class Assembly:
 
     def _is_kept_address(self, atom: Atom, reference: Reference, target: Atom) -> bool:
         """Tell whether a function's address must stay that of the kernel's, replaced version."""
-        twin = self.correlation.to_original.get(target)
         if self.correlation.is_new(target) or not target.is_function or target.is_cold:
             return False
-        lands = is_landing_place(self.patched, target)
-        is_first = twin is not None and lands and not is_landing_place(self.original, twin)
-        if is_first or target.name in self.correlation.ties.taken:
+        if has_own_address(self.correlation, target):
             return False  # taken for the first time: there is none to keep or to compare
         bias = 0
         if atom.kind is SectionKind.CODE and reference.type in self.patched.instructions.counted:

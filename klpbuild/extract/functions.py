@@ -8,6 +8,7 @@ from enum import Enum
 
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
+from klpbuild.extract.landing import has_own_address
 from klpbuild.extract.names import source_name
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import SectionKind, is_exit, is_init
@@ -126,7 +127,7 @@ def _refuse_folded(case: Case) -> None:
             atom,
             why="The compiler made identical functions one in only one of the versions, and a"
             f" livepatch replaces all names of an address: {names} ({difference}).",
-            hint="Make the functions differ in both versions.",
+            hint="Give the one that changes another name: its callers are replaced, and call that.",
         )
 
 
@@ -191,13 +192,15 @@ def _listed(atoms: Iterable[Atom]) -> str:
 
 
 def notice_handed_on(case: Case, included: Collection[Atom]) -> None:
-    """Note new functions whose address other code may store: they go when the module does."""
-    for new in case.changes.new:
+    """Note functions whose address in the livepatch other code may store: they go with it."""
+    own = [a for a in included if a.is_function and has_own_address(case.correlation, a)]
+    for new in (*case.changes.new, *own):
         users = case.users_patched[new] & set(included) if new in included else set()
         by = [user for user in users if _hands_on(case.patched, user, new)]
         if by:
+            known = "is new, and" if new in case.changes.new else "had no address before, and"
             case.notices.append(
-                f"{case.place(new)}: is new, and {_listed(by)} hands its address on: what keeps it"
+                f"{case.place(new)}: {known} {_listed(by)} hands its address on: what keeps it"
                 " must be gone before the livepatch is unloaded"
             )
         if former := {old for user in by for old in _no_longer_handed_on(case, user)}:

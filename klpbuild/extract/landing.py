@@ -14,6 +14,7 @@ from klpbuild.elf.constants import ET
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError
 from klpbuild.extract.atoms import Atom
+from klpbuild.extract.correlate import Correlation
 from klpbuild.extract.objects import CodeObject
 from klpbuild.resolve.fate import Place
 
@@ -28,6 +29,16 @@ def is_landing_place(code: CodeObject, function: Atom) -> bool:
     if not landing or (note is not None and not _feature(code.elf, note) & 1):
         return False
     return code.contents(function)[function.entry - function.start :].startswith(landing)
+
+
+def has_own_address(correlation: Correlation, function: Atom) -> bool:
+    """Tell whether a function's address is its own: the kernel's cannot be called by one."""
+    twin = correlation.to_original.get(function)
+    if function.name in correlation.ties.taken:
+        return True
+    if twin is None or not is_landing_place(correlation.patched, function):
+        return False
+    return not is_landing_place(correlation.original, twin)
 
 
 def _feature(elf: ElfFile, kind: int) -> int:

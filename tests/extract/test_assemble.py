@@ -310,6 +310,10 @@ def test_an_address_that_the_kernel_never_took(tmp_path: Path) -> None:
     assert not [r for r in made.extraction.references if r.is_function_pointer]
     assert made.contents(".text.callback")[:4] == b"\xf3\x0f\x1e\xfa"
     assert (".text.callback", 0) in made.targets(".text.other")
+    assert made.extraction.notices == (
+        "code.c:code.o:callback: had no address before, and other hands its address on: what keeps"
+        " it must be gone before the livepatch is unloaded",
+    )
     taken = LANDING + "int (*pointer)(int) = callback;\n"
     made = Extracted(Pair(tmp_path, taken, {**change, "n + 1": "n + 2"}, IBT).extract())
     assert [r.symbol for r in made.extraction.references if r.is_function_pointer] == [

@@ -229,6 +229,24 @@ def test_clones_with_other_numbers_are_the_same(tmp_path: Path) -> None:
     assert made.undefined == {"__fentry__", "out"}
 
 
+def test_one_of_two_folded_functions_changes_under_another_name(tmp_path: Path) -> None:
+    """As the refusal of the change under its own name advises."""
+    source = """
+    int out(int);
+    static noinline int one(int n) { out(n); return out(n + 1); }
+    static noinline int two(int n) { out(n); return out(n + 1); }
+    int first(int n) { return one(n) + 1; }
+    int second(int n) { return two(n) + 2; }
+    """
+    change = {"int two(int n) { out(n); return out(n + 1);": "int new(int n) { return out(n + 3);"}
+    flags = ["-fipa-icf"]
+    text = Pair(tmp_path, source, {k: v.replace("new", "two") for k, v in change.items()}, flags)
+    assert "shares its code with another function" in text.refusal()
+    change["return two(n)"] = "return new(n)"
+    made = Extracted(Pair(tmp_path, source, change, flags).extract())
+    assert made.changed == ["second"]
+
+
 def test_an_alias_in_one_version_only_is_refused(tmp_path: Path) -> None:
     source = """
     int one(int n) { return n * 3; }
@@ -238,6 +256,7 @@ def test_an_alias_in_one_version_only_is_refused(tmp_path: Path) -> None:
     text = Pair(tmp_path, source, change).refusal()
     assert "shares its code with another function" in text
     assert "a livepatch replaces all names of an address: one, two" in text
+    assert text.endswith("another name: its callers are replaced, and call that.")
 
 
 UBSAN = """
