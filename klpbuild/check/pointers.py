@@ -260,7 +260,9 @@ class Pointers:
         return place[1], 0
 
     def is_text(self, place: Place, *, is_format: bool = False) -> bool:
-        """Tell whether a text begins at a place: printable bytes behind a zero, up to another one.
+        """Tell whether a text begins at a place: printable bytes up to a zero, behind another one.
+
+        A variable may also begin there.
 
         :param is_format: whether it is one of printk, which may be empty and end its line.
         """
@@ -268,7 +270,9 @@ class Pointers:
         if not place[0] or not section.sh_flags & SHF.ALLOC or self.holds_code(place[0]):
             return False
         data = bytes(self.elf.contents(section))
-        if not 0 <= place[1] < len(data) or (place[1] and data[place[1] - 1]):
+        if not 0 <= place[1] < len(data):
+            return False
+        if place[1] and data[place[1] - 1] and place not in self.extents:
             return False
         text, end, _ = data[place[1] :].partition(b"\0")
         if is_format:

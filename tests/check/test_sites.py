@@ -402,6 +402,30 @@ def test_formats_of_trace_printk(
     assert told == ([f"an entry of __trace_printk_fmt {said}"] if said else [])
 
 
+@pytest.mark.parametrize("symbol", ["", ".type 1f, @object; .size 1f, 9;"])
+def test_a_text_behind_a_table_that_does_not_end_in_zero(
+    miniature: KernelSide, tmp_path: Path, symbol: str
+) -> None:
+    """A variable tells where it begins: des3_ede-x86_64 has a parameter's name there."""
+    code = OWN.replace("1: .asciz", f".byte 7; {symbol} text: .asciz").replace("1f", "text")
+    data = make_from(tmp_path, "x", code, {"klp_si_swapinfo": SWAPINFO}, "vmlinux")
+    told = ["an entry of __trace_printk_fmt leads to .rodata.str+0x1, where no text begins"]
+    assert [what for _, what in found(miniature, data)] == ([] if symbol else told)
+
+
+@pytest.mark.parametrize("at", [0x40, 0x41])
+def test_code_that_a_test_of_an_index_guards(
+    miniature: KernelSide, tmp_path: Path, at: int
+) -> None:
+    """The module's own code names the first place, too, as kvm_intel's does."""
+    code = OWN.replace("own[1] = 3;", f'asm("testb $0, klp_table+{at}(%%rip)" : : "r" (m));')
+    symbols = {"klp_si_swapinfo": SWAPINFO, "klp_table": ".klp.sym.button.lid_table,0"}
+    data = make_from(tmp_path, "x", code, symbols, "vmlinux")
+    beyond = f"test byte ptr [rip], 0 reaches for lid_table+{at:#x}, which has 8 bytes"
+    told = [what for rule, what in found(miniature, data) if rule == "KLP423"]
+    assert told == [beyond] * (at != 0x40)
+
+
 def test_a_section_without_contents(miniature: KernelSide, good: dict[str, bytes]) -> None:
     number = Editor(good["tables"]).number(".rodata.str")
     data = section_header(number, sh_type=int(SHT.NOBITS))(good["tables"])

@@ -17,6 +17,7 @@ from klpbuild.check.x86_64.branches import is_branch
 from klpbuild.check.x86_64.places import NAMES
 from klpbuild.elf.constants import SHF, SHN_ABS, SHT
 from klpbuild.elf.reader import Section
+from klpbuild.names import VMLINUX
 
 _64, _PC32, _PLT32, _32, _32S = 1, 2, 4, 10, 11
 _RELATIVE = (_PC32, _PLT32)
@@ -164,9 +165,41 @@ def _check_extent(subject: Subject, section: Section, found: Instruction, row: R
             _check_own(subject, section, found, row, Target(target.section, offset))
         return
     extent = kernel.extent(target.symbol, target.owner, target.sympos) if kernel else 0
-    if extent and not -room[0] <= offset < extent + room[1]:
+    outside = extent and not -room[0] <= offset < extent + room[1]
+    if outside and not _is_shipped(subject, row, target, offset):
         what = f"{found} reaches for {target.symbol}{offset:+#x}, which has {extent} bytes"
         subject.find(catalogue.INSIDE, what, place(section, row.offset, target.symbol))
+
+
+def _is_shipped(subject: Subject, row: Relocation, target: Target, offset: int) -> bool:
+    """Tell whether code of the kernel reaches outside of a variable in the same way.
+
+    Behind the test of an index the compiler leaves what it would read: kvm_intel has it of
+    vmcs_field_to_evmcs_1.
+    """
+    if subject.kernel is None or subject.kernel.database is None:
+        return False
+    memory = Memory(subject.kernel)
+    owner = target.owner or subject.kernel.exporter(target.symbol)
+    start = memory.address(owner, target.symbol, target.sympos)
+    if start is None:
+        return False
+    if owner != VMLINUX:
+        module = memory.module(owner)
+        assert module is not None
+        return any(
+            kind == row.kind and module.value_of(symbol) == start + row.addend - addend
+            for index, tables in module.relocations.items()
+            if module.elf.sections[index].sh_flags & SHF.EXECINSTR
+            for rows in tables
+            for _, kind, symbol, addend in rows.tolist()
+        )
+    found = (
+        memory.shipped(patched.object, function.old, function.sympos)
+        for patched in subject.patched or ()
+        for function in patched.functions or ()
+    )
+    return any(each.target == start + offset for c in found if c for each in disassemble(c, hex))
 
 
 def _check_variable(
