@@ -32,13 +32,17 @@ def render(graph: Graph, format: Format) -> bytes:
 
     :raises KlpError: for an SVG without graphviz, or of a graph too large to draw.
     """
+    return _rendered(_printable(graph), format)
+
+
+def _rendered(printable: Graph, format: Format) -> bytes:
     if format is Format.GRAPHML:
-        return _graphml(graph)
+        return _graphml(printable)
     if format is Format.DOT:
-        return _dot(graph).encode()
+        return _dot(printable).encode()
     if format is Format.JSON:
-        return _json(graph).encode()
-    return _svg(graph)
+        return _json(printable).encode()
+    return _svg(printable)
 
 
 def write_all(graph: Graph, directory: Path, stem: str) -> tuple[Path, ...]:
@@ -47,12 +51,12 @@ def write_all(graph: Graph, directory: Path, stem: str) -> tuple[Path, ...]:
     :returns: the files written.
     :raises KlpError: when one cannot be written.
     """
-    written = []
+    written, printable = [], _printable(graph)
     for kind in Format:
         if kind is Format.SVG and not (can_draw() and len(graph) <= SVG_NODES_MAX):
             continue
         path = directory / f"{stem}.{kind}"
-        write_file(path, render(graph, kind))
+        write_file(path, _rendered(printable, kind))
         written.append(path)
     return tuple(written)
 
@@ -81,21 +85,21 @@ def _printable(graph: Graph) -> Graph:
     return copy
 
 
-def _graphml(graph: Graph) -> bytes:
+def _graphml(printable: Graph) -> bytes:
     from networkx.readwrite.graphml import GraphMLWriter
 
     # networkx takes lxml when it is installed, which writes other bytes: name the writer.
     writer = GraphMLWriter(prettyprint=True, edge_id_from_attribute="id")
-    writer.add_graph_element(_printable(graph))
+    writer.add_graph_element(printable)
     out = io.BytesIO()
     writer.dump(out)
     return out.getvalue()
 
 
-def _json(graph: Graph) -> str:
+def _json(printable: Graph) -> str:
     import networkx as nx
 
-    data = nx.node_link_data(_printable(graph), edges="edges")
+    data = nx.node_link_data(printable, edges="edges")
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
 
@@ -122,9 +126,8 @@ def _quoted(*lines: str) -> str:
     return '"' + "\\n".join(escaped) + '"'
 
 
-def _dot(graph: Graph) -> str:
+def _dot(printable: Graph) -> str:
     """Draw each object around what it defines; what it exports has a thick blue line."""
-    printable = _printable(graph)
     exported = {t for _, t, key in printable.edges(keys=True) if key == Edge.EXPORTS}
     boxes: dict[str, list[str]] = {}
     for node, data in printable.nodes(data=True):
@@ -167,17 +170,17 @@ def _edge_words(data: Mapping[str, str]) -> Iterable[str]:
         yield 'color="#c62828", fontcolor="#c62828"'
 
 
-def _svg(graph: Graph) -> bytes:
+def _svg(printable: Graph) -> bytes:
     if not can_draw():
         raise KlpError(
             SVG_ABSENT, hint="Install the package graphviz, or write another format: graphml, dot."
         )
-    if len(graph) > SVG_NODES_MAX:
+    if len(printable) > SVG_NODES_MAX:
         raise KlpError(
-            f"a graph of {len(graph):,} nodes is too large to draw",
+            f"a graph of {len(printable):,} nodes is too large to draw",
             hint="Name a livepatch or an object, to draw what is around it.",
         )
-    done = run(["dot", "-Tsvg"], input=_dot(graph))
+    done = run(["dot", "-Tsvg"], input=_dot(printable))
     if done.returncode:
         raise KlpError("graphviz could not draw the graph", why=done.stderr.strip())
     return done.stdout.encode()
