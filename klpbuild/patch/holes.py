@@ -251,7 +251,7 @@ def _why_not_cleared(
         if asks and not only_cleared:
             return f"{function}() may ask for its size, and not to clear as much"
         if exactly and len(re.findall(_EXACTLY, whole)) != len(cleared):
-            return f"{function}() allocates more than one of it"
+            return f"{function}() may allocate more than one of it"
     return ""
 
 
