@@ -10,7 +10,7 @@ import pytest
 from klpbuild.kernel.tree import Kernel
 from klpbuild.vm.guest import Guest
 from klpbuild.vm.scenario import Group, Insmod, Planned, ReadFile, Rmmod, WaitEnabled, unload
-from tests.pipeline.livepatches import build_all
+from tests.pipeline.livepatches import build_all, written
 
 pytestmark = [pytest.mark.kernel, pytest.mark.boot]
 
@@ -100,4 +100,91 @@ def test_one_takes_over_from_another(debian_source_kernel: Kernel, tmp_path: Pat
         *(*unload(four, "livepatch_all_4"), Planned(caps, output=("40",))),
     ]
     (result,) = Guest(kernel).run([Group("versions", tuple(steps))])
+    assert result.passed, result.problem
+
+
+SET = """\
+#include <linux/livepatch.h>
+extern int sysctl_overcommit_ratio;
+void set(struct klp_object *object)
+{
+	sysctl_overcommit_ratio = 60;
+}
+"""
+OPS = "static const struct seq_operations devinfo_ops"
+NEXT = """\
+static void *other_next(struct seq_file *f, void *v, loff_t *pos)
+{
+	return devinfo_next(f, v, pos);
+}
+
+"""
+SHOW = """\
+static int other_show(struct seq_file *f, void *v)
+{
+	seq_puts(f, "other");
+	return devinfo_show(f, v);
+}
+
+"""
+
+
+def accepting(
+    kernel: Kernel,
+    directory: Path,
+    version: int,
+    variable: str,
+    path: str,
+    *changes: tuple[str, str],
+) -> Path:
+    """A version of one patch that changes a variable's content."""
+    whole = directory / f"v{version}" / "all"
+    whole.mkdir(parents=True)
+    written(kernel, {path: dict(changes)}, whole)
+    text = f'version = "{version}"\naccept_data = ["{variable}"]\n'
+    (whole / "livepatch.toml").write_text(text)
+    return build_all(kernel, whole.parent, directory)
+
+
+def test_what_somebody_else_has_set_stays(debian_source_kernel: Kernel, tmp_path: Path) -> None:
+    """The value is the livepatch's own already, and the kernel's does not come back."""
+    kernel = debian_source_kernel
+    (tmp_path / "other" / "all").mkdir(parents=True)
+    toml = '[[object]]\nname = "vmlinux"\ncallbacks = { post_patch = "set" }\n'
+    (tmp_path / "other" / "all" / "livepatch.toml").write_text(toml)
+    (tmp_path / "other" / "all" / "set.c").write_text(SET)
+    other = build_all(kernel, tmp_path / "other", tmp_path)
+    change = (
+        "sysctl_overcommit_ratio __read_mostly = 50",
+        "sysctl_overcommit_ratio __read_mostly = 60",
+    )
+    one = accepting(kernel, tmp_path, 1, "sysctl_overcommit_ratio", "mm/util.c", change)
+    ratio = Planned(ReadFile("/proc/sys/vm/overcommit_ratio"), output=("60",))
+    steps = [
+        *(Insmod(other), WaitEnabled("livepatch_all"), ratio),
+        *(Insmod(one), WaitEnabled("livepatch_all_1"), ratio),
+        *(*unload(one, "livepatch_all_1"), ratio),
+    ]
+    (result,) = Guest(kernel).run([Group("values", tuple(steps))])
+    assert result.passed, result.problem
+
+
+def test_no_version_leaves_a_word_of_another_behind(
+    debian_source_kernel: Kernel, tmp_path: Path
+) -> None:
+    kernel = debian_source_kernel
+    less = [(OPS, SHOW + OPS), (".show  = devinfo", ".show  = other")]
+    more = [*less, (f"\n{OPS}", f"\n{NEXT}{OPS}"), (".next  = devinfo", ".next  = other")]
+    modules = [
+        accepting(kernel, tmp_path, version, "devinfo_ops", "fs/proc/devices.c", *changes)
+        for version, changes in ((1, more), (2, less), (3, more))
+    ]
+    refused = "devinfo_ops+0x10/0x20 is written by the livepatch before alone: disable that first"
+    devices = Planned(ReadFile("/proc/devices"), output=("other  1 mem",))
+    steps = [
+        *(Insmod(modules[0]), WaitEnabled("livepatch_all_1"), devices),
+        *(Planned(Insmod(modules[1]), fails=True, log=(refused,), warns=True), devices),
+        *(Insmod(modules[2]), WaitEnabled("livepatch_all_3"), devices),
+    ]
+    (result,) = Guest(kernel).run([Group("words", tuple(steps))])
     assert result.passed, result.problem
