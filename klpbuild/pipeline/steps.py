@@ -75,8 +75,9 @@ _ENABLE = "klp_enable_patch"
 #: What klp-ccp writes where the kernel that it read was configured otherwise.
 _OTHER_CONFIGURATION = '#error "klp-ccp: '
 
-#: Reports of `klpbuild.check` in this process, by cache key.
+#: The last reports of `klpbuild.check` in this process, by cache key: each has what it read.
 _CHECKED: dict[object, Report] = {}
+_CHECKED_MAX = 4
 
 
 def compile_source(
@@ -306,6 +307,8 @@ def _checked(data: bytes, output: Path, kernel: Kernel, symbols: Path) -> Report
     :raises RefusedError: when the kernel would refuse the module, or worse.
     """
     checked = check_bytes(data, output.name, KernelSide(kernel, symbols))
+    for oldest in list(_CHECKED)[: 1 - _CHECKED_MAX]:
+        _CHECKED.pop(oldest, None)
     _CHECKED[_state(data, kernel, symbols)] = checked
     problems = [
         Problem(
