@@ -8,7 +8,9 @@ is compared with another address is asked with the registers that surely hold it
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from klpbuild.arch.base import Instructions
 
@@ -78,46 +80,112 @@ def passes_on(
     return bool(left)
 
 
-def compares(
-    instructions: Instructions,
-    code: bytes,
-    taken: Collection[int],
-    relocated: Collection[int],
-    entries: Mapping[int, Collection[int]],
-) -> bool:
-    """Tell whether a function may compare an address that it takes with one from elsewhere.
+@dataclass(frozen=True)
+class Paths:
+    """The ways through a function, and where it takes an address.
 
-    Their difference counts, too.
-
-    :param taken: as for `passes_on`, and
-    :param relocated: too.
-    :param entries: where code may also go on behind an instruction, as tables say, by its offset.
+    :ivar code: the function's bytes.
+    :ivar taken: offsets of the fields that are the address, not accesses to what is there.
+    :ivar relocated: offsets of all fields that lead elsewhere.
+    :ivar entries: where code may also go on behind an instruction, as tables say, by its offset.
     """
-    steps = {step[0]: step for step in instructions.decode(code)}
-    states, pending = {0: (_NONE, _NONE)}, [0]
-    while pending:
-        offset = pending.pop()
-        if offset not in steps:
-            continue  # behind a call that does not return
-        _, size, words, operands = steps[offset]
-        mnemonic, inside = words.split()[-1], range(offset, offset + size)
-        takes, (may, surely) = any(at in inside for at in taken), states[offset]
-        one, _, other = (_WIDE.get(o, o) for o in _SLOT.sub(r"\1", operands).partition(", "))
-        if mnemonic in _DIFFER and (
-            (_is_it(other, may, takes) and not _is_it(one, surely, takes))
-            or (mnemonic == "cmp" and one in may and not (other in surely or _is_number(other)))
-        ):
-            return True
-        after = [_kept(mnemonic, one, other, operands, held, takes) for held in (may, surely)]
-        if mnemonic.startswith("cmov") and not (one in surely and _is_it(other, surely, takes)):
-            after[1] -= {one}
-        for place in (*_next(inside, mnemonic, operands, relocated)[0], *entries.get(offset, ())):
-            known = states.get(place, (_NONE, after[1]))
-            joined = after[0] | known[0], after[1] & known[1]
-            if joined != states.get(place):
-                states[place] = joined
-                pending.append(place)
-    return False
+
+    instructions: Instructions
+    code: bytes
+    taken: Collection[int]
+    relocated: Collection[int]
+    entries: Mapping[int, Collection[int]]
+
+    def compares(self) -> bool:
+        """Tell whether the function may compare the address with one from elsewhere.
+
+        Their difference counts, too.
+        """
+        return any(
+            step.mnemonic in _DIFFER
+            and (
+                (step.is_it(step.other) and not step.is_it(step.one, surely=True))
+                or (
+                    step.mnemonic == "cmp"
+                    and step.one in step.may
+                    and not (step.other in step.surely or _is_number(step.other))
+                )
+            )
+            for step in self._steps()
+        )
+
+    def stores(self, keeping: Collection[int]) -> bool:
+        """Tell whether the function may store the address, other than on its stack.
+
+        :param keeping: offsets of the fields of calls that keep what they get.
+        """
+        return any(
+            (step.mnemonic == "mov" and "ptr [" in step.one and step.is_it(step.other))
+            or (step.may & _ARGUMENTS and any(at in step.inside for at in keeping))
+            for step in self._steps()
+            if "[rsp" not in step.one
+        )
+
+    def _steps(self) -> Iterator[_Step]:
+        """Follow the instructions, some of them again when more is known of what they hold."""
+        steps = {step[0]: step for step in self.instructions.decode(self.code)}
+        states, pending = {0: (_NONE, _NONE)}, [0]
+        while pending:
+            offset = pending.pop()
+            if offset not in steps:
+                continue  # behind a call that does not return
+            _, size, words, operands = steps[offset]
+            one, _, other = (_WIDE.get(o, o) for o in _SLOT.sub(r"\1", operands).partition(", "))
+            inside = range(offset, offset + size)
+            takes = any(at in inside for at in self.taken)
+            step = _Step(inside, words.split()[-1], one, other, operands, takes, *states[offset])
+            yield step
+            after = [step.kept(held) for held in (step.may, step.surely)]
+            if step.mnemonic.startswith("cmov") and not (
+                one in step.surely and step.is_it(other, surely=True)
+            ):
+                after[1] -= {one}
+            aims = _next(inside, step.mnemonic, operands, self.relocated)[0]
+            for place in (*aims, *self.entries.get(offset, ())):
+                known = states.get(place, (_NONE, after[1]))
+                joined = after[0] | known[0], after[1] & known[1]
+                if joined != states.get(place):
+                    states[place] = joined
+                    pending.append(place)
+
+
+class _Step(NamedTuple):
+    """An instruction, with the registers and places on the stack that hold the address before it.
+
+    :ivar takes: whether a number that it names is the address.
+    :ivar may: what may hold it.
+    :ivar surely: what surely does.
+    """
+
+    inside: range
+    mnemonic: str
+    one: str
+    other: str
+    operands: str
+    takes: bool
+    may: _State
+    surely: _State
+
+    def is_it(self, operand: str, *, surely: bool = False) -> bool:
+        """Tell whether an operand may be, or surely is, the address."""
+        return _is_it(operand, self.surely if surely else self.may, self.takes)
+
+    def kept(self, held: _State) -> _State:
+        """Compute what holds the address behind the instruction."""
+        one, other = self.one, self.other
+        if self.mnemonic == "call":
+            return held - _SCRATCH
+        if self.mnemonic == "sub" and _is_it(other, held, self.takes):
+            return held - {one}  # a number
+        if self.mnemonic == "mov" and "[" in (one[:1], other[:1]):
+            return held | {one} if _is_it(other, held, self.takes) else held - {one}
+        after = _after(self.mnemonic, self.operands, held, self.takes)
+        return held if after is None else after
 
 
 def _is_it(operand: str, held: _State, takes: bool) -> bool:
@@ -127,18 +195,6 @@ def _is_it(operand: str, held: _State, takes: bool) -> bool:
 
 def _is_number(operand: str) -> bool:
     return operand[:1].isdigit() or operand.startswith("-")
-
-
-def _kept(mnemonic: str, one: str, other: str, operands: str, held: _State, takes: bool) -> _State:
-    """Compute the registers and places on the stack with the address behind an instruction."""
-    if mnemonic == "call":
-        return held - _SCRATCH
-    if mnemonic == "sub" and _is_it(other, held, takes):
-        return held - {one}  # a number
-    if mnemonic == "mov" and "[" in (one[:1], other[:1]):
-        return held | {one} if _is_it(other, held, takes) else held - {one}
-    after = _after(mnemonic, operands, held, takes)
-    return held if after is None else after
 
 
 def _next(

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from klpbuild.extract.atoms import Atom
 from klpbuild.extract.case import Case
-from klpbuild.extract.escape import compares, passes_on
+from klpbuild.extract.escape import Paths, passes_on
 from klpbuild.extract.names import base_name
 from klpbuild.extract.objects import CodeObject
 from klpbuild.extract.sections import (
@@ -201,18 +201,18 @@ def _passes_on(code: CodeObject, user: Atom, atom: Atom) -> bool:
     taken = _taken(code, user, atom)
     if not taken:
         return False
-    relocated = [reference.offset for reference in code.references(user)]
-    aims = {aim for each in _aims(code, user).values() for aim in each}
-    return passes_on(code.instructions, code.contents(user), taken, relocated, aims)
+    known = paths(code, user, taken)
+    aims = {aim for each in known.entries.values() for aim in each}
+    return passes_on(known.instructions, known.code, taken, known.relocated, aims)
 
 
 def _compares(code: CodeObject, user: Atom, atom: Atom) -> bool:
-    """Tell whether code may compare a variable's address with one that the kernel has stored."""
-    taken = _taken(code, user, atom) if user.is_function else []
-    if not taken or not code.instructions.registers:
-        return False  # where nobody follows registers, a notice says so
-    relocated = [reference.offset for reference in code.references(user)]
-    return compares(code.instructions, code.contents(user), taken, relocated, _aims(code, user))
+    """Tell whether code may compare a variable's address with one that the kernel has stored.
+
+    Where nobody follows registers, a notice says so.
+    """
+    taken = _taken(code, user, atom) if user.is_function and code.instructions.registers else []
+    return bool(taken) and paths(code, user, taken).compares()
 
 
 def _taken(code: CodeObject, user: Atom, atom: Atom) -> list[int]:
@@ -224,12 +224,13 @@ def _taken(code: CodeObject, user: Atom, atom: Atom) -> list[int]:
     ]
 
 
-def _aims(code: CodeObject, user: Atom) -> dict[int, list[int]]:
-    """Find where code goes on that no branch shows, by the instruction that tables name."""
-    found: dict[int, list[int]] = defaultdict(list)
+def paths(code: CodeObject, user: Atom, taken: Collection[int]) -> Paths:
+    """Describe the ways through a function, and where it takes an address."""
+    entries: dict[int, list[int]] = defaultdict(list)
     for entry in Tables(code).of(user):
         # The first field of an entry is the place that the entry is about.
         for aim in entry.references[1:]:
             if aim.target is user:
-                found[entry.place - user.start].append(user.entry + aim.addend - user.start)
-    return found
+                entries[entry.place - user.start].append(user.entry + aim.addend - user.start)
+    relocated = [reference.offset for reference in code.references(user)]
+    return Paths(code.instructions, code.contents(user), taken, relocated, entries)

@@ -237,6 +237,41 @@ def test_a_function_compares_its_own_constant(tmp_path: Path) -> None:
     assert Extracted(Pair(tmp_path, source, change).extract()).changed == ["f"]
 
 
+KEPT = """
+struct device { const char *name; int n; const struct quirk { int a; } *quirk; };
+static const struct quirk one = { 1 };
+int out(const char *, ...), use(const void *), irq(void);
+int request_threaded_irq(int, int (*)(void), int (*)(void), long, const char *, void *);
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ('d->name = "some"; return 0;', "'some'"),
+        ('d->name = d->n ? "some" : "other"; d->quirk = &one; return 0;', "'some', 'other', one"),
+        ('return request_threaded_irq(3, irq, 0, 0, "some", d);', "'some'"),
+        ('return out("some", __func__);', ""),
+        ('struct device here = { "some", 3, &one }; return use(&here) + one.a;', ""),
+    ],
+)
+def test_texts_and_constants_that_the_kernel_may_keep_are_told(
+    tmp_path: Path, body: str, names: str
+) -> None:
+    """They go when the livepatch is unloaded."""
+    source = f"{KEPT} int f(struct device *d) {{ d->n += 1000; {body} }}"
+    change = {"{ 1 }": "{ 2 }", "1000": "1001"}
+    told = Pair(tmp_path, source, change).extract().notices
+    assert told == (
+        (
+            f"code.c:code.o:f: stores the address of {names} in the livepatch: what keeps it must"
+            " be gone before that is unloaded",
+        )
+        if names
+        else ()
+    )
+
+
 def test_a_changed_constant_that_data_refers_to_is_refused(tmp_path: Path) -> None:
     source = TABLES + "const int *shown = weights;"
     text = Pair(tmp_path, source, {"{ 1, 2, 3, 4 }": "{ 1, 2, 30, 4 }"}).refusal()
