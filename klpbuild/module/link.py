@@ -131,6 +131,15 @@ def _workshop(directory: Path) -> Iterator[Path]:
     yield directory / "kbuild"
 
 
+#: What to do about the names that ``module_init()`` and ``module_exit()`` define.
+_OF_MODULES = dict.fromkeys(
+    ("init_module", "cleanup_module"),
+    "Generated tables start and end the livepatch.  Take module_init() and module_exit() out, and"
+    " do in callbacks\nwhat they did: callbacks = { pre_patch = ..., post_unpatch = ... } of an"
+    " object in livepatch.toml.",
+)
+
+
 def _check_defined_once(objects: Sequence[ElfFile]) -> None:
     problems = Problems()
     first: dict[str, ElfFile] = {}
@@ -144,7 +153,9 @@ def _check_defined_once(objects: Sequence[ElfFile]) -> None:
                     f"symbol {symbol.name!r} is defined twice",
                     where=elf.name,
                     why=f"It is defined by {other.name}, too.",
-                    hint="Make one of them static, or give it another name.",
+                    hint=_OF_MODULES.get(
+                        symbol.name, "Make one of them static, or give it another name."
+                    ),
                 )
     problems.check()
 

@@ -136,6 +136,16 @@ def test_two_definitions(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "livepatch-cmdline.ko").exists()
 
 
+def test_a_start_of_its_own(fixtures_kernel: Kernel, tmp_path: Path) -> None:
+    start = "static int begin(void) { return 0; }\nmodule_init(begin);\n"
+    code = f"#include <linux/module.h>\n{CMDLINE}{start}"
+    directory = write_livepatch(tmp_path / "cmdline", CMDLINE_TOML, cmdline=code)
+    with pytest.raises(KlpError) as caught:
+        link_livepatch(fixtures_kernel, directory, tmp_path / "out")
+    assert "symbol 'init_module' is defined twice" in str(caught.value)
+    assert "Take module_init() and module_exit() out" in str(caught.value)
+
+
 def test_kbuilds_errors_are_shown(fixtures_kernel: Kernel, tmp_path: Path) -> None:
     # GPL-only klp_enable_patch in a module without a licence
     directory = write_livepatch(tmp_path / "cmdline", CMDLINE_TOML, cmdline=CMDLINE)
