@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from klpbuild.elf.constants import STT
+from klpbuild.arch import by_machine
+from klpbuild.elf.constants import EM, SHF, STT
 from klpbuild.elf.reader import ElfFile
 from klpbuild.errors import KlpError, Problems, did_you_mean
-from klpbuild.extract.sections import holds_variables, is_writable
+from klpbuild.extract.names import base_name, static_number
+from klpbuild.extract.sections import holds_variables, is_special_static, is_writable
 from klpbuild.module.livepatch import Function
 from klpbuild.names import VMLINUX
 from klpbuild.resolve.fate import Decision
@@ -16,6 +18,8 @@ from klpbuild.symbols.database import Candidate, SymbolDatabase
 from klpbuild.symbols.entries import EntryPoints
 from klpbuild.symbols.symvers import Exports
 
+#: Relocations by which instructions have an address: R_X86_64_32, R_X86_64_32S.
+_ADDRESSES = {int(EM.X86_64): (10, 11)}
 _CLONES = ("isra.0", "constprop.0", "part.0", "isra.1", "constprop.1")
 
 
@@ -176,21 +180,71 @@ def copied_state(
 ) -> Iterator[str]:
     """Find variables of a C file that the replaced functions' files have under the same names.
 
+    And functions of which it hands an address on: the kernel keeps, and compares, its own's.
+
     :param elf: what the compiler made of it.
     :param replaced: the functions of the kernel that it replaces.
     :returns: warnings: what the kernel's variables hold is not in the new ones.
     """
-    files = {(function.object, function.file) for function in replaced if function.file}
+    files = sorted({(function.object, function.file) for function in replaced if function.file})
+    handed_on = _handed_on(elf)
     for symbol in elf.symbol_list:
-        if symbol.type != STT.OBJECT or not symbol.is_defined:
+        section = elf.sections[symbol.st_shndx] if symbol.is_defined else None
+        if section is None or symbol.type not in (STT.OBJECT, STT.FUNC):
             continue
-        section = elf.sections[symbol.st_shndx]
-        if not (holds_variables(section.name) and is_writable(section)):
-            continue
-        for owner, file in sorted(files):
-            for there in database.in_object(owner, symbol.name):
-                if there.file == file and there.kind in "bBdD":
+        place = symbol.st_shndx, symbol.st_value
+        is_state = (
+            symbol.type == STT.OBJECT
+            and holds_variables(section.name)
+            and is_writable(section)
+            and not is_special_static(symbol.name, section, symbol.st_size)
+        )
+        kinds = "bBdD" if is_state else "tT" if place in handed_on else ""
+        for owner, file in files if kinds else ():
+            for there in _of_one_name(symbol.name, owner, database):
+                if there.file != file or there.kind not in kinds:
+                    continue
+                use = (
+                    "extern"
+                    if there.symbol == base_name(there.symbol)
+                    else (f'extern ... asm("{there.symbol}")')
+                )
+                if is_state:
                     yield (
                         f"{symbol.name} is new, though {owner} has one in {file}, whose content"
-                        " it does not have: to use that, declare it extern"
+                        f" it does not have: to use that, declare it {use}"
                     )
+                else:
+                    yield (
+                        f"the address of {symbol.name} is handed on, or compared, and {owner} has"
+                        f" its own in {file}: to use that, declare it {use}"
+                    )
+
+
+def _of_one_name(name: str, owner: str, database: SymbolDatabase) -> Iterator[Candidate]:
+    """List the symbols of an object that may have one name in the source.
+
+    The compiler numbers static variables of functions.
+    """
+    if static_number(name) is None:
+        yield from database.in_object(owner, name)
+        return
+    base = base_name(name)
+    for each in sorted(database.names(owner)):
+        if each.startswith(f"{base}.") and base_name(each) == base:
+            yield from database.in_object(owner, each)
+
+
+def _handed_on(elf: ElfFile) -> set[tuple[int, int]]:
+    """Find the places in the file that it has whole addresses of: all but calls and jumps."""
+    arch = by_machine(elf.e_machine, elf.name)
+    whole = {arch.absolute_64, *_ADDRESSES.get(elf.e_machine, ())}
+    found = set()
+    for table in elf.relocation_sections:
+        section = elf.sections[table.sh_info]
+        if section.sh_flags & SHF.EXECINSTR or holds_variables(section.name):
+            for row in elf.relocations(table):
+                symbol = elf.symbol(int(row["r_sym"]))
+                if int(row["r_type"]) in whole and symbol.is_defined:
+                    found.add((symbol.st_shndx, symbol.st_value + int(row["r_addend"])))
+    return found

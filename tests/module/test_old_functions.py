@@ -53,6 +53,8 @@ def test_variables_that_the_replaced_function_s_file_has(tmp_path: Path) -> None
     """Not those of another file, constants, and what is declared only."""
     here = "static int seen, kept; static int show(int n) { return seen += kept += n; }"
     here += "int (*shows)(int) = show; const int step = 4;"
+    here += "int next(void) { static int last; return last++; } void (*volatile done)(void);"
+    here += "static void end(void) { } void set(void) { done = end; }"
     there = "static int apart; const int limit = 4; int other(int n) { return apart += n; }"
     first = compile_object(tmp_path, "first.c", here)
     vmlinux = link_vmlinux(tmp_path, first, compile_object(tmp_path, "second.c", there))
@@ -61,8 +63,15 @@ def test_variables_that_the_replaced_function_s_file_has(tmp_path: Path) -> None
     database = SymbolDatabase.read(symbols)
     own = "static int seen, apart; extern int kept; const int step = 3;"
     own += "int show(int n) { return seen += (apart -= n) + step + kept++; }"
+    own += "int more(void) { static int last; return --last; } void *volatile done;"
+    own += "static void end(void) { } void set(void) { done = end; }"
     made = ElfFile.read(compile_object(tmp_path, "own.c", own))
-    assert list(copied_state(made, database.candidates("show"), database)) == [
+    (last,) = (s.name for s in made.symbol_list if s.name.startswith("last."))
+    assert set(copied_state(made, database.candidates("show"), database)) == {
         "seen is new, though vmlinux has one in first.c, whose content it does not have:"
-        " to use that, declare it extern"
-    ]
+        " to use that, declare it extern",
+        f"{last} is new, though vmlinux has one in first.c, whose content it does not have:"
+        f' to use that, declare it extern ... asm("{last}")',
+        "the address of end is handed on, or compared, and vmlinux has its own in first.c:"
+        " to use that, declare it extern",
+    }
