@@ -20,6 +20,7 @@ from klpbuild.patch.fix import PatchesError, fix_table
 from klpbuild.patch.series import stated_level
 from klpbuild.pipeline.build import Build, flags_of, source_flags
 from klpbuild.pipeline.extracted import Extracted, archive_path
+from klpbuild.pipeline.failure import noting_failure
 from klpbuild.report.inputs import meaning
 from klpbuild.report.timings import timed
 from klpbuild.request.chosen import Part
@@ -128,15 +129,14 @@ def livepatch_steps(build: Build) -> tuple[Step, ...]:
     objects = tuple(build.object_of(source) for source in sources)
     objects += tuple(paths.calls(part.name).with_suffix(".o") for part in build.lists)
     own = objects[: len(chosen.livepatch.sources)]
-    return (
-        *steps,
+    steps += [
         _inputs(build, tuple(path.with_suffix(".d") for path in own)),
         _link(build, objects),
         _dependencies(build),
         _convert(build, own),
-        _graph(build),
-        _documents(build),
-    )
+    ]
+    made = (noting_failure(build, s) if s.tag != "EXTRACT" else s for s in steps)
+    return (*made, _graph(build), _documents(build))
 
 
 def _extract(build: Build) -> Step:

@@ -181,6 +181,33 @@ def test_where_no_part_is_left_nothing_is_built(shared: Checkout, whole: Path) -
     assert "  KLP  " not in said
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "detail"),
+    [
+        ("return 0;", "return zero;", "own/all-fixes/hand/main.c: does not compile"),
+        ("cmdline_proc_show(", "other(", "is not defined by the livepatch's sources"),
+    ],
+)
+def test_the_result_of_a_build_that_fails_behind_the_patches(
+    shared: Checkout, whole: Path, old: str, new: str, detail: str
+) -> None:
+    """It takes the place of what the build before left, and goes with what is wrong."""
+    shared.scons("livepatches=own")
+    (whole / "hand" / "main.c").write_text(SOURCE.replace(old, new))
+    shared.scons("livepatches=own", status=2)
+    path = shared.directory / f"{PATH}/result.json"
+    result = json.loads(path.read_text())
+    assert result["outcome"] == "failed"
+    assert detail in result["detail"]
+    assert [(f["part"], f["standing"]) for f in result["fixes"]] == [
+        ("hand", "not tried"),
+        ("fixes", "in"),
+    ]
+    (whole / "hand" / "main.c").write_text(SOURCE)
+    shared.scons("livepatches=own")
+    assert json.loads(path.read_text())["outcome"] == "would load"
+
+
 def test_editors_see_the_flags_of_parts(shared: Checkout, whole: Path) -> None:
     shared.scons("livepatches=own", "compile_commands")
     commands = json.loads((shared.directory / "build/compile_commands.json").read_text())
