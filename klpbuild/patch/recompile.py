@@ -146,8 +146,7 @@ class Recompiler:
         if (found := self._kept_objects.find(command.target, line)) is not None:
             if found.data is None:
                 return None
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(found.data)
+            write_file(path, found.data)
             names = [*(str(self.shadow / name) for name in found.files), *found.others]
             path.with_suffix(".d").write_text(" ".join(names), errors="surrogateescape")
             return path
@@ -283,8 +282,7 @@ class Recompiler:
             return output.read_bytes()
 
         data = self.answer(command, "layouts", kind, patched, ask)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(data)
+        write_file(output, data)
         return output
 
     def with_names(

@@ -290,6 +290,7 @@ def extract_patches(
     homes = Homes(kernel, compiled, resolver, entries, accepted.threads, log)
     builder = _Builder(build, compiled, resolver, homes)
     parts = [read(*each) for each in enumerate(compiled.pairs)]
+    assert all(part.is_alone for part in parts)
     with faults(problems, names):
         link(parts, homes.is_weak, compiled.weak_in, homes.knows)
     with faults(problems, names):

@@ -67,7 +67,7 @@ def ask_keys_of_modules(
     stays as it was: extraction refuses the key.  What changes in either way is replaced: a function
     may have another one inlined as the kernel has it, and call it as it is compiled here.
 
-    :param part: reads a pair; its number is of no account.
+    :param part: reads a pair, once for its number.
     :param policy: the rule for the keys of an object.
     :param branching: finds the keys that changed code of an object branches by.
     """
@@ -77,9 +77,9 @@ def ask_keys_of_modules(
         if pair.owner != VMLINUX:
             read = part(number, pair)
             names = asked_keys(read, policy(pair), partial(branching, pair, read))
-            read.forget()
         other = _asking(compiled, pair, names, partial(part, number)) if names else None
         pairs.append(other or pair)
+        part(number, pairs[-1]).forget()  # what was found without the other objects
         if other is not None:
             keys = ", ".join(sorted(names))
             notes.append(f"{pair.where}: asks static keys of modules when it runs: {keys}")
@@ -103,9 +103,10 @@ def _asking(
     write_file(header, text)
     before = {name for name in changed_functions(read(pair)).values() if not cold_parent(name)}
     functions, variables = outline(ElfFile.read(pair.original))
-    compiler, former = compiled.compiler, pair.patched.read_bytes()
+    # Beside the other one, which was read, and must not change under its reader.
+    compiler = replace(compiled.compiler, workdir=compiled.compiler.workdir / "asking")
     command = replace(pair.command, arguments=(*pair.command.arguments, "-include", str(header)))
-    with locked(compiler.workdir), suppress(KlpError):
+    with locked(compiled.compiler.workdir), suppress(KlpError):
         original = compiler.kept(command, "asking", SECTION_FLAGS)
         patched = compiler.patched(command, False)
         assert patched is not None
@@ -115,5 +116,4 @@ def _asking(
         changed = set(changed_functions(read(made)).values())
         if others <= functions and same == variables and before <= changed:
             return made
-    write_file(pair.patched, former)
     return None
