@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from klpbuild.elf.constants import SHF, STB
+from klpbuild.elf.reader import ElfFile
 from tests.extract.pairs import Extracted, Pair
 from tests.extract.program import run
 
