@@ -35,8 +35,9 @@ _COMPARES = frozenset({"cmp", "test", "bt", "nop", "endbr64", "ud2", "lfence", "
 
 #: Instructions that compare, or subtract, what they name.
 _DIFFER = frozenset({"cmp", "sub"})
-#: A register's place on the stack.
-_SLOT = re.compile(r"qword ptr (\[rsp(?: \+ \w+)?\])")
+#: A register's place on the stack; rbp is the frame of a function whose stack is aligned.
+_SLOT = re.compile(r"qword ptr (\[(?:rsp(?: \+ \w+)?|rbp - \w+)\])")
+_ON_STACK = ("[rsp", "[rbp - ")
 
 _State = frozenset[str]
 _NONE: _State = frozenset()
@@ -96,22 +97,20 @@ class Paths:
     relocated: Collection[int]
     entries: Mapping[int, Collection[int]]
 
-    def compares(self) -> bool:
+    def compares(self, *, surely: bool = False) -> bool:
         """Tell whether the function may compare the address with one from elsewhere.
 
         Their difference counts, too.
+
+        :param surely: whether to count only what surely is that.
         """
         return any(
             step.mnemonic in _DIFFER
             and (
-                (step.is_it(step.other) and not step.is_it(step.one, surely=True))
-                or (
-                    step.mnemonic == "cmp"
-                    and step.one in step.may
-                    and not (step.other in step.surely or _is_number(step.other))
-                )
+                step.differ(step.other, step.one, surely)
+                or (step.mnemonic == "cmp" and step.differ(step.one, step.other, surely))
             )
-            for step in self._steps()
+            for step in self._steps(results=surely)
         )
 
     def stores(self, keeping: Collection[int]) -> bool:
@@ -123,11 +122,14 @@ class Paths:
             (step.mnemonic == "mov" and "ptr [" in step.one and step.is_it(step.other))
             or (step.may & _ARGUMENTS and any(at in step.inside for at in keeping))
             for step in self._steps()
-            if "[rsp" not in step.one
+            if not any(place in step.one for place in _ON_STACK)
         )
 
-    def _steps(self) -> Iterator[_Step]:
-        """Follow the instructions, some of them again when more is known of what they hold."""
+    def _steps(self, *, results: bool = False) -> Iterator[_Step]:
+        """Follow the instructions, some of them again when more is known of what they hold.
+
+        :param results: whether what gets the address may give one, as strchr() does.
+        """
         steps = {step[0]: step for step in self.instructions.decode(self.code)}
         states, pending = {0: (_NONE, _NONE)}, [0]
         while pending:
@@ -141,6 +143,8 @@ class Paths:
             step = _Step(inside, words.split()[-1], one, other, operands, takes, *states[offset])
             yield step
             after = [step.kept(held) for held in (step.may, step.surely)]
+            if results and step.mnemonic == "call" and step.may & _ARGUMENTS:
+                after[0] |= {"rax"}
             if step.mnemonic.startswith("cmov") and not (
                 one in step.surely and step.is_it(other, surely=True)
             ):
@@ -174,6 +178,15 @@ class _Step(NamedTuple):
     def is_it(self, operand: str, *, surely: bool = False) -> bool:
         """Tell whether an operand may be, or surely is, the address."""
         return _is_it(operand, self.surely if surely else self.may, self.takes)
+
+    def differ(self, one: str, other: str, surely: bool) -> bool:
+        """Tell whether one operand may be the address, and the other be none; or surely so."""
+        known = other if not _is_number(other) else ""
+        return (
+            bool(known)
+            and self.is_it(one, surely=surely)
+            and not self.is_it(known, surely=not surely)
+        )
 
     def kept(self, held: _State) -> _State:
         """Compute what holds the address behind the instruction."""

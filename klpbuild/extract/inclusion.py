@@ -16,7 +16,7 @@ from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
 from klpbuild.extract.functions import notice_handed_on, settle_functions
-from klpbuild.extract.kept import notice_kept
+from klpbuild.extract.kept import settle_texts
 from klpbuild.extract.metadata import look_at_metadata
 from klpbuild.extract.names import base_name
 from klpbuild.extract.part import Part
@@ -73,7 +73,7 @@ def include(part: Part, changes: Changes, arch: Architecture, key_policy: KeyPol
     choice.reach()
     notice_handed_on(case, choice.result.atoms)
     notice_own_state(case, choice.result.atoms)
-    notice_kept(case, choice.result.atoms)
+    settle_texts(case, choice.result.atoms)
     look_at_metadata(case, choice.result.atoms)
     result = choice.result
     result.left_out.extend(settle_startup(case, result.atoms, result.changed, tables))

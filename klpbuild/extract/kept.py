@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection
-from itertools import chain
 
 from klpbuild.elf.constants import SHF
 from klpbuild.extract.atoms import Atom, Literal
 from klpbuild.extract.case import Case
+from klpbuild.extract.escape import Paths
 from klpbuild.extract.sections import Memory, SectionKind, memory_of
 from klpbuild.extract.variables import paths
 
@@ -27,30 +27,54 @@ _KEEPING = re.compile(
 _LONGEST = 30
 
 
-def notice_kept(case: Case, included: Collection[Atom]) -> None:
-    """Note which functions store addresses of the livepatch's own texts and constants."""
+def settle_texts(case: Case, included: Collection[Atom]) -> None:
+    """Note which functions store addresses of the livepatch's own texts and constants.
+
+    Refuse those that compare one: the kernel may have stored that of its own.
+    """
     if not case.patched.instructions.registers:
         return
     for user in sorted((a for a in included if a.is_function), key=lambda a: a.index):
-        own = _own(case, user, included)
+        texts, constants = _own(case, user, included)
+        compared = [
+            name for name, taken in texts.items() if _paths(case, user, taken).compares(surely=True)
+        ]
+        if compared:
+            case.refuse(
+                f"{user.name} compares the address of {', '.join(compared[:3])}",
+                user,
+                why="The livepatch has its own copy of a text, and the kernel may have stored the"
+                " address of its own.",
+                hint="Compare what they say: strcmp().",
+            )
         keeping = [
             reference.offset
             for reference in case.patched.references(user)
             if (symbol := case.patched.undefined(reference)) and _KEEPING.fullmatch(symbol.name)
         ]
-        if not own or not paths(case.patched, user, [*chain(*own.values())]).stores(keeping):
-            continue
-        names = [n for n, at in own.items() if paths(case.patched, user, at).stores(keeping)]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        case.notices.append(
-            f"{case.place(user)}: stores the address of {', '.join(names[:3])}{more} in the"
-            " livepatch: what keeps it must be gone before that is unloaded"
-        )
+        stored = [
+            name
+            for name, taken in (*texts.items(), *constants.items())
+            if _paths(case, user, taken).stores(keeping)
+        ]
+        if stored:
+            more = f" and {len(stored) - 3} more" if len(stored) > 3 else ""
+            case.notices.append(
+                f"{case.place(user)}: stores the address of {', '.join(stored[:3])}{more} in the"
+                " livepatch: what keeps it must be gone before that is unloaded"
+            )
 
 
-def _own(case: Case, user: Atom, included: Collection[Atom]) -> dict[str, list[int]]:
-    """Find where a function takes addresses of texts and constants that come along, by name."""
-    found: dict[str, list[int]] = defaultdict(list)
+def _paths(case: Case, user: Atom, taken: Collection[int]) -> Paths:
+    return paths(case.patched, user, taken)
+
+
+_Taken = dict[str, list[int]]
+
+
+def _own(case: Case, user: Atom, included: Collection[Atom]) -> tuple[_Taken, _Taken]:
+    """Find where a function takes addresses of texts, and of constants, that come along."""
+    texts, constants = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
     for reference in case.patched.references(user):
         target = reference.target
         if case.patched.is_memory_operand(user, reference):
@@ -60,10 +84,10 @@ def _own(case: Case, user: Atom, included: Collection[Atom]) -> dict[str, list[i
             if section.sh_flags & SHF.STRINGS and target.entry < 0:
                 text = target.content.rstrip(b"\0").decode(errors="replace")
                 short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-                found[ascii(short)].append(reference.offset)
+                texts[ascii(short)].append(reference.offset)
         elif isinstance(target, Atom) and target in included and _is_constant(target):
-            found[target.name].append(reference.offset)
-    return found
+            constants[target.name].append(reference.offset)
+    return texts, constants
 
 
 def _is_constant(atom: Atom) -> bool:

@@ -272,6 +272,39 @@ def test_texts_and_constants_that_the_kernel_may_keep_are_told(
     )
 
 
+MODES = """
+static const char *const modes[] = { "off", "on" };
+struct device { const char *mode; int n; };
+int out(const char *, ...);
+char *strchr(const char *, int);
+"""
+
+
+def test_the_address_of_a_text_is_not_what_the_kernel_has_stored(tmp_path: Path) -> None:
+    """The compiler takes it out of the array, which stays the kernel's."""
+    source = MODES + "int f(struct device *d) { d->n += 1000; return d->mode == modes[1]; }"
+    assert Pair(tmp_path, source, {"1000": "1001"}).refusal() == (
+        "code.c:code.o:f: f compares the address of 'on'\n"
+        "  The livepatch has its own copy of a text, and the kernel may have stored the address of"
+        " its own.\n"
+        "  Compare what they say: strcmp()."
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'return strchr("some", d->n) - "some";',
+        'const char *s = d->mode ?: "none"; out(s); return s == d->mode;',
+        'for (const char *s = "some"; *s; s++) if (*s == d->n) return out(s); return 1;',
+        'return out("%s %d", modes[d->n & 1], d->n) < d->n;',
+    ],
+)
+def test_texts_whose_address_is_compared_with_none(tmp_path: Path, body: str) -> None:
+    source = f"{MODES} int f(struct device *d) {{ d->n += 1000; {body} }}"
+    assert Extracted(Pair(tmp_path, source, {"1000": "1001"}).extract()).changed == ["f"]
+
+
 def test_a_changed_constant_that_data_refers_to_is_refused(tmp_path: Path) -> None:
     source = TABLES + "const int *shown = weights;"
     text = Pair(tmp_path, source, {"{ 1, 2, 3, 4 }": "{ 1, 2, 30, 4 }"}).refusal()
