@@ -14,6 +14,7 @@ from klpbuild.elf.constants import SHF
 from klpbuild.extract.atoms import Atom, Literal
 from klpbuild.extract.case import Case
 from klpbuild.extract.escape import Paths
+from klpbuild.extract.names import base_name
 from klpbuild.extract.sections import Memory, SectionKind, memory_of
 from klpbuild.extract.variables import paths
 
@@ -25,6 +26,8 @@ _KEEPING = re.compile(
     r"|(__)?class_create"
 )
 _LONGEST = 30
+#: Of NL_SET_ERR_MSG() (include/linux/netlink.h): it is kept until the request is answered.
+_MESSAGE = "__msg"
 
 
 def settle_texts(case: Case, included: Collection[Atom]) -> None:
@@ -92,4 +95,5 @@ def _own(case: Case, user: Atom, included: Collection[Atom]) -> tuple[_Taken, _T
 
 def _is_constant(atom: Atom) -> bool:
     is_data = atom.kind is SectionKind.DATA and bool(atom.symbols)
-    return is_data and memory_of(atom.section) is Memory.READ_ONLY
+    is_message = base_name(atom.name) == _MESSAGE
+    return is_data and memory_of(atom.section) is Memory.READ_ONLY and not is_message

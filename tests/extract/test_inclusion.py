@@ -252,6 +252,7 @@ int request_threaded_irq(int, int (*)(void), int (*)(void), long, const char *, 
         ('d->name = d->n ? "some" : "other"; d->quirk = &one; return 0;', "'some', 'other', one"),
         ('return request_threaded_irq(3, irq, 0, 0, "some", d);', "'some'"),
         ('return out("some", __func__);', ""),
+        ('static const char __msg[] = "no"; d->name = __msg; return 0;', ""),
         ('struct device here = { "some", 3, &one }; return use(&here) + one.a;', ""),
     ],
 )
