@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -205,12 +205,10 @@ class _Applied:
         if file.action in (Action.RENAMES, Action.COPIES) and not all(
             without_code(name, self.architecture) for name in names
         ):
-            raise KlpError(
-                f"{file.action.value} {path}",
-                where=where,
-                why="A loaded kernel has no file names; a patch for it changes lines.",
-                hint="Make the patch with git format-patch --no-renames, or leave this out.",
-            )
+            why = "A loaded kernel has no file names; a patch for it changes lines."
+            hint = "Make the patch with git format-patch --no-renames, or leave this out."
+            with _refused():
+                raise KlpError(f"{file.action.value} {path}", where=where, why=why, hint=hint)
         self.tree.check_place(path, where)
         reason = without_code(path, self.architecture)
         if reason is None and file.action is Action.ONLY_HERE and not is_source(path):
@@ -218,8 +216,9 @@ class _Applied:
         if reason is not None:
             self.notes.append(f"{where}: {path} {reason}; left out")
             return
-        check_kind(path, where)
-        self._check_change(file, path, where)
+        with _refused():
+            check_kind(path, where)
+            self._check_change(file, path, where)
         if not file.hunks and not file.adds:
             self.notes.append(f"{where}: no line of {path} changes; left out")
             return
@@ -228,7 +227,8 @@ class _Applied:
         now = FileLines(path, state.lines, state.history)
         lines, applied = apply_hunks(file.hunks, now, name, self.notes)
         if not lines and state.lines:
-            raise _deletion(path, where)
+            with _refused():
+                raise _deletion(path, where)
         history = (*state.history, applied)
         self.states[path] = _State(state.original, lines, state.where, history)
         self.tree.add(path)
@@ -292,6 +292,15 @@ def _needs(patch: Path, other: Path, is_before: bool, error: KlpError) -> KlpErr
         hint = f"See what is wrong with {needed}."
     fault = Fault(f"needs {needed}", where, why, hint, Standing.NEEDS, (patch.name,), (other.name,))
     return KlpError.together([fault])
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Say of errors in the block that no livepatch can do that, whatever the patch applies to."""
+    try:
+        yield
+    except KlpError as error:
+        raise at_fault(error, (), Standing.REFUSED) from error
 
 
 def _deletion(path: str, where: str) -> KlpError:

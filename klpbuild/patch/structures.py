@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -83,7 +84,8 @@ class LayoutCheck:
         :raises MovableError: when members may keep their places instead.
         """
         problems = Problems()
-        for file in self.compiler.files:
+        # A header tells what its own lines are about; so does no file that includes it.
+        for file in sorted(self.compiler.files, key=lambda file: file.path.endswith(".c")):
             where = may_change_layouts(file)
             units = [unit for unit in self.touched.by_file[file.path] if unit in changed]
             units = [unit for unit in units if (file.path, unit) not in self.done] if where else []
@@ -116,15 +118,35 @@ class LayoutCheck:
         for unit, job in zip(units, jobs, strict=True):
             before, after = (ElfFile.read(each.result()) for each in job)
             compared = compare_layouts(before, after, self.compiler.tree.kept / "layouts")
-            found = Problems()
-            self._check_local(file, where, found)
-            for name, change in compared.layouts:
-                self._check_structure(file, where, compared, name, change, found)
-            self._check_enumerations(where, compared, found)
-            is_right = is_right and not found
+            told = len(problems)
             with faults(problems, file.patches, self.commands[unit].target):
-                found.check()
+                self._check_local(file, where)
+            for name, change in compared.layouts:
+                home = self._declaring(file, name)
+                with faults(problems, *self._causes(home, unit)):
+                    self._check_structure(home or file, where, compared, name, change)
+            for name, change in compared.enumerators:
+                word = re.compile(rb"\b%b\b" % change.split()[0].encode())
+                files = (file, *self.compiler.files)
+                home = next((f for f in files if word.search(f.patched)), None)
+                with faults(problems, *self._causes(home, unit)):
+                    self._check_enumeration(where, name, change)
+            is_right = is_right and len(problems) == told
         return is_right
+
+    def _declaring(self, file: PatchedFile, name: str) -> PatchedFile | None:
+        """Find the patched file that declares a structure, of two the first."""
+        files = (file, *self.compiler.files)
+        return next((f for f in files if Declared.find(f.original or b"", name)), None)
+
+    def _causes(self, home: PatchedFile | None, unit: Unit) -> tuple[list[str], str]:
+        """Name the patches that may have changed a type, and the object that shows it.
+
+        :param home: the patched file that declares it.
+        """
+        touching = [f for f in self.compiler.files if unit in self.touched.by_file[f.path]]
+        files = touching if home is None else [home]
+        return [name for f in files for name in f.patches], self.commands[unit].target
 
     def _is_done(self, name: str, *what: Hashable) -> bool:
         """Tell whether a type may differ, or it is known what comes of that."""
@@ -133,32 +155,25 @@ class LayoutCheck:
         self.done.add((name, *what))
         return False
 
-    def _check_local(self, file: PatchedFile, where: str, found: Problems) -> None:
+    def _check_local(self, file: PatchedFile, where: str) -> None:
+        problems = Problems()
         for name in kept_local_types(file):
             if not self._is_done(name, file.path):
-                found.add(
+                problems.add(
                     f"{name}, which a static variable of a function has, is declared otherwise",
                     where=where,
                     why="The variable is the running kernel's and keeps its old layout.",
                     hint="Give the type and the variable other names.\n"
                     f"If the layout is the same, accept it: {_accept(name)}",
                 )
+        problems.check()
 
     def _check_structure(
-        self,
-        file: PatchedFile,
-        where: str,
-        compared: Compared,
-        name: str,
-        change: str,
-        found: Problems,
+        self, file: PatchedFile, where: str, compared: Compared, name: str, change: str
     ) -> None:
         olds, news = compared.before[name], compared.after[name]
-        files = (file, *self.compiler.files)
-        home = next((f for f in files if Declared.find(f.original or b"", name)), None)
-        if self._is_done(name, home and home.path, olds, news):
+        if self._is_done(name, file.path, olds, news):
             return
-        file = home or file
         why = f"Each {name} that exists when the livepatch is loaded keeps its old layout."
         if members := _new_members(olds, news):
             unproven = self._why_not_zero(file, name, olds, news)
@@ -172,26 +187,24 @@ class LayoutCheck:
         elif unproven := self._why_not_in_place(file, name, olds, news):
             what = "keep what it loses" if _lost(olds, news) else "have that behind the others"
             why += f"\nIt cannot just {what}: {unproven}."
-        found.add(
+        raise KlpError(
             f"{name} {change}",
-            where=where,
+            where=may_change_layouts(file) or where,
             why=why,
             hint="Keep new data in a shadow variable (klp_shadow_get_or_alloc), or give the "
             "new layout another name if only new code uses it.\n"
             f"If none outlives the replaced functions, accept it: {_accept(name)}",
         )
 
-    def _check_enumerations(self, where: str, compared: Compared, found: Problems) -> None:
-        for name, change in compared.enumerators:
-            if not self._is_done(name, change):
-                found.add(
-                    f"{name} is numbered otherwise: {change}",
-                    where=where,
-                    why="What the running kernel has stored keeps its old numbers.",
-                    hint="Add new enumerators behind the others.\n"
-                    "If no such number outlives the replaced functions, accept it: "
-                    f"{_accept(name)}",
-                )
+    def _check_enumeration(self, where: str, name: str, change: str) -> None:
+        if not self._is_done(name, change):
+            raise KlpError(
+                f"{name} is numbered otherwise: {change}",
+                where=where,
+                why="What the running kernel has stored keeps its old numbers.",
+                hint="Add new enumerators behind the others.\n"
+                f"If no such number outlives the replaced functions, accept it: {_accept(name)}",
+            )
 
     def _knowing(self, file: PatchedFile) -> list[CompileCommand]:
         """List how the objects are compiled that may know what a file declares."""

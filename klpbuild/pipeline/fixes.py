@@ -234,7 +234,10 @@ class _Trial:
         return Fault(*told, Standing.REFUSED, (name,))
 
     def _narrowed(self, fault: Fault) -> list[Fault]:
-        """Find the first patch with which an object has problems, by bisection."""
+        """Find the first patch with which an object has this problem, by bisection.
+
+        With fewer patches it may have others: one of them needs a patch behind it.
+        """
         remaining = self.remaining
         ends = [i + 1 for i, patch in enumerate(remaining) if patch.name in fault.patches]
         only = frozenset({fault.object}) if fault.object else None
@@ -242,7 +245,8 @@ class _Trial:
         low, high, last = 0, len(ends) - 1, [fault]
         while low < high:
             middle = (low + high) // 2
-            if found := self._problems(remaining[: ends[middle]], only):
+            problems = self._problems(remaining[: ends[middle]], only)
+            if found := [p for p in problems if p.what == fault.what or p.where == fault.where]:
                 high, last = middle, found
             else:
                 low = middle + 1

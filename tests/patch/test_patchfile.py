@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klpbuild.errors import KlpError
+from klpbuild.patch.fix import Fault, Standing
 from klpbuild.patch.patchfile import apply_patches, without_comments
 
 OPEN_C = """\
@@ -610,3 +611,23 @@ def test_git_makes_the_same_of_it(source: Path, tmp_path: Path) -> None:
     expected = (source / "fs/open.c").read_bytes()
     (source / "fs/open.c").write_text(OPEN_C)
     assert apply_patches([patch], source).files[0].patched == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--- a/fs/Kconfig\n+++ b/fs/Kconfig\n@@ -1 +1 @@\n-x\n+y\n",
+        "--- a/fs/open.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n",
+        "diff --git a/fs/open.c b/fs/o.c\nsimilarity index 100%\nrename from fs/open.c\n"
+        "rename to fs/o.c\n",
+    ],
+    ids=["Kconfig", "deletion", "rename"],
+)
+def test_what_no_livepatch_can_do_is_refused(tmp_path: Path, text: str) -> None:
+    """That is no question of whether it applies."""
+    (tmp_path / "fs").mkdir()
+    (tmp_path / "fs/open.c").write_text("x\n")
+    (tmp_path / "fs/Kconfig").write_text("x\n")
+    with pytest.raises(KlpError) as caught:
+        apply_patches([write(tmp_path, text)], tmp_path)
+    assert [f.standing for f in caught.value.problems if isinstance(f, Fault)] == [Standing.REFUSED]

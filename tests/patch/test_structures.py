@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from klpbuild.errors import KlpError
+from klpbuild.patch.fix import Fault
 from tests.patch.small_kernel import SmallKernel, make_kernel
-from tests.patch.test_pair import refusal
+from tests.patch.test_pair import compiled, refusal
 
 
 @pytest.fixture
@@ -57,3 +59,23 @@ def test_structures_of_one_name_in_two_files(small: SmallKernel, tmp_path: Path)
         new = old.replace("char a;", "char a, c;").replace("own->a", "own->c")
         texts.append(small.patch(name, old, new))
     assert refusal(small, tmp_path, *texts).startswith("1.patch:6: struct own gets c\n")
+
+
+def test_the_patch_that_declares_a_structure_is_at_fault(
+    small: SmallKernel, tmp_path: Path
+) -> None:
+    """Another one defines a macro in the file that shows it."""
+    header = small.source / "include/linux/kernel.h"
+    header.write_text(header.read_text() + "struct file {\n\tint number;\n\tlong size;\n};\n")
+    path = small.source / "fs/open.c"
+    path.write_text(path.read_text().replace("return count++", "return sizeof(struct file)"))
+    texts = (
+        small.patch("fs/open.c", "\nstatic int", "\n#define MORE 1\nstatic int"),
+        small.patch("include/linux/kernel.h", "long size;", "long size;\n\tlong time;"),
+    )
+    with pytest.raises(KlpError) as caught:
+        compiled(small, tmp_path, *texts)
+    (fault,) = caught.value.problems
+    assert isinstance(fault, Fault)
+    assert fault.patches == ("1.patch",)
+    assert fault.where.startswith("1.patch:")

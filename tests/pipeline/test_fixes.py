@@ -129,6 +129,21 @@ def test_the_one_of_several_that_touch_an_object(tmp_path: Path, culprit: str) -
     assert len(fixes.asked) <= 4
 
 
+def test_a_problem_that_only_some_of_the_patches_have(tmp_path: Path) -> None:
+    """The first one needs what the last one brings; that is not what is wrong with all."""
+
+    def refuse(names: tuple[str, ...], only: Collection[str] | None) -> KlpError | None:
+        if "d" in names:
+            return refused("bdf", "__init code changed", "fs/open.o")
+        if "b" in names and "f" not in names:
+            told = "symbol 'f' is not in this kernel", "fs/open.o", "", ""
+            return KlpError.together([Fault(*told, Standing.REFUSED, ("b.patch",))])
+        return None
+
+    found = Fixes(tmp_path, refuse).build().fixes
+    assert [fix.patch for fix in found if not fix.good] == ["d.patch"]
+
+
 def test_what_names_no_patch_stops_all(tmp_path: Path) -> None:
     """It is about the machine or the description; nothing is left out for it."""
 
