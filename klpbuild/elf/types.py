@@ -37,7 +37,7 @@ class Member:
     :ivar offset: in bits; an enumerator's number.
     :ivar name: ``a.b`` for a member of a member whose type has no name, ``a[].b`` for one of
         an array of these; ``a[]`` for an element of another array.
-    :ivar size: in bytes; of a bit field in bits; of an enumerator 0.
+    :ivar size: in bytes; of a bit field in bits, below 0; of an enumerator 0.
     """
 
     offset: int
@@ -169,7 +169,7 @@ class Types(ABC):
                 raise ValueError("a structure is in itself")
             inner, text, offset = self.bare(field.type), prefix + field.name, base + field.offset
             if field.name:
-                yield Member(offset, text, field.bits or self.size(field.type))
+                yield Member(offset, text, -field.bits or self.size(field.type))
                 if self.kind(inner) is Kind.ARRAY:
                     text += "[]"
                     inner = self._without(inner, frozenset({Kind.ARRAY, Kind.QUALIFIER}))

@@ -281,7 +281,10 @@ def _told(member: Member, other: Member | None, counted: bool) -> str:
         return f"its member {member.name}, at {_place(member)}, is not there"
     if other.offset != member.offset:
         return f"its member {member.name} is at {_place(member)}, there at {_place(other)}"
-    return f"its member {member.name} has size {member.size}, there {other.size}"
+    if (member.size < 0) != (other.size < 0):
+        is_field = "is a bit field" if member.size < 0 else "is no bit field"
+        return f"its member {member.name} {is_field}, and there it is otherwise"
+    return f"its member {member.name} has size {abs(member.size)}, there {abs(other.size)}"
 
 
 def _placed(member: Member) -> str:

@@ -80,9 +80,9 @@ def new_members(before: Layout, after: Layout) -> tuple[Member, ...]:
     olds = set(before.members)
     news = tuple(member for member in after.members if member not in olds)
     kept = olds <= set(after.members)
-    taken = [(m.offset, m.offset + 8 * max(m.size, 1)) for m in before.members]
+    taken = [(m.offset, m.offset + 8 * max(abs(m.size), 1)) for m in before.members]
     free = all(
-        not (start < m.offset + 8 * max(m.size, 1) and m.offset < end)
+        not (start < m.offset + 8 * max(abs(m.size), 1) and m.offset < end)
         for m in news
         for start, end in taken
     )

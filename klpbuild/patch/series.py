@@ -33,7 +33,12 @@ def read_series(series: Path) -> tuple[Listed, ...]:
     """
     problems = Problems()
     found = []
+    named: dict[str, str] = {}
     for where, words in _lines(series):
+        if (first := named.setdefault(words[0], where)) != where:
+            why = f"It is applied once, where {first} names it."
+            problems.add(f"names {words[0]} again", where=where, why=why, hint="Take the line out.")
+            continue
         with problems.collect():
             found.append(_listed(series, words, where))
     problems.check()

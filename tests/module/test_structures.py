@@ -151,6 +151,8 @@ CHANGES = [
     ("int limit", "long limit", "struct queue is laid out", "member limit has size 8, there 4"),
     ("int limit;", "", "struct queue is laid out", "root is at byte 0, there at byte 8"),
     ("level : 5", "level : 6", "struct queue is laid out", "level has size 6, there 5"),
+    ("int limit", "int limit : 4", "struct queue is laid out",
+     "member limit is a bit field, and there it is otherwise"),
     ("dirty : 3, level : 5", "level : 5, dirty : 3", "struct queue is laid out",
      "level is at byte 16, there at bit 131"),
     ("lo, hi", "hi, lo", "struct queue is laid out", "hi is at byte 20, there at byte 22"),

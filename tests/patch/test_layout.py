@@ -76,7 +76,7 @@ def test_members_have_the_compiler_s_offsets_and_sizes(tmp_path: Path) -> None:
     ((size, members),) = found["struct page"]
     by_name = {member.name: (member.offset, member.size) for member in members}
     checks = [f'_Static_assert(sizeof(struct page) == {size}, "");']
-    bit_fields = {"bits": (0, 3), "more": (3, 5)}
+    bit_fields = {"bits": (0, -3), "more": (3, -5)}
     assert by_name["name[]"] == (by_name["name"][0], 1)
     for name, (offset, width) in by_name.items():
         if name.endswith("[]"):
@@ -114,6 +114,8 @@ def test_members_have_the_compiler_s_offsets_and_sizes(tmp_path: Path) -> None:
             "bits : 2, more : 5",
             [("struct page", "moves or resizes bits, more")],
         ),
+        # The numbers of bytes and of bits are the same.
+        ("char a; long b;", "char a : 1; long b;", [("struct inner", "moves or resizes a")]),
         ("return p->number;", "struct fresh { int a; } n = { 1 }; return n.a;", []),
         ("FIRST, SECOND", "FIRST, SECOND, THIRD", []),
         ("struct list *next;", "struct page *next;", []),

@@ -78,6 +78,7 @@ def test_a_livepatch_of_a_series(series: Path) -> None:
         ("none.patch", "names none.patch, which is not there"),
         ("z.patch -R", "has the option -R"),
         ("../x.patch", "names ../x.patch, which is not below the series"),
+        ("z.patch\nz.patch", "names z.patch again"),
         ("/etc/passwd", "names /etc/passwd, which is not below the series"),
     ],
 )
@@ -85,4 +86,4 @@ def test_what_cannot_be_done(series: Path, line: str, what: str) -> None:
     series.write_text(f"# one\n{line}\n")
     with pytest.raises(KlpError) as caught:
         read_series(series)
-    assert str(caught.value).startswith(f"{series}:2: {what}")
+    assert str(caught.value).startswith(f"{series}:{2 + line.count(chr(10))}: {what}")
