@@ -19,6 +19,7 @@ from klpbuild.errors import KlpError
 from klpbuild.patch.commands import CompileCommand
 from klpbuild.patch.csource import closing_braces, code_alone, directives
 from klpbuild.patch.layout import changed_layouts, layouts
+from klpbuild.patch.members import UAPI
 from klpbuild.patch.patched import PatchedFile, SourceLine
 from klpbuild.patch.recompile import SECTION_FLAGS, Recompiler
 from klpbuild.patch.shadow import make_shadow
@@ -112,6 +113,8 @@ def why_not_zero(
     larger = grown(file, name)
     if larger is None:
         return f"{file.path} does not declare it once"
+    if UAPI.search(file.path):
+        return "programs know it, too, and may write there"
     config = compiler.tree.build / ".config"
     exactly = sizes[0] != sizes[1]
     text = config.read_bytes() if exactly and config.is_file() else b""

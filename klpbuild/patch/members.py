@@ -39,7 +39,8 @@ _STATE = re.compile(
     rb"|delayed_work|timer_list|completion|kobject)) (\w+) ?;"
 )
 _COMMENT = re.compile(rb"/\*.*?\*/", re.DOTALL)
-_UAPI = re.compile(r"(^|/)uapi/")
+#: Headers of what programs know.
+UAPI = re.compile(r"(^|/)uapi/")
 #: A member with one name: a bit field, an array, a pointer to a function.
 ONE_NAME = re.compile(
     rb"(?P<type>[\w\s*]*[\s*])(?P<name>\w+)(?P<rest>(?:\s*\[[^\]]+\])*\s*(?::\s*\w+\s*)?;)"
@@ -59,7 +60,7 @@ def in_place(file: PatchedFile, name: str, users: Iterable[bytes]) -> PatchedFil
         once, the patch does both or more, or something may count on the order of members.
     """
     before, after = file.original or b"", file.patched
-    if not name.startswith("struct ") or _UAPI.search(file.path):
+    if not name.startswith("struct ") or UAPI.search(file.path):
         return None
     olds, news = (Declared.find(text, name) for text in (before, after))
     if olds is None or news is None or not olds.members or not news.members:

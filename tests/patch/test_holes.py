@@ -190,6 +190,21 @@ def test_slack_is_there_behind_one_only(small: SmallKernel, tmp_path: Path) -> N
     assert "make_filter() may allocate more than one of it" in text
 
 
+def test_what_programs_know(small: SmallKernel, tmp_path: Path) -> None:
+    """They were made with another header, and may leave anything in a hole."""
+    declared, code = SOURCE.split("struct pool")
+    header = small.source / "include/uapi/filter.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(declared)
+    old = "#include <uapi/filter.h>\nstruct pool" + code
+    (small.source / "fs/read.c").write_text(old)
+    texts = (
+        small.patch("include/uapi/filter.h", *HOLE),
+        small.patch("fs/read.c", USE[0], USE[1].replace("NEW", "dying")),
+    )
+    assert "in those: programs know it, too" in refusal(small, tmp_path, *texts)
+
+
 OBJECTS = """\
 #define kmalloc_obj(P, ...) ((typeof(P) *)kmalloc(sizeof(P), 3))
 #define kzalloc_obj(P, ...) ((typeof(P) *)kzalloc(sizeof(P), 3))
