@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Layout
@@ -27,6 +28,9 @@ from klpbuild.patch.recompile import Recompiler
 from klpbuild.patch.touched import Touched
 from klpbuild.patch.units import Unit
 from klpbuild.patch.whole import why_read
+
+if TYPE_CHECKING:
+    from klpbuild.patch.pair import ObjectPair
 
 
 class MovableError(KlpError):
@@ -76,10 +80,10 @@ class LayoutCheck:
     names: list[tuple[str, str]] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
 
-    def check(self, changed: Collection[Unit]) -> None:
+    def check(self, changed: Mapping[Unit, ObjectPair]) -> None:
         """Compare what the objects of units know, before and after the patches.
 
-        :param changed: the units of which the patches change the objects.
+        :param changed: the objects that the patches change.
         :raises KlpError: when a patch lays out a structure or numbers an enumeration otherwise.
         :raises MovableError: when members may keep their places instead.
         """
@@ -87,7 +91,10 @@ class LayoutCheck:
         # A header tells what its own lines are about; so does no file that includes it.
         for file in sorted(self.compiler.files, key=lambda file: file.path.endswith(".c")):
             where = may_change_layouts(file)
-            units = [unit for unit in self.touched.by_file[file.path] if unit in changed]
+            known = [u for u in self.touched.by_file[file.path] if u in self.commands]
+            units = [unit for unit in known if unit in changed]
+            # What includes it now, and did not, may use what none of the others does.
+            units = units or known[: any(file.path in pair.files for pair in changed.values())]
             units = [unit for unit in units if (file.path, unit) not in self.done] if where else []
             self.done.update((file.path, unit) for unit in units)
             # One object has all types that the file declares.  What it defines for others, as

@@ -9,7 +9,7 @@ import pytest
 from klpbuild.errors import KlpError
 from klpbuild.patch.fix import Fault
 from tests.patch.small_kernel import SmallKernel, make_kernel
-from tests.patch.test_pair import compiled, refusal
+from tests.patch.test_pair import added, compiled, refusal
 
 
 @pytest.fixture
@@ -79,3 +79,28 @@ def test_the_patch_that_declares_a_structure_is_at_fault(
     assert isinstance(fault, Fault)
     assert fault.patches == ("1.patch",)
     assert fault.where.startswith("1.patch:")
+
+
+def test_a_member_that_only_a_new_file_uses(small: SmallKernel, tmp_path: Path) -> None:
+    """No object that the kernel has changes by it."""
+    header = small.source / "fs/read.h"
+    header.write_text(header.read_text() + "struct own {\n\tchar a;\n\tlong b;\n};\n")
+    code = '#include "read.h"\nint dying(struct own *own);\nint dying(struct own *own)\n'
+    texts = (
+        small.patch("fs/read.h", "char a;", "char a;\n\tchar dying;"),
+        small.patch("fs/open.c", "return count++", "int dying(void *);\n\treturn dying(&count)"),
+        small.patch("fs/Makefile", "obj-y += sub/write.o", "obj-y += sub/write.o new.o"),
+        added("fs/new.c", code + "{\n\treturn own->dying;\n}\n"),
+    )
+    assert "struct own gets dying" in refusal(small, tmp_path, *texts)
+
+
+def test_a_member_that_a_file_uses_that_includes_it_now(small: SmallKernel, tmp_path: Path) -> None:
+    header = small.source / "fs/read.h"
+    header.write_text(header.read_text() + "struct own {\n\tchar a;\n\tlong b;\n};\n")
+    use = '#include "read.h"\nint warned(struct own *own)\n{\n\treturn own->dying;\n}\n\nvoid warn('
+    texts = (
+        small.patch("fs/read.h", "char a;", "char a;\n\tchar dying;"),
+        small.patch("kernel/warn.c", "void warn(", use.replace("read.h", "../fs/read.h")),
+    )
+    assert "struct own gets dying" in refusal(small, tmp_path, *texts)
