@@ -27,6 +27,8 @@ from klpbuild.symbols.symvers import Exports
 
 #: elf_validity_cache_index_info() does not look at flags.
 _ANY_MODINFO = (6, 12)
+#: Sections of modules that are read only once they have started (kernel/module/strict_rwx.c).
+READ_ONLY = (".rodata", ".data..ro_after_init", "__jump_table", ".data.rel.ro")
 #: Nearly every module has both functions.
 _MODULES_READ = 20
 
@@ -159,6 +161,19 @@ class KernelSide:
         found = self.database.in_object(owner or self.exporter(symbol), symbol)
         number = max(sympos - 1, 0)
         return found[number].section if number < len(found) else ""
+
+    def is_read_only(self, symbol: str, owner: str = "", sympos: int = 0) -> bool:
+        """Tell whether a variable is in memory that nothing writes once its object has started.
+
+        vmlinux has ``.rodata`` and the like between two symbols (include/asm-generic/sections.h).
+        """
+        if (owner or self.exporter(symbol)) != VMLINUX:
+            return self.section_of(symbol, owner, sympos).startswith(READ_ONLY)
+        place, start, end = (
+            self.address_of(*each)
+            for each in ((symbol, owner, sympos), ("__start_rodata",), ("__end_rodata",))
+        )
+        return place is not None and start is not None and end is not None and start <= place < end
 
     def exporter(self, symbol: str) -> str:
         """Name the object that exports a symbol; vmlinux if none does."""

@@ -45,7 +45,13 @@ VMLINUX = f"""
 int __attribute__((noinline)) si_swapinfo(void *i) {{ asm(""); return 0; }}
 int __attribute__((noinline)) si_meminfo(void *i) {{ asm(""); return 0; }}
 static int __attribute__((used, noinline)) {HOMONYM}(void) {{ return 1; }}
-int meminfo_proc_show(void *m) {{ return si_meminfo(m) + si_swapinfo(m) + {HOMONYM}(); }}
+const int __start_rodata[1] = {{ 1 }}, si_limits[2] = {{ 1 }}, si_limit = 3;
+const int __end_rodata[1] = {{ 1 }};
+int meminfo_proc_show(void *m)
+{{
+    asm("testb $0, si_limits+4(%%rip)" : : "r" (m));
+    return si_meminfo(m) + si_swapinfo(m) + {HOMONYM}();
+}}
 int __attribute__((noinline)) reboot_work(int v) {{ asm(""); return v; }}
 int {INLINED}(int force) {{ return reboot_work(force) + 1; }}
 int hw_protection_shutdown(int force) {{ return {INLINED}(force) + 2; }}

@@ -426,6 +426,32 @@ def test_code_that_a_test_of_an_index_guards(
     assert told == [beyond] * (at != 0x40)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("incl klp_variable(%%rip)", ["inc dword ptr [rip] write si_limit"]),
+        ("movb $1, klp_variable+3(%%rip)", ["mov byte ptr [rip], 1 write si_limit"]),
+        ("cmpl $1, klp_variable(%%rip)", []),
+        ("mov klp_variable(%%rip), %%eax", []),
+        (
+            "movl $1, own_limit(%%rip); cmpl $1, klp_variable(%%rip)",
+            ["mov dword ptr [rip], 1 writes to .data..ro_after_init+0x0"],
+        ),
+        ("incl klp_variable-4(%%rip)", []),
+    ],
+)
+def test_variables_that_are_read_only_once_the_kernel_runs(
+    miniature: KernelSide, tmp_path: Path, code: str, said: list[str]
+) -> None:
+    """The last one is what the replaced function does itself: it runs at the start, too."""
+    symbols = {"klp_si_swapinfo": SWAPINFO, "klp_variable": ".klp.sym.vmlinux.si_limit,0"}
+    code = OWN.replace("own[1] = 3;", f'asm volatile("{code}" : : "r" (m) : "rax");')
+    code += 'int own_limit __attribute__((section(".data..ro_after_init"))) = 3;'
+    data = make_from(tmp_path, "x", code, symbols, "vmlinux")
+    told = [what for rule, what in found(miniature, data) if rule == "KLP427"]
+    assert len(told) == len(said) and all(one in what for one, what in zip(said, told, strict=True))
+
+
 def test_a_section_without_contents(miniature: KernelSide, good: dict[str, bytes]) -> None:
     number = Editor(good["tables"]).number(".rodata.str")
     data = section_header(number, sh_type=int(SHT.NOBITS))(good["tables"])

@@ -184,7 +184,8 @@ NO_EFFECT = Rule(
 MISFIT = Rule(
     "KLP427", "a relocation does not fit its instruction",
     "The module loader writes where r_offset says, what r_type says: it does not look at code.",
-    f"{DAMAGED}\nDeclare variables with the kernel's types, per-CPU ones by DECLARE_PER_CPU().",
+    f"{DAMAGED}\nDeclare variables with the kernel's types, per-CPU ones by DECLARE_PER_CPU(), and"
+    " write none that the kernel only reads.",
     effect=Effect.UNFORESEEN, machines=MODELLED,
 )
 UNWIND = Rule(

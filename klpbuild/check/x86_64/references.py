@@ -10,6 +10,7 @@ from klpbuild.check.code import disassemble
 from klpbuild.check.entries import Target, called, target_of
 from klpbuild.check.functions import check_branch, check_pointers
 from klpbuild.check.instructions import Instruction
+from klpbuild.check.kernelside import READ_ONLY
 from klpbuild.check.memory import Memory
 from klpbuild.check.sites import Tables
 from klpbuild.check.subject import Relocation, Subject, place
@@ -42,6 +43,11 @@ _INDEX_ALONE = re.compile(r"\[r\w+\*\d\]")
 #: Bytes before and behind a variable that an indexed access may name.
 _NEAR = (1 << 12, 1 << 12)
 _PER_CPU = ".data..percpu"
+#: Instructions that write to their first operand.
+_WRITES = re.compile(
+    r"(lock )?(mov|movabs|add|adc|sub|sbb|and|or|xor|inc|dec|neg|not|shl|shr|sar|xchg|xadd|bts|btr"
+    r"|btc|cmpxchg|set[a-z]+)"
+)
 #: Sections of code without functions.
 _CODE = (".altinstr_replacement", ".altinstr_aux")
 
@@ -172,10 +178,10 @@ def _check_extent(subject: Subject, section: Section, found: Instruction, row: R
 
 
 def _is_shipped(subject: Subject, row: Relocation, target: Target, offset: int) -> bool:
-    """Tell whether code of the kernel reaches outside of a variable in the same way.
+    """Tell whether code of the kernel reaches for a place in the same way.
 
-    Behind the test of an index the compiler leaves what it would read: kvm_intel has it of
-    vmcs_field_to_evmcs_1.
+    Behind the test of an index the compiler leaves what it would read outside of a variable:
+    kvm_intel has it of vmcs_field_to_evmcs_1.  What runs at the start, too, may write then.
     """
     if subject.kernel is None or subject.kernel.database is None:
         return False
@@ -219,6 +225,12 @@ def _check_variable(
     what = f"reach for {target.symbol}, which "
     if known and by_gs is not known.startswith(_PER_CPU):
         what += "is no per-CPU variable" if by_gs else "is a per-CPU variable, without gs"
+    elif (
+        _writes(found)
+        and kernel.is_read_only(*meant)
+        and not _is_shipped(subject, row, target, target.offset + found.end - row.offset)
+    ):
+        what = f"write {target.symbol}, which is read only once its object has started"
     elif row.kind in _RELATIVE and 0 < size - target.offset - found.end + row.offset < _width(
         found
     ):
@@ -230,6 +242,12 @@ def _check_variable(
     subject.find(catalogue.MISFIT, f"a relocation {kind} makes {found} {what}", where)
 
 
+def _writes(found: Instruction) -> bool:
+    """Tell whether an instruction writes to memory that it names."""
+    memory = "[" in found.operands.partition(",")[0]
+    return memory and _WRITES.fullmatch(found.name) is not None
+
+
 def _check_own(
     subject: Subject, section: Section, found: Instruction, row: Relocation, target: Target
 ) -> None:
@@ -239,6 +257,12 @@ def _check_own(
     if not 0 <= target.offset <= end - _width(found):
         what = f"{found} reaches for {called(subject, target)} and over the variable's end"
         subject.find(catalogue.INSIDE, what, place(section, row.offset))
+    name = subject.elf.sections[target.section].name
+    if _writes(found) and name.startswith(READ_ONLY) and not section.name.startswith(".init"):
+        what = (
+            f"{found} writes to {called(subject, target)}, which is read only once it has started"
+        )
+        subject.find(catalogue.MISFIT, what, place(section, row.offset))
 
 
 def _width(found: Instruction) -> int:
