@@ -10,7 +10,6 @@ from klpbuild.check.code import disassemble
 from klpbuild.check.entries import Target, called, target_of
 from klpbuild.check.functions import check_branch, check_pointers
 from klpbuild.check.instructions import Instruction
-from klpbuild.check.kernelside import READ_ONLY
 from klpbuild.check.memory import Memory
 from klpbuild.check.sites import Tables
 from klpbuild.check.subject import Relocation, Subject, place
@@ -257,12 +256,6 @@ def _check_own(
     if not 0 <= target.offset <= end - _width(found):
         what = f"{found} reaches for {called(subject, target)} and over the variable's end"
         subject.find(catalogue.INSIDE, what, place(section, row.offset))
-    name = subject.elf.sections[target.section].name
-    if _writes(found) and name.startswith(READ_ONLY) and not section.name.startswith(".init"):
-        what = (
-            f"{found} writes to {called(subject, target)}, which is read only once it has started"
-        )
-        subject.find(catalogue.MISFIT, what, place(section, row.offset))
 
 
 def _width(found: Instruction) -> int:
