@@ -98,7 +98,12 @@ def all_fixes(chosen: Chosen, fixes: Sequence[Fix], *, built: bool = True) -> tu
     found: list[Fix] = []
     for part in chosen.parts:
         names = {path.name for path in part.chosen.listed}
-        found += (replace(fix, part=part.name) for fix in fixes if fix.patch in names)
+        told = {fix.patch: fix for fix in fixes}
+        for path, why in chosen.skipped.items():  # nothing was extracted if all are left out
+            if path.name in names and path.name not in told:
+                fix = Fix(path.name, Standing.SKIPPED, why=why)
+                told[path.name] = _described(fix, path)
+        found += (replace(fix, part=part.name) for name, fix in told.items() if name in names)
         if not names and (part.name or part.chosen.livepatch.objects):
             found.append(_of_sources(part, Standing.IN if built else Standing.NOT_TRIED))
     return tuple(found)

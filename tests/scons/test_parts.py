@@ -113,6 +113,19 @@ def test_what_is_left_out_on_purpose(shared: Checkout, whole: Path) -> None:
     ]
 
 
+def test_patches_that_are_all_left_out_on_purpose(shared: Checkout, whole: Path) -> None:
+    toml = 'parts = ["hand", "fixes"]\nskip = [{ part = "fixes", reason = "see elsewhere" }]\n'
+    (whole / "livepatch.toml").write_text(toml)
+    said = shared.scons("livepatches=own")
+    assert "left out on purpose: see elsewhere" in said
+    assert "          2 fixes: 1 in, 1 left out on purpose.\n" in said
+    result = json.loads((shared.directory / f"{PATH}/result.json").read_text())
+    assert [(f["part"], f["patch"], f["standing"]) for f in result["fixes"]] == [
+        ("hand", "", "in"),
+        ("fixes", "fix.patch", "left out on purpose"),
+    ]
+
+
 def test_shadow_variables_that_the_text_does_not_show(shared: Checkout, whole: Path) -> None:
     (whole / "hand" / "more.c").write_text(
         "#define CALL(name) klp_shadow_ ## name\n"
