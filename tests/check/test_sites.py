@@ -413,7 +413,7 @@ def test_a_text_behind_a_table_that_does_not_end_in_zero(
     assert [what for _, what in found(miniature, data)] == ([] if symbol else told)
 
 
-@pytest.mark.parametrize("at", [0x40, 0x41])
+@pytest.mark.parametrize("at", [0x40, 0x48])
 def test_code_that_a_test_of_an_index_guards(
     miniature: KernelSide, tmp_path: Path, at: int
 ) -> None:

@@ -42,6 +42,8 @@ _INDEX_ALONE = re.compile(r"\[r\w+\*\d\]")
 #: Bytes before and behind a variable that an indexed access may name.
 _NEAR = (1 << 12, 1 << 12)
 _PER_CPU = ".data..percpu"
+#: Bytes of the widest number behind an instruction's address.
+_NUMBER = 4
 #: Instructions that write to their first operand.
 _WRITES = re.compile(
     r"(lock )?(mov|movabs|add|adc|sub|sbb|and|or|xor|inc|dec|neg|not|shl|shr|sar|xchg|xadd|bts|btr"
@@ -192,13 +194,16 @@ def _is_shipped(subject: Subject, row: Relocation, target: Target, offset: int) 
     if owner != VMLINUX:
         module = memory.module(owner)
         assert module is not None
-        return any(
-            kind == row.kind and module.value_of(symbol) == start + row.addend - addend
+        aims = (
+            (kind, value + addend - start - row.addend)
             for index, tables in module.relocations.items()
             if module.elf.sections[index].sh_flags & SHF.EXECINSTR
             for rows in tables
             for _, kind, symbol, addend in rows.tolist()
+            if (value := module.value_of(symbol)) is not None
         )
+        # a field counts from behind a number, too, that the instruction may have
+        return any(kind == row.kind and abs(distance) <= _NUMBER for kind, distance in aims)
     found = (
         memory.shipped(patched.object, function.old, function.sympos)
         for patched in subject.patched or ()
