@@ -149,10 +149,11 @@ def compile_source(
 
 
 def preprocess(
-    kernel: Kernel, source: Path, module_name: str, extra_flags: Sequence[str] = ()
+    kernel: Kernel, source: Path, module_name: str, extra_flags: Sequence[str], directory: Path
 ) -> str:
     """Preprocess one C file as a part of a module, without marks of lines.
 
+    :param directory: the livepatch's, of whose files the text is made.
     :raises KlpError: with the preprocessor's own lines when it refuses it.
     """
     command = compile_command(kernel)
@@ -160,7 +161,7 @@ def preprocess(
     flags = (*compile_arguments(kernel, source, module_name), *extra_flags)
     done = run([*flags, "-E", "-P", str(source)], build_environment(), command.directory)
     if done.returncode:
-        said = quotable(done.stderr, None, source, kernel, command)
+        said = quotable(done.stderr, None, source, kernel, command, (directory,))
         why = "\n".join(map(shortened, said.strip().splitlines()))
         raise KlpError("the preprocessor refuses it", where=str(source), why=why)
     return done.stdout

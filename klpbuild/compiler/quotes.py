@@ -27,18 +27,24 @@ _MESSAGE = re.compile(
 
 
 def quotable(
-    said: str, read: Sequence[Path] | None, source: Path, kernel: Kernel, command: CompileCommand
+    said: str,
+    read: Sequence[Path] | None,
+    source: Path,
+    kernel: Kernel,
+    command: CompileCommand,
+    more: Iterable[Path] = (),
 ) -> str:
     """Return what a compiler said, or why it is not shown.
 
     :param read: the files that it read; None if it did not say, since it stopped early.
     :param source: what it compiled, absolute.
+    :param more: directories of which everything may be shown, too.
     """
     if not said:
         return said
     if read is None:
         read = [command.directory / name for name in _PLACE.findall(said)]
-    own = [tree.resolve() for tree in _trees(source, kernel, command)]
+    own = [tree.resolve() for tree in (*_trees(source, kernel, command), *more)]
     for path in read:
         place = path.resolve()
         if not any(place.is_relative_to(tree) for tree in own):

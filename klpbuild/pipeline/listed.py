@@ -24,7 +24,7 @@ def write_conditions(
     source = output.with_suffix(".c")
     write_file(source, conditions_source(livepatch).encode())
     name = build.chosen.livepatch.module_name
-    text = preprocess(build.kernel, source, name, flags)
+    text = preprocess(build.kernel, source, name, flags, build.chosen.directory)
     write_file(output, "".join(f"{line}\n" for line in held_lines(text)).encode())
 
 

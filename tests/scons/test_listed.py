@@ -101,6 +101,18 @@ def test_a_condition_that_is_none(shared: Checkout, whole: Path) -> None:
     assert "suse/all/bsc2/patched_funcs.csv:2:" in said
 
 
+def test_what_is_wrong_with_a_condition_of_a_livepatch_elsewhere(
+    shared: Checkout, whole: Path, tmp_path: Path
+) -> None:
+    """The list is the livepatch's own, wherever that is."""
+    shutil.copytree(whole, tmp_path / "suse/all")
+    path = tmp_path / "suse/all/bsc2/patched_funcs.csv"
+    path.write_text("\nvmlinux f klpp_f IS_ENABLED(\n")
+    said = shared.scons(f"livepatches={tmp_path}/suse", status=2)
+    assert f"{path}:2:" in said
+    assert "is not shown" not in said
+
+
 def test_a_fix_for_another_configuration(shared: Checkout, whole: Path) -> None:
     text = '#error "klp-ccp: a preceeding branch should have been taken"\n'
     (whole / "bsc2/livepatch_bsc2.c").write_text(text)
