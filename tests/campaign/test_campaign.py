@@ -147,5 +147,5 @@ def test_unwind_data_behind_code_that_the_kernel_replaces(
     for number in pushed:
         made = Editor(data)
         made.change_row(".rela.orc_unwind_ip", number, r_addend=int(rows[number]["r_addend"]) + 2)
-        findings = check_bytes(made.object, "livepatch.ko", side).findings
+        findings = check_bytes(made.object.to_bytes(), "livepatch.ko", side).findings
         assert "KLP428" in {finding.rule.identifier for finding in findings}, hex(ends[number])
