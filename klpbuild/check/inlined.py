@@ -7,6 +7,7 @@ read for each function; a header's inline functions have no entry and cannot be 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from klpbuild.check import catalogue
@@ -26,6 +27,8 @@ _WANTED = {
     **_FUNCTIONS,
     _INLINED: frozenset({_ORIGIN, _LOW_PC, _RANGES, _CALL_FILE, _CALL_LINE}),
 }
+#: Ends the name of a function that was compiled from the kernel's source and patches.
+_OF_SOURCE = re.compile(r"\.livepatch\d+$")
 #: Limit on callers in a finding.
 _NAMED_MAX = 8
 
@@ -162,7 +165,7 @@ def _check_function(
     except KlpError as error:
         subject.not_checked(catalogue.INLINED, error.problems[0].what, where)
         return
-    left = [c for c in every if not _replaced(kernel, patched, c)]
+    left = [c for c in every if not _replaced(kernel, patched, function, c)]
     if left:
         callers = list(dict.fromkeys(f"{c.holder}() ({c.call})" for c in left))
         more = len(callers) - _NAMED_MAX
@@ -172,10 +175,16 @@ def _check_function(
         subject.find(catalogue.INLINED, what, where, callers=names)
 
 
-def _replaced(kernel: KernelSide, patched: Patched, copy: Copy) -> bool:
-    """Tell whether the livepatch replaces the holder of a copy, or nobody runs it after boot."""
+def _replaced(kernel: KernelSide, patched: Patched, inlined: PatchedFunction, copy: Copy) -> bool:
+    """Tell whether the livepatch replaces the holder of a copy, or nobody runs it after boot.
+
+    What is compiled from the kernel's source has nothing of a function that a C file replaces.
+    """
+    by_hand = not _OF_SOURCE.search(inlined.new)
     for function in patched.functions or ():
         if function.old.split(".")[0] != copy.holder:
+            continue
+        if by_hand and _OF_SOURCE.search(function.new):
             continue
         found = kernel.old_function(patched.object, function)
         if copy.address is None or (found is not None and found.address == copy.address):

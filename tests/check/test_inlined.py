@@ -55,6 +55,20 @@ def test_a_caller_that_is_patched_does_not_count(miniature: KernelSide, tmp_path
     assert found(data, miniature) == []
 
 
+def test_a_caller_that_a_patch_changes_has_nothing_of_a_c_file(
+    miniature: KernelSide, tmp_path: Path
+) -> None:
+    """One livepatch of both kinds: what the patch changes is compiled from the kernel's source."""
+    both = f'{{ "{INLINED}", livepatch_meminfo_proc_show }}, {{ "{HOLDER}", other }}, {{ }}'
+    named = f'int other(void *m) asm("{HOLDER}.livepatch0"); int other(void *m) {{ return 3; }}'
+    code = named + MEMINFO_CODE.replace(
+        '{ "meminfo_proc_show", livepatch_meminfo_proc_show }, { }', both
+    )
+    data = make_from(tmp_path, "meminfo", code, {"klp_si_swapinfo": SWAPINFO}, "vmlinux")
+    (finding,) = found(data, miniature)
+    assert finding.what.startswith(f"{INLINED}() is inlined into {HOLDER}() (")
+
+
 def test_without_debug_information_it_is_not_checked(
     miniature: KernelSide, good: dict[str, bytes]
 ) -> None:
