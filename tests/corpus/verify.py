@@ -25,7 +25,7 @@ _NUMBERS = re.compile(r"(\.\d+)+$|(?<=__UNIQUE_ID_ddebug)_?\d+(\.\d+)?$")
 #: Code of alternatives that many functions share a section for, and how much of it is compared.
 _OUT_OF_LINE, _LOOK = ".altinstr_aux", 8
 #: Directories of objects that are compiled to prove something.
-_ASIDE = re.compile(r"^pair/(grown|some-\d+)/")
+_ASIDE = re.compile(r"^pair/(asking|grown|some-\d+|whole)/")
 _SUFFIX = re.compile(r"\.livepatch\d+$")
 #: State that a copy may begin anew: warnings that come once, rate limits, debug messages.
 _FRESH = re.compile(
@@ -67,8 +67,9 @@ def verify(module: Path, work: Path, shipped: Shipped) -> Verdict:
     objects = {}
     for path in extracted.objects:
         number, _, stem = path.name.removesuffix(".named.o").partition("-")
-        compiled = (work / "pair").rglob(f"{stem}.patched.o")
-        (patched,) = (p for p in compiled if not _ASIDE.search(str(p.relative_to(work))))
+        asks = any(f"{stem}.o: asks static keys" in line for line in extracted.report)
+        compiled = (work / "pair/asking" if asks else work / "pair").rglob(f"{stem}.patched.o")
+        (patched,) = (p for p in compiled if asks or not _ASIDE.search(str(p.relative_to(work))))
         objects[number] = stem, Object(patched)
     for number, (stem, code) in objects.items():
         owners = [
