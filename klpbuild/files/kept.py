@@ -28,10 +28,9 @@ def content_key(*parts: bytes | memoryview | str) -> bytes:
 
 
 @cache
-def code_key(*rooms: str) -> bytes:
-    """Compute the key of klpbuild's own code in some of its rooms."""
-    root = Path(klpbuild.__file__).parent
-    files = sorted(path for room in rooms for path in (root / room).rglob("*.py"))
+def code_key() -> bytes:
+    """Compute the key of klpbuild's own code, with which everything may change that it finds."""
+    files = sorted(Path(klpbuild.__file__).parent.rglob("*.py"))
     return content_key(*(path.read_bytes() for path in files))
 
 

@@ -92,9 +92,7 @@ class Threads:
         if state is None:
             return cls.read(path).stay(section, offset)
         name = content_key(str(path), section, str(offset)).hex()[:16]
-        key = content_key(
-            str(path), section, str((offset, state)), code_key("arch", "elf", "kernel")
-        )
+        key = content_key(str(path), section, str((offset, state)), code_key())
 
         def ask() -> str:
             return cls.read(path).stay(section, offset)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from klpbuild.elf import btf, dwarf, dwarftypes, types
+from klpbuild.elf import abbreviations, btf, dwarf, dwarftypes, types
 from klpbuild.elf.btf import BROKEN, Btf
 from klpbuild.elf.dwarf import Dwarf, Unit
 from klpbuild.elf.dwarftypes import DwarfTypes
@@ -131,7 +131,9 @@ def compare_layouts(before: ElfFile, after: ElfFile, kept: Path) -> Compared:
     :param kept: the directory for that.
     """
     digest = hashlib.sha256()
-    for path in (m.__file__ for m in (btf, dwarf, dwarftypes, types, sys.modules[__name__])):
+    for path in (
+        m.__file__ for m in (abbreviations, btf, dwarf, dwarftypes, types, sys.modules[__name__])
+    ):
         digest.update(Path(str(path)).read_bytes())
     for elf in (before, after):
         digest.update(hashlib.sha256(elf.data).digest())

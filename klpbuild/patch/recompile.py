@@ -19,7 +19,7 @@ from pathlib import Path
 
 from klpbuild.compiler.launcher import launched, launcher_environment
 from klpbuild.compiler.quotes import without_foreign
-from klpbuild.elf import dwarf, vartypes
+from klpbuild.elf import abbreviations, dwarf, vartypes
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.vartypes import VariableType, function_types, variable_types
 from klpbuild.errors import KlpError
@@ -73,7 +73,9 @@ class Types:
 @cache
 def _types_kind() -> str:
     """Name what is kept of debug information: it changes with the code that reads that."""
-    content = b"".join(Path(str(module.__file__)).read_bytes() for module in (dwarf, vartypes))
+    content = b"".join(
+        Path(str(module.__file__)).read_bytes() for module in (abbreviations, dwarf, vartypes)
+    )
     return f"types-{hashlib.sha256(content).hexdigest()[:8]}"
 
 

@@ -21,9 +21,6 @@ from klpbuild.files.kept import code_key, content_key, find_kept, keep, kept_or_
 from klpbuild.files.records import from_json, to_json
 from klpbuild.patch.pair import CompiledPatch, ObjectPair
 
-#: The rooms whose code decides what is extracted.
-_ROOMS = ("arch", "elf", "extract")
-
 
 @dataclass(frozen=True)
 class _Record:
@@ -102,7 +99,7 @@ class KeptParts:
         names = (sorted(part.known), sorted(part.accepted_data), sorted(renewed))
         told = (part.owner, part.where, part.declares, part.sizes, pair.command.arguments)
         return content_key(
-            code_key(*_ROOMS),
+            code_key(),
             part.original.data,
             part.patched.data,
             repr((files, names, told)),

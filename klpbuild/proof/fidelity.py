@@ -136,7 +136,7 @@ def prove(kernel: Kernel, compiled: CompiledPatch, pair: ObjectPair, log: Log) -
     if state is None:
         return proven()
     words = shlex.join(objtool), str(shipped), repr(state)
-    key = content_key(plain, *words, code_key("arch", "elf", "proof"))
+    key = content_key(plain, *words, code_key())
     path = compiled.tree.kept / "objects" / f"{pair.target[:-2]}.proof"
     return kept_or_made(path, key, proven, Fidelity.to_json, Fidelity.from_json)
 
