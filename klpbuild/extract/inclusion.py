@@ -16,7 +16,6 @@ from klpbuild.extract.atoms import Atom, Literal, Reference
 from klpbuild.extract.case import Case
 from klpbuild.extract.changes import Changes
 from klpbuild.extract.functions import notice_handed_on, settle_functions
-from klpbuild.extract.kept import settle_texts
 from klpbuild.extract.metadata import look_at_metadata
 from klpbuild.extract.names import base_name
 from klpbuild.extract.part import Part
@@ -31,6 +30,7 @@ from klpbuild.extract.sections import (
 )
 from klpbuild.extract.special import JUMP_TABLE, Entry
 from klpbuild.extract.startup import settle_startup, state_in_use
+from klpbuild.extract.texts import settle_texts
 from klpbuild.extract.variables import notice_own_state, settle_variables
 from klpbuild.extract.words import words
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import klpbuild
@@ -28,9 +29,13 @@ def content_key(*parts: bytes | memoryview | str) -> bytes:
 
 
 @cache
-def code_key() -> bytes:
-    """Compute the key of klpbuild's own code, with which everything may change that it finds."""
-    files = sorted(Path(klpbuild.__file__).parent.rglob("*.py"))
+def code_key(*modules: ModuleType) -> bytes:
+    """Compute the key of klpbuild's own code, with which everything may change that it finds.
+
+    :param modules: those that decide about a result; none for all of klpbuild.
+    """
+    files = [Path(str(module.__file__)) for module in modules]
+    files = files or sorted(Path(klpbuild.__file__).parent.rglob("*.py"))
     return content_key(*(path.read_bytes() for path in files))
 
 

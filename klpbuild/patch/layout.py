@@ -7,7 +7,6 @@ gcc writes them as BTF (``-gbtf``, since gcc 12; include/uapi/linux/btf.h), clan
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections import defaultdict
@@ -22,6 +21,7 @@ from klpbuild.elf.dwarftypes import DwarfTypes
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.types import Kind, Layout
 from klpbuild.errors import KlpError, broken
+from klpbuild.files.kept import code_key, content_key
 from klpbuild.files.whole import write_file
 from klpbuild.patch.csource import (
     Lines,
@@ -130,14 +130,8 @@ def compare_layouts(before: ElfFile, after: ElfFile, kept: Path) -> Compared:
 
     :param kept: the directory for that.
     """
-    digest = hashlib.sha256()
-    for path in (
-        m.__file__ for m in (abbreviations, btf, dwarf, dwarftypes, types, sys.modules[__name__])
-    ):
-        digest.update(Path(str(path)).read_bytes())
-    for elf in (before, after):
-        digest.update(hashlib.sha256(elf.data).digest())
-    same = kept / f"{digest.hexdigest()}.same"
+    code = code_key(abbreviations, btf, dwarf, dwarftypes, types, sys.modules[__name__])
+    same = kept / f"{content_key(code, before.data, after.data).hex()}.same"
     if same.is_file() or _same_btf(before, after):
         return Compared()
     olds, news = layouts(before), layouts(after)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 from klpbuild.compiler.launcher import launched, launcher_environment
@@ -23,6 +23,7 @@ from klpbuild.elf import abbreviations, dwarf, vartypes
 from klpbuild.elf.reader import ElfFile
 from klpbuild.elf.vartypes import VariableType, function_types, variable_types
 from klpbuild.errors import KlpError
+from klpbuild.files.kept import code_key
 from klpbuild.files.records import from_json, read_record, to_json
 from klpbuild.files.whole import write_file
 from klpbuild.kernel.config import Config
@@ -70,13 +71,9 @@ class Types:
     functions: Mapping[str, tuple[str, ...]]
 
 
-@cache
 def _types_kind() -> str:
     """Name what is kept of debug information: it changes with the code that reads that."""
-    content = b"".join(
-        Path(str(module.__file__)).read_bytes() for module in (abbreviations, dwarf, vartypes)
-    )
-    return f"types-{hashlib.sha256(content).hexdigest()[:8]}"
+    return f"types-{code_key(abbreviations, dwarf, vartypes).hex()[:8]}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,15 @@ def test_what_counts_is_extracted_anew(one: Object, change: Callable[[Object], N
     change(one)
     one.extract()
     assert one.times == 2
+
+
+def test_all_that_a_part_has_is_thought_of() -> None:
+    """A new field decides about extractions, too: it must be in their key, or be named here."""
+    in_key = {"owner", "where", "original", "patched", "sizes", "declares", "known"}
+    in_key |= {"accepted_data", "source"}
+    # the types follow from the files, the directories are taken out of texts
+    without = {"number", "types", "trees", "ties"}
+    assert {each.name for each in fields(Part)} == in_key | without
 
 
 def test_another_answer_for_a_key_counts(one: Object) -> None:

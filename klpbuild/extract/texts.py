@@ -1,4 +1,4 @@
-"""Note texts and constants of the livepatch that the kernel may keep: they go when it does.
+"""Tell where code compares or stores addresses of the livepatch's own texts and constants.
 
 A function's texts come along with it.  What stores their address, or hands it to a function that
 keeps it, leaves the kernel with one that leads nowhere once the livepatch is unloaded.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection
+from functools import partial
 
 from klpbuild.elf.constants import SHF
 from klpbuild.extract.atoms import Atom, Literal
 from klpbuild.extract.case import Case
-from klpbuild.extract.escape import Paths
 from klpbuild.extract.names import base_name
 from klpbuild.extract.sections import Memory, SectionKind, memory_of
 from klpbuild.extract.variables import paths
@@ -39,9 +39,8 @@ def settle_texts(case: Case, included: Collection[Atom]) -> None:
         return
     for user in sorted((a for a in included if a.is_function), key=lambda a: a.index):
         texts, constants = _own(case, user, included)
-        compared = [
-            name for name, taken in texts.items() if _paths(case, user, taken).compares(surely=True)
-        ]
+        ways = partial(paths, case.patched, user)
+        compared = [name for name, taken in texts.items() if ways(taken).compares(surely=True)]
         if compared:
             case.refuse(
                 f"{user.name} compares the address of {', '.join(compared[:3])}",
@@ -58,7 +57,7 @@ def settle_texts(case: Case, included: Collection[Atom]) -> None:
         stored = [
             name
             for name, taken in (*texts.items(), *constants.items())
-            if _paths(case, user, taken).stores(keeping)
+            if ways(taken).stores(keeping)
         ]
         if stored:
             more = f" and {len(stored) - 3} more" if len(stored) > 3 else ""
@@ -66,10 +65,6 @@ def settle_texts(case: Case, included: Collection[Atom]) -> None:
                 f"{case.place(user)}: stores the address of {', '.join(stored[:3])}{more} in the"
                 " livepatch: what keeps it must be gone before that is unloaded"
             )
-
-
-def _paths(case: Case, user: Atom, taken: Collection[int]) -> Paths:
-    return paths(case.patched, user, taken)
 
 
 _Taken = dict[str, list[int]]
